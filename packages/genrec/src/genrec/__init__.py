@@ -1,0 +1,1 @@
+"""Generative recommendation: an encoder-decoder over semantic IDs, constrained decoding, one training loop."""

@@ -1,0 +1,1 @@
+"""Item attributes to embeddings, and embeddings to semantic IDs."""
