@@ -1,0 +1,278 @@
+"""The attention and feed-forward blocks that every sequence model here is built from.
+
+Attention goes through `torch.nn.functional.scaled_dot_product_attention`. Keys and values can be
+projected once (`MultiHeadAttention.project`) and attended to many times, which is what a decoder
+that serves many beams with one encoded history needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KeysValues = tuple[
+    Float[Tensor, "batch heads keys head_dim"], Float[Tensor, "batch heads keys head_dim"]
+]
+
+
+def attend(
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch heads keys head_dim"],
+    value: Float[Tensor, "batch heads keys head_dim"],
+    *,
+    padding: Bool[Tensor, "batch keys"] | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch heads queries head_dim"]:
+    """Attends with scaled dot products; a query that sees no key gets zeros, never NaN.
+
+    Args:
+        query: One row a query and head.
+        key: Keys, as many heads as the queries.
+        value: Values, one a key.
+        padding: True where a key is padding and must not be seen.
+        causal: Query i sees keys 0 to i only; needs as many queries as keys.
+        dropout: Probability that an attention weight is dropped.
+
+    Returns:
+        One row a query and head, in the dtype of `query`.
+    """
+    blind = None
+    mask = None
+    if padding is not None:
+        mask = ~padding[:, None, None, :]
+        if causal:
+            mask = mask & mask.new_ones(query.shape[-2], key.shape[-2]).tril()
+        blind = ~mask.any(dim=-1, keepdim=True)
+        mask = mask | blind
+    causal = causal and mask is None
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        # The CPU's backward pass in half precision is some 25 times slower than in fp32.
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(
+                query.float(), key.float(), value.float(), mask, dropout, causal
+            ).to(query.dtype)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal)
+    return out if blind is None else out.masked_fill(blind, 0.0)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention of a sequence over itself or over another one.
+
+    Args:
+        dim: Width of queries, keys and outputs; a multiple of `num_heads`.
+        num_heads: Number of heads, each `dim / num_heads` wide.
+        dropout: Probability that an attention weight is dropped in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim < 1 or num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"dim must be a positive multiple of num_heads, got {dim} and {num_heads}"
+            )
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def project(self, memory: Float[Tensor, "batch keys dim"]) -> KeysValues:
+        """Returns the keys and values of `memory`, to be attended to by any number of queries."""
+        key, value = rearrange(
+            self.key_value(memory), "b n (two h d) -> two b h n d", two=2, h=self.num_heads
+        )
+        return key, value
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        memory: Float[Tensor, "batch keys dim"] | None = None,
+        *,
+        padding: Bool[Tensor, "batch keys"] | None = None,
+        causal: bool = False,
+        keys_values: KeysValues | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Attends from `x` to itself, to `memory`, or to keys and values projected before.
+
+        Args:
+            x: The queries' sequence.
+            memory: The sequence attended to; `x` itself when neither it nor `keys_values` is given.
+            padding: True where the sequence attended to is padding.
+            causal: Position i sees positions 0 to i only.
+            keys_values: What `project` returned, in place of `memory`.
+
+        Returns:
+            One row a query; rows that see nothing but padding carry the output bias alone.
+        """
+        if keys_values is None:
+            keys_values = self.project(x if memory is None else memory)
+        elif memory is not None:
+            raise ValueError("memory must be None when keys_values is given, got both")
+        query = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
+        out = attend(
+            query,
+            *keys_values,
+            padding=padding,
+            causal=causal,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        result: Tensor = self.output(rearrange(out, "b h n d -> b n (h d)"))
+        return result
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with GELU between: [..., dim] to [..., dim].
+
+    Args:
+        dim: Width of input and output.
+        feedforward_dim: Width between the layers.
+        dropout: Probability that an inner activation is dropped in training.
+    """
+
+    def __init__(self, dim: int, feedforward_dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__(
+            nn.Linear(dim, feedforward_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward_dim, dim),
+        )
+
+
+class Residual(nn.Module):
+    """Joins a sub-layer's output to its input: layer norm before it (pre-LN) or after the sum.
+
+    Args:
+        dim: Width of the stream.
+        dropout: Probability that an output value of the sub-layer is dropped in training.
+        norm_first: Pre-LN, `x + f(norm(x))`, or else post-LN, `norm(x + f(x))`.
+    """
+
+    def __init__(self, dim: int, *, dropout: float, norm_first: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
+
+    def forward(
+        self, x: Float[Tensor, "*batch dim"], sublayer: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "*batch dim"]:
+        """Runs `sublayer` on `x` and joins the two."""
+        if self.norm_first:
+            out: Tensor = x + self.dropout(sublayer(self.norm(x)))
+        else:
+            out = self.norm(x + self.dropout(sublayer(x)))
+        return out
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each with a residual path; pre-LN unless told otherwise.
+
+    A stack of pre-LN layers needs one more layer norm at its end, which is the stack's to add.
+
+    Args:
+        dim: Width of the stream.
+        num_heads: Attention heads.
+        feedforward_dim: Inner width of the feed-forward part.
+        dropout: Probability for attention weights, inner activations and sub-layer outputs.
+        norm_first: Pre-LN (True) or post-LN (False).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        *,
+        dropout: float = 0.1,
+        norm_first: bool = True,
+    ) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(dim, num_heads, dropout=dropout)
+        self.feedforward = FeedForward(dim, feedforward_dim, dropout=dropout)
+        self.attention_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
+        self.feedforward_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        *,
+        padding: Bool[Tensor, "batch length"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Returns the layer's states; those at padded positions mean nothing.
+
+        Args:
+            x: Input states.
+            padding: True at padded positions, which no other position sees.
+            causal: Position i sees positions 0 to i only.
+        """
+        x = self.attention_residual(
+            x, lambda normed: self.attention(normed, padding=padding, causal=causal)
+        )
+        out: Tensor = self.feedforward_residual(x, self.feedforward)
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention over the encoder's states, and feed-forward.
+
+    Args:
+        dim: Width of the stream.
+        num_heads: Attention heads.
+        feedforward_dim: Inner width of the feed-forward part.
+        dropout: Probability for attention weights, inner activations and sub-layer outputs.
+        norm_first: Pre-LN (True) or post-LN (False).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        *,
+        dropout: float = 0.1,
+        norm_first: bool = True,
+    ) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(dim, num_heads, dropout=dropout)
+        self.cross_attention = MultiHeadAttention(dim, num_heads, dropout=dropout)
+        self.feedforward = FeedForward(dim, feedforward_dim, dropout=dropout)
+        self.attention_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
+        self.cross_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
+        self.feedforward_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        memory: KeysValues,
+        *,
+        memory_padding: Bool[Tensor, "batch keys"] | None = None,
+        attention: Callable[[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Returns the layer's states.
+
+        Args:
+            x: Input states. With an `attention` of its own these need not be one sequence: to the
+                encoder's states every position is a query by itself, so the beams of one user may
+                lie side by side and share `memory`.
+            memory: The encoder's keys and values, from `cross_attention.project`.
+            memory_padding: True where the encoder's positions are padding.
+            attention: Takes the place of the causal self-attention; cached decoding passes its own.
+        """
+        if attention is None:
+            x = self.attention_residual(x, lambda normed: self.attention(normed, causal=True))
+        else:
+            x = self.attention_residual(x, attention)
+        x = self.cross_residual(
+            x,
+            lambda normed: self.cross_attention(normed, keys_values=memory, padding=memory_padding),
+        )
+        out: Tensor = self.feedforward_residual(x, self.feedforward)
+        return out

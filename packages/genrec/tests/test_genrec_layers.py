@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from genrec.layers import DecoderLayer, EncoderLayer, MultiHeadAttention, attend
+
+
+def test_attend_equals_a_plain_loop_over_visible_keys():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 5, 4, generator=generator) for _ in range(3))
+    padding = torch.tensor([[True, False, False, True, False], [False] * 5])
+    out = attend(query, key, value, padding=padding, causal=True)
+    for b in range(2):
+        for h in range(3):
+            for i in range(5):
+                seen = [j for j in range(i + 1) if not padding[b, j]]
+                weights = [
+                    math.exp(float(query[b, h, i] @ key[b, h, j]) / math.sqrt(4)) for j in seen
+                ]
+                expected = torch.zeros(4)
+                for j, weight in zip(seen, weights, strict=True):
+                    expected += weight / sum(weights) * value[b, h, j]
+                torch.testing.assert_close(out[b, h, i], expected)
+
+
+def test_a_row_of_padding_alone_gives_zeros_and_finite_gradients():
+    query, key, value = (torch.randn(1, 1, 2, 4, requires_grad=True) for _ in range(3))
+    out = attend(query, key, value, padding=torch.ones(1, 2, dtype=torch.bool))
+    assert torch.equal(out, torch.zeros_like(out))
+    out.sum().backward()
+    assert all(bool(t.grad.isfinite().all()) for t in (query, key, value))
+
+
+def test_projected_keys_and_values_give_the_same_as_memory():
+    attention = MultiHeadAttention(8, 2)
+    x, memory = torch.randn(3, 4, 8), torch.randn(3, 6, 8)
+    torch.testing.assert_close(
+        attention(x, keys_values=attention.project(memory)), attention(x, memory)
+    )
+    with pytest.raises(ValueError, match="memory must be None when keys_values is given"):
+        attention(x, memory, keys_values=attention.project(memory))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_encoder_layer_does_not_see_padding_or_the_future(norm_first: bool):
+    layer = EncoderLayer(8, 2, 16, norm_first=norm_first).eval()
+    x = torch.randn(1, 5, 8)
+    changed = x.clone()
+    changed[:, 3:] = torch.randn(1, 2, 8)
+    padding = torch.tensor([[False, False, False, True, True]])
+    torch.testing.assert_close(
+        layer(x, padding=padding)[:, :3], layer(changed, padding=padding)[:, :3]
+    )
+    torch.testing.assert_close(layer(x, causal=True)[:, :3], layer(changed, causal=True)[:, :3])
+    assert not torch.allclose(layer(x)[:, :3], layer(changed)[:, :3])
+
+
+def test_decoder_layer_is_causal_and_reads_the_memory():
+    layer = DecoderLayer(8, 2, 16).eval()
+    x, memory = torch.randn(2, 4, 8), layer.cross_attention.project(torch.randn(2, 3, 8))
+    changed = x.clone()
+    changed[:, 2:] += 1.0
+    torch.testing.assert_close(layer(x, memory)[:, :2], layer(changed, memory)[:, :2])
+    other = layer.cross_attention.project(torch.randn(2, 3, 8))
+    assert not torch.allclose(layer(x, memory), layer(x, other))
+
+
+def test_bf16_autocast_on_cpu_trains_through_attention():
+    layer = EncoderLayer(8, 2, 16)
+    x = torch.randn(2, 5, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = layer(x, causal=True).float().square().mean()
+    loss.backward()
+    gradient = layer.attention.query.weight.grad
+    assert gradient is not None
+    assert gradient.dtype == torch.float32
+    assert bool(gradient.isfinite().all())
+    assert float(gradient.abs().sum()) > 0
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="dim must be a positive multiple of num_heads, got 10 "):
+        MultiHeadAttention(10, 4)
