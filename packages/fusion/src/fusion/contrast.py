@@ -1,0 +1,126 @@
+"""InfoNCE, written once: every contrastive loss of the toolkit is this one with its own pairs."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Similarity = Literal["cosine", "dot"]
+
+
+def info_nce(
+    anchors: Float[Tensor, "*groups batch dim"],
+    positives: Float[Tensor, "*groups batch dim"],
+    *,
+    temperature: float,
+    similarity: Similarity = "cosine",
+    symmetric: bool = False,
+    include_positive: bool = True,
+    ids: Int[Tensor, "*groups batch"] | None = None,
+    valid: Bool[Tensor, "*groups batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """InfoNCE with in-batch negatives, averaged over the anchors that have something to contrast.
+
+    Row ``i`` of ``positives`` is the positive of row ``i`` of ``anchors``; the other rows of the
+    same group are its negatives. Leading axes are groups that never see one another (for example
+    the positions of a sequence). An anchor without a negative left is left out of the mean; where
+    that leaves nothing (a last batch of one), the loss is 0 and so are its gradients.
+
+    Args:
+        anchors: What is pulled towards its positive.
+        positives: One positive an anchor.
+        temperature: Divides the similarities; 1 leaves them as they are.
+        similarity: ``cosine`` or raw ``dot`` product.
+        symmetric: Average with the loss in the other direction, positives as anchors.
+        include_positive: Keep the positive in the denominator, as InfoNCE does. Without it the
+            loss is bounded below by the range of the similarity only.
+        ids: What each row stands for; rows with the same id are never each other's negatives.
+        valid: False for padding, which takes no part as anchor, positive or negative.
+
+    Returns:
+        The mean loss, in nats.
+
+    Raises:
+        ValueError: ``temperature`` is not positive or ``similarity`` is unknown.
+    """
+    terms, counted = contrast_terms(
+        anchors,
+        positives,
+        temperature=temperature,
+        similarity=similarity,
+        include_positive=include_positive,
+        ids=ids,
+        valid=valid,
+    )
+    loss = terms.sum() / counted.sum().clamp(min=1)
+    if not symmetric:
+        return loss
+    other = info_nce(
+        positives,
+        anchors,
+        temperature=temperature,
+        similarity=similarity,
+        include_positive=include_positive,
+        ids=ids,
+        valid=valid,
+    )
+    return (loss + other) / 2
+
+
+def contrast_terms(
+    anchors: Float[Tensor, "*groups batch dim"],
+    positives: Float[Tensor, "*groups batch dim"],
+    *,
+    temperature: float,
+    similarity: Similarity,
+    include_positive: bool,
+    ids: Int[Tensor, "*groups batch"] | None,
+    valid: Bool[Tensor, "*groups batch"] | None,
+) -> tuple[Float[Tensor, "*groups batch"], Bool[Tensor, "*groups batch"]]:
+    """The loss of each anchor, and which anchors count; see `info_nce` for the arguments.
+
+    Returns:
+        The terms (0 where an anchor does not count), and the mask of those that count.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if similarity not in get_args(Similarity):
+        raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity!r}")
+
+    batch = anchors.shape[-2]
+    is_self = torch.eye(batch, dtype=torch.bool, device=anchors.device)
+    negative = (~is_self).expand(*anchors.shape[:-1], batch)
+    if ids is not None:
+        negative = negative & (ids.unsqueeze(-1) != ids.unsqueeze(-2))
+    if valid is not None:
+        negative = negative & valid.unsqueeze(-1) & valid.unsqueeze(-2)
+        # Whatever stands in the padding, NaN included, must not reach a gradient.
+        anchors = anchors.masked_fill(~valid.unsqueeze(-1), 0)
+        positives = positives.masked_fill(~valid.unsqueeze(-1), 0)
+    counted = negative.any(dim=-1)
+
+    logits = _similarities(anchors, positives, similarity) / temperature
+    in_denominator = negative | is_self if include_positive else negative
+    # A row that does not count keeps its diagonal, so that no logsumexp is over nothing.
+    in_denominator = in_denominator | (is_self & ~counted.unsqueeze(-1))
+    denominator = logits.masked_fill(~in_denominator, -torch.inf).logsumexp(dim=-1)
+    terms = denominator - logits.diagonal(dim1=-2, dim2=-1)
+    return terms.masked_fill(~counted, 0), counted
+
+
+def _similarities(
+    x: Float[Tensor, "*groups batch dim"],
+    y: Float[Tensor, "*groups batch dim"],
+    similarity: Similarity,
+) -> Float[Tensor, "*groups batch batch"]:
+    # In full precision even under autocast: a temperature magnifies bf16's rounding.
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        x, y = x.to(dtype), y.to(dtype)
+        if similarity == "cosine":
+            x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+        return x @ y.transpose(-1, -2)
