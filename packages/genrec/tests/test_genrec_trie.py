@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from genrec.trie import Trie
+from genrec.vocabulary import Vocabulary
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+
+@st.composite
+def code_tables(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    row = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+    rows = draw(st.lists(row, min_size=1, max_size=30, unique=True))
+    return torch.tensor(rows), sizes
+
+
+@settings(deadline=None)
+@given(code_tables())
+def test_trie_equals_a_tree_of_dicts(table: tuple[Tensor, list[int]]):
+    codes, sizes = table
+    trie = Trie.build(codes, sizes)
+    rows = [tuple(row) for row in codes.tolist()]
+    assert torch.equal(trie.codes, codes)
+    assert trie.num_items == len(rows)
+    for level in range(len(sizes)):
+        prefixes = sorted({row[: level + 1] for row in rows})
+        assert trie.level_sizes[level] == len(prefixes)
+        assert trie.node_codes(level).tolist() == [prefix[-1] for prefix in prefixes]
+        assert trie.items_below(level).tolist() == [
+            sum(row[: level + 1] == prefix for row in rows) for prefix in prefixes
+        ]
+        assert trie.paths[:, level].tolist() == [prefixes.index(row[: level + 1]) for row in rows]
+        parents = sorted({row[:level] for row in rows})
+        asked = list(range(len(parents)))[::-1]
+        children = trie.expand(level, torch.tensor(asked))
+        expected = [
+            (position, prefixes.index(prefix))
+            for position, node in enumerate(asked)
+            for prefix in prefixes
+            if prefix[:-1] == parents[node]
+        ]
+        found = list(zip(children.parent.tolist(), children.node.tolist(), strict=True))
+        assert found == expected
+        assert children.counts.tolist() == [
+            sum(position == owner for owner, _ in expected) for position in range(len(asked))
+        ]
+    assert [rows[item] for item in trie.leaf_items.tolist()] == sorted(rows)
+
+
+@pytest.mark.parametrize(
+    ("codes", "sizes", "words"),
+    [
+        ([[0, 1], [1, 1], [0, 1]], [2, 2], r"\[0, 1\] for both item 0 and item 2"),
+        ([[0, 2]], [2, 2], r"size \(2 at level 1\), got 2 for item 0"),
+        ([[0, -1]], [2, 2], "got -1 for item 0"),
+        ([[0, 1]], [2], "one entry a level, got 1 for codes of 2 levels"),
+    ],
+)
+def test_bad_codes_are_refused(codes: list[list[int]], sizes: list[int], words: str):
+    with pytest.raises(ValueError, match=words):
+        Trie.build(torch.tensor(codes), sizes)
+
+
+def test_an_empty_table_is_refused():
+    with pytest.raises(ValueError, match="at least one item"):
+        Trie.build(torch.empty(0, 2, dtype=torch.long), [2, 2])
+
+
+def test_trie_moves_and_stays_out_of_the_state_dict():
+    trie = Trie.build(torch.tensor([[0, 1], [1, 0]]), [2, 2])
+    assert trie.to("meta").paths.is_meta
+    assert not trie.state_dict()
+
+
+def test_vocabulary_round_trip_and_special_tokens():
+    vocabulary = Vocabulary(level_sizes=(3, 1, 2))
+    codes = torch.tensor([[2, 0, 1], [0, 0, 0]])
+    tokens = vocabulary.encode(codes)
+    assert tokens.tolist() == [[2, 3, 5], [0, 3, 4]]
+    level, back = vocabulary.decode(tokens)
+    assert torch.equal(back, codes)
+    assert level.tolist() == [[0, 1, 2]] * 2
+    assert (vocabulary.bos, vocabulary.c_dis, vocabulary.size) == (6, 7, 8)
+    with pytest.raises(ValueError, match="below 6, got 7"):
+        vocabulary.decode(torch.tensor([1, 7]))
