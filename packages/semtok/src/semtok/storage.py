@@ -1,0 +1,139 @@
+"""Writing and reading: files and folders written beside and renamed, parts as JSON + safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from semtok.catalog import CatalogError
+
+FORMAT = 1
+"""The format of every config.json that this version writes, and the newest that it reads."""
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; renames it to `path` once the block succeeds."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a new folder beside `folder` to fill; renames it to `folder` once the block succeeds.
+
+    Raises:
+        FileExistsError: If `folder` exists and `overwrite` is not set.
+    """
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder}: exists already")
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if folder.exists():
+            os.rename(folder, old)
+            try:
+                os.rename(beside, folder)
+            except BaseException:
+                os.rename(old, folder)
+                raise
+            shutil.rmtree(old)
+        else:
+            os.rename(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_part(
+    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Writes `folder`/config.json, with the format's version, and `folder`/tensors.safetensors.
+
+    Raises:
+        FileExistsError: If the folder exists already.
+    """
+    with replacing_folder(Path(folder)) as beside:
+        text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
+        (beside / "config.json").write_text(text + "\n", encoding="utf-8")
+        if tensors:
+            arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+            save_file(arrays, beside / "tensors.safetensors")
+
+
+def read_part(
+    folder: str | Path, kind: str | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads what `write_part` wrote.
+
+    Args:
+        folder: The part's folder.
+        kind: What config["kind"] must be; None takes any.
+
+    Returns:
+        The configuration, and the tensors ({} if there are none).
+
+    Raises:
+        CatalogError: If the folder is absent, corrupt, of another kind or of a newer format.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CatalogError(f"{folder}: no config.json there, so not a semtok folder") from None
+    except ValueError:
+        raise CatalogError(f"{path}: malformed JSON") from None
+    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+        raise CatalogError(f"{path}: names no format, so it is not semtok's")
+    if config["format"] > FORMAT:
+        raise CatalogError(
+            f"{path}: has format {config['format']}, this semtok reads up to {FORMAT}: upgrade it"
+        )
+    if kind is not None and config.get("kind") != kind:
+        raise CatalogError(f"{path}: kind must be {kind!r}, got {config.get('kind')!r}")
+    tensors: dict[str, np.ndarray] = {}
+    weights = folder / "tensors.safetensors"
+    if weights.exists():
+        tensors = read_tensors(weights)
+    return config, tensors
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads a safetensors file.
+
+    Raises:
+        CatalogError: If it is corrupt, or holds a type that numpy lacks.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CatalogError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+@contextmanager
+def refusing(folder: str | Path) -> Iterator[None]:
+    """Turns what goes wrong while a part is rebuilt from its files into a CatalogError."""
+    try:
+        yield
+    except CatalogError:
+        raise
+    except KeyError as error:
+        raise CatalogError(f"{folder}: corrupt, {error} is missing") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise CatalogError(f"{folder}: corrupt ({error})") from None
