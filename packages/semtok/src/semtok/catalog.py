@@ -10,6 +10,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -68,6 +69,13 @@ class Catalog:
                 raise ValueError(
                     f"fields must be among those of the catalogue ({known}), got {name!r}"
                 )
+
+    def take(self, rows: Sequence[int]) -> Catalog:
+        """The items of some rows, in the order of `rows`."""
+        return Catalog(
+            item_ids=[self.item_ids[row] for row in rows],
+            fields={name: [values[row] for row in rows] for name, values in self.fields.items()},
+        )
 
     def texts(self, fields: Sequence[str] = TEXT_FIELDS) -> list[str]:
         """One text an item: the named fields in order, joined by ". ".
@@ -173,11 +181,11 @@ def catalog_suffix(path: Path) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, decoded one by one, without a byte order mark."""
-    opened: IO[bytes] = (
-        cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
-    )
     number = 0
-    with opened as file:
+    with ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        if path.name.lower().endswith(".gz"):
+            file = cast(IO[bytes], stack.enter_context(gzip.open(file)))
         while True:
             number += 1
             try:

@@ -22,6 +22,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
+from semtok.semantic_ids import SemanticIds
+
 Policy = Literal["suffix", "reassign", "allow"]
 
 
@@ -48,56 +50,52 @@ def measure_collisions(codes: Int64[np.ndarray, "items levels"]) -> Collisions:
     )
 
 
-def resolved_sizes(codebook_sizes: Sequence[int], policy: Policy) -> tuple[int, ...]:
-    """The codebook sizes once `policy` is applied: `suffix` adds a level as large as the last."""
-    if policy not in get_args(Policy):
-        raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
-    sizes = tuple(codebook_sizes)
-    return (*sizes, sizes[-1]) if policy == "suffix" else sizes
-
-
 def resolve_collisions(
     codes: Int64[np.ndarray, "items levels"],
     codebook_sizes: Sequence[int],
     *,
     policy: Policy,
-    taken: Int64[np.ndarray, "taken resolved"] | None = None,
-) -> Int64[np.ndarray, "items resolved"]:
+    given: SemanticIds | None = None,
+) -> tuple[Int64[np.ndarray, "items resolved"], tuple[int, ...]]:
     """Applies a policy to codes.
 
     Args:
         codes: What a quantizer gave.
         codebook_sizes: Its codebook sizes.
         policy: `suffix`, `reassign` or `allow`; see the module.
-        taken: Codes given earlier by the same policy, a suffix level included. They stay, and no
-            row gets any of them, except under `allow`.
+        given: Semantic IDs given earlier by the same policy. They stay, and except under `allow`
+            no row gets any of them.
 
     Returns:
-        Codes with one level more under `suffix`; unique except under `allow`.
+        The codes, unique except under `allow`, and their codebook sizes. The level that `suffix`
+        adds is as large as the last one, or as the largest bucket if that is larger.
 
     Raises:
-        ValueError: If no free code is left.
+        ValueError: If no free code is left, or the policy is unknown.
     """
-    sizes = resolved_sizes(codebook_sizes, policy)
+    if policy not in get_args(Policy):
+        raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
+    sizes = tuple(codebook_sizes)
     if policy == "allow":
-        return codes
-    if taken is None:
-        taken = np.empty((0, len(sizes)), dtype=np.int64)
+        return codes, sizes
     if policy == "suffix":
+        sizes = (*sizes, max(sizes[-1], measure_collisions(codes).largest_bucket))
         codes = np.column_stack([codes, np.zeros(len(codes), dtype=np.int64)])
+    taken = np.empty((0, len(sizes)), dtype=np.int64)
+    if given is not None:
+        taken, sizes = given.codes, given.codebook_sizes
     _, first, group = np.unique(
         np.concatenate([taken, codes]), axis=0, return_index=True, return_inverse=True
     )
-    keeps = first[group.reshape(-1)] == np.arange(len(taken) + len(codes))
-    keeps[: len(taken)] = True
-    losers = np.flatnonzero(~keeps) - len(taken)
+    keeps = (first[group.reshape(-1)] == np.arange(len(taken) + len(codes)))[len(taken) :]
+    losers = np.flatnonzero(~keeps)
     if len(losers) == 0:
-        return codes
+        return codes, sizes
     resolved = codes.copy()
-    free = _FreeCodes(np.concatenate([taken, codes[keeps[len(taken) :]]]), sizes)
+    free = _FreeCodes(np.concatenate([taken, codes[keeps]]), sizes)
     for row in losers:
         resolved[row] = free.take(codes[row].tolist(), deepest_only=policy == "suffix")
-    return resolved
+    return resolved, sizes
 
 
 class _FreeCodes:

@@ -66,8 +66,10 @@ class Pca:
             ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
         """
         x = as_vectors(x, dim=len(self.mean))
-        reduced = (x.astype(np.float64) - self.mean) @ self.components.T.astype(np.float64)
-        return reduced.astype(np.float32)
+        reduced: Float32[np.ndarray, "items reduced"] = (
+            (x.astype(np.float64) - self.mean) @ self.components.T.astype(np.float64)
+        ).astype(np.float32)
+        return reduced
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and tensors.safetensors into a new folder."""

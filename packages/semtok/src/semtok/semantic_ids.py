@@ -115,23 +115,6 @@ class SemanticIds:
             groups.setdefault(tuple(path), []).append(row)
         return dict(sorted(groups.items()))
 
-    def with_suffix(self) -> SemanticIds:
-        """One more level that numbers the items which share their codes, from 0.
-
-        The level is as large as the last one, or as the largest group if that is larger.
-        """
-        number: dict[tuple[int, ...], int] = {}
-        suffix = []
-        for path in map(tuple, self.codes.tolist()):
-            suffix.append(number.get(path, 0))
-            number[path] = suffix[-1] + 1
-        size = max(self.codebook_sizes[-1], max(suffix, default=0) + 1)
-        return SemanticIds(
-            codes=np.column_stack([self.codes, np.array(suffix, dtype=np.int64)]),
-            codebook_sizes=(*self.codebook_sizes, size),
-            item_ids=self.item_ids,
-        )
-
     def write(self, path: str | Path) -> None:
         """Writes one line or row an item, in order, with `item_id` and `codes`.
 

@@ -1,4 +1,4 @@
-"""Writing and reading: files and folders written beside and renamed, parts as JSON + safetensors."""
+"""Files and folders written beside and renamed; parts as JSON and safetensors."""
 
 from __future__ import annotations
 
@@ -69,11 +69,18 @@ def write_part(
         FileExistsError: If the folder exists already.
     """
     with replacing_folder(Path(folder)) as beside:
-        text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
-        (beside / "config.json").write_text(text + "\n", encoding="utf-8")
+        write_config(beside, config)
         if tensors:
             arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
             save_file(arrays, beside / "tensors.safetensors")
+            # safetensors makes its files private; the others follow the user's umask.
+            (beside / "tensors.safetensors").chmod((beside / "config.json").stat().st_mode)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes `folder`/config.json, with the format's version, into an existing folder."""
+    text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def read_part(

@@ -127,9 +127,10 @@ def _raise_prices(
     crowded = np.flatnonzero(surplus > 0)
     by_margin = np.lexsort((margins, labels))
     starts = np.cumsum(counts) - counts
-    prices = prices.copy()
-    prices[crowded] += margins[by_margin[starts[crowded] + surplus[crowded] - 1]]
-    return prices - prices.min()
+    raised: Float32[np.ndarray, " codes"] = prices.copy()
+    raised[crowded] += margins[by_margin[starts[crowded] + surplus[crowded] - 1]]
+    raised -= raised.min()
+    return raised
 
 
 def _rank(groups: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " items"]:

@@ -166,7 +166,7 @@ class HierarchicalKMeans:
         """
         x = as_vectors(x, dim=self.dim)
         rows = self._index.find(x)
-        codes = self.codes[rows]
+        codes: Int64[np.ndarray, "items levels"] = self.codes[rows]
         unknown = np.flatnonzero(rows < 0)
         codes[unknown] = self._descend(x[unknown])
         return codes
@@ -180,7 +180,8 @@ class HierarchicalKMeans:
         Raises:
             ValueError: If a row is not a path of the tree.
         """
-        return self.centroids[self._nodes(codes)]
+        vectors: Float32[np.ndarray, "items dim"] = self.centroids[self._nodes(codes)]
+        return vectors
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
         """Mean squared distance from vectors to what their first 1, 2, ... codes stand for.
@@ -226,7 +227,8 @@ class HierarchicalKMeans:
 
     @cached_property
     def _first_child(self) -> Int64[np.ndarray, " nodes"]:
-        return 1 + np.cumsum(self.num_children) - self.num_children
+        first: Int64[np.ndarray, " nodes"] = 1 + np.cumsum(self.num_children) - self.num_children
+        return first
 
     @cached_property
     def _parents(self) -> Int64[np.ndarray, " nodes"]:
@@ -297,7 +299,7 @@ def _split(
         max_points_per_centroid=_SAMPLE_PER_CODE,
     )
     kmeans.train(part)
-    centroids: Float32[np.ndarray, "codes dim"] = kmeans.centroids
+    centroids = np.asarray(kmeans.centroids)
     if balanced:
         labels, centroids = balanced_kmeans(
             part, centroids, sample_size=_SAMPLE_PER_CODE * codebook_size, seed=draw

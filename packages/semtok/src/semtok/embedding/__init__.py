@@ -1,0 +1,1 @@
+"""Embedding sources: catalogues to vectors."""

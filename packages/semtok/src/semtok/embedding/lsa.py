@@ -1,0 +1,146 @@
+"""Latent semantic analysis: TF-IDF and truncated SVD. Needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float32
+
+from semtok.catalog import TEXT_FIELDS, Catalog
+from semtok.embedding.contract import Progress
+from semtok.storage import read_part, refusing, write_part
+
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LsaEmbedding:
+    """Embeds texts by the words and word pairs that they share with the fitted ones.
+
+    Attributes:
+        fields: The fields of a catalogue that make an item's text.
+        vocabulary: Words and pairs of neighbouring words, sorted.
+        idf: The inverse document frequency of each.
+        components: The directions of the truncated SVD.
+    """
+
+    kind: ClassVar[str] = "lsa"
+
+    fields: tuple[str, ...]
+    vocabulary: list[str]
+    idf: Float32[np.ndarray, " terms"]
+    components: Float32[np.ndarray, "dim terms"]
+
+    def __post_init__(self) -> None:
+        shapes = {(len(self.vocabulary),), self.idf.shape, self.components.shape[1:]}
+        if len(shapes) > 1 or not self.vocabulary:
+            raise ValueError("vocabulary, idf and components must have the same number of terms")
+
+    @classmethod
+    def fit(
+        cls,
+        catalog: Catalog,
+        *,
+        fields: Sequence[str] = TEXT_FIELDS,
+        dim: int = 128,
+        max_terms: int = 50_000,
+        seed: int = 0,
+    ) -> LsaEmbedding:
+        """Fits the vocabulary and the directions.
+
+        Args:
+            catalog: Items whose texts are learned from.
+            fields: The fields that make an item's text; those that the catalogue lacks are skipped.
+            dim: Length of the embeddings; fewer if there are fewer items or terms.
+            max_terms: The vocabulary's size at most; the most frequent terms are kept.
+            seed: Draws the start of the randomized SVD.
+
+        Raises:
+            ValueError: If no item has a word in any of the fields, or an option is out of range.
+        """
+        from sklearn.utils.extmath import randomized_svd
+
+        for name, value in (("dim", dim), ("max_terms", max_terms)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        texts = catalog.texts(fields)
+        vectorizer = _vectorizer(max_features=max_terms)
+        try:
+            counts = vectorizer.fit_transform(texts)
+        except ValueError:  # scikit-learn: "empty vocabulary"
+            raise ValueError(
+                f"fields must hold words for at least one item, got none in {', '.join(fields)}"
+            ) from None
+        _, _, components = randomized_svd(
+            counts, n_components=min(dim, *counts.shape), random_state=seed
+        )
+        return cls(
+            fields=tuple(fields),
+            vocabulary=vectorizer.get_feature_names_out().tolist(),
+            idf=vectorizer.idf_.astype(np.float32),
+            components=components.astype(np.float32),
+        )
+
+    def embed(
+        self, catalog: Catalog, *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "items dim"]:
+        """The embeddings of a catalogue's items; see `embed_texts`."""
+        return self.embed_texts(catalog.texts(self.fields), progress=progress)
+
+    def embed_texts(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "items dim"]:
+        """The embeddings of texts, each of length 1, or 0 for a text without known words."""
+        embeddings = np.zeros((len(texts), len(self.components)), dtype=np.float32)
+        for start in range(0, len(texts), _CHUNK):
+            counts = self._vectorizer.transform(texts[start : start + _CHUNK])
+            part = np.asarray(counts @ self.components.T)
+            norms = np.linalg.norm(part, axis=1, keepdims=True)
+            embeddings[start : start + _CHUNK] = part / np.where(norms > 0, norms, 1)
+            if progress is not None:
+                progress(min(start + _CHUNK, len(texts)), len(texts))
+        return embeddings
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json (with the vocabulary) and tensors.safetensors into a new folder."""
+        config = {"kind": self.kind, "fields": self.fields, "vocabulary": self.vocabulary}
+        write_part(folder, config, {"idf": self.idf, "components": self.components})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LsaEmbedding:
+        """Reads what `save` wrote.
+
+        Raises:
+            CatalogError: If the folder is absent, corrupt or of a newer format.
+        """
+        config, tensors = read_part(folder, cls.kind)
+        with refusing(folder):
+            return cls(
+                fields=tuple(map(str, config["fields"])),
+                vocabulary=list(map(str, config["vocabulary"])),
+                idf=tensors["idf"],
+                components=tensors["components"],
+            )
+
+    @cached_property
+    def _vectorizer(self) -> Any:
+        vectorizer = _vectorizer(vocabulary=self.vocabulary)
+        vectorizer.idf_ = self.idf
+        return vectorizer
+
+
+def _vectorizer(**options: object) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        sublinear_tf=True,
+        ngram_range=(1, 2),
+        token_pattern=r"(?u)\b\w+\b",
+        dtype=np.float32,
+        **options,
+    )
