@@ -1,0 +1,150 @@
+"""DIN: attention of each candidate over the history (Zhou et al., KDD 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.backbones.items import Backbone
+
+# Activations held at a time while the whole catalogue is scored: 64 MiB in fp32.
+_ACTIVATIONS_AT_A_TIME = 2**24
+
+
+class DIN(Backbone):
+    """Deep interest network: the history seen from each candidate, and a score for the pair.
+
+    An attention network weighs each item of the history against the candidate, from both vectors,
+    their difference and their product; the weighted sum, the candidate and their product go through
+    an output network. The weights are not normalised, as in DIN's section 4.3. There is no single
+    state a history: a score needs its candidate. Train it with `candidate_cross_entropy` on
+    `sample_candidates(targets, num_items, 60)`, and take `item_vectors()` for the collaborative
+    embeddings (E_C in PRORec, section 3.3).
+
+    Defaults are those of EAGER, which PRORec's first stage follows.
+
+    Differs: SiLU in place of Dice. Dice gates by batch statistics, which would let padding and the
+    batch's other rows into a score; SiLU is Dice with mean 0 and variance 1.
+
+    Args:
+        num_items: Size of the catalogue; also the padding.
+        dim: Width of the item vectors.
+        attention_sizes: Hidden sizes of the attention network.
+        output_sizes: Hidden sizes of the output network.
+        recency: None for DIN as published, which does not see the order of the history. A number:
+            the longest history, and the attention also sees how many items before the newest one
+            each item lies (by a learned bias of its first layer).
+        item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
+
+    Raises:
+        ValueError: A size is not positive.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        dim: int = 96,
+        attention_sizes: Sequence[int] = (64, 16),
+        output_sizes: Sequence[int] = (200, 80),
+        recency: int | None = None,
+        item_encoder: nn.Module | None = None,
+    ) -> None:
+        if not attention_sizes or not output_sizes or min(*attention_sizes, *output_sizes) < 1:
+            raise ValueError(
+                "attention_sizes and output_sizes must be positive, "
+                f"got {tuple(attention_sizes)} and {tuple(output_sizes)}"
+            )
+        if recency is not None and recency < 1:
+            raise ValueError(f"recency must be at least 1, got {recency}")
+        super().__init__(num_items, dim=dim, item_encoder=item_encoder)
+        first = attention_sizes[0]
+        # The attention's first layer on [candidate, item, candidate - item, candidate * item],
+        # taken apart: what depends on one side only is computed once for that side.
+        self.from_candidate = nn.Linear(dim, first)
+        self.from_item = nn.Linear(dim, first, bias=False)
+        self.from_product = nn.Linear(dim, first, bias=False)
+        self.from_distance = None if recency is None else nn.Parameter(torch.zeros(recency, first))
+        self.attention = _network(attention_sizes)
+        self.output = nn.Sequential(nn.Linear(3 * dim, output_sizes[0]), _network(output_sizes))
+
+    def forward(
+        self,
+        history: Int[Tensor, "batch length"],
+        candidates: Int[Tensor, "batch candidates"],
+        item_vectors: Float[Tensor, "items dim"] | None = None,
+    ) -> Float[Tensor, "batch candidates"]:
+        """Scores each row's candidates; higher is better.
+
+        Raises:
+            ValueError: The history is longer than `recency`.
+        """
+        vectors = self.item_vectors() if item_vectors is None else item_vectors
+        items, padding = self.look_up(history, vectors)
+        return self._compare(items, padding, F.embedding(candidates, vectors))
+
+    def score(self, history: Int[Tensor, "batch length"]) -> Float[Tensor, "batch items"]:
+        """Scores the whole catalogue for each history, some items at a time.
+
+        Memory stays bounded without gradients only: call it under `torch.no_grad()`.
+
+        Raises:
+            ValueError: The history is longer than `recency`.
+        """
+        vectors = self.item_vectors()
+        items, padding = self.look_up(history, vectors)
+        an_item = items.shape[0] * items.shape[1] * self.from_item.out_features
+        chunk = max(_ACTIVATIONS_AT_A_TIME // max(an_item, 1), 1)
+        parts = [
+            self._compare(items, padding, part.expand(len(items), -1, -1))
+            for part in torch.split(vectors, chunk)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _compare(
+        self,
+        items: Float[Tensor, "batch length dim"],
+        padding: Bool[Tensor, "batch length"],
+        candidates: Float[Tensor, "batch candidates dim"],
+    ) -> Float[Tensor, "batch candidates"]:
+        """Scores candidates, given as vectors, against histories, given as vectors."""
+        length = items.shape[1]
+        of_item = self.from_item(items)
+        if self.from_distance is not None:
+            of_item = of_item + self._distances(padding)
+        # [batch, length * first, dim]: the product's layer folded into the history, so that
+        # candidates meet it in one matrix product and [batch, candidates, length, dim] never is.
+        folded = (items[:, :, None] * self.from_product.weight).flatten(1, 2)
+        hidden = rearrange(candidates @ folded.mT, "b c (l first) -> b c l first", l=length)
+        hidden = hidden + of_item[:, None] + self.from_candidate(candidates)[:, :, None]
+        weights = self.attention(hidden)[..., 0].masked_fill(padding[:, None], 0.0)
+        interest = weights @ items
+        pair = torch.cat([interest, candidates, interest * candidates], dim=-1)
+        scores: Tensor = self.output(pair)[..., 0]
+        return scores
+
+    def _distances(self, padding: Tensor) -> Tensor:
+        """Returns the attention's bias for how many items before the newest each item lies."""
+        assert self.from_distance is not None
+        length = padding.shape[1]
+        if length > len(self.from_distance):
+            raise ValueError(
+                f"history must have at most {len(self.from_distance)} columns, got {length}"
+            )
+        columns = torch.arange(length, device=padding.device)
+        newest = (~padding).sum(1, keepdim=True) - 1
+        return self.from_distance[(newest - columns).clamp(min=0)]
+
+
+def _network(sizes: Sequence[int]) -> nn.Sequential:
+    """Returns what follows a network's first linear layer: activations, layers, one output."""
+    layers: list[nn.Module] = [nn.SiLU()]
+    for size, following in zip(sizes, [*sizes[1:], 1], strict=True):
+        layers.append(nn.Linear(size, following))
+        layers.append(nn.SiLU())
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,145 @@
+"""SASRec: causal self-attention over the history (Kang and McAuley, ICDM 2018)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genrec.backbones.items import StateBackbone
+from genrec.layers import EncoderLayer
+from genrec.losses import Similarity
+
+
+class SASRec(StateBackbone):
+    """Causal self-attention over the last `history_length` items.
+
+    Histories are padded on the right with `num_items`, oldest item in column 0. A position never
+    sees a later column, so padding cannot reach any state, and `forward` zeroes its own.
+
+    Differs: positions are counted from the oldest item (`positions="oldest"`), where the original
+    pads on the left and so counts from the newest, in training too. Counted from the oldest, a
+    state depends on nothing after it, and one pass over a sequence trains what inference computes.
+    `positions="newest"` gives the newest item always the same position: right for training on
+    pairs by `last_state`.
+
+    Args:
+        num_items: Size of the catalogue; also the padding.
+        dim: Width of states and item vectors.
+        num_layers: Self-attention layers.
+        num_heads: Heads in each.
+        history_length: Most items in a history.
+        dropout: For item vectors with their positions, attention weights and layer outputs.
+        feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
+        positions: Which item has position 0.
+        item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
+        similarity: How states and item vectors are compared, "dot" or "cosine".
+        temperature: Divides the similarity.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        dim: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        history_length: int = 50,
+        dropout: float = 0.2,
+        feedforward_dim: int | None = None,
+        positions: Literal["oldest", "newest"] = "oldest",
+        item_encoder: nn.Module | None = None,
+        similarity: Similarity = "dot",
+        temperature: float = 1.0,
+    ) -> None:
+        if num_layers < 1 or history_length < 1:
+            raise ValueError(
+                "num_layers and history_length must be at least 1, "
+                f"got {num_layers} and {history_length}"
+            )
+        if positions not in ("oldest", "newest"):
+            raise ValueError(f"positions must be 'oldest' or 'newest', got {positions!r}")
+        super().__init__(
+            num_items,
+            dim=dim,
+            item_encoder=item_encoder,
+            similarity=similarity,
+            temperature=temperature,
+        )
+        self.positions = positions
+        self.position_vectors = nn.Parameter(torch.empty(history_length, dim))
+        nn.init.normal_(self.position_vectors, std=0.02)
+        self.input_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        *layers, self.last_layer = (
+            EncoderLayer(dim, num_heads, feedforward_dim or 4 * dim, dropout=dropout)
+            for _ in range(num_layers)
+        )
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        history: Int[Tensor, "batch length"],
+        item_vectors: Float[Tensor, "items dim"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Returns the state after each item of the history, zero at padding.
+
+        Raises:
+            ValueError: The history is longer than `history_length`.
+        """
+        x, padding = self._input(history, item_vectors)
+        for layer in self.layers:
+            x = layer(x, causal=True)
+        states: Tensor = self.norm(self.last_layer(x, causal=True))
+        return states.masked_fill(padding[..., None], 0.0)
+
+    def last_state(
+        self,
+        history: Int[Tensor, "batch length"],
+        item_vectors: Float[Tensor, "items dim"] | None = None,
+    ) -> Float[Tensor, "batch dim"]:
+        """Returns the state after the newest item of each history, at less cost than `forward`.
+
+        In the last layer only the newest position asks; the others just answer. An empty history
+        has a state of its own, the same for all.
+
+        Raises:
+            ValueError: The history is longer than `history_length`.
+        """
+        x, padding = self._input(history, item_vectors)
+        newest = (~padding).sum(1).sub(1).clamp(min=0)
+        padding = padding.clone()
+        padding[:, 0] = False  # in an empty history, the first position sees itself
+        last = self.last_layer
+        for layer in self.layers:
+            x = layer(x, causal=True)
+        query = x[torch.arange(len(x), device=x.device), newest][:, None]
+        memory = last.attention.project(last.attention_residual.norm(x))
+        query = last.attention_residual(
+            query,
+            lambda normed: last.attention(normed, keys_values=memory, padding=padding),
+        )
+        state: Tensor = self.norm(last.feedforward_residual(query, last.feedforward))
+        return state[:, 0]
+
+    def _input(self, history: Tensor, item_vectors: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns item vectors with their positions, and where padding is."""
+        length = history.shape[1]
+        if length > len(self.position_vectors):
+            raise ValueError(
+                f"history must have at most {len(self.position_vectors)} columns, got {length}"
+            )
+        vectors, padding = self.look_up(history, item_vectors)
+        if self.positions == "oldest":
+            positions = self.position_vectors[:length]
+        else:
+            newest = (~padding).sum(1, keepdim=True) - 1
+            columns = torch.arange(length, device=history.device)
+            positions = self.position_vectors[(newest - columns).clamp(min=0)]
+        return self.dropout(self.input_norm(vectors + positions)), padding

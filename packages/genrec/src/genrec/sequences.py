@@ -1,0 +1,288 @@
+"""Histories to padded batches: training pairs, whole sequences, and queries for inference.
+
+A history is the item rows of one user, oldest first. Everything is kept as one flat array of items
+and one of offsets, so that millions of training pairs cost a few bytes each and a batch is cut out
+by indexing, without a Python loop over its rows.
+
+Batches are padded on the right with `num_items`, one past the last item, so that a history always
+starts in column 0 and a causal model needs no mask. The order of the batches is a pure function of
+`(seed, epoch)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+Histories = Sequence[Sequence[int] | NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Padded histories and what follows them.
+
+    Args:
+        history: Item rows, oldest first from column 0, padded on the right with `num_items`.
+        targets: The next item of each history, or the next item of each position (`num_items`
+            where a position has none that counts).
+        users: Which of the given histories each row was cut from.
+    """
+
+    history: Int[Tensor, "batch length"]
+    targets: Int[Tensor, " batch *length"]
+    users: Int[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Returns the batch on `device`."""
+        return Batch(
+            history=self.history.to(device, non_blocking=non_blocking),
+            targets=self.targets.to(device, non_blocking=non_blocking),
+            users=self.users.to(device, non_blocking=non_blocking),
+        )
+
+
+class PairBatches:
+    """Every prefix of every history with its next item, in shuffled batches.
+
+    `batches(epoch)` yields the batches of an epoch and `len(batches)` counts them; all are of
+    nearly equal size, so that no batch is left with a single row.
+
+    Args:
+        histories: Item rows of each user, oldest first. A history of n items gives n - 1 pairs.
+        num_items: Size of the catalogue, and the padding.
+        history_length: How many items before the target are kept, the newest ones.
+        batch_size: Most pairs in a batch.
+        seed: With the epoch, decides the order.
+        bucket: Number of batches among which pairs are sorted by length, so that a batch holds
+            histories of similar length and little padding. 1 shuffles freely.
+
+    Raises:
+        ValueError: An argument is out of range, an item is not a row of the catalogue, or no
+            history has two items.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        *,
+        num_items: int,
+        history_length: int = 20,
+        batch_size: int = 256,
+        seed: int = 0,
+        bucket: int = 1,
+    ) -> None:
+        _check_positive(history_length=history_length, batch_size=batch_size, bucket=bucket)
+        self._items, offsets = _flatten(histories, num_items)
+        sizes = np.diff(offsets)
+        pairs = np.maximum(sizes - 1, 0)
+        self._users = np.repeat(np.arange(len(sizes), dtype=np.int32), pairs)
+        self._lengths = np.minimum(_ramp(pairs) + 1, history_length).astype(np.int32)
+        is_target = np.ones(len(self._items), dtype=bool)
+        is_target[offsets[:-1][sizes > 0]] = False
+        self._ends = np.flatnonzero(is_target)
+        if len(self._ends) == 0:
+            raise ValueError("histories must hold at least one of two items or more, got none")
+        self.num_items = num_items
+        self.batch_size = batch_size
+        self.seed = seed
+        self.bucket = bucket
+
+    @property
+    def num_pairs(self) -> int:
+        """How many pairs an epoch goes through."""
+        return len(self._ends)
+
+    def __len__(self) -> int:
+        return -(-len(self._ends) // self.batch_size)
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        """Yields the batches of `epoch`."""
+        for rows in _order(self._lengths, len(self), self.bucket, self.seed, epoch):
+            ends, lengths = self._ends[rows], self._lengths[rows]
+            history, _ = _windows(self._items, ends - lengths, lengths, self.num_items)
+            yield Batch(
+                history=torch.from_numpy(history),
+                targets=torch.from_numpy(self._items[ends].astype(np.int64)),
+                users=torch.from_numpy(self._users[rows].astype(np.int64)),
+            )
+
+
+class SequenceBatches:
+    """Whole sequences for causal models: the next item at every position in one pass.
+
+    Each history is cut into windows of at most `history_length` inputs, counted from its newest
+    item. By default only the last window is used (SASRec's way). With a `stride` the windows end
+    that far apart and each item but the first is a target exactly once: in the window that gives it
+    at least `history_length - stride` items of context, or all there are. `stride=1` amounts to
+    `PairBatches`.
+
+    Args:
+        histories: Item rows of each user, oldest first. One of n items has n - 1 targets.
+        num_items: Size of the catalogue, and the padding of histories and targets.
+        history_length: Most inputs in a window.
+        batch_size: Most windows in a batch.
+        stride: Distance between the windows of one history; None keeps the last one only.
+        seed: With the epoch, decides the order.
+        bucket: Number of batches among which windows are sorted by length; 1 shuffles freely.
+
+    Raises:
+        ValueError: As for `PairBatches`, or `stride` exceeds `history_length`.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        *,
+        num_items: int,
+        history_length: int = 20,
+        batch_size: int = 256,
+        stride: int | None = None,
+        seed: int = 0,
+        bucket: int = 1,
+    ) -> None:
+        _check_positive(history_length=history_length, batch_size=batch_size, bucket=bucket)
+        if stride is not None and not 1 <= stride <= history_length:
+            raise ValueError(
+                f"stride must be from 1 to history_length ({history_length}), got {stride}"
+            )
+        self._items, offsets = _flatten(histories, num_items)
+        inputs = np.maximum(np.diff(offsets) - 1, 0)
+        beyond = np.maximum(inputs - history_length, 0)
+        windows = np.where(inputs > 0, 1 if stride is None else 1 + -(-beyond // (stride or 1)), 0)
+        if not windows.any():
+            raise ValueError("histories must hold at least one of two items or more, got none")
+        self._users = np.repeat(np.arange(len(inputs), dtype=np.int32), windows)
+        ends = inputs[self._users] - _ramp(windows) * (stride or 0)  # inputs up to here, per user
+        self._lengths = np.minimum(ends, history_length).astype(np.int32)
+        self._starts = offsets[self._users] + ends - self._lengths
+        # Only the newest `stride` targets count, save in a history's first or only window.
+        whole = (ends <= history_length) | (stride is None)
+        self._counted = np.where(whole, self._lengths, stride or 0).astype(np.int32)
+        self.num_items = num_items
+        self.batch_size = batch_size
+        self.seed = seed
+        self.bucket = bucket
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self.batch_size)
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        """Yields the batches of `epoch`; their targets have one column a position."""
+        for rows in _order(self._lengths, len(self), self.bucket, self.seed, epoch):
+            starts, lengths = self._starts[rows], self._lengths[rows]
+            history, columns = _windows(self._items, starts, lengths, self.num_items)
+            targets, _ = _windows(self._items, starts + 1, lengths, self.num_items)
+            targets[columns < (lengths - self._counted[rows])[:, None]] = self.num_items
+            yield Batch(
+                history=torch.from_numpy(history),
+                targets=torch.from_numpy(targets),
+                users=torch.from_numpy(self._users[rows].astype(np.int64)),
+            )
+
+
+def query_batches(
+    histories: Histories,
+    *,
+    num_items: int,
+    history_length: int = 20,
+    batch_size: int = 256,
+    by_length: bool = False,
+) -> Iterator[tuple[Int[Tensor, " batch"], Int[Tensor, "batch length"]]]:
+    """Yields padded histories for inference, with the row of `histories` that each came from.
+
+    Args:
+        histories: Item rows of each user, oldest first; an empty one gives a row of padding.
+        num_items: Size of the catalogue, and the padding.
+        history_length: How many items are kept, the newest ones.
+        batch_size: Most histories in a batch.
+        by_length: Go through the histories from the longest to the shortest, which skips padding,
+            in place of the order given.
+
+    Yields:
+        The rows of `histories` in the batch, and their items, oldest first from column 0; every
+        batch is as long as its longest history, and at least 1.
+
+    Raises:
+        ValueError: An argument is out of range or an item is not a row of the catalogue.
+    """
+    _check_positive(history_length=history_length, batch_size=batch_size)
+    items, offsets = _flatten(histories, num_items)
+    lengths = np.minimum(np.diff(offsets), history_length)
+    order = np.argsort(-lengths, kind="stable") if by_length else np.arange(len(lengths))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        history, _ = _windows(items, offsets[rows + 1] - lengths[rows], lengths[rows], num_items)
+        yield torch.from_numpy(rows), torch.from_numpy(history)
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _flatten(histories: Histories, num_items: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Returns all items in one array, and where each history starts (and the last one ends)."""
+    if not 1 <= num_items < 2**31 - 1:
+        raise ValueError(f"num_items must be from 1 to 2**31 - 2, got {num_items}")
+    sizes = np.fromiter((len(h) for h in histories), dtype=np.int64, count=len(histories))
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    if offsets[-1] == 0:
+        return np.empty(0, dtype=np.int32), offsets
+    flat = np.concatenate([np.asarray(h) for h in histories if len(h)])
+    if flat.ndim != 1 or flat.dtype.kind not in "iu":
+        raise TypeError(f"histories must be lists of whole numbers, got {flat.dtype}")
+    wrong = np.flatnonzero((flat < 0) | (flat >= num_items))
+    if len(wrong):
+        user = int(np.searchsorted(offsets, wrong[0], side="right")) - 1
+        raise ValueError(
+            f"items must be rows from 0 to {num_items - 1}, got {flat[wrong[0]]} in history {user}"
+        )
+    return flat.astype(np.int32), offsets
+
+
+def _ramp(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns 0 .. counts[0]-1, 0 .. counts[1]-1, and so on, in one array."""
+    starts = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) - np.repeat(starts, counts)
+
+
+def _windows(
+    items: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.integer],
+    num_items: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cuts `items[start : start + length]` for each row; returns the padded rows, the columns."""
+    columns = np.arange(max(int(lengths.max(initial=0)), 1))
+    rows = np.full((len(starts), len(columns)), num_items, dtype=np.int64)
+    inside = columns < lengths[:, None]
+    rows[inside] = items[(starts[:, None] + columns)[inside]]
+    return rows, columns
+
+
+def _order(
+    lengths: NDArray[np.int32], num_batches: int, bucket: int, seed: int, epoch: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yields the rows of each batch of an epoch: shuffled, in `bucket` batches sorted by length."""
+    generator = np.random.default_rng([seed, epoch])
+    rows = generator.permutation(len(lengths))
+    bounds = np.arange(num_batches + 1) * len(rows) // num_batches
+    if bucket == 1:
+        order = np.arange(num_batches)
+    else:
+        batch_of = np.repeat(np.arange(num_batches), np.diff(bounds))
+        rows = rows[np.lexsort((lengths[rows], batch_of // bucket))]
+        order = generator.permutation(num_batches)
+    for batch in order:
+        yield rows[bounds[batch] : bounds[batch + 1]]
