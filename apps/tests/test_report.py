@@ -1,0 +1,220 @@
+"""The report's page: escaped, self-contained, deterministic, and never half written."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from figures import Panel, curves, histogram, read_series, scatter_panels, tsne_panel
+from report import (
+    Example,
+    Html,
+    Section,
+    duration,
+    examples_table,
+    facts,
+    results_table,
+    share_bars,
+    table,
+    write_report,
+)
+
+NASTY = "<script>alert('&')</script> $x^2$"
+RESULTS = {
+    "PRORec": {"unfiltered": {"Recall@10": 0.09, "NDCG@10": 0.05}, "filtered": {"Recall@10": 0.1}},
+    "popularity": {
+        "unfiltered": {"Recall@10": 0.01, "NDCG@10": 0.06},
+        "filtered": {"Recall@10": 0.02},
+    },
+    "published": {"unfiltered": {"Recall@10": 0.08}},
+}
+
+
+class Outline(HTMLParser):
+    """Checks that tags nest, and keeps the text of each table row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def sections() -> list[Section]:
+    line = [(0.0, 2.0), (1.0, 1.0), (2.0, 1.5)]
+    points = np.random.default_rng(0).normal(size=(40, 60))
+    return [
+        Section(title=NASTY, body=[results_table(RESULTS, model="PRORec")], note=NASTY),
+        Section(
+            title="Training",
+            body=[
+                curves(
+                    [
+                        Panel(title=NASTY, lines={NASTY: line}, mark="min"),
+                        Panel(title="one epoch", lines={"loss": line[:1], "none": []}, mark="max"),
+                    ]
+                )
+            ],
+        ),
+        Section(title="Codes", body=[histogram({2: 5, 3: 9}, title=NASTY, x_label=NASTY)]),
+        Section(title="Share", body=[share_bars({NASTY: {"text": 0.6, "clicks": 0.4}})]),
+        Section(title="t-SNE", body=[scatter_panels([tsne_panel(NASTY, points, max_points=30)])]),
+        Section(
+            title="Table", body=[table([NASTY, "n"], [[NASTY, 1234]]), facts({NASTY: {"a": 1}})]
+        ),
+        Section(
+            title="Examples",
+            body=[examples_table([Example(history=[NASTY], recommended=["a", "b"], target="b")])],
+        ),
+    ]
+
+
+def write(path: Path) -> str:
+    write_report(
+        path, title=NASTY, lead=NASTY, summary={NASTY: {NASTY: NASTY}}, sections=sections()
+    )
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_page_is_well_formed_escaped_and_needs_nothing_else(tmp_path: Path) -> None:
+    page = write(tmp_path / "report.html")
+    tags = outline(page).tags
+    assert "svg" in tags
+    assert not tags & {"script", "link", "iframe"}
+    references = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)', page)
+    assert references
+    for reference in (a or b for a, b in references):
+        assert reference.startswith(("#", "data:image/png;base64,")), reference
+    assert "@import" not in page
+    # matplotlib's stand-in colours have all become the page's own.
+    assert "#0a0a0" not in page
+    assert "#0b0b0" not in page
+    assert "var(--series-0)" in page
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert write(tmp_path / "one.html") == write(tmp_path / "two.html")
+
+
+def test_a_page_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    old = write(path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(path, title="new", lead="", summary={}, sections=[])
+    assert path.read_text(encoding="utf-8") == old
+    monkeypatch.undo()
+    write_report(path, title="new", lead="", summary={}, sections=[])
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_results_are_grouped_by_mode_with_the_best_in_bold() -> None:
+    fragment = results_table(RESULTS, model="PRORec")
+    assert outline(fragment).rows == [
+        ["", "unfiltered", "filtered"],
+        ["", "Recall@10", "NDCG@10", "Recall@10"],
+        ["PRORec", "0.0900", "0.0500", "0.1000"],
+        ["popularity", "0.0100", "0.0600", "0.0200"],
+        ["published", "0.0800", "–", "–"],  # noqa: RUF001
+    ]
+    best = re.findall(r'class="number[^"]*best">([^<]*)<', fragment)
+    assert best == ["0.0900", "0.1000", "0.0600"]
+    assert re.findall(r'<tr class="model"><th>([^<]*)<', fragment) == ["PRORec"]
+
+
+def test_a_hit_is_marked_and_nothing_else() -> None:
+    example = Example(history=["x", "b"], recommended=["a", "b", "c"], target="b")
+    assert re.findall(r'<li class="hit">([^<]*)</li>', examples_table([example])) == ["b"]
+    missed = Example(history=["x"], recommended=["a"], target="b")
+    assert 'class="hit"' not in examples_table([missed])
+
+
+def test_numbers_are_set_for_reading() -> None:
+    rows = outline(table(["item", "count", "share"], [["a", 12101, 0.123456], ["b", 5, 2.0]])).rows
+    assert rows[1:] == [["a", "12,101", "0.1235"], ["b", "5", "2"]]
+    assert [duration(s) for s in (3.21, 59.96, 247, 4320.4)] == [
+        "3.2 s",
+        "1 min 0 s",
+        "4 min 7 s",
+        "1 h 12 min",
+    ]
+
+
+def test_a_share_bar_is_as_wide_as_its_share() -> None:
+    fragment = share_bars({"concatenated": {"semantic": 0.9733, "collaborative": 0.0267}})
+    assert re.findall(r"width:([\d.]+)%", fragment) == ["97.33", "2.67"]
+    assert "97.3% / 2.7%" in fragment
+
+
+def test_series_are_read_from_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    records = [{"epoch": 0, "loss": 2.5}, {"epoch": 0, "ndcg": 0.1}, {"epoch": 1, "loss": 2}]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    series = read_series(path, {"total": "loss", "NDCG": "ndcg"})
+    assert series == {"total": [(0, 2.5), (1, 2)], "NDCG": [(0, 0.1)]}
+    path.write_text('{"epoch": 0}\n{"epo\n')
+    with pytest.raises(ValueError, match=r"log\.jsonl:2: log must be JSON lines"):
+        read_series(path, {"total": "loss"})
+
+
+def test_tsne_panels_of_one_seed_show_the_same_items() -> None:
+    generator = np.random.default_rng(0)
+    centres = np.repeat(np.eye(3, 8) * 30, 20, axis=0)
+    x = centres + generator.normal(size=centres.shape)
+    panel = tsne_panel("x", x, max_points=45, clusters=3, seed=1)
+    assert panel.points.shape == (45, 2)
+    again = tsne_panel("y", x * 2, max_points=45, clusters=3, seed=1)
+    assert np.array_equal(panel.clusters, again.clusters)
+    rows = np.sort(np.random.default_rng(1).choice(60, size=45, replace=False))
+    for group in range(3):
+        assert len(set(panel.clusters[rows // 20 == group])) == 1
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"model must be one of PRORec, .*, got 'TIGER'"):
+        results_table(RESULTS, model="TIGER")
+    with pytest.raises(ValueError, match="rows must have 2 cells, got 1"):
+        table(["a", "b"], [[1]])
+    with pytest.raises(ValueError, match="counts must have at least one entry"):
+        histogram({}, title="", x_label="")
+
+
+def test_sections_take_plain_fragments(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    body = [Html("<p>one</p>"), Html("<p>two</p>")]
+    write_report(path, title="t", lead="l", summary={}, sections=[Section(title="s", body=body)])
+    assert "<h2>s</h2><p>one</p><p>two</p></section>" in path.read_text(encoding="utf-8")
