@@ -241,6 +241,8 @@ def _fit(
     report: _Reporter,
 ) -> Tokenizer:
     """Fits a tokenizer, showing each of its steps."""
+    import os
+
     from semtok.catalog import TEXT_FIELDS
     from semtok.embedding.stored import STORED_SUFFIXES
     from semtok.quantizers.hierarchical import HierarchicalKMeans
@@ -266,6 +268,8 @@ def _fit(
     else:
         from semtok.embedding.text import TextEmbedding
 
+        if not sys.stderr.isatty():
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         source = TextEmbedding(model=embedding, fields=names)
     return Tokenizer.fit(
         items,

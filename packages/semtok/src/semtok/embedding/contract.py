@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,6 +16,7 @@ Progress = Callable[[int, int], None]
 """Called with how many items are done, and of how many."""
 
 
+@runtime_checkable
 class EmbeddingSource(Protocol):
     """Turns a catalogue into one vector an item, row i for item i."""
 

@@ -61,14 +61,17 @@ class TextEmbedding:
         """The embeddings of texts; what exceeds the model's length is cut off.
 
         Raises:
+            ValueError: If there are no texts.
             ImportError: If `semtok[text]`, or the package of "minilm", is not installed.
             OSError: If the model is neither a folder nor can be downloaded.
         """
+        if not texts:
+            raise ValueError("texts must hold at least one text, got none")
         encoder = self._encoder
         import torch
 
         order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-        embeddings = np.empty((len(texts), self._dim), dtype=np.float32)
+        parts = []
         for start in range(0, len(texts), self.batch_size):
             rows = order[start : start + self.batch_size]
             with (
@@ -85,9 +88,10 @@ class TextEmbedding:
             part = part.float()
             if self.normalize:
                 part = torch.nn.functional.normalize(part, dim=1)
-            embeddings[rows] = part.cpu().numpy()
+            parts.append(part.cpu().numpy())
             if progress is not None:
                 progress(start + len(rows), len(texts))
+        embeddings: Float32[np.ndarray, "items dim"] = np.concatenate(parts)[np.argsort(order)]
         return embeddings
 
     def save(self, folder: str | Path) -> None:
@@ -127,10 +131,6 @@ class TextEmbedding:
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
             raise OSError(f"text model {self.model!r} cannot be loaded: {reason}") from None
-
-    @property
-    def _dim(self) -> int:
-        return int(self._encoder.get_sentence_embedding_dimension())
 
 
 def _model_path(model: str) -> str:

@@ -26,7 +26,7 @@ def balanced_kmeans(
     Args:
         x: Vectors, at least as many as centroids.
         centroids: Where to start.
-        iterations: Rounds of assignment and update; the best of them is kept.
+        iterations: Rounds of assignment and update at most; the best of them is kept.
         sample_size: How many rows, drawn at random, the rounds see. The last assignment sees all.
         seed: Draws the sample.
 
@@ -41,9 +41,13 @@ def balanced_kmeans(
         sample = x[np.sort(rows)]
     prices = np.zeros(len(centroids), dtype=np.float32)
     best = (np.inf, centroids, prices)
+    before = np.empty(0, dtype=np.int64)
     for _ in range(iterations):
         prices = _raise_prices(sample, centroids, prices)
         labels = balanced_assignment(sample, centroids, prices)
+        if np.array_equal(labels, before):
+            break
+        before = labels
         centroids = _means(sample, labels, len(centroids))
         gaps = sample - centroids[labels]
         cost = float(np.einsum("nd,nd->", gaps, gaps))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -14,6 +14,7 @@ from semtok.storage import read_part
 _LIMIT = 1e15  # squares and sums of greater numbers overflow float32
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """A fitted quantizer: made by its class's `fit` or `load`, never half-made."""
 

