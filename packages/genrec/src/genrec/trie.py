@@ -8,11 +8,12 @@ the items.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -24,16 +25,59 @@ class Children:
         node: The children, those of the first parent first.
         parent: For each child the position of its parent among those asked for.
         offsets: Where each parent's children start and end in `node`.
+        level_codes: The code of every node of the children's level.
     """
 
     node: Int[Tensor, " children"]
     parent: Int[Tensor, " children"]
     offsets: Int[Tensor, " parents_and_one"]
+    level_codes: Int[Tensor, " nodes"]
+
+    @property
+    def codes(self) -> Int[Tensor, " children"]:
+        """The code that each child ends with."""
+        return self.level_codes[self.node]
 
     @property
     def counts(self) -> Int[Tensor, " parents"]:
         """Number of children of each parent."""
         return self.offsets.diff()
+
+    def log_softmax(self, logits: Float[Tensor, " children"]) -> Float[Tensor, " children"]:
+        """Returns a log-softmax over each parent's children; exactly 0 for an only child."""
+        parents = len(self.offsets) - 1
+        top = logits.detach().new_full((parents,), -torch.inf)
+        top = top.scatter_reduce(0, self.parent, logits.detach(), "amax")
+        shifted = logits - top[self.parent]
+        total = logits.new_zeros(parents).index_add(0, self.parent, shifted.exp())
+        return shifted - total.log()[self.parent]
+
+    def products(
+        self,
+        states: Float[Tensor, "parents dim"],
+        rows: Float[Tensor, "rows dim"],
+        row: Int[Tensor, " children"],
+    ) -> Float[Tensor, " children"]:
+        """Returns the dot product of each child's row with its parent's state.
+
+        It is a sampled matrix product: neither all pairs nor a copy of the rows is ever held.
+
+        Args:
+            states: One fp32 vector a parent.
+            rows: A table of fp32 vectors.
+            row: The row of each child, ascending within a parent.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+            pattern = torch.sparse_csr_tensor(
+                self.offsets,
+                row,
+                states.new_zeros(len(row)),
+                size=(len(states), len(rows)),
+                check_invariants=False,
+            )
+        out: Tensor = torch.sparse.sampled_addmm(pattern, states, rows.T, beta=0.0).values()
+        return out
 
 
 class Trie(nn.Module):
@@ -164,7 +208,9 @@ class Trie(nn.Module):
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)])
         owner = torch.repeat_interleave(counts)
         node = torch.arange(len(owner), device=owner.device) + (first - offsets[:-1])[owner]
-        return Children(node=node, parent=owner, offsets=offsets)
+        return Children(
+            node=node, parent=owner, offsets=offsets, level_codes=self.node_codes(level)
+        )
 
 
 def _checked(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:

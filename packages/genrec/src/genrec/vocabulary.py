@@ -1,4 +1,4 @@
-"""Tokens of a code sequence: one for every code of every level, and two special ones."""
+"""The tokens of code sequences, and their vectors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.trie import Trie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +69,69 @@ class Vocabulary:
         offsets = tokens.new_tensor(self.level_offsets)
         level = torch.searchsorted(offsets, tokens, right=True) - 1
         return level, tokens - offsets[level]
+
+
+class TokenTable(nn.Module):
+    """One vector a token: free, or a learned projection of a given vector plus a free offset.
+
+    The offsets of tokens with given vectors start at zero: a token that is hardly ever seen stays
+    where its given vector puts it, near the tokens that are like it.
+
+    Args:
+        num_tokens: Number of rows.
+        dim: Width of a row.
+        given: Number of tokens, counted from the first, for which vectors are given.
+        given_dim: Width of the given vectors; None where there are none.
+    """
+
+    def __init__(
+        self, num_tokens: int, dim: int, *, given: int = 0, given_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_tokens, dim) * dim**-0.5)
+        self.projection: nn.Linear | None = None
+        if given_dim is not None:
+            self.projection = nn.Linear(given_dim, dim, bias=False)
+            nn.init.normal_(self.projection.weight, std=(dim * given_dim) ** -0.5)
+            nn.init.zeros_(self.weight[:given])
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "*batch"],
+        vectors: Float[Tensor, "given given_dim"] | None = None,
+    ) -> Float[Tensor, "*batch dim"]:
+        """Looks tokens up.
+
+        Args:
+            tokens: Rows of the table.
+            vectors: The given vectors, one a row; needed where `given_dim` was set.
+        """
+        rows = F.embedding(tokens, self.weight)
+        if self.projection is not None:
+            assert vectors is not None
+            known = tokens < len(vectors)
+            given = vectors[tokens.clamp(max=len(vectors) - 1)] * known[..., None]
+            rows = rows + self.projection(given)
+        return rows
+
+
+def node_means(
+    trie: Trie, item_vectors: Float[Tensor, "items vector_dim"]
+) -> Float[Tensor, "nodes vector_dim"]:
+    """Returns the mean vector of the items under each node, standardised by level and dimension.
+
+    Args:
+        trie: The items' codes.
+        item_vectors: One vector an item.
+
+    Returns:
+        One row a node, level by level; a dimension without spread is 0 throughout its level.
+    """
+    levels = []
+    for level, size in enumerate(trie.level_sizes):
+        total = item_vectors.new_zeros(size, item_vectors.shape[1])
+        total.index_add_(0, trie.paths[:, level], item_vectors)
+        mean = total / trie.items_below(level)[:, None]
+        spread = mean.std(dim=0, correction=0)
+        levels.append((mean - mean.mean(dim=0)) / spread.clamp(min=1e-6))
+    return torch.cat(levels)

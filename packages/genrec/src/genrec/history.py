@@ -1,0 +1,94 @@
+"""A history of items as the encoder's input."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.trie import Trie
+from genrec.vocabulary import Vocabulary
+
+HistoryInput = Literal["vectors", "codes", "both"]
+
+
+class HistoryEmbedding(nn.Module):
+    """Histories as input vectors: items by vector, by codes or both, and learned positions.
+
+    Positions are counted in items from the newest, so neither padding nor what was cut moves them.
+
+    Args:
+        trie: The items' codes.
+        dim: Width of the input vectors.
+        history_length: Newest items that are read.
+        history_input: What stands for an item: "codes", "vectors" or "both".
+        item_vectors: One vector an item, for an input that reads vectors; made up and trained
+            where None.
+        train_item_vectors: Whether the given vectors are trained too.
+    """
+
+    item_vectors: Tensor | None
+
+    def __init__(
+        self,
+        trie: Trie,
+        dim: int,
+        *,
+        history_length: int,
+        history_input: HistoryInput,
+        item_vectors: Float[Tensor, "items vector_dim"] | None,
+        train_item_vectors: bool,
+    ) -> None:
+        super().__init__()
+        self.num_items = trie.num_items
+        self.history_length = history_length
+        self.positions = nn.Embedding(history_length, dim)
+        nn.init.normal_(self.positions.weight, std=dim**-0.5)
+        self.split_codes = history_input == "codes"
+        self.codes: nn.Embedding | None = None
+        if history_input != "vectors":
+            vocabulary = Vocabulary(level_sizes=trie.codebook_sizes)
+            self.codes = nn.Embedding(vocabulary.bos, dim)
+            nn.init.normal_(self.codes.weight, std=dim**-0.5)
+            self.register_buffer("item_codes", vocabulary.encode(trie.codes), persistent=False)
+        self.projection: nn.Linear | None = None
+        if self.split_codes:
+            self.item_vectors = None
+        elif item_vectors is None:
+            self.item_vectors = nn.Parameter(torch.randn(trie.num_items, dim) * dim**-0.5)
+        else:
+            self.projection = nn.Linear(item_vectors.shape[1], dim)
+            if train_item_vectors:
+                self.item_vectors = nn.Parameter(item_vectors.clone())
+            else:
+                self.register_buffer("item_vectors", item_vectors.clone())
+
+    def forward(
+        self, history: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "batch positions dim"], Bool[Tensor, "batch positions"]]:
+        """Returns one vector a position, and True where a position is padding.
+
+        There are as many positions as the longest history needs, at least one item's.
+        """
+        is_item = history != self.num_items
+        longest = int(is_item.sum(dim=1).max()) if history.numel() else 0
+        length = min(max(longest, 1), self.history_length)
+        history = F.pad(history, (max(length - history.shape[1], 0), 0), value=self.num_items)
+        newest_last = (history != self.num_items).long().argsort(dim=1, stable=True)
+        history = history.gather(1, newest_last[:, -length:])
+        padding = history == self.num_items
+        items = history.masked_fill(padding, 0)
+        ages = torch.arange(length, device=history.device).flip(0)
+        x = self.positions(ages).expand(len(history), -1, -1)
+        if self.codes is not None:
+            codes = self.codes(self.get_buffer("item_codes")[items])
+            if self.split_codes:
+                levels = codes.shape[2]
+                return (codes + x[:, :, None]).flatten(1, 2), padding.repeat_interleave(levels, 1)
+            x = x + codes.mean(dim=2)
+        assert self.item_vectors is not None
+        vectors = F.embedding(items, self.item_vectors)
+        return x + (vectors if self.projection is None else self.projection(vectors)), padding

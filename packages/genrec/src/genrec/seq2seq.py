@@ -1,0 +1,381 @@
+"""The encoder-decoder over semantic IDs (PRORec, section 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.history import HistoryEmbedding, HistoryInput
+from genrec.layers import DecoderLayer, EncoderLayer, KeysValues
+from genrec.trie import Children, Trie
+from genrec.vocabulary import TokenTable, Vocabulary, node_means
+
+OutputVocabulary = Literal["level", "node"]
+Scoring = Literal["masked", "renormalized"]
+NodeStart = Literal["random", "vectors"]
+Similarity = Literal["dot", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig:
+    """Sizes and choices of the encoder-decoder; sizes default to the paper's (section 4.1).
+
+    Attributes:
+        dim: Width of every state.
+        num_encoder_layers: Layers over the history.
+        num_decoder_layers: Layers over the target's codes.
+        num_heads: Attention heads.
+        feedforward_dim: Inner width of the feed-forward parts.
+        dropout: Dropout probability.
+        history_length: Newest items of a history that are read; older ones are cut.
+        history_input: What stands for an item of the history: "codes", its codes one after the
+            other, as the paper's text has it; "vectors", one vector an item, as in EAGER's code;
+            "both", one position an item, the vector plus the mean of its codes' embeddings.
+        train_item_vectors: Whether item vectors given to the model are trained with it.
+        output_vocabulary: "level", a code means the same under every prefix; "node", each distinct
+            prefix has a row of its own, as in EAGER's code.
+        scoring: "masked", a softmax over all codes of the level, illegal ones struck out
+            afterwards; "renormalized", a softmax over the children of the chosen prefix alone.
+        node_start: Where the rows of nodes start: "random", or "vectors", a learned projection of
+            the mean item vector under the node (standardised by level) plus an offset from zero.
+        similarity: How states meet the rows of codes or nodes: "dot" product or "cosine".
+        temperature: Divides the similarity.
+        label_smoothing: Share of the target's probability spread over the children of its parent.
+        distillation_dim: Width of the vectors that <c_dis> is compared with; None leaves it out.
+    """
+
+    dim: int = 128
+    num_encoder_layers: int = 1
+    num_decoder_layers: int = 4
+    num_heads: int = 4
+    feedforward_dim: int = 512
+    dropout: float = 0.1
+    history_length: int = 20
+    history_input: HistoryInput = "codes"
+    train_item_vectors: bool = False
+    output_vocabulary: OutputVocabulary = "level"
+    scoring: Scoring = "masked"
+    node_start: NodeStart = "random"
+    similarity: Similarity = "dot"
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
+    distillation_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "dim",
+            "num_encoder_layers",
+            "num_decoder_layers",
+            "num_heads",
+            "feedforward_dim",
+            "history_length",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.dim % self.num_heads:
+            raise ValueError(
+                f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}"
+            )
+        for name, words in (
+            ("history_input", HistoryInput),
+            ("output_vocabulary", OutputVocabulary),
+            ("scoring", Scoring),
+            ("node_start", NodeStart),
+            ("similarity", Similarity),
+        ):
+            if getattr(self, name) not in get_args(words):
+                known = ", ".join(get_args(words))
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
+        if self.distillation_dim is not None and self.distillation_dim < 1:
+            raise ValueError(f"distillation_dim must be at least 1, got {self.distillation_dim}")
+        if self.output_vocabulary == "node" and self.scoring == "masked":
+            raise ValueError(
+                'scoring must be "renormalized" when output_vocabulary is "node", got "masked": '
+                "rows of nodes are compared among siblings only"
+            )
+        if self.output_vocabulary == "level" and self.node_start == "vectors":
+            raise ValueError(
+                'node_start must be "random" when output_vocabulary is "level", got "vectors"'
+            )
+        if self.train_item_vectors and self.history_input == "codes":
+            raise ValueError(
+                'train_item_vectors must be false when history_input is "codes", got true'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What the encoder makes of histories.
+
+    Attributes:
+        states: One state a position; an item takes one position, or one a level.
+        padding: True at padded positions, whose states mean nothing.
+    """
+
+    states: Float[Tensor, "batch positions dim"]
+    padding: Bool[Tensor, "batch positions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqOutput:
+    """What a training step needs.
+
+    Attributes:
+        log_prob: Log-probability of each of the target's codes given those before it (the terms of
+            PRORec, eq. 1 and 6); their sum is that of the item.
+        loss: PRORec, eq. 6 with its sign turned: the mean over the batch of the sum over the
+            levels, with label smoothing where the config has it.
+        distillation: Final state of <c_dis>, projected to `distillation_dim` (PRORec, eq. 7), or
+            None where the config leaves it out.
+    """
+
+    log_prob: Float[Tensor, "batch levels"]
+    loss: Float[Tensor, ""]
+    distillation: Float[Tensor, "batch distillation_dim"] | None
+
+
+class Tables(NamedTuple):
+    """The vectors of all tokens as decoding reads them.
+
+    Attributes:
+        tokens: What the decoder reads for each token.
+        head: What its states are compared with; of length 1 where the similarity is cosine.
+    """
+
+    tokens: Float[Tensor, "tokens dim"]
+    head: Float[Tensor, "codes dim"]
+
+
+class Seq2Seq(nn.Module):
+    """Reads a history of items and writes the codes of the next one (PRORec, section 3.4).
+
+    Weights start from torch's global generator, as those of any torch module do.
+
+    Args:
+        config: Sizes and choices.
+        trie: The catalogue's codes.
+        item_vectors: One finite vector an item, for what reads them: a history of vectors (left
+            out, vectors of width `dim` are made up and trained) and `node_start="vectors"`.
+
+    Raises:
+        ValueError: `item_vectors` is missing, of the wrong length, not finite, or of no effect.
+    """
+
+    node_vectors: Tensor | None
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig,
+        trie: Trie,
+        *,
+        item_vectors: Float[Tensor, "items vector_dim"] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_item_vectors(config, trie.num_items, item_vectors)
+        self.config = config
+        self.trie = trie
+        by_node = config.output_vocabulary == "node"
+        self.vocabulary = Vocabulary(
+            level_sizes=trie.level_sizes if by_node else trie.codebook_sizes
+        )
+        self.history = HistoryEmbedding(
+            trie,
+            config.dim,
+            history_length=config.history_length,
+            history_input=config.history_input,
+            item_vectors=item_vectors,
+            train_item_vectors=config.train_item_vectors,
+        )
+        node_vectors = None
+        if config.node_start == "vectors":
+            assert item_vectors is not None
+            node_vectors = node_means(trie, item_vectors)
+        self.register_buffer("node_vectors", node_vectors)
+        given_dim = None if node_vectors is None else node_vectors.shape[1]
+        given = self.vocabulary.bos
+        self.tokens = TokenTable(self.vocabulary.size, config.dim, given=given, given_dim=given_dim)
+        self.head = TokenTable(given, config.dim, given=given, given_dim=given_dim)
+        sizes = (config.dim, config.num_heads, config.feedforward_dim)
+        self.encoder = nn.ModuleList(
+            EncoderLayer(*sizes, dropout=config.dropout) for _ in range(config.num_encoder_layers)
+        )
+        self.encoder_norm = nn.LayerNorm(config.dim)
+        self.decoder = nn.ModuleList(
+            DecoderLayer(*sizes, dropout=config.dropout) for _ in range(config.num_decoder_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.distillation: nn.Linear | None = None
+        if config.distillation_dim is not None:
+            self.distillation = nn.Linear(config.dim, config.distillation_dim)
+
+    def encode(self, history: Int[Tensor, "batch length"]) -> Memory:
+        """Encodes histories.
+
+        Args:
+            history: Item rows, oldest first, padded with `num_items` on either side; an empty
+                history is all padding.
+
+        Returns:
+            The encoder's states.
+        """
+        x, padding = self.history(history)
+        x = self.dropout(x)
+        for layer in self.encoder:
+            x = layer(x, padding=padding)
+        return Memory(states=self.encoder_norm(x), padding=padding)
+
+    @property
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """The decoder's layers, first to last."""
+        return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
+
+    def project_memory(self, memory: Memory) -> list[KeysValues]:
+        """Returns each decoder layer's keys and values of the encoder's states."""
+        return [layer.cross_attention.project(memory.states) for layer in self.decoder_layers]
+
+    def forward(
+        self, history: Int[Tensor, "batch length"], targets: Int[Tensor, " batch"]
+    ) -> Seq2SeqOutput:
+        """Scores the target of each history, teacher-forced.
+
+        Args:
+            history: Item rows, oldest first, padded with `num_items` on either side.
+            targets: Row of the item that came next.
+
+        Returns:
+            Log-probabilities by level, the generation loss and the state of <c_dis>.
+        """
+        memory = self.encode(history)
+        paths = self.trie.paths[targets]
+        num_levels = paths.shape[1]
+        inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)
+        if self.distillation is None:
+            inputs = inputs[:, :-1]
+        else:
+            inputs = F.pad(inputs, (0, 1), value=self.vocabulary.c_dis)
+        x = self.dropout(self.tokens(inputs, self.node_vectors))
+        for layer, keys_values in zip(
+            self.decoder_layers, self.project_memory(memory), strict=True
+        ):
+            x = layer(x, keys_values, memory_padding=memory.padding)
+        states = self.decoder_norm(x)
+        parents = F.pad(paths[:, :-1], (1, 0))
+        terms = [
+            self._target_log_prob(level, states[:, level], parents[:, level], paths[:, level])
+            for level in range(num_levels)
+        ]
+        log_prob = torch.stack([term[0] for term in terms], dim=1)
+        smoothed = torch.stack([term[1] for term in terms], dim=1)
+        return Seq2SeqOutput(
+            log_prob=log_prob,
+            loss=-smoothed.sum(dim=1).mean(),
+            distillation=None if self.distillation is None else self.distillation(states[:, -1]),
+        )
+
+    def path_tokens(self, paths: Int[Tensor, "*batch levels"]) -> Int[Tensor, "*batch levels"]:
+        """Returns the token of each node of paths that start at level 0."""
+        if self.config.output_vocabulary == "node":
+            return self.vocabulary.encode(paths)
+        codes = [self.trie.node_codes(level)[path] for level, path in enumerate(paths.unbind(-1))]
+        return self.vocabulary.encode(torch.stack(codes, dim=-1))
+
+    def tables(self) -> Tables:
+        """Returns the token vectors for decoding; they hold while the weights do not change."""
+        with torch.no_grad():
+            everything = torch.arange(self.vocabulary.size, device=self.tokens.weight.device)
+            head = self._head_rows(everything[: self.vocabulary.bos])
+            return Tables(self.tokens(everything, self.node_vectors), head)
+
+    def child_log_probs(
+        self,
+        level: int,
+        states: Float[Tensor, "queries dim"],
+        children: Children,
+        head: Float[Tensor, "codes dim"] | None = None,
+    ) -> Float[Tensor, " children"]:
+        """Returns log p(child | history, prefix) in fp32, one factor of PRORec, eq. 1.
+
+        Args:
+            level: The children's level.
+            states: The decoder's state after each prefix.
+            children: The children of each prefix, in the same order.
+            head: `tables().head`, if at hand; otherwise the rows needed are computed here.
+        """
+        with torch.autocast(states.device.type, enabled=False):
+            states = states.float()
+            if self.config.similarity == "cosine":
+                states = F.normalize(states, dim=-1)
+            states = states / self.config.temperature
+            first = self.vocabulary.level_offsets[level]
+            size = self.vocabulary.level_sizes[level]
+            if self.config.output_vocabulary == "node":
+                if head is None:
+                    needed, column = torch.unique(children.node, return_inverse=True)
+                    rows = self._head_rows(needed + first)
+                else:
+                    rows, column = head[first : first + size], children.node
+                logits = children.products(states, rows, column)
+                return children.log_softmax(logits)
+            if head is None:
+                rows = self._head_rows(torch.arange(first, first + size, device=states.device))
+            else:
+                rows = head[first : first + size]
+            table = states @ rows.T
+            logits = table[children.parent, children.codes]
+            if self.config.scoring == "masked":
+                return logits - table.logsumexp(dim=-1)[children.parent]
+            return children.log_softmax(logits)
+
+    def _target_log_prob(
+        self, level: int, states: Tensor, parents: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the targets' log-probability at a level, plain and with label smoothing."""
+        children = self.trie.expand(level, parents)
+        log_probs = self.child_log_probs(level, states, children)
+        place = children.offsets[:-1] + targets - self.trie.first_children(level)[parents]
+        chosen = log_probs[place]
+        smoothing = self.config.label_smoothing
+        if not smoothing:
+            return chosen, chosen
+        total = torch.zeros_like(chosen).index_add(0, children.parent, log_probs)
+        return chosen, (1 - smoothing) * chosen + smoothing * total / children.counts
+
+    def _head_rows(self, codes: Int[Tensor, " codes"]) -> Float[Tensor, "codes dim"]:
+        rows: Tensor = self.head(codes, self.node_vectors)
+        if self.config.similarity == "cosine":
+            rows = F.normalize(rows, dim=-1)
+        return rows
+
+
+def _check_item_vectors(config: Seq2SeqConfig, num_items: int, item_vectors: Tensor | None) -> None:
+    if item_vectors is None:
+        for name in ("train_item_vectors", "node_start"):
+            if getattr(config, name) in (True, "vectors"):
+                raise ValueError(
+                    f"item_vectors must be given when {name} is {getattr(config, name)}, got None"
+                )
+        return
+    if config.history_input == "codes" and config.node_start == "random":
+        raise ValueError(
+            "item_vectors must be None when neither the history nor the nodes read them, got a "
+            'table: set history_input to "vectors" or "both", or node_start to "vectors"'
+        )
+    if item_vectors.ndim != 2 or len(item_vectors) != num_items:
+        raise ValueError(
+            f"item_vectors must have one row for each of {num_items} items, got shape "
+            f"{tuple(item_vectors.shape)}"
+        )
+    if not bool(item_vectors.isfinite().all()):
+        row = int((~item_vectors.isfinite()).any(dim=1).nonzero()[0])
+        raise ValueError(f"item_vectors must be finite, got NaN or infinity in row {row}")

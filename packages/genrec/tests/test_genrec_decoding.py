@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from genrec.decoding import beam_search, exact_scores
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.trie import Trie
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Seq2Seq:
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    # Codes of variable depth: from some level on, all zeros.
+    row = st.tuples(*(st.one_of(st.just(0), st.integers(0, size - 1)) for size in sizes))
+    rows = draw(st.lists(row, min_size=1, max_size=25, unique=True))
+    vocabulary = draw(st.sampled_from(["level", "node"]))
+    scoring = "renormalized" if vocabulary == "node" else None
+    scoring = scoring or draw(st.sampled_from(["masked", "renormalized"]))
+    with torch.random.fork_rng():
+        torch.manual_seed(draw(st.integers(0, 1000)))
+        config = Seq2SeqConfig(
+            dim=8,
+            num_decoder_layers=2,
+            num_heads=2,
+            feedforward_dim=8,
+            history_input=draw(st.sampled_from(["codes", "both"])),
+            output_vocabulary=vocabulary,
+            scoring=scoring,
+            temperature=0.3,
+        )
+        model = Seq2Seq(config, Trie.build(torch.tensor(rows), sizes))
+    return model.eval()
+
+
+@st.composite
+def histories(draw: st.DrawFn, num_items: int) -> Tensor:
+    length = draw(st.integers(1, 4))
+    row = st.lists(st.integers(0, num_items), min_size=length, max_size=length)
+    return torch.tensor(draw(st.lists(row, min_size=1, max_size=3)))
+
+
+def teacher_forced(model: Seq2Seq, history: Tensor) -> Tensor:
+    """Every item's score without any cache: one full pass an item."""
+    items = torch.arange(model.trie.num_items)
+    with torch.no_grad():
+        return torch.stack(
+            [model(row.expand(len(items), -1), items).log_prob.sum(dim=1) for row in history]
+        )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_exact_scores_equal_recomputation_without_a_cache(data: st.DataObject):
+    model = data.draw(models())
+    history = data.draw(histories(model.trie.num_items))
+    expected = teacher_forced(model, history)
+    at_once = data.draw(st.integers(1, 40))
+    scores = exact_scores(model, model.trie, history, prefixes_at_once=at_once)
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+    if model.config.scoring == "renormalized":
+        torch.testing.assert_close(scores.exp().sum(dim=1), torch.ones(len(history)))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_a_beam_as_wide_as_the_catalogue_equals_exact_scoring(data: st.DataObject):
+    model = data.draw(models())
+    num_items = model.trie.num_items
+    history = data.draw(histories(num_items))
+    expected = teacher_forced(model, history)
+    row = st.lists(st.integers(0, num_items), min_size=3, max_size=3)
+    exclude = data.draw(st.lists(row, min_size=len(history), max_size=len(history)))
+    for excluded in (None, torch.tensor(exclude)):
+        if excluded is not None:
+            for user, items in enumerate(exclude):
+                expected[user, [item for item in items if item < num_items]] = -torch.inf
+        ranked = beam_search(
+            model, model.trie, history, num_beams=num_items, top_k=num_items, exclude=excluded
+        )
+        best = expected.sort(dim=1, descending=True).values
+        torch.testing.assert_close(ranked.scores, best, atol=1e-4, rtol=1e-4)
+        for user, items in enumerate(ranked.items.tolist()):
+            found = [item for item in items if item >= 0]
+            assert len(set(found)) == len(found) == int((best[user] > -torch.inf).sum())
+            scores = expected[user, found]
+            torch.testing.assert_close(ranked.scores[user, : len(found)], scores, atol=1e-4, rtol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_a_narrow_beam_still_fills_the_list_with_allowed_items(data: st.DataObject):
+    model = data.draw(models())
+    num_items = model.trie.num_items
+    history = data.draw(histories(num_items))
+    exclude = torch.tensor(
+        [
+            data.draw(st.lists(st.integers(0, num_items), min_size=6, max_size=6))
+            for _ in range(len(history))
+        ]
+    )
+    top_k = data.draw(st.integers(1, 4))
+    beams = data.draw(st.integers(top_k, 6))
+    ranked = beam_search(model, model.trie, history, num_beams=beams, top_k=top_k, exclude=exclude)
+    truth = teacher_forced(model, history)
+    for user in range(len(history)):
+        banned = set(exclude[user].tolist())
+        allowed = num_items - len(banned - {num_items})
+        found = [item for item in ranked.items[user].tolist() if item >= 0]
+        assert len(found) == min(top_k, allowed)
+        assert len(set(found)) == len(found)
+        assert not banned & set(found)
+        scores = ranked.scores[user]
+        torch.testing.assert_close(scores[: len(found)], truth[user, found], atol=1e-4, rtol=1e-4)
+        assert bool((scores[:-1] >= scores[1:]).all() | (scores == -torch.inf).any())
+
+
+def big_model(**options: object) -> Seq2Seq:
+    torch.manual_seed(0)
+    codes = torch.unique(torch.randint(0, 12, (600, 3)), dim=0)
+    codes = codes[torch.randperm(len(codes))]
+    config = Seq2SeqConfig(dim=16, num_heads=2, feedforward_dim=32, temperature=0.3, **options)  # type: ignore[arg-type]
+    return Seq2Seq(config, Trie.build(codes, (12, 12, 12))).eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"output_vocabulary": "node", "scoring": "renormalized"}])
+def test_batch_composition_does_not_change_a_users_answer(options: dict[str, object]):
+    model = big_model(**options)
+    num_items = model.trie.num_items
+    history = torch.randint(0, num_items, (9, 6))
+    history[3, 2:] = num_items
+    history[4] = num_items
+    together = beam_search(model, model.trie, history, num_beams=20)
+    for user in range(9):
+        known = history[user][history[user] < num_items][None]
+        alone = beam_search(model, model.trie, known, num_beams=20, tables=model.tables())
+        assert alone.items.tolist() == together.items[user : user + 1].tolist()
+        torch.testing.assert_close(alone.scores[0], together.scores[user], atol=1e-5, rtol=1e-5)
+    assert len({tuple(row) for row in together.items.tolist()}) > 1
+
+
+def test_codes_by_level_can_be_searched_in_a_smaller_catalogue():
+    model = big_model()
+    half = Trie.build(model.trie.codes[:200], model.trie.codebook_sizes)
+    history = torch.randint(0, 200, (2, 3))
+    scores = exact_scores(model, half, history)
+    torch.testing.assert_close(scores, exact_scores(model, model.trie, history)[:, :200])
+    by_node = big_model(output_vocabulary="node", scoring="renormalized")
+    with pytest.raises(ValueError, match="trie must have the model's level_sizes"):
+        beam_search(by_node, half, history)
+
+
+def test_refusals():
+    model = big_model()
+    history = torch.zeros(1, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match="top_k must be at least 1 and at most num_beams, got 9 a"):
+        beam_search(model, model.trie, history, num_beams=8, top_k=9)
+    with pytest.raises(ValueError, match="prefixes_at_once must be at least 1, got 0"):
+        exact_scores(model, model.trie, history, prefixes_at_once=0)
+    with pytest.raises(ValueError, match="model must be in eval mode"):
+        beam_search(model.train(), model.trie, history)
