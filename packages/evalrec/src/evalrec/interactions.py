@@ -1,0 +1,97 @@
+"""Interactions: who had what, and when, as rows of two key tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Int
+
+Histories: TypeAlias = Sequence[Int[np.ndarray, " _"]]
+"""One array of item rows a user, oldest first."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and, where there is one, the line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """A table of interactions, ordered by user and then by time.
+
+    Whatever the order of the arrays given, the object holds them sorted by user row and then by
+    timestamp; equal timestamps keep the order of the input. The arrays are read-only int64.
+
+    Attributes:
+        users: User row of each interaction, in [0, num_users).
+        items: Item row of each interaction, in [0, num_items).
+        timestamps: Whole numbers that order a user's interactions; any unit.
+        user_ids: The key of each user row.
+        item_ids: The key of each item row. An item may have no interaction.
+
+    Raises:
+        ValueError: If the arrays are empty or differ in length, a row is outside its key table, or
+            a key occurs twice.
+    """
+
+    users: Int[np.ndarray, " interactions"]
+    items: Int[np.ndarray, " interactions"]
+    timestamps: Int[np.ndarray, " interactions"]
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.users) == len(self.items) == len(self.timestamps):
+            raise ValueError(
+                "users, items and timestamps must be of one length, got "
+                f"{len(self.users)}, {len(self.items)} and {len(self.timestamps)}"
+            )
+        if len(self.users) == 0:
+            raise ValueError("interactions must be at least one, got none")
+        _check_rows("users", self.users, self.user_ids)
+        _check_rows("items", self.items, self.item_ids)
+        order = np.lexsort((self.timestamps, self.users))  # stable: ties keep the input's order
+        for name in ("users", "items", "timestamps"):
+            column = getattr(self, name)[order].astype(np.int64)
+            column.setflags(write=False)
+            object.__setattr__(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def num_users(self) -> int:
+        """The number of user rows."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """The number of item rows, those without interactions included."""
+        return len(self.item_ids)
+
+    def histories(self) -> list[Int[np.ndarray, " _"]]:
+        """The item rows of every user, oldest first: one array a user row, views of one array."""
+        counts = np.bincount(self.users, minlength=self.num_users)
+        return np.split(self.items, np.cumsum(counts)[:-1])
+
+
+def _check_rows(name: str, rows: Int[np.ndarray, " interactions"], keys: tuple[str, ...]) -> None:
+    if len(set(keys)) != len(keys):
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ValueError(f"the keys of {name} must be unique, got {twice!r} twice")
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= len(keys):
+        raise ValueError(f"{name} must be rows in [0, {len(keys)}), got {low if low < 0 else high}")
+
+
+def flatten(
+    histories: Histories,
+) -> tuple[Int[np.ndarray, " interactions"], Int[np.ndarray, " interactions"]]:
+    """Two parallel arrays of a list of histories: the index of the history, and the item row."""
+    lengths = np.fromiter((len(history) for history in histories), np.int64, len(histories))
+    owners = np.repeat(np.arange(len(histories), dtype=np.int64), lengths)
+    if len(owners) == 0:
+        return owners, owners
+    return owners, np.concatenate(histories).astype(np.int64)
