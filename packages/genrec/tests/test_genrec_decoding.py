@@ -30,8 +30,11 @@ def models(draw: st.DrawFn) -> Seq2Seq:
             output_vocabulary=vocabulary,
             scoring=scoring,
             temperature=0.3,
+            history_bias=scoring == "renormalized" and draw(st.booleans()),
         )
         model = Seq2Seq(config, Trie.build(torch.tensor(rows), sizes))
+    if model.history_bias is not None:
+        model.history_bias.data.fill_(draw(st.sampled_from([-0.3, 0.2])))
     return model.eval()
 
 

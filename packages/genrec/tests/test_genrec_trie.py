@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from genrec.trie import Trie
+from genrec.trie import Trie, distinct
 from genrec.vocabulary import Vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,3 +86,34 @@ def test_vocabulary_round_trip_and_special_tokens():
     assert (vocabulary.bos, vocabulary.c_dis, vocabulary.size) == (6, 7, 8)
     with pytest.raises(ValueError, match="below 6, got 7"):
         vocabulary.decode(torch.tensor([1, 7]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_exhausted_finds_the_children_that_lead_to_given_items_alone(data: st.DataObject):
+    sizes = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    row = st.tuples(*(st.integers(0, size - 1) for size in sizes))
+    rows = data.draw(st.lists(row, min_size=1, max_size=12, unique=True))
+    trie = Trie.build(torch.tensor(rows), sizes)
+    level = data.draw(st.integers(0, len(sizes) - 1))
+    num_parents = trie.level_sizes[level - 1] if level else 1
+    count = data.draw(st.integers(1, num_parents))
+    users = [
+        (
+            data.draw(st.permutations(range(num_parents)))[:count],
+            data.draw(st.lists(st.integers(0, len(rows)), min_size=4, max_size=4)),
+        )
+        for _ in range(2)
+    ]
+    parents = torch.tensor([user[0] for user in users])
+    items = torch.tensor([user[1] for user in users])
+    children = trie.expand(level, parents.flatten())
+    found = trie.exhausted(level, parents, children, distinct(items, len(rows)))
+    expected = set()
+    for place, (node, parent) in enumerate(
+        zip(children.node.tolist(), children.parent.tolist(), strict=True)
+    ):
+        below = {item for item in range(len(rows)) if trie.paths[item, level] == node}
+        if below <= set(users[parent // count][1]):
+            expected.add(place)
+    assert set(found.tolist()) == expected

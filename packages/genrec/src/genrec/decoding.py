@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genrec.layers import DecoderLayer, KeysValues
 from genrec.seq2seq import Seq2Seq, Tables
-from genrec.trie import Trie
+from genrec.trie import Trie, distinct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def beam_search(
             f"top_k must be at least 1 and at most num_beams, got {top_k} and {num_beams}"
         )
     if exclude is not None:
-        exclude = _distinct(exclude, trie.num_items)
+        exclude = distinct(exclude, trie.num_items)
     walk = _Walk(model, trie, history, tables)
     prefixes = walk.start()
     for level in range(trie.num_levels):
@@ -179,6 +179,7 @@ class _Walk:
         self.settles = model.config.scoring == "renormalized"
         memory = model.encode(history)
         self.padding = memory.padding
+        self.had = memory.items
         self.memories: list[KeysValues] = model.project_memory(memory)
 
     def start(self) -> _Prefixes:
@@ -242,10 +243,16 @@ class _Walk:
         beams = prefixes.nodes.shape[1]
         states, past = self._step(level, prefixes)
         children = self.trie.expand(level, prefixes.nodes.flatten())
-        scores = self.model.child_log_probs(level, states.flatten(0, 1), children, self.tables.head)
+        had = None
+        if self.model.history_bias is not None:
+            had = self.trie.exhausted(level, prefixes.nodes, children, self.had)
+        scores = self.model.child_log_probs(
+            level, states.flatten(0, 1), children, head=self.tables.head, had=had
+        )
         scores = scores + prefixes.scores.flatten()[children.parent]
         if exclude is not None:
-            self._strike_out(level, prefixes.nodes, children.offsets, scores, exclude)
+            struck = self.trie.exhausted(level, prefixes.nodes, children, exclude)
+            scores[struck] = -torch.inf
         bounds = children.offsets[::beams]
         columns = torch.arange(int(bounds.diff().max()), device=bounds.device)
         place = bounds[:-1, None] + columns
@@ -273,24 +280,6 @@ class _Walk:
         states: Tensor = model.decoder_norm(x)
         return states, [*prefixes.past, new]
 
-    def _strike_out(
-        self, level: int, parents: Tensor, offsets: Tensor, scores: Tensor, exclude: Tensor
-    ) -> None:
-        """Sets the scores of children under which every item is excluded to minus infinity."""
-        known = exclude < self.trie.num_items
-        paths = self.trie.paths[exclude.masked_fill(~known, 0)]
-        nodes = paths[..., level]
-        same = (nodes[:, :, None] == nodes[:, None, :]) & known[:, None, :]
-        dead = known & (same.sum(dim=2) == self.trie.items_below(level)[nodes])
-        above = paths[..., level - 1] if level else torch.zeros_like(nodes)
-        here = parents[:, :, None] == above[:, None, :]
-        dead &= here.any(dim=1)
-        beam = here.byte().argmax(dim=1)
-        user = torch.arange(len(beam), device=beam.device)[:, None]
-        place = offsets[user * parents.shape[1] + beam] + nodes
-        place = place - self.trie.first_children(level)[above]
-        scores[place[dead]] = -torch.inf
-
 
 def _cached_attention(
     layer: DecoderLayer, past: list[Tensor], new: list[Tensor]
@@ -312,11 +301,3 @@ def _rows(entry: Tensor, beams: Int[Tensor, "users beams"]) -> Tensor:
         return entry
     first = torch.arange(0, users * width, width, device=beams.device)[:, None]
     return entry.flatten(0, 1)[(beams + first).flatten()].view(users, -1, dim)
-
-
-def _distinct(exclude: Int[Tensor, "batch m"], num_items: int) -> Int[Tensor, "batch m"]:
-    """Returns the rows sorted, each item once, the rest padding."""
-    exclude = exclude.sort(dim=1).values
-    again = torch.zeros_like(exclude, dtype=torch.bool)
-    again[:, 1:] = exclude[:, 1:] == exclude[:, :-1]
-    return exclude.masked_fill(again, num_items)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from genrec.history import HistoryEmbedding, HistoryInput
 from genrec.layers import DecoderLayer, EncoderLayer, KeysValues
-from genrec.trie import Children, Trie
+from genrec.trie import Children, Trie, distinct
 from genrec.vocabulary import TokenTable, Vocabulary, node_means
 
 OutputVocabulary = Literal["level", "node"]
@@ -45,6 +45,10 @@ class Seq2SeqConfig:
             the mean item vector under the node (standardised by level) plus an offset from zero.
         similarity: How states meet the rows of codes or nodes: "dot" product or "cosine".
         temperature: Divides the similarity.
+        history_bias: Whether one learned number is added to the logit of a code that leads to
+            nothing but items of the history. Beyond the paper: where nothing is had twice it
+            learns to hold them back, where people come back for more, to bring them forward.
+            Needs "renormalized" scoring.
         label_smoothing: Share of the target's probability spread over the children of its parent.
         distillation_dim: Width of the vectors that <c_dis> is compared with; None leaves it out.
     """
@@ -63,6 +67,7 @@ class Seq2SeqConfig:
     node_start: NodeStart = "random"
     similarity: Similarity = "dot"
     temperature: float = 1.0
+    history_bias: bool = False
     label_smoothing: float = 0.0
     distillation_dim: int | None = None
 
@@ -103,6 +108,11 @@ class Seq2SeqConfig:
                 'scoring must be "renormalized" when output_vocabulary is "node", got "masked": '
                 "rows of nodes are compared among siblings only"
             )
+        if self.history_bias and self.scoring == "masked":
+            raise ValueError(
+                'history_bias must be false when scoring is "masked", got true: it moves codes '
+                "against their siblings"
+            )
         if self.output_vocabulary == "level" and self.node_start == "vectors":
             raise ValueError(
                 'node_start must be "random" when output_vocabulary is "level", got "vectors"'
@@ -120,10 +130,12 @@ class Memory:
     Attributes:
         states: One state a position; an item takes one position, or one a level.
         padding: True at padded positions, whose states mean nothing.
+        items: The items of each history, each once, padded with `num_items`.
     """
 
     states: Float[Tensor, "batch positions dim"]
     padding: Bool[Tensor, "batch positions"]
+    items: Int[Tensor, "batch m"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +227,9 @@ class Seq2Seq(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(config.dim)
         self.dropout = nn.Dropout(config.dropout)
+        self.history_bias: nn.Parameter | None = None
+        if config.history_bias:
+            self.history_bias = nn.Parameter(torch.zeros(()))
         self.distillation: nn.Linear | None = None
         if config.distillation_dim is not None:
             self.distillation = nn.Linear(config.dim, config.distillation_dim)
@@ -233,7 +248,8 @@ class Seq2Seq(nn.Module):
         x = self.dropout(x)
         for layer in self.encoder:
             x = layer(x, padding=padding)
-        return Memory(states=self.encoder_norm(x), padding=padding)
+        items = distinct(history, self.trie.num_items)
+        return Memory(states=self.encoder_norm(x), padding=padding, items=items)
 
     @property
     def decoder_layers(self) -> list[DecoderLayer]:
@@ -272,7 +288,9 @@ class Seq2Seq(nn.Module):
         states = self.decoder_norm(x)
         parents = F.pad(paths[:, :-1], (1, 0))
         terms = [
-            self._target_log_prob(level, states[:, level], parents[:, level], paths[:, level])
+            self._target_log_prob(
+                level, states[:, level], parents[:, level], paths[:, level], memory.items
+            )
             for level in range(num_levels)
         ]
         log_prob = torch.stack([term[0] for term in terms], dim=1)
@@ -302,7 +320,9 @@ class Seq2Seq(nn.Module):
         level: int,
         states: Float[Tensor, "queries dim"],
         children: Children,
+        *,
         head: Float[Tensor, "codes dim"] | None = None,
+        had: Int[Tensor, " places"] | None = None,
     ) -> Float[Tensor, " children"]:
         """Returns log p(child | history, prefix) in fp32, one factor of PRORec, eq. 1.
 
@@ -311,6 +331,8 @@ class Seq2Seq(nn.Module):
             states: The decoder's state after each prefix.
             children: The children of each prefix, in the same order.
             head: `tables().head`, if at hand; otherwise the rows needed are computed here.
+            had: Positions of the children that lead to items of the history alone, as
+                `trie.exhausted` finds them; needed where the config has `history_bias`.
         """
         with torch.autocast(states.device.type, enabled=False):
             states = states.float()
@@ -325,8 +347,9 @@ class Seq2Seq(nn.Module):
                     rows = self._head_rows(needed + first)
                 else:
                     rows, column = head[first : first + size], children.node
-                logits = children.products(states, rows, column)
-                return children.log_softmax(logits)
+                return children.log_softmax(
+                    self._biased(children.products(states, rows, column), had)
+                )
             if head is None:
                 rows = self._head_rows(torch.arange(first, first + size, device=states.device))
             else:
@@ -335,14 +358,26 @@ class Seq2Seq(nn.Module):
             logits = table[children.parent, children.codes]
             if self.config.scoring == "masked":
                 return logits - table.logsumexp(dim=-1)[children.parent]
-            return children.log_softmax(logits)
+            return children.log_softmax(self._biased(logits, had))
+
+    def _biased(self, logits: Tensor, had: Tensor | None) -> Tensor:
+        """Adds the history's bias; its parameter is a tenth of it, and so learns faster."""
+        if self.history_bias is None:
+            return logits
+        assert had is not None
+        mark = torch.zeros_like(logits)
+        mark[had] = 10.0
+        return logits + self.history_bias * mark
 
     def _target_log_prob(
-        self, level: int, states: Tensor, parents: Tensor, targets: Tensor
+        self, level: int, states: Tensor, parents: Tensor, targets: Tensor, items: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Returns the targets' log-probability at a level, plain and with label smoothing."""
         children = self.trie.expand(level, parents)
-        log_probs = self.child_log_probs(level, states, children)
+        had = None
+        if self.history_bias is not None:
+            had = self.trie.exhausted(level, parents[:, None], children, items)
+        log_probs = self.child_log_probs(level, states, children, had=had)
         place = children.offsets[:-1] + targets - self.trie.first_children(level)[parents]
         chosen = log_probs[place]
         smoothing = self.config.label_smoothing

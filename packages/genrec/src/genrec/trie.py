@@ -213,6 +213,46 @@ class Trie(nn.Module):
         )
 
 
+    def exhausted(
+        self,
+        level: int,
+        parents: Int[Tensor, "users beams"],
+        children: Children,
+        items: Int[Tensor, "users m"],
+    ) -> Int[Tensor, " places"]:
+        """Finds the children under which there are no items but those given.
+
+        Args:
+            level: The children's level.
+            parents: Each user's nodes of the level above, no two alike.
+            children: `expand(level, parents.flatten())`.
+            items: Each user's items, no two alike, padded with `num_items`.
+
+        Returns:
+            Their positions in `children`; one may come several times.
+        """
+        known = items < self.num_items
+        paths = self.paths[items.masked_fill(~known, 0)]
+        nodes = paths[..., level]
+        same = (nodes[:, :, None] == nodes[:, None, :]) & known[:, None, :]
+        found = known & (same.sum(dim=2) == self.items_below(level)[nodes])
+        above = paths[..., level - 1] if level else torch.zeros_like(nodes)
+        here = parents[:, :, None] == above[:, None, :]
+        found &= here.any(dim=1)
+        beam = here.byte().argmax(dim=1)
+        user = torch.arange(len(beam), device=beam.device)[:, None]
+        place = children.offsets[user * parents.shape[1] + beam] + nodes
+        return (place - self.first_children(level)[above])[found]
+
+
+def distinct(items: Int[Tensor, "users m"], num_items: int) -> Int[Tensor, "users m"]:
+    """Returns each row's items sorted, each once, the rest `num_items`."""
+    items = items.sort(dim=1).values
+    again = torch.zeros_like(items, dtype=torch.bool)
+    again[:, 1:] = items[:, 1:] == items[:, :-1]
+    return items.masked_fill(again, num_items)
+
+
 def _checked(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Returns `codes` as int64, or says what is wrong with them."""
     if codes.ndim != 2 or not codes.numel():
