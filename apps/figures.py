@@ -130,9 +130,11 @@ def histogram(counts: Mapping[int, int], *, title: str, x_label: str) -> Html:
     def draw(axes: Axes) -> None:
         axes.set_xlabel(x_label)
         middle, reach = (min(counts) + max(counts)) / 2, (max(counts) - min(counts)) / 2 + 1
-        axes.set_xlim(middle - max(reach, 3), middle + max(reach, 3))
+        axes.set_xlim(middle - max(reach, 2), middle + max(reach, 2))
         width = 0.8 if reach < 30 else 1.0
-        axes.bar(list(counts), list(counts.values()), width=width, color=_SERIES[0], linewidth=0)
+        axes.bar(
+            list(counts), list(counts.values()), width=width, color=_SERIES[0], antialiased=False
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter("{x:,.0f}")
 
