@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from genrec.artifact import ArtifactError, load_model, save_model
+from genrec.decoding import exact_scores
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.trie import Trie
+
+CODES = torch.tensor([[2, 0], [0, 1], [0, 0], [1, 1], [2, 1]])
+IDS = ["a", "b", "ü/c", "d", "e"]
+NODES = {"output_vocabulary": "node", "scoring": "renormalized"}
+
+
+def make(**options: object) -> Seq2Seq:
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, **options)  # type: ignore[arg-type]
+    reads = config.history_input != "codes" or config.node_start == "vectors"
+    vectors = torch.randn(5, 3) if reads else None
+    return Seq2Seq(config, Trie.build(CODES, (3, 2)), item_vectors=vectors).eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"distillation_dim": 3},
+        {"history_input": "vectors", "train_item_vectors": True},
+        {"history_input": "both", "node_start": "vectors", **NODES},
+        {"node_start": "vectors", **NODES},
+    ],
+)
+def test_round_trip(tmp_path: Path, options: dict[str, object]):
+    model = make(**options)
+    popularity = torch.tensor([3, 0, 2, 1, 1])
+    save_model(tmp_path / "m", model, IDS, popularity=popularity, info={"ndcg@10": 0.5})
+    state = torch.get_rng_state()
+    saved = load_model(tmp_path / "m")
+    assert torch.equal(torch.get_rng_state(), state)
+    history = torch.tensor([[0, 3], [5, 5]])
+    expected = exact_scores(model, model.trie, history)
+    assert torch.equal(exact_scores(saved.model, saved.model.trie, history), expected)
+    assert (saved.item_ids, saved.info) == (IDS, {"ndcg@10": 0.5})
+    assert torch.equal(saved.popularity, popularity)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_model_folder_is_replaced_and_another_folder_is_not(tmp_path: Path):
+    save_model(tmp_path / "m", make(), IDS)
+    save_model(tmp_path / "m", make(), IDS[::-1])
+    assert load_model(tmp_path / "m").item_ids == IDS[::-1]
+    assert load_model(tmp_path / "m").popularity is None
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match="is no model folder, so it is not replaced"):
+        save_model(tmp_path / "mine", make(), IDS)
+
+
+def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path):
+    save_model(tmp_path / "m", make(), IDS)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_model(tmp_path / "m", make(), IDS[::-1], info={"bad": object()})
+    assert load_model(tmp_path / "m").item_ids == IDS
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (IDS[:4], "one id for each of 5 items, got 4"),
+        (["a", "b", "a", "d", "e"], "got 'a' twice, again in row 2"),
+    ],
+)
+def test_ids_are_checked(tmp_path: Path, ids: list[str], words: str):
+    with pytest.raises(ValueError, match=words):
+        save_model(tmp_path / "m", make(), ids)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "catalogue.safetensors", "item_ids.json"])
+def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
+    save_model(tmp_path / "m", make(), IDS)
+    path = tmp_path / "m" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
+    with pytest.raises(ArtifactError, match=f"{name} is damaged or of another model"):
+        load_model(tmp_path / "m")
+    save_model(tmp_path / "other", make(), IDS[::-1])
+    if name != "catalogue.safetensors":  # both have the same codes
+        path.write_bytes((tmp_path / "other" / name).read_bytes())
+        with pytest.raises(ArtifactError, match=f"{name} is damaged or of another model"):
+            load_model(tmp_path / "m")
+    path.unlink()
+    with pytest.raises(ArtifactError, match=f"is incomplete: {name} is missing"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "has format 2, newer than format 1"),
+        ({"format": None}, "it names no format"),
+        ({"model": {"dim": 8, "width": 1}}, "config.json is damaged: .*width"),
+        ({"model": {"dim": 16}}, "files that do not fit together: Error.* in loading state_dict"),
+        ({"codebook_sizes": [3]}, "do not fit together: codebook_sizes must have one entry a"),
+        ({"files": {}}, "config.json is damaged: it lacks 'weights.safetensors'"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, object], words: str
+):
+    save_model(tmp_path / "m", make(), IDS)
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ArtifactError, match=words):
+        load_model(tmp_path / "m")
+
+
+def test_what_is_no_model_folder_is_refused(tmp_path: Path):
+    with pytest.raises(ArtifactError, match=r"is no model folder: config\.json cannot be read"):
+        load_model(tmp_path / "absent")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"config\.json is damaged"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="is no configuration of a model"):
+        load_model(tmp_path)
