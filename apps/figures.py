@@ -78,8 +78,13 @@ class Scatter:
     clusters: Int[np.ndarray, " points"]
 
 
-def read_series(path: Path, names: Mapping[str, str], *, x: str = "epoch") -> Lines:
-    """Lines of a `Panel` from a JSONL log: label to log key; records without a key are passed over.
+def read_series(path: Path, names: Mapping[str, str]) -> Lines:
+    """Lines of a `Panel` from the log of a training: label to (epoch, value) points.
+
+    Args:
+        path: JSONL, one record an epoch, as `genrec.fit` writes it.
+        names: Label to the value's place in a record, such as "losses.generation". Records
+            without it are passed over.
 
     Raises:
         ValueError: A line is not JSON; the message names file and line.
@@ -90,9 +95,10 @@ def read_series(path: Path, names: Mapping[str, str], *, x: str = "epoch") -> Li
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: log must be JSON lines, {error}") from error
-        for label, key in names.items():
-            if key in record and x in record:
-                lines[label].append((record[x], record[key]))
+        for label, place in names.items():
+            group, _, key = place.partition(".")
+            if key in record.get(group, {}):
+                lines[label].append((record["epoch"], record[group][key]))
     return lines
 
 

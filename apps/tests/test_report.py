@@ -182,13 +182,16 @@ def test_a_share_bar_is_as_wide_as_its_share() -> None:
 
 def test_series_are_read_from_a_log(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    records = [{"epoch": 0, "loss": 2.5}, {"epoch": 0, "ndcg": 0.1}, {"epoch": 1, "loss": 2}]
+    records = [
+        {"epoch": 1, "losses": {"next": 2.5}, "metrics": {"ndcg@10": 0.1}},
+        {"epoch": 2, "losses": {"next": 2}, "metrics": {}},
+    ]
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    series = read_series(path, {"total": "loss", "NDCG": "ndcg"})
-    assert series == {"total": [(0, 2.5), (1, 2)], "NDCG": [(0, 0.1)]}
+    series = read_series(path, {"total": "losses.next", "NDCG": "metrics.ndcg@10"})
+    assert series == {"total": [(1, 2.5), (2, 2)], "NDCG": [(1, 0.1)]}
     path.write_text('{"epoch": 0}\n{"epo\n')
     with pytest.raises(ValueError, match=r"log\.jsonl:2: log must be JSON lines"):
-        read_series(path, {"total": "loss"})
+        read_series(path, {"total": "losses.next"})
 
 
 def test_tsne_panels_of_one_seed_show_the_same_items() -> None:

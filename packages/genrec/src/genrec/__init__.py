@@ -1,1 +1,58 @@
-"""Generative recommendation: an encoder-decoder over semantic IDs, constrained decoding, one training loop."""
+"""Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
+
+from genrec.artifact import ArtifactError, SavedModel, load_model, save_model
+from genrec.backbones import DIN, Backbone, ItemTable, SASRec, StateBackbone
+from genrec.decoding import Ranked, beam_search, exact_scores
+from genrec.losses import (
+    candidate_cross_entropy,
+    distillation_loss,
+    full_cross_entropy,
+    sample_candidates,
+    sample_negatives,
+    sampled_cross_entropy,
+)
+from genrec.progress import TrainingEvent, rich_progress
+from genrec.recommender import Answer, Recommendation, Recommender
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput
+from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
+from genrec.training import TrainingConfig, TrainingResult, fit
+from genrec.trie import Trie
+from genrec.vocabulary import Vocabulary
+
+__all__ = [
+    "DIN",
+    "Answer",
+    "ArtifactError",
+    "Backbone",
+    "Batch",
+    "ItemTable",
+    "PairBatches",
+    "Ranked",
+    "Recommendation",
+    "Recommender",
+    "SASRec",
+    "SavedModel",
+    "Seq2Seq",
+    "Seq2SeqConfig",
+    "Seq2SeqOutput",
+    "SequenceBatches",
+    "StateBackbone",
+    "TrainingConfig",
+    "TrainingEvent",
+    "TrainingResult",
+    "Trie",
+    "Vocabulary",
+    "beam_search",
+    "candidate_cross_entropy",
+    "distillation_loss",
+    "exact_scores",
+    "fit",
+    "full_cross_entropy",
+    "load_model",
+    "query_batches",
+    "rich_progress",
+    "sample_candidates",
+    "sample_negatives",
+    "sampled_cross_entropy",
+    "save_model",
+]

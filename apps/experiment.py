@@ -1,0 +1,342 @@
+"""What the three apps share besides reports: configuration, run folder, stages, device, progress.
+
+A run is a folder. `run.json` says what it is a run of (the resolved configuration and a hash of
+the inputs); each stage has a folder of its own in it, complete once it holds `stage.json`. A run
+that was stopped, however, goes on with the first stage that is not complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+from genrec import TrainingEvent
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+FORMAT = 1
+
+Config = TypeVar("Config")
+
+
+class ExperimentError(Exception):
+    """Something about a run that its user can put right; the message says how."""
+
+
+def load_config(kind: type[Config], path: Path | None) -> Config:
+    """Returns the defaults of `kind`, overridden by the tables of a TOML file.
+
+    Args:
+        kind: A frozen dataclass whose fields are values, or dataclasses for the TOML's tables.
+        path: The file; None gives the defaults.
+
+    Raises:
+        ExperimentError: The file is no TOML, or a key or value in it is not one of `kind`.
+    """
+    if path is None:
+        return kind()
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: not TOML: {error}") from error
+    return _build(kind, values, f"{path}")
+
+
+def _build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    types = get_type_hints(kind)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        known = ", ".join(types)
+        raise ExperimentError(f"{where}: unknown key {unknown[0]!r}; known keys are {known}")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = types[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise ExperimentError(f"{where}: {name} must be a table, [{name}], got {value!r}")
+            arguments[name] = _build(hint, value, f"{where}: [{name}]")  # type: ignore[arg-type]
+        else:
+            value = tuple(value) if isinstance(value, list) else value
+            if not _fits(value, hint):
+                wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
+                wanted = (wanted or str(hint)).replace("typing.", "")
+                raise ExperimentError(f"{where}: {name} must be {wanted}, got {value!r}")
+            arguments[name] = value
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise ExperimentError(f"{where}: {error}") from error
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a TOML value is of a type; a whole number may stand for a float."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(part, arguments[0]) for part in value)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if isinstance(value, bool) or hint is bool:
+        return hint is bool and isinstance(value, bool)
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def content_hash(paths: Iterable[Path]) -> str:
+    """Returns a hash of the files' contents, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON beside `path` and renames it, so that it is never half a file."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a file to write; renamed to `path` in the end, removed if there is an error."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file that a run wrote.
+
+    Raises:
+        ExperimentError: The file is missing or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExperimentError(f"{path} is missing: is this the folder of a run?") from error
+    except ValueError as error:
+        raise ExperimentError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ExperimentError(f"{path}: not a JSON object")
+    return value
+
+
+class Run:
+    """A run's folder and its stages.
+
+    Args:
+        path: The folder, made if it is not there; refused if it holds something else.
+        app: The app's name.
+        config: The resolved configuration, JSON values only.
+        data: Hash of the input files.
+        screen: Where progress is shown.
+
+    Raises:
+        ExperimentError: The folder holds another run, or files that are no run's.
+    """
+
+    def __init__(
+        self, path: Path, *, app: str, config: Mapping[str, Any], data: str, screen: Screen
+    ) -> None:
+        identity = {"format": FORMAT, "app": app, "data": data, "config": dict(config)}
+        identity = json.loads(json.dumps(identity))
+        marker = path / "run.json"
+        if path.exists() and not path.is_dir():
+            raise ExperimentError(f"{path} is a file: choose another --out")
+        if marker.exists():
+            difference = _difference(read_json(marker), identity)
+            if difference:
+                raise ExperimentError(
+                    f"{path} holds another run ({difference}): choose another --out"
+                )
+        else:
+            if path.exists() and any(path.iterdir()):
+                raise ExperimentError(f"{path} is not empty and no run: choose another --out")
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(marker, identity)
+        self.path = path
+        self.screen = screen
+
+    def stage(self, name: str, build: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+        """Runs a stage unless it is complete.
+
+        Args:
+            name: The stage, and its folder in the run.
+            build: Fills the folder it is given, which may hold what an interrupted try left, and
+                returns facts about the stage, JSON values only.
+
+        Returns:
+            The facts, with "seconds" added: how long the try that completed the stage took.
+        """
+        folder = self.path / name
+        marker = folder / "stage.json"
+        if marker.exists():
+            self.screen.say(f"{name}: complete, kept")
+            return self.facts(name)
+        folder.mkdir(exist_ok=True)
+        start = time.perf_counter()
+        facts = dict(build(folder))
+        facts["seconds"] = round(time.perf_counter() - start, 1)
+        write_json(marker, facts)
+        self.screen.say(f"{name}: done in {_duration(facts['seconds'])}")
+        return self.facts(name)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """Returns what a complete stage left: the facts of its `build`, and "seconds".
+
+        Raises:
+            ExperimentError: The stage is not complete.
+        """
+        return read_json(self.path / name / "stage.json")
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """Returns the first value in which two nested mappings differ, or nothing."""
+    for key in dict.fromkeys([*old, *new]):
+        there, here = old.get(key), new.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            inner = _difference(there, here, f"{prefix}{key}.")
+            if inner:
+                return inner
+        elif there != here:
+            if key == "data":
+                return "its input files had other contents"
+            name = f"{prefix}{key}".removeprefix("config.")
+            return f"{name} is {there!r} there and {here!r} now"
+    return ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device of that name; "auto" is the first GPU, or else the CPU.
+
+    Raises:
+        ExperimentError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ExperimentError(f"--device {name} cannot be used here: {first}") from error
+    return device
+
+
+class Screen:
+    """What a person sees of a run: bars on a terminal, plain lines elsewhere, all on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.live = self.console.is_terminal
+
+    def say(self, message: str) -> None:
+        """Prints one line."""
+        self.console.print(message, markup=False, soft_wrap=True)
+
+    def bar(self, title: str) -> Bar:
+        """Returns a progress bar, to be used in a `with` block."""
+        return Bar(self, title)
+
+
+class Bar:
+    """A bar on a terminal; elsewhere a line every `PERIOD` seconds."""
+
+    PERIOD = 10.0
+
+    def __init__(self, screen: Screen, title: str) -> None:
+        self.screen = screen
+        self.title = title
+        self.last = time.perf_counter()
+        self.progress: Progress | None = None
+        if screen.live:
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=screen.console,
+                transient=True,
+            )
+            self.task = self.progress.add_task(title, total=None, note="")
+
+    def __enter__(self) -> Bar:
+        if self.progress is not None:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Shows that `done` of `total` are done, and a remark."""
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done, total=total, note=note)
+        elif time.perf_counter() - self.last >= self.PERIOD:
+            self.last = time.perf_counter()
+            self.screen.say(f"{self.title}: {done} of {total} {note}".rstrip())
+
+    def training(self, event: TrainingEvent) -> None:
+        """Shows where a training stands; each epoch leaves a line. To be given to `genrec.fit`."""
+        figures = {**event.losses, **event.metrics}
+        note = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        if event.kind == "epoch":
+            self.screen.say(f"{self.title}: epoch {event.epoch} of at most {event.epochs}, {note}")
+        else:
+            self.update(event.step, event.total_steps, note)
+
+
+def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
+    """Runs a command line; known errors become one line on stderr and exit status 1.
+
+    Args:
+        command: The command line, which parses `sys.argv`.
+        errors: The packages' exceptions; `ExperimentError`, `ValueError`, `OSError` and
+            `ImportError` are added.
+    """
+    try:
+        command()
+    except KeyboardInterrupt:
+        _stop("stopped; the same command goes on from here", 130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer has turned a KeyboardInterrupt into this
+            _stop("stopped; the same command goes on from here", 130)
+        raise
+    except OSError as error:
+        _stop(
+            f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 1
+        )
+    except (ExperimentError, ValueError, ImportError, *errors) as error:
+        _stop(f"error: {' '.join(str(error).split()) or type(error).__name__}", 1)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)  # noqa: T201
+    sys.exit(code)

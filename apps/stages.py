@@ -1,0 +1,250 @@
+"""The stages that the apps have in common: reading the data, text embeddings, floors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evalrec import (
+    Interactions,
+    Report,
+    Split,
+    evaluate,
+    find_interactions,
+    fit_floors,
+    leave_one_out,
+    read_interactions,
+)
+from experiment import Bar, ExperimentError, Run, Screen, read_json
+from jaxtyping import Float
+from semtok import (
+    Catalog,
+    EmbeddingSource,
+    LsaEmbedding,
+    TextEmbedding,
+    find_catalog,
+    read_catalog,
+    read_embeddings,
+)
+
+STORED = (".npy", ".safetensors", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A catalogue, its interactions and their leave-one-out split; row i is item i everywhere."""
+
+    catalog: Catalog
+    interactions: Interactions
+    split: Split
+    files: tuple[Path, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was read."""
+        return {
+            "items": len(self.catalog),
+            "users": len(self.split.users),
+            "users dropped (fewer than 3 interactions)": self.split.num_dropped,
+            "interactions": len(self.interactions),
+            "cold test targets": int(self.split.test.cold.sum()),
+        }
+
+    def titles(self) -> list[str]:
+        """A name to show for each item: its title, or its id where it has none."""
+        given = self.catalog.fields.get("title") or [None] * len(self.catalog)
+        pairs = zip(given, self.catalog.item_ids, strict=True)
+        return [str(title).strip() if title else item_id for title, item_id in pairs]
+
+
+def read_data(folder: Path, screen: Screen) -> Data:
+    """Reads and checks a native folder; nothing is written.
+
+    Args:
+        folder: Holds one items file and one interactions file.
+        screen: Told what was read.
+
+    Raises:
+        CatalogError: The items cannot be read.
+        DataError: The interactions cannot be read, or name an item that the catalogue lacks.
+    """
+    items, interactions = find_catalog(folder), find_interactions(folder)
+    catalog = read_catalog(items)
+    table = read_interactions(interactions, item_ids=catalog.item_ids)
+    split = leave_one_out(table)
+    data = Data(
+        catalog=catalog,
+        interactions=table,
+        split=split,
+        files=(items, interactions),
+    )
+    screen.say("data: " + ", ".join(f"{count:,} {name}" for name, count in data.counts.items()))
+    return data
+
+
+def keep_titles(run: Run, data: Data) -> None:
+    """The stage "data": what `recommend` shows of each item, so that it needs the run alone."""
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
+            for item_id, title in zip(data.catalog.item_ids, data.titles(), strict=True):
+                line = {"item_id": item_id, "title": title}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return data.counts
+
+    run.stage("data", build)
+
+
+def read_titles(run: Path) -> dict[str, str]:
+    """Returns item id to title, as `keep_titles` left them.
+
+    Raises:
+        ExperimentError: `run` is not the folder of a complete run.
+    """
+    read_json(run / "run.json")
+    if not (run / "metrics.json").exists():
+        raise ExperimentError(f"{run}: the run is not complete; the command that began it goes on")
+    lines = (run / "data/items.jsonl").read_text(encoding="utf-8").splitlines()
+    items = [json.loads(line) for line in lines]
+    return {item["item_id"]: item["title"] for item in items}
+
+
+def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSONL file of histories, line by line.
+
+    Args:
+        path: Each line is an object whose "history" is a list of item ids, oldest first; whatever
+            else it holds is kept.
+        known: The ids that there are.
+
+    Raises:
+        ExperimentError: A line is something else, or names an unknown id.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                query = json.loads(line)
+            except ValueError as error:
+                raise ExperimentError(f"{path}, line {number}: not JSON: {error}") from error
+            history = query.get("history") if isinstance(query, dict) else None
+            if not isinstance(history, list) or not all(isinstance(i, str) for i in history):
+                raise ExperimentError(
+                    f'{path}, line {number}: "history" must be a list of item ids, '
+                    f"got {line.strip()[:80]}"
+                )
+            for item_id in history:
+                if item_id not in known:
+                    raise ExperimentError(f"{path}, line {number}: unknown item id {item_id!r}")
+            yield query
+
+
+def check_embedding(embedding: str, data: Data) -> list[Path]:
+    """Reads a file of stored embeddings, so that a wrong one is refused before a run begins.
+
+    Returns:
+        The file, if `embedding` is one.
+
+    Raises:
+        CatalogError: The file does not fit the catalogue.
+    """
+    if not embedding.endswith(STORED):
+        return []
+    read_embeddings(embedding, data.catalog.item_ids)
+    return [Path(embedding)]
+
+
+def embed_texts(
+    run: Run, data: Data, embedding: str, fields: tuple[str, ...], *, device: str, seed: int
+) -> Float[np.ndarray, "items dim"]:
+    """The stage "text": one embedding an item, kept in the run.
+
+    Args:
+        run: The run.
+        data: The data.
+        embedding: "lsa"; "minilm"; a sentence-transformers name or folder; or a file of stored
+            embeddings (.npy, .safetensors, .parquet).
+        fields: The catalogue's fields that make an item's text.
+        device: Where a sentence-transformers model runs.
+        seed: Of LSA's decomposition.
+
+    Raises:
+        CatalogError: A stored file does not fit the catalogue.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        if embedding.endswith(STORED):
+            vectors = read_embeddings(embedding, data.catalog.item_ids)
+        else:
+            with run.screen.bar("text embeddings") as bar:
+                vectors = _embed(data.catalog, embedding, fields, device, seed, bar)
+        np.save(folder / "embeddings.npy", vectors)
+        return {"embedding": embedding, "dim": vectors.shape[1]}
+
+    run.stage("text", build)
+    vectors: Float[np.ndarray, "items dim"] = np.load(
+        run.path / "text" / "embeddings.npy", allow_pickle=False
+    )
+    return vectors
+
+
+def _embed(
+    catalog: Catalog, embedding: str, fields: tuple[str, ...], device: str, seed: int, bar: Bar
+) -> Float[np.ndarray, "items dim"]:
+    known = tuple(field for field in fields if field in catalog.fields)
+    catalog.require_fields(known or fields)
+    source: EmbeddingSource
+    if embedding == "lsa":
+        source = LsaEmbedding.fit(catalog, fields=known, seed=seed)
+    else:
+        source = TextEmbedding(model=embedding, fields=known, device=device)
+    return source.embed(catalog, progress=bar.update)
+
+
+def fit_and_test_floors(
+    run: Run, data: Data, fields: tuple[str, ...], ks: tuple[int, ...]
+) -> dict[str, Report]:
+    """The stage "floors": what any model must beat, parameters picked on validation.
+
+    Returns:
+        Test reports by the floors' names.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        texts = data.catalog.texts([field for field in fields if field in data.catalog.fields])
+        with run.screen.bar("floors") as bar:
+            floors = fit_floors(data.split, texts if any(texts) else None, progress=bar.update)
+        parameters = {}
+        with run.screen.bar("floors, test") as bar:
+            for number, (name, floor) in enumerate(floors.items()):
+                report = evaluate(data.split.test, floor.score, ks=ks)
+                report.write_json(folder / f"{number}.json")
+                parameters[name] = dict(floor.parameters)
+                bar.update(number + 1, len(floors), name)
+        return {"parameters": parameters}
+
+    names = run.stage("floors", build)["parameters"]
+    return {
+        name: read_report(run.path / "floors" / f"{number}.json")
+        for number, name in enumerate(names)
+    }
+
+
+def read_report(path: Path) -> Report:
+    """Reads a report that a stage wrote."""
+    return Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def report_stage(run: Run, name: str, build: Callable[[Bar], Report]) -> Report:
+    """A stage that ends in one report, kept as `report.json` in the stage's folder."""
+
+    def stage(folder: Path) -> Mapping[str, Any]:
+        with run.screen.bar(name) as bar:
+            build(bar).write_json(folder / "report.json")
+        return {}
+
+    run.stage(name, stage)
+    return read_report(run.path / name / "report.json")

@@ -1,0 +1,293 @@
+"""PRORec as its user runs it: in a process of its own, on synthetic data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from evalrec import write_synthetic
+
+APP = Path(__file__).resolve().parents[1] / "prorec.py"
+SMALL = """
+[text]
+embedding = "lsa"
+dim = 16
+[stage_one]
+dim = 16
+num_heads = 2
+epochs = 4
+batch_size = 64
+[codes]
+codebook_size = 8
+[stage_two]
+dim = 16
+num_heads = 2
+feedforward_dim = 32
+num_decoder_layers = 1
+epochs = 4
+warmup_steps = 10
+[evaluation]
+num_beams = 30
+validation_users = 100
+"""
+
+
+def prorec(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(APP), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(
+        tmp_path_factory.mktemp("prorec") / "data", num_items=100, num_users=300, seed=3
+    )
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(scope="session")
+def complete(data: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "complete"
+    done = prorec("run", "--data", data, "--out", out, "--config", config, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    assert "PRORec" in done.stdout
+    return out
+
+
+def metrics(run: Path) -> dict[str, object]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_a_run_leaves_what_it_promises(complete: Path) -> None:
+    test = metrics(complete)["test"]
+    assert {"PRORec", "popularity", "markov", "graph", "graph + text"} <= set(test)
+    for report in test.values():
+        assert report["counts"]["users"] == 300
+        for mode in ("unfiltered", "filtered"):
+            assert 0 <= report["metrics"][mode]["recall@10"]["mean"] <= 1
+    page = (complete / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") >= 5
+    resolved = json.loads((complete / "run.json").read_text())["config"]
+    assert resolved["stage_two"]["num_encoder_layers"] == 1
+    assert resolved["codes"]["codebook_size"] == 8
+
+
+def test_a_complete_run_is_not_run_again(complete: Path, data: Path, config: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in complete.glob("*/stage.json")}
+    again = prorec("run", "--data", data, "--out", complete, "--config", config, "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in complete.glob("*/stage.json")}
+    assert again.stderr.count("complete, kept") == len(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage_one", "stage_two"])
+def test_a_killed_run_continues_to_the_same_result(
+    stage: str, complete: Path, data: Path, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    arguments = ["run", "--data", data, "--out", out, "--config", config, "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, str(APP), *map(str, arguments)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for(out / stage / "log.jsonl", process)
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "metrics.json").exists()
+    again = prorec(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert metrics(out) == metrics(complete)
+
+
+def test_ctrl_c_says_how_to_go_on(data: Path, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    arguments = ["run", "--data", data, "--out", out, "--config", config, "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, str(APP), *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        wait_for(out / "stage_one", process)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        shown = process.stderr.read()
+    assert process.returncode == 130
+    assert "goes on from here" in shown
+    assert "Traceback" not in shown
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not (path.exists() and (path.is_dir() or path.read_text().strip())):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_recommend_answers_one_history(complete: Path, data: Path) -> None:
+    ids = [json.loads(line)["item_id"] for line in (data / "items.jsonl").open()]
+    done = prorec("recommend", "--run", complete, "--history", ",".join(ids[:3]), "--top-k", 5)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if any(item in line for item in ids)]
+    assert len(rows) == 5
+
+
+def test_recommend_answers_a_file(complete: Path, data: Path, tmp_path: Path) -> None:
+    ids = [json.loads(line)["item_id"] for line in (data / "items.jsonl").open()]
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    histories = [ids[:4], [ids[7]], []]
+    source.write_text("".join(json.dumps({"user": n, "history": h}) + "\n"
+                              for n, h in enumerate(histories)))  # fmt: skip
+    command = ["recommend", "--run", complete, "--input", source, "--output", target]
+    done = prorec(*command, "--top-k", 7, "--exclude-seen")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in target.open()]
+    assert [answer["user"] for answer in answers] == [0, 1, 2]
+    for history, answer in zip(histories, answers, strict=True):
+        found = [item["item_id"] for item in answer["items"]]
+        assert len(set(found)) == 7
+        assert set(found) <= set(ids) - set(history)
+        assert all(item["title"] for item in answer["items"])
+    again = prorec(*command)
+    assert again.returncode == 1
+    assert "--force" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"history": ["nobody"]}', "line 1.*nobody"),
+        ('{"history": 3}', "line 1.*list"),
+        ("{", "line 1.*JSON"),
+    ],
+)
+def test_recommend_refuses(complete: Path, tmp_path: Path, line: str, words: str) -> None:
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    source.write_text(line + "\n")
+    done = prorec("recommend", "--run", complete, "--input", source, "--output", target)
+    refused(done, words)
+    assert not target.exists()
+
+
+def test_recommend_needs_a_run(tmp_path: Path) -> None:
+    refused(prorec("recommend", "--run", tmp_path, "--history", "a"), "run.json")
+
+
+def refused(done: subprocess.CompletedProcess[str], words: str) -> None:
+    import re
+
+    assert done.returncode == 1, done.stderr + done.stdout
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("data: ")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert re.search(words, lines[0]), lines[0]
+
+
+def break_data(name: str, folder: Path) -> list[str]:
+    """Breaks a copy of the data in one way; returns further arguments."""
+    items, interactions = folder / "items.jsonl", folder / "interactions.parquet"
+    lines = items.read_text().splitlines()
+    table = pl.read_parquet(interactions)
+    stored = folder / "vectors.npy"
+    vectors = np.random.default_rng(0).normal(size=(len(lines), 8)).astype(np.float32)
+    match name:
+        case "missing column":
+            table.rename({"user_id": "customer"}).write_parquet(interactions)
+        case "malformed JSON":
+            items.write_text("\n".join([*lines[:4], "{", *lines[5:]]))
+        case "empty file":
+            items.write_text("")
+        case "unknown item":
+            table.with_columns(item_id=pl.lit("nobody")).write_parquet(interactions)
+        case "duplicate ids":
+            items.write_text("\n".join([*lines, lines[0]]))
+        case "short users":
+            table.group_by("user_id", maintain_order=True).head(2).write_parquet(interactions)
+        case "NaN embeddings":
+            vectors[7, 3] = np.nan
+            np.save(stored, vectors)
+            return ["--embedding", str(stored)]
+        case "embeddings too short":
+            np.save(stored, vectors[:-1])
+            return ["--embedding", str(stored)]
+        case "unknown key":
+            (folder / "c.toml").write_text("[stage_one]\nlayers = 3\n")
+            return ["--config", str(folder / "c.toml")]
+        case "wrong type":
+            (folder / "c.toml").write_text('[stage_two]\nepochs = "many"\n')
+            return ["--config", str(folder / "c.toml")]
+        case "wrong value":
+            (folder / "c.toml").write_text("[stage_two]\ndropout = 2.0\n")
+            return ["--config", str(folder / "c.toml")]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing column", "interactions.parquet.*user_id.*customer"),
+        ("malformed JSON", "items.jsonl.*line 5"),
+        ("empty file", "items.jsonl.*empty"),
+        ("unknown item", "interactions.parquet.*nobody"),
+        ("duplicate ids", "items.jsonl.*twice|duplicate"),
+        ("short users", "3 interactions"),
+        ("NaN embeddings", "vectors.npy.*(7|8)"),
+        ("embeddings too short", "vectors.npy.*100"),
+        ("unknown key", "layers.*num_layers"),
+        ("wrong type", "epochs.*int.*many"),
+        ("wrong value", "dropout"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_writes_nothing(
+    name: str, words: str, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in data.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    more = break_data(name, folder)
+    out = tmp_path / "out"
+    refused(prorec("run", "--data", folder, "--out", out, *more), words)
+    assert not out.exists()
+
+
+def test_the_folder_of_another_run_is_refused(complete: Path, data: Path, config: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in complete.rglob("*")}
+    command = ["run", "--data", data, "--out", complete, "--config", config]
+    refused(prorec(*command, "--seed", 1), "another run.*seed is 0 there and 1 now")
+    assert before == {path: path.stat().st_mtime_ns for path in complete.rglob("*")}
+
+
+def test_a_folder_of_something_else_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    refused(prorec("run", "--data", data, "--out", tmp_path), "not empty and no run")
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_the_demo_beats_the_floors_without_text(tmp_path: Path) -> None:
+    done = prorec("demo", "--out", tmp_path / "demo", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    test = metrics(tmp_path / "demo")["test"]
+    reached = {n: r["metrics"]["unfiltered"]["recall@10"]["mean"] for n, r in test.items()}
+    for floor in ("popularity", "markov", "graph"):
+        assert reached["PRORec"] > reached[floor], reached
