@@ -11,9 +11,9 @@ starts in column 0 and a causal model needs no mask. The order of the batches is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,32 @@ class Batch:
             targets=self.targets.to(device, non_blocking=non_blocking),
             users=self.users.to(device, non_blocking=non_blocking),
         )
+
+
+@runtime_checkable
+class SizedBatch(Protocol):
+    """What a batch must offer: its number of samples, and a way to a device."""
+
+    def __len__(self) -> int:
+        """Returns the number of samples."""
+
+    def to(self, device: torch.device, /) -> Any:
+        """Returns the batch on `device`."""
+
+
+B = TypeVar("B", bound=SizedBatch)
+B_co = TypeVar("B_co", bound=SizedBatch, covariant=True)
+
+
+@runtime_checkable
+class Batches(Protocol[B_co]):
+    """A source of batches, such as `genrec.sequences.PairBatches`."""
+
+    def __len__(self) -> int:
+        """Returns the number of batches in an epoch, the same in all."""
+
+    def __call__(self, epoch: int, /) -> Iterable[B_co]:
+        """Returns the batches of an epoch, a pure function of `epoch`, counted from 0."""
 
 
 class PairBatches:

@@ -1,0 +1,127 @@
+"""A training run on disk: one JSON file that names the safetensors files that belong to it.
+
+The tensors are written under new names, then the JSON is put in place by one rename, then what it
+no longer names is deleted. So a run that is killed at any moment leaves a whole checkpoint, the old
+one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from genrec.artifact import ArtifactError
+
+FORMAT = 1
+
+
+STATE_FILE = "checkpoint.json"
+LOG_FILE = "log.jsonl"
+
+
+def save_checkpoint(
+    folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor] | None]
+) -> None:
+    """Writes a checkpoint beside the one that is there and then lets it take its place.
+
+    Args:
+        folder: Where it goes; made if need be.
+        state: What JSON holds, floats exactly.
+        tensors: What the files hold, by their stem, such as `last-12`; None where the present
+            checkpoint's file of that name stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [f"{stem}.safetensors" for stem in tensors]
+    for name, content in zip(files, tensors.values(), strict=True):
+        if content is not None:
+            beside = folder / f"{name}.part"
+            save_file(_unshared(content), beside)
+            os.replace(beside, folder / name)
+    beside = folder / f"{STATE_FILE}.part"
+    beside.write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1) + "\n")
+    os.replace(beside, folder / STATE_FILE)
+    for path in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
+        if path.name not in files:
+            path.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """Reads what `save_checkpoint` wrote: the state, and the tensors by the stem of their file.
+
+    Returns:
+        None where there is no checkpoint.
+
+    Raises:
+        ArtifactError: The checkpoint is damaged, incomplete or of another format.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        state = json.loads(path.read_text())
+        found = state["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is no checkpoint: {error!r}") from error
+    if found != FORMAT:
+        raise ArtifactError(f"{path} has format {found}, this version reads format {FORMAT}")
+    tensors = {}
+    for name in state["files"]:
+        try:
+            tensors[name.removesuffix(".safetensors")] = load_file(folder / name)
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{folder / name} cannot be read: {error}") from error
+    return state, tensors
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Returns the state of an optimizer such as Adam as tensors: `optimizer.<index>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Undoes `optimizer_tensors`; names that are not an optimizer's are passed over."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def restore_module(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Loads weights into a module.
+
+    Raises:
+        ArtifactError: They are those of another module.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{source} holds the weights of another model: {reason}") from error
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns contiguous tensors; those that share memory, as tied weights do, are copied."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return result

@@ -1,0 +1,350 @@
+"""The training loop behind `genrec.training.fit`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from genrec.checkpoint import (
+    LOG_FILE,
+    STATE_FILE,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_checkpoint,
+)
+from genrec.optimization import TrainingConfig, WeightAverage, build_optimizer, learning_rate_at
+from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
+from genrec.progress import TrainingEvent
+from genrec.sequences import Batches
+
+logger = logging.getLogger("genrec.training")
+
+
+@dataclass
+class State:
+    """Where a training stands, apart from its tensors: what the checkpoint's JSON holds."""
+
+    step: int = 0
+    epochs: int = 0
+    finished: bool = False
+    best_epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch
+    waited: int = 0  # validations since then
+    log_bytes: int = 0
+    # Sums over the epoch that is going on.
+    losses: dict[str, float] = field(default_factory=dict)
+    gradient_norm: float = 0.0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class Objective(nn.Module):
+    """Calls the loss inside a forward pass, where precision and DDP see everything it does."""
+
+    def __init__(
+        self, module: nn.Module, loss: Callable[[nn.Module, Any], Mapping[str, Tensor]]
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+        self.names: tuple[str, ...] = ()
+
+    def forward(self, sealed: Callable[[], Any]) -> Tensor:
+        """Returns the loss terms side by side; the batch comes sealed, so that nobody casts it."""
+        terms = self.loss(self.module, sealed())
+        self.names = tuple(terms)
+        return torch.stack([term.float() for term in terms.values()])
+
+
+class TrainingLoop:
+    """A training that is going on; the arguments are those of `genrec.training.fit`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: Batches[Any],
+        loss: Callable[[nn.Module, Any], Mapping[str, Tensor]],
+        config: TrainingConfig,
+        validate: Callable[[nn.Module], Mapping[str, float]] | None,
+        folder: Path | None,
+        callback: Callable[[TrainingEvent], None] | None,
+    ) -> None:
+        self.module, self.batches, self.config = module, batches, config
+        self.validate, self.folder, self.callback = validate, folder, callback
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("module must have parameters that require gradients, got none")
+        self.fabric = fabric_on(self.parameters[0].device, config.precision)
+        self.steps_per_epoch = len(batches) // self.fabric.world_size
+        if self.steps_per_epoch < 1:
+            raise ValueError(f"batches must hold one or more a process, got {len(batches)}")
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.objective = Objective(module, loss)
+        self.optimizer = build_optimizer(self.parameters, config)
+        self.forward, self.fabric_optimizer = self.fabric.setup(self.objective, self.optimizer)
+        self.average: WeightAverage | None = None
+        if config.ema_decay is not None:
+            self.average = WeightAverage(self.parameters, config.ema_decay)
+        # A CPU's losses can be read at once; reading a GPU's would make it wait at each step.
+        self.read_every = 1 if self.fabric.device.type == "cpu" else 50
+        self.unread: list[tuple[int, Tensor, Tensor]] = []  # step, loss terms, gradients' norm
+        self.latest: dict[str, float] = {}
+        self.state = State()
+        self.best: dict[str, Tensor] | None = None
+        self.saved_best = 0
+        self.log: list[dict[str, Any]] = []
+        self._resume()
+
+    def run(self, interrupts: Interrupts) -> None:
+        """Trains to the end, or until a signal arrives.
+
+        Raises:
+            KeyboardInterrupt: One arrived; the checkpoint is saved.
+        """
+        while self.state.epochs < self.config.epochs and not self.out_of_patience:
+            self._train_epoch(interrupts)
+            self._end_epoch()
+            self._stop_if(interrupts)
+        if self.average is not None:
+            self.average.keep()
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
+        self.state.finished = True
+        self._save()
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether `patience` validations have passed without a better one."""
+        return self.config.patience is not None and self.state.waited >= self.config.patience
+
+    def _train_epoch(self, interrupts: Interrupts) -> None:
+        state, processes = self.state, self.fabric.world_size
+        self.forward.train()
+        first = (state.step - state.epochs * self.steps_per_epoch) * processes
+        last = self.steps_per_epoch * processes
+        mine = islice(self.batches(state.epochs), first + self.fabric.global_rank, last, processes)
+        started = time.perf_counter() - state.seconds
+        for batch in mine:
+            self._step(batch.to(self.fabric.device))
+            state.step += 1
+            state.samples += len(batch) * processes
+            state.seconds = time.perf_counter() - started
+            self._tell("step", self.latest, {})
+            if processes == 1:
+                self._stop_if(interrupts)
+        self._read()
+        done = state.step - state.epochs * self.steps_per_epoch
+        if done != self.steps_per_epoch:
+            raise ValueError(
+                f"batches must give {self.steps_per_epoch} batches in each epoch, "
+                f"got {done} in epoch {state.epochs + 1}"
+            )
+
+    def _step(self, batch: Any) -> None:
+        config, step = self.config, self.state.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(config, step, self.total_steps)
+        seed_default_generators(self.fabric.device, config.seed, step, self.fabric.global_rank)
+        terms = self.forward(lambda: batch)
+        self.fabric.backward(terms.sum())
+        if config.gradient_clip is not None:
+            norm = self.fabric.clip_gradients(
+                self.objective,
+                self.fabric_optimizer,
+                max_norm=config.gradient_clip,
+                error_if_nonfinite=False,
+            )
+        else:
+            norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
+            norm = torch.stack(norms).norm()
+        assert norm is not None
+        self.unread.append((step + 1, terms.detach(), norm))
+        if len(self.unread) >= self.read_every:
+            self._read()  # before what is not finite gets into the weights
+        self.fabric_optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step + 1)
+
+    def _read(self) -> None:
+        """Reads the losses and gradient norms that wait on the device, and adds them up.
+
+        Raises:
+            ValueError: One of them is not finite.
+        """
+        state = self.state
+        for step, terms, norm in self.unread:
+            self.latest = dict(zip(self.objective.names, terms.tolist(), strict=True))
+            for name, value in self.latest.items():
+                self._check_finite(f"loss term {name!r}", value, step)
+                state.losses[name] = state.losses.get(name, 0.0) + value
+            value = norm.item()
+            self._check_finite("the gradients' norm", value, step)
+            state.gradient_norm += value
+        self.unread.clear()
+
+    def _check_finite(self, name: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{name} must be finite, got {value} in epoch {self.state.epochs + 1}, "
+                f"step {step}; a lower learning_rate, a warm-up or gradient_clip may help"
+            )
+
+    def _end_epoch(self) -> None:
+        state = self.state
+        state.epochs += 1
+        started = time.perf_counter()
+        metrics = self._validate() if self.validate is not None else {}
+        values = torch.tensor([*state.losses.values(), state.gradient_norm], dtype=torch.float64)
+        if self.fabric.world_size > 1:
+            values = torch.as_tensor(self.fabric.all_reduce(values))
+        *losses, norm = (values / self.steps_per_epoch).tolist()
+        means = dict(zip(state.losses, losses, strict=True))
+        record = {
+            "epoch": state.epochs,
+            "step": state.step,
+            "losses": means,
+            "metrics": metrics,
+            "learning_rate": learning_rate_at(self.config, state.step - 1, self.total_steps),
+            "gradient_norm": norm,
+            "samples_per_second": state.samples / state.seconds,
+            "seconds": state.seconds,
+            "validation_seconds": time.perf_counter() - started,
+            "peak_memory_mib": peak_memory_mib(self.fabric.device),
+        }
+        self.log.append(record)
+        if self.folder is not None and self.fabric.is_global_zero:
+            with (self.folder / LOG_FILE).open("ab") as file:
+                file.write(json.dumps(record).encode() + b"\n")
+                state.log_bytes = file.tell()
+        state.losses, state.gradient_norm, state.samples, state.seconds = {}, 0.0, 0, 0.0
+        if state.epochs % self.config.checkpoint_every == 0:
+            self._save()
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in {**means, **metrics}.items())
+        logger.info("epoch %d of %d: %s", state.epochs, self.config.epochs, figures)
+        self._tell("epoch", means, metrics)
+
+    def _validate(self) -> dict[str, float]:
+        """Validates if it is time to, and keeps the weights if they are the best so far."""
+        state, monitor = self.state, self.config.monitor
+        assert self.validate is not None
+        if state.epochs % self.config.validate_every and state.epochs < self.config.epochs:
+            return {}
+        self.module.eval()
+        seed_default_generators(self.fabric.device, self.config.seed, state.step, 0, 1)
+        with torch.no_grad(), self.average.applied() if self.average else nullcontext():
+            metrics = {k: float(v) for k, v in self.validate(self.module).items()}
+            metrics = self.fabric.broadcast(metrics)
+            if monitor is None:
+                state.best_epoch, state.metrics = state.epochs, metrics
+                return metrics
+            if not math.isfinite(metrics.get(monitor, math.nan)):
+                raise ValueError(f"validate must give a finite {monitor!r}, got {metrics}")
+            if self.best is None or metrics[monitor] > state.metrics[monitor]:
+                state.best_epoch, state.metrics, state.waited = state.epochs, metrics, 0
+                weights = self.module.state_dict()
+                self.best = {name: value.detach().clone() for name, value in weights.items()}
+            else:
+                state.waited += 1
+        return metrics
+
+    def _tell(
+        self, kind: Literal["step", "epoch"], losses: dict[str, float], metrics: dict[str, float]
+    ) -> None:
+        if self.callback is not None and self.fabric.is_global_zero:
+            self.callback(
+                TrainingEvent(
+                    kind=kind,
+                    epoch=self.state.epochs + (kind == "step"),
+                    epochs=self.config.epochs,
+                    step=self.state.step,
+                    total_steps=self.total_steps,
+                    losses=losses,
+                    metrics=metrics,
+                )
+            )
+
+    def _stop_if(self, interrupts: Interrupts) -> None:
+        received = interrupts.received is not None
+        if self.fabric.world_size > 1:  # all or none
+            received = bool(self.fabric.all_reduce(torch.tensor(float(received)), reduce_op="sum"))
+        if not received:
+            return
+        self._read()
+        self._save()
+        where = f"epoch {self.state.epochs + 1}, step {self.state.step}"
+        kept = "" if self.folder is None else f"; the same call with {self.folder} continues"
+        raise KeyboardInterrupt(f"training stopped by a signal in {where}{kept}")
+
+    def _save(self) -> None:
+        """Writes the checkpoint; a finished training keeps its final weights alone."""
+        if self.folder is None or not self.fabric.is_global_zero:
+            return
+        state = self.state
+        weights = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        tensors: dict[str, dict[str, Tensor] | None]
+        if state.finished:
+            tensors = {"final": weights}
+        else:
+            averages = [] if self.average is None else self.average.averages
+            weights |= {f"average.{i}": average for i, average in enumerate(averages)}
+            tensors = {f"last-{state.step}": weights | optimizer_tensors(self.optimizer)}
+            if self.best is not None:
+                is_new = state.best_epoch != self.saved_best
+                tensors[f"best-{state.best_epoch}"] = self.best if is_new else None
+                self.saved_best = state.best_epoch
+        about = {"config": asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
+        save_checkpoint(self.folder, {**about, "state": asdict(state)}, tensors)
+
+    def _resume(self) -> None:
+        """Takes up the checkpoint in the folder, if there is one."""
+        if self.folder is None:
+            return
+        loaded = load_checkpoint(self.folder)
+        if loaded is not None:
+            about, files = loaded
+            present = {**asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
+            former = {**about["config"], "steps_per_epoch": about["steps_per_epoch"]}
+            for name, value in present.items():
+                if former.get(name) != value:
+                    raise ValueError(
+                        f"folder must be of a training with the same settings, got {self.folder} "
+                        f"with {name} {former.get(name)}, not {value}"
+                    )
+            self.state = State(**about["state"])
+            for stem, tensors in files.items():
+                if stem.startswith("best-"):
+                    self.best, self.saved_best = tensors, self.state.best_epoch
+                else:
+                    self._restore(tensors)
+        if self.fabric.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / LOG_FILE).open("ab+") as file:
+                file.truncate(self.state.log_bytes)  # what a killed run wrote after it
+                file.seek(0)
+                self.log = [json.loads(line) for line in file]
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        assert self.folder is not None
+        prefix = "module."
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        restore_module(self.module, weights, self.folder / STATE_FILE)
+        if self.state.finished:
+            return
+        restore_optimizer(self.optimizer, tensors)
+        if self.average is not None:
+            for i, average in enumerate(self.average.averages):
+                average.copy_(tensors[f"average.{i}"])

@@ -1,0 +1,151 @@
+"""The settings of training, and what follows from them: optimizer, rate, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How `genrec.training.fit` trains.
+
+    Args:
+        epochs: Most passes over the batches.
+        learning_rate: The rate after the warm-up.
+        weight_decay: For "adam" added to the gradients, for "adamw" apart from them.
+        optimizer: "adam" or "adamw".
+        warmup_steps: Steps in which the rate climbs linearly to `learning_rate`.
+        schedule: What follows: "constant", or down to 0 at the last step, "cosine" or "linear".
+        gradient_clip: Most that the gradients' norm may be; None leaves them.
+        precision: "32", or "bf16" for autocast. On a CPU, bf16 pays only where the hardware
+            multiplies it (AMX, avx512_bf16); elsewhere it is many times slower.
+        monitor: The figure of `validate` that decides on the best weights; greater is better. None
+            ends with the last weights.
+        patience: Validations without a better `monitor` before training stops; None never stops.
+        validate_every: Epochs between validations; the last epoch is always validated.
+        checkpoint_every: Epochs between checkpoints, where there is a folder.
+        ema_decay: Decay of an exponential moving average of the weights, which then is what is
+            validated, kept as best and returned; None for the weights themselves.
+        seed: With the step, decides what torch's default generator draws: dropout, and negatives
+            whose `generator` is None. The order of the batches is theirs.
+
+    Raises:
+        ValueError: A setting is out of range, or has no effect beside the others.
+    """
+
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    optimizer: Literal["adam", "adamw"] = "adam"
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    gradient_clip: float | None = None
+    precision: Literal["32", "bf16"] = "32"
+    monitor: str | None = None
+    patience: int | None = None
+    validate_every: int = 1
+    checkpoint_every: int = 1
+    ema_decay: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "validate_every", "checkpoint_every"):
+            _check(name, getattr(self, name) >= 1, "at least 1", getattr(self, name))
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            _check(name, getattr(self, name) >= 0, "at least 0", getattr(self, name))
+        _check("learning_rate", self.learning_rate > 0, "positive", self.learning_rate)
+        if self.gradient_clip is not None:
+            _check("gradient_clip", self.gradient_clip > 0, "positive", self.gradient_clip)
+        if self.patience is not None:
+            _check("patience", self.patience >= 1, "at least 1", self.patience)
+            _check("monitor", self.monitor is not None, "named when patience is given", None)
+        if self.ema_decay is not None:
+            _check("ema_decay", 0 < self.ema_decay < 1, "between 0 and 1", self.ema_decay)
+        for name, known in (
+            ("optimizer", ("adam", "adamw")),
+            ("schedule", ("constant", "cosine", "linear")),
+            ("precision", ("32", "bf16")),
+        ):
+            value = getattr(self, name)
+            _check(name, value in known, " or ".join(map(repr, known)), repr(value))
+
+
+def build_optimizer(
+    parameters: Sequence[nn.Parameter], config: TrainingConfig
+) -> torch.optim.Optimizer:
+    """Returns the optimizer that `config` names.
+
+    The fused form goes over the weights once: on a table of 12,000 items it takes a third of the
+    time of the others, on the CPU too.
+    """
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+
+
+def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """Returns the rate of a step, counted from 0, of `total_steps`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - done)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _check(name: str, holds: bool, rule: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}, got {value}")
+
+
+class WeightAverage:
+    """Exponential moving average of a module's trained parameters.
+
+    Early on it forgets faster, by (1 + steps) / (10 + steps) where that is less than `decay`, so
+    that the first random weights are soon out of it.
+
+    Args:
+        parameters: What is averaged; the average starts as a copy of it.
+        decay: Share of the average that stays at each step.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self.parameters = parameters
+        self.decay = decay
+        self.averages = [p.detach().clone() for p in parameters]
+
+    def update(self, steps: int) -> None:
+        """Moves the average towards the parameters, after `steps` updates in all."""
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        with torch.no_grad():
+            get_ema_multi_avg_fn(decay)(self.averages, list(self.parameters), steps)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Lends the average to the module, and gives it its own weights back."""
+        own = [p.detach().clone() for p in self.parameters]
+        _copy(self.averages, self.parameters)
+        try:
+            yield
+        finally:
+            _copy(own, self.parameters)
+
+    def keep(self) -> None:
+        """Gives the average to the module for good."""
+        _copy(self.averages, self.parameters)
+
+
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_(source)

@@ -1,0 +1,92 @@
+"""What training needs of the process it runs in: devices, random numbers, signals, memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+
+def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Fabric:
+    """Returns a launched Fabric on `device`, or on all that `torchrun` started this process for."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
+    devices: Any = processes
+    if processes * nodes == 1 and device.index is not None:
+        devices = [device.index]
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if processes * nodes > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def isolated_randomness(device: torch.device) -> Iterator[None]:
+    """Puts torch's default generators back as they were, whatever is drawn within."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def seed_default_generators(device: torch.device, *entropy: int) -> None:
+    """Seeds torch's default generators, the CPU's and `device`'s, from several numbers.
+
+    `torch.manual_seed` would cost every step of a CPU run the stack traces that it keeps for the
+    devices that are not in use.
+    """
+    seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+class Interrupts:
+    """Within it, a first SIGINT or SIGTERM only sets `received`; a second SIGINT interrupts.
+
+    Python gives signals to the main thread, so elsewhere nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt("interrupted twice; the last checkpoint is what there is")
+        self.received = signal.Signals(number)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Returns the most memory in use so far: on a GPU torch's, else the whole process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return float("nan")
+    import resource  # there is none on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

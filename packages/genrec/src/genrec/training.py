@@ -1,0 +1,101 @@
+"""The one way to train: `fit` makes a module minimise named loss terms over batches.
+
+On Lightning Fabric, so that the same call runs on one CPU, on one GPU, and under `torchrun` on
+several processes. It knows nothing of models and papers: it takes any module, a source of batches
+and a function from the two to loss terms. The loop itself is in `genrec.loop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from genrec.loop import TrainingLoop
+from genrec.optimization import TrainingConfig
+from genrec.process import Interrupts, isolated_randomness
+from genrec.progress import TrainingEvent, rich_progress
+from genrec.sequences import B, Batches
+
+__all__ = ["Batches", "TrainingConfig", "TrainingEvent", "TrainingResult", "fit", "rich_progress"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What became of a training.
+
+    Args:
+        epochs: Epochs done.
+        steps: Optimizer steps done.
+        best_epoch: The epoch whose weights the module now has, counted from 1.
+        metrics: What validation gave for these weights; empty without validation.
+        stopped_early: Whether patience ran out before the epochs did.
+        log: One record an epoch, as in `log.jsonl`.
+    """
+
+    epochs: int
+    steps: int
+    best_epoch: int
+    metrics: dict[str, float]
+    stopped_early: bool
+    log: list[dict[str, Any]]
+
+
+def fit(
+    module: nn.Module,
+    batches: Batches[B],
+    loss: Callable[[Any, B], Mapping[str, Tensor]],
+    config: TrainingConfig,
+    *,
+    validate: Callable[[Any], Mapping[str, float]] | None = None,
+    folder: Path | str | None = None,
+    callback: Callable[[TrainingEvent], None] | None = None,
+) -> TrainingResult:
+    """Trains `module` where it lies, until the epochs or the patience are used up.
+
+    With a `folder`, the same call after a kill goes on from the last checkpoint and ends, on a CPU,
+    with the very weights of a run that was not killed; when the training is complete it gives the
+    module its final weights at once. SIGINT and SIGTERM save a checkpoint first. For this to hold,
+    `loss` must draw from torch's default generator alone: it is seeded from the seed and the step,
+    and put back at the end as it was.
+
+    Args:
+        module: What is trained: its parameters that require gradients, all on one device.
+        batches: The batches of each epoch. Under `torchrun`, process r of n takes each n-th.
+        loss: Named terms whose sum is minimised; called in training mode, under autocast.
+        config: How to train.
+        validate: Named figures of the module; called in evaluation mode, without gradients, in
+            full precision.
+        folder: Where `log.jsonl` (one line an epoch) and the checkpoint go; None keeps neither.
+        callback: Told after each step and each epoch.
+
+    Returns:
+        What became of it. The module has the best weights, or the last ones where nothing is
+        monitored, and is in evaluation mode.
+
+    Raises:
+        ValueError: A loss term is not finite, the settings do not fit the arguments, `validate`
+            lacks the monitored figure, or `folder` holds a training with other settings.
+        ArtifactError: The checkpoint in `folder` is damaged, or of another model.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; the checkpoint is saved.
+    """
+    if validate is None and (config.monitor is not None or config.validate_every != 1):
+        raise ValueError("validate must be given when monitor or validate_every is set, got None")
+    place = None if folder is None else Path(folder)
+    loop = TrainingLoop(module, batches, loss, config, validate, place, callback)
+    if not loop.state.finished:
+        with isolated_randomness(loop.fabric.device), Interrupts() as interrupts:
+            loop.run(interrupts)
+    module.eval()
+    state = loop.state
+    return TrainingResult(
+        epochs=state.epochs,
+        steps=state.step,
+        best_epoch=state.best_epoch if config.monitor is not None else state.epochs,
+        metrics=state.metrics,
+        stopped_early=loop.out_of_patience and state.epochs < config.epochs,
+        log=loop.log,
+    )

@@ -1,0 +1,467 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from genrec.artifact import ArtifactError
+from genrec.backbones import SASRec
+from genrec.losses import full_cross_entropy, sample_negatives, sampled_cross_entropy
+from genrec.sequences import Batch, PairBatches, SequenceBatches
+from genrec.training import TrainingConfig, TrainingEvent, TrainingResult, fit, rich_progress
+from torch import Tensor, nn
+
+NUM_ITEMS = 20
+CONFIG = TrainingConfig(
+    epochs=4,
+    learning_rate=3e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    warmup_steps=3,
+    schedule="cosine",
+    gradient_clip=1.0,
+    monitor="accuracy",
+    ema_decay=0.9,
+    seed=3,
+)
+CONFIG_PLAIN = TrainingConfig(epochs=1)
+STEPS = 8  # an epoch
+TIMINGS = {"seconds", "validation_seconds", "samples_per_second", "peak_memory_mib"}
+
+
+class Crash(BaseException):
+    """Stands for a kill: nothing of the library catches it."""
+
+
+def model(seed: int = 0) -> SASRec:
+    torch.manual_seed(seed)
+    return SASRec(NUM_ITEMS, dim=8, num_layers=1, history_length=6, dropout=0.3)
+
+
+def batches(num_users: int = 12) -> PairBatches:
+    generator = np.random.default_rng(0)
+    histories = [
+        (generator.integers(NUM_ITEMS) + np.arange(6)) % NUM_ITEMS for _ in range(num_users)
+    ]
+    return PairBatches(histories, num_items=NUM_ITEMS, history_length=6, batch_size=8)
+
+
+def loss(module: SASRec, batch: Batch) -> dict[str, Tensor]:
+    vectors = module.item_vectors()
+    states = module.last_state(batch.history, vectors)
+    drawn = sample_negatives(NUM_ITEMS, 5)  # from the default generator
+    return {
+        "full": full_cross_entropy(states, vectors, batch.targets),
+        "sampled": 0.5 * sampled_cross_entropy(states, vectors, batch.targets, drawn),
+    }
+
+
+def accuracy(module: SASRec) -> dict[str, float]:
+    assert not module.training
+    history = torch.arange(NUM_ITEMS)[:, None]
+    hits = module.score(history).argmax(1) == (history[:, 0] + 1) % NUM_ITEMS
+    return {"accuracy": hits.float().mean().item()}
+
+
+def train(
+    folder: Path | None = None, callback=None, config=CONFIG
+) -> tuple[SASRec, TrainingResult]:
+    module = model()
+    result = fit(
+        module, batches(), loss, config, validate=accuracy, folder=folder, callback=callback
+    )
+    return module, result
+
+
+def untimed(log: list[dict]) -> list[dict]:
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in log]
+
+
+def assert_same(one: tuple[SASRec, TrainingResult], two: tuple[SASRec, TrainingResult]) -> None:
+    for name, value in one[0].state_dict().items():
+        assert torch.equal(value, two[0].state_dict()[name]), name
+    assert untimed(one[1].log) == untimed(two[1].log)
+    for name in ("epochs", "steps", "best_epoch", "metrics", "stopped_early"):
+        assert getattr(one[1], name) == getattr(two[1], name)
+
+
+def at_step(step: int, act):
+    def callback(event: TrainingEvent) -> None:
+        if event.kind == "step" and event.step == step:
+            act()
+
+    return callback
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> tuple[SASRec, TrainingResult]:
+    return train()
+
+
+def crash() -> None:
+    raise Crash
+
+
+@pytest.mark.parametrize(("step", "checkpoint_every"), [(3, 1), (16, 1), (21, 1), (21, 2), (32, 1)])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    tmp_path, uninterrupted, step, checkpoint_every
+):
+    config = TrainingConfig(**{**vars(CONFIG), "checkpoint_every": checkpoint_every})
+    with pytest.raises(Crash):
+        train(tmp_path, at_step(step, crash), config)
+    resumed = train(tmp_path, config=config)
+    assert_same(resumed, uninterrupted)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == resumed[1].log
+
+
+def test_a_run_killed_by_the_system_resumes_as_if_nothing_had_been(tmp_path, uninterrupted):
+    done = subprocess.run([sys.executable, __file__, str(tmp_path), "21"], timeout=600, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "checkpoint.json").exists()
+    assert_same(train(tmp_path), uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [5, 16])
+def test_signals_save_first(tmp_path, uninterrupted, number, step):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped by a signal in epoch .*, step {step}"):
+        train(tmp_path, at_step(step, lambda: os.kill(os.getpid(), number)))
+    assert signal.getsignal(number) is before
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["state"]["step"] == step
+    steps: list[int] = []
+    assert_same(
+        train(tmp_path, lambda e: steps.append(e.step) if e.kind == "step" else None), uninterrupted
+    )
+    assert steps == list(range(step + 1, 4 * STEPS + 1))
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    outcome: list[TrainingResult] = []
+    thread = threading.Thread(target=lambda: outcome.append(train()[1]))
+    thread.start()
+    thread.join()
+    assert outcome[0].epochs == 4
+
+
+def test_a_complete_run_gives_its_weights_at_once(tmp_path, uninterrupted):
+    train(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "checkpoint.json",
+        "final.safetensors",
+        "log.jsonl",
+    }
+    assert_same(train(tmp_path, crash), uninterrupted)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    tmp_path, monkeypatch, uninterrupted
+):
+    def fail_at_json(source, target, replace=os.replace):
+        if str(target).endswith("checkpoint.json") and (tmp_path / "checkpoint.json").exists():
+            raise OSError("no space left")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genrec.checkpoint.os.replace", fail_at_json)
+        with pytest.raises(OSError, match="no space left"):
+            train(tmp_path)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["state"]["epochs"] == 1
+    assert_same(train(tmp_path), uninterrupted)
+
+
+def test_randomness_outside_is_left_alone():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    module = model()
+    torch.manual_seed(11)
+    fit(module, batches(), loss, TrainingConfig(epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_seed_decides():
+    def final(seed: int) -> Tensor:
+        module = model()
+        fit(module, batches(), loss, TrainingConfig(epochs=1, seed=seed))
+        return module.item_vectors().detach()
+
+    assert torch.equal(final(1), final(1))
+    assert not torch.equal(final(1), final(2))
+
+
+@pytest.mark.parametrize("source", [PairBatches, SequenceBatches])
+def test_one_batch_overfits(source):
+    torch.manual_seed(0)
+    module = SASRec(NUM_ITEMS, dim=16, num_layers=1, history_length=6, dropout=0.0)
+    histories = [[0, 1, 2, 3], [4, 3, 2, 1], [9, 9, 8]]
+    one_batch = source(histories, num_items=NUM_ITEMS, history_length=6)
+    assert len(one_batch) == 1
+
+    def objective(module: SASRec, batch: Batch) -> dict[str, Tensor]:
+        vectors = module.item_vectors()
+        states = (
+            module.last_state(batch.history, vectors)
+            if batch.targets.dim() == 1
+            else module(batch.history, vectors)
+        )
+        return {"next": full_cross_entropy(states, vectors, batch.targets)}
+
+    result = fit(module, one_batch, objective, TrainingConfig(epochs=60, learning_rate=0.02))
+    assert result.log[0]["losses"]["next"] > 2
+    assert result.log[-1]["losses"]["next"] < 0.05
+    scores = module.score(torch.tensor([[0, 1, 2], [4, 3, 2], [9, 9, NUM_ITEMS]]))
+    assert scores.argmax(1).tolist() == [3, 1, 8]
+
+
+def test_patience_stops_and_the_best_weights_come_back():
+    figures = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9]
+    seen: list[Tensor] = []
+    module = model()
+
+    def validate(module: SASRec) -> dict[str, float]:
+        seen.append(module.item_vectors().detach().clone())
+        return {"figure": figures[len(seen) - 1]}
+
+    config = TrainingConfig(epochs=6, monitor="figure", patience=3)
+    result = fit(module, batches(), loss, config, validate=validate)
+    assert (result.epochs, result.best_epoch, result.stopped_early) == (5, 2, True)
+    assert result.metrics == {"figure": 0.5}
+    assert torch.equal(module.item_vectors(), seen[1])
+    assert not torch.equal(seen[1], seen[4])
+
+
+def test_validation_keeps_its_pace_and_never_misses_the_end():
+    validated: list[int] = []
+
+    def note(event: TrainingEvent) -> None:
+        if event.kind == "epoch" and event.metrics:
+            validated.append(event.epoch)
+
+    config = TrainingConfig(epochs=5, validate_every=2)
+    fit(model(), batches(), loss, config, validate=accuracy, callback=note)
+    assert validated == [2, 4, 5]
+
+
+def test_the_log_says_what_happened():
+    result = train()[1]
+    assert [record["epoch"] for record in result.log] == [1, 2, 3, 4]
+    assert [record["step"] for record in result.log] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    for record in result.log:
+        assert set(record["losses"]) == {"full", "sampled"}
+        assert set(record["metrics"]) == {"accuracy"}
+        for name in ("gradient_norm", "learning_rate", *TIMINGS):
+            assert record[name] >= 0
+
+
+class Line(nn.Module):
+    """One weight, whose gradient the loss chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+
+class Numbers:
+    """Batches of one sample, numbered."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, epoch: int):
+        return (Number(i) for i in range(self.count))
+
+
+class Number:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __len__(self) -> int:
+        return 1
+
+    def to(self, device: torch.device) -> Number:
+        return self
+
+
+def test_steps_are_those_of_adam_with_clipping_and_schedule():
+    slopes = [3.0, 0.1, -4.0, 0.2, 1.0]
+    config = TrainingConfig(
+        epochs=1, learning_rate=0.1, warmup_steps=2, schedule="linear", gradient_clip=0.5
+    )
+    module = Line()
+    norms: list[float] = []
+    result = fit(module, Numbers(5), lambda m, b: {"slope": slopes[b.value] * m.weight[0]}, config)
+    weight, mean, square = 0.0, 0.0, 0.0
+    for step, (slope, rate) in enumerate(
+        zip(slopes, [0.05, 0.1, 0.1, 0.1 * 2 / 3, 0.1 / 3], strict=True), start=1
+    ):
+        norms.append(abs(slope))
+        slope *= min(1.0, 0.5 / (abs(slope) + 1e-6))
+        mean = 0.9 * mean + 0.1 * slope
+        square = 0.999 * square + 0.001 * slope**2
+        unbiased = (square / (1 - 0.999**step)) ** 0.5
+        weight -= rate * mean / (1 - 0.9**step) / (unbiased + 1e-8)
+    assert module.weight[0].item() == pytest.approx(weight, rel=1e-5)
+    assert result.log[0]["gradient_norm"] == pytest.approx(sum(norms) / 5, rel=1e-5)
+
+
+def test_the_average_follows_the_weights():
+    weights: list[float] = []
+    module = Line()
+    fit(
+        module,
+        Numbers(6),
+        lambda m, b: {"slope": m.weight[0]},
+        TrainingConfig(epochs=2, ema_decay=0.5, learning_rate=0.1),
+        callback=lambda e: weights.append(module.weight[0].item()) if e.kind == "step" else None,
+    )
+    average = 0.0
+    for steps, weight in enumerate(weights, start=1):
+        decay = min(0.5, (1 + steps) / (10 + steps))
+        average = decay * average + (1 - decay) * weight
+    assert module.weight[0].item() == pytest.approx(average, rel=1e-5)
+    assert module.weight[0].item() != pytest.approx(weights[-1], rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_in_the_weights():
+    module = Line()
+
+    def objective(module: Line, batch: Number) -> dict[str, Tensor]:
+        fine = module.weight.sum()
+        return {"fine": fine, "broken": fine * (float("nan") if batch.value == 2 else 1.0)}
+
+    with pytest.raises(
+        ValueError, match="loss term 'broken' must be finite, got nan in epoch 1, step 3"
+    ):
+        fit(module, Numbers(5), objective, TrainingConfig(epochs=1))
+    assert module.weight.isfinite().all()
+
+
+def test_gradients_that_are_not_finite_stop_too():
+    module = Line()
+    with pytest.raises(
+        ValueError, match=r"gradients' norm must be finite, got (nan|inf) in epoch 1, step 1"
+    ):
+        fit(module, Numbers(2), lambda m, b: {"root": m.weight.abs().sum().sqrt()}, CONFIG_PLAIN)
+    assert module.weight.isfinite().all()
+
+
+def test_bf16_trains_and_keeps_weights_in_fp32():
+    module = model()
+    dtypes: set[torch.dtype] = set()
+
+    def objective(module: SASRec, batch: Batch) -> dict[str, Tensor]:
+        dtypes.add((module.position_vectors @ module.position_vectors.T).dtype)
+        return loss(module, batch)
+
+    result = fit(module, batches(), objective, TrainingConfig(epochs=1, precision="bf16"))
+    assert dtypes == {torch.bfloat16}
+    assert module.item_vectors().dtype == torch.float32
+    assert 0 < result.log[0]["losses"]["full"] < 5
+
+
+def test_the_bar_draws(capsys):
+    with rich_progress("stage") as callback:
+        fit(model(), batches(), loss, TrainingConfig(epochs=1), callback=callback)
+    assert "stage 1/1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
+        ({"gradient_clip": 0.0}, "gradient_clip must be positive, got 0"),
+        ({"patience": 0, "monitor": "ndcg"}, "patience must be at least 1, got 0"),
+        ({"patience": 2}, "monitor must be named when patience is given, got None"),
+        ({"ema_decay": 1.0}, "ema_decay must be between 0 and 1, got 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        TrainingConfig(**options)
+
+
+@pytest.mark.parametrize("options", [{"monitor": "ndcg"}, {"validate_every": 2}])
+def test_settings_without_effect_are_refused(options):
+    with pytest.raises(ValueError, match="validate must be given when"):
+        fit(model(), batches(), loss, TrainingConfig(**options))
+
+
+def test_a_figure_that_is_missing_is_refused():
+    config = TrainingConfig(epochs=1, monitor="ndcg")
+    with pytest.raises(ValueError, match=r"validate must give a finite 'ndcg', got .'accuracy'"):
+        fit(model(), batches(), loss, config, validate=accuracy)
+
+
+def test_a_source_that_runs_dry_is_refused():
+    source = Numbers(3)
+    source.__class__ = type("Dry", (Numbers,), {"__len__": lambda self: 4})
+    with pytest.raises(ValueError, match="give 4 batches in each epoch, got 3 in epoch 1"):
+        fit(Line(), source, lambda m, b: {"slope": m.weight.sum()}, TrainingConfig(epochs=1))
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path):
+    train(tmp_path)
+    other = TrainingConfig(**{**vars(CONFIG), "learning_rate": 0.5})
+    with pytest.raises(ValueError, match=r"with learning_rate 0.003, not 0.5"):
+        train(tmp_path, config=other)
+
+
+def break_json(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text("{")
+
+
+def break_weights(folder: Path) -> None:
+    path = folder / "last-13.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def lose_weights(folder: Path) -> None:
+    (folder / "last-13.safetensors").unlink()
+
+
+def age(folder: Path) -> None:
+    path = folder / "checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (break_json, "checkpoint.json is no checkpoint"),
+        (break_weights, "last-13.safetensors cannot be read"),
+        (lose_weights, "last-13.safetensors cannot be read"),
+        (age, "has format 99, this version reads format 1"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage, words):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, at_step(13, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    damage(tmp_path)
+    with pytest.raises(ArtifactError, match=words):
+        train(tmp_path)
+
+
+def test_the_checkpoint_of_another_model_is_refused(tmp_path):
+    train(tmp_path)
+    other = SASRec(NUM_ITEMS, dim=4, num_layers=1, history_length=6)
+    with pytest.raises(ArtifactError, match=r"weights of another model.*size mismatch"):
+        fit(other, batches(), loss, CONFIG, validate=accuracy, folder=tmp_path)
+
+
+if __name__ == "__main__":  # the run that is killed: folder, step
+    train(
+        Path(sys.argv[1]), at_step(int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    )
