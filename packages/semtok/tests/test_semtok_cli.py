@@ -168,7 +168,7 @@ def test_ctrl_c_ends_with_one_line_and_writes_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert rest.splitlines()[-1] == "semtok: interrupted; nothing was written"
+    assert rest.splitlines()[-1] == "semtok: interrupted; nothing is half-written"
     assert "Traceback" not in rest
     assert [path.name for path in tmp_path.iterdir()] == ["items.jsonl"]
 
@@ -221,6 +221,7 @@ def test_the_readme_commands_run(tmp_path: Path) -> None:
         assert done.returncode == 0, (line, done.stderr)
 
 
+@pytest.mark.slow
 def test_beauty_as_a_user_would(tmp_path: Path) -> None:
     data = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "amazon14_beauty"
     if not data.exists():

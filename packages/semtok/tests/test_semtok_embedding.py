@@ -172,6 +172,7 @@ minilm = pytest.mark.skipif(
 
 
 @minilm
+@pytest.mark.slow
 def test_minilm_embeds_by_meaning(tmp_path: Path) -> None:
     source = TextEmbedding(batch_size=2)
     calls: list[int] = []

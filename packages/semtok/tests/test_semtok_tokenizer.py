@@ -83,7 +83,7 @@ def test_folders_round_trip(tmp_path: Path) -> None:
     tokenizer = fit("suffix", pca_dim=4, info={"paper": "PRORec"})
     save_tokenizer(tmp_path / "t", tokenizer)
     loaded = load_tokenizer(tmp_path / "t")
-    new = catalog(30, 70)
+    new = catalog(30, 44)
     np.testing.assert_array_equal(loaded.encode(new).codes, tokenizer.encode(new).codes)
     assert loaded.info == {"paper": "PRORec"}
     for name in ("policy", "collisions", "distortion"):

@@ -6,7 +6,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -64,20 +64,21 @@ def fit(
     force: Annotated[bool, _FORCE] = False,
 ) -> None:
     """Fit a tokenizer on a catalogue and save it, with its items' codes, to a folder."""
-    from semtok.artifact import is_tokenizer, save_tokenizer
+    if output.exists():
+        if not force:
+            raise FileExistsError(f"{output}: exists already; --force replaces it")
+        from semtok.artifact import is_tokenizer
 
-    if output.exists() and not (force and is_tokenizer(output)):
-        raise FileExistsError(
-            f"{output}: exists and is no tokenizer, so it is not replaced"
-            if force
-            else f"{output}: exists already; --force replaces it"
-        )
+        if not is_tokenizer(output):
+            raise FileExistsError(f"{output}: exists and is no tokenizer, so it is not replaced")
     _check_parent(output)
+    options = _Options(embedding, fields, id_column, codebook_size, balanced, seed)
     with _Reporter() as report:
         items = _read(catalog, id_column, report)
-        tokenizer = _fit(
-            items, embedding, fields, id_column, codebook_size, balanced, collisions, seed, report
-        )
+        tokenizer = _fit(items, options, collisions, report)
+
+    from semtok.artifact import save_tokenizer
+
     save_tokenizer(output, tokenizer, overwrite=force)
     _print_health(_health(tokenizer))
     typer.echo(f"wrote {output}")
@@ -114,60 +115,31 @@ def encode(
     force: Annotated[bool, _FORCE] = False,
 ) -> None:
     """Write the codes of every item: one line an item, in order, no two items with the same."""
-    from semtok.artifact import load_tokenizer, save_tokenizer
-    from semtok.catalog import catalog_suffix
-    from semtok.embedding.stored import STORED_SUFFIXES
-    from semtok.health import measure_health
-
-    stored = embedding is not None and embedding.endswith(STORED_SUFFIXES)
-    if tokenizer is None and extend:
-        raise typer.BadParameter("needs --tokenizer", param_hint="--extend")
+    options = _Options(embedding, fields, id_column, codebook_size, balanced, seed)
     if tokenizer is not None:
-        for value, flag in (
-            (embedding if not stored else None, "--embedding"),
-            (fields, "--fields"),
-            (codebook_size, "--codebook-size"),
-            (balanced or None, "--balanced"),
-            (seed, "--seed"),
-        ):
-            if value is not None:
-                raise typer.BadParameter(
-                    "has no effect with --tokenizer, which is fitted already", param_hint=flag
-                )
-    suffix = catalog_suffix(catalog)
-    if output is None:
-        output = catalog.with_name(catalog.name[: -len(suffix)] + ".codes.jsonl")
-    if output.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"{output}: must end in .jsonl or .parquet")
-    if output.exists() and output.samefile(catalog):
-        raise FileExistsError(f"{output}: is the catalogue itself")
-    if output.is_dir() or (output.exists() and not force):
-        raise FileExistsError(f"{output}: exists already; --force replaces it")
-    _check_parent(output)
+        _refuse_fitting(options)
+    elif extend:
+        raise typer.BadParameter("needs --tokenizer", param_hint="--extend")
+    output = _codes_path(catalog, output, force)
 
     with _Reporter() as report:
+        items = _read(catalog, id_column, report)
         if tokenizer is None:
-            items = _read(catalog, id_column, report)
-            fitted = _fit(
-                items,
-                embedding,
-                fields,
-                id_column,
-                codebook_size,
-                balanced,
-                "reassign",
-                seed,
-                report,
-            )
+            fitted = _fit(items, options, "reassign", report)
             semantic_ids, health = fitted.semantic_ids, _health(fitted)
         else:
+            from semtok.artifact import load_tokenizer
+            from semtok.health import measure_health
+
             fitted = load_tokenizer(tokenizer)
-            items = _read(catalog, id_column, report)
             vectors = _read_stored(embedding, items, id_column) if embedding else None
             semantic_ids = fitted.encode(items, embeddings=vectors, progress=report)
             health = measure_health(semantic_ids)
     num_new = sum(not fitted.semantic_ids.has(item_id) for item_id in items.item_ids)
     if extend and tokenizer is not None:
+        from semtok.artifact import save_tokenizer
+
+        # Before the codes: whatever happens in between, the tokenizer gives the same ones again.
         save_tokenizer(tokenizer, fitted.extended(semantic_ids), overwrite=True)
     semantic_ids.write(output)
     _print_health(health)
@@ -207,10 +179,10 @@ def main() -> None:
     try:
         app(prog_name="semtok")
     except KeyboardInterrupt:
-        _stop("interrupted; nothing was written", 130)
+        _stop("interrupted; nothing is half-written", 130)
     except SystemExit as stop:
         if stop.code == 130:  # typer has swallowed a KeyboardInterrupt
-            typer.echo("semtok: interrupted; nothing was written", err=True)
+            typer.echo("semtok: interrupted; nothing is half-written", err=True)
         raise
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -229,41 +201,82 @@ def _check_parent(output: Path) -> None:
         raise FileNotFoundError(f"{output.parent}: no such folder")
 
 
+class _Options(NamedTuple):
+    """How to fit, as the command line was given it; None where it was not."""
+
+    embedding: str | None
+    fields: str | None
+    id_column: str
+    codebook_size: int | None
+    balanced: bool
+    seed: int | None
+
+
+def _is_stored(embedding: str | None) -> bool:
+    return embedding is not None and embedding.endswith((".npy", ".safetensors", ".parquet"))
+
+
+def _refuse_fitting(options: _Options) -> None:
+    """Raises BadParameter if an option says how to fit what is fitted already."""
+    for value, flag in (
+        (None if _is_stored(options.embedding) else options.embedding, "--embedding"),
+        (options.fields, "--fields"),
+        (options.codebook_size, "--codebook-size"),
+        (options.balanced or None, "--balanced"),
+        (options.seed, "--seed"),
+    ):
+        if value is not None:
+            raise typer.BadParameter(
+                "has no effect with --tokenizer, which is fitted already", param_hint=flag
+            )
+
+
+def _codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
+    """Where the codes go; raises if they cannot go there."""
+    from semtok.catalog import catalog_suffix
+
+    suffix = catalog_suffix(catalog)
+    if output is None:
+        output = catalog.with_name(catalog.name[: -len(suffix)] + ".codes.jsonl")
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"{output}: must end in .jsonl or .parquet")
+    if output.exists() and catalog.exists() and output.samefile(catalog):
+        raise FileExistsError(f"{output}: is the catalogue itself")
+    if output.is_dir() or (output.exists() and not force):
+        raise FileExistsError(f"{output}: exists already; --force replaces it")
+    _check_parent(output)
+    return output
+
+
 def _fit(
     items: Catalog,
-    embedding: str | None,
-    fields: str | None,
-    id_column: str,
-    codebook_size: int | None,
-    balanced: bool,
+    options: _Options,
     policy: Literal["reassign", "suffix", "allow"],
-    seed: int | None,
     report: _Reporter,
 ) -> Tokenizer:
     """Fits a tokenizer, showing each of its steps."""
     import os
 
     from semtok.catalog import TEXT_FIELDS
-    from semtok.embedding.stored import STORED_SUFFIXES
     from semtok.quantizers.hierarchical import HierarchicalKMeans
     from semtok.tokenizer import Tokenizer
 
-    embedding = embedding or "lsa"
+    embedding, seed = options.embedding or "lsa", options.seed or 0
     names: tuple[str, ...] = TEXT_FIELDS
-    if fields is not None:
-        names = tuple(name.strip() for name in fields.split(","))
+    if options.fields is not None:
+        names = tuple(name.strip() for name in options.fields.split(","))
         items.require_fields(names)
     source: EmbeddingSource | None = None
     vectors: np.ndarray | None = None
-    if embedding.endswith(STORED_SUFFIXES):
-        if fields is not None:
+    if _is_stored(embedding):
+        if options.fields is not None:
             raise typer.BadParameter("has no effect with stored embeddings", param_hint="--fields")
-        vectors = _read_stored(embedding, items, id_column)
+        vectors = _read_stored(embedding, items, options.id_column)
     elif embedding == "lsa":
         from semtok.embedding.lsa import LsaEmbedding
 
         report("learning words", 0, 1)
-        source = LsaEmbedding.fit(items, fields=names, seed=seed or 0)
+        source = LsaEmbedding.fit(items, fields=names, seed=seed)
         report("learning words", 1, 1)
     else:
         from semtok.embedding.text import TextEmbedding
@@ -277,9 +290,9 @@ def _fit(
         embeddings=vectors,
         quantizer=partial(
             HierarchicalKMeans.fit,
-            codebook_size=256 if codebook_size is None else codebook_size,
-            balanced=balanced,
-            seed=seed or 0,
+            codebook_size=256 if options.codebook_size is None else options.codebook_size,
+            balanced=options.balanced,
+            seed=seed,
         ),
         policy=policy,
         progress=report,
