@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +60,8 @@ from genrec import (
     load_model,
     query_batches,
     sample_candidates,
+    sample_negatives,
+    sampled_cross_entropy,
     save_model,
 )
 from jaxtyping import Float, Int
@@ -117,7 +120,18 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOne:
-    """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's."""
+    """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
+
+    Attributes:
+        backbone: "din" is the paper's.
+        item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
+        integrated: What is quantized and distilled; left open by the paper.
+        adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
+        num_negatives: SASRec: drawn uniformly for a batch, with logQ correction; 0 is the softmax
+            over the whole catalogue. DIN: drawn for each row (EAGER: 60).
+        alignment_items: Most items of a batch that are aligned.
+        batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
+    """
 
     backbone: Literal["sasrec", "din"] = "sasrec"
     item_input: Literal["collaborative", "sum"] = "sum"
@@ -130,15 +144,16 @@ class StageOne:
     history_length: int = 20
     similarity: Literal["cosine", "dot"] = "cosine"
     temperature: float = 0.07
-    num_negatives: int = 60
+    num_negatives: int = 2048
     alpha: float = 1.0
     alignment_temperature: float = 0.07
-    alignment_items: int = 1024
+    alignment_items: int = 768
     learning_rate: float = 1e-3
     warmup_steps: int = 200
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
     gradient_clip: float = 1.0
-    batch_size: int = 256
-    epochs: int = 30
+    batch_size: int = 96
+    epochs: int = 12
     patience: int = 3
 
     def __post_init__(self) -> None:
@@ -189,9 +204,10 @@ class StageTwo:
     distillation_negatives: int = 2048
     learning_rate: float = 1e-3
     warmup_steps: int = 500
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
     gradient_clip: float = 1.0
     batch_size: int = 256
-    epochs: int = 12
+    epochs: int = 8
     patience: int = 2
 
     def __post_init__(self) -> None:
@@ -213,6 +229,7 @@ def training_config(config: StageOne | StageTwo, seed: int, *, monitor: str) -> 
         epochs=config.epochs,
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
+        schedule=config.schedule,
         gradient_clip=config.gradient_clip,
         patience=config.patience,
         monitor=monitor,
@@ -269,22 +286,17 @@ class ItemEncoder(nn.Module):
         self.adaption = ModalityAdaptionLayer(semantic.shape[1], config.dim)
         self.register_buffer("semantic", semantic, persistent=False)
 
-    def adapted(self) -> Float[Tensor, "items dim"]:
-        """E_T, scaled to the size of the collaborative table."""
-        adapted: Tensor = self.config.adapted_weight * self.adaption(self.semantic)
+    def adapted(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
+        """E_T of some items or of all, scaled to the size of the collaborative table."""
+        semantic = self.semantic if rows is None else self.semantic[rows]
+        adapted: Tensor = self.config.adapted_weight * self.adaption(semantic)
         return adapted
-
-    def read(self, adapted: Float[Tensor, "items dim"]) -> Float[Tensor, "items dim"]:
-        """What the sequence model reads and ranks, given E_T."""
-        if self.config.item_input == "collaborative":
-            return self.collaborative
-        return self.collaborative + adapted
 
     def forward(self) -> Float[Tensor, "items dim"]:
         """What the sequence model reads and ranks."""
         if self.config.item_input == "collaborative":
             return self.collaborative
-        return self.read(self.adapted())
+        return self.collaborative + self.adapted()
 
     def integrated(self) -> Float[Tensor, "items integrated_dim"]:
         """The integrated embeddings, of length 1; the paper leaves open which they are."""
@@ -321,36 +333,45 @@ def stage_one_model(config: StageOne, semantic: Tensor) -> SASRec | DIN:
 
 
 def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """L_seq and alpha L_align (eq. 3-5)."""
+    """L_seq and alpha L_align (eq. 3-5), on the embeddings of the items that the batch needs."""
     assert isinstance(model, SASRec | DIN)
     encoder = model.item_encoder
     assert isinstance(encoder, ItemEncoder)
-    adapted = encoder.adapted() if config.alpha or config.item_input == "sum" else None
-    vectors = encoder.collaborative if adapted is None else encoder.read(adapted)
+    num_items, device = model.num_items, batch.history.device
     if isinstance(model, DIN):
-        candidates = sample_candidates(batch.targets, model.num_items, config.num_negatives)
-        scores = model(batch.history, candidates, vectors)
-        losses = {"next_item": candidate_cross_entropy(scores, candidates)}
+        negatives = sample_candidates(batch.targets, num_items, config.num_negatives)
+    elif config.num_negatives:
+        count = min(config.num_negatives, num_items)
+        negatives = sample_negatives(num_items, count, device=device)
     else:
-        losses = {
-            "next_item": full_cross_entropy(
-                model(batch.history, vectors),
-                vectors,
-                batch.targets,
-                similarity=config.similarity,
-                temperature=config.temperature,
+        negatives = torch.arange(num_items, device=device)
+    parts = (batch.history, batch.targets, negatives)
+    rows = torch.cat([part.flatten() for part in parts]).unique()
+    rows = rows[rows < num_items]
+    collaborative, vectors = encoder.collaborative[rows], encoder.collaborative
+    if config.alpha or config.item_input == "sum":
+        adapted = encoder.adapted(rows)
+    if config.item_input == "sum":
+        vectors = torch.zeros_like(vectors).index_copy(0, rows, collaborative + adapted)
+
+    if isinstance(model, DIN):
+        scores = model(batch.history, negatives, vectors)
+        losses = {"next_item": candidate_cross_entropy(scores, negatives)}
+    else:
+        states = model(batch.history, vectors)
+        how: Any = {"similarity": config.similarity, "temperature": config.temperature}
+        if config.num_negatives:
+            log_q = torch.full((num_items,), -math.log(num_items), device=device)
+            next_item = sampled_cross_entropy(
+                states, vectors, batch.targets, negatives, log_q=log_q, **how
             )
-        }
+        else:
+            next_item = full_cross_entropy(states, vectors, batch.targets, **how)
+        losses = {"next_item": next_item}
     if config.alpha:
-        assert adapted is not None
-        rows = torch.cat([batch.history.flatten(), batch.targets.flatten()]).unique()
-        rows = rows[rows < model.num_items]
-        drawn = torch.randperm(len(rows), device=rows.device)[: config.alignment_items]
-        rows = rows[drawn]
+        drawn = torch.randperm(len(rows), device=device)[: config.alignment_items]
         losses["alignment"] = config.alpha * alignment_loss(
-            encoder.collaborative[rows],
-            adapted[rows],
-            temperature=config.alignment_temperature,
+            collaborative[drawn], adapted[drawn], temperature=config.alignment_temperature
         )
     return losses
 

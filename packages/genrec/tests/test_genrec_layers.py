@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from genrec.layers import DecoderLayer, EncoderLayer, MultiHeadAttention, attend
+from genrec.layers import DecoderLayer, Dropout, EncoderLayer, MultiHeadAttention, attend
 
 
 def test_attend_equals_a_plain_loop_over_visible_keys():
@@ -83,3 +83,27 @@ def test_bf16_autocast_on_cpu_trains_through_attention():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="dim must be a positive multiple of num_heads, got 10 "):
         MultiHeadAttention(10, 4)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.4, 0.9])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(p: float):
+    torch.manual_seed(0)
+    x = torch.ones(201, 997, requires_grad=True)
+    layer = Dropout(p)
+    out = layer(x)
+    share = round(256 * p) / 256
+    assert abs(float((out == 0).float().mean()) - share) < 4 * math.sqrt(0.25 / x.numel())
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / (1 - share)).item()}
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+    assert not torch.equal(layer(x), out)
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), out)
+    assert layer.eval()(x) is x
+
+
+def test_dropout_of_no_or_all_values():
+    x = torch.ones(3)
+    assert Dropout(0.0)(x) is x
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1.0"):
+        Dropout(1.0)

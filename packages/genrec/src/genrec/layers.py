@@ -62,6 +62,36 @@ def attend(
     return out if blind is None else out.masked_fill(blind, 0.0)
 
 
+class Dropout(nn.Module):
+    """Zeroes values at random in training and scales up the rest.
+
+    On a CPU it takes one random byte a value from torch's default generator, where torch's own
+    dropout draws a number a value: some five times faster, and a sixth of a training step's time.
+    The probability is rounded to whole 256ths there, and the scale is that of the rounded one, so
+    that means are kept.
+
+    Args:
+        p: Probability that a value is zeroed.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {p}")
+        self.p = p
+
+    def forward(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Returns `x` with some values zeroed, or `x` itself outside training."""
+        if not self.training or not self.p:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        dropped = min(max(round(256 * self.p), 1), 255)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()] >= dropped
+        return x * kept.view(x.shape).to(x.dtype).mul_(256 / (256 - dropped))
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention of a sequence over itself or over another one.
 
@@ -168,7 +198,7 @@ class FeedForward(nn.Sequential):
         super().__init__(
             nn.Linear(dim, feedforward_dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(feedforward_dim, dim),
         )
 
@@ -185,7 +215,7 @@ class Residual(nn.Module):
     def __init__(self, dim: int, *, dropout: float, norm_first: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm_first = norm_first
 
     def forward(

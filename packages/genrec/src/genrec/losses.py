@@ -100,12 +100,16 @@ class _FullCrossEntropy(torch.autograd.Function):
                 logits = (x @ items.T).to(wide)
                 at_target = logits.gather(1, y).sum()
                 mean = logits.mean(1).sum() if label_smoothing else at_target
-                normaliser = logits.logsumexp(1, keepdim=True)
+                # One softmax gives both the loss and its gradient: `exp_` on its own is four
+                # times slower on a CPU. Its largest value is no smaller than 1 / items, so the
+                # logarithm is exact where that of the target's probability would underflow.
+                top = logits.amax(1)
+                grad = torch.softmax(logits, dim=1)
+                normaliser = top - grad.amax(1).log()
                 total += normaliser.sum() - torch.lerp(at_target, mean, label_smoothing)
                 if grad_states is None and grad_items is None:
                     continue
                 # d loss / d logits: softmax minus the smoothed one-hot target.
-                grad = logits.sub_(normaliser).exp_()
                 if label_smoothing:
                     grad -= label_smoothing / len(items)
                 grad.scatter_add_(1, y, torch.full_like(y, label_smoothing - 1, dtype=grad.dtype))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.history import HistoryEmbedding, HistoryInput
-from genrec.layers import DecoderLayer, EncoderLayer, KeysValues
+from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.trie import Children, Trie, distinct
 from genrec.vocabulary import TokenTable, Vocabulary, node_means
 
@@ -226,7 +226,7 @@ class Seq2Seq(nn.Module):
             DecoderLayer(*sizes, dropout=config.dropout) for _ in range(config.num_decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.history_bias: nn.Parameter | None = None
         if config.history_bias:
             self.history_bias = nn.Parameter(torch.zeros(()))

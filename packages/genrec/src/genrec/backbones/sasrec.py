@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from genrec.backbones.items import StateBackbone
-from genrec.layers import EncoderLayer
+from genrec.layers import Dropout, EncoderLayer
 from genrec.losses import Similarity
 
 
@@ -75,7 +75,7 @@ class SASRec(StateBackbone):
         self.position_vectors = nn.Parameter(torch.empty(history_length, dim))
         nn.init.normal_(self.position_vectors, std=0.02)
         self.input_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         *layers, self.last_layer = (
             EncoderLayer(dim, num_heads, feedforward_dim or 4 * dim, dropout=dropout)
             for _ in range(num_layers)
