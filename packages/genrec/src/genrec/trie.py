@@ -212,7 +212,6 @@ class Trie(nn.Module):
             node=node, parent=owner, offsets=offsets, level_codes=self.node_codes(level)
         )
 
-
     def exhausted(
         self,
         level: int,
