@@ -312,4 +312,7 @@ def _split(
     counts = np.bincount(labels, minlength=codebook_size)
     order = rows[np.argsort(labels, kind="stable")]
     groups = [group for group in np.split(order, np.cumsum(counts)[:-1]) if len(group)]
-    return groups, centroids[counts > 0]
+    centroids = centroids[counts > 0]
+    alone = counts[counts > 0] == 1  # these are leaves, which stand for the item itself
+    centroids[alone] = x[[group[0] for group, one in zip(groups, alone, strict=True) if one]]
+    return groups, centroids
