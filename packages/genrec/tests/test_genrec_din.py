@@ -7,7 +7,7 @@ from genrec.losses import candidate_cross_entropy, sample_candidates
 from torch import Tensor
 
 NUM_ITEMS = 12
-ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], []]
+ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], [], [8, 8]]
 
 
 def model(**options) -> DIN:
@@ -50,7 +50,7 @@ def plain_score(network: DIN, row: list[int], candidate: int) -> Tensor:
 @pytest.mark.parametrize("recency", [None, 8])
 def test_scores_equal_din_one_pair_at_a_time(recency):
     network = model(recency=recency)
-    candidates = torch.tensor([[0, 3], [5, 5], [11, 6], [2, 7]])
+    candidates = torch.tensor([[0, 3], [5, 5], [11, 6], [2, 7], [0, 1]])
     with torch.no_grad():
         scores = network(padded(ROWS, 7), candidates)
         for row, items, got in zip(ROWS, candidates.tolist(), scores, strict=True):
@@ -58,7 +58,7 @@ def test_scores_equal_din_one_pair_at_a_time(recency):
             torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("activations", [1, 5 * 7 * 4 * 5, 2**24])
+@pytest.mark.parametrize("activations", [1, 4 * 7 * 5 * 5, 2**24])
 def test_the_catalogue_in_chunks_scores_as_candidates_do(monkeypatch, activations):
     monkeypatch.setattr(din, "_ACTIVATIONS_AT_A_TIME", activations)
     network = model(recency=8)
@@ -81,7 +81,7 @@ def test_recency_sees_the_order_and_din_does_not():
 def test_one_batch_overfits():
     torch.manual_seed(0)
     network = DIN(NUM_ITEMS, dim=8, attention_sizes=(8, 4), output_sizes=(16, 8))
-    history, targets = padded(ROWS, 5), torch.tensor([1, 7, 3, 11])
+    history, targets = padded(ROWS, 5), torch.tensor([1, 7, 3, 11, 0])
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(0)
     for _ in range(150):

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from genrec.backbones.items import Backbone
 
-# Activations held at a time while the whole catalogue is scored: 64 MiB in fp32.
-_ACTIVATIONS_AT_A_TIME = 2**24
+# While the whole catalogue is scored: activations held at a time, 16 MiB in fp32, and histories.
+_ACTIVATIONS_AT_A_TIME = 2**22
+_HISTORIES_AT_A_TIME = 4
 
 
 class DIN(Backbone):
@@ -98,13 +99,19 @@ class DIN(Backbone):
         """
         vectors = self.item_vectors()
         items, padding = self.look_up(history, vectors)
-        an_item = items.shape[0] * items.shape[1] * self.from_item.out_features
-        chunk = max(_ACTIVATIONS_AT_A_TIME // max(an_item, 1), 1)
-        parts = [
-            self._compare(items, padding, part.expand(len(items), -1, -1))
-            for part in torch.split(vectors, chunk)
+        # A few histories at a time, so that each meets enough items to fill a matrix product.
+        activations = _HISTORIES_AT_A_TIME * history.shape[1] * self.from_item.out_features
+        chunk = max(_ACTIVATIONS_AT_A_TIME // activations, 1)
+        parts = torch.split(vectors, chunk)
+        rows = [
+            torch.cat([self._compare(some, pad, p.expand(len(some), -1, -1)) for p in parts], dim=1)
+            for some, pad in zip(
+                torch.split(items, _HISTORIES_AT_A_TIME),
+                torch.split(padding, _HISTORIES_AT_A_TIME),
+                strict=True,
+            )
         ]
-        return torch.cat(parts, dim=1)
+        return torch.cat(rows)
 
     def _compare(
         self,
@@ -113,15 +120,18 @@ class DIN(Backbone):
         candidates: Float[Tensor, "batch candidates dim"],
     ) -> Float[Tensor, "batch candidates"]:
         """Scores candidates, given as vectors, against histories, given as vectors."""
-        length = items.shape[1]
-        of_item = self.from_item(items)
+        of_item = self.from_item(items) + self.from_candidate.bias
         if self.from_distance is not None:
             of_item = of_item + self._distances(padding)
-        # [batch, length * first, dim]: the product's layer folded into the history, so that
-        # candidates meet it in one matrix product and [batch, candidates, length, dim] never is.
-        folded = (items[:, :, None] * self.from_product.weight).flatten(1, 2)
-        hidden = rearrange(candidates @ folded.mT, "b c (l first) -> b c l first", l=length)
-        hidden = hidden + of_item[:, None] + self.from_candidate(candidates)[:, :, None]
+        # The first layer's part of the candidate and of the product, folded into the history, so
+        # that all of it is one matrix product, and [batch, candidates, length, dim] never is.
+        folded = items[:, :, None] * self.from_product.weight + self.from_candidate.weight
+        hidden = torch.baddbmm(
+            rearrange(of_item, "b l first -> b 1 (l first)"),
+            candidates,
+            rearrange(folded, "b l first d -> b d (l first)"),
+        )
+        hidden = rearrange(hidden, "b c (l first) -> b c l first", l=items.shape[1])
         weights = self.attention(hidden)[..., 0].masked_fill(padding[:, None], 0.0)
         interest = weights @ items
         pair = torch.cat([interest, candidates, interest * candidates], dim=-1)
