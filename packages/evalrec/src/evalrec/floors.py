@@ -196,10 +196,11 @@ def cooccurrences(
     Each pair of items d steps apart adds 1 / d from the earlier to the later one, and
     `backward` / d the other way. An item adds nothing to itself.
     """
-    forward = sparse.csr_array((num_items, num_items), dtype=np.float64)
+    forward: SparseMatrix = sparse.csr_array((num_items, num_items), dtype=np.float64)
     longest = max(len(history) for history in histories)
     for distance in range(1, min(window, longest - 1) + 1):
-        forward += (1 / distance) * _pairs_at(distance, histories, num_items)
+        pairs = _pairs_at(distance, histories, num_items)
+        forward = sparse.csr_array(forward + pairs / distance)
     return _without_diagonal(forward + backward * forward.T.tocsr())
 
 

@@ -178,21 +178,17 @@ def reports_table(reports: Mapping[str, Report], *, title: str | None = None) ->
         if report.ks != first.ks:
             raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
     table = Table(title=title, caption=_caption(first), caption_justify="left")
-    table.add_column("seen items", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for name in reports:
-        table.add_column(escape(name), justify="right", no_wrap=True)
+        table.add_column(escape(name), justify="right", min_width=6)
     for mode in MODES:
-        for row, metric in enumerate(first.metric_names):
+        table.add_row(f"[italic]{mode}[/italic]")
+        for metric in first.metric_names:
             estimates = [report.metrics[mode][metric] for report in reports.values()]
             best = max(estimate.mean for estimate in estimates)
-            last = row == len(first.metric_names) - 1
-            table.add_row(
-                ("kept in" if mode == "unfiltered" else "removed") if row == 0 else "",
-                _label(metric),
-                *(_cell(estimate, bold=estimate.mean == best > 0) for estimate in estimates),
-                end_section=last,
-            )
+            cells = (_cell(estimate, bold=estimate.mean == best > 0) for estimate in estimates)
+            table.add_row(_label(metric), *cells)
+        table.add_section()
     return table
 
 
@@ -204,14 +200,15 @@ def _label(metric: str) -> str:
 def _cell(estimate: Estimate, *, bold: bool) -> str:
     mean = f"{estimate.mean:.4f}"
     half = (estimate.high - estimate.low) / 2
-    return f"{f'[bold]{mean}[/bold]' if bold else mean} [dim]± {half:.4f}[/dim]"
+    return f"{f'[bold]{mean}[/bold]' if bold else mean} [dim]±{half:.4f}[/dim]"
 
 
 def _caption(report: Report) -> str:
     counts = report.counts
     text = (
-        f"{counts['users']:,} users, ranking over all {counts['items']:,} items; "
-        f"{counts['cold_targets']:,} cold targets count. ± is half the 95 % bootstrap interval."
+        f"{counts['users']:,} users, ranked over all {counts['items']:,} items; filtered: less the "
+        f"items of the user's own history. {counts['cold_targets']:,} targets never occur in "
+        "training; they count. ± is half the 95 % bootstrap interval."
     )
     if counts["repeated_targets"]:
         text += f" {counts['repeated_targets']:,} targets are in the history already."

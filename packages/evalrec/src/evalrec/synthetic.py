@@ -4,6 +4,10 @@ Items belong to latent groups, which their titles and categories spell out, and 
 walks from group to group by a sparse Markov chain and, within a group, likes well-known items and
 one favourite brand; nothing is had twice. So the last item tells the next group, the whole history
 tells the brand, and the text tells group and brand of items too rare to be learned by their ids.
+
+At the default size, Recall@10 on the test items, seen ones kept in: popularity .08, first-order
+Markov .35, transition graph with text .39, and .62 for one who knows the groups, the brands and
+the chain and must guess only each user's favourite.
 """
 
 from __future__ import annotations
@@ -32,9 +36,10 @@ _STYLES = (
     *("Slim", "Soft", "Solid"),
 )
 _ITEMS_PER_GROUP = 25
-_SUCCESSORS = (0.5, 0.25, 0.15)  # to three groups; what is left goes anywhere
-_BRAND_PULL = 8.0  # how much likelier the favourite brand is
-_POPULARITY_EXPONENT = 1.1  # of Zipf's law within a group
+_STAY = 0.5  # in the same group
+_SUCCESSORS = (0.3, 0.15)  # to two others; what is left goes anywhere
+_BRAND_PULL = 20.0  # how much likelier the favourite brand is
+_POPULARITY_EXPONENT = 0.6  # of Zipf's law within a group
 
 
 def write_synthetic(
@@ -81,8 +86,9 @@ def write_synthetic(
     rng = np.random.default_rng(seed)
     num_groups = num_items // _ITEMS_PER_GROUP
     groups = rng.permutation(np.arange(num_items) % num_groups)
-    brands = rng.integers(len(_BRANDS), size=num_items)
-    lines = _item_lines(groups, brands, rng)
+    looks = _looks(groups, rng)
+    brands = looks // len(_STYLES)
+    lines = _item_lines(groups, brands, looks % len(_STYLES))
     frame = _walks(groups, brands, num_users, (min_length, max_length), rng)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -98,16 +104,28 @@ def write_synthetic(
     return folder
 
 
+def _looks(
+    groups: Int[np.ndarray, " items"], rng: np.random.Generator
+) -> Int[np.ndarray, " items"]:
+    """A pair of brand and style for each item, as one number; no pair twice within a group."""
+    looks = np.empty_like(groups)
+    for group in range(int(groups.max()) + 1):
+        members = np.flatnonzero(groups == group)
+        looks[members] = rng.permutation(len(_BRANDS) * len(_STYLES))[: len(members)]
+    return looks
+
+
 def _item_lines(
-    groups: Int[np.ndarray, " items"], brands: Int[np.ndarray, " items"], rng: np.random.Generator
+    groups: Int[np.ndarray, " items"],
+    brands: Int[np.ndarray, " items"],
+    styles: Int[np.ndarray, " items"],
 ) -> list[str]:
     lines = []
-    for row, (group, brand) in enumerate(zip(groups.tolist(), brands.tolist(), strict=True)):
-        place, thing, series = _group_words(group)
-        style, number = rng.choice(_STYLES), int(rng.integers(10, 100))
+    for row, (group, brand, style) in enumerate(zip(groups, brands, styles, strict=True)):
+        place, thing, series = _group_words(int(group))
         record = {
             "item_id": f"item-{row:05d}",
-            "title": f"{_BRANDS[brand]} {style} {place} {thing}{series} {number}",
+            "title": f"{_BRANDS[brand]} {_STYLES[style]} {place} {thing}{series}",
             "brand": _BRANDS[brand],
             "categories": ["Home", place, f"{place} {thing}s{series}"],
         }
@@ -131,35 +149,47 @@ def _walks(
     rng: np.random.Generator,
 ) -> pl.DataFrame:
     num_groups = int(groups.max()) + 1
-    moves = _group_moves(num_groups, rng)
+    moves = np.cumsum(_group_moves(num_groups, rng), axis=1)
     members = [np.flatnonzero(groups == group) for group in range(num_groups)]
     likes = [
         rng.permutation((np.arange(len(rows)) + 1.0) ** -_POPULARITY_EXPONENT) for rows in members
     ]
+    tastes = [  # by group and favourite brand
+        [
+            np.cumsum(weights * np.where(brands[rows] == brand, _BRAND_PULL, 1.0))
+            for brand in range(len(_BRANDS))
+        ]
+        for rows, weights in zip(members, likes, strict=True)
+    ]
+
     users, items, timestamps = [], [], []
     for user in range(num_users):
-        favourite = rng.integers(len(_BRANDS))
+        favourite = int(rng.integers(len(_BRANDS)))
         group = int(rng.integers(num_groups))
         time = int(rng.integers(1_500_000_000, 1_600_000_000))
         had: set[int] = set()
         length = int(rng.integers(lengths[0], lengths[1] + 1))
         while len(had) < length:
-            rows = members[group]
-            weights = likes[group] * np.where(brands[rows] == favourite, _BRAND_PULL, 1.0)
-            item = int(rng.choice(rows, p=weights / weights.sum()))
+            item = int(members[group][_draw(tastes[group][favourite], rng)])
             if item not in had:
                 had.add(item)
                 time += int(rng.integers(60, 1_000_000))
                 users.append(f"user-{user:05d}")
                 items.append(f"item-{item:05d}")
                 timestamps.append(time)
-            group = int(rng.choice(num_groups, p=moves[group]))
+            group = _draw(moves[group], rng)
     return pl.DataFrame({"user_id": users, "item_id": items, "timestamp": timestamps})
 
 
+def _draw(cumulative: Float[np.ndarray, " weights"], rng: np.random.Generator) -> int:
+    """An index, drawn in proportion to the weights whose running sum is given."""
+    return int(np.searchsorted(cumulative[:-1], rng.random() * cumulative[-1], side="right"))
+
+
 def _group_moves(num_groups: int, rng: np.random.Generator) -> Float[np.ndarray, "groups groups"]:
-    """Where a user goes from each group: mostly to a few others, sometimes anywhere."""
-    moves = np.full((num_groups, num_groups), (1 - sum(_SUCCESSORS)) / num_groups)
+    """Where a user goes from each group: nowhere, to a few others, or now and then anywhere."""
+    moves = np.full((num_groups, num_groups), (1 - _STAY - sum(_SUCCESSORS)) / num_groups)
+    moves += _STAY * np.eye(num_groups)
     for group in range(num_groups):
         others = rng.permutation(np.delete(np.arange(num_groups), group))
         for target, share in zip(others, _SUCCESSORS, strict=False):

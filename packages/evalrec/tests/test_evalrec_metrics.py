@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from evalrec import Queries, Report, evaluate, mrr, ndcg, rank_items, recall, reports_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+
+def queries_of(histories, targets, num_items, cold=None) -> Queries:
+    return Queries(
+        histories=[np.array(history, dtype=np.int64) for history in histories],
+        targets=np.array(targets, dtype=np.int64),
+        num_items=num_items,
+        cold=np.zeros(len(targets), dtype=bool) if cold is None else np.array(cold),
+    )
+
+
+def scorer_of(scores: torch.Tensor):
+    """A scorer that reads off rows in the order of the calls."""
+    rows = iter(scores)
+    return lambda histories: torch.stack([next(rows) for _ in histories])
+
+
+def plain_rank(scores, target, removed):
+    """The target's place when everything else that scores as high comes first."""
+    if target in removed:
+        return len(scores) + 1
+    others = [i for i in range(len(scores)) if i != target and i not in removed]
+    return 1 + sum(scores[i] >= scores[target] for i in others)
+
+
+def plain_list_rank(ranked, target, removed, num_items):
+    left = [item for item in ranked if item != -1 and item not in removed]
+    return left.index(target) + 1 if target in left else num_items + 1
+
+
+@st.composite
+def problems(draw, *, distinct=False):
+    num_items = draw(st.integers(3, 12))
+    num_users = draw(st.integers(1, 6))
+    items = st.integers(0, num_items - 1)
+    histories = draw(st.lists(st.lists(items, max_size=6), min_size=num_users, max_size=num_users))
+    targets = draw(st.lists(items, min_size=num_users, max_size=num_users))
+    if distinct:
+        rows = [draw(st.permutations(range(num_items))) for _ in range(num_users)]
+    else:
+        value = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 2.0, math.inf])
+        rows = [
+            draw(st.lists(value, min_size=num_items, max_size=num_items)) for _ in range(num_users)
+        ]
+    return queries_of(histories, targets, num_items), torch.tensor(rows, dtype=torch.float32)
+
+
+@given(problems(), st.integers(1, 7))
+@settings(max_examples=150, deadline=None)
+def test_ranks_from_scores_are_the_plain_ones(problem, batch_size):
+    queries, scores = problem
+    report = evaluate(queries, scorer_of(scores), ks=(1, 3), batch_size=batch_size)
+    for mode in ("unfiltered", "filtered"):
+        expected = [
+            plain_rank(row, target, set(history.tolist()) if mode == "filtered" else set())
+            for row, target, history in zip(
+                scores.tolist(), queries.targets.tolist(), queries.histories, strict=True
+            )
+        ]
+        assert report.ranks[mode].tolist() == expected
+    repeats = sum(t in h for t, h in zip(queries.targets, queries.histories, strict=True))
+    assert report.counts["repeated_targets"] == repeats
+
+
+@given(problems(distinct=True), st.data())
+@settings(max_examples=150, deadline=None)
+def test_ranks_from_lists_are_the_plain_ones(problem, data):
+    queries, scores = problem
+    order = scores.argsort(dim=1, descending=True)
+    ranked = order[:, : data.draw(st.integers(3, queries.num_items))].clone()
+    for row in ranked:
+        row[data.draw(st.integers(0, len(row))) :] = -1
+    report = evaluate(queries, ranked, ks=(1, 3))
+    short = 0
+    for user, history in enumerate(queries.histories):
+        seen = set(history.tolist())
+        items, target = ranked[user].tolist(), int(queries.targets[user])
+        plain = plain_list_rank(items, target, set(), queries.num_items)
+        filtered = plain_list_rank(items, target, seen, queries.num_items)
+        assert report.ranks["unfiltered"][user] == plain
+        assert report.ranks["filtered"][user] == filtered
+        short += len([item for item in items if item != -1 and item not in seen]) < 3
+    assert report.counts["short_lists"] == short
+
+
+@given(problems(distinct=True))
+@settings(max_examples=100, deadline=None)
+def test_scores_and_full_lists_of_one_scorer_agree(problem):
+    queries, scores = problem
+    ranked = rank_items(queries, scorer_of(scores), top_k=queries.num_items)
+    by_scores = evaluate(queries, scorer_of(scores), ks=(1, 3))
+    by_array = evaluate(queries, ranked, ks=(1, 3))
+    by_tensor = evaluate(queries, torch.from_numpy(ranked), ks=(1, 3))
+    for mode in ("unfiltered", "filtered"):
+        np.testing.assert_array_equal(by_scores.ranks[mode], by_array.ranks[mode])
+        np.testing.assert_array_equal(by_scores.ranks[mode], by_tensor.ranks[mode])
+    assert by_scores.metrics == by_array.metrics
+
+
+@given(problems(distinct=True), st.data())
+@settings(max_examples=50, deadline=None)
+def test_rank_items_is_a_plain_sort(problem, data):
+    queries, scores = problem
+    top_k = data.draw(st.integers(1, queries.num_items))
+    plain = rank_items(queries, scorer_of(scores), top_k=top_k, batch_size=2)
+    filtered = rank_items(queries, scorer_of(scores), top_k=top_k, filter_seen=True)
+    for user, history in enumerate(queries.histories):
+        order = sorted(range(queries.num_items), key=lambda item: -scores[user, item])
+        unseen = [item for item in order if item not in history] + [-1] * top_k
+        assert plain[user].tolist() == order[:top_k]
+        assert filtered[user].tolist() == unseen[:top_k]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 25))
+@settings(max_examples=100, deadline=None)
+def test_metrics_are_the_plain_ones(ranks, k):
+    array = np.array(ranks)
+    assert recall(array, k).tolist() == [1.0 if rank <= k else 0.0 for rank in ranks]
+    np.testing.assert_allclose(mrr(array, k), [1 / rank if rank <= k else 0 for rank in ranks])
+    gains = [1 / math.log2(rank + 1) if rank <= k else 0 for rank in ranks]
+    np.testing.assert_allclose(ndcg(array, k), gains)
+
+
+def test_a_constant_scorer_earns_nothing():
+    queries = queries_of([[0], [1]], [2, 3], 30)
+    for value in (0.0, -math.inf, math.inf, 1e30):
+        report = evaluate(queries, lambda histories, v=value: torch.full((len(histories), 30), v))
+        for mode in ("unfiltered", "filtered"):
+            assert {estimate.mean for estimate in report.metrics[mode].values()} == {0.0}
+
+
+def test_a_perfect_scorer_earns_everything():
+    queries = queries_of([[0], [1]], [2, 3], 30)
+    scores = torch.nn.functional.one_hot(torch.tensor([2, 3]), 30).float()
+    report = evaluate(queries, scorer_of(scores))
+    assert {tuple(estimate) for estimate in report.metrics["filtered"].values()} == {(1.0,) * 3}
+
+
+def test_shuffled_targets_score_at_chance():
+    rng = np.random.default_rng(0)
+    queries = queries_of([[] for _ in range(4000)], rng.integers(100, size=4000), 100)
+    scores = torch.from_numpy(rng.random((4000, 100)))
+    estimate = evaluate(queries, scorer_of(scores)).metrics["unfiltered"]["recall@10"]
+    assert estimate.low < 0.1 < estimate.high
+
+
+def test_bfloat16_ties_count_against_the_target():
+    queries = queries_of([[]], [0], 300)
+    scores = (1 + torch.linspace(0.0004, 0, 300)).unsqueeze(0)
+    assert evaluate(queries, scorer_of(scores)).ranks["unfiltered"][0] == 1
+    rank = evaluate(queries, scorer_of(scores.bfloat16())).ranks["unfiltered"][0]
+    assert rank == 300
+
+
+def test_intervals_agree_with_a_bootstrap_over_users():
+    rng = np.random.default_rng(1)
+    ranks = rng.geometric(0.05, size=400)
+    report = Report(
+        ranks={"unfiltered": ranks, "filtered": ranks},
+        ks=(10,),
+        counts={"users": 400, "items": 500},
+    )
+    drawn = rng.integers(400, size=(4000, 400))
+    for metric, estimate in report.metrics["unfiltered"].items():
+        values = report.per_user(metric, "unfiltered")
+        low, high = np.percentile(values[drawn].mean(axis=1), (2.5, 97.5))
+        assert estimate.mean == pytest.approx(values.mean())
+        assert estimate.low == pytest.approx(low, abs=0.004)
+        assert estimate.high == pytest.approx(high, abs=0.004)
+
+
+def small_report(seed=0) -> Report:
+    queries = queries_of([[0], [1], [2]], [1, 2, 0], 25, cold=[True, False, False])
+    scores = torch.from_numpy(np.random.default_rng(seed).random((3, 25)))
+    return evaluate(queries, scorer_of(scores))
+
+
+def test_reports_go_to_json_and_back(tmp_path):
+    report = small_report()
+    report.write_json(tmp_path / "metrics.json")
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    back = Report.from_json(document)
+    assert back.to_json() == report.to_json() == small_report().to_json() == document
+    assert document["counts"] == {"users": 3, "items": 25, "cold_targets": 1, "repeated_targets": 0}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    with pytest.raises(ValueError, match="ranks must be in the document"):
+        Report.from_json(report.to_json(per_user=False))
+    with pytest.raises(ValueError, match="format must be 1, got 7"):
+        Report.from_json({**document, "format": 7})
+
+
+def test_the_table_shows_every_report_with_its_means():
+    reports = {"first [x]": small_report(0), "second": small_report(1)}
+    console = Console(width=80, file=io.StringIO())
+    console.print(reports_table(reports, title="Side by side"))
+    console.print(reports["second"])
+    text = console.file.getvalue()
+    assert "Side by side" in text
+    assert "first [x]" in text
+    for report in reports.values():
+        for mode in ("unfiltered", "filtered"):
+            for estimate in report.metrics[mode].values():
+                assert f"{estimate.mean:.4f}" in text
+    assert "1 targets never occur in" in " ".join(text.split())
+
+
+def test_tables_of_different_queries_are_refused():
+    other = evaluate(queries_of([[0]], [1], 25), torch.arange(25).unsqueeze(0))
+    with pytest.raises(ValueError, match="same queries, got 3 and, in 'b', 1 users"):
+        reports_table({"a": small_report(), "b": other})
+    with pytest.raises(ValueError, match="at least one"):
+        reports_table({})
+
+
+def test_scores_that_cannot_be_ranked_are_refused():
+    queries = queries_of([[0], [1], [2]], [1, 2, 0], 25)
+    scores = torch.zeros(3, 25)
+    scores[2, 4] = math.nan
+    with pytest.raises(ValueError, match="must be numbers, got NaN for user 2"):
+        evaluate(queries, scorer_of(scores), batch_size=2)
+    with pytest.raises(ValueError, match=r"\[batch, items\] = \[3, 25\], got .*\[3, 24\]"):
+        evaluate(queries, scorer_of(torch.zeros(3, 24)))
+    with pytest.raises(ValueError, match=r"ks must be in \[1, num_items = 25\], got \(26,\)"):
+        evaluate(queries, scorer_of(torch.zeros(3, 25)), ks=(26,))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate(queries, scorer_of(torch.zeros(3, 25)), batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("ranked", "words"),
+    [
+        ([[0, 1, 2], [3, 1, 3]], "an item once, got item 3 twice for user 1"),
+        ([[0, 1, 2], [3, 9, 4]], r"rows in \[0, 9\) or -1, got 9 for user 1"),
+        ([[0, 1, -2], [3, 2, 4]], r"rows in \[0, 9\) or -1, got -2 for user 0"),
+        ([[0, 1, 2], [-1, 3, 2]], "-1 at the end only, got an item after -1: user 1"),
+        ([[0, 1, 2]], "one list a user, 2, got 1"),
+        ([[0, 1], [0, 1]], r"at least max\(ks\) = 3 places, got 2"),
+    ],
+)
+def test_lists_that_are_no_ranking_are_refused(ranked, words):
+    queries = queries_of([[], []], [0, 1], 9)
+    with pytest.raises(ValueError, match=words):
+        evaluate(queries, np.array(ranked), ks=(3,))
+
+
+def test_queries_refuse_rows_outside_the_catalogue():
+    with pytest.raises(ValueError, match=r"targets must be item rows in \[0, 3\)"):
+        queries_of([[0]], [3], 3)
+    with pytest.raises(ValueError, match=r"histories must be item rows in \[0, 3\)"):
+        queries_of([[0, 3]], [1], 3)
+    with pytest.raises(ValueError, match="one length, got 2, 1 and 1"):
+        queries_of([[0], [0]], [1], 3)
+
+
+def test_progress_ends_at_the_number_of_users():
+    seen = []
+    queries = queries_of([[0]] * 5, [1] * 5, 25)
+    evaluate(
+        queries,
+        lambda histories: torch.zeros(len(histories), 25),
+        batch_size=2,
+        progress=lambda done, of: seen.append((done, of)),
+    )
+    assert seen == [(2, 5), (4, 5), (5, 5)]

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import evalrec
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_the_readmes_example_runs_as_it_is(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 1
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", blocks[0]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "graph + text" in done.stdout
+    assert (tmp_path / "metrics.json").exists()
+
+
+def test_the_readme_names_every_public_name():
+    table = README.read_text()
+    assert [name for name in evalrec.__all__ if f"`{name}" not in table] == []
