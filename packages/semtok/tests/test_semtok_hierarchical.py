@@ -85,10 +85,10 @@ def test_every_fitted_item_has_a_path_of_its_own(
 
 
 def test_a_cluster_of_one_stands_for_its_item() -> None:
-    # Just above codebook_size items, k-means leaves many clusters of one.
-    x = vectors(300, 6)
-    tree = HierarchicalKMeans.fit(x, codebook_size=250, iterations=2)
-    assert (np.bincount(tree.codes[:, 0]) == 1).sum() > 100
+    # Stopped early, k-means leaves clusters of one whose centroid is a mean of several items.
+    x = vectors(60, 2)
+    tree = HierarchicalKMeans.fit(x, codebook_size=40, iterations=1)
+    assert (np.bincount(tree.codes[:, 0]) == 1).sum() > 10
     np.testing.assert_array_equal(tree.decode(tree.codes), x)
     np.testing.assert_array_equal(tree.encode(x), tree.codes)
 
