@@ -321,6 +321,7 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
         errors: The packages' exceptions; `ExperimentError`, `ValueError`, `OSError` and
             `ImportError` are added.
     """
+    known: tuple[type[Exception], ...] = (ExperimentError, ValueError, ImportError, *errors)
     try:
         command()
     except KeyboardInterrupt:
@@ -333,7 +334,7 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
         _stop(
             f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 1
         )
-    except (ExperimentError, ValueError, ImportError, *errors) as error:
+    except known as error:
         _stop(f"error: {' '.join(str(error).split()) or type(error).__name__}", 1)
 
 

@@ -73,6 +73,7 @@ from report import (
     results_table,
     share_bars,
     table,
+    tag,
     write_report,
 )
 from rich.console import Console
@@ -88,6 +89,7 @@ from semtok import (
     save_tokenizer,
 )
 from stages import (
+    Columns,
     Data,
     check_embedding,
     embed_texts,
@@ -262,6 +264,7 @@ class Config:
     """Everything that makes a run what it is."""
 
     seed: int = 0
+    columns: Columns = field(default_factory=Columns)
     text: Text = field(default_factory=Text)
     stage_one: StageOne = field(default_factory=StageOne)
     codes: Codes = field(default_factory=Codes)
@@ -346,9 +349,10 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
     else:
         negatives = torch.arange(num_items, device=device)
     parts = (batch.history, batch.targets, negatives)
-    rows = torch.cat([part.flatten() for part in parts]).unique()
+    rows = torch.unique(torch.cat([part.flatten() for part in parts]))
     rows = rows[rows < num_items]
-    collaborative, vectors = encoder.collaborative[rows], encoder.collaborative
+    vectors: Tensor = encoder.collaborative
+    collaborative = vectors[rows]
     if config.alpha or config.item_input == "sum":
         adapted = encoder.adapted(rows)
     if config.item_input == "sum":
@@ -761,10 +765,14 @@ def write_page(
             title="Semantic IDs",
             body=[
                 table(["level", "codebook", "used", "utilisation", "perplexity"], levels),
-                histogram(
-                    {size: int(count) for size, count in enumerate(first) if count},
-                    title="first codes by how many items share them",
-                    x_label="items",
+                tag(
+                    "div",
+                    histogram(
+                        {size: int(count) for size, count in enumerate(first) if count},
+                        title="first codes by how many items share them",
+                        x_label="items",
+                    ),
+                    css="grid wide",
                 ),
             ],
             note=f"Collisions: {health.collision_rate:.2%} of items. Items by depth of their "
@@ -905,7 +913,7 @@ def demo(
 def _run(folder: Path, out: Path, config: Config, device_name: str) -> None:
     screen = Screen()
     device = choose_device(device_name)
-    data = read_data(folder, screen)
+    data = read_data(folder, config.columns, screen)
     stored = check_embedding(config.text.embedding, data)
     started = Run(
         out,

@@ -35,6 +35,16 @@ STORED = (".npy", ".safetensors", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the columns of the two files are called; item ids are joined by value."""
+
+    catalog_item: str = "item_id"
+    user: str = "user_id"
+    item: str = "item_id"
+    timestamp: str = "timestamp"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """A catalogue, its interactions and their leave-one-out split; row i is item i everywhere."""
 
@@ -61,11 +71,12 @@ class Data:
         return [str(title).strip() if title else item_id for title, item_id in pairs]
 
 
-def read_data(folder: Path, screen: Screen) -> Data:
+def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
     """Reads and checks a native folder; nothing is written.
 
     Args:
         folder: Holds one items file and one interactions file.
+        columns: Their names for what is read.
         screen: Told what was read.
 
     Raises:
@@ -73,8 +84,14 @@ def read_data(folder: Path, screen: Screen) -> Data:
         DataError: The interactions cannot be read, or name an item that the catalogue lacks.
     """
     items, interactions = find_catalog(folder), find_interactions(folder)
-    catalog = read_catalog(items)
-    table = read_interactions(interactions, item_ids=catalog.item_ids)
+    catalog = read_catalog(items, id_column=columns.catalog_item)
+    table = read_interactions(
+        interactions,
+        user_column=columns.user,
+        item_column=columns.item,
+        timestamp_column=columns.timestamp,
+        item_ids=catalog.item_ids,
+    )
     split = leave_one_out(table)
     data = Data(
         catalog=catalog,

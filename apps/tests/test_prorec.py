@@ -212,6 +212,9 @@ def break_data(name: str, folder: Path) -> list[str]:
     match name:
         case "missing column":
             table.rename({"user_id": "customer"}).write_parquet(interactions)
+        case "column named wrong":
+            (folder / "c.toml").write_text('[columns]\nuser = "buyer"\n')
+            return ["--config", str(folder / "c.toml")]
         case "malformed JSON":
             items.write_text("\n".join([*lines[:4], "{", *lines[5:]]))
         case "empty file":
@@ -245,6 +248,7 @@ def break_data(name: str, folder: Path) -> list[str]:
     ("name", "words"),
     [
         ("missing column", "interactions.parquet.*user_id.*customer"),
+        ("column named wrong", "interactions.parquet.*buyer.*user_id"),
         ("malformed JSON", "items.jsonl.*line 5"),
         ("empty file", "items.jsonl.*empty"),
         ("unknown item", "interactions.parquet.*nobody"),
