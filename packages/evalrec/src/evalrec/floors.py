@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ TEXT_WEIGHTS = (2.0, 4.0, 8.0)
 _CHUNK_CELLS = 2**22  # similarities held at once
 
 
+@runtime_checkable
 class Floor(Protocol):
     """A fitted floor: `evaluate(queries, floor.score)`."""
 
@@ -46,7 +47,7 @@ class Floor(Protocol):
         """A score for every item after each history; higher is better."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PopularityFloor:
     """Every item scores how often it was had; the history plays no part."""
 
@@ -63,7 +64,7 @@ class PopularityFloor:
         return torch.from_numpy(np.tile(self.counts, (len(histories), 1)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ItemToItemFloor:
     """The rows of a sparse matrix, added up over the last items of the history.
 

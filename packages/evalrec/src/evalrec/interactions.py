@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,7 +18,7 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file and, where there is one, the line."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
     """A table of interactions, ordered by user and then by time.
 
@@ -79,7 +80,7 @@ class Interactions:
 
 def _check_rows(name: str, rows: Int[np.ndarray, " interactions"], keys: tuple[str, ...]) -> None:
     if len(set(keys)) != len(keys):
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        twice = Counter(keys).most_common(1)[0][0]
         raise ValueError(f"the keys of {name} must be unique, got {twice!r} twice")
     low, high = int(rows.min()), int(rows.max())
     if low < 0 or high >= len(keys):

@@ -12,8 +12,9 @@ import json
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -177,10 +178,9 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
         yield f"row {row}", values
 
 
-def _open_text(path: Path) -> IO[str]:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+def _open_text(path: Path) -> TextIOWrapper:
+    stream = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+    return TextIOWrapper(stream, encoding="utf-8-sig", newline="")
 
 
 def _lines(path: Path) -> Iterator[str]:

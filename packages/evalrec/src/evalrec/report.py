@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
     """What one model reached on one set of queries.
 

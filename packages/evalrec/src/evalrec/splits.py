@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from evalrec.interactions import DataError, Histories, Interactions, flatten
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Queries:
     """What a model is asked, and the answers: one history and one target a user.
 
@@ -46,7 +46,7 @@ class Queries:
         return len(self.targets)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """A leave-one-out split. Entry i of every field is the same user, row `users[i]`.
 
