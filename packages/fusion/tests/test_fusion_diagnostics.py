@@ -106,6 +106,7 @@ def test_extremes_of_alignment_and_uniformity() -> None:
     assert uniformity(x) < -3
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refusals() -> None:
     x = draw(15, 6, 3)
     with pytest.raises(ValueError, match="semantic must have as many rows as final, 6, got 5"):

@@ -101,6 +101,7 @@ def test_streaming_answers_before_it_has_read_everything(recommender: Recommende
     assert streamed == [[item.item_id for item in answer.items] for answer in together]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refusals(model: Seq2Seq, recommender: Recommender):
     with pytest.raises(ValueError, match="at most num_beams, got 20 and 10"):
         recommender.stream([["item-1"]], top_k=20, num_beams=10)

@@ -208,6 +208,7 @@ def test_bf16_autocast_keeps_log_probs_in_fp32():
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_config_refuses(options: dict[str, object], words: str):
     with pytest.raises(ValueError, match=words):
         Seq2SeqConfig(**options)  # type: ignore[arg-type]

@@ -179,7 +179,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
 
 
 def _open_text(path: Path) -> TextIOWrapper:
-    stream = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+    stream = gzip.GzipFile(path) if path.name.lower().endswith(".gz") else path.open("rb")
     return TextIOWrapper(stream, encoding="utf-8-sig", newline="")
 
 

@@ -101,9 +101,9 @@ class Trie(nn.Module):
         codebook_sizes: tuple[int, ...],
         paths: Int[Tensor, "items levels"],
         leaf_items: Int[Tensor, " items"],
-        node_codes: Sequence[Int[Tensor, " nodes"]],
-        first_children: Sequence[Int[Tensor, " parents_and_one"]],
-        items_below: Sequence[Int[Tensor, " nodes"]],
+        node_codes: Sequence[Int[Tensor, " _"]],
+        first_children: Sequence[Int[Tensor, " _"]],
+        items_below: Sequence[Int[Tensor, " _"]],
     ) -> None:
         super().__init__()
         self.codebook_sizes = codebook_sizes

@@ -126,11 +126,18 @@ class TextEmbedding:
             raise ImportError(
                 f"text models need an extra (no module {error.name}): pip install 'semtok[text]'"
             ) from None
+        from transformers.utils import logging as transformers_logging
+
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             return SentenceTransformer(name, device=self.device)
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
             raise OSError(f"text model {self.model!r} cannot be loaded: {reason}") from None
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _model_path(model: str) -> str:
