@@ -202,19 +202,42 @@ def test_reports_go_to_json_and_back(tmp_path):
         Report.from_json({**document, "format": 7})
 
 
-def test_the_table_shows_every_report_with_its_means():
-    reports = {"first [x]": small_report(0), "second": small_report(1)}
+def shown(renderable: object) -> str:
     console = Console(width=80, file=io.StringIO())
-    console.print(reports_table(reports, title="Side by side"))
-    console.print(reports["second"])
-    text = console.file.getvalue()
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def figure(value: float) -> str:
+    return f" {value:.4f}".replace(" 0.", " .")
+
+
+def test_the_table_shows_every_report_in_a_row():
+    reports = {"first [x]": small_report(0), "second": small_report(1)}
+    text = shown(reports_table(reports, title="Side by side"))
     assert "Side by side" in text
-    assert "first [x]" in text
-    for report in reports.values():
-        for mode in ("unfiltered", "filtered"):
-            for estimate in report.metrics[mode].values():
-                assert f"{estimate.mean:.4f}" in text
     assert "1 targets never occur in" in " ".join(text.split())
+    for name, report in reports.items():
+        (line,) = (line for line in text.splitlines() if f" {name} " in line)
+        for mode in ("unfiltered", "filtered"):
+            largest = max(report.ks)
+            wanted = 10 if 10 in report.ks else largest
+            for metric in (f"recall@{wanted}", f"ndcg@{wanted}"):
+                assert figure(report.metrics[mode][metric].mean) in line
+    chosen = shown(reports_table(reports, metrics=["mrr@5"]))
+    assert figure(reports["second"].metrics["filtered"]["mrr@5"].mean) in chosen
+    assert "Recall" not in chosen
+    with pytest.raises(ValueError, match=r"metrics must be among .*, got 'auc@5'"):
+        reports_table(reports, metrics=["auc@5"])
+
+
+def test_one_report_shows_all_that_it_measured():
+    report = small_report()
+    text = shown(report)
+    for estimates in report.metrics.values():
+        for metric, estimate in estimates.items():
+            assert metric.partition("@")[2] in text
+            assert figure(estimate.mean) in text
 
 
 def test_tables_of_different_queries_are_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,18 +152,32 @@ class Report:
             beside.unlink(missing_ok=True)
 
     def __rich__(self) -> Table:
-        return reports_table({"model": self})
+        table = Table(caption=_caption(self), caption_justify="left")
+        table.add_column("", no_wrap=True)
+        for mode in MODES:
+            table.add_column(mode, justify="right", no_wrap=True)
+        for metric in self.metric_names:
+            table.add_row(_label(metric), *(_cell(self.metrics[mode][metric]) for mode in MODES))
+        return table
 
 
-def reports_table(reports: Mapping[str, Report], *, title: str | None = None) -> Table:
-    """Reports side by side, one column each; the best mean of every row is bold.
+def reports_table(
+    reports: Mapping[str, Report],
+    *,
+    metrics: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Table:
+    """Several reports, one row each; the best mean of every column is bold.
 
     Args:
-        reports: By name, in the order of the columns; all of the same queries and cut-offs.
+        reports: By name, in the order of the rows; all of the same queries and cut-offs.
+        metrics: The columns of each mode; None takes Recall and NDCG at 10, or at the largest
+            cut-off where 10 is none.
         title: Printed above the table.
 
     Raises:
-        ValueError: If there is none, or they differ in users, items, cold targets or ks.
+        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
+            is none of theirs.
     """
     if not reports:
         raise ValueError("reports must be at least one, got none")
@@ -177,18 +191,24 @@ def reports_table(reports: Mapping[str, Report], *, title: str | None = None) ->
                 )
         if report.ks != first.ks:
             raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
+    if metrics is None:
+        k = 10 if 10 in first.ks else max(first.ks)
+        metrics = (f"recall@{k}", f"ndcg@{k}")
+    for metric in metrics:
+        if metric not in first.metric_names:
+            raise ValueError(f"metrics must be among {first.metric_names}, got {metric!r}")
     table = Table(title=title, caption=_caption(first), caption_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in reports:
-        table.add_column(escape(name), justify="right", min_width=6)
-    for mode in MODES:
-        table.add_row(f"[italic]{mode}[/italic]")
-        for metric in first.metric_names:
-            estimates = [report.metrics[mode][metric] for report in reports.values()]
-            best = max(estimate.mean for estimate in estimates)
-            cells = (_cell(estimate, bold=estimate.mean == best > 0) for estimate in estimates)
-            table.add_row(_label(metric), *cells)
-        table.add_section()
+    table.add_column("", overflow="fold")
+    columns = [(mode, metric) for mode in MODES for metric in metrics]
+    best = {}
+    for mode, metric in columns:
+        table.add_column(f"{mode}\n{_label(metric)}", justify="right", no_wrap=True)
+        best[mode, metric] = max(report.metrics[mode][metric].mean for report in reports.values())
+    for name, report in reports.items():
+        cells = (
+            _cell(report.metrics[mode][metric], best=best[mode, metric]) for mode, metric in columns
+        )
+        table.add_row(escape(name), *cells)
     return table
 
 
@@ -197,10 +217,14 @@ def _label(metric: str) -> str:
     return f"{name.capitalize() if name == 'recall' else name.upper()}@{k}"
 
 
-def _cell(estimate: Estimate, *, bold: bool) -> str:
-    mean = f"{estimate.mean:.4f}"
-    half = (estimate.high - estimate.low) / 2
-    return f"{f'[bold]{mean}[/bold]' if bold else mean} [dim]±{half:.4f}[/dim]"
+def _cell(estimate: Estimate, *, best: float = 0.0) -> str:
+    mean = _figure(estimate.mean)
+    half = _figure((estimate.high - estimate.low) / 2)
+    return f"{f'[bold]{mean}[/bold]' if estimate.mean == best > 0 else mean} [dim]±{half}[/dim]"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
 
 
 def _caption(report: Report) -> str:
