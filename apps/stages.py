@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from evalrec import (
     Interactions,
+    Queries,
     Report,
     Split,
     evaluate,
@@ -20,7 +22,8 @@ from evalrec import (
     read_interactions,
 )
 from experiment import Bar, ExperimentError, Run, Screen, read_json
-from jaxtyping import Float
+from genrec import DIN, SASRec, Seq2Seq, beam_search, query_batches
+from jaxtyping import Float, Int
 from semtok import (
     Catalog,
     EmbeddingSource,
@@ -30,6 +33,7 @@ from semtok import (
     read_catalog,
     read_embeddings,
 )
+from torch import Tensor
 
 STORED = (".npy", ".safetensors", ".parquet")
 
@@ -265,3 +269,69 @@ def report_stage(run: Run, name: str, build: Callable[[Bar], Report]) -> Report:
 
     run.stage(name, stage)
     return read_report(run.path / name / "report.json")
+
+
+def sample_queries(queries: Queries, count: int, seed: int) -> Queries:
+    """Returns the queries of `count` users drawn without repetition, or all of them."""
+    if count >= len(queries):
+        return queries
+    users = np.sort(np.random.default_rng(seed).choice(len(queries), size=count, replace=False))
+    return Queries(
+        histories=[queries.histories[user] for user in users],
+        targets=queries.targets[users],
+        num_items=queries.num_items,
+        cold=queries.cold[users],
+    )
+
+
+def dense_scorer(model: SASRec | DIN, history_length: int) -> Callable[[Any], Tensor]:
+    """Returns what `evaluate` asks for: scores of all items for some histories."""
+    device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def score(histories: Any) -> Tensor:
+        batches = query_batches(
+            histories,
+            num_items=model.num_items,
+            history_length=history_length,
+            batch_size=max(len(histories), 1),
+        )
+        return torch.cat([model.score(history.to(device)) for _, history in batches])
+
+    return score
+
+
+@torch.inference_mode()
+def generate(
+    model: Seq2Seq,
+    histories: Any,
+    *,
+    num_beams: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Int[np.ndarray, "users beams"]:
+    """Returns each history's best items by beam search, as many as beams."""
+    device = model.trie.codes.device
+    num_items, done = model.trie.num_items, 0
+    num_beams = min(num_beams, num_items)
+    ranked = np.full((len(histories), num_beams), -1, dtype=np.int64)
+    tables = model.tables()
+    for rows, history in query_batches(
+        histories,
+        num_items=num_items,
+        history_length=model.config.history_length,
+        batch_size=128,
+        by_length=True,
+    ):
+        found = beam_search(
+            model,
+            model.trie,
+            history.to(device),
+            num_beams=num_beams,
+            top_k=num_beams,
+            tables=tables,
+        )
+        ranked[rows.numpy()] = found.items.cpu().numpy()
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(histories))
+    return ranked
