@@ -23,7 +23,7 @@ from evalrec import (
     write_synthetic,
 )
 from evalrec.floors import cooccurrences, text_neighbours, transitions
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -34,12 +34,19 @@ HISTORIES = st.lists(
 )
 
 
+def calmly(examples: int) -> settings:
+    """No limits on time: a busy machine is no failure."""
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
 def arrays(histories):
     return [np.array(history, dtype=np.int64) for history in histories]
 
 
 @given(HISTORIES)
-@settings(max_examples=60, deadline=None)
+@calmly(60)
 def test_popularity_counts(histories):
     floor = PopularityFloor.fit(arrays(histories), NUM_ITEMS)
     counts = Counter(item for history in histories for item in history)
@@ -48,7 +55,7 @@ def test_popularity_counts(histories):
 
 
 @given(HISTORIES)
-@settings(max_examples=60, deadline=None)
+@calmly(60)
 def test_transitions_count_and_break_ties_by_popularity(histories):
     matrix = transitions(arrays(histories), NUM_ITEMS).toarray()
     pairs = Counter(pair for history in histories for pair in itertools.pairwise(history))
@@ -62,7 +69,7 @@ def test_transitions_count_and_break_ties_by_popularity(histories):
 
 
 @given(HISTORIES, st.integers(1, 12), st.sampled_from([0.0, 0.5, 1.0]))
-@settings(max_examples=60, deadline=None)
+@calmly(60)
 def test_cooccurrences_are_the_plain_ones(histories, window, backward):
     expected = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for history in histories:
@@ -76,7 +83,7 @@ def test_cooccurrences_are_the_plain_ones(histories, window, backward):
 
 
 @given(HISTORIES, st.integers(1, 14), st.sampled_from([0.3, 0.8, 1.0]))
-@settings(max_examples=60, deadline=None)
+@calmly(60)
 def test_item_to_item_scores_are_the_plain_ones(histories, last_items, decay):
     matrix = np.random.default_rng(0).random((NUM_ITEMS, NUM_ITEMS)).astype(np.float32)
     floor = ItemToItemFloor(matrix=sparse.csr_array(matrix), last_items=last_items, decay=decay)

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 import torch
 from evalrec import Queries, Report, evaluate, mrr, ndcg, rank_items, recall, reports_table
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+
+
+def calmly(examples: int) -> settings:
+    """No limits on time: a busy machine is no failure."""
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 
 def queries_of(histories, targets, num_items, cold=None) -> Queries:
@@ -59,7 +66,7 @@ def problems(draw, *, distinct=False):
 
 
 @given(problems(), st.integers(1, 7))
-@settings(max_examples=150, deadline=None)
+@calmly(100)
 def test_ranks_from_scores_are_the_plain_ones(problem, batch_size):
     queries, scores = problem
     report = evaluate(queries, scorer_of(scores), ks=(1, 3), batch_size=batch_size)
@@ -76,7 +83,7 @@ def test_ranks_from_scores_are_the_plain_ones(problem, batch_size):
 
 
 @given(problems(distinct=True), st.data())
-@settings(max_examples=150, deadline=None)
+@calmly(100)
 def test_ranks_from_lists_are_the_plain_ones(problem, data):
     queries, scores = problem
     order = scores.argsort(dim=1, descending=True)
@@ -97,7 +104,7 @@ def test_ranks_from_lists_are_the_plain_ones(problem, data):
 
 
 @given(problems(distinct=True))
-@settings(max_examples=100, deadline=None)
+@calmly(100)
 def test_scores_and_full_lists_of_one_scorer_agree(problem):
     queries, scores = problem
     ranked = rank_items(queries, scorer_of(scores), top_k=queries.num_items)
@@ -111,7 +118,7 @@ def test_scores_and_full_lists_of_one_scorer_agree(problem):
 
 
 @given(problems(distinct=True), st.data())
-@settings(max_examples=50, deadline=None)
+@calmly(50)
 def test_rank_items_is_a_plain_sort(problem, data):
     queries, scores = problem
     top_k = data.draw(st.integers(1, queries.num_items))
@@ -125,7 +132,7 @@ def test_rank_items_is_a_plain_sort(problem, data):
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 25))
-@settings(max_examples=100, deadline=None)
+@calmly(100)
 def test_metrics_are_the_plain_ones(ranks, k):
     array = np.array(ranks)
     assert recall(array, k).tolist() == [1.0 if rank <= k else 0.0 for rank in ranks]

@@ -9,10 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 from evalrec import DataError, Interactions, find_interactions, read_interactions
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 ROWS = [("u1", "b", 5), ("u2", "a", 1), ("u1", "a", 3), ("u1", "c", 5), ("u2", "c", 0)]
+
+
+def calmly(examples: int) -> settings:
+    """No limits on time: a busy machine is no failure."""
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 
 def write(path: Path, rows=ROWS, names=("user_id", "item_id", "timestamp")) -> Path:
@@ -54,7 +61,7 @@ def test_every_format_reads_the_same_sorted_table(tmp_path, name):
         st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(-3, 3)), min_size=1, max_size=40
     )
 )
-@settings(max_examples=50, deadline=None)
+@calmly(50)
 def test_sorting_is_pythons_stable_sort(rows):
     users, items, times = (np.array(column) for column in zip(*rows, strict=True))
     table = Interactions(
