@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,8 +144,13 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+def item_ids(data: Path) -> list[str]:
+    lines = (data / "items.jsonl").read_text().splitlines()
+    return [json.loads(line)["item_id"] for line in lines]
+
+
 def test_recommend_answers_one_history(complete: Path, data: Path) -> None:
-    ids = [json.loads(line)["item_id"] for line in (data / "items.jsonl").open()]
+    ids = item_ids(data)
     done = prorec("recommend", "--run", complete, "--history", ",".join(ids[:3]), "--top-k", 5)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if any(item in line for item in ids)]
@@ -152,15 +158,15 @@ def test_recommend_answers_one_history(complete: Path, data: Path) -> None:
 
 
 def test_recommend_answers_a_file(complete: Path, data: Path, tmp_path: Path) -> None:
-    ids = [json.loads(line)["item_id"] for line in (data / "items.jsonl").open()]
+    ids = item_ids(data)
     source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
     histories = [ids[:4], [ids[7]], []]
-    source.write_text("".join(json.dumps({"user": n, "history": h}) + "\n"
-                              for n, h in enumerate(histories)))  # fmt: skip
+    lines = [json.dumps({"user": n, "history": h}) for n, h in enumerate(histories)]
+    source.write_text("\n".join(lines) + "\n")
     command = ["recommend", "--run", complete, "--input", source, "--output", target]
     done = prorec(*command, "--top-k", 7, "--exclude-seen")
     assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in target.open()]
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert [answer["user"] for answer in answers] == [0, 1, 2]
     for history, answer in zip(histories, answers, strict=True):
         found = [item["item_id"] for item in answer["items"]]
@@ -193,8 +199,6 @@ def test_recommend_needs_a_run(tmp_path: Path) -> None:
 
 
 def refused(done: subprocess.CompletedProcess[str], words: str) -> None:
-    import re
-
     assert done.returncode == 1, done.stderr + done.stdout
     lines = [line for line in done.stderr.splitlines() if not line.startswith("data: ")]
     assert len(lines) == 1, done.stderr
