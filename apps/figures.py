@@ -19,9 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from report import Html, tag, text
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 # matplotlib draws in these colours; `_figure` turns them into the page's CSS variables.
 _INK, _MUTED, _LINE = "#0a0a01", "#0a0a02", "#0a0a03"
@@ -160,6 +157,10 @@ def tsne_panel(
     Panels of the same number of items and the same seed show the same items. 2,000 points take
     some 20 seconds of one core.
     """
+    from sklearn.cluster import KMeans  # takes seconds, and few commands draw
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
     generator = np.random.default_rng(seed)
     count = min(max_points, len(embeddings))
     rows = np.sort(generator.choice(len(embeddings), size=count, replace=False))

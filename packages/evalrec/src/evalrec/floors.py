@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from evalrec.evaluate import evaluate
@@ -213,6 +212,8 @@ def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> Sparse
     Raises:
         ValueError: If no text holds a word of two letters or more.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds
+
     try:
         vectors = sparse.csr_array(TfidfVectorizer(dtype=np.float32).fit_transform(texts))
     except ValueError as error:

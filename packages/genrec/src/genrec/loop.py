@@ -247,7 +247,7 @@ class TrainingLoop:
         seed_default_generators(self.fabric.device, self.config.seed, state.step, 0, 1)
         with torch.no_grad(), self.average.applied() if self.average else nullcontext():
             metrics = {k: float(v) for k, v in self.validate(self.module).items()}
-            metrics = self.fabric.broadcast(metrics)
+            metrics = dict(self.fabric.broadcast(metrics))
             if monitor is None:
                 state.best_epoch, state.metrics = state.epochs, metrics
                 return metrics

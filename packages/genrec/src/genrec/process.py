@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 
-def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Fabric:
+def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
     """Returns a launched Fabric on `device`, or on all that `torchrun` started this process for."""
+    from lightning_fabric import Fabric  # takes seconds, and only training needs it
+
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
     devices: Any = processes
