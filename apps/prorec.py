@@ -314,7 +314,7 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
 
 DEMO = Config(
     text=Text(embedding="lsa", dim=64),
-    stage_one=StageOne(dim=64, batch_size=64, epochs=12, warmup_steps=50),
+    stage_one=StageOne(dim=64, batch_size=64, epochs=8, warmup_steps=50),
     codes=Codes(codebook_size=32),
     stage_two=StageTwo(dim=64, feedforward_dim=128, num_decoder_layers=2, epochs=8),
     evaluation=Evaluation(validation_users=1000),

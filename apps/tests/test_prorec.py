@@ -43,7 +43,7 @@ validation_users = 100
 
 def prorec(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(APP), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +137,7 @@ def test_ctrl_c_says_how_to_go_on(data: Path, config: Path, tmp_path: Path) -> N
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not (path.exists() and (path.is_dir() or path.read_text().strip())):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
