@@ -111,12 +111,16 @@ def write_json(path: Path, value: object) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a file to write; renamed to `path` in the end, removed if there is an error."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = _beside(path)
     try:
         yield unfinished
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -165,7 +169,9 @@ class Run:
                     f"{path} holds another run ({difference}): choose another --out"
                 )
         else:
-            if path.exists() and any(path.iterdir()):
+            # A run killed while it wrote its first file has left just that.
+            foreign = path.exists() and [p for p in path.iterdir() if p != _beside(marker)]
+            if foreign:
                 raise ExperimentError(f"{path} is not empty and no run: choose another --out")
             path.mkdir(parents=True, exist_ok=True)
             write_json(marker, identity)

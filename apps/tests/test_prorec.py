@@ -291,6 +291,15 @@ def test_a_folder_of_something_else_is_refused(data: Path, tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
+def test_a_run_killed_at_its_first_file_can_begin_again(
+    data: Path, config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".run.json.unfinished").write_text('{"form')
+    done = prorec("run", "--data", data, "--out", tmp_path, "--config", config, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "metrics.json").exists()
+
+
 @pytest.mark.slow
 def test_the_demo_beats_the_floors_without_text(tmp_path: Path) -> None:
     done = prorec("demo", "--out", tmp_path / "demo", "--device", "cpu")
