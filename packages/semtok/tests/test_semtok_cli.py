@@ -159,7 +159,12 @@ def test_refusals_are_one_sentence_and_write_nothing(
 
 def test_ctrl_c_ends_with_one_line_and_writes_nothing(tmp_path: Path) -> None:
     items = write_items(tmp_path / "items.jsonl", 0, 20_000)
-    command = [sys.executable, "-c", "from semtok.cli import main; main()", "encode", str(items)]
+    # A shell that runs the tests in the background has them, and so this, ignore SIGINT.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from semtok.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "encode", str(items)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV) as process:
         assert process.stderr is not None
         while not process.stderr.readline().startswith("clustering"):
