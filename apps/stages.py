@@ -70,9 +70,10 @@ class Data:
 
     def titles(self) -> list[str]:
         """A name to show for each item: its title, or its id where it has none."""
-        given = self.catalog.fields.get("title") or [None] * len(self.catalog)
-        pairs = zip(given, self.catalog.item_ids, strict=True)
-        return [str(title).strip() if title else item_id for title, item_id in pairs]
+        if "title" not in self.catalog.fields:
+            return self.catalog.item_ids
+        pairs = zip(self.catalog.texts(("title",)), self.catalog.item_ids, strict=True)
+        return [title or item_id for title, item_id in pairs]
 
 
 def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
