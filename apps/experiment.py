@@ -22,6 +22,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import torch
 from genrec import TrainingEvent
+from report import duration
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -199,7 +200,7 @@ class Run:
         facts = dict(build(folder))
         facts["seconds"] = round(time.perf_counter() - start, 1)
         write_json(marker, facts)
-        self.screen.say(f"{name}: done in {_duration(facts['seconds'])}")
+        self.screen.say(f"{name}: done in {duration(facts['seconds'])}")
         return self.facts(name)
 
     def facts(self, name: str) -> dict[str, Any]:
@@ -225,11 +226,6 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             name = f"{prefix}{key}".removeprefix("config.")
             return f"{name} is {there!r} there and {here!r} now"
     return ""
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def choose_device(name: str) -> torch.device:
