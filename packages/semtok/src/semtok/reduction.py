@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32
 
-from semtok.quantizers.contract import as_vectors
+from semtok.quantizers.vectors import as_vectors
 from semtok.storage import read_part, refusing, write_part
 
 

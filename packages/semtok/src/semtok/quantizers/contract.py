@@ -1,9 +1,12 @@
-"""What every quantizer can do."""
+"""What every quantizer can do, and which there are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -11,12 +14,38 @@ from jaxtyping import Float, Float32, Int64
 from semtok.catalog import CatalogError
 from semtok.storage import read_part
 
-_LIMIT = 1e15  # squares and sums of greater numbers overflow float32
+Progress = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """A fitted quantizer: made by its class's `fit` or `load`, never half-made."""
+    """A fitted quantizer: made by its class's `fit` or `load`, never half-made.
+
+    Vectors may be a memory map larger than memory: `fit` learns from a sample drawn by the seed,
+    and all else works in chunks. The codes of a vector depend on nothing but the vector.
+    """
+
+    @classmethod
+    def fit(
+        cls,
+        x: Float[np.ndarray, "items dim"],
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Quantizer:
+        """Fits the quantizer; each class has options of its own.
+
+        Raises:
+            ValueError: If `x` is empty or not finite, or an option is out of range.
+        """
+        ...
+
+    @property
+    def dim(self) -> int:
+        """The length of the vectors."""
+        ...
 
     @property
     def num_levels(self) -> int:
@@ -29,11 +58,19 @@ class Quantizer(Protocol):
         ...
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
-        """The codes of any vectors, each row's independent of the others."""
+        """The codes of any vectors, each row's independent of the others.
+
+        Raises:
+            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+        """
         ...
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
-        """The vectors that codes, or their first few levels, stand for."""
+        """The vectors that codes, or their first few levels, stand for.
+
+        Raises:
+            ValueError: If the codes are none of this quantizer's.
+        """
         ...
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
@@ -41,8 +78,65 @@ class Quantizer(Protocol):
         ...
 
     def save(self, folder: str | Path) -> None:
-        """Writes the quantizer into a new folder."""
+        """Writes the quantizer into a new folder.
+
+        Raises:
+            FileExistsError: If the folder exists already.
+        """
         ...
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Quantizer:
+        """Reads what `save` wrote.
+
+        Raises:
+            CatalogError: If the folder is absent, corrupt or of a newer format.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerKind:
+    """A quantizer by name; its module is imported on first use.
+
+    Attributes:
+        module: Where the class is, below `semtok.quantizers`.
+        class_name: Its name there.
+        options: Of its `fit`, set by the name.
+        kind: What its config.json says.
+    """
+
+    module: str
+    class_name: str
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def quantizer_class(self) -> type[Quantizer]:
+        """The class."""
+        found: type[Quantizer] = getattr(
+            import_module(f"semtok.quantizers.{self.module}"), self.class_name
+        )
+        return found
+
+    def fit(self, x: Float[np.ndarray, "items dim"], **options: Any) -> Quantizer:
+        """Fits the class with the name's options and any others that it has."""
+        return self.quantizer_class.fit(x, **self.options, **options)
+
+
+QUANTIZERS: dict[str, QuantizerKind] = {
+    "hierarchical": QuantizerKind(
+        module="hierarchical", class_name="HierarchicalKMeans", kind="hierarchical_kmeans"
+    ),
+    "pq": QuantizerKind(module="product", class_name="ProductQuantizer", kind="product"),
+    "opq": QuantizerKind(
+        module="product", class_name="ProductQuantizer", kind="product", options={"rotate": True}
+    ),
+    "rq": QuantizerKind(module="residual", class_name="ResidualQuantizer", kind="residual"),
+    "rqvae": QuantizerKind(module="rqvae", class_name="RqVae", kind="rqvae"),
+    "random": QuantizerKind(module="random", class_name="RandomCodes", kind="random"),
+}
+"""Every quantizer by the name that command lines have for it."""
 
 
 def load_quantizer(folder: str | Path) -> Quantizer:
@@ -51,33 +145,8 @@ def load_quantizer(folder: str | Path) -> Quantizer:
     Raises:
         CatalogError: If it holds none that this version knows.
     """
-    from semtok.quantizers.hierarchical import HierarchicalKMeans
-
     config, _ = read_part(folder)
-    if config.get("kind") != HierarchicalKMeans.kind:
-        raise CatalogError(f"{folder}: unknown kind of quantizer {config.get('kind')!r}")
-    return HierarchicalKMeans.load(folder)
-
-
-def as_vectors(
-    x: Float[np.ndarray, "items dim"], *, dim: int | None = None
-) -> Float32[np.ndarray, "items dim"]:
-    """The vectors as contiguous float32.
-
-    Args:
-        x: Vectors.
-        dim: How long each must be; None takes any length.
-
-    Raises:
-        ValueError: If `x` is not two-dimensional, has another dim, or holds a number that is not
-            finite or too large to be squared.
-    """
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"x must have the shape [items, dim], got {list(x.shape)}")
-    if dim is not None and x.shape[1] != dim:
-        raise ValueError(f"x must have dim {dim}, as the fitted vectors, got {x.shape[1]}")
-    bad = ~(np.abs(x) <= _LIMIT).all(axis=1)
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(f"x must hold finite numbers within +-{_LIMIT:g}, got others in row {row}")
-    return np.ascontiguousarray(x, dtype=np.float32)
+    for known in QUANTIZERS.values():
+        if known.kind == config.get("kind"):
+            return known.quantizer_class.load(folder)
+    raise CatalogError(f"{folder}: unknown kind of quantizer {config.get('kind')!r}")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from semtok.quantizers.balanced import balanced_kmeans
-from semtok.quantizers.contract import as_vectors
+from semtok.quantizers.vectors import as_vectors
 from semtok.quantizers.nearest import VectorIndex, nearest
 from semtok.storage import read_part, refusing, write_part
 

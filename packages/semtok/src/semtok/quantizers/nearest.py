@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64, UInt64
 
-_CHUNK = 8192
+from semtok.quantizers.vectors import CHUNK
 
 
 def nearest(
@@ -21,8 +21,8 @@ def nearest(
     squares = np.einsum("kd,kd->k", centroids, centroids)
     reach = np.sqrt(squares.max())
     slack = 8 * np.finfo(np.float32).eps * np.sqrt(x.shape[1])
-    for start in range(0, len(x), _CHUNK):
-        part = x[start : start + _CHUNK]
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK]
         costs = squares - 2 * (part @ centroids.T)
         best = costs.argmin(axis=1)
         norms = np.sqrt(np.einsum("nd,nd->n", part, part))
@@ -32,7 +32,7 @@ def nearest(
             rivals = np.flatnonzero(close[row])
             gaps = centroids[rivals].astype(np.float64) - part[row]
             best[row] = rivals[(gaps * gaps).sum(axis=1).argmin()]
-        labels[start : start + _CHUNK] = best
+        labels[start : start + CHUNK] = best
     return labels
 
 
@@ -41,13 +41,13 @@ class VectorIndex:
 
     def __init__(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
         self._vectors = vectors
-        keys = _keys(vectors)
+        keys = vector_keys(vectors)
         self._order = keys.argsort(kind="stable")
         self._keys = keys[self._order]
 
     def find(self, x: Float32[np.ndarray, "queries dim"]) -> Int64[np.ndarray, " queries"]:
         """The first row that equals each vector, -1 where none does."""
-        keys = _keys(x)
+        keys = vector_keys(x)
         places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
         rows = self._order[places]
         found = self._keys[places] == keys
@@ -55,11 +55,13 @@ class VectorIndex:
         return np.where(found, rows, -1)
 
 
-def _keys(x: Float32[np.ndarray, "items dim"]) -> UInt64[np.ndarray, " items"]:
+def vector_keys(
+    x: Float32[np.ndarray, "items dim"], *, seed: int = 0
+) -> UInt64[np.ndarray, " items"]:
     """A 64-bit key a row: equal rows have equal keys, and others almost never."""
-    factors = np.random.default_rng(0).integers(2**63, size=x.shape[1], dtype=np.uint64) * 2 + 1
+    factors = np.random.default_rng(seed).integers(2**63, size=x.shape[1], dtype=np.uint64) * 2 + 1
     keys = np.empty(len(x), dtype=np.uint64)
-    for start in range(0, len(x), _CHUNK):
-        part = x[start : start + _CHUNK] + np.float32(0)  # -0 becomes 0
-        keys[start : start + _CHUNK] = (part.view(np.uint32) * factors).sum(axis=1, dtype=np.uint64)
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK] + np.float32(0)  # -0 becomes 0
+        keys[start : start + CHUNK] = (part.view(np.uint32) * factors).sum(axis=1, dtype=np.uint64)
     return keys
