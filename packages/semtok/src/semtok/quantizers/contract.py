@@ -27,15 +27,14 @@ class Quantizer(Protocol):
     """
 
     @classmethod
-    def fit(
-        cls,
-        x: Float[np.ndarray, "items dim"],
-        *,
-        seed: int = 0,
-        progress: Progress | None = None,
-        **options: Any,
-    ) -> Quantizer:
-        """Fits the quantizer; each class has options of its own.
+    def fit(cls, x: Float[np.ndarray, "items dim"], *args: Any, **options: Any) -> Quantizer:
+        """Fits the quantizer.
+
+        Args:
+            x: Vectors.
+            *args: None; all options are named.
+            **options: `seed`, `progress` (called with how much is done, and of how much), and
+                those that each class has of its own.
 
         Raises:
             ValueError: If `x` is empty or not finite, or an option is out of range.
@@ -112,16 +111,17 @@ class QuantizerKind:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def quantizer_class(self) -> type[Quantizer]:
-        """The class."""
-        found: type[Quantizer] = getattr(
+    def quantizer_class(self) -> type[Any]:
+        """The class, which follows `Quantizer`."""
+        found: type[Any] = getattr(
             import_module(f"semtok.quantizers.{self.module}"), self.class_name
         )
         return found
 
     def fit(self, x: Float[np.ndarray, "items dim"], **options: Any) -> Quantizer:
         """Fits the class with the name's options and any others that it has."""
-        return self.quantizer_class.fit(x, **self.options, **options)
+        fitted: Quantizer = self.quantizer_class.fit(x, **self.options, **options)
+        return fitted
 
 
 QUANTIZERS: dict[str, QuantizerKind] = {
@@ -148,5 +148,6 @@ def load_quantizer(folder: str | Path) -> Quantizer:
     config, _ = read_part(folder)
     for known in QUANTIZERS.values():
         if known.kind == config.get("kind"):
-            return known.quantizer_class.load(folder)
+            loaded: Quantizer = known.quantizer_class.load(folder)
+            return loaded
     raise CatalogError(f"{folder}: unknown kind of quantizer {config.get('kind')!r}")

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from semtok.quantizers.balanced import balanced_kmeans
-from semtok.quantizers.vectors import as_vectors
 from semtok.quantizers.nearest import VectorIndex, nearest
+from semtok.quantizers.vectors import as_vectors
 from semtok.storage import read_part, refusing, write_part
 
 _SAMPLE_PER_CODE = 256  # k-means learns from at most so many vectors a centroid
