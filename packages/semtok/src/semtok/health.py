@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from semtok.collisions import Collisions, measure_collisions
 from semtok.semantic_ids import SemanticIds
@@ -26,6 +28,10 @@ class LevelHealth:
         entropy: Of the distribution of codes over items, in bits.
         perplexity: 2 to the entropy: as many evenly used codes would be as hard to guess.
         distortion: Mean squared distance to what the codes so far stand for, if measured.
+        shared_prefix: Of the pairs of items that follow each other in sequences, the share that
+            have all codes up to this level in common; None without sequences.
+        shared_by_chance: The same, had the second items of all pairs been shuffled; the ratio of
+            the two says how much of a sequence the codes know.
     """
 
     codebook_size: int
@@ -33,7 +39,9 @@ class LevelHealth:
     utilisation: float
     entropy: float
     perplexity: float
-    distortion: float | None
+    distortion: float | None = None
+    shared_prefix: float | None = None
+    shared_by_chance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +54,24 @@ class CodeHealth:
         collision_rate: The share of items that share all codes with another, before collisions
             were resolved where that is known.
         largest_bucket: The most items that share all codes, likewise.
+        resolved_collision_rate: The same share in the table as it is.
+        resolved_largest_bucket: The most items that share all codes in the table as it is.
         depths: How many items are singled out by their first 1, 2, ... codes and no fewer; for
             hierarchical k-means, the lengths of paths before padding.
+        neighbour_overlap: The share of an item's 10 nearest neighbours that are also its nearest
+            by codes, if measured; see `semtok.neighbour_overlap`.
+        num_pairs: Pairs of consecutive items that `shared_prefix` was counted over.
     """
 
     num_items: int
     levels: tuple[LevelHealth, ...]
     collision_rate: float
     largest_bucket: int
+    resolved_collision_rate: float
+    resolved_largest_bucket: int
     depths: tuple[int, ...]
+    neighbour_overlap: float | None = None
+    num_pairs: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types."""
@@ -64,31 +81,50 @@ class CodeHealth:
         """A rich table: one row a level, and a caption with the rest."""
         from rich.table import Table
 
-        depths = ", ".join(f"{count:,} with {d}" for d, count in enumerate(self.depths, 1) if count)
         table = Table(
             title=f"{self.num_items:,} items, {len(self.levels)} levels",
-            caption=f"collisions: {self.collision_rate:.2%} of items, largest bucket "
-            f"{self.largest_bucket}\ncodes that single an item out: {depths}",
+            caption="\n".join(self._caption()),
             caption_justify="left",
         )
-        for name in ("level", "codes", "used", "utilisation", "perplexity", "entropy"):
+        columns = {
+            "level": [str(number) for number in range(1, len(self.levels) + 1)],
+            "codes": [f"{level.codebook_size:,}" for level in self.levels],
+            "used": [f"{level.used:,}" for level in self.levels],
+            "utilisation": [f"{level.utilisation:.1%}" for level in self.levels],
+            "perplexity": [f"{level.perplexity:.1f}" for level in self.levels],
+            "entropy": [f"{level.entropy:.2f} bit" for level in self.levels],
+        }
+        if any(level.distortion is not None for level in self.levels):
+            columns["distortion"] = [_cell(level.distortion, ".4g") for level in self.levels]
+        if self.num_pairs is not None:
+            columns["next shares"] = [_cell(level.shared_prefix, ".2%") for level in self.levels]
+            columns["by chance"] = [_cell(level.shared_by_chance, ".2%") for level in self.levels]
+        for name in columns:
             table.add_column(name, justify="right")
-        measured = any(level.distortion is not None for level in self.levels)
-        if measured:
-            table.add_column("distortion", justify="right")
-        for number, level in enumerate(self.levels, start=1):
-            cells = [
-                str(number),
-                str(level.codebook_size),
-                str(level.used),
-                f"{level.utilisation:.1%}",
-                f"{level.perplexity:.1f}",
-                f"{level.entropy:.2f} bit",
-            ]
-            if measured:
-                cells.append("" if level.distortion is None else f"{level.distortion:.4g}")
+        for cells in zip(*columns.values(), strict=True):
             table.add_row(*cells)
         return table
+
+    def _caption(self) -> list[str]:
+        text = f"collisions: {self.collision_rate:.2%} of items, largest bucket "
+        text += f"{self.largest_bucket:,}"
+        before = (self.collision_rate, self.largest_bucket)
+        if before != (self.resolved_collision_rate, self.resolved_largest_bucket):
+            text += f"; once resolved {self.resolved_collision_rate:.2%}, largest bucket "
+            text += f"{self.resolved_largest_bucket:,}"
+        depths = ", ".join(f"{count:,} with {d}" for d, count in enumerate(self.depths, 1) if count)
+        lines = [text, f"codes that single an item out: {depths}"]
+        if self.neighbour_overlap is not None:
+            lines.append(
+                f"neighbour overlap at 10: {self.neighbour_overlap:.2%} "
+                f"(by chance {chance_overlap(self.num_items):.2%})"
+            )
+        if self.num_pairs is not None:
+            lines.append(
+                f"next shares: of {self.num_pairs:,} pairs of consecutive items, those with the "
+                "same codes up to this level"
+            )
+        return lines
 
 
 def measure_health(
@@ -96,6 +132,8 @@ def measure_health(
     *,
     collisions: Collisions | None = None,
     distortion: Sequence[float] | None = None,
+    neighbour_overlap: float | None = None,
+    sequences: Sequence[Sequence[str | int]] | None = None,
 ) -> CodeHealth:
     """Measures a code table.
 
@@ -104,8 +142,21 @@ def measure_health(
         collisions: As counted before they were resolved; None counts those of the table.
         distortion: After each level, as `quantizer.distortion` gives it; may be shorter than the
             codes, as a suffix has none.
+        neighbour_overlap: As `semtok.neighbour_overlap` measured it at 10 neighbours.
+        sequences: Items in the order in which they were bought, read or watched, as item ids or
+            as rows of the table. An item that follows itself is not counted.
+
+    Raises:
+        ValueError: If sequences hold an item that the table lacks, or no two items in a row.
     """
-    collisions = collisions or measure_collisions(semantic_ids.codes)
+    resolved = measure_collisions(semantic_ids.codes)
+    before = collisions or resolved
+    shared: list[tuple[float | None, float | None]] = [(None, None)] * semantic_ids.num_levels
+    num_pairs = None
+    if sequences is not None:
+        pairs = _consecutive(semantic_ids, sequences)
+        num_pairs = len(pairs)
+        shared = _shared_prefixes(semantic_ids.codes, pairs)
     levels = []
     for level, size in enumerate(semantic_ids.codebook_sizes):
         counts = np.bincount(semantic_ids.codes[:, level])
@@ -120,13 +171,71 @@ def measure_health(
                 entropy=entropy,
                 perplexity=2**entropy,
                 distortion=distortion[level] if distortion is not None and known else None,
+                shared_prefix=shared[level][0],
+                shared_by_chance=shared[level][1],
             )
         )
     depths = np.bincount(semantic_ids.depths, minlength=semantic_ids.num_levels + 1)[1:]
     return CodeHealth(
         num_items=len(semantic_ids),
         levels=tuple(levels),
-        collision_rate=collisions.rate,
-        largest_bucket=collisions.largest_bucket,
+        collision_rate=before.rate,
+        largest_bucket=before.largest_bucket,
+        resolved_collision_rate=resolved.rate,
+        resolved_largest_bucket=resolved.largest_bucket,
         depths=tuple(depths.tolist()),
+        neighbour_overlap=neighbour_overlap,
+        num_pairs=num_pairs,
     )
+
+
+def chance_overlap(num_items: int, num_neighbours: int = 10) -> float:
+    """The neighbour overlap of codes that know nothing of the embeddings."""
+    return min(1.0, num_neighbours / max(num_items - 1, 1))
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _consecutive(
+    semantic_ids: SemanticIds, sequences: Sequence[Sequence[str | int]]
+) -> Int64[np.ndarray, "pairs two"]:
+    """The rows of items that follow each other, without those that follow themselves."""
+    pairs: list[tuple[int, int]] = []
+    for sequence in sequences:
+        rows = [semantic_ids.row(i) if isinstance(i, str) else int(i) for i in sequence]
+        pairs.extend(pairwise(rows))
+    table: Int64[np.ndarray, "pairs two"] = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    outside = (table < 0) | (table >= len(semantic_ids))
+    if outside.any():
+        raise ValueError(
+            f"sequences must hold rows within [0, {len(semantic_ids)}), got {table[outside][0]}"
+        )
+    moves: Int64[np.ndarray, "moves two"] = table[table[:, 0] != table[:, 1]]
+    if len(moves) == 0:
+        raise ValueError("sequences must hold two different items in a row, got none")
+    return moves
+
+
+def _shared_prefixes(
+    codes: Int64[np.ndarray, "items levels"], pairs: Int64[np.ndarray, "pairs two"]
+) -> list[tuple[float | None, float | None]]:
+    """How often a pair shares its first 1, 2, ... codes, and how often a shuffled pair would.
+
+    The shuffled pairs join each first item with each second one, again without items that meet
+    themselves: their expectation is a sum over prefixes, so nothing is drawn.
+    """
+    num_items, num_pairs = len(codes), len(pairs)
+    first = np.bincount(pairs[:, 0], minlength=num_items) / num_pairs
+    second = np.bincount(pairs[:, 1], minlength=num_items) / num_pairs
+    with_itself = float(first @ second)
+    same = codes[pairs[:, 0]] == codes[pairs[:, 1]]
+    observed = np.logical_and.accumulate(same, axis=1).mean(axis=0)
+    shared: list[tuple[float | None, float | None]] = []
+    for level, share in enumerate(observed.tolist(), start=1):
+        _, group = np.unique(codes[:, :level], axis=0, return_inverse=True)
+        group = group.reshape(-1)
+        together = float(np.bincount(group, first) @ np.bincount(group, second))
+        shared.append((share, max(together - with_itself, 0.0) / (1 - with_itself)))
+    return shared

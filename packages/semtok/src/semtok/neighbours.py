@@ -1,0 +1,173 @@
+"""Neighbour overlap: do items that lie close in embedding space share their codes?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, Int64
+
+CodeSpace = Literal["prefix", "hamming"]
+"""How close two items' codes are: the length of their common prefix, or how many codes agree."""
+
+_CHUNK = 8192
+_QUERIES = 1024
+
+
+def neighbour_overlap(
+    embeddings: Float[np.ndarray, "items dim"],
+    codes: Int[np.ndarray, "items levels"],
+    *,
+    num_neighbours: int = 10,
+    space: CodeSpace = "prefix",
+    sample: int | None = 1000,
+    seed: int = 0,
+) -> float:
+    """The share of an item's nearest neighbours that are also its nearest by codes.
+
+    Nearest in embedding space is by squared Euclidean distance, which every quantizer here
+    minimises; on vectors of length 1, as most embedding models give, cosine ranks alike. Nearest
+    by codes is by the longest common prefix, in which thousands of items may be equally close.
+    Ties on either side are broken at random and the expectation is computed exactly: so the figure
+    is deterministic, one code for all items earns what chance earns (`num_neighbours` / items),
+    and the order of the items plays no role. An item is no neighbour of itself.
+
+    Memory stays bounded (some 100 MB) whatever the number of items; embeddings may be a memmap.
+
+    Args:
+        embeddings: The vectors that were quantized, row i for item i.
+        codes: Of the same items. For the neighbour overlap of the first levels alone, pass those.
+        num_neighbours: How many neighbours count; at most as many as there are other items.
+        space: `hamming` counts the codes that agree wherever they stand: the fair measure for
+            product quantization, whose codes have no order.
+        sample: Items, drawn without replacement, whose neighbours are looked up; None takes all.
+        seed: Draws them.
+
+    Returns:
+        A share in [0, 1].
+
+    Raises:
+        ValueError: If there are fewer than two items, shapes disagree, an option is out of range
+            or the embeddings are not finite.
+    """
+    num_items = len(codes)
+    if num_items < 2:
+        raise ValueError(f"codes must be those of at least two items, got {num_items}")
+    if len(embeddings) != num_items:
+        raise ValueError(
+            f"embeddings must have one row an item ({num_items}), got {len(embeddings)}"
+        )
+    if num_neighbours < 1:
+        raise ValueError(f"num_neighbours must be at least 1, got {num_neighbours}")
+    if sample is not None and sample < 1:
+        raise ValueError(f"sample must be at least 1, got {sample}")
+    if space not in get_args(CodeSpace):
+        raise ValueError(f"space must be one of {', '.join(get_args(CodeSpace))}, got {space!r}")
+    rows = np.arange(num_items)
+    if sample is not None and sample < num_items:
+        drawn = np.random.default_rng(seed).choice(num_items, size=sample, replace=False)
+        rows = np.sort(drawn)
+    k = min(num_neighbours, num_items - 1)
+    total = 0.0
+    for start in range(0, len(rows), _QUERIES):
+        block = _Queries(embeddings, codes, rows[start : start + _QUERIES], space)
+        total += block.overlap(k)
+    return total / (k * len(rows))
+
+
+class _Queries:
+    """Some items, and how close all others are to them, a chunk of items at a time."""
+
+    def __init__(
+        self,
+        embeddings: Float[np.ndarray, "items dim"],
+        codes: Int[np.ndarray, "items levels"],
+        rows: Int64[np.ndarray, " queries"],
+        space: CodeSpace,
+    ) -> None:
+        self._embeddings, self._codes, self._rows, self._space = embeddings, codes, rows, space
+        x = np.asarray(embeddings[rows], dtype=np.float64)
+        # Distances are differences of squares: about their centre, those are small and exact.
+        self._centre = x.mean(axis=0)
+        self._x = (x - self._centre).astype(np.float32)
+        self._squares = np.einsum("qd,qd->q", self._x, self._x)
+
+    def overlap(self, k: int) -> float:
+        """The expected number of common neighbours, summed over the queries."""
+        kth, slack, within = self._first_pass(k)
+        # Of items that agree with a query in `level` codes, `within[:, level]` agree in as many or
+        # more and `beyond` in more; they fill what the nearer ones leave of the k places.
+        beyond = np.column_stack([within[:, 1:], np.zeros(len(within), dtype=np.int64)])
+        chance = ((k - beyond) / np.maximum(within - beyond, 1)).clip(0, 1)
+        nearer, common_nearer = np.zeros(len(kth)), np.zeros(len(kth))
+        tied, common_tied = np.zeros(len(kth)), np.zeros(len(kth))
+        for start, distances in self._distances():
+            query, column = np.nonzero(distances <= (kth + slack)[:, None])
+            other = self._codes[start + column]
+            same = other == self._codes[self._rows[query]]
+            agreeing = np.logical_and.accumulate(same, axis=1) if self._is_prefix else same
+            common = chance[query, agreeing.sum(axis=1)]
+            is_tied = distances[query, column] >= (kth - slack)[query]
+            for mask, count, share in (
+                (~is_tied, nearer, common_nearer),
+                (is_tied, tied, common_tied),
+            ):
+                count += np.bincount(query[mask], minlength=len(kth))
+                share += np.bincount(query[mask], weights=common[mask], minlength=len(kth))
+        return float((common_nearer + (k - nearer) / tied * common_tied).sum())
+
+    def _first_pass(
+        self, k: int
+    ) -> tuple[
+        Float32[np.ndarray, " queries"],
+        Float32[np.ndarray, " queries"],
+        Int64[np.ndarray, "queries agreements"],
+    ]:
+        """The distance of the k-th neighbour, its rounding error, and items by agreeing codes."""
+        num_levels = self._codes.shape[1]
+        within = np.zeros((len(self._rows), num_levels + 1), dtype=np.int64)
+        best = np.full((len(self._rows), k), np.inf, dtype=np.float32)
+        for start, distances in self._distances():
+            open_ = distances.min(axis=1) < best.max(axis=1)
+            merged = np.concatenate([best[open_], distances[open_]], axis=1)
+            best[open_] = np.partition(merged, k - 1, axis=1)[:, :k]
+            agreeing = self._count_agreeing(start, start + distances.shape[1])
+            for level in range(num_levels + 1):
+                within[:, level] += np.count_nonzero(agreeing >= level, axis=1)
+        within -= 1  # a query agrees with itself in every code
+        kth = best.max(axis=1)
+        reach = 2 * np.sqrt(self._squares) + np.sqrt(kth.clip(0))
+        slack = np.finfo(np.float32).eps * np.sqrt(self._x.shape[1]) * reach**2
+        return kth, slack.astype(np.float32), within
+
+    def _count_agreeing(self, start: int, stop: int) -> Int[np.ndarray, "queries chunk"]:
+        queries = self._codes[self._rows].T
+        chunk = np.ascontiguousarray(self._codes[start:stop].T)
+        agreeing = np.zeros((queries.shape[1], stop - start), dtype=np.int16)
+        alive = np.ones(agreeing.shape, dtype=bool)
+        for level in range(len(chunk)):
+            same = queries[level, :, None] == chunk[level]
+            alive = alive & same if self._is_prefix else same
+            agreeing += alive
+        return agreeing
+
+    @property
+    def _is_prefix(self) -> bool:
+        return self._space == "prefix"
+
+    def _distances(self) -> Iterator[tuple[int, Float32[np.ndarray, "queries chunk"]]]:
+        """Squared distances to each chunk of items, infinite to the query itself."""
+        for start in range(0, len(self._embeddings), _CHUNK):
+            part = np.asarray(self._embeddings[start : start + _CHUNK], dtype=np.float64)
+            x = (part - self._centre).astype(np.float32)
+            squares = np.einsum("nd,nd->n", x, x)
+            distances = self._x @ x.T
+            distances *= -2
+            distances += squares
+            distances += self._squares[:, None]
+            if not np.isfinite(distances).all():
+                raise ValueError("embeddings must be finite and below 1e18, got others")
+            here = np.flatnonzero((self._rows >= start) & (self._rows < start + len(part)))
+            distances[here, self._rows[here] - start] = np.inf
+            yield start, distances
