@@ -71,6 +71,111 @@ def info_nce(
     return (loss + other) / 2
 
 
+def masked_sequence_alignment(
+    masked: Float[Tensor, "batch dim"],
+    original: Float[Tensor, "batch dim"],
+    *,
+    temperature: float,
+    user_rows: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """A history with masked codes towards the same history as it is, in both directions.
+
+    CoCoRec, eq. 7-8, with r-hat as `masked` and r as `original`: cosine, in-batch negatives, the
+    mean of the two directions.
+
+    Args:
+        masked: The backbone's states of the histories whose items had codes masked.
+        original: Those of the histories as they are.
+        temperature: Divides the cosines.
+        user_rows: Whose history each row is. With it, other prefixes of the same user's history
+            are not negatives; the paper takes every other row of the batch.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
+    """
+    return info_nce(masked, original, temperature=temperature, symmetric=True, ids=user_rows)
+
+
+def user_contrast(
+    ids: Float[Tensor, "batch length dim"],
+    content: Float[Tensor, "batch length dim"],
+    valid: Bool[Tensor, "batch length"],
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """User-grained contrast: a user's two streams are views of one behaviour.
+
+    TSSR, eq. 1, with F^id as ``ids`` and F^con as ``content``: cosine of the means over the
+    sequence, the other users of the batch as negatives, the sum of both directions.
+
+    Differs: the mean is over the sequence without its padding, which the authors' code includes.
+
+    Args:
+        ids: States of the id stream.
+        content: States of the content stream.
+        valid: False at padding. A user without any valid step takes no part.
+        temperature: Divides the cosines.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
+    """
+    weights = valid.to(ids.dtype) / valid.sum(dim=1, keepdim=True).clamp(min=1)
+    first, second = (
+        (states.masked_fill(~valid.unsqueeze(-1), 0) * weights.unsqueeze(-1)).sum(dim=1)
+        for states in (ids, content)
+    )
+    present = valid.any(dim=1)
+    return 2 * info_nce(first, second, temperature=temperature, symmetric=True, valid=present)
+
+
+def item_contrast(
+    ids: Float[Tensor, "batch length dim"],
+    content: Float[Tensor, "batch length dim"],
+    next_ids: Float[Tensor, "batch length dim"],
+    next_content: Float[Tensor, "batch length dim"],
+    next_items: Int[Tensor, "batch length"],
+    valid: Bool[Tensor, "batch length"],
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Item-grained contrast: each stream foretells the other stream's next item.
+
+    TSSR, eq. 2: inner products, both directions summed; the negatives of a step are the other
+    users' next items at the same step, but never the same item.
+
+    Differs: the mean over all steps that have a negative, where the paper sums over the steps of a
+    user, so that long histories do not outweigh the other terms. The authors' code leaves out the
+    temperature: that is ``temperature=1``.
+
+    Args:
+        ids: States of the id stream, F^id.
+        content: States of the content stream, F^con.
+        next_ids: Id embeddings E^id of the item that follows each step.
+        next_content: Content embeddings E^con of the same items.
+        next_items: Which item that is.
+        valid: False where no item follows.
+        temperature: Divides the inner products.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
+    """
+    rows, known = next_items.transpose(0, 1), valid.transpose(0, 1)
+
+    def towards(
+        states: Float[Tensor, "batch length dim"], following: Float[Tensor, "batch length dim"]
+    ) -> Float[Tensor, ""]:
+        return info_nce(
+            states.transpose(0, 1),
+            following.transpose(0, 1),
+            temperature=temperature,
+            similarity="dot",
+            ids=rows,
+            valid=known,
+        )
+
+    return towards(ids, next_content) + towards(content, next_ids)
+
+
 def contrast_terms(
     anchors: Float[Tensor, "*groups batch dim"],
     positives: Float[Tensor, "*groups batch dim"],

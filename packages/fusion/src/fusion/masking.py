@@ -1,0 +1,104 @@
+"""Code masking and masked code modelling (CoCoRec, 2.4 and eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_SHOWN_AS_MASK, _SHOWN_AS_RANDOM = 0.8, 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedCodes:
+    """Codes of which some are to be guessed.
+
+    Attributes:
+        codes: The codes with random ones in place of some; what stands where `hidden` is True has
+            no meaning.
+        hidden: True where the mask is shown in place of a code.
+        chosen: True where the true code is to be guessed: every hidden place, every random code,
+            and some that are shown as they are.
+    """
+
+    codes: Int[Tensor, "items codes"]
+    hidden: Bool[Tensor, "items codes"]
+    chosen: Bool[Tensor, "items codes"]
+
+
+def mask_codes(
+    codes: Int[Tensor, "items codes"],
+    codebook_sizes: Sequence[int],
+    *,
+    ratio: float,
+    generator: torch.Generator | None = None,
+) -> MaskedCodes:
+    """Choose each code with probability `ratio`: 80 % are masked, 10 % random, 10 % unchanged.
+
+    CoCoRec, 2.4, with `ratio` as rho and the shares of BERT.
+
+    Differs: a random code comes from the codebook of its own position; the authors' code draws
+    from all positions' codes, most of which could never stand there.
+
+    Args:
+        codes: One row an item.
+        codebook_sizes: Number of codes at each position.
+        ratio: Probability that a code is chosen.
+        generator: Of the choice, on the device of `codes`; None is torch's default one.
+
+    Raises:
+        ValueError: `ratio` is not in (0, 1], or the sizes do not fit the codes.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1], got {ratio}")
+    if len(codebook_sizes) != codes.shape[1]:
+        raise ValueError(
+            f"codebook_sizes must be one a position, {codes.shape[1]}, got {len(codebook_sizes)}"
+        )
+    chance, fate, draw = torch.rand(3, *codes.shape, generator=generator, device=codes.device)
+    chosen = chance < ratio
+    hidden = chosen & (fate < _SHOWN_AS_MASK)
+    random = chosen & ~hidden & (fate < _SHOWN_AS_MASK + _SHOWN_AS_RANDOM)
+    sizes = codes.new_tensor(codebook_sizes)
+    drawn = (draw * sizes).to(codes.dtype).minimum(sizes - 1)
+    return MaskedCodes(codes=torch.where(random, drawn, codes), hidden=hidden, chosen=chosen)
+
+
+def masked_code_loss(
+    states: Float[Tensor, "masked dim"],
+    targets: Int[Tensor, " masked"],
+    code_vectors: Float[Tensor, "tokens dim"],
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Masked code modelling: guess each chosen code among all codes of all positions.
+
+    CoCoRec, eq. 6: cross-entropy of cosine / `temperature`, with h-hat as `states`, z^c as
+    `code_vectors` and C, "the set of all semantic codes", as its rows.
+
+    Args:
+        states: The semantic-fusion module's output where a code was chosen.
+        targets: The row of `code_vectors` of each true code; see `SemanticFusion.tokens`.
+        code_vectors: The embeddings of all codes, position after position.
+        temperature: Divides the cosines.
+
+    Returns:
+        The mean over the chosen codes, in nats; 0 where none was chosen.
+
+    Raises:
+        ValueError: `temperature` is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if not len(states):
+        return states.sum()
+    # In full precision even under autocast: a temperature magnifies bf16's rounding.
+    with torch.autocast(device_type=states.device.type, enabled=False):
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        guesses = F.normalize(states.to(dtype), dim=-1)
+        rows = F.normalize(code_vectors.to(dtype), dim=-1)
+        return F.cross_entropy(guesses @ rows.T / temperature, targets)

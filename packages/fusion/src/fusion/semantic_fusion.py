@@ -1,0 +1,137 @@
+"""CoCoRec's semantic-fusion module: an item's codes ask its views for what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+class SemanticFusion(nn.Module):
+    """Self-attention over an item's codes, cross-attention to its views, feed-forward; stacked.
+
+    CoCoRec, eq. 1-2: Z^c are the code embeddings, one table a position; Z^t are the views; neither
+    has an order, so that there are no position embeddings. Post-LN layers, as in the authors'
+    code.
+
+    Differs: the row shown in place of a masked code is learned; in the authors' code it is the
+    padding's, which stays as it was drawn.
+
+    Args:
+        codebook_sizes: Number of codes at each position.
+        dim: Width of code embeddings, views and output.
+        num_layers: Layers; L in the paper.
+        num_heads: Attention heads.
+        feedforward_dim: Inner width of the feed-forward part.
+        dropout: Probability for attention weights, inner activations and sub-layer outputs.
+    """
+
+    def __init__(
+        self,
+        codebook_sizes: Sequence[int],
+        dim: int = 128,
+        *,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        feedforward_dim: int = 512,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.codebook_sizes = tuple(codebook_sizes)
+        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+            raise ValueError(
+                f"codebook_sizes must be one number of codes a position, got {self.codebook_sizes}"
+            )
+        if dim < 1 or num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"dim must be a positive multiple of num_heads, got {dim} and {num_heads}"
+            )
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        self.code_vectors = nn.Embedding(sum(self.codebook_sizes), dim)
+        self.mask_vector = nn.Parameter(torch.empty(dim))
+        starts = list(accumulate(self.codebook_sizes, initial=0))[:-1]
+        self.register_buffer("starts", torch.tensor(starts), persistent=False)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                dim,
+                num_heads,
+                feedforward_dim,
+                dropout,
+                activation="gelu",
+                layer_norm_eps=1e-12,
+                batch_first=True,
+            )
+            for _ in range(num_layers)
+        )
+        nn.init.normal_(self.mask_vector, std=0.02)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.MultiheadAttention):
+                nn.init.normal_(module.in_proj_weight, std=0.02)
+
+    def tokens(self, codes: Int[Tensor, "items codes"]) -> Int[Tensor, "items codes"]:
+        """The row of `code_vectors` of each code: position after position, code after code."""
+        return codes + self.get_buffer("starts")
+
+    def embed(
+        self,
+        codes: Int[Tensor, "items codes"],
+        hidden: Bool[Tensor, "items codes"] | None = None,
+    ) -> Float[Tensor, "items codes dim"]:
+        """The code embeddings Z^c, with the mask's where `hidden` is True."""
+        vectors: Tensor = self.code_vectors(self.tokens(codes))
+        if hidden is not None:
+            vectors = torch.where(hidden[..., None], self.mask_vector.to(vectors.dtype), vectors)
+        return vectors
+
+    def forward(
+        self,
+        queries: Float[Tensor, "items codes dim"],
+        views: Float[Tensor, "items views dim"],
+    ) -> Float[Tensor, "items codes dim"]:
+        """The fused states H of each code.
+
+        Args:
+            queries: Code embeddings, from `embed`.
+            views: One embedding a view, in the width of the module (the paper reduces text
+                embeddings by PCA). The code embeddings themselves in their place are the paper's
+                ablation without text.
+        """
+        states = queries
+        for layer in self.layers:
+            states = layer(states, views)
+        return states
+
+    def represent(
+        self,
+        codes: Int[Tensor, "items codes"],
+        views: Float[Tensor, "items views dim"],
+        *,
+        hidden: Bool[Tensor, "items codes"] | None = None,
+        add_codes: bool = True,
+    ) -> Float[Tensor, "items dim"]:
+        """One vector an item: e-tilde = Pool(H) + Pool(Z^c), with means as Pool.
+
+        Args:
+            codes: One row an item.
+            views: One embedding a view.
+            hidden: True where the mask is shown in place of a code.
+            add_codes: Whether Pool(Z^c) is added. The paper adds it everywhere; its code for
+                targets only, and not for the items of the history.
+        """
+        queries = self.embed(codes, hidden)
+        return pool_codes(self(queries, views), queries if add_codes else None)
+
+
+def pool_codes(
+    states: Float[Tensor, "items codes dim"],
+    queries: Float[Tensor, "items codes dim"] | None = None,
+) -> Float[Tensor, "items dim"]:
+    """Pool(H), the mean over the codes, plus Pool(Z^c) where `queries` are given."""
+    pooled = states.mean(dim=1)
+    return pooled if queries is None else pooled + queries.mean(dim=1)

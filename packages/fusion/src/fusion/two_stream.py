@@ -1,0 +1,154 @@
+"""TSSR's second half: streams that attend to one another, and the gate that joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_RESIDUAL_START = 1e-8  # so that training starts from the streams as they come
+
+
+class CrossModalLayer(nn.Module):
+    """One stream asks another: cross-attention, then feed-forward, each with a residual path.
+
+    TSSR, 3.4. Post-LN, and each sub-layer's output is scaled by a number that is learned from 1e-8
+    on, as in the authors' code.
+
+    Args:
+        dim: Width of the streams.
+        num_heads: Attention heads.
+        feedforward_dim: Inner width of the feed-forward part.
+        dropout: Probability for attention weights, inner activations and sub-layer outputs.
+    """
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, *, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.feedforward = nn.Sequential(
+            nn.Linear(dim, feedforward_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward_dim, dim),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
+        self.scales = nn.Parameter(torch.full((2,), _RESIDUAL_START))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        other: Float[Tensor, "batch length dim"],
+    ) -> Float[Tensor, "batch length dim"]:
+        """The states of `x`, each having seen `other` up to its own step."""
+        length = x.shape[1]
+        later = x.new_ones(length, length, dtype=torch.bool).triu(1)
+        seen, _ = self.attention(x, other, other, attn_mask=later, need_weights=False)
+        x = self.norms[0](x + self.scales[0] * self.dropout(seen))
+        out: Tensor = self.norms[1](x + self.scales[1] * self.dropout(self.feedforward(x)))
+        return out
+
+
+class CrossModalEncoder(nn.Module):
+    """Layers in which every stream attends to another one, side by side (TSSR, 3.4).
+
+    With two streams each asks the other, as in the paper. With more, stream i asks the ones around
+    it in turn: in layer l the stream l + 1 places further on, itself left out, so that
+    `num_streams - 1` layers let each ask every other.
+
+    Padding stands at the end of a sequence, where the causal mask hides it.
+
+    Args:
+        num_streams: Item ids and one stream a content modality.
+        dim: Width of the streams.
+        num_layers: Layers a direction: L_multi; 1 in the paper, 4 in the authors' code.
+        num_heads: Attention heads.
+        feedforward_dim: Inner width of the feed-forward part.
+        dropout: Probability for attention weights, inner activations and sub-layer outputs.
+    """
+
+    def __init__(
+        self,
+        num_streams: int = 2,
+        dim: int = 128,
+        *,
+        num_layers: int = 1,
+        num_heads: int = 4,
+        feedforward_dim: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if num_streams < 2:
+            raise ValueError(f"num_streams must be at least 2, got {num_streams}")
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        self.num_streams = num_streams
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                CrossModalLayer(dim, num_heads, feedforward_dim, dropout=dropout)
+                for _ in range(num_streams)
+            )
+            for _ in range(num_layers)
+        )
+
+    def forward(
+        self, streams: Sequence[Float[Tensor, "batch length dim"]]
+    ) -> list[Float[Tensor, "batch length dim"]]:
+        """The streams after each has attended to the others.
+
+        Raises:
+            ValueError: There are not `num_streams` of them.
+        """
+        if len(streams) != self.num_streams:
+            raise ValueError(f"streams must be {self.num_streams}, got {len(streams)}")
+        current = list(streams)
+        for depth, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.ModuleList)
+            step = depth % (self.num_streams - 1) + 1
+            current = [
+                cross(current[i], current[(i + step) % self.num_streams])
+                for i, cross in enumerate(layer)
+            ]
+        return current
+
+
+class Gate(nn.Module):
+    """Joins streams by weights that are read off them, dimension by dimension.
+
+    TSSR, eq. 3: with two streams, `S * first + (1 - S) * second` where S = sigmoid(W [first,
+    second] + b). With more, the weights are a softmax over the streams of which the sigmoid is the
+    case of two: the last stream's logit is 0.
+
+    Args:
+        num_streams: How many are joined.
+        dim: Width of each.
+    """
+
+    def __init__(self, num_streams: int = 2, dim: int = 128) -> None:
+        super().__init__()
+        if num_streams < 2:
+            raise ValueError(f"num_streams must be at least 2, got {num_streams}")
+        self.num_streams = num_streams
+        self.projection = nn.Linear(num_streams * dim, (num_streams - 1) * dim)
+        nn.init.xavier_normal_(self.projection.weight)
+
+    def weights(
+        self, streams: Sequence[Float[Tensor, "*batch dim"]]
+    ) -> Float[Tensor, "*batch streams dim"]:
+        """Each stream's weight in each dimension; they add up to 1."""
+        if len(streams) != self.num_streams:
+            raise ValueError(f"streams must be {self.num_streams}, got {len(streams)}")
+        logits: Tensor = self.projection(torch.cat(list(streams), dim=-1))
+        logits = logits.view(*streams[0].shape[:-1], self.num_streams - 1, -1)
+        return torch.cat([logits, torch.zeros_like(logits[..., :1, :])], dim=-2).softmax(dim=-2)
+
+    def forward(
+        self, streams: Sequence[Float[Tensor, "*batch dim"]]
+    ) -> Float[Tensor, "*batch dim"]:
+        """The weighted sum of the streams."""
+        return (self.weights(streams) * torch.stack(list(streams), dim=-2)).sum(dim=-2)
