@@ -1,19 +1,39 @@
 """Interaction data, leave-one-out, full ranking and the floors that any model must beat."""
 
-from evalrec.evaluate import evaluate
-from evalrec.filtering import k_core
-from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
-from evalrec.interactions import DataError, Interactions
-from evalrec.metrics import mrr, ndcg, recall
-from evalrec.ranking import rank_items
-from evalrec.readers import find_interactions, read_interactions
-from evalrec.report import MODES, Estimate, Report, reports_table
-from evalrec.splits import Queries, Split, leave_one_out
-from evalrec.synthetic import write_synthetic
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evalrec.evaluate import evaluate
+    from evalrec.filtering import k_core
+    from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
+    from evalrec.interactions import DataError, Interactions
+    from evalrec.metrics import mrr, ndcg, recall
+    from evalrec.ranking import rank_items
+    from evalrec.readers import (
+        FORMATS,
+        find_interactions,
+        find_items,
+        read_catalogue,
+        read_interactions,
+        read_item_ids,
+        read_raw,
+    )
+    from evalrec.report import MODES, Estimate, Report, read_report
+    from evalrec.report_tables import reports_table
+    from evalrec.scorers import EmbeddingScorer
+    from evalrec.splits import Queries, Split, leave_one_out
+    from evalrec.synthetic import write_synthetic
 
 __all__ = [
+    "FORMATS",
     "MODES",
     "DataError",
+    "EmbeddingScorer",
     "Estimate",
     "Floor",
     "Interactions",
@@ -24,14 +44,63 @@ __all__ = [
     "Split",
     "evaluate",
     "find_interactions",
+    "find_items",
     "fit_floors",
     "k_core",
     "leave_one_out",
     "mrr",
     "ndcg",
     "rank_items",
+    "read_catalogue",
     "read_interactions",
+    "read_item_ids",
+    "read_raw",
+    "read_report",
     "recall",
     "reports_table",
     "write_synthetic",
 ]
+
+# Modules are loaded on first use of a name of theirs, so that `evalrec --help` answers at once.
+_MODULES = {
+    "evaluate": ("evaluate",),
+    "filtering": ("k_core",),
+    "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
+    "interactions": ("DataError", "Interactions"),
+    "metrics": ("mrr", "ndcg", "recall"),
+    "ranking": ("rank_items",),
+    "readers": (
+        *("FORMATS", "find_interactions", "find_items", "read_catalogue", "read_interactions"),
+        *("read_item_ids", "read_raw"),
+    ),
+    "report": ("MODES", "Estimate", "Report", "read_report"),
+    "report_tables": ("reports_table",),
+    "scorers": ("EmbeddingScorer",),
+    "splits": ("Queries", "Split", "leave_one_out"),
+    "synthetic": ("write_synthetic",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """A module whose public names stay what they are when a submodule of one's name is loaded.
+
+    `evalrec.evaluate` is the function; importing the module of that name would put itself there.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,207 @@
+"""Amazon product reviews: 2014, 2018 and 2023.
+
+2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review a line, and
+`meta_*.json.gz`, in 2014 one Python literal a line. 2023: `Beauty.jsonl.gz` and
+`meta_Beauty.jsonl.gz`, or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`,
+`.valid.csv` and `.test.csv`, with or without a column of histories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from evalrec.interactions import DataError
+from evalrec.readers.batches import Batch, Column
+from evalrec.readers.blocks import Advance
+from evalrec.readers.cleaning import item_record
+from evalrec.readers.contract import Format, asked, item_key
+from evalrec.readers.delimited import Layout, read_delimited, read_header
+from evalrec.readers.json_lines import read_json_columns, read_json_records
+
+_REVIEWS = {
+    "user_id": Column(source="reviewerID", kind="key"),
+    "item_id": Column(source="asin", kind="key"),
+    "timestamp": Column(source="unixReviewTime", kind="whole"),
+}
+_REVIEWS_2023 = {
+    "user_id": Column(source="user_id", kind="key"),
+    "item_id": Column(source="parent_asin", kind="key"),
+    "timestamp": Column(source="timestamp", kind="whole"),
+}
+
+
+def _read_reviews(
+    paths: Sequence[Path], *, rated: bool, advance: Advance | None
+) -> Iterator[Batch]:
+    for path in paths:
+        yield from read_json_columns(path, asked(_REVIEWS, "overall", rated), advance=advance)
+
+
+def _read_items_2014(
+    path: Path, keep: Container[str], *, advance: Advance | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    records = read_json_records(path, id_field="asin", keep=keep, literal=True, advance=advance)
+    for line, record in records:
+        yield (
+            line,
+            item_record(
+                item_key(path, line, record, "asin"),
+                title=record.get("title"),
+                brand=record.get("brand"),
+                categories=record.get("categories"),
+                description=record.get("description"),
+            ),
+        )
+
+
+def _read_items_2018(
+    path: Path, keep: Container[str], *, advance: Advance | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, record in read_json_records(path, id_field="asin", keep=keep, advance=advance):
+        yield (
+            line,
+            item_record(
+                item_key(path, line, record, "asin"),
+                title=record.get("title"),
+                brand=record.get("brand"),
+                categories=record.get("category"),
+                features=record.get("feature"),
+                description=record.get("description"),
+            ),
+        )
+
+
+def _read_items_2023(
+    path: Path, keep: Container[str], *, advance: Advance | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    records = read_json_records(path, id_field="parent_asin", keep=keep, advance=advance)
+    for line, record in records:
+        details = record.get("details")
+        brand = details.get("Brand") if isinstance(details, dict) else None
+        yield (
+            line,
+            item_record(
+                item_key(path, line, record, "parent_asin"),
+                title=record.get("title"),
+                brand=brand or record.get("store"),
+                categories=record.get("categories") or record.get("main_category"),
+                features=record.get("features"),
+                description=record.get("description"),
+            ),
+        )
+
+
+def _read_interactions_2023(
+    paths: Sequence[Path], *, rated: bool, advance: Advance | None
+) -> Iterator[Batch]:
+    histories = _Histories()
+    for path in paths:
+        columns = asked(_REVIEWS_2023, "rating", rated)
+        if not path.name.lower().removesuffix(".gz").endswith(".csv"):
+            yield from read_json_columns(path, columns, advance=advance)
+            continue
+        with_history = "history" in read_header(path, Layout())
+        if with_history:
+            columns = {**columns, "history": Column(source="history", kind="text")}
+        one_a_user = any(part in path.name for part in (".valid.csv", ".test.csv"))
+        seen: set[str] = set()
+        for batch in read_delimited(path, columns, Layout(), advance=advance):
+            if one_a_user:
+                _require_new_users(batch, seen)
+            if with_history:
+                histories.add(batch)
+            yield batch
+    if histories.longest:
+        yield histories.batch(paths[-1])
+
+
+def _require_new_users(batch: Batch, seen: set[str]) -> None:
+    users = batch.frame["user_id"].to_list()
+    for row, user in enumerate(users):
+        if user in seen:
+            raise DataError(
+                f"{batch.place(row)}: user {user!r} occurs twice, "
+                "but a file of targets holds one line a user"
+            )
+        seen.add(user)
+
+
+class _Histories:
+    """The longest history of each user, and the time of the user's first row.
+
+    The rows of train, valid and test together are the sequence; what only a history names (where
+    a part is not given) has no time of its own and comes before the first row.
+    """
+
+    def __init__(self) -> None:
+        self.longest: dict[str, str] = {}
+        self.first: dict[str, int] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Take the histories of a batch."""
+        found = (
+            batch.frame.with_columns(pl.col("history").str.len_bytes().alias("length"))
+            .group_by("user_id")
+            .agg(pl.col("history").get(pl.col("length").arg_max()), pl.col("timestamp").min())
+        )
+        for user, history, time in found.select("user_id", "history", "timestamp").iter_rows():
+            if len(history) > len(self.longest.get(user, "")):
+                self.longest[user] = history
+            self.first[user] = min(time, self.first.get(user, time))
+
+    def batch(self, path: Path) -> Batch:
+        """What the histories name, oldest first."""
+        users = list(self.longest)
+        frame = pl.DataFrame(
+            {
+                "user_id": users,
+                "item_id": [self.longest[user] for user in users],
+                "timestamp": [self.first[user] for user in users],
+            },
+            schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+        )
+        frame = frame.with_columns(pl.col("item_id").str.split(" ")).explode("item_id")
+        frame = frame.filter(pl.col("item_id") != "")
+        places = range(frame.height)
+        return Batch(path=path, frame=frame, places=places, before=True, only_missing=True)
+
+
+AMAZON_2014 = Format(
+    name="amazon2014",
+    title="Amazon 2014",
+    interaction_files=("reviews_*.json", "reviews_*.json.gz"),
+    item_files=("meta_*.json", "meta_*.json.gz"),
+    time_unit="seconds",
+    has_ratings=True,
+    unique_items=False,
+    read_interactions=_read_reviews,
+    read_items=_read_items_2014,
+)
+
+AMAZON_2018 = Format(
+    name="amazon2018",
+    title="Amazon 2018",
+    interaction_files=("*.json", "*.json.gz"),
+    item_files=("meta_*.json", "meta_*.json.gz"),
+    time_unit="seconds",
+    has_ratings=True,
+    unique_items=False,
+    read_interactions=_read_reviews,
+    read_items=_read_items_2018,
+)
+
+AMAZON_2023 = Format(
+    name="amazon2023",
+    title="Amazon 2023",
+    interaction_files=("*.jsonl", "*.jsonl.gz", "*.csv", "*.csv.gz"),
+    item_files=("meta_*.jsonl", "meta_*.jsonl.gz"),
+    time_unit="milliseconds",
+    has_ratings=True,
+    unique_items=False,
+    read_interactions=_read_interactions_2023,
+    read_items=_read_items_2023,
+)

@@ -1,0 +1,235 @@
+"""Batches of checked rows: what every reader of interactions yields.
+
+Each format has two ways to the same rows. The fast one parses a whole block in compiled code and
+is believed only where nothing is unusual; else the block is read again row by row, which accepts
+whatever is right and names the line of what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from evalrec.interactions import DataError
+
+_INT64 = np.iinfo(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column that is asked of a file.
+
+    Attributes:
+        source: Its name in the file.
+        kind: A key (text or a whole number, not empty), a whole number, a finite number, a time
+            (written as `time_format`, to seconds since 1970, UTC), or any text, empty or not.
+        time_format: As in `datetime.strptime`.
+    """
+
+    source: str
+    kind: Literal["key", "whole", "number", "time", "text"]
+    time_format: str = ""
+
+    def value(self, value: Any) -> Any:
+        """The checked value.
+
+        Raises:
+            ValueError: "<column> must be <rule>, got <value>".
+        """
+        if self.kind == "key":
+            return key(value, self.source)
+        if self.kind == "whole":
+            return whole_number(value, self.source)
+        if self.kind == "number":
+            return number(value, self.source)
+        if self.kind == "time":
+            return seconds(value, self.source, self.time_format)
+        return "" if value is None else str(value)
+
+    @property
+    def dtype(self) -> Any:
+        """The polars type of the checked values."""
+        if self.kind in ("whole", "time"):
+            return pl.Int64
+        return pl.Float64 if self.kind == "number" else pl.String
+
+    def checked(self, values: pl.Series) -> pl.Series | None:
+        """The checked values of a whole column; None where one needs a closer look."""
+        if self.kind == "text":
+            return values.cast(pl.String).fill_null("")
+        if self.kind == "key":
+            if not (values.dtype.is_integer() or values.dtype == pl.String):
+                return None
+            values = values.cast(pl.String)
+            return values if values.null_count() == 0 and (values != "").all() else None
+        if self.kind == "time":
+            if values.dtype != pl.String:
+                return None
+            times = values.str.to_datetime(self.time_format, strict=False, time_unit="ms")
+            return times.dt.epoch("s") if times.null_count() == 0 else None
+        if not (values.dtype.is_numeric() or values.dtype == pl.String):
+            return None
+        if self.kind == "whole":
+            if values.dtype.is_float():
+                return None
+            values = values.cast(pl.Int64, strict=False)
+            return values if values.null_count() == 0 else None
+        values = values.cast(pl.Float64, strict=False)
+        return values if values.null_count() == 0 and values.is_finite().all() else None
+
+
+Columns = Mapping[str, Column]
+"""What a column is to be called, and where it comes from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of a file, checked.
+
+    Attributes:
+        path: The file.
+        frame: `user_id`, `item_id`, `timestamp` and, where the format has one, `rating`; or
+            whatever columns were asked for.
+        places: The line (or row) of the file that each row came from.
+        unit: "line" or "row".
+        before: Whether these rows come before all others of their users, although they are read
+            later: clicks that a file keeps in a history without times.
+        only_missing: Whether, of these, only pairs count that no other row holds.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    places: Sequence[int]
+    unit: str = "line"
+    before: bool = False
+    only_missing: bool = False
+
+    def place(self, row: int) -> str:
+        """File and line of a row."""
+        return f"{self.path}, {self.unit} {self.places[row]}"
+
+
+def checked_frame(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame | None:
+    """The columns asked for, checked as a whole; None where a row needs a closer look."""
+    checked = {}
+    for name, column in columns.items():
+        values = column.checked(frame[column.source])
+        if values is None:
+            return None
+        checked[name] = values
+    return pl.DataFrame(checked)
+
+
+def batch_of_rows(
+    path: Path,
+    rows: Iterable[tuple[int, Sequence[Any]]],
+    columns: Columns,
+    unit: str = "line",
+) -> Batch:
+    """Check rows one by one.
+
+    Args:
+        path: The file, for refusals.
+        rows: The place of each row, and its values in the order of `columns`.
+        columns: What the values must be.
+        unit: What a place is.
+
+    Raises:
+        DataError: At the first value that is not what it must be.
+    """
+    places: list[int] = []
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    for place, row in rows:
+        for (name, column), value in zip(columns.items(), row, strict=True):
+            try:
+                values[name].append(column.value(value))
+            except ValueError as error:
+                raise DataError(f"{path}, {unit} {place}: {error}") from error
+        places.append(place)
+    schema = {name: column.dtype for name, column in columns.items()}
+    return Batch(path=path, frame=pl.DataFrame(values, schema=schema), places=places, unit=unit)
+
+
+def require_columns(path: Path, columns: Columns, existing: Sequence[str]) -> None:
+    """Refuse a file that lacks a column.
+
+    Raises:
+        DataError: It names the column, and those that there are.
+    """
+    for column in columns.values():
+        if column.source not in existing:
+            names = ", ".join(repr(_short(name)) for name in existing[:30])
+            raise DataError(f"{path} has no column {column.source!r}; it has {names or 'none'}")
+
+
+def key(value: Any, column: str) -> str:
+    """A string that is not empty, of a string or a whole number."""
+    if value is None or value == "":
+        raise ValueError(f"{column} must be given, got nothing")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{column} must be valid Unicode, got {_short(value)!r}") from None
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{column} must be a string or a whole number, got {_short(value)!r}")
+
+
+def whole_number(value: Any, column: str) -> int:
+    """An int64 of an int, of a float without a fraction, or of a string that spells either."""
+    number: Any = value
+    if isinstance(value, str) and "_" not in value:
+        try:
+            number = int(value)
+        except ValueError:
+            try:
+                number = float(value)
+            except ValueError:
+                number = None
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"{column} must be a whole number, got {_short(value)!r}")
+    if not _INT64.min <= number <= _INT64.max:
+        raise ValueError(f"{column} must fit 64 bits, got {_short(value)!r}")
+    return number
+
+
+def number(value: Any, column: str) -> float:
+    """A finite float of a number or of a string that spells one."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
+            raise ValueError
+        found = float(value)
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{column} must be a number, got {_short(value)!r}")
+    return found
+
+
+def seconds(value: Any, column: str, time_format: str) -> int:
+    """Seconds since 1970 of a time written in a format, taken as UTC."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        found = datetime.strptime(value, time_format)
+    except ValueError:
+        raise ValueError(
+            f"{column} must be a time as {time_format}, got {_short(value)!r}"
+        ) from None
+    return int(found.replace(tzinfo=UTC).timestamp())
+
+
+def _short(value: Any) -> Any:
+    """A value for a sentence: long texts are cut."""
+    return value[:60] + "..." if isinstance(value, str) and len(value) > 63 else value

@@ -1,0 +1,157 @@
+"""Text files as blocks of whole lines: gzip, encoding and line numbers, once for every format.
+
+A block is some megabytes, so that a parser in compiled code takes thousands of lines at once and
+memory stays bounded; each knows its first line, so that every refusal can name file and line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeAlias, cast
+
+from evalrec.interactions import DataError
+
+BLOCK_BYTES = 2**24
+_READ_BYTES = 2**18
+
+Advance: TypeAlias = Callable[[int], None]
+"""Called with the bytes of the file that were read since the last call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Whole lines of a file.
+
+    Attributes:
+        path: The file.
+        first_line: The number of the first line, from 1.
+        data: The bytes, valid in the encoding asked for.
+        encoding: That encoding.
+    """
+
+    path: Path
+    first_line: int
+    data: bytes
+    encoding: str
+
+    @property
+    def num_lines(self) -> int:
+        """How many lines the block holds; the last may lack its line feed."""
+        return self.data.count(b"\n") + (0 if self.data.endswith(b"\n") else 1)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Each line with its number, without its line feed."""
+        text = self.data.decode(self.encoding)
+        for number, line in enumerate(text.split("\n"), start=self.first_line):
+            yield number, line.removesuffix("\r")
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file, or an empty one.
+
+    Raises:
+        DataError: If the path is missing, a folder or a file of no bytes.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+
+
+def read_blocks(
+    path: Path,
+    *,
+    encoding: str = "utf-8",
+    quoted: bool = False,
+    advance: Advance | None = None,
+) -> Iterator[Block]:
+    """The lines of a text file, gzipped where its name ends in .gz, in blocks.
+
+    Args:
+        path: The file.
+        encoding: "utf-8", with or without a byte order mark, or "latin-1".
+        quoted: Whether a field in double quotes may hold line feeds; no block ends inside one.
+        advance: Called with the bytes read, compressed ones where the file is.
+
+    Raises:
+        DataError: If the file is missing or empty, or its gzip stream or its text is broken.
+    """
+    check_file(path)
+    line = 1
+    pending = bytearray()
+    try:
+        for chunk in _chunks(path, advance):
+            pending += chunk
+            if chunk and len(pending) < BLOCK_BYTES:
+                continue
+            end = _cut(pending, quoted) if chunk else len(pending)
+            data = bytes(pending[:end])
+            del pending[:end]
+            if data:
+                _check_text(path, data, line, encoding)
+                if line == 1 and encoding == "utf-8":
+                    data = data.removeprefix(b"\xef\xbb\xbf")
+                yield Block(path=path, first_line=line, data=data, encoding=encoding)
+            line += data.count(b"\n")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        line += pending.count(b"\n")
+        raise DataError(f"{path}, line {line}: the gzip stream is broken: {error}") from error
+
+
+def read_lines(
+    path: Path, *, encoding: str = "utf-8", advance: Advance | None = None
+) -> Iterator[tuple[int, str]]:
+    """Every line that is not blank, with its number.
+
+    Raises:
+        DataError: As `read_blocks`.
+    """
+    for block in read_blocks(path, encoding=encoding, advance=advance):
+        for number, line in block.lines():
+            if line.strip():
+                yield number, line
+
+
+def _cut(pending: bytearray, quoted: bool) -> int:
+    """Where the last whole line ends; with `quoted`, the last that ends outside quotes."""
+    end = pending.rfind(b"\n") + 1
+    if not quoted or b'"' not in pending:
+        return end
+    while end and pending.count(b'"', 0, end) % 2:
+        end = pending.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
+def _chunks(path: Path, advance: Advance | None) -> Iterator[bytes]:
+    """The bytes of the file, and at the end none."""
+    with ExitStack() as stack:
+        raw: IO[bytes] = stack.enter_context(path.open("rb"))
+        stream = raw
+        if path.name.lower().endswith(".gz"):
+            stream = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw)))
+        position = 0
+        chunk = b"\n"
+        while chunk:
+            # Not read: at a truncated end it would drop what it has, and miscount the lines.
+            chunk = stream.read1(_READ_BYTES)  # type: ignore[attr-defined]
+            if advance is not None and raw.tell() != position:
+                advance(raw.tell() - position)
+                position = raw.tell()
+            yield chunk
+
+
+def _check_text(path: Path, data: bytes, first_line: int, encoding: str) -> None:
+    if encoding == "latin-1" or data.isascii():
+        return
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        raise DataError(
+            f"{path}, line {line}: the text is not UTF-8: byte 0x{data[error.start]:02x}"
+        ) from error

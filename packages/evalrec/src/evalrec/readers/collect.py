@@ -1,0 +1,127 @@
+"""From batches of rows to one table of interactions: keys become rows, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from evalrec.interactions import DataError, Interactions
+from evalrec.readers.batches import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What was read.
+
+    Attributes:
+        interactions: The table.
+        num_rows: Interactions in the files.
+        num_below_rating: How many of them had less than the rating asked for.
+    """
+
+    interactions: Interactions
+    num_rows: int
+    num_below_rating: int
+
+
+class _Keys:
+    """Keys numbered in the order of first appearance, or by a catalogue."""
+
+    def __init__(self, keys: Sequence[str] | None, name: str) -> None:
+        self.rows = {key: row for row, key in enumerate(keys or ())}
+        self.closed = keys is not None
+        if keys is not None and len(self.rows) != len(keys):
+            twice = next(key for row, key in enumerate(keys) if self.rows[key] != row)
+            raise ValueError(f"{name} must be unique, got {twice!r} twice")
+
+    def __call__(self, values: pl.Series) -> Int[np.ndarray, " rows"]:
+        """The row of each value; -1 for one that a closed catalogue lacks."""
+        unique = values.unique(maintain_order=True)
+        known = self.rows
+        if self.closed:
+            rows = [known.get(key, -1) for key in unique]
+        else:
+            rows = [known.setdefault(key, len(known)) for key in unique]
+        mapped = values.replace_strict(unique, rows, return_dtype=pl.Int64)
+        return mapped.to_numpy()
+
+
+def collect(
+    batches: Iterable[Batch],
+    source: str,
+    *,
+    item_ids: Sequence[str] | None = None,
+    min_rating: float | None = None,
+) -> Read:
+    """Collect batches of `user_id`, `item_id`, `timestamp` and perhaps `rating`.
+
+    Args:
+        batches: In the order of the files.
+        source: What is read, for the refusal of an empty file.
+        item_ids: The keys of the catalogue in row order; any other item is refused.
+        min_rating: Rows below it are left out and counted, and so are items that only a history
+            names, which have no rating.
+
+    Raises:
+        DataError: If there is no row at all, none with the rating, or an item is unknown.
+        ValueError: If `item_ids` holds a key twice.
+    """
+    users_of, items_of = _Keys(None, "users"), _Keys(item_ids, "item_ids")
+    parts: list[tuple[Int[np.ndarray, " rows"], ...]] = []
+    earlier: list[tuple[bool, tuple[Int[np.ndarray, " rows"], ...]]] = []
+    num_rows = num_below = 0
+    for batch in batches:
+        frame = batch.frame
+        if batch.before:
+            if min_rating is None and frame.height:
+                earlier.append((batch.only_missing, _columns(frame, users_of, items_of)))
+            continue
+        num_rows += frame.height
+        if min_rating is not None:
+            kept = frame["rating"] >= min_rating
+            num_below += frame.height - int(kept.sum())
+            frame = frame.filter(kept)
+        if frame.height == 0:
+            continue
+        rows = _columns(frame, users_of, items_of)
+        if items_of.closed and rows[1].min() < 0:
+            wrong = int(np.flatnonzero(rows[1] < 0)[0])
+            raise DataError(
+                f"{batch.place(wrong)}: item {frame['item_id'][wrong]!r} is not in the catalogue"
+            )
+        parts.append(rows)
+    if not parts and not earlier:
+        left = f" of at least {min_rating:g}" if num_rows and min_rating is not None else ""
+        raise DataError(f"{source} holds no interactions{left}")
+    timed = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else []
+    front = []
+    for only_missing, rows in earlier:
+        if only_missing and timed:
+            width = len(items_of.rows)
+            known = np.isin(rows[0] * width + rows[1], timed[0] * width + timed[1])
+            rows = tuple(column[~known] for column in rows)
+        num_rows += len(rows[0])
+        front.append(rows)
+    users, items, timestamps = (
+        np.concatenate([*(rows[place] for rows in front), *(timed[place : place + 1])])
+        for place in range(3)
+    )
+    table = Interactions(
+        users=users,
+        items=items,
+        timestamps=timestamps,
+        user_ids=tuple(users_of.rows),
+        item_ids=tuple(items_of.rows),
+    )
+    return Read(interactions=table, num_rows=num_rows, num_below_rating=num_below)
+
+
+def _columns(
+    frame: pl.DataFrame, users_of: _Keys, items_of: _Keys
+) -> tuple[Int[np.ndarray, " rows"], ...]:
+    users, items = users_of(frame["user_id"]), items_of(frame["item_id"])
+    return users, items, frame["timestamp"].to_numpy()

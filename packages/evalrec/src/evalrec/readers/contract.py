@@ -1,0 +1,79 @@
+"""What a raw format is: the names of its files, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from evalrec.interactions import DataError
+from evalrec.readers.batches import Batch, Column, key
+from evalrec.readers.blocks import Advance
+
+
+@runtime_checkable
+class ReadInteractions(Protocol):
+    """From the files of interactions, in the order given, to batches of checked rows."""
+
+    def __call__(
+        self, paths: Sequence[Path], *, rated: bool, advance: Advance | None
+    ) -> Iterator[Batch]:
+        """Batches of `user_id`, `item_id`, `timestamp` and, where `rated`, `rating`."""
+
+
+@runtime_checkable
+class ReadItems(Protocol):
+    """From a file of items to records as `items.jsonl` holds them, with their lines."""
+
+    def __call__(
+        self, path: Path, keep: Container[str], *, advance: Advance | None
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The records of the items in `keep`; others may or may not come too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A raw format.
+
+    Attributes:
+        name: As on the command line.
+        title: As people call it.
+        interaction_files: What the names of its files of interactions look like, as globs.
+        item_files: The same for its files of items.
+        time_unit: Of its timestamps: "seconds", "milliseconds", or "any" where it has none of
+            its own.
+        has_ratings: Whether interactions have a rating.
+        unique_items: Whether an item that is listed twice is an error; else the first one counts.
+        read_interactions: Reads the former.
+        read_items: Reads one of the latter.
+    """
+
+    name: str
+    title: str
+    interaction_files: tuple[str, ...]
+    item_files: tuple[str, ...]
+    time_unit: str
+    has_ratings: bool
+    unique_items: bool
+    read_interactions: ReadInteractions
+    read_items: ReadItems
+
+
+def asked(columns: dict[str, Column], rating: str | None, rated: bool) -> dict[str, Column]:
+    """The columns, and the rating's where ratings are wanted."""
+    if rated and rating is not None:
+        return {**columns, "rating": Column(source=rating, kind="number")}
+    return columns
+
+
+def item_key(path: Path, line: int, record: dict[str, Any], field: str) -> str:
+    """The id of an item's record.
+
+    Raises:
+        DataError: If there is none.
+    """
+    try:
+        return key(record.get(field), field)
+    except ValueError as error:
+        raise DataError(f"{path}, line {line}: {error}") from error

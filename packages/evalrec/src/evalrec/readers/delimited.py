@@ -1,0 +1,186 @@
+"""Delimited text: CSV, tab-separated, and MovieLens' two colons."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from evalrec.interactions import DataError
+from evalrec.readers.batches import (
+    Batch,
+    Columns,
+    batch_of_rows,
+    checked_frame,
+    require_columns,
+)
+from evalrec.readers.blocks import Advance, Block, read_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a delimited file is written.
+
+    Attributes:
+        separator: Between fields.
+        header: The names of the fields, where the file does not name them itself.
+        quoted: Whether fields may stand in double quotes.
+        encoding: "utf-8" or "latin-1".
+    """
+
+    separator: str = ","
+    header: tuple[str, ...] | None = None
+    quoted: bool = True
+    encoding: str = "utf-8"
+
+
+def read_delimited(
+    path: Path,
+    columns: Columns,
+    layout: Layout,
+    *,
+    advance: Advance | None = None,
+) -> Iterator[Batch]:
+    """Some columns of a delimited file, block by block.
+
+    Raises:
+        DataError: If the file is missing, empty or malformed, lacks a column, has a row with more
+            or fewer fields than the header, or a value that is not what it must be.
+    """
+    header = layout.header
+    for block in read_blocks(path, encoding=layout.encoding, quoted=layout.quoted, advance=advance):
+        if header is None:
+            header, block = _take_header(block, layout)
+            require_columns(path, columns, header)
+        if block.data:
+            yield _fast(block, columns, layout, header) or batch_of_rows(
+                path, _rows(block, columns, layout, header), columns
+            )
+
+
+def read_header(path: Path, layout: Layout) -> tuple[str, ...]:
+    """The names that the first line gives the fields.
+
+    Raises:
+        DataError: If the file is missing or empty, or the line is malformed.
+    """
+    for block in read_blocks(path, encoding=layout.encoding, quoted=layout.quoted):
+        return _take_header(block, layout)[0]
+    return ()
+
+
+def read_records(
+    path: Path, layout: Layout, *, advance: Advance | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Every row of a delimited file with its line, as a mapping of all its fields.
+
+    Raises:
+        DataError: If the file is missing, empty or malformed, or a row has more or fewer fields
+            than the header.
+    """
+    header = layout.header
+    for block in read_blocks(path, encoding=layout.encoding, quoted=layout.quoted, advance=advance):
+        if header is None:
+            header, block = _take_header(block, layout)
+        if block.data:
+            for line, fields in _fields(block, layout, header):
+                yield line, dict(zip(header, fields, strict=True))
+
+
+def _take_header(block: Block, layout: Layout) -> tuple[tuple[str, ...], Block]:
+    """The names in the first line, and what is left of the block."""
+    lines = block.lines()
+    number, text = next(lines)
+    try:
+        fields = next(csv.reader([text], delimiter=layout.separator, strict=True), [])
+    except csv.Error as error:
+        raise DataError(f"{block.path}, line {number}: malformed CSV: {error}") from error
+    for name in fields:
+        if fields.count(name) > 1:
+            raise DataError(f"{block.path}, line {number}: column {name!r} is named twice")
+    rest = block.data[block.data.find(b"\n") + 1 :] if b"\n" in block.data else b""
+    return tuple(fields), Block(
+        path=block.path, first_line=block.first_line + 1, data=rest, encoding=block.encoding
+    )
+
+
+def _fast(block: Block, columns: Columns, layout: Layout, header: Sequence[str]) -> Batch | None:
+    """The block parsed by polars, or None where anything is unusual."""
+    data, separator = block.data, layout.separator
+    if layout.encoding != "utf-8" and not data.isascii():
+        return None
+    quotes = layout.quoted and b'"' in data
+    if not quotes:
+        if data.count(separator.encode()) != block.num_lines * (len(header) - 1):
+            return None
+        if len(separator) > 1:
+            if b"\t" in data:
+                return None
+            data, separator = data.replace(separator.encode(), b"\t"), "\t"
+    elif len(separator) > 1:
+        return None
+    try:
+        frame = pl.read_csv(
+            io.BytesIO(data),
+            has_header=False,
+            separator=separator,
+            quote_char='"' if layout.quoted else None,
+            schema={name: pl.String for name in header},
+        )
+    except pl.exceptions.PolarsError:
+        return None
+    if frame.height != block.num_lines or (quotes and frame[header[-1]].null_count()):
+        return None
+    checked = checked_frame(frame, columns)
+    if checked is None:
+        return None
+    places = range(block.first_line, block.first_line + frame.height)
+    return Batch(path=block.path, frame=checked, places=places)
+
+
+def _rows(
+    block: Block, columns: Columns, layout: Layout, header: Sequence[str]
+) -> Iterator[tuple[int, Sequence[str]]]:
+    indices = [header.index(column.source) for column in columns.values()]
+    for line, fields in _fields(block, layout, header):
+        yield line, [fields[index] for index in indices]
+
+
+def _fields(
+    block: Block, layout: Layout, header: Sequence[str]
+) -> Iterator[tuple[int, Sequence[str]]]:
+    """The fields of every row that is not blank, as many as the header names."""
+    rows = _quoted_fields(block, layout) if layout.quoted else _plain_fields(block, layout)
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise DataError(
+                f"{block.path}, line {line}: {len(fields)} fields, "
+                + (
+                    f"but the header names {len(header)}"
+                    if layout.header is None
+                    else f"must be {len(header)}: {', '.join(header)}"
+                )
+            )
+        yield line, fields
+
+
+def _plain_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence[str]]]:
+    for line, text in block.lines():
+        if text:
+            yield line, text.split(layout.separator)
+
+
+def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence[str]]]:
+    text = io.StringIO(block.data.decode(block.encoding), newline="")
+    reader = csv.reader(text, delimiter=layout.separator, strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield block.first_line + reader.line_num - 1, fields
+    except csv.Error as error:
+        line = block.first_line + max(reader.line_num, 1) - 1
+        raise DataError(f"{block.path}, line {line}: malformed CSV: {error}") from error

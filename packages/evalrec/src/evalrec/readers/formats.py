@@ -1,0 +1,209 @@
+"""All formats by name, which file of each is what, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from evalrec.interactions import DataError
+from evalrec.readers.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
+from evalrec.readers.batches import Batch, Column
+from evalrec.readers.blocks import Advance
+from evalrec.readers.collect import Read, collect
+from evalrec.readers.contract import Format, asked
+from evalrec.readers.hm import HM
+from evalrec.readers.mind import MIND
+from evalrec.readers.movielens import MOVIELENS
+from evalrec.readers.native import ITEM_SUFFIXES, SUFFIXES, read_items, read_native
+from evalrec.readers.yelp import YELP
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is done, how much of it is done, and how much there is in all."""
+
+_NATIVE_COLUMNS = {
+    "user_id": Column(source="user_id", kind="key"),
+    "item_id": Column(source="item_id", kind="key"),
+    "timestamp": Column(source="timestamp", kind="whole"),
+}
+
+
+def _read_native(paths: Sequence[Path], *, rated: bool, advance: Advance | None) -> Iterator[Batch]:
+    for path in paths:
+        yield from read_native(path, asked(_NATIVE_COLUMNS, "rating", rated), advance=advance)
+
+
+NATIVE = Format(
+    name="native",
+    title="the native folder",
+    interaction_files=tuple(f"interactions{suffix}" for suffix in SUFFIXES),
+    item_files=tuple(f"items{suffix}" for suffix in ITEM_SUFFIXES),
+    time_unit="any",
+    has_ratings=True,
+    unique_items=True,
+    read_interactions=_read_native,
+    read_items=read_items,
+)
+
+FORMATS: dict[str, Format] = {
+    known.name: known
+    for known in (NATIVE, AMAZON_2014, AMAZON_2018, AMAZON_2023, MOVIELENS, MIND, HM, YELP)
+}
+"""The formats that `read_raw` and `evalrec prepare` know, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The files of a format, by what they hold."""
+
+    interactions: tuple[Path, ...]
+    items: tuple[Path, ...]
+
+
+def get_format(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        ValueError: If there is none; it names those that there are.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
+    return FORMATS[name]
+
+
+def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
+    """Which of the files hold interactions and which items, by their names.
+
+    A folder stands for those of its files whose names the format knows.
+
+    Raises:
+        DataError: If a path is missing, a name says nothing, or no file holds interactions.
+    """
+    named: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            named.append(path)
+            continue
+        inside = sorted(each for each in path.iterdir() if each.is_file() and _role(form, each))
+        if not inside:
+            raise DataError(f"{path} holds no file of {form.title}: {_wanted(form)}")
+        named.extend(inside)
+    roles: dict[str, list[Path]] = {"items": [], "interactions": []}
+    for path in named:
+        if not path.exists():
+            raise DataError(f"{path} is missing")
+        role = _role(form, path)
+        if role is None:
+            raise DataError(f"{path} is no file of {form.title}, by its name: {_wanted(form)}")
+        if path in roles[role]:
+            raise DataError(f"{path} is given twice")
+        roles[role].append(path)
+    if not roles["interactions"]:
+        raise DataError(
+            f"no file of interactions is given: {form.title} calls them "
+            f"{' or '.join(form.interaction_files)}"
+        )
+    return Files(interactions=tuple(roles["interactions"]), items=tuple(roles["items"]))
+
+
+def read_raw(
+    name: str,
+    files: Sequence[str | Path],
+    *,
+    min_rating: float | None = None,
+    progress: Progress | None = None,
+) -> Read:
+    """Read the interactions of a public raw format, as a stream of blocks.
+
+    Args:
+        name: One of `FORMATS`.
+        files: Its files, or folders of them; several files of interactions are one table.
+        min_rating: Interactions rated lower are left out, and counted.
+        progress: Called with "reading", the bytes read and the bytes in all.
+
+    Raises:
+        DataError: If a file is missing, empty or malformed; it names file and line.
+        ValueError: If the format is unknown, or has no ratings though `min_rating` is given.
+    """
+    form = get_format(name)
+    if min_rating is not None and not form.has_ratings:
+        raise ValueError(f"min_rating must not be given: {form.title} has no ratings")
+    paths = sort_files(form, files).interactions
+    batches = form.read_interactions(
+        paths, rated=min_rating is not None, advance=_counter("reading", paths, progress)
+    )
+    return collect(batches, ", ".join(map(str, paths)), min_rating=min_rating)
+
+
+def read_catalogue(
+    name: str,
+    files: Sequence[str | Path],
+    keep: Collection[str],
+    *,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Read the items of a public raw format, their text cleaned of HTML.
+
+    Args:
+        name: One of `FORMATS`.
+        files: As for `read_raw`.
+        keep: The ids that are wanted; the others are passed over.
+        progress: Called with "reading items", the bytes read and the bytes in all.
+
+    Returns:
+        Id to record, for those of `keep` that the files hold: `item_id` and, as far as there are
+        any, `title`, `brand`, `categories`, `features` and `description`.
+
+    Raises:
+        DataError: If a file is missing, empty or malformed, or an item occurs twice where the
+            format has each once; it names file and line.
+        ValueError: If the format is unknown.
+    """
+    form = get_format(name)
+    paths = sort_files(form, files).items
+    advance = _counter("reading items", paths, progress)
+    wanted = keep if isinstance(keep, set | frozenset | dict) else set(keep)
+    records: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        for line, record in form.read_items(path, wanted, advance=advance):
+            item = record["item_id"]
+            if item not in wanted:
+                continue
+            if item in records and form.unique_items:
+                raise DataError(f"{path}, line {line}: item {item!r} occurs twice")
+            records.setdefault(item, record)
+    return records
+
+
+def _role(form: Format, path: Path) -> str | None:
+    name = path.name.lower()
+    if any(fnmatch(name, known) for known in form.item_files):
+        return "items"
+    if any(fnmatch(name, known) for known in form.interaction_files):
+        return "interactions"
+    return None
+
+
+def _wanted(form: Format) -> str:
+    return (
+        f"interactions are {' or '.join(form.interaction_files)}, "
+        f"items {' or '.join(form.item_files)}"
+    )
+
+
+def _counter(stage: str, paths: Sequence[Path], progress: Progress | None) -> Advance | None:
+    """Adds up the bytes read, of those of all files."""
+    if progress is None or not paths:
+        return None
+    total = sum(path.stat().st_size for path in paths)
+    done = 0
+
+    def advance(num_bytes: int) -> None:
+        nonlocal done
+        done = min(done + num_bytes, total)
+        progress(stage, done, total)
+
+    progress(stage, 0, total)
+    return advance

@@ -1,0 +1,74 @@
+"""MovieLens: 100K (`u.data`, `u.item`), 1M and 10M (`ratings.dat`, `movies.dat`), and the CSVs."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evalrec.readers.batches import Batch, Column
+from evalrec.readers.blocks import Advance
+from evalrec.readers.cleaning import item_record
+from evalrec.readers.contract import Format, asked, item_key
+from evalrec.readers.delimited import Layout, read_delimited, read_records
+
+_FIELDS = ("userId", "movieId", "rating", "timestamp")
+_GENRES = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+_ITEM_FIELDS = ("movieId", "title", "release date", "video release date", "IMDb URL", *_GENRES)
+_COLUMNS = {
+    "user_id": Column(source="userId", kind="key"),
+    "item_id": Column(source="movieId", kind="key"),
+    "timestamp": Column(source="timestamp", kind="whole"),
+}
+
+
+def _read_interactions(
+    paths: Sequence[Path], *, rated: bool, advance: Advance | None
+) -> Iterator[Batch]:
+    for path in paths:
+        columns = asked(_COLUMNS, "rating", rated)
+        yield from read_delimited(path, columns, _ratings_layout(path), advance=advance)
+
+
+def _ratings_layout(path: Path) -> Layout:
+    name = path.name.lower()
+    if name.endswith((".csv", ".csv.gz")):
+        return Layout()
+    return Layout(separator="::" if ".dat" in name else "\t", header=_FIELDS, quoted=False)
+
+
+def _read_items(
+    path: Path, keep: Container[str], *, advance: Advance | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    name = path.name.lower()
+    layout = Layout()
+    if ".dat" in name:
+        header = ("movieId", "title", "genres")
+        layout = Layout(separator="::", header=header, quoted=False, encoding="latin-1")
+    elif name.endswith((".item", ".item.gz")):
+        layout = Layout(separator="|", header=_ITEM_FIELDS, quoted=False, encoding="latin-1")
+    for line, record in read_records(path, layout, advance=advance):
+        if "genres" in record:
+            genres = [name for name in record["genres"].split("|") if not name.startswith("(no ")]
+        else:
+            genres = [name for name in _GENRES if record.get(name) == "1"]
+        item = item_key(path, line, record, "movieId")
+        if item in keep:
+            yield line, item_record(item, title=record.get("title"), categories=genres)
+
+
+MOVIELENS = Format(
+    name="movielens",
+    title="MovieLens",
+    interaction_files=("u.data", "ratings.dat", "ratings.csv", "ratings.*.gz"),
+    item_files=("u.item", "movies.dat", "movies.csv", "movies.*.gz"),
+    time_unit="seconds",
+    has_ratings=True,
+    unique_items=True,
+    read_interactions=_read_interactions,
+    read_items=_read_items,
+)
