@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from genrec.backbones import DIN, din
-from genrec.losses import candidate_cross_entropy, sample_candidates
+from genrec.losses import candidate_cross_entropy
+from genrec.sampling import sample_candidates
 from torch import Tensor
 
 NUM_ITEMS = 12

@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 from genrec.losses import (
+    binary_cross_entropy,
+    candidate_binary_cross_entropy,
     candidate_cross_entropy,
-    check_similarity,
     distillation_loss,
     full_cross_entropy,
-    item_scores,
-    sample_candidates,
-    sample_negatives,
+    in_batch_cross_entropy,
     sampled_cross_entropy,
 )
+from genrec.sampling import sample_candidates, sample_negatives
+from genrec.similarity import check_similarity, item_scores
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -150,6 +151,82 @@ def test_sampled_cross_entropy_equals_plain_python(similarity, label_smoothing, 
     )
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_in_batch_cross_entropy_equals_plain_python(similarity, corrected):
+    states, vectors, targets = tensors()
+    targets = torch.tensor([3, 8, 3, 13, 0, 12, 8])  # two had twice, one padding
+    log_q = torch.linspace(-3, 0, len(vectors), dtype=torch.float64) if corrected else None
+    loss = in_batch_cross_entropy(
+        states, vectors, targets, log_q=log_q, similarity=similarity, temperature=0.5
+    )
+    real = [t for t in targets.tolist() if t < len(vectors)]
+    total = 0.0
+    for state, target in zip(states.tolist(), targets.tolist(), strict=True):
+        if target == len(vectors):
+            continue
+        items = [target, *(other for other in real if other != target)]
+        scores = [
+            plain_score(state, vectors[i].tolist(), similarity, 0.5)
+            - (0.0 if log_q is None or i == target else log_q[i].item() + math.log(5))
+            for i in items
+        ]
+        total += plain_softmax_loss(scores)
+    assert loss.item() == pytest.approx(total / 6)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (states, vectors)))
+
+
+def test_in_batch_negatives_corrected_by_popularity_estimate_the_full_softmax():
+    states, vectors, _ = tensors(batch=4)
+    popularity = torch.arange(1.0, len(vectors) + 1).double()
+    targets = sample_negatives(
+        len(vectors), 4000, weights=popularity, generator=torch.Generator().manual_seed(0)
+    )
+    states = states.detach().repeat(1000, 1)
+    log_q = (popularity / popularity.sum()).log()
+    exact = full_cross_entropy(states, vectors, targets).item()
+    corrected = in_batch_cross_entropy(states, vectors, targets, log_q=log_q).item()
+    assert corrected == pytest.approx(exact, rel=0.03)
+    assert abs(in_batch_cross_entropy(states, vectors, targets).item() - exact) > 1
+
+
+@pytest.mark.parametrize("num_negatives", [1, 4])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_binary_cross_entropy_equals_plain_python(num_negatives, reduction, similarity):
+    states, vectors, targets = tensors(batch=8)
+    targets[3] = len(vectors)
+    generator = torch.Generator().manual_seed(1)
+    negatives = sample_negatives(len(vectors), (8, num_negatives), generator=generator)
+    negatives[5, 0] = targets[5]  # a hit
+    total = 0.0
+    for state, target, row in zip(
+        states.tolist(), targets.tolist(), negatives.tolist(), strict=True
+    ):
+        if target == len(vectors):
+            continue
+        score = {i: plain_score(state, v, similarity, 0.5) for i, v in enumerate(vectors.tolist())}
+        total += math.log(1 + math.exp(-score[target]))
+        total += sum(math.log(1 + math.exp(score[i])) for i in row if i != target)
+    options = {"similarity": similarity, "temperature": 0.5, "reduction": reduction}
+    loss = binary_cross_entropy(states, vectors, targets, negatives, **options)
+    assert loss.item() == pytest.approx(total / (7 if reduction == "mean" else 1))
+    positions = binary_cross_entropy(
+        states.view(2, 4, -1),
+        vectors,
+        targets.view(2, 4),
+        negatives.view(2, 4, -1),
+        **options,
+    )
+    torch.testing.assert_close(positions, loss)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (states, vectors)))
+
+
+def test_the_logistic_loss_of_candidates_does_not_overflow():
+    loss = candidate_binary_cross_entropy(torch.tensor([[-200.0, 300.0]]), torch.tensor([[0, 1]]))
+    assert loss.item() == 500
+
+
 def test_all_items_as_negatives_give_the_full_softmax():
     states, vectors, targets = tensors()
     everything = torch.arange(len(vectors))
@@ -230,6 +307,20 @@ def test_scores_are_what_the_loss_compares():
         F.cross_entropy(scores, targets),
         full_cross_entropy(states, vectors, targets, similarity="cosine", temperature=0.2),
     )
+
+
+def test_logits_are_held_for_some_rows_at_a_time(monkeypatch):
+    held: list[int] = []
+    empty = torch.empty
+
+    def note(*sizes, **options):
+        held.append(math.prod(sizes[0]) if isinstance(sizes[0], tuple) else math.prod(sizes))
+        return empty(*sizes, **options)
+
+    states, vectors, targets = torch.randn(4000, 2), torch.randn(2000, 2), torch.zeros(4000).long()
+    monkeypatch.setattr(torch, "empty", note)
+    full_cross_entropy(states, vectors, targets)
+    assert 2**20 < sum(held) <= 2**21 < 4000 * 2000
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 import torch
 from genrec.artifact import ArtifactError
 from genrec.backbones import SASRec
-from genrec.losses import full_cross_entropy, sample_negatives, sampled_cross_entropy
+from genrec.losses import full_cross_entropy, sampled_cross_entropy
+from genrec.sampling import sample_negatives
 from genrec.sequences import Batch, PairBatches, SequenceBatches
 from genrec.training import TrainingConfig, TrainingEvent, TrainingResult, fit, rich_progress
 from torch import Tensor, nn

@@ -4,15 +4,17 @@ from genrec.artifact import ArtifactError, SavedModel, load_model, save_model
 from genrec.backbones import DIN, Backbone, ItemTable, SASRec, StateBackbone
 from genrec.decoding import Ranked, beam_search, exact_scores
 from genrec.losses import (
+    binary_cross_entropy,
+    candidate_binary_cross_entropy,
     candidate_cross_entropy,
     distillation_loss,
     full_cross_entropy,
-    sample_candidates,
-    sample_negatives,
+    in_batch_cross_entropy,
     sampled_cross_entropy,
 )
 from genrec.progress import TrainingEvent, rich_progress
 from genrec.recommender import Answer, Recommendation, Recommender
+from genrec.sampling import sample_candidates, sample_negatives
 from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
 from genrec.training import TrainingConfig, TrainingResult, fit
@@ -43,11 +45,14 @@ __all__ = [
     "Trie",
     "Vocabulary",
     "beam_search",
+    "binary_cross_entropy",
+    "candidate_binary_cross_entropy",
     "candidate_cross_entropy",
     "distillation_loss",
     "exact_scores",
     "fit",
     "full_cross_entropy",
+    "in_batch_cross_entropy",
     "load_model",
     "query_batches",
     "rich_progress",

@@ -11,20 +11,24 @@ draws what the uninterrupted one would have drawn.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Similarity = Literal["dot", "cosine"]
+from genrec.full_softmax import FullCrossEntropy
+from genrec.sampling import sample_negatives
+from genrec.similarity import Similarity, comparable
+
 Reduction = Literal["mean", "sum"]
 
-# Logits held at a time: 16 MiB in fp32, some 340 rows of a catalogue of 12,000 items.
-_LOGITS_AT_A_TIME = 2**22
-_FEWEST_ROWS = 64
+# Logits held at a time: on a CPU what its caches hold (8 MiB in fp32, some 170 rows of a catalogue
+# of 12,000 items), elsewhere what keeps the device busy; never fewer rows than make a product.
+_LOGITS_AT_A_TIME = {"cpu": 2**21}
+_LOGITS_ELSEWHERE = 2**27
+_FEWEST_ROWS = 16
 
 
 def full_cross_entropy(
@@ -53,7 +57,8 @@ def full_cross_entropy(
         temperature: Divides the scores.
         label_smoothing: Share of the target's probability that is spread over all items.
         reduction: Mean or sum over the targets that are not padding; the mean of none is 0.
-        chunk_size: Rows at a time; by default as many as keep the logits near 16 MiB, at least 64.
+        chunk_size: Rows at a time; by default as many as keep the logits near 8 MiB on a CPU and
+            512 MiB elsewhere, at least 16. With a million items on a CPU the logits take 64 MiB.
 
     Raises:
         ValueError: An option is out of range.
@@ -62,78 +67,17 @@ def full_cross_entropy(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    states, item_vectors = _comparable(states, item_vectors, similarity, temperature)
+    states, item_vectors = comparable(states, item_vectors, similarity, temperature)
     states, targets = _without_padding(states, targets, len(item_vectors))
     if chunk_size is None:
-        chunk_size = max(_LOGITS_AT_A_TIME // len(item_vectors), _FEWEST_ROWS)
+        logits = _LOGITS_AT_A_TIME.get(states.device.type, _LOGITS_ELSEWHERE)
+        chunk_size = max(logits // len(item_vectors), _FEWEST_ROWS)
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-    total: Tensor = _FullCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    total: Tensor = FullCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states, item_vectors, targets, label_smoothing, chunk_size, dtype
     )
     return _reduced(total, len(targets), reduction)
-
-
-class _FullCrossEntropy(torch.autograd.Function):
-    """Sum of the cross-entropies; both gradients are ready when the forward pass is."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        item_vectors: Tensor,
-        targets: Tensor,
-        label_smoothing: float,
-        chunk_size: int,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        need_states, need_items = ctx.needs_input_grad[:2]
-        items = item_vectors.to(dtype)
-        grad_states = torch.empty_like(states) if need_states else None
-        grad_items = torch.zeros_like(item_vectors) if need_items else None
-        wide = torch.promote_types(dtype, torch.float32)
-        total = states.new_zeros((), dtype=wide)
-        with torch.autocast(states.device.type, enabled=False):
-            for start in range(0, len(states), chunk_size):
-                rows = slice(start, start + chunk_size)
-                x, y = states[rows].to(dtype), targets[rows, None]
-                logits = (x @ items.T).to(wide)
-                at_target = logits.gather(1, y).sum()
-                mean = logits.mean(1).sum() if label_smoothing else at_target
-                # One softmax gives both the loss and its gradient: `exp_` on its own is four
-                # times slower on a CPU. Its largest value is no smaller than 1 / items, so the
-                # logarithm is exact where that of the target's probability would underflow.
-                top = logits.amax(1)
-                grad = torch.softmax(logits, dim=1)
-                normaliser = top - grad.amax(1).log()
-                total += normaliser.sum() - torch.lerp(at_target, mean, label_smoothing)
-                if grad_states is None and grad_items is None:
-                    continue
-                # d loss / d logits: softmax minus the smoothed one-hot target.
-                if label_smoothing:
-                    grad -= label_smoothing / len(items)
-                grad.scatter_add_(1, y, torch.full_like(y, label_smoothing - 1, dtype=grad.dtype))
-                grad = grad.to(dtype)
-                if grad_states is not None:
-                    grad_states[rows] = grad @ items
-                if grad_items is not None:
-                    _add_product(grad_items, grad, x)
-        ctx.save_for_backward(grad_states, grad_items)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = (g if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
-        return (*gradients, None, None, None, None)
-
-
-def _add_product(out: Tensor, grad: Tensor, x: Tensor) -> None:
-    """Adds `grad.T @ x` to `out`, whose dtype may be a wider one."""
-    if out.dtype == x.dtype:
-        out.addmm_(grad.T, x)
-    else:
-        out += grad.T @ x
 
 
 def sampled_cross_entropy(
@@ -169,14 +113,55 @@ def sampled_cross_entropy(
     Raises:
         ValueError: An option is out of range.
     """
-    states, item_vectors = _comparable(states, item_vectors, similarity, temperature)
+    states, item_vectors = comparable(states, item_vectors, similarity, temperature)
     states, targets = _without_padding(states, targets, len(item_vectors))
     positive = (states * F.embedding(targets, item_vectors)).sum(-1, keepdim=True)
-    scores = torch.cat([positive, states @ F.embedding(negatives, item_vectors).T], dim=1)
-    candidates = torch.cat([targets[:, None], negatives.expand(len(targets), -1)], dim=1)
-    return candidate_cross_entropy(
-        scores, candidates, log_q=log_q, label_smoothing=label_smoothing, reduction=reduction
-    )
+    others = states @ F.embedding(negatives, item_vectors).T
+    if log_q is not None:
+        others = others - (log_q[negatives] + math.log(len(negatives)))
+    hits = targets[:, None] == negatives
+    return _candidate_softmax(positive, others, hits, label_smoothing, reduction)
+
+
+def in_batch_cross_entropy(
+    states: Float[Tensor, "*batch dim"],
+    item_vectors: Float[Tensor, "items dim"],
+    targets: Int[Tensor, "*batch"],
+    *,
+    log_q: Float[Tensor, " items"] | None = None,
+    similarity: Similarity = "dot",
+    temperature: float = 1.0,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ""]:
+    """Softmax cross-entropy over the batch's targets: each row's negatives are the other rows'.
+
+    Targets of other rows that are the row's own target again leave that row. Popular items are
+    negatives more often than others; `log_q` makes up for that (Yi et al., RecSys 2019, eq. 5).
+
+    Differs: only negatives are corrected, since the target is there with certainty.
+
+    Args:
+        states: What the model says of each history (or of each of its positions).
+        item_vectors: The table that scores.
+        targets: Row of the item that came next; `items` where there is none (padding).
+        log_q: Logarithm of each item's share of all targets, its popularity.
+        similarity: Dot product, or cosine.
+        temperature: Divides the scores.
+        label_smoothing: Share of the target's probability that is spread over the candidates.
+        reduction: Mean or sum over the targets that are not padding; the mean of none is 0.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+    states, item_vectors = comparable(states, item_vectors, similarity, temperature)
+    states, targets = _without_padding(states, targets, len(item_vectors))
+    scores = states @ F.embedding(targets, item_vectors).T
+    positive = scores.diagonal()[:, None]
+    if log_q is not None:
+        scores = scores - (log_q[targets] + math.log(max(len(targets) - 1, 1)))
+    hits = targets[:, None] == targets
+    return _candidate_softmax(positive, scores, hits, label_smoothing, reduction)
 
 
 def candidate_cross_entropy(
@@ -197,24 +182,66 @@ def candidate_cross_entropy(
         label_smoothing: Share of the target's probability that is spread over the candidates.
         reduction: Mean or sum over the rows; the mean of none is 0.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    positive, others = scores[:, :1], scores[:, 1:]
+    if log_q is not None:
+        others = others - (log_q[candidates[:, 1:]] + math.log(max(others.shape[1], 1)))
+    hits = candidates[:, 1:] == candidates[:, :1]
+    return _candidate_softmax(positive, others, hits, label_smoothing, reduction)
+
+
+def binary_cross_entropy(
+    states: Float[Tensor, "*batch dim"],
+    item_vectors: Float[Tensor, "items dim"],
+    targets: Int[Tensor, "*batch"],
+    negatives: Int[Tensor, "*batch negatives"],
+    *,
+    similarity: Similarity = "dot",
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ""]:
+    """Logistic loss of each target against negatives of its own (SASRec, eq. 6, with one).
+
+    Args:
+        states: What the model says of each history (or of each of its positions).
+        item_vectors: The table that scores.
+        targets: Row of the item that came next; `items` where there is none (padding).
+        negatives: Item rows, as from `sample_negatives(num_items, (*batch, 1))`. Those that are the
+            row's target are left out.
+        similarity: Dot product, or cosine.
+        temperature: Divides the scores.
+        reduction: Mean or sum over the targets that are not padding; the mean of none is 0.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+    states, item_vectors = comparable(states, item_vectors, similarity, temperature)
+    kept = targets != len(item_vectors)
+    states, candidates = states[kept], torch.cat([targets[..., None], negatives], dim=-1)[kept]
+    scores = (F.embedding(candidates, item_vectors) @ states[..., None])[..., 0]
+    return candidate_binary_cross_entropy(scores, candidates, reduction=reduction)
+
+
+def candidate_binary_cross_entropy(
+    scores: Float[Tensor, "batch candidates"],
+    candidates: Int[Tensor, "batch candidates"],
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, ""]:
+    """Logistic loss over candidates of each row's own, the target in column 0; DIN's eq. 2.
+
+    Args:
+        scores: One a candidate.
+        candidates: Item rows, to find accidental hits: candidates after the first that are the
+            target again leave the loss.
+        reduction: Mean or sum over the rows, each the sum over its candidates; the mean of none
+            is 0.
+    """
     hits = candidates == candidates[:, :1]
     hits[:, 0] = False
-    if log_q is not None:
-        expected_count = log_q[candidates] + math.log(max(candidates.shape[1] - 1, 1))
-        expected_count[:, 0] = 0.0
-        scores = scores - expected_count
-    log_p = (
-        scores.to(torch.promote_types(scores.dtype, torch.float32))
-        .masked_fill(hits, -math.inf)
-        .log_softmax(1)
-    )
-    loss = -log_p[:, 0]
-    if label_smoothing:
-        mean = log_p.masked_fill(hits, 0.0).sum(1) / (~hits).sum(1)
-        loss = (1 - label_smoothing) * loss - label_smoothing * mean
-    return _reduced(loss.sum(), len(loss), reduction)
+    signs = torch.ones_like(scores)
+    signs[:, 0] = -1.0
+    losses = F.softplus(scores.to(_wide(scores)) * signs).masked_fill(hits, 0.0)
+    return _reduced(losses.sum(), len(losses), reduction)
 
 
 def distillation_loss(
@@ -257,105 +284,29 @@ def distillation_loss(
     )
 
 
-def sample_negatives(
-    num_items: int,
-    num_negatives: int | tuple[int, ...],
-    *,
-    weights: Float[Tensor, " items"] | None = None,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-) -> Int[Tensor, "*shape"]:
-    """Draws item rows.
-
-    Args:
-        num_items: Size of the catalogue.
-        num_negatives: How many. A number gives a list without repetition when drawn uniformly;
-            a shape, such as (batch, 60), draws each row on its own, repetition allowed.
-        weights: How likely each item is to be drawn, in proportion; always with repetition.
-            Their logarithm is the `log_q` of `sampled_cross_entropy`.
-        generator: Draws; torch's default generator when None.
-        device: Where the result lies (and the generator, if there is one).
-
-    Raises:
-        ValueError: More items asked for without repetition than there are, or fewer than 1.
-    """
-    shape = (num_negatives,) if isinstance(num_negatives, int) else num_negatives
-    if min(shape) < 1:
-        raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
-    if weights is not None:
-        drawn = torch.multinomial(weights, math.prod(shape), replacement=True, generator=generator)
-        return drawn.view(shape).to(device)
-    if isinstance(num_negatives, int):
-        if num_negatives > num_items:
-            raise ValueError(
-                f"num_negatives must be at most num_items ({num_items}), got {num_negatives}"
-            )
-        return torch.randperm(num_items, generator=generator, device=device)[:num_negatives]
-    return torch.randint(num_items, shape, generator=generator, device=device)
+def _candidate_softmax(
+    positive: Float[Tensor, "batch 1"],
+    others: Float[Tensor, "batch others"],
+    hits: Bool[Tensor, "batch others"],
+    label_smoothing: float,
+    reduction: Reduction,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the positive against the others, less those that are the target again."""
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    scores = torch.cat([positive, others.masked_fill(hits, -math.inf)], dim=1)
+    log_p = scores.to(_wide(scores)).log_softmax(1)
+    loss = -log_p[:, 0]
+    if label_smoothing:
+        spread = log_p[:, 0] + log_p[:, 1:].masked_fill(hits, 0.0).sum(1)
+        mean = spread / (1 + (~hits).sum(1))
+        loss = (1 - label_smoothing) * loss - label_smoothing * mean
+    return _reduced(loss.sum(), len(loss), reduction)
 
 
-def sample_candidates(
-    targets: Int[Tensor, " batch"],
-    num_items: int,
-    num_negatives: int = 60,
-    *,
-    weights: Float[Tensor, " items"] | None = None,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, "batch candidates"]:
-    """Returns each target followed by negatives of its own, as `candidate_cross_entropy` wants.
-
-    Args:
-        targets: The positives.
-        num_items: Size of the catalogue.
-        num_negatives: Negatives a row, drawn with repetition; hits are the loss's to mask.
-        weights: How likely each item is to be drawn, in proportion; uniform when None.
-        generator: Draws the negatives; torch's default generator when None.
-
-    Raises:
-        ValueError: `num_negatives` is below 1.
-    """
-    negatives = sample_negatives(
-        num_items,
-        (len(targets), num_negatives),
-        weights=weights,
-        generator=generator,
-        device=targets.device,
-    )
-    return torch.cat([targets[:, None], negatives], dim=1)
-
-
-def item_scores(
-    states: Float[Tensor, "batch dim"],
-    item_vectors: Float[Tensor, "items dim"],
-    *,
-    similarity: Similarity = "dot",
-    temperature: float = 1.0,
-) -> Float[Tensor, "batch items"]:
-    """Returns the scores that the losses compare: what a trained model ranks by."""
-    states, item_vectors = _comparable(states, item_vectors, similarity, temperature)
-    return states @ item_vectors.T
-
-
-def check_similarity(similarity: Similarity, temperature: float) -> None:
-    """Refuses a similarity that is none, or a temperature that is not positive.
-
-    Raises:
-        ValueError: One of them is out of range.
-    """
-    if similarity not in ("dot", "cosine"):
-        raise ValueError(f"similarity must be 'dot' or 'cosine', got {similarity!r}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-
-
-def _comparable(
-    states: Tensor, item_vectors: Tensor, similarity: Similarity, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Prepares both sides so that their dot products are the scores."""
-    check_similarity(similarity, temperature)
-    if similarity == "cosine":
-        states, item_vectors = F.normalize(states, dim=-1), F.normalize(item_vectors, dim=-1)
-    return (states if temperature == 1 else states / temperature), item_vectors
+def _wide(scores: Tensor) -> torch.dtype:
+    """Returns fp32, or the dtype of the scores where that is wider."""
+    return torch.promote_types(scores.dtype, torch.float32)
 
 
 def _without_padding(states: Tensor, targets: Tensor, num_items: int) -> tuple[Tensor, Tensor]:

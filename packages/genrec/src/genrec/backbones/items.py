@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.losses import Similarity, check_similarity, item_scores
+from genrec.similarity import Similarity, check_similarity, item_scores
 
 
 class ItemTable(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genrec.backbones.items import StateBackbone
 from genrec.layers import Dropout, EncoderLayer
-from genrec.losses import Similarity
+from genrec.similarity import Similarity
 
 
 class SASRec(StateBackbone):

@@ -1,0 +1,52 @@
+"""How states and item vectors are compared: the scores that losses and models share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Similarity = Literal["dot", "cosine"]
+
+
+def item_scores(
+    states: Float[Tensor, "batch dim"],
+    item_vectors: Float[Tensor, "items dim"],
+    *,
+    similarity: Similarity = "dot",
+    temperature: float = 1.0,
+) -> Float[Tensor, "batch items"]:
+    """Returns the scores that the losses compare: what a trained model ranks by."""
+    states, item_vectors = comparable(states, item_vectors, similarity, temperature)
+    return states @ item_vectors.T
+
+
+def check_similarity(similarity: Similarity, temperature: float) -> None:
+    """Refuses a similarity that is none, or a temperature that is not positive.
+
+    Raises:
+        ValueError: One of them is out of range.
+    """
+    if similarity not in ("dot", "cosine"):
+        raise ValueError(f"similarity must be 'dot' or 'cosine', got {similarity!r}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+
+
+def comparable(
+    states: Float[Tensor, "*batch dim"],
+    item_vectors: Float[Tensor, "items dim"],
+    similarity: Similarity,
+    temperature: float,
+) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "items dim"]]:
+    """Returns both sides so that their dot products are the scores.
+
+    Raises:
+        ValueError: The similarity or the temperature is out of range.
+    """
+    check_similarity(similarity, temperature)
+    if similarity == "cosine":
+        states, item_vectors = F.normalize(states, dim=-1), F.normalize(item_vectors, dim=-1)
+    return (states if temperature == 1 else states / temperature), item_vectors
