@@ -30,7 +30,7 @@ def shown(health: CodeHealth) -> str:
     console = Console(width=140)
     with console.capture() as capture:
         console.print(health.table())
-    return capture.get()
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def expected_places(scores: list[int], num_places: int) -> list[Fraction]:
@@ -128,10 +128,9 @@ def test_neighbour_overlap_ignores_the_order_of_items() -> None:
     [
         ({"num_neighbours": 0}, "num_neighbours must be at least 1, got 0"),
         ({"sample": 0}, "sample must be at least 1, got 0"),
-        ({"space": "cosine"}, "space must be one of prefix, hamming, got 'cosine'"),
     ],
 )
-def test_neighbour_overlap_refuses_options(options: dict[str, object], words: str) -> None:
+def test_neighbour_overlap_refuses_options(options: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         neighbour_overlap(np.eye(3, dtype=np.float32), np.zeros((3, 1), dtype=int), **options)
 
@@ -204,9 +203,7 @@ def test_sequences_are_refused(sequences: list[list[int]], words: str) -> None:
 def test_the_table_says_all_that_was_measured() -> None:
     ids = make_ids([[0, 0], [0, 1], [1, 0], [1, 1]])
     plain = shown(measure_health(ids))
-    assert "collisions: 0.00% of items, largest bucket 1\n" in plain.replace(" \n", "\n").replace(
-        "  ", ""
-    )
+    assert "collisions: 0.00% of items, largest bucket 1\ncodes that" in plain
     for absent in ("distortion", "neighbour", "by chance", "once resolved"):
         assert absent not in plain
     full = measure_health(

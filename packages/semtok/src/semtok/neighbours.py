@@ -16,7 +16,7 @@ _QUERIES = 1024
 
 
 def neighbour_overlap(
-    embeddings: Float[np.ndarray, "items dim"],
+    embeddings: Float[np.ndarray, "rows dim"],
     codes: Int[np.ndarray, "items levels"],
     *,
     num_neighbours: int = 10,

@@ -1,0 +1,232 @@
+"""One self-contained HTML page on a code table: its health in figures, and a tree to browse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from semtok.health import CodeHealth, chance_overlap
+from semtok.page import figures
+from semtok.page.markup import Html, facts, tag, text
+from semtok.page.tree import make_tree, tree_json, tree_note
+from semtok.semantic_ids import SemanticIds
+from semtok.storage import replacing_file
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_page(
+    path: str | Path,
+    *,
+    health: CodeHealth,
+    semantic_ids: SemanticIds,
+    titles: Sequence[str | None] | None = None,
+    heading: str = "Semantic IDs",
+    details: Mapping[str, object] | None = None,
+    max_items: int = 20_000,
+) -> None:
+    """Writes the page, which appears complete or not at all and replaces what is there.
+
+    It needs nothing from elsewhere: figures are inline, and the page forbids itself to load
+    anything. The same input gives the same bytes.
+
+    Args:
+        path: The .html file.
+        health: Of `semantic_ids`.
+        semantic_ids: The table that the tree shows.
+        titles: One an item, row i for item i, None where there is none; None shows ids alone.
+        heading: The page's heading, such as the tokenizer's name.
+        details: Names and values of what else is worth saying, such as quantizer and embedding.
+        max_items: How many items the tree lists at most; the counts are of all items, and the
+            page says what it leaves out.
+
+    Raises:
+        ValueError: If health or titles are not those of as many items as the table has, or
+            max_items is below 1.
+    """
+    num_items = len(semantic_ids)
+    if health.num_items != num_items or len(health.levels) != semantic_ids.num_levels:
+        raise ValueError(
+            f"health must be that of the {num_items} items in {semantic_ids.num_levels} levels, "
+            f"got one of {health.num_items} items in {len(health.levels)} levels"
+        )
+    if titles is not None and len(titles) != num_items:
+        raise ValueError(f"titles must be as many as items ({num_items}), got {len(titles)}")
+    if max_items < 1:
+        raise ValueError(f"max_items must be at least 1, got {max_items}")
+    sizes = sorted({level.codebook_size for level in health.levels})
+    between = f"{sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else f"{sizes[0]:,}"
+    levels = "1 level" if len(health.levels) == 1 else f"{len(health.levels)} levels"
+    lead = f"{num_items:,} items, {levels} of {between} codes"
+    body = [
+        tag("header", tag("h1", text(heading)), tag("p", text(lead), css="lead")),
+        _tiles(health),
+        _levels_card(health, semantic_ids),
+        _buckets_card(health, semantic_ids),
+    ]
+    if health.neighbour_overlap is not None or health.num_pairs is not None:
+        body.append(_meaning_card(health))
+    if num_items:
+        body.append(_tree_card(semantic_ids, titles, max_items))
+    if details:
+        body.append(_card("How they were made", facts(details)))
+    path = Path(path)
+    page = _document(heading, body)
+    with replacing_file(path) as beside:
+        beside.write_text(page, encoding="utf-8", newline="\n")
+
+
+def _document(heading: str, body: Sequence[Html]) -> str:
+    folder = Path(__file__).parent
+    style = Html((folder / "page.css").read_text(encoding="utf-8"))
+    script = Html((folder / "page.js").read_text(encoding="utf-8"))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"{tag('title', text(heading))}\n{tag('style', style)}\n</head>\n"
+        f"<body>{tag('main', *body)}\n{tag('script', script)}\n</body>\n</html>\n"
+    )
+
+
+def _tiles(health: CodeHealth) -> Html:
+    """The figures to look at first."""
+    least = min(health.levels, key=lambda level: level.utilisation)
+    rate, bucket = health.collision_rate, health.largest_bucket
+    resolved = (health.resolved_collision_rate, health.resolved_largest_bucket)
+    after = "" if (rate, bucket) == resolved else f"; once resolved {resolved[0]:.2%}"
+    singled = sum(health.depths[:-1])
+    tiles = [
+        ("codebook use", f"{least.utilisation:.1%}", "of the codes of the least used level"),
+        ("collisions", f"{rate:.2%}", f"of items; largest bucket {bucket:,}{after}"),
+    ]
+    if health.neighbour_overlap is not None:
+        chance = chance_overlap(health.num_items)
+        tiles.append(
+            ("neighbour overlap", f"{health.neighbour_overlap:.1%}", f"by chance {chance:.2%}")
+        )
+    first = health.levels[0]
+    if first.shared_prefix is not None and first.shared_by_chance is not None:
+        note = f"share the first code; by chance {first.shared_by_chance:.1%}"
+        tiles.append(("next items", f"{first.shared_prefix:.1%}", note))
+    if len(health.levels) > 1 and health.num_items:
+        share = singled / health.num_items
+        tiles.append(("told apart early", f"{share:.1%}", "of items, before their last code"))
+    blocks = [
+        tag("div", tag("h3", text(n)), tag("b", text(v)), tag("p", text(note)), css="tile")
+        for n, v, note in tiles
+    ]
+    return tag("section", *blocks, css="tiles")
+
+
+def _levels_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
+    charts = [
+        figures.frequencies(number, np.bincount(semantic_ids.codes[:, number], minlength=size))
+        for number, size in enumerate(semantic_ids.codebook_sizes)
+    ]
+    distortion = [level.distortion for level in health.levels if level.distortion is not None]
+    if distortion:
+        charts.append(figures.distortion_bars(distortion))
+    head = ["level", "codes", "used", "utilisation", "perplexity", "entropy"]
+    if distortion:
+        head.append("distortion")
+    rows = []
+    for number, level in enumerate(health.levels, start=1):
+        cells = [
+            f"{number}",
+            f"{level.codebook_size:,}",
+            f"{level.used:,}",
+            f"{level.utilisation:.1%}",
+            f"{level.perplexity:,.1f}",
+            f"{level.entropy:.2f} bit",
+        ]
+        if distortion:
+            cells.append("" if level.distortion is None else f"{level.distortion:.4g}")
+        rows.append(tag("tr", *(tag("td", text(cell)) for cell in cells)))
+    table = tag(
+        "table",
+        tag("thead", tag("tr", *(tag("th", text(name)) for name in head))),
+        tag("tbody", *rows),
+    )
+    note = (
+        "Perplexity: as many evenly used codes would be as hard to guess. A code that pads shorter "
+        "paths counts as code 0."
+    )
+    return _card(
+        "Levels",
+        tag("div", table, css="scroll"),
+        tag("div", *charts, css="grid"),
+        note=note,
+    )
+
+
+def _buckets_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
+    charts = []
+    for level in range(semantic_ids.num_levels if len(semantic_ids) else 0):
+        _, sizes = np.unique(semantic_ids.codes[:, : level + 1], axis=0, return_counts=True)
+        is_last = level == semantic_ids.num_levels - 1
+        charts.append(figures.bucket_bars(level, sizes, is_last=is_last))
+    depths = ", ".join(f"{count:,} by {d}" for d, count in enumerate(health.depths, 1) if count)
+    note = (
+        f"A bucket holds the items that share these codes. Items told apart by their first codes: "
+        f"{depths}."
+    )
+    return _card("Buckets", tag("div", *charts, css="grid"), note=note)
+
+
+def _meaning_card(health: CodeHealth) -> Html:
+    body, notes = [], []
+    if health.neighbour_overlap is not None:
+        pair = (health.neighbour_overlap, chance_overlap(health.num_items))
+        rows = {"10 nearest": pair}
+        body.append(tag("h3", text("Neighbours in embedding space that are neighbours by codes")))
+        body.append(figures.comparison(rows, names=("measured", "by chance")))
+        notes.append(
+            "Nearest by codes is by the longest common prefix; ties count by their expectation."
+        )
+    shared = {
+        "first code" if number == 1 else f"first {number} codes": (
+            level.shared_prefix,
+            level.shared_by_chance,
+        )
+        for number, level in enumerate(health.levels, start=1)
+        if level.shared_prefix is not None and level.shared_by_chance is not None
+    }
+    if shared:
+        body.append(tag("h3", text("Items that follow each other and share a prefix")))
+        body.append(figures.comparison(shared, names=("measured", "shuffled")))
+        notes.append(f"Counted over {health.num_pairs:,} pairs of consecutive items.")
+    return _card("What codes know", *body, note=" ".join(notes))
+
+
+def _tree_card(
+    semantic_ids: SemanticIds, titles: Sequence[str | None] | None, max_items: int
+) -> Html:
+    tree = make_tree(semantic_ids, max_items=max_items)
+    data = Html(tree_json(tree, semantic_ids, titles))
+    what = "an item id or codes, as 17 203" if titles is None else "a title, an item id or codes"
+    search = tag(
+        "input",
+        type="search",
+        id="search",
+        placeholder=f"Search {what}",
+        aria_label=f"Search {what}",
+        autocomplete="off",
+        spellcheck="false",
+    )
+    return _card(
+        "Browse",
+        tag("div", search, tag("span", id="found", css="muted"), css="search"),
+        tag("div", id="results"),
+        tag("div", id="tree"),
+        tag("noscript", tag("p", text("The tree needs JavaScript."))),
+        tag("script", data, type="application/json", id="data"),
+        note=tree_note(tree, len(semantic_ids)),
+    )
+
+
+def _card(title: str, *body: Html, note: str = "") -> Html:
+    closing = [tag("p", text(note), css="note")] if note else []
+    return tag("section", tag("h2", text(title)), *body, *closing)

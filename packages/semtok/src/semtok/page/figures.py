@@ -1,0 +1,216 @@
+"""The page's charts: small inline SVG in the page's own colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from semtok.page.markup import Html, tag, text
+
+_WIDTH, _HEIGHT = 320, 150
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 12, 30
+_POINTS = 512
+
+
+def frequencies(level: int, counts: Int64[np.ndarray, " codes"]) -> Html:
+    """How many items each code of a level has, most used first, beside even use.
+
+    Args:
+        level: From 0; picks the colour.
+        counts: Items a code, unused codes included.
+    """
+    ordered = np.sort(counts)[::-1]
+    even = counts.sum() / len(counts)
+    # One code for most items, such as padding, would press all others onto the axis.
+    is_log = ordered[0] > 20 * max(even, 1)
+    scale = _Scale(float(ordered[0]), log=bool(is_log))
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(_POINTS, len(ordered))).round())
+    step = (_WIDTH - _LEFT - _RIGHT) / len(places)
+    base = scale(0)
+    path = [f"M{_LEFT},{base:.1f}"]
+    for number, place in enumerate(places):
+        y = scale(float(ordered[int(place)]))
+        path.append(f"V{y:.1f}H{_LEFT + (number + 1) * step:.1f}")
+    path.append(f"V{base:.1f}Z")
+    line = scale(even)
+    parts = [
+        *scale.grid(),
+        tag("path", d="".join(path), css=f"area level-{level % 6}"),
+        tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{line:.1f}", y2=f"{line:.1f}", css="even"),
+        _note("start", _LEFT, "most used code"),
+        _note("end", _WIDTH - _RIGHT, f"{len(counts):,}th"),
+    ]
+    used = int((counts > 0).sum())
+    scale_name = "items a code, log scale" if is_log else "items a code"
+    caption = f"Level {level + 1}: {used:,} of {len(counts):,} codes used"
+    return _figure(
+        caption,
+        parts,
+        f"{scale_name}; dashed: even use, {even:,.1f}",
+    )
+
+
+def distortion_bars(values: Sequence[float]) -> Html:
+    """Mean squared distance after each level."""
+    labels = [f"level {level}" for level in range(1, len(values) + 1)]
+    shown = [f"{value:.4g}" for value in values]
+    return _bars(
+        "Distortion after each level",
+        labels,
+        values,
+        shown,
+        note="mean squared distance to what the codes so far stand for",
+        css=[f"level-{level % 6}" for level in range(len(values))],
+    )
+
+
+def bucket_bars(level: int, sizes: Int64[np.ndarray, " buckets"], *, is_last: bool) -> Html:
+    """The share of items whose first codes are shared by 1, 2, 3 to 4, 5 to 8, ... items.
+
+    Args:
+        level: From 0; codes up to this level make a bucket.
+        sizes: Items in each bucket that has any.
+        is_last: Whether buckets are of all codes, so that sharing is colliding.
+    """
+    num_items = int(sizes.sum())
+    bins = np.ceil(np.log2(sizes)).astype(np.int64)
+    items = np.bincount(bins, weights=sizes)
+    labels = ["1", "2", *(f"{2 ** (b - 1) + 1:,}\N{EN DASH}{2**b:,}" for b in range(2, len(items)))]
+    first = int(bins.min())
+    labels, shares = labels[first : len(items)], (items / num_items)[first:].tolist()
+    name = "All codes" if is_last else "First code" if level == 0 else f"First {level + 1} codes"
+    return _bars(
+        f"{name}: {len(sizes):,} buckets, the largest of {int(sizes.max()):,}",
+        labels,
+        shares,
+        [f"{share:.1%}" for share in shares],
+        note="items in the bucket, and the share of all items that lie in such",
+        css=[f"level-{level % 6}"] * len(shares),
+        top=1.0,
+    )
+
+
+def comparison(rows: Mapping[str, tuple[float, float]], *, names: tuple[str, str]) -> Html:
+    """Two shares a row, one over the other, and how many times the first is the second.
+
+    Args:
+        rows: Row name to measured share and the share by chance.
+        names: What the two are.
+    """
+    top = max((share for pair in rows.values() for share in pair), default=0.0) or 1.0
+    lines = []
+    for name, (measured, chance) in rows.items():
+        times = f"\N{MULTIPLICATION SIGN}{measured / chance:,.3g}" if chance > 0 else ""
+        bars = [
+            tag("i", css=css, style=f"width:{100 * share / top:.2f}%")
+            for css, share in (("measured", measured), ("chance", chance))
+        ]
+        numbers = tag(
+            "span",
+            tag("b", text(f"{measured:.2%}")),
+            tag("span", text(f"{chance:.2%}"), css="muted"),
+            css="numbers",
+        )
+        lines.append(
+            tag(
+                "div",
+                tag("span", text(name)),
+                tag("span", *bars, css="pair"),
+                numbers,
+                tag("span", text(times), css="times"),
+                css="row",
+            )
+        )
+    keys = [
+        tag("span", tag("i", css=css), text(name))
+        for css, name in zip(("measured", "chance"), names, strict=True)
+    ]
+    return tag("div", *lines, tag("p", *keys, css="legend"), css="comparison")
+
+
+class _Scale:
+    """Values from 0 upwards to heights in the chart, and its grid."""
+
+    def __init__(self, top: float, *, log: bool = False) -> None:
+        self._top, self._log = max(top, 1e-300), log
+
+    def __call__(self, value: float) -> float:
+        share = math.log1p(value) / math.log1p(self._top) if self._log else value / self._top
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
+
+    def grid(self, label: Callable[[float], str] = "{:,.4g}".format) -> list[Html]:
+        """Lines and labels at round values."""
+        if self._log:
+            values = [10.0**power for power in range(int(math.log10(self._top)) + 1)]
+        else:
+            step = 10 ** math.floor(math.log10(self._top / 2))
+            step *= max(f for f in (1, 2, 5) if step * f <= self._top / 2)
+            values = [step * number for number in range(1, int(self._top / step + 1e-9) + 1)]
+        parts = []
+        for value in (0.0, *values):
+            y = f"{self(value):.1f}"
+            parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, css="grid-line"))
+            parts.append(
+                tag("text", text(label(value)), x=_LEFT - 6, y=y, dy="0.32em", text_anchor="end")
+            )
+        return parts
+
+
+def _bars(
+    caption: str,
+    labels: Sequence[str],
+    values: Sequence[float],
+    shown: Sequence[str],
+    *,
+    note: str,
+    css: Sequence[str],
+    top: float | None = None,
+) -> Html:
+    """Upright bars with their values above and their labels below."""
+    scale = _Scale((max(values, default=0.0) if top is None else top) or 1.0)
+    step = (_WIDTH - 16) / max(len(values), 1)
+    width = min(step * 0.62, 56)
+    is_tight = step < 44
+    base = _HEIGHT - _BOTTOM
+    parts = []
+    for number, (label, value, number_text) in enumerate(zip(labels, values, shown, strict=True)):
+        x, y = 8 + (number + 0.5) * step, scale(value)
+        parts.append(
+            tag(
+                "rect",
+                tag("title", text(f"{label}: {number_text}")),
+                x=f"{x - width / 2:.1f}",
+                y=f"{y:.1f}",
+                width=f"{width:.1f}",
+                height=f"{max(base - y, 0.8):.1f}",
+                rx=2,
+                css=css[number],
+            )
+        )
+        above = {"x": f"{x:.1f}", "y": f"{y - 4:.1f}", "text_anchor": "middle"}
+        below = {**above, "y": f"{_HEIGHT - 14}"}
+        if is_tight:
+            above["font-size"] = below["font-size"] = "7.5"
+            below["transform"] = f"rotate(-24 {x:.1f} {_HEIGHT - 14})"
+        parts.append(tag("text", text(number_text), css="value", **above))
+        parts.append(tag("text", text(label), **below))
+    parts.append(tag("line", x1=8, x2=_WIDTH - 8, y1=base, y2=base, css="grid-line"))
+    return _figure(caption, parts, note)
+
+
+def _note(anchor: str, x: int, words: str) -> Html:
+    return tag("text", text(words), x=x, y=_HEIGHT - 14, text_anchor=anchor)
+
+
+def _figure(caption: str, parts: Sequence[Html], note: str) -> Html:
+    svg = tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+        aria_label=caption,
+    )
+    return tag("figure", tag("figcaption", text(caption)), svg, tag("p", text(note), css="note"))

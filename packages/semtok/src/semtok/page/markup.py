@@ -1,0 +1,40 @@
+"""Fragments of HTML and SVG whose text is escaped where it enters."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import NewType
+
+Html = NewType("Html", str)
+"""A fragment whose text is already escaped."""
+
+
+def text(value: object) -> Html:
+    """Any value as escaped text: integers in thousands, floats to four digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value:,}"
+    elif isinstance(value, float):
+        value = f"{value:.4g}"
+    return Html(html.escape(encodable(str(value))))
+
+
+def tag(name: str, *content: Html, css: str = "", **attributes: str | float) -> Html:
+    """An element around fragments; `css` is its class, `_` in names of attributes means `-`."""
+    if css:
+        attributes = {"class": css, **attributes}
+    inside = "".join(
+        f' {key.replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
+    )
+    return Html(f"<{name}{inside}>{''.join(content)}</{name}>")
+
+
+def facts(values: Mapping[str, object]) -> Html:
+    """Names and values as a list of definitions."""
+    lines = [tag("div", tag("dt", text(k)), tag("dd", text(v))) for k, v in values.items()]
+    return tag("dl", *lines, css="facts")
+
+
+def encodable(string: str) -> str:
+    """The string with lone surrogates, which no file can hold, replaced."""
+    return string.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,98 @@
+"""What the page's tree of prefixes shows: items in code order, and how many lie below each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from semtok.page.markup import encodable
+from semtok.semantic_ids import SemanticIds
+
+_TITLE_LENGTH = 140
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tree:
+    """The items that the tree shows, in the order of their codes.
+
+    Attributes:
+        rows: Their rows in the table.
+        counts: For each level, how many items of the table have each prefix of that many codes
+            that a shown item has, prefixes in ascending order.
+        cut_level: 0 if all items are shown; else the first items of every prefix of as many codes
+            as `cut_level - 1` are.
+        cut_size: How many of each.
+    """
+
+    rows: Int64[np.ndarray, " shown"]
+    counts: tuple[Int64[np.ndarray, " prefixes"], ...]
+    cut_level: int = 0
+    cut_size: int = 0
+
+
+def make_tree(semantic_ids: SemanticIds, *, max_items: int) -> Tree:
+    """Chooses the items that the tree shows, the same number below every prefix.
+
+    With more than `max_items` items, the longest prefixes that are no more than that many each
+    keep their first items in code order, as many as fit.
+    """
+    codes = semantic_ids.codes
+    order = np.lexsort(codes.T[::-1])
+    ordered = codes[order]
+    # Where each row opens a new prefix of 1, 2, ... codes.
+    opens = np.ones(ordered.shape, dtype=bool)
+    opens[1:] = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
+    kept, cut_level, cut_size = np.ones(len(order), dtype=bool), 0, 0
+    if len(order) > max_items:
+        level = int((opens.sum(axis=0) <= max_items).sum())
+        starts = np.flatnonzero(opens[:, level - 1]) if level else np.zeros(1, dtype=np.int64)
+        sizes = np.diff(starts, append=len(order))
+        rank = np.arange(len(order)) - np.repeat(starts, sizes)
+        within = np.bincount(rank).cumsum()  # items kept if ranks up to this one are
+        cut_size = int((within <= max_items).sum())
+        kept, cut_level = rank < cut_size, level + 1
+    counts = []
+    for level in range(codes.shape[1]):
+        starts = np.flatnonzero(opens[:, level])
+        sizes = np.diff(starts, append=len(order))
+        has_shown = np.logical_or.reduceat(kept, starts)
+        counts.append(sizes[has_shown])
+    return Tree(rows=order[kept], counts=tuple(counts), cut_level=cut_level, cut_size=cut_size)
+
+
+def tree_note(tree: Tree, num_items: int) -> str:
+    """What is left out of the tree, "" if nothing is."""
+    if not tree.cut_level:
+        return ""
+    some = f"the first {tree.cut_size:,} items" if tree.cut_size > 1 else "the first item"
+    codes = "1 code" if tree.cut_level == 2 else f"{tree.cut_level - 1} codes"
+    where = f" of every prefix of {codes}" if tree.cut_level > 1 else ""
+    return (
+        f"Of {num_items:,} items the tree lists {len(tree.rows):,}: {some}{where}, in the order "
+        "of their codes. Its counts are of all items; the search finds those listed."
+    )
+
+
+def tree_json(tree: Tree, semantic_ids: SemanticIds, titles: Sequence[str | None] | None) -> str:
+    """The tree as JSON that may stand inside a script element."""
+    rows = tree.rows.tolist()
+    data = {
+        "levels": semantic_ids.num_levels,
+        "codes": semantic_ids.codes[tree.rows].reshape(-1).tolist(),
+        "counts": [counts.tolist() for counts in tree.counts],
+        "ids": [encodable(semantic_ids.item_ids[row]) for row in rows],
+        "titles": None if titles is None else [_shortened(titles[row]) for row in rows],
+    }
+    # No "<" may be left: "</script>" and "<!--" would end or change the element.
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _shortened(title: str | None) -> str:
+    flat = " ".join((title or "").split())
+    if len(flat) > _TITLE_LENGTH:
+        flat = flat[: _TITLE_LENGTH - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return encodable(flat)
