@@ -179,6 +179,9 @@ def test_intervals_agree_with_a_bootstrap_over_users():
         ranks={"unfiltered": ranks, "filtered": ranks},
         ks=(10,),
         counts={"users": 400, "items": 500},
+        queries="any",
+        groups=np.zeros(400, dtype=np.int64),
+        group_names=("warm",),
     )
     drawn = rng.integers(400, size=(4000, 400))
     for metric, estimate in report.metrics["unfiltered"].items():
@@ -205,7 +208,7 @@ def test_reports_go_to_json_and_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     with pytest.raises(ValueError, match="ranks must be in the document"):
         Report.from_json(report.to_json(per_user=False))
-    with pytest.raises(ValueError, match="format must be 1, got 7"):
+    with pytest.raises(ValueError, match="format must be 2, got 7: a report of another version"):
         Report.from_json({**document, "format": 7})
 
 

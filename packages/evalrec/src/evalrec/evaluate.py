@@ -1,77 +1,196 @@
-"""evaluate(): a model's scores or ranked lists against the held-out items."""
+"""evaluate(): embeddings, scores or ranked lists against the held-out items."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from evalrec.distributed import add_up, shard, together
 from evalrec.interactions import flatten
-from evalrec.ranking import Scorer, rank_lists, rank_targets, score_batches
-from evalrec.report import Report
+from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_groups
+from evalrec.ranking import CodeGroups, Ranks, rank_lists, rank_tiles
+from evalrec.report import MODES, Report, digest
+from evalrec.scorers import EmbeddingScorer, Scorer
 from evalrec.splits import Queries
+
+__all__ = ["evaluate"]
+
+Progress = Callable[[int, int], None]
 
 
 def evaluate(
     queries: Queries,
-    model: Scorer | Int[Tensor, "users k"] | Int[np.ndarray, "users k"],
+    model: EmbeddingScorer | Scorer | Int[Tensor, "users k"] | Int[np.ndarray, "users k"],
     *,
     ks: Sequence[int] = (5, 10, 20),
     batch_size: int | None = None,
+    lists: bool = False,
+    item_counts: Int[np.ndarray, " items"] | None = None,
+    codes: Int[np.ndarray, "items levels"] | Int[Tensor, "items levels"] | None = None,
+    name: str = "",
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Rank every user's target among all items, with and without the items already seen.
 
+    In the processes of a torch.distributed group, called by all of them with the same arguments,
+    each scores a share of the users and all return the same report, that of a single process.
+
     Args:
         queries: The users, as `Split.validation` or `Split.test` give them.
-        model: Either a function from a list of histories to scores [batch, items], called batch
-            by batch, or ranked lists of item rows, best first, -1 where nothing was returned. Seen
-            items are struck out of the lists for the filtered figures, so pass lists longer than
-            the largest k: by the length of the history where every place is to be filled.
+        model: Embeddings; or a function from a list of histories to scores [batch, items], called
+            batch by batch; or ranked lists of item rows, best first, -1 where nothing was
+            returned. Seen items are struck out of the lists for the filtered figures, so pass
+            lists longer than the largest k: by the length of the history where every place is to
+            be filled.
         ks: Cut-offs of the metrics.
         batch_size: Users scored at once; None holds about four million scores.
+        lists: Also report coverage and Gini of the users' first k items.
+        item_counts: Interactions of each item in training; given, targets are also reported by
+            popularity, else only as warm and cold.
+        codes: The semantic IDs; given, hits of any item with the target's codes are reported
+            beside the hits of the target, and by how much they flatter.
+        name: What the model is called, kept in the report.
         seed: Of the bootstrap behind the intervals.
-        progress: Called with the users done and the users in all.
+        progress: Called with the users done and the users in all; in several processes, with
+            those of its own share.
 
     Raises:
-        ValueError: If the scores have the wrong shape or a NaN, a list is shorter than the largest
-            k or holds an item twice, or a k is not in [1, num_items].
+        TypeError: If embeddings are of another type than fp32, fp16 and bf16.
+        ValueError: If the scores have the wrong shape or a NaN, a vector is not finite, a list is
+            shorter than the largest k or holds an item twice, a k is not in [1, num_items], or
+            `item_counts` or `codes` is not one row an item.
     """
     if not ks or not all(1 <= k <= queries.num_items for k in ks):
         raise ValueError(f"ks must be in [1, num_items = {queries.num_items}], got {tuple(ks)}")
-    num_users, num_items = len(queries), queries.num_items
-    counts = {"users": num_users, "items": num_items, "cold_targets": int(queries.cold.sum())}
     owners, items = flatten(queries.histories)
     repeated = np.unique(owners[items == queries.targets[owners]])
-    counts["repeated_targets"] = len(repeated)
-    if callable(model):
-        unfiltered = np.empty(num_users, dtype=np.int64)
-        filtered = np.empty(num_users, dtype=np.int64)
-        for part, scores in score_batches(queries, model, batch_size):
-            unfiltered[part], filtered[part] = rank_targets(
-                scores, queries.targets[part], queries.histories[part]
-            )
-            if progress is not None:
-                progress(part.stop, num_users)
+    counts = {
+        "users": len(queries),
+        "items": queries.num_items,
+        "cold_targets": int(queries.cold.sum()),
+        "repeated_targets": len(repeated),
+    }
+    groups, group_names = _groups(queries, item_counts)
+    code_groups = None if codes is None else _code_groups(codes, queries.num_items)
+    shown = _Shown(tuple(ks) if lists else (), queries.num_items)
+    if isinstance(model, EmbeddingScorer) or callable(model):
+        ranks, code_ranks = _by_scores(queries, model, batch_size, shown, code_groups, progress)
     else:
         if batch_size is not None:
             raise ValueError(f"batch_size has no effect on ranked lists, got {batch_size}")
-        ranked = model.cpu().numpy() if isinstance(model, torch.Tensor) else model
+        ranked = model.cpu().numpy() if isinstance(model, Tensor) else model
         if ranked.shape[1] < max(ks):
             raise ValueError(
                 f"ranked must hold at least max(ks) = {max(ks)} places, got {ranked.shape[1]}"
             )
-        unfiltered, filtered, unseen = rank_lists(ranked, queries)
-        counts["short_lists"] = int((unseen < max(ks)).sum())
+        ranks, code_ranks, ranked_lists = rank_lists(ranked, queries, code_groups=code_groups)
+        shown.add(ranked_lists)
+        filled = (ranked_lists["filtered"] >= 0).sum(axis=1)
+        counts["short_lists"] = int((filled < max(ks)).sum())
         if progress is not None:
-            progress(num_users, num_users)
+            progress(len(queries), len(queries))
     return Report(
-        ranks={"unfiltered": unfiltered, "filtered": filtered},
+        name=name,
+        queries=digest(queries),
+        ranks=ranks,
         ks=tuple(ks),
         counts=counts,
+        groups=groups,
+        group_names=group_names,
+        lists=shown.metrics(),
+        code_ranks=code_ranks,
         seed=seed,
     )
+
+
+def _by_scores(
+    queries: Queries,
+    model: EmbeddingScorer | Scorer,
+    batch_size: int | None,
+    shown: _Shown,
+    code_groups: CodeGroups | None,
+    progress: Progress | None,
+) -> tuple[Ranks, Ranks | None]:
+    """Ranks, and ranks by codes; each process's share, added up."""
+    found = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
+    by_codes = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
+    number, of = shard()
+    with together():
+        results = rank_tiles(
+            queries,
+            model,
+            batch_size=batch_size,
+            top_k=shown.top_k,
+            code_groups=code_groups,
+            shard=(number, of),
+        )
+        for result in results:
+            for mode in MODES:
+                found[mode][result.part] = result.ranks[mode]
+                if result.code_ranks is not None:
+                    by_codes[mode][result.part] = result.code_ranks[mode]
+            if result.ranked is not None:
+                shown.add(result.ranked)
+            if progress is not None:
+                progress(result.part.stop, len(queries))
+    found = dict(zip(MODES, add_up(list(found.values())), strict=True))
+    shown.share()
+    if code_groups is None:
+        return found, None
+    return found, dict(zip(MODES, add_up(list(by_codes.values())), strict=True))
+
+
+class _Shown:
+    """How often each item is shown within each k, in each mode."""
+
+    def __init__(self, ks: tuple[int, ...], num_items: int) -> None:
+        self.ks, self.num_items = ks, num_items
+        self.exposures = {
+            (mode, k): np.zeros(num_items, dtype=np.int64) for mode in MODES for k in ks
+        }
+
+    @property
+    def top_k(self) -> int | None:
+        """The longest list that is needed; None if none is."""
+        return max(self.ks, default=None)
+
+    def add(self, ranked: Mapping[str, Int[np.ndarray, "batch k"]]) -> None:
+        for mode, k in self.exposures:
+            self.exposures[mode, k] += exposures(ranked[mode], k, self.num_items)
+
+    def share(self) -> None:
+        sums = add_up(list(self.exposures.values()))
+        self.exposures = dict(zip(self.exposures, sums, strict=True))
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By mode: "coverage@k" and "gini@k"; nothing if no lists were asked for."""
+        found: dict[str, dict[str, float]] = {mode: {} for mode in MODES if self.ks}
+        for measure in (coverage, gini):
+            for (mode, k), shown in self.exposures.items():
+                found[mode][f"{measure.__name__}@{k}"] = measure(shown)
+        return found
+
+
+def _groups(
+    queries: Queries, item_counts: Int[np.ndarray, " items"] | None
+) -> tuple[Int[np.ndarray, " users"], tuple[str, ...]]:
+    if item_counts is None:
+        return queries.cold.astype(np.int64), ("warm", "cold")
+    if len(item_counts) != queries.num_items:
+        raise ValueError(
+            f"item_counts must be one count an item, {queries.num_items}, got {len(item_counts)}"
+        )
+    return popularity_groups(queries.targets, queries.cold, item_counts), GROUPS
+
+
+def _code_groups(
+    codes: Int[np.ndarray, "items levels"] | Int[Tensor, "items levels"], num_items: int
+) -> CodeGroups:
+    if len(codes) != num_items:
+        raise ValueError(f"codes must be one row an item, {num_items}, got {len(codes)}")
+    return CodeGroups(codes.cpu().numpy() if isinstance(codes, torch.Tensor) else codes)

@@ -1,4 +1,4 @@
-"""Ranks over all items, from scores or from ranked lists, with and without seen items.
+"""Ranks over all items: from embeddings, from scores or from ranked lists, seen items in and out.
 
 The tie rule: among equal scores the target comes last, so that a constant scorer earns nothing.
 Ranks start at 1; a target that is not ranked has rank `num_items + 1`. In the filtered mode the
@@ -7,90 +7,196 @@ items of the user's own history are removed from the candidates; a target among 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from evalrec.interactions import Histories, flatten
+from evalrec.scorers import EmbeddingScorer, Scorer, tile_of, user_slices
 from evalrec.splits import Queries
+from evalrec.tiles import BestItems, Counter, Gatherer, Tile
 
-Scorer: TypeAlias = Callable[[Histories], Float[Tensor, "batch items"]]
-"""From a batch of histories to a score for every item; higher is better."""
-
-# Scores held at once where no batch size is given: 16 MiB in fp32, small enough to be allocated
-# from the heap instead of fresh pages, but never fewer users than make a matrix product pay.
-_BATCH_CELLS = 2**22
-_LEAST_BATCH = 16
+Ranks = Mapping[str, Int[np.ndarray, " users"]]
+"""By mode, "unfiltered" and "filtered"."""
 
 
-def score_batches(
-    queries: Queries, score: Scorer, batch_size: int | None = None
-) -> Iterator[tuple[slice, Float[Tensor, "batch items"]]]:
-    """Score the queries batch by batch, so that users x items is never held.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileResult:
+    """What one pass over the scores of some users gave.
+
+    Attributes:
+        part: The users.
+        ranks: Of their targets.
+        code_ranks: Of the best item with the target's codes, if codes were given.
+        ranked: Their best items, if asked for.
+    """
+
+    part: slice
+    ranks: Ranks
+    code_ranks: Ranks | None
+    ranked: Mapping[str, Int[np.ndarray, "batch k"]] | None
+
+
+def rank_tiles(
+    queries: Queries,
+    model: Scorer | EmbeddingScorer,
+    *,
+    batch_size: int | None = None,
+    top_k: int | None = None,
+    code_groups: CodeGroups | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[TileResult]:
+    """Rank the targets batch by batch, in one pass over the scores.
 
     Args:
-        queries: Whom to score.
-        score: Called with a batch of histories; its tensor stays on its device.
-        batch_size: Users at once; None holds about four million scores.
-
-    Yields:
-        The slice of users, and their scores.
+        queries: Whom to rank.
+        model: Their scores.
+        batch_size: Users at once; None suits the catalogue.
+        top_k: Also gather so many best items a user, in both modes.
+        code_groups: Also rank by codes.
+        shard: Which share of the batches to take, and of how many.
 
     Raises:
-        ValueError: If the scores are not floats of shape [batch, items], or one is NaN.
+        ValueError: If scores or embeddings are refused.
     """
-    if batch_size is None:
-        batch_size = max(_LEAST_BATCH, _BATCH_CELLS // queries.num_items)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    for start in range(0, len(queries), batch_size):
-        part = slice(start, min(start + batch_size, len(queries)))
-        with torch.no_grad():
-            scores = score(queries.histories[part])
-        shape = (part.stop - part.start, queries.num_items)
-        if tuple(scores.shape) != shape or not scores.is_floating_point():
-            raise ValueError(
-                f"scores must be floats of shape [batch, items] = {list(shape)}, "
-                f"got {scores.dtype} of shape {list(scores.shape)}"
-            )
-        # A sum without NaN proves that there is none, in a tenth of the time of looking at each.
-        if scores.sum().isnan() and scores.isnan().any():
-            user = start + int(scores.isnan().any(dim=1).nonzero()[0])
-            raise ValueError(f"scores must be numbers, got NaN for user {user}")
-        yield part, scores
+    number, of = shard
+    for part in user_slices(queries, model, batch_size)[number::of]:
+        tile = tile_of(queries, model, part)
+        yield _rank_tile(tile, queries, part, top_k=top_k, code_groups=code_groups)
 
 
-def rank_targets(
-    scores: Float[Tensor, "batch items"],
-    targets: Int[np.ndarray, " batch"],
-    histories: Histories,
-) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
-    """The rank of each target among all items, unfiltered and with seen items removed.
+def _rank_tile(
+    tile: Tile,
+    queries: Queries,
+    part: slice,
+    *,
+    top_k: int | None,
+    code_groups: CodeGroups | None,
+) -> TileResult:
+    def on_device(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(tile.device)
 
-    Both come from one comparison of the scores: the filtered rank is the unfiltered one less the
-    seen items that score at least as high as the target.
+    targets, num_items = queries.targets[part], queries.num_items
+    owners, seen = np.divmod(_seen_pairs(queries.histories[part], num_items), num_items)
+    pairs = on_device(owners), on_device(seen)
+    repeated = owners[seen == targets[owners]]
+    target_scores = tile.at(torch.arange(tile.num_users, device=tile.device), on_device(targets))
+    seen_scores = tile.at(*pairs)
+
+    counter = Counter(tile, target_scores)
+    by_codes = None
+    if code_groups is not None:
+        by_codes = _CodeRanks(tile, code_groups, targets, owners, seen, seen_scores)
+    best = {}
+    if top_k is not None:
+        nothing = pairs[0][:0], pairs[1][:0]
+        best = {
+            "unfiltered": BestItems(tile, top_k, nothing),
+            "filtered": BestItems(tile, top_k, pairs),
+        }
+    gathered: list[Gatherer] = [counter, *(by_codes.counters if by_codes else ()), *best.values()]
+    for start, scores in tile.blocks(lists=top_k is not None):
+        for one in gathered:
+            one.add(start, scores)
+
+    above = (seen_scores >= target_scores[pairs[0]]).long()
+    filtered = counter.counts.clone().index_add_(0, pairs[0], -above).cpu().numpy()
+    filtered[repeated] = num_items + 1
+    return TileResult(
+        part=part,
+        ranks={"unfiltered": counter.counts.cpu().numpy(), "filtered": filtered},
+        code_ranks=by_codes.ranks(repeated) if by_codes else None,
+        ranked={mode: one.ranked.cpu().numpy() for mode, one in best.items()} or None,
+    )
+
+
+class CodeGroups:
+    """Which items share all their codes.
+
+    Attributes:
+        of_item: The group of each item.
     """
-    num_items = scores.shape[1]
-    columns = torch.from_numpy(targets).to(scores.device)
-    target_scores = scores.gather(1, columns.unsqueeze(1))
-    ranks = (scores >= target_scores).sum(dim=1, dtype=torch.int32).long()
 
-    owners, items = np.divmod(_seen_pairs(histories, num_items), num_items)
-    rows = torch.from_numpy(owners).to(scores.device)
-    above = scores[rows, torch.from_numpy(items).to(scores.device)] >= target_scores[rows, 0]
-    filtered = ranks - torch.zeros_like(ranks).index_add_(0, rows, above.to(ranks.dtype))
-    filtered_ranks = filtered.cpu().numpy()
-    filtered_ranks[owners[items == targets[owners]]] = num_items + 1
-    return ranks.cpu().numpy(), filtered_ranks
+    def __init__(self, codes: Int[np.ndarray, "items levels"]) -> None:
+        self.of_item: Int[np.ndarray, " items"] = np.unique(codes, axis=0, return_inverse=True)[1]
+        self._members = np.argsort(self.of_item, kind="stable")
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(self.of_item))])
+
+    def members(
+        self, items: Int[np.ndarray, " batch"]
+    ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+        """Pairs (place in `items`, an item with the same codes), each item itself included."""
+        groups = self.of_item[items]
+        sizes = self._starts[groups + 1] - self._starts[groups]
+        owners = np.repeat(np.arange(len(items)), sizes)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return owners, self._members[self._starts[groups][owners] + within]
+
+
+class _CodeRanks:
+    """Ranks of the best item that shares the target's codes: what counting on codes would give.
+
+    The items of the group do not stand in one another's way; any other item that scores as high
+    as the best of them comes before it. Filtered, the group is its unseen items.
+    """
+
+    def __init__(
+        self,
+        tile: Tile,
+        groups: CodeGroups,
+        targets: Int[np.ndarray, " batch"],
+        owners: Int[np.ndarray, " seen"],
+        seen: Int[np.ndarray, " seen"],
+        seen_scores: Tensor,
+    ) -> None:
+        num_items = tile.num_items
+        rows, members = groups.members(targets)
+        unseen = ~np.isin(rows * num_items + members, owners * num_items + seen)
+        self.num_items = num_items
+        self.rows = torch.from_numpy(rows).to(tile.device)
+        self.scores = tile.at(self.rows, torch.from_numpy(members).to(tile.device))
+        self.kept = {
+            "unfiltered": torch.ones_like(self.rows, dtype=torch.bool),
+            "filtered": torch.from_numpy(unseen).to(tile.device),
+        }
+        self.seen = torch.from_numpy(owners).to(tile.device), seen_scores
+        self.best = {}
+        for mode, kept in self.kept.items():
+            lowest = torch.full_like(self.scores[:1], -torch.inf).expand(tile.num_users).clone()
+            scores = self.scores.masked_fill(~kept, -torch.inf)
+            self.best[mode] = lowest.scatter_reduce_(0, self.rows, scores, "amax")
+        self._counters = {mode: Counter(tile, best) for mode, best in self.best.items()}
+
+    @property
+    def counters(self) -> Sequence[Counter]:
+        """To be shown every block."""
+        return list(self._counters.values())
+
+    def ranks(self, repeated: Int[np.ndarray, " some"]) -> Ranks:
+        """Ranks, once every block was counted; the users `repeated` miss when filtered."""
+        ranks = {}
+        for mode, counter in self._counters.items():
+            best = self.best[mode]
+            own = (self.kept[mode] & (self.scores >= best[self.rows])).long()
+            places = counter.counts.clone().index_add_(0, self.rows, -own) + 1
+            if mode == "filtered":
+                owners, scores = self.seen
+                places.index_add_(0, owners, -(scores >= best[owners]).long())
+            ranks[mode] = places.cpu().numpy()
+        ranks["filtered"][repeated] = self.num_items + 1
+        return ranks
 
 
 def rank_lists(
-    ranked: Int[np.ndarray, "users k"], queries: Queries
-) -> tuple[Int[np.ndarray, " users"], Int[np.ndarray, " users"], Int[np.ndarray, " users"]]:
+    ranked: Int[np.ndarray, "users k"],
+    queries: Queries,
+    *,
+    code_groups: CodeGroups | None = None,
+) -> tuple[Ranks, Ranks | None, dict[str, Int[np.ndarray, "users k"]]]:
     """The place of each target in its user's ranked list, unfiltered and filtered.
 
     Filtered, the seen items are struck out and the rest moves up, so a list that is to hold k
@@ -99,9 +205,10 @@ def rank_lists(
     Args:
         ranked: Item rows, best first; -1 fills the end of a list that is shorter.
         queries: The users of the lists, in their order.
+        code_groups: Also give the place of the first item that shares the target's codes.
 
     Returns:
-        Unfiltered ranks, filtered ranks, and how many unseen items each list holds.
+        The ranks, the ranks by codes, and the lists themselves in both modes.
 
     Raises:
         ValueError: If the lists are not those of the queries' users, hold a row that is no item,
@@ -114,19 +221,27 @@ def rank_lists(
     owners = np.arange(len(queries))[:, None]
     seen_pairs = _seen_pairs(queries.histories, queries.num_items)
     seen = (ranked >= 0) & np.isin(owners * queries.num_items + ranked, seen_pairs)
-    hits = ranked == queries.targets[:, None]
-    found, place = hits.any(axis=1), hits.argmax(axis=1)
-    miss = queries.num_items + 1
-    ranks = np.where(found, place + 1, miss)
-    struck = np.cumsum(seen, axis=1)[owners[:, 0], place]
-    target_seen = seen[owners[:, 0], place]
-    filtered = np.where(found & ~target_seen, place + 1 - struck, miss)
-    return ranks, filtered, ((ranked >= 0) & ~seen).sum(axis=1)
+    order = np.argsort(seen | (ranked < 0), axis=1, kind="stable")
+    struck = np.where(seen, -1, ranked)
+    lists = {"unfiltered": ranked, "filtered": np.take_along_axis(struck, order, axis=1)}
+
+    def places(same: Int[np.ndarray, " items"]) -> Ranks:
+        wanted = same[queries.targets][:, None]
+        ranks = {}
+        for mode, items in lists.items():
+            hits = (items >= 0) & (same[items] == wanted)
+            ranks[mode] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, queries.num_items + 1)
+        ranks["filtered"][repeated] = queries.num_items + 1
+        return ranks
+
+    repeated = np.isin(owners[:, 0] * queries.num_items + queries.targets, seen_pairs)
+    by_item = places(np.arange(queries.num_items))
+    return by_item, places(code_groups.of_item) if code_groups else None, lists
 
 
 def rank_items(
     queries: Queries,
-    score: Scorer,
+    model: Scorer | EmbeddingScorer,
     *,
     top_k: int,
     filter_seen: bool = False,
@@ -143,13 +258,14 @@ def rank_items(
     if not 1 <= top_k <= queries.num_items:
         raise ValueError(f"top_k must be in [1, {queries.num_items}], got {top_k}")
     ranked = np.empty((len(queries), top_k), dtype=np.int64)
-    for part, scores in score_batches(queries, score, batch_size):
-        if filter_seen:
-            owners, items = flatten(queries.histories[part])
-            scores = scores.clone()
-            scores[torch.from_numpy(owners), torch.from_numpy(items)] = -torch.inf
-        best = scores.topk(top_k, dim=1)
-        ranked[part] = best.indices.masked_fill(best.values == -torch.inf, -1).cpu().numpy()
+    for part in user_slices(queries, model, batch_size):
+        tile = tile_of(queries, model, part)
+        owners, items = flatten(queries.histories[part] if filter_seen else [])
+        struck = torch.from_numpy(owners).to(tile.device), torch.from_numpy(items).to(tile.device)
+        best = BestItems(tile, top_k, struck)
+        for start, scores in tile.blocks(lists=True):
+            best.add(start, scores)
+        ranked[part] = best.ranked.cpu().numpy()
     return ranked
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.markup import escape
 from rich.table import Table
 
+from evalrec.interactions import DataError, flatten
 from evalrec.metrics import METRICS
+from evalrec.splits import Queries
+
+__all__ = ["MODES", "Estimate", "Report", "read_report"]
 
 MODES = ("unfiltered", "filtered")
-_FORMAT = 1
+_FORMAT = 2
 _BOOTSTRAP_SAMPLES = 5000
 
 
@@ -30,29 +34,61 @@ class Estimate(NamedTuple):
     high: float
 
 
+def digest(queries: Queries) -> str:
+    """A hash of what was asked: histories, targets and the size of the catalogue, in order."""
+    owners, items = flatten(queries.histories)
+    lengths = np.bincount(owners, minlength=len(queries))
+    found = hashlib.sha256(str(queries.num_items).encode())
+    for part in (lengths, items, queries.targets):
+        found.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    return found.hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
     """What one model reached on one set of queries.
 
     Attributes:
+        name: What the model is called; may be empty.
+        queries: A digest of the users' histories and targets and of the number of items. Reports
+            can be compared if theirs are equal.
         ranks: For each mode, "unfiltered" and "filtered", the rank of every user's target, in the
             order of the queries; 1 is best, `num_items + 1` is a miss.
         ks: Cut-offs of the metrics.
         counts: users; items; cold_targets (never in training, counted in the means);
             repeated_targets (already in the history: misses in the filtered mode); and, of ranked
             lists, short_lists (fewer than max(ks) items once the seen ones are struck out).
+        groups: For every user, which of `group_names` the target belongs to.
+        group_names: "warm" and "cold", or "head", "middle", "tail" and "cold".
+        lists: By mode, "coverage@k" and "gini@k"; empty if they were not asked for.
+        code_ranks: As `ranks`, of the best item that shares the target's codes; None without codes.
         seed: Of the bootstrap.
     """
 
+    name: str = ""
+    queries: str
     ranks: Mapping[str, Int[np.ndarray, " users"]]
     ks: tuple[int, ...]
     counts: Mapping[str, int]
+    groups: Int[np.ndarray, " users"]
+    group_names: tuple[str, ...]
+    lists: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    code_ranks: Mapping[str, Int[np.ndarray, " users"]] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if tuple(self.ranks) != MODES:
-            raise ValueError(f"ranks must be given for {MODES}, got {tuple(self.ranks)}")
-        for mode, ranks in self.ranks.items():
+        for ranks_of in (self.ranks, self.code_ranks):
+            if ranks_of is not None:
+                self._check_ranks(ranks_of)
+        if len(self.groups) != self.counts["users"]:
+            raise ValueError(
+                f"groups must be one a user, {self.counts['users']}, got {len(self.groups)}"
+            )
+
+    def _check_ranks(self, ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> None:
+        if tuple(ranks_of) != MODES:
+            raise ValueError(f"ranks must be given for {MODES}, got {tuple(ranks_of)}")
+        for mode, ranks in ranks_of.items():
             if len(ranks) != self.counts["users"] or len(ranks) == 0 or ranks.min() < 1:
                 raise ValueError(
                     f"{mode} ranks must be {self.counts['users']} numbers from 1 on, "
@@ -64,19 +100,68 @@ class Report:
         """Every metric at every k: "recall@5", ..., "mrr@20"."""
         return tuple(f"{name}@{k}" for name in METRICS for k in self.ks)
 
-    def per_user(self, metric: str, mode: str) -> Float[np.ndarray, " users"]:
-        """The value of one metric, such as "ndcg@10", for every user."""
+    def per_user(
+        self, metric: str, mode: str, *, by_codes: bool = False
+    ) -> Float[np.ndarray, " users"]:
+        """The value of one metric, such as "ndcg@10", for every user.
+
+        Args:
+            metric: Its name and cut-off; any cut-off will do.
+            mode: "unfiltered" or "filtered".
+            by_codes: Count the hits of any item with the target's codes.
+        """
         name, _, k = metric.partition("@")
         if name not in METRICS or not k.isdecimal():
             raise ValueError(f"metric must be one of {self.metric_names}, got {metric!r}")
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-        return METRICS[name](self.ranks[mode], int(k))
+        if by_codes and self.code_ranks is None:
+            raise ValueError("by_codes must be False for a report without codes, got True")
+        ranks = self.code_ranks if by_codes and self.code_ranks is not None else self.ranks
+        return METRICS[name](ranks[mode], int(k))
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Estimate]]:
         """Means and intervals: `metrics["unfiltered"]["recall@10"].mean`."""
         return {mode: self._estimates(mode) for mode in MODES}
+
+    @cached_property
+    def by_group(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Means by the group of the target: `by_group["cold"]["filtered"]["recall@10"]`.
+
+        Groups without a user are left out.
+        """
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for index, group in enumerate(self.group_names):
+            members = self.groups == index
+            if members.any():
+                found[group] = {
+                    mode: {
+                        metric: float(self.per_user(metric, mode)[members].mean())
+                        for metric in self.metric_names
+                    }
+                    for mode in MODES
+                }
+        return found
+
+    @cached_property
+    def group_sizes(self) -> dict[str, int]:
+        """How many targets are in each group that has any."""
+        sizes = np.bincount(self.groups, minlength=len(self.group_names)).tolist()
+        return {name: size for name, size in zip(self.group_names, sizes, strict=True) if size}
+
+    @cached_property
+    def on_codes(self) -> dict[str, dict[str, float]]:
+        """Means with hits counted on codes, which flatter; empty without codes."""
+        if self.code_ranks is None:
+            return {}
+        return {
+            mode: {
+                metric: float(self.per_user(metric, mode, by_codes=True).mean())
+                for metric in self.metric_names
+            }
+            for mode in MODES
+        }
 
     def _estimates(self, mode: str) -> dict[str, Estimate]:
         """Means with percentile bootstrap intervals.
@@ -109,6 +194,8 @@ class Report:
         """
         document: dict[str, Any] = {
             "format": _FORMAT,
+            "name": self.name,
+            "queries": self.queries,
             "counts": dict(self.counts),
             "ks": list(self.ks),
             "seed": self.seed,
@@ -116,9 +203,16 @@ class Report:
                 mode: {name: estimate._asdict() for name, estimate in estimates.items()}
                 for mode, estimates in self.metrics.items()
             },
+            "group_sizes": self.group_sizes,
+            "by_group": self.by_group,
+            "lists": {mode: dict(metrics) for mode, metrics in self.lists.items()},
+            "on_codes": self.on_codes,
         }
         if per_user:
-            document["ranks"] = {mode: ranks.tolist() for mode, ranks in self.ranks.items()}
+            document["ranks"] = _plain(self.ranks)
+            document["code_ranks"] = None if self.code_ranks is None else _plain(self.code_ranks)
+            document["groups"] = self.groups.tolist()
+            document["group_names"] = list(self.group_names)
         return document
 
     @classmethod
@@ -129,15 +223,23 @@ class Report:
             ValueError: If it is of another format, or lacks the ranks.
         """
         if document.get("format") != _FORMAT:
-            raise ValueError(f"format must be {_FORMAT}, got {document.get('format')!r}")
+            raise ValueError(
+                f"format must be {_FORMAT}, got {document.get('format')!r}: a report of another "
+                "version of evalrec, to be made anew"
+            )
         if "ranks" not in document:
             raise ValueError("ranks must be in the document, got one made with per_user=False")
+        code_ranks = document["code_ranks"]
         return cls(
-            ranks={
-                mode: np.array(ranks, dtype=np.int64) for mode, ranks in document["ranks"].items()
-            },
+            name=document["name"],
+            queries=document["queries"],
+            ranks=_arrays(document["ranks"]),
             ks=tuple(document["ks"]),
             counts=dict(document["counts"]),
+            groups=np.array(document["groups"], dtype=np.int64),
+            group_names=tuple(document["group_names"]),
+            lists=document["lists"],
+            code_ranks=None if code_ranks is None else _arrays(code_ranks),
             seed=document["seed"],
         )
 
@@ -152,88 +254,32 @@ class Report:
             beside.unlink(missing_ok=True)
 
     def __rich__(self) -> Table:
-        table = Table(caption=_caption(self), caption_justify="left")
-        table.add_column("", no_wrap=True)
-        for mode in MODES:
-            table.add_column(mode, justify="right", no_wrap=True)
-        for metric in self.metric_names:
-            table.add_row(_label(metric), *(_cell(self.metrics[mode][metric]) for mode in MODES))
-        return table
+        from evalrec.report_tables import report_table  # which needs Report
+
+        return report_table(self)
 
 
-def reports_table(
-    reports: Mapping[str, Report],
-    *,
-    metrics: Sequence[str] | None = None,
-    title: str | None = None,
-) -> Table:
-    """Several reports, one row each; the best mean of every column is bold.
-
-    Args:
-        reports: By name, in the order of the rows; all of the same queries and cut-offs.
-        metrics: The columns of each mode; None takes Recall and NDCG at 10, or at the largest
-            cut-off where 10 is none.
-        title: Printed above the table.
+def read_report(path: str | Path) -> Report:
+    """The report in a file that `Report.write_json` made.
 
     Raises:
-        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
-            is none of theirs.
+        DataError: If the file is no such report; the message names it.
+        OSError: If it cannot be read.
     """
-    if not reports:
-        raise ValueError("reports must be at least one, got none")
-    first = next(iter(reports.values()))
-    for name, report in reports.items():
-        for what in ("users", "items", "cold_targets"):
-            if report.counts[what] != first.counts[what]:
-                raise ValueError(
-                    f"reports must be of the same queries, got {first.counts[what]:,} and, in "
-                    f"{name!r}, {report.counts[what]:,} {what}"
-                )
-        if report.ks != first.ks:
-            raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
-    if metrics is None:
-        k = 10 if 10 in first.ks else max(first.ks)
-        metrics = (f"recall@{k}", f"ndcg@{k}")
-    for metric in metrics:
-        if metric not in first.metric_names:
-            raise ValueError(f"metrics must be among {first.metric_names}, got {metric!r}")
-    table = Table(title=title, caption=_caption(first), caption_justify="left")
-    table.add_column("", overflow="fold")
-    columns = [(mode, metric) for mode in MODES for metric in metrics]
-    best = {}
-    for mode, metric in columns:
-        table.add_column(f"{mode}\n{_label(metric)}", justify="right", no_wrap=True)
-        best[mode, metric] = max(report.metrics[mode][metric].mean for report in reports.values())
-    for name, report in reports.items():
-        cells = (
-            _cell(report.metrics[mode][metric], best=best[mode, metric]) for mode, metric in columns
-        )
-        table.add_row(escape(name), *cells)
-    return table
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or "format" not in document:
+            raise ValueError("not a report of evalrec")
+        return Report.from_json(document)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise DataError(f"{path}: a report must have {error}") from error
 
 
-def _label(metric: str) -> str:
-    name, _, k = metric.partition("@")
-    return f"{name.capitalize() if name == 'recall' else name.upper()}@{k}"
+def _plain(ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> dict[str, list[int]]:
+    return {mode: ranks.tolist() for mode, ranks in ranks_of.items()}
 
 
-def _cell(estimate: Estimate, *, best: float = 0.0) -> str:
-    mean = _figure(estimate.mean)
-    half = _figure((estimate.high - estimate.low) / 2)
-    return f"{f'[bold]{mean}[/bold]' if estimate.mean == best > 0 else mean} [dim]±{half}[/dim]"
-
-
-def _figure(value: float) -> str:
-    return f"{value:.4f}".removeprefix("0")
-
-
-def _caption(report: Report) -> str:
-    counts = report.counts
-    text = (
-        f"{counts['users']:,} users, ranked over all {counts['items']:,} items; filtered: less the "
-        f"items of the user's own history. {counts['cold_targets']:,} targets never occur in "
-        "training; they count. ± is half the 95 % bootstrap interval."
-    )
-    if counts["repeated_targets"]:
-        text += f" {counts['repeated_targets']:,} targets are in the history already."
-    return text
+def _arrays(ranks_of: Mapping[str, list[int]]) -> dict[str, Int[np.ndarray, " users"]]:
+    return {mode: np.array(ranks, dtype=np.int64) for mode, ranks in ranks_of.items()}

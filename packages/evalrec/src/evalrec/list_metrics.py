@@ -1,0 +1,72 @@
+"""What ranked lists do to a catalogue as a whole: how much of it is shown, and how evenly.
+
+And which targets are found: `popularity_groups` tells popular, rare and cold ones apart.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int
+
+__all__ = ["coverage", "exposures", "gini", "popularity_groups"]
+
+GROUPS = ("head", "middle", "tail", "cold")
+
+
+def exposures(
+    ranked: Int[np.ndarray, "users k"], k: int, num_items: int
+) -> Int[np.ndarray, " items"]:
+    """In how many users' first k places each item is; -1 is an empty place."""
+    shown = ranked[:, :k]
+    return np.bincount(shown[shown >= 0], minlength=num_items)
+
+
+def coverage(exposures: Int[np.ndarray, " items"]) -> float:
+    """The share of the catalogue that some user is shown."""
+    return float((exposures > 0).mean())
+
+
+def gini(exposures: Int[np.ndarray, " items"]) -> float:
+    """The Gini coefficient of exposure over the whole catalogue.
+
+    0 where every item is shown equally often, (items - 1) / items where one item has it all: the
+    mean difference between two items' exposures over twice the mean. Nothing shown at all is 0.
+    """
+    ordered = np.sort(exposures).astype(np.float64)
+    total, num_items = ordered.sum(), len(ordered)
+    if total == 0:
+        return 0.0
+    places = np.arange(1, num_items + 1)
+    return float(((2 * places - num_items - 1) * ordered).sum() / (num_items * total))
+
+
+def popularity_groups(
+    targets: Int[np.ndarray, " users"],
+    cold: np.ndarray,
+    item_counts: Int[np.ndarray, " items"],
+) -> Int[np.ndarray, " users"]:
+    """Which of "head", "middle", "tail", "cold" each target belongs to, as an index.
+
+    Items in order of their interactions: the head is the items before which less than a third of
+    all interactions lies, the middle those before which less than two thirds do, the tail the
+    rest. Equally popular items are in one group. Cold targets never occur in training.
+
+    Args:
+        targets: Item rows.
+        cold: Whether a target is cold.
+        item_counts: Interactions of each item in training.
+
+    Raises:
+        ValueError: If there is no interaction at all, or a count is negative.
+    """
+    total = int(item_counts.sum())
+    if total < 1 or item_counts.min() < 0:
+        raise ValueError(
+            f"item_counts must be interactions, at least one, got {total} in all, "
+            f"the smallest {item_counts.min()}"
+        )
+    ordered = np.sort(item_counts)[::-1]
+    before = np.concatenate([[0], np.cumsum(ordered)])
+    # The first place at which an item of this count could stand.
+    places = np.searchsorted(-ordered, -item_counts[targets], side="left")
+    return np.where(cold, GROUPS.index("cold"), np.minimum(3 * before[places] // total, 2))

@@ -1,0 +1,172 @@
+"""What `evaluate` takes as a model, and how it is asked for the scores of some users."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evalrec.interactions import Histories
+from evalrec.splits import Queries
+from evalrec.tiles import EmbeddingTile, ScoreTile, Tile
+
+Scorer: TypeAlias = Callable[[Histories], Float[Tensor, "batch items"]]
+"""From a batch of histories to a score for every item; higher is better."""
+
+QueryVectors: TypeAlias = (
+    Float[Tensor, "users dim"]
+    | Float[np.ndarray, "users dim"]
+    | Callable[[Histories], Float[Tensor, "batch dim"]]
+)
+
+# Scores held at once where no batch size is given: 16 MiB in fp32, small enough to be allocated
+# from the heap instead of fresh pages. Fewer users than make a matrix product pay are taken only
+# where their scores would fill 256 MiB.
+_BATCH_CELLS = 2**22
+_MOST_CELLS = 2**26
+_LEAST_BATCH = 16
+_EMBEDDING_BATCH = 512
+_CHECKED_ROWS = 2**14
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EmbeddingScorer:
+    """The score of an item is the product of its vector and the user's.
+
+    `evaluate` ranks by it block by block: whatever the catalogue, it holds a few MiB beside the
+    vectors. Products are compared in double precision wherever fp32 could not tell, so that copies
+    of an item tie and ranks depend on nothing but the vectors. For cosines, normalise; for a bias,
+    append it to the item vectors and 1 to the users'.
+
+    Attributes:
+        queries: One vector a user, in the order of the queries that are evaluated; or a function
+            from a batch of histories to their vectors, on the items' device.
+        items: One vector an item, in fp32, fp16 or bf16, kept as it is. Scores are computed in
+            fp32 on its device.
+
+    Raises:
+        TypeError: If the vectors have another type.
+        ValueError: If they are of different widths, or one is not finite or too large for fp32.
+    """
+
+    queries: QueryVectors
+    items: Float[Tensor, "items dim"] | Float[np.ndarray, "items dim"]
+    largest_norm: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        items = _vectors("items", self.items)
+        object.__setattr__(self, "items", items)
+        if not callable(self.queries):
+            queries = _vectors("queries", self.queries)
+            object.__setattr__(self, "queries", queries.to(items.device))
+        largest = 0.0
+        for start in range(0, len(items), _CHECKED_ROWS):
+            largest = max(
+                largest, _largest_norm("items", items[start : start + _CHECKED_ROWS], start)
+            )
+        object.__setattr__(self, "largest_norm", largest)
+
+    def tile(self, queries: Queries, part: slice) -> EmbeddingTile:
+        """The users of a slice, ready to be ranked."""
+        items = self.items
+        assert isinstance(items, Tensor)
+        if callable(self.queries):
+            with torch.no_grad():
+                vectors = _vectors("queries", self.queries(queries.histories[part]))
+            if len(vectors) != part.stop - part.start:
+                raise ValueError(
+                    f"queries must give one vector a history, {part.stop - part.start}, "
+                    f"got {len(vectors)}"
+                )
+        else:
+            assert isinstance(self.queries, Tensor)
+            vectors = self.queries[part]
+        if vectors.shape[1] != items.shape[1] or vectors.device != items.device:
+            raise ValueError(
+                f"queries must have the width and device of items, {items.shape[1]} on "
+                f"{items.device}, got {vectors.shape[1]} on {vectors.device}"
+            )
+        norm = _largest_norm("queries", vectors, part.start)
+        if norm * self.largest_norm > torch.finfo(torch.float32).max:
+            raise ValueError("products of queries and items must fit fp32, got too large vectors")
+        return EmbeddingTile(vectors.float().contiguous(), items, self.largest_norm)
+
+
+def user_slices(
+    queries: Queries, model: Scorer | EmbeddingScorer, batch_size: int | None
+) -> list[slice]:
+    """The batches of users, so that users x items is never held.
+
+    Raises:
+        ValueError: If the batch size, the number of items or the number of query vectors is wrong.
+    """
+    if isinstance(model, EmbeddingScorer):
+        if len(model.items) != queries.num_items:
+            raise ValueError(
+                f"items must be one vector an item, {queries.num_items}, got {len(model.items)}"
+            )
+        if isinstance(model.queries, Tensor) and len(model.queries) != len(queries):
+            raise ValueError(
+                f"queries must be one vector a user, {len(queries)}, got {len(model.queries)}"
+            )
+    if batch_size is None:
+        if isinstance(model, EmbeddingScorer):
+            batch_size = _EMBEDDING_BATCH
+        else:
+            least = min(_LEAST_BATCH, _MOST_CELLS // queries.num_items)
+            batch_size = max(1, least, _BATCH_CELLS // queries.num_items)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    starts = range(0, len(queries), batch_size)
+    return [slice(start, min(start + batch_size, len(queries))) for start in starts]
+
+
+def tile_of(queries: Queries, model: Scorer | EmbeddingScorer, part: slice) -> Tile:
+    """Some users, scored or ready to be.
+
+    Raises:
+        ValueError: If the scores are not floats of shape [batch, items], or one is NaN.
+    """
+    if isinstance(model, EmbeddingScorer):
+        return model.tile(queries, part)
+    with torch.no_grad():
+        scores = model(queries.histories[part])
+    shape = (part.stop - part.start, queries.num_items)
+    if tuple(scores.shape) != shape or not scores.is_floating_point():
+        raise ValueError(
+            f"scores must be floats of shape [batch, items] = {list(shape)}, "
+            f"got {scores.dtype} of shape {list(scores.shape)}"
+        )
+    # A sum without NaN proves that there is none, in a tenth of the time of looking at each.
+    if scores.sum().isnan() and scores.isnan().any():
+        user = part.start + int(scores.isnan().any(dim=1).nonzero()[0])
+        raise ValueError(f"scores must be numbers, got NaN for user {user}")
+    return ScoreTile(scores.detach())
+
+
+def _vectors(name: str, vectors: Tensor | np.ndarray) -> Float[Tensor, "rows dim"]:
+    tensor = torch.from_numpy(vectors) if isinstance(vectors, np.ndarray) else vectors.detach()
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16) or tensor.ndim != 2:
+        raise TypeError(
+            f"{name} must be a table of fp32, fp16 or bf16 vectors, "
+            f"got {tensor.dtype} of shape {list(tensor.shape)}"
+        )
+    if tensor.numel() == 0:
+        raise ValueError(f"{name} must hold vectors, got shape {list(tensor.shape)}")
+    return tensor
+
+
+def _largest_norm(name: str, vectors: Float[Tensor, "rows dim"], first_row: int) -> float:
+    norms = vectors.double().square().sum(dim=1)
+    largest = float(norms.max())
+    if not math.isfinite(largest):
+        row = first_row + int(norms.isfinite().logical_not().nonzero()[0])
+        what = "NaN" if vectors[row - first_row].isnan().any() else "infinity"
+        raise ValueError(f"{name} must be finite vectors, got {what} in row {row}")
+    return math.sqrt(largest)

@@ -1,0 +1,280 @@
+"""Scores of a batch of users in blocks of items, and what is gathered from them in one pass.
+
+A tile is a batch of users. Its blocks are scored one after the other, so that users x items is
+never held, and each block is shown to counters and lists. Two kinds of tile share this: scores that
+a function gave, which are one block, and products of embeddings.
+
+Counting needs care. A product rounds differently in another block, on another machine or in a batch
+of another size, so a target and its exact copy may differ in the last bit, and a rank by comparison
+would flatter. Here the products only sort items into those surely above the target, those surely
+below, and the few within the rounding error; these few are compared by products in double
+precision, added in an order that depends on nothing else. So ranks by embeddings are the same for
+every batch size, number of processes, thread count and device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# A word of eight bytes adds up eight columns of a mask at once, 255 times before a byte overflows.
+_WORD, _WORDS = 8, 255
+BLOCK_ITEMS = _WORD * _WORDS
+_CUDA_BLOCK_ITEMS = 32 * BLOCK_ITEMS
+_LIST_BLOCK_ITEMS = 8 * BLOCK_ITEMS
+_PAIR_CELLS = 2**22  # numbers of gathered embeddings held at once, in double precision
+
+
+@runtime_checkable
+class Tile(Protocol):
+    """A batch of users, ready to be ranked."""
+
+    @property
+    def num_users(self) -> int:
+        """Users in the batch."""
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores are."""
+
+    def at(self, rows: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"]) -> Tensor:
+        """The scores by which ranks are decided, of some (user of the batch, item) pairs."""
+
+    def bounds(self, thresholds: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor | None]:
+        """Between which block scores a comparison with the thresholds is not decided yet.
+
+        Returns:
+            Scores below the first are below the threshold; scores above the second are above it.
+            Without a second, scores from the first on are at least the threshold.
+        """
+
+    def blocks(self, *, lists: bool) -> Iterator[tuple[int, Float[Tensor, "batch block"]]]:
+        """Each block's first item and its scores, which hold until the next one is asked for.
+
+        Args:
+            lists: Whether best items are gathered as well, for which large blocks are faster.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTile:
+    """Scores of every item, as a function gave them: one block, compared as they are."""
+
+    scores: Float[Tensor, "batch items"]
+
+    @property
+    def num_users(self) -> int:
+        """Users in the batch."""
+        return self.scores.shape[0]
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return self.scores.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scores are."""
+        return self.scores.device
+
+    def at(self, rows: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"]) -> Tensor:
+        """The scores of some pairs."""
+        return self.scores[rows, items]
+
+    def bounds(self, thresholds: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor | None]:
+        """The thresholds: nothing is undecided."""
+        return thresholds.unsqueeze(1), None
+
+    def blocks(self, *, lists: bool) -> Iterator[tuple[int, Float[Tensor, "batch block"]]]:
+        """All items at once."""
+        yield 0, self.scores
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingTile:
+    """Products of query and item embeddings, block by block.
+
+    Attributes:
+        queries: One vector a user, fp32.
+        items: One vector an item, fp32, fp16 or bf16.
+        largest_norm: Of the item vectors.
+    """
+
+    queries: Float[Tensor, "batch dim"]
+    items: Float[Tensor, "items dim"]
+    largest_norm: float
+
+    @property
+    def num_users(self) -> int:
+        """Users in the batch."""
+        return self.queries.shape[0]
+
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return self.items.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return self.items.device
+
+    def at(self, rows: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"]) -> Tensor:
+        """Products in double precision, whose order of additions is fixed by the width alone."""
+        products = [torch.zeros(0, dtype=torch.float64, device=self.device)]
+        chunk = max(1, _PAIR_CELLS // self.items.shape[1])
+        for start in range(0, len(rows), chunk):
+            some = slice(start, start + chunk)
+            terms = self.queries[rows[some]].double() * self.items[items[some]].double()
+            while (width := terms.shape[1]) > 1:  # pairwise, by whole columns
+                half = width // 2
+                folded = terms[:, :half] + terms[:, half : 2 * half]
+                terms = torch.cat([folded, terms[:, 2 * half :]], dim=1) if width % 2 else folded
+            products.append(terms[:, 0])
+        return torch.cat(products)
+
+    def bounds(self, thresholds: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor | None]:
+        """The thresholds less and plus the largest error of a product of this width.
+
+        A sum of n products, in any order, is off by less than n u / (1 - n u) times the sum of
+        their magnitudes, which is at most the product of both norms; u is the unit roundoff.
+        """
+        norms = self.queries.double().square().sum(dim=1).sqrt()
+        slack = _product_error(self.items.shape[1]) * norms * self.largest_norm
+        low, high = (thresholds - slack).float(), (thresholds + slack).float()
+        away = torch.full_like(low, math.inf)
+        return (
+            torch.nextafter(low, -away).unsqueeze(1),
+            torch.nextafter(high, away).unsqueeze(1),
+        )
+
+    def blocks(self, *, lists: bool) -> Iterator[tuple[int, Float[Tensor, "batch block"]]]:
+        """Small blocks, whose scores stay in the processor's cache."""
+        size = _LIST_BLOCK_ITEMS if lists else BLOCK_ITEMS
+        size = _CUDA_BLOCK_ITEMS if self.device.type == "cuda" else size
+        size = min(size, self.num_items)
+        held = torch.empty(self.num_users * size, device=self.device)
+        for start in range(0, self.num_items, size):
+            block = self.items[start : start + size].float()
+            scores = held[: self.num_users * len(block)].view(self.num_users, len(block))
+            yield start, torch.mm(self.queries, block.T, out=scores)
+
+
+class Gatherer(Protocol):
+    """Something to be shown every block of a tile once, in order."""
+
+    def add(self, start: int, scores: Float[Tensor, "batch block"]) -> None:
+        """Take in a block, whose first item is `start`."""
+
+
+class Counter:
+    """Counts, for every user of a tile, the items that score at least a threshold."""
+
+    def __init__(self, tile: Tile, thresholds: Float[Tensor, " batch"]) -> None:
+        self.tile, self.thresholds = tile, thresholds
+        self.low, self.high = tile.bounds(thresholds)
+        self.counts = torch.zeros(tile.num_users, dtype=torch.int64, device=tile.device)
+        self._masks: list[Bool[Tensor, "batch padded"]] = []
+        self._width = 0
+
+    def add(self, start: int, scores: Float[Tensor, "batch block"]) -> None:
+        """Count a block, whose first item is `start`."""
+        width = scores.shape[1]
+        if width != self._width:
+            needed = 1 if self.high is None else 2
+            self._masks, self._width = [_empty_mask(scores) for _ in range(needed)], width
+        reaching = self._masks[0]
+        torch.ge(scores, self.low, out=reaching[:, :width])
+        count = count_true(reaching)
+        if self.high is None:
+            self.counts += count
+            return
+        above = self._masks[1]
+        torch.gt(scores, self.high, out=above[:, :width])
+        surely = count_true(above)
+        self.counts += surely
+        rows = (count > surely).nonzero()[:, 0]
+        chunk = max(1, _PAIR_CELLS // width)
+        for first in range(0, len(rows), chunk):
+            some = rows[first : first + chunk]
+            near = (reaching[some, :width] ^ above[some, :width]).nonzero()
+            owners, items = some[near[:, 0]], near[:, 1] + start
+            reach = self.tile.at(owners, items) >= self.thresholds[owners]
+            self.counts.index_add_(0, owners, reach.long())
+
+
+class BestItems:
+    """Gathers the `top_k` best items of every user of a tile, -1 where there are fewer.
+
+    Args:
+        tile: The users.
+        top_k: Items a user.
+        struck: Pairs (user of the batch, item) that are no candidates.
+    """
+
+    def __init__(
+        self, tile: Tile, top_k: int, struck: tuple[Int[Tensor, " seen"], Int[Tensor, " seen"]]
+    ) -> None:
+        self.top_k = top_k
+        self.owners, self.items = struck
+        self._values: Tensor | None = None
+        self._indices: Tensor | None = None
+
+    def add(self, start: int, scores: Float[Tensor, "batch block"]) -> None:
+        """Take in a block, whose first item is `start`."""
+        width = scores.shape[1]
+        here = (self.items >= start) & (self.items < start + width)
+        if here.any():
+            scores = scores.clone()
+            scores[self.owners[here], self.items[here] - start] = -torch.inf
+        best = scores.topk(min(self.top_k, width), dim=1)
+        values, indices = best.values, best.indices + start
+        if self._values is not None and self._indices is not None:
+            values = torch.cat([self._values, values], dim=1)
+            indices = torch.cat([self._indices, indices], dim=1)
+            values, places = values.topk(min(self.top_k, values.shape[1]), dim=1)
+            indices = indices.gather(1, places)
+        self._values, self._indices = values, indices
+
+    @property
+    def ranked(self) -> Int[Tensor, "batch k"]:
+        """Item rows, best first; those that score -inf are left out."""
+        assert self._values is not None
+        assert self._indices is not None
+        return self._indices.masked_fill(self._values == -torch.inf, -1)
+
+
+def count_true(mask: Bool[Tensor, "rows padded"]) -> Int[Tensor, " rows"]:
+    """How many entries of each row are true, 50 to 100 times as fast as `mask.sum(dim=1)`.
+
+    Args:
+        mask: As `_empty_mask` makes it: its width is a multiple of eight that splits into parts
+            of at most 255 words.
+    """
+    words = mask.view(torch.int64)
+    parts = words.view(len(mask), -1, min(_WORDS, words.shape[1]))
+    return parts.sum(dim=2).view(torch.uint8).view(len(mask), -1).sum(dim=1)
+
+
+def _empty_mask(scores: Float[Tensor, "batch block"]) -> Bool[Tensor, "batch padded"]:
+    rows, width = scores.shape
+    unit = _WORD if width <= BLOCK_ITEMS else BLOCK_ITEMS
+    padded = -(-width // unit) * unit
+    return torch.zeros(rows, padded, dtype=torch.bool, device=scores.device)
+
+
+def _product_error(dim: int) -> float:
+    """Bound of the error of a product in fp32, by torch's present setting, per product of norms."""
+    error = (dim + 4) * 2.0**-24
+    exact_inputs = torch.get_float32_matmul_precision() == "highest"
+    return error / (1 - error) + (0.0 if exact_inputs else 2.0**-6)  # rounded to 8 bits or more
