@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
-from jaxtyping import Float32, Int64, UInt64
+from jaxtyping import Bool, Float32, Int64, UInt64
 
 from semtok.quantizers.vectors import CHUNK
+
+_EXACT = 2**21  # numbers that an exact comparison holds at a time
+_FEW = 2**15  # numbers to compare exactly at once, without asking faiss first
 
 
 def nearest(
@@ -14,25 +18,67 @@ def nearest(
 ) -> Int64[np.ndarray, " items"]:
     """The nearest centroid of each vector by squared distance, the first of equally near ones.
 
-    One matrix product in float32 rules out all but the few centroids within its rounding error of
-    the best; those are compared in float64. So a row's answer never depends on its batch.
+    faiss finds the best two in float32, both sides moved to where the centroids lie. Only where
+    they are within rounding error of each other are rivals compared in float64. So a row's answer
+    never depends on its batch.
     """
-    labels = np.empty(len(x), dtype=np.int64)
-    squares = np.einsum("kd,kd->k", centroids, centroids)
-    reach = np.sqrt(squares.max())
-    slack = 8 * np.finfo(np.float32).eps * np.sqrt(x.shape[1])
+    labels = np.zeros(len(x), dtype=np.int64)
+    if len(centroids) == 1:
+        return labels
+    if x.shape[1] * len(centroids) * len(x) <= _FEW:
+        return _exactly_nearest(x, centroids)
+    middle = centroids.mean(axis=0)
+    moved = np.ascontiguousarray(centroids - middle)
+    squares = np.einsum("kd,kd->k", moved, moved)
     for start in range(0, len(x), CHUNK):
-        part = x[start : start + CHUNK]
-        costs = squares - 2 * (part @ centroids.T)
-        best = costs.argmin(axis=1)
-        norms = np.sqrt(np.einsum("nd,nd->n", part, part))
-        limit = costs[np.arange(len(part)), best] + slack * (norms + reach) ** 2
-        close = costs <= limit[:, None]
-        for row in np.flatnonzero(close.sum(axis=1) > 1):
-            rivals = np.flatnonzero(close[row])
-            gaps = centroids[rivals].astype(np.float64) - part[row]
-            best[row] = rivals[(gaps * gaps).sum(axis=1).argmin()]
-        labels[start : start + CHUNK] = best
+        part = x[start : start + CHUNK] - middle
+        distances, best = faiss.knn(part, moved, 2)
+        slack = _slack(part, squares)
+        labels[start : start + CHUNK] = best[:, 0]
+        for rows in _blocks(np.flatnonzero(distances[:, 1] - distances[:, 0] <= slack), moved):
+            costs = squares - 2 * (part[rows] @ moved.T)
+            rivals = costs <= (costs.min(axis=1) + slack[rows])[:, None]
+            labels[start + rows] = _nearest_rivals(x[start + rows], centroids, rivals)
+    return labels
+
+
+def _slack(
+    x: Float32[np.ndarray, "items dim"], squares: Float32[np.ndarray, " codes"]
+) -> Float32[np.ndarray, " items"]:
+    """How far squared distances in float32 may be from the truth, generously."""
+    eps = 8 * np.finfo(np.float32).eps * np.float32(np.sqrt(x.shape[1]))
+    norms = np.sqrt(np.einsum("nd,nd->n", x, x))
+    slack: Float32[np.ndarray, " items"] = eps * (norms + np.sqrt(squares.max())) ** 2
+    return slack
+
+
+def _blocks(
+    rows: Int64[np.ndarray, " rows"], centroids: Float32[np.ndarray, "codes dim"]
+) -> list[Int64[np.ndarray, " _"]]:
+    """Rows in blocks whose comparison with all centroids stays small."""
+    size = max(1, _EXACT // centroids.size)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _exactly_nearest(
+    x: Float32[np.ndarray, "items dim"], centroids: Float32[np.ndarray, "codes dim"]
+) -> Int64[np.ndarray, " items"]:
+    gaps = x[:, None].astype(np.float64) - centroids
+    labels: Int64[np.ndarray, " items"] = (gaps * gaps).sum(axis=2).argmin(axis=1)
+    return labels
+
+
+def _nearest_rivals(
+    x: Float32[np.ndarray, "items dim"],
+    centroids: Float32[np.ndarray, "codes dim"],
+    rivals: Bool[np.ndarray, "items codes"],
+) -> Int64[np.ndarray, " items"]:
+    """The nearest among each row's rivals, of which it has at least one, in float64."""
+    rows, codes = np.nonzero(rivals)
+    gaps = x[rows].astype(np.float64) - centroids[codes]
+    costs = np.full(rivals.shape, np.inf)
+    costs[rows, codes] = (gaps * gaps).sum(axis=1)
+    labels: Int64[np.ndarray, " items"] = costs.argmin(axis=1)
     return labels
 
 

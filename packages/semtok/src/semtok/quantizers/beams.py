@@ -1,0 +1,66 @@
+"""Beam search over residual codebooks, with the same answer whatever the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+_NUMBERS = 2**22  # costs that are held at a time
+
+
+def nearest_beams(
+    x: Float32[np.ndarray, "items dim"],
+    codebooks: Float32[np.ndarray, "levels codes dim"],
+    num_beams: int,
+) -> Int64[np.ndarray, "items levels"]:
+    """The best path of codes that a beam search over the levels finds.
+
+    Level by level, the `num_beams` sums nearest to a vector are kept, the first path of equally
+    near ones. Candidates within rounding error of the last kept one are compared in float64.
+    """
+    num_codes = codebooks.shape[1]
+    size = max(1, _NUMBERS // (num_codes * min(num_beams, num_codes) + num_beams * x.shape[1]))
+    blocks = [x[start : start + size] for start in range(0, len(x), size)]
+    if not blocks:
+        return np.empty((0, len(codebooks)), dtype=np.int64)
+    return np.concatenate([_search(block, codebooks, num_beams) for block in blocks])
+
+
+def _search(
+    x: Float32[np.ndarray, "items dim"],
+    codebooks: Float32[np.ndarray, "levels codes dim"],
+    num_beams: int,
+) -> Int64[np.ndarray, "items levels"]:
+    paths = np.empty((len(x), 1, 0), dtype=np.int64)
+    gaps = x[:, None].astype(np.float64)  # what each beam leaves over
+    items = np.arange(len(x))[:, None]
+    for codebook in codebooks:
+        beams, codes = _extend(gaps, codebook, min(num_beams, gaps.shape[1] * len(codebook)))
+        paths = np.concatenate([paths[items, beams], codes[..., None]], axis=2)
+        gaps = gaps[items, beams] - codebook[codes]
+    return paths[:, 0]
+
+
+def _extend(
+    gaps: Float64[np.ndarray, "items beams dim"],
+    codebook: Float32[np.ndarray, "codes dim"],
+    keep: int,
+) -> tuple[Int64[np.ndarray, "items kept"], Int64[np.ndarray, "items kept"]]:
+    """The beam and the code of each item's `keep` cheapest extensions, best first."""
+    num_items, num_beams, dim = gaps.shape
+    single = gaps.astype(np.float32)
+    squares = np.einsum("nbd,nbd->nb", single, single)
+    sizes = np.einsum("kd,kd->k", codebook, codebook)
+    costs = sizes - 2 * (single.reshape(-1, dim) @ codebook.T)
+    costs = (costs.reshape(num_items, num_beams, -1) + squares[..., None]).reshape(num_items, -1)
+    eps = 8 * np.finfo(np.float32).eps * np.float32(np.sqrt(dim))
+    slack = eps * (np.sqrt(squares.max(axis=1)) + np.sqrt(sizes.max())) ** 2
+    limit = np.partition(costs, keep - 1, axis=1)[:, keep - 1] + 2 * slack
+    rows, places = np.nonzero(costs <= limit[:, None])
+    beams, codes = places // len(codebook), places % len(codebook)
+    left = gaps[rows, beams] - codebook[codes]
+    exact = (left * left).sum(axis=1)
+    order = np.lexsort((places, exact, rows))
+    starts = np.searchsorted(rows, np.arange(num_items))
+    chosen = order[starts[:, None] + np.arange(keep)]
+    return beams[chosen], codes[chosen]

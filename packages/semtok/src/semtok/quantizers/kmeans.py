@@ -1,0 +1,49 @@
+"""k-means by faiss, for any number of vectors."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from jaxtyping import Float32
+
+from semtok.quantizers.nearest import vector_keys
+
+SAMPLE_PER_CODE = 256  # k-means learns from at most so many vectors a centroid
+
+
+def kmeans(
+    x: Float32[np.ndarray, "items dim"],
+    num_codes: int,
+    *,
+    iterations: int = 25,
+    seed: int | tuple[int, ...] = 0,
+) -> Float32[np.ndarray, "codes dim"]:
+    """Centroids of a sample of the vectors.
+
+    Where no more than `num_codes` vectors are distinct, those are the centroids, in their order,
+    the last of them repeated: `nearest` never chooses a repetition.
+
+    Args:
+        x: Vectors, at least one; a sample of 256 a centroid is drawn from more.
+        num_codes: How many centroids.
+        iterations: Rounds of assignment and update.
+        seed: Draws the sample and the start.
+    """
+    generator = np.random.default_rng(seed)
+    if len(x) > SAMPLE_PER_CODE * num_codes:
+        rows = generator.choice(len(x), SAMPLE_PER_CODE * num_codes, replace=False)
+        x = x[np.sort(rows)]
+    _, firsts = np.unique(vector_keys(x), return_index=True)
+    if len(firsts) <= num_codes:
+        distinct = x[np.sort(firsts)]
+        return np.concatenate([distinct, np.repeat(distinct[-1:], num_codes - len(distinct), 0)])
+    clusters = faiss.Kmeans(
+        x.shape[1],
+        num_codes,
+        niter=iterations,
+        seed=int(generator.integers(2**31 - 1)),
+        min_points_per_centroid=1,
+        max_points_per_centroid=SAMPLE_PER_CODE,
+    )
+    clusters.train(np.ascontiguousarray(x))
+    return np.asarray(clusters.centroids, dtype=np.float32)

@@ -1,0 +1,226 @@
+"""Product quantization: the dimensions in equal parts, each part with a codebook of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import faiss
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from semtok.quantizers.contract import Progress
+from semtok.quantizers.kmeans import kmeans
+from semtok.quantizers.nearest import nearest
+from semtok.quantizers.vectors import (
+    check_codes,
+    check_options,
+    mean_vector,
+    measured_distortion,
+    report,
+    training_sample,
+    vector_chunks,
+)
+from semtok.storage import read_part, refusing, write_part
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProductQuantizer:
+    """PQ (Jegou et al., 2011), and OPQ (Ge et al., 2013) with a rotation before it.
+
+    Level l is the nearest of `codebook_size` centroids to the l-th part of the vector. Where the
+    dimensions do not divide by the levels, the last parts are padded with zeros.
+
+    Attributes:
+        codebooks: The centroids of each part.
+        mean: Of the vectors learned from: stands for the levels that a prefix leaves out.
+        rotation: Orthogonal, as long as all parts together; None without.
+    """
+
+    kind: ClassVar[str] = "product"
+
+    codebooks: Float32[np.ndarray, "levels codes part"]
+    mean: Float32[np.ndarray, " dim"]
+    rotation: Float32[np.ndarray, "padded padded"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.codebooks.ndim != 3 or self.mean.ndim != 1 or 0 in self.codebooks.shape:
+            raise ValueError("codebooks must have the shape [levels, codes, part], mean [dim]")
+        padded = self.codebooks.shape[0] * self.codebooks.shape[2]
+        if not 0 <= padded - self.dim < self.codebooks.shape[0]:
+            raise ValueError(f"codebooks must be {self.dim} long in all, as the mean, got {padded}")
+        if self.rotation is not None and self.rotation.shape != (padded, padded):
+            raise ValueError(f"rotation must have the shape {[padded, padded]}")
+
+    @classmethod
+    def fit(
+        cls,
+        x: Float[np.ndarray, "items dim"],
+        *,
+        num_levels: int = 4,
+        codebook_size: int = 256,
+        rotate: bool = False,
+        iterations: int = 25,
+        max_training_items: int = 65_536,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> ProductQuantizer:
+        """Fits a k-means for each part of the dimensions (faiss).
+
+        Args:
+            x: Vectors; may be a memory map.
+            num_levels: How many parts, at most as many as dimensions.
+            codebook_size: Centroids a part.
+            rotate: Whether to learn a rotation that makes the parts as easy to quantize as
+                possible (OPQ).
+            iterations: Iterations of each k-means.
+            max_training_items: How many vectors, drawn at random, are learned from.
+            seed: Same seed, same vectors: same quantizer.
+            progress: Called with the number of fitted parts, and of all.
+
+        Raises:
+            ValueError: If `x` is empty or not finite, or an option is out of range.
+        """
+        check_options(
+            ("num_levels", num_levels, 1),
+            ("codebook_size", codebook_size, 2),
+            ("iterations", iterations, 1),
+            ("max_training_items", max_training_items, 1),
+            ("seed", seed, 0),
+        )
+        sample = training_sample(x, max_training_items=max_training_items, seed=seed)
+        if num_levels > sample.shape[1]:
+            raise ValueError(
+                f"num_levels must be at most {sample.shape[1]}, as there are dimensions, "
+                f"got {num_levels}"
+            )
+        mean = mean_vector(sample)
+        sample = _padded(sample, num_levels)
+        rotation = _learned_rotation(sample, num_levels, codebook_size) if rotate else None
+        if rotation is not None:
+            sample = sample @ rotation
+        codebooks = []
+        for level, part in enumerate(_parts(sample, num_levels)):
+            codebooks.append(kmeans(part, codebook_size, iterations=iterations, seed=(seed, level)))
+            report(progress, level + 1, num_levels)
+        return cls(codebooks=np.stack(codebooks), mean=mean, rotation=rotation)
+
+    @property
+    def dim(self) -> int:
+        """The length of the vectors."""
+        return len(self.mean)
+
+    @property
+    def num_levels(self) -> int:
+        """Codes an item: one a part."""
+        return len(self.codebooks)
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Centroids of each part."""
+        return (self.codebooks.shape[1],) * self.num_levels
+
+    def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
+        """The nearest centroid of each part of vectors, the first of equally near ones.
+
+        Raises:
+            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+        """
+        codes = np.empty((len(x), self.num_levels), dtype=np.int64)
+        for rows, chunk in vector_chunks(x, dim=self.dim):
+            for level, part in enumerate(_parts(self._rotated(chunk), self.num_levels)):
+                codes[rows, level] = nearest(part, self.codebooks[level])
+        return codes
+
+    def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
+        """The vectors that codes stand for; the mean in the parts of levels that are left out.
+
+        Raises:
+            ValueError: If a code is out of its codebook.
+        """
+        check_codes(codes, self.codebook_sizes)
+        parts = list(_parts(self._rotated(self.mean[None]), self.num_levels))
+        known = [self.codebooks[level][codes[:, level]] for level in range(codes.shape[1])]
+        rest = [np.repeat(part, len(codes), axis=0) for part in parts[codes.shape[1] :]]
+        vectors = np.concatenate([*known, *rest], axis=1)
+        if self.rotation is not None:
+            vectors = vectors @ self.rotation.T
+        return np.ascontiguousarray(vectors[:, : self.dim])
+
+    def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
+        """Mean squared distance from vectors to what their first 1, 2, ... codes stand for."""
+        return measured_distortion(self, x)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json and tensors.safetensors into a new folder.
+
+        Raises:
+            FileExistsError: If the folder exists already.
+        """
+        tensors = {"codebooks": self.codebooks, "mean": self.mean}
+        if self.rotation is not None:
+            tensors["rotation"] = self.rotation
+        write_part(folder, {"kind": self.kind}, tensors)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ProductQuantizer:
+        """Reads what `save` wrote.
+
+        Raises:
+            CatalogError: If the folder is absent, corrupt or of a newer format.
+        """
+        _, tensors = read_part(folder, cls.kind)
+        with refusing(folder):
+            return cls(
+                codebooks=tensors["codebooks"],
+                mean=tensors["mean"],
+                rotation=tensors.get("rotation"),
+            )
+
+    def _rotated(self, x: Float32[np.ndarray, "items dim"]) -> Float32[np.ndarray, "items padded"]:
+        """The vectors padded and rotated, each row independent of the others."""
+        x = _padded(x, self.num_levels)
+        if self.rotation is None:
+            return x
+        # Sums in float64, rounded once: what else is in the batch is rounded away.
+        rotated: Float32[np.ndarray, "items padded"] = (
+            x.astype(np.float64) @ self.rotation.astype(np.float64)
+        ).astype(np.float32)
+        return rotated
+
+
+def _padded(
+    x: Float32[np.ndarray, "items dim"], num_levels: int
+) -> Float32[np.ndarray, "items padded"]:
+    """The vectors with zeros up to the next multiple of the levels."""
+    missing = -x.shape[1] % num_levels
+    return np.pad(x, ((0, 0), (0, missing))) if missing else x
+
+
+def _parts(
+    x: Float32[np.ndarray, "items padded"], num_levels: int
+) -> Iterator[Float32[np.ndarray, "items part"]]:
+    """The parts of the vectors, in order."""
+    size = x.shape[1] // num_levels
+    for level in range(num_levels):
+        yield np.ascontiguousarray(x[:, level * size : (level + 1) * size])
+
+
+def _learned_rotation(
+    x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int
+) -> Float32[np.ndarray, "padded padded"]:
+    """The rotation of OPQ (faiss), to be multiplied from the right."""
+    dim = x.shape[1]
+    bits = int(np.log2(min(codebook_size, len(x))))  # faiss quantizes by powers of two here
+    if bits == 0:
+        return np.eye(dim, dtype=np.float32)
+    inner = faiss.ProductQuantizer(dim, num_levels, bits)
+    inner.cp.min_points_per_centroid = 1
+    rotation = faiss.OPQMatrix(dim, num_levels)
+    rotation.pq = inner
+    rotation.max_train_points = len(x)
+    rotation.train(np.ascontiguousarray(x))
+    matrix = faiss.vector_to_array(rotation.A).reshape(dim, dim)
+    return np.ascontiguousarray(matrix.T, dtype=np.float32)
