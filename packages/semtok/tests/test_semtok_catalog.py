@@ -83,7 +83,7 @@ def test_texts_are_flattened_and_cleaned() -> None:
         ("x.jsonl", '{"item_id": ' + "1" * 5000 + "}", "number too long"),
         ("x.jsonl", "", "holds no items"),
         ("x.jsonl", "\n \n", "holds no items"),
-        ("x.txt", "a", r"x.txt: must end in one of .jsonl, .jsonl.gz, .csv, .parquet"),
+        ("x.txt", "a", r"x.txt: must end in one of .jsonl, .jsonl.gz, .csv, .csv.gz, .p"),
         ("x.jsonl", '{"item_id": "a"}\n{"item_id": "é"}'.encode("latin-1"), "line 2: not UTF-8"),
         ("x.jsonl.gz", gzip.compress(b'{"item_id": "a"}\n')[:-9], "broken gzip file"),
         ("x.jsonl.gz", b'{"item_id": "a"}\n', "line 1: broken gzip file"),

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import html
-import json
 import math
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+
+import numpy as np
+from jaxtyping import UInt64
+
+from semtok.rows import (
+    CATALOG_SUFFIXES,
+    CatalogError,
+    Format,
+    Row,
+    catalog_suffix,
+    open_rows,
+)
+from semtok.runs import KeyRuns
+
+__all__ = [
+    "CATALOG_SUFFIXES",
+    "TEXT_FIELDS",
+    "Catalog",
+    "CatalogError",
+    "Format",
+    "catalog_suffix",
+    "find_catalog",
+    "folder_of",
+    "item_id_of",
+    "read_catalog",
+    "stream_catalog",
+]
 
 TEXT_FIELDS = ("title", "brand", "categories", "features", "description")
 """The fields that make the text of an item unless others are named."""
 
-CATALOG_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
-
 _TAG = re.compile(r"<(?:/?[a-zA-Z]|!)[^<>]*>")
-
-
-class CatalogError(ValueError):
-    """A file that semtok was given cannot be used; the message is one sentence that names it.
-
-    Raised for catalogues, embedding files, code tables and tokenizer folders.
-    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +50,12 @@ class Catalog:
         item_ids: The id of each item, no two equal.
         fields: Field name to one value an item, None where the item lacks the field. The id
             column is not among them.
+        folder: Where the paths of files that fields hold start, unless they are absolute.
     """
 
     item_ids: list[str]
     fields: Mapping[str, Sequence[object]]
+    folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.item_ids:
@@ -75,6 +89,7 @@ class Catalog:
         return Catalog(
             item_ids=[self.item_ids[row] for row in rows],
             fields={name: [values[row] for row in rows] for name, values in self.fields.items()},
+            folder=self.folder,
         )
 
     def texts(self, fields: Sequence[str] = TEXT_FIELDS) -> list[str]:
@@ -98,56 +113,70 @@ class Catalog:
                 f"fields must name at least one field of the catalogue "
                 f"({', '.join(self.fields) or 'none'}), got {', '.join(fields) or 'none'}"
             )
-        texts = []
-        for row in range(len(self)):
-            parts = (", ".join(_strings(column[row])) for column in columns)
-            texts.append(". ".join(part for part in parts if part))
+        texts = [""] * len(self)
+        for column in columns:
+            for row, value in enumerate(column):
+                if value is None or value == "":
+                    continue
+                if part := ", ".join(_strings(value)):
+                    texts[row] = f"{texts[row]}. {part}" if texts[row] else part
         return texts
 
 
-def read_catalog(path: str | Path, *, id_column: str = "item_id") -> Catalog:
-    """Reads a catalogue: one item a line or row, its order kept.
+def read_catalog(
+    path: str | Path, *, id_column: str = "item_id", format: Format | None = None
+) -> Catalog:
+    """Reads a whole catalogue: one item a line or row, its order kept.
 
     Args:
-        path: A .jsonl, .jsonl.gz, .csv (UTF-8, first line names the columns) or .parquet file.
+        path: The file, or "-" for standard input; see `stream_catalog`.
         id_column: The column that holds the item's id. Numbers become strings.
+        format: What the file is, whatever its name says.
 
     Returns:
         The catalogue. In CSV, an empty cell counts as absent.
 
     Raises:
+        CatalogError: As `stream_catalog` does.
+    """
+    item_ids: list[str] = []
+    fields: dict[str, list[object]] = {}
+    for chunk in stream_catalog(path, id_column=id_column, format=format):
+        for name, values in chunk.fields.items():
+            # A chunk has every field of the chunks before it.
+            fields.setdefault(name, [None] * len(item_ids)).extend(values)
+        item_ids += chunk.item_ids
+    return Catalog(item_ids=item_ids, fields=fields, folder=folder_of(path))
+
+
+def stream_catalog(
+    path: str | Path,
+    *,
+    id_column: str = "item_id",
+    chunk_size: int = 16_384,
+    format: Format | None = None,
+) -> Iterator[Catalog]:
+    """Reads a catalogue chunk by chunk, holding one of them and 24 bytes an item read so far.
+
+    Args:
+        path: A .jsonl, .jsonl.gz, .csv, .csv.gz (UTF-8; in CSV the first line names the columns)
+            or .parquet file, or "-" for standard input.
+        id_column: The column that holds the item's id. Numbers become their decimal text.
+        chunk_size: Items a chunk; the last may have fewer.
+        format: What the file is, whatever its name says; for "-" jsonl (the default) or csv.
+
+    Yields:
+        Catalogues of `chunk_size` items. Each has the fields that were seen so far in the file.
+
+    Raises:
         CatalogError: If the file is missing, of an unknown kind, empty, broken, not UTF-8, or
             lacks ids or repeats one; the sentence names the file and the line or row.
     """
-    path = Path(path)
-    suffix = catalog_suffix(path)
-    if not path.exists():
-        raise CatalogError(f"{path}: no such file")
-    if path.is_dir():
-        raise CatalogError(f"{path}: is a folder, not a file")
-    place = "row" if suffix == ".parquet" else "line"
-    rows = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(suffix, _jsonl_rows)(path)
-    item_ids: list[str] = []
-    numbers: dict[str, int] = {}
-    names: dict[str, None] = {}
-    values: list[Mapping[str, object]] = []
-    for number, row in rows:
-        item_id = _item_id(row, id_column, f"{path}, {place} {number}")
-        if item_id in numbers:
-            raise CatalogError(
-                f"{path}, {place} {number}: item id {item_id!r} is already "
-                f"that of {place} {numbers[item_id]}"
-            )
-        numbers[item_id] = number
-        item_ids.append(item_id)
-        values.append(row)
-        names.update(dict.fromkeys(row))
-    if not item_ids:
-        raise CatalogError(f"{path}: holds no items")
-    names.pop(id_column, None)
-    return Catalog(
-        item_ids=item_ids, fields={name: [row.get(name) for row in values] for name in names}
-    )
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    # A generator would complain about a missing file only when it is first asked for items.
+    rows, unit = open_rows(path, format)
+    return _chunks(rows, unit, path, id_column, chunk_size)
 
 
 def find_catalog(folder: str | Path) -> Path:
@@ -167,117 +196,91 @@ def find_catalog(folder: str | Path) -> Path:
     return found[0]
 
 
-def catalog_suffix(path: Path) -> str:
-    """The suffix of a catalogue's name, ".jsonl.gz" as one.
-
-    Raises:
-        CatalogError: If it is not that of a catalogue.
-    """
-    for suffix in CATALOG_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return suffix
-    raise CatalogError(f"{path}: must end in one of {', '.join(CATALOG_SUFFIXES)}")
+def folder_of(path: str | Path) -> Path:
+    """The folder that relative paths in a catalogue start from."""
+    return Path() if str(path) == "-" else Path(path).parent
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, decoded one by one, without a byte order mark."""
-    number = 0
-    with ExitStack() as stack:
-        file: IO[bytes] = stack.enter_context(path.open("rb"))
-        if path.name.lower().endswith(".gz"):
-            file = cast(IO[bytes], stack.enter_context(gzip.open(file)))
-        while True:
-            number += 1
-            try:
-                line = file.readline()
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise CatalogError(f"{path}, line {number}: broken gzip file ({error})") from None
-            if not line:
-                return
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                raise CatalogError(
-                    f"{path}, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} "
-                    f"in column {error.start + 1})"
-                ) from None
-            yield text.removeprefix("\ufeff") if number == 1 else text
+def _chunks(
+    rows: Iterator[Row], unit: str, path: str | Path, id_column: str, chunk_size: int
+) -> Iterator[Catalog]:
+    name = "standard input" if str(path) == "-" else str(path)
+    seen = KeyRuns()
+    columns: dict[str, None] = {}
+    numbers: dict[str, int] = {}
+    values: list[Mapping[str, object]] = []
+
+    def finished() -> Catalog:
+        item_ids = list(numbers)
+        keys = _hashes(item_ids)
+        before = seen.find(keys)
+        if before.max() >= 0:
+            row = int((before >= 0).argmax())
+            raise _repeated(name, unit, item_ids[row], numbers[item_ids[row]], int(before[row]))
+        seen.add(keys, np.array(list(numbers.values()), dtype=np.int64))
+        return Catalog(
+            item_ids=item_ids,
+            fields={
+                column: [row.get(column) for row in values]
+                for column in columns
+                if column != id_column
+            },
+            folder=folder_of(path),
+        )
+
+    for number, row in rows:
+        item_id = item_id_of(row, id_column, f"{name}, {unit} {number}")
+        if item_id in numbers:
+            raise _repeated(name, unit, item_id, number, numbers[item_id])
+        numbers[item_id] = number
+        values.append(row)
+        if row.keys() != columns.keys():
+            columns.update(dict.fromkeys(row))
+        if len(values) == chunk_size:
+            yield finished()
+            numbers, values = {}, []
+    if values:
+        yield finished()
+    elif not columns:
+        raise CatalogError(f"{name}: holds no items")
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CatalogError(
-                f"{path}, line {number}: malformed JSON ({error.msg}, column {error.colno})"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else "number too long"
-            raise CatalogError(f"{path}, line {number}: malformed JSON ({reason})") from None
-        if not isinstance(row, dict):
-            raise CatalogError(
-                f"{path}, line {number}: must be a JSON object, got {type(row).__name__}"
-            )
-        yield number, row
+def _repeated(name: str, unit: str, item_id: str, number: int, first: int) -> CatalogError:
+    return CatalogError(
+        f"{name}, {unit} {number}: item id {item_id!r} is already that of {unit} {first}"
+    )
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    # The standard library's reader: it counts lines, and ids such as 007 stay as written.
-    reader = csv.reader(_lines(path), strict=True)
-    header: list[str] = []
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise CatalogError(f"{path}, line {number}: malformed CSV ({error})") from None
-        if cells is None:
-            return
-        if not cells:
-            continue
-        if not header:
-            header = cells
-            repeated = next((name for name in header if header.count(name) > 1), None)
-            if repeated is not None:
-                raise CatalogError(f"{path}, line {number}: column {repeated!r} is named twice")
-            continue
-        if len(cells) != len(header):
-            raise CatalogError(
-                f"{path}, line {number}: has {len(cells)} cells, the header has {len(header)}"
-            )
-        yield number, {name: cell or None for name, cell in zip(header, cells, strict=True)}
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _hashes(item_ids: list[str]) -> UInt64[np.ndarray, "items 2"]:
     import polars as pl
 
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
-        raise CatalogError(f"{path}: not a readable parquet file ({reason})") from None
-    return enumerate(frame.iter_rows(named=True), start=1)
+    series = pl.Series(item_ids, dtype=pl.String)
+    return np.column_stack([series.hash(1).to_numpy(), series.hash(2).to_numpy()])
 
 
-def _item_id(row: Mapping[str, object], id_column: str, place: str) -> str:
+def item_id_of(row: Mapping[str, object], id_column: str, place: str) -> str:
+    """The id in a row as text.
+
+    Raises:
+        CatalogError: If there is none, or it cannot be one; the sentence begins with `place`.
+    """
     if id_column not in row:
         names = ", ".join(map(str, row)) or "none"
         raise CatalogError(f"{place}: no column {id_column!r} (columns: {names})")
     value = row[id_column]
-    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
-        value = int(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise CatalogError(f"{place}: {id_column!r} is null")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise CatalogError(
             f"{place}: {id_column!r} must be a string or a number, got {type(value).__name__}"
         )
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise CatalogError(f"{place}: {id_column!r} must be finite, got {value}")
+        value = int(value) if value.is_integer() else value
     if not str(value).strip():
         raise CatalogError(f"{place}: {id_column!r} is empty")
-    if str(value) != _well_formed(str(value)):
+    if not str(value).isascii() and str(value) != _well_formed(str(value)):
         raise CatalogError(f"{place}: {id_column!r} must be valid Unicode, got {value!r}")
     return str(value)
 

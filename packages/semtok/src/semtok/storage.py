@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from semtok.catalog import CatalogError
@@ -131,6 +131,42 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CatalogError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Maps the tensors of a safetensors file: nothing is read before it is used.
+
+    bfloat16, which numpy lacks, is read into float32.
+
+    Raises:
+        CatalogError: If the file is corrupt, or holds a type that numpy lacks.
+    """
+    try:
+        with safe_open(path, framework="numpy"):  # checks the header against the file's size
+            pass
+        with path.open("rb") as file:
+            start = 8 + (length := int.from_bytes(file.read(8), "little"))
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, about in header.items():
+            is_bf16 = about["dtype"] == "BF16"
+            array: np.ndarray = np.empty(about["shape"], _DTYPES[about["dtype"]])
+            if array.size:
+                offset = start + about["data_offsets"][0]
+                array = np.memmap(path, array.dtype, "r", offset, array.shape)
+            # bfloat16 is the upper half of a float32.
+            tensors[name] = (array.astype("<u4") << 16).view("<f4") if is_bf16 else array
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CatalogError(f"{path}: not a readable safetensors file ({error})") from None
+    return tensors
+
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
+}  # fmt: skip
 
 
 @contextmanager

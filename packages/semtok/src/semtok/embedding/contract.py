@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +20,20 @@ Progress = Callable[[int, int], None]
 @runtime_checkable
 class EmbeddingSource(Protocol):
     """Turns a catalogue into one vector an item, row i for item i."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what decides the vectors: the same name and the same content, the same vector."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        ...
+
+    def contents(self, catalog: Catalog) -> Sequence[str | bytes]:
+        """All that the source reads of each item: a text, or the digest of a file."""
+        ...
 
     def embed(
         self, catalog: Catalog, *, progress: Progress | None = None
@@ -37,12 +52,26 @@ def load_source(folder: str | Path) -> EmbeddingSource:
     Raises:
         CatalogError: If it holds none that this version knows.
     """
+    from semtok.embedding.image import ImageEmbedding
     from semtok.embedding.lsa import LsaEmbedding
+    from semtok.embedding.stored import StoredEmbedding
     from semtok.embedding.text import TextEmbedding
 
     config, _ = read_part(folder)
-    if config.get("kind") == LsaEmbedding.kind:
-        return LsaEmbedding.load(folder)
-    if config.get("kind") == TextEmbedding.kind:
-        return TextEmbedding.load(folder)
+    for source in (LsaEmbedding, TextEmbedding, ImageEmbedding, StoredEmbedding):
+        if config.get("kind") == source.kind:
+            return source.load(folder)
     raise CatalogError(f"{folder}: unknown kind of embedding source {config.get('kind')!r}")
+
+
+def digest(*parts: str | bytes | np.ndarray) -> str:
+    """A hexadecimal name for a sequence of parts, another one for any other sequence."""
+    state = blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            state.update(f"{part.dtype.str}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()

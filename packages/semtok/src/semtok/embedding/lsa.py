@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
-from semtok.embedding.contract import Progress
+from semtok.embedding.contract import Progress, digest
 from semtok.storage import read_part, refusing, write_part
 
 _CHUNK = 16_384
@@ -44,31 +44,35 @@ class LsaEmbedding:
     @classmethod
     def fit(
         cls,
-        catalog: Catalog,
+        catalog: Catalog | Iterable[Catalog],
         *,
         fields: Sequence[str] = TEXT_FIELDS,
         dim: int = 128,
         max_terms: int = 50_000,
+        sample_size: int = 100_000,
         seed: int = 0,
     ) -> LsaEmbedding:
         """Fits the vocabulary and the directions.
 
         Args:
-            catalog: Items whose texts are learned from.
+            catalog: Items whose texts are learned from, or chunks of them, as of `stream_catalog`.
             fields: The fields that make an item's text; those that the catalogue lacks are skipped.
             dim: Length of the embeddings; fewer if there are fewer items or terms.
             max_terms: The vocabulary's size at most; the most frequent terms are kept.
-            seed: Draws the start of the randomized SVD.
+            sample_size: Items to learn from at most. Of more, these are drawn, and memory is
+                bounded by them. The draw does not depend on how the items are chunked.
+            seed: Draws the sample and the start of the randomized SVD.
 
         Raises:
             ValueError: If no item has a word in any of the fields, or an option is out of range.
         """
         from sklearn.utils.extmath import randomized_svd
 
-        for name, value in (("dim", dim), ("max_terms", max_terms)):
+        for name, value in (("dim", dim), ("max_terms", max_terms), ("sample_size", sample_size)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        texts = catalog.texts(fields)
+        chunks = [catalog] if isinstance(catalog, Catalog) else catalog
+        texts = _sample((chunk.texts(fields) for chunk in chunks), sample_size, seed)
         vectorizer = _vectorizer(max_features=max_terms)
         try:
             counts = vectorizer.fit_transform(texts)
@@ -85,6 +89,21 @@ class LsaEmbedding:
             idf=vectorizer.idf_.astype(np.float32),
             components=components.astype(np.float32),
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the vocabulary, its weights and the directions."""
+        words = "\n".join(self.vocabulary)
+        return f"{self.kind}-{digest(words, self.idf, self.components)}"
+
+    @property
+    def dim(self) -> int:
+        """Length of the embeddings."""
+        return len(self.components)
+
+    def contents(self, catalog: Catalog) -> list[str]:
+        """The text of each item."""
+        return catalog.texts(self.fields)
 
     def embed(
         self, catalog: Catalog, *, progress: Progress | None = None
@@ -132,6 +151,20 @@ class LsaEmbedding:
         vectorizer = _vectorizer(vocabulary=self.vocabulary)
         vectorizer.idf_ = self.idf
         return vectorizer
+
+
+def _sample(chunks: Iterable[list[str]], size: int, seed: int) -> list[str]:
+    """The texts of a uniform sample, in their order; all of them if there are no more."""
+    generator = np.random.default_rng(seed)
+    texts: list[str] = []
+    draws = np.empty(0)
+    for chunk in chunks:
+        texts += chunk
+        draws = np.concatenate([draws, generator.random(len(chunk))])
+        if len(texts) > size:
+            kept = np.sort(np.argpartition(draws, size - 1)[:size])
+            texts, draws = [texts[row] for row in kept], draws[kept]
+    return texts
 
 
 def _vectorizer(**options: object) -> Any:

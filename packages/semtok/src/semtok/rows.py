@@ -1,0 +1,172 @@
+"""The rows of catalogue files, numbered, with errors that name the line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+Format = Literal["jsonl", "csv", "parquet"]
+"""What a file of items can be."""
+
+CATALOG_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+
+LONGEST_LINE = 1 << 28
+"""Bytes that a line may have: what is longer is no line, and would fill the memory."""
+
+
+class CatalogError(ValueError):
+    """A file that semtok was given cannot be used; the message is one sentence that names it.
+
+    Raised for catalogues, embedding files, code tables and tokenizer folders.
+    """
+
+
+Row = tuple[int, Mapping[str, object]]
+"""The number of a row's line, from 1, and the row's values by column."""
+
+
+def catalog_suffix(path: Path) -> str:
+    """The suffix of a catalogue's name, ".jsonl.gz" as one.
+
+    Raises:
+        CatalogError: If it is not that of a catalogue.
+    """
+    for suffix in CATALOG_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise CatalogError(f"{path}: must end in one of {', '.join(CATALOG_SUFFIXES)}")
+
+
+def open_rows(path: str | Path, format: Format | None) -> tuple[Iterator[Row], str]:
+    """The rows of a file, or of standard input if `path` is "-", and what numbers count.
+
+    Raises:
+        CatalogError: At once if the file is missing or of an unknown kind; while it is read if
+            it is broken.
+    """
+    if format is not None and format not in get_args(Format):
+        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+    if str(path) == "-":
+        if format == "parquet":
+            raise CatalogError("standard input: must be jsonl or csv; parquet is read from a file")
+        read = _csv_rows if format == "csv" else _jsonl_rows
+        return read("standard input", _stdin_lines()), "line"
+    path = Path(path)
+    if format is None:
+        format = cast(Format, catalog_suffix(path).split(".")[1])
+    if not path.exists():
+        raise CatalogError(f"{path}: no such file")
+    if path.is_dir():
+        raise CatalogError(f"{path}: is a folder, not a file")
+    if format == "parquet":
+        return _parquet_rows(path), "row"
+    read = _csv_rows if format == "csv" else _jsonl_rows
+    return read(str(path), _file_lines(path)), "line"
+
+
+def _file_lines(path: Path) -> Iterator[str]:
+    with ExitStack() as stack:
+        file: BufferedIOBase = stack.enter_context(path.open("rb"))
+        if path.name.lower().endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        yield from _decoded(str(path), file)
+
+
+def _stdin_lines() -> Iterator[str]:
+    yield from _decoded("standard input", cast(BufferedIOBase, sys.stdin.buffer))
+
+
+def _decoded(name: str, file: BufferedIOBase) -> Iterator[str]:
+    """The lines of a file, decoded one by one, without a byte order mark."""
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = file.readline(LONGEST_LINE + 1)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise CatalogError(f"{name}, line {number}: broken gzip file ({error})") from None
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise CatalogError(
+                f"{name}, line {number}: longer than {LONGEST_LINE >> 20} MiB, so it is not a line"
+            )
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            byte = line[error.start]
+            raise CatalogError(
+                f"{name}, line {number}: not UTF-8 (byte 0x{byte:02x} in column "
+                f"{error.start + 1}; in Latin-1 that is {chr(byte)!r}): save it as UTF-8"
+            ) from None
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def _jsonl_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CatalogError(
+                f"{name}, line {number}: malformed JSON ({error.msg}, column {error.colno})"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else "number too long"
+            raise CatalogError(f"{name}, line {number}: malformed JSON ({reason})") from None
+        if not isinstance(row, dict):
+            raise CatalogError(
+                f"{name}, line {number}: must be a JSON object, got {type(row).__name__}"
+            )
+        yield number, row
+
+
+def _csv_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
+    # The standard library's reader: it counts lines, and ids such as 007 stay as written.
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+    reader = csv.reader(lines, strict=True)
+    header: list[str] = []
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise CatalogError(f"{name}, line {number}: malformed CSV ({error})") from None
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if not header:
+            header = cells
+            repeated = next((column for column in header if header.count(column) > 1), None)
+            if repeated is not None:
+                raise CatalogError(f"{name}, line {number}: column {repeated!r} is named twice")
+            continue
+        if len(cells) != len(header):
+            raise CatalogError(
+                f"{name}, line {number}: has {len(cells)} cells, the header has {len(header)}"
+            )
+        yield number, {column: cell or None for column, cell in zip(header, cells, strict=True)}
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import polars as pl
+
+    number = 0
+    try:
+        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=4096):
+            for row in frame.iter_rows(named=True):
+                number += 1
+                yield number, row
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+        raise CatalogError(f"{path}: not a readable parquet file ({reason})") from None

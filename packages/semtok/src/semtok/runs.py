@@ -1,0 +1,43 @@
+"""An index of 128-bit keys that grows: 24 bytes a key, in sorted runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+
+_ENTRY = np.dtype([("key", np.uint64), ("check", np.uint64), ("value", np.int64)])
+
+
+class KeyRuns:
+    """Maps keys to numbers. Neighbouring runs are merged when their sizes are alike.
+
+    A key is a pair of hashes. Two keys with the same first hash and another second one, which do
+    not occur by chance below billions of keys, may hide one another, but are never taken for one.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def find(self, keys: UInt64[np.ndarray, "keys 2"]) -> Int64[np.ndarray, " keys"]:
+        """The number of each key, -1 where there is none."""
+        values = np.full(len(keys), -1, dtype=np.int64)
+        for run in self._runs:
+            where = np.searchsorted(run["key"], keys[:, 0])
+            found = run[np.minimum(where, len(run) - 1)]
+            same = (found["key"] == keys[:, 0]) & (found["check"] == keys[:, 1])
+            values[same] = found["value"][same]
+        return values
+
+    def add(self, keys: UInt64[np.ndarray, "keys 2"], values: Int64[np.ndarray, " keys"]) -> None:
+        """Takes in keys that are not there yet."""
+        if len(keys) == 0:
+            return
+        run = np.empty(len(keys), dtype=_ENTRY)
+        run["key"], run["check"], run["value"] = keys[:, 0], keys[:, 1], values
+        self._runs.append(_sorted(run))
+        while len(self._runs) > 1 and 2 * len(self._runs[-1]) > len(self._runs[-2]):
+            self._runs.append(_sorted(np.concatenate([self._runs.pop(), self._runs.pop()])))
+
+
+def _sorted(run: np.ndarray) -> np.ndarray:
+    return run[np.argsort(run["key"], kind="stable")]
