@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from evalrec.report import MODES, Estimate, Report, read_report
     from evalrec.report_tables import reports_table
     from evalrec.scorers import EmbeddingScorer
-    from evalrec.splits import Queries, Split, leave_one_out
+    from evalrec.splits import (
+        Queries,
+        Split,
+        leave_last_n,
+        leave_one_out,
+        split_times,
+        temporal_split,
+    )
     from evalrec.synthetic import write_synthetic
 
 __all__ = [
@@ -47,6 +54,7 @@ __all__ = [
     "find_items",
     "fit_floors",
     "k_core",
+    "leave_last_n",
     "leave_one_out",
     "mrr",
     "ndcg",
@@ -58,6 +66,8 @@ __all__ = [
     "read_report",
     "recall",
     "reports_table",
+    "split_times",
+    "temporal_split",
     "write_synthetic",
 ]
 
@@ -76,7 +86,9 @@ _MODULES = {
     "report": ("MODES", "Estimate", "Report", "read_report"),
     "report_tables": ("reports_table",),
     "scorers": ("EmbeddingScorer",),
-    "splits": ("Queries", "Split", "leave_one_out"),
+    "splits": (
+        *("Queries", "Split", "leave_last_n", "leave_one_out", "split_times", "temporal_split"),
+    ),
     "synthetic": ("write_synthetic",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

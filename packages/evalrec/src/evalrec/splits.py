@@ -1,31 +1,43 @@
-"""Leave-one-out: the last item of each user is the test, the one before it the validation."""
+"""Protocols: which interactions train, and which are asked for.
+
+Leave-one-out (the last item of each user is the test, the one before it the validation) is the
+field's first choice; `leave_last_n` asks for several; `temporal_split` cuts all users at the same
+two moments, which is how a system in use meets the future.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from evalrec.interactions import DataError, Histories, Interactions, flatten
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Queries:
-    """What a model is asked, and the answers: one history and one target a user.
+    """What a model is asked, and the answers: one history and one target a query.
 
     Attributes:
-        histories: Item rows of each user's history, oldest first.
+        histories: Item rows of each history, oldest first.
         targets: The item row that comes next.
         num_items: Size of the catalogue; every item of it is a candidate.
         cold: Whether the target never occurs in any training history. Cold targets are counted in
             the report and stay in the mean.
+        users: The row of the user of each query, in the table that was split, where it is known.
     """
 
     histories: Histories
     targets: Int[np.ndarray, " users"]
     num_items: int
     cold: Bool[np.ndarray, " users"]
+    users: Int[np.ndarray, " users"] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.histories) == len(self.targets) == len(self.cold):
@@ -35,6 +47,10 @@ class Queries:
             )
         if len(self.targets) == 0:
             raise ValueError("queries must be at least one, got none")
+        if self.users is not None and len(self.users) != len(self.targets):
+            raise ValueError(
+                f"users must be one a query, {len(self.targets)}, got {len(self.users)}"
+            )
         for name, rows in (("targets", self.targets), ("histories", flatten(self.histories)[1])):
             if len(rows) and not (rows.min() >= 0 and rows.max() < self.num_items):
                 raise ValueError(
@@ -48,61 +64,95 @@ class Queries:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """A leave-one-out split. Entry i of every field is the same user, row `users[i]`.
+    """What trains and what is asked. Rows of users are those of the table that was split.
+
+    After `leave_one_out`, entry i of `train`, `validation` and `test` is the same user,
+    row `users[i]`.
 
     Attributes:
-        users: Rows of the users kept, in the table that was split.
-        train: Training histories, oldest first: all but the last two items.
-        validation_targets: The second-last item of each user.
-        test_targets: The last item of each user.
+        users: The user of each training history.
+        train: Training histories, oldest first, whole.
+        validation: The queries that choose parameters.
+        test: The queries that count.
         num_items: Size of the catalogue.
-        num_dropped: How many users were too short to split.
+        num_dropped: How many users were too short to be in any part.
     """
 
     users: Int[np.ndarray, " users"]
     train: Histories
-    validation_targets: Int[np.ndarray, " users"]
-    test_targets: Int[np.ndarray, " users"]
+    validation: Queries
+    test: Queries
     num_items: int
     num_dropped: int
 
     @property
-    def validation(self) -> Queries:
-        """The training histories, and the validation item that follows each."""
-        return self._queries(self.train, self.validation_targets)
-
-    @property
-    def test(self) -> Queries:
-        """The training histories with the validation item, and the test item that follows."""
-        histories = [
-            np.append(history, target)
-            for history, target in zip(self.train, self.validation_targets, strict=True)
-        ]
-        return self._queries(histories, self.test_targets)
-
-    def _queries(self, histories: Histories, targets: Int[np.ndarray, " users"]) -> Queries:
-        trained = np.zeros(self.num_items, dtype=bool)
-        trained[flatten(self.train)[1]] = True
-        return Queries(
-            histories=histories,
-            targets=targets,
-            num_items=self.num_items,
-            cold=~trained[targets],
-        )
+    def counts(self) -> dict[str, int]:
+        """The sizes of the parts, users dropped and cold targets included."""
+        return {
+            "training users": len(self.users),
+            "training interactions": sum(len(history) for history in self.train),
+            "validation queries": len(self.validation),
+            "test queries": len(self.test),
+            "users dropped": self.num_dropped,
+            "cold validation targets": int(self.validation.cold.sum()),
+            "cold test targets": int(self.test.cold.sum()),
+        }
 
 
-def leave_one_out(interactions: Interactions, *, min_interactions: int = 3) -> Split:
+def leave_one_out(
+    interactions: Interactions, *, min_interactions: int = 3, max_history: int | None = None
+) -> Split:
     """Split every user's sequence: last item test, second-last validation, the rest training.
 
     Users with fewer than `min_interactions` are dropped whole, from training too, and counted in
     `Split.num_dropped`; users without any interaction are not counted.
 
+    Args:
+        interactions: What is split.
+        min_interactions: Shortest sequence that stays.
+        max_history: How many items, the last ones, a query's history keeps; None keeps all.
+            Training histories stay whole.
+
     Raises:
-        ValueError: If `min_interactions` is below 3, which would leave a user nothing to train on.
+        ValueError: If `min_interactions` is below 3, which would leave a user nothing to train on,
+            or `max_history` is below 1.
         DataError: If no user has enough interactions.
     """
-    if min_interactions < 3:
-        raise ValueError(f"min_interactions must be at least 3, got {min_interactions}")
+    return leave_last_n(
+        interactions, n=1, min_interactions=min_interactions, max_history=max_history
+    )
+
+
+def leave_last_n(
+    interactions: Interactions,
+    *,
+    n: int,
+    min_interactions: int | None = None,
+    max_history: int | None = None,
+) -> Split:
+    """Split every user's sequence: last n items test, the n before validation, the rest training.
+
+    Each target is a query of its own, whose history is all that the user had before it, earlier
+    targets included. The queries of a user stand together, in order of time.
+
+    Args:
+        interactions: What is split.
+        n: Targets a user in validation, and in test.
+        min_interactions: Shortest sequence that stays; None takes the least, 2 n + 1. Others are
+            dropped whole, and counted.
+        max_history: As in `leave_one_out`.
+
+    Raises:
+        ValueError: If n or `max_history` is below 1, or `min_interactions` below 2 n + 1.
+        DataError: If no user has enough interactions.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    least = 2 * n + 1
+    if min_interactions is None:
+        min_interactions = least
+    if min_interactions < least:
+        raise ValueError(f"min_interactions must be at least {least}, got {min_interactions}")
     histories = interactions.histories()
     lengths = np.array([len(history) for history in histories])
     users = np.flatnonzero(lengths >= min_interactions)
@@ -111,11 +161,152 @@ def leave_one_out(interactions: Interactions, *, min_interactions: int = 3) -> S
             f"no user has {min_interactions} interactions; the longest history has {lengths.max()}"
         )
     kept = [histories[user] for user in users]
-    return Split(
+    ends = lengths[users]
+    train = [history[: len(history) - 2 * n] for history in kept]
+    owners = np.repeat(np.arange(len(users)), n)
+    validation_at = (ends[:, None] - 2 * n + np.arange(n)).ravel()
+    return _split(
         users=users,
-        train=[history[:-2] for history in kept],
-        validation_targets=np.array([history[-2] for history in kept], dtype=np.int64),
-        test_targets=np.array([history[-1] for history in kept], dtype=np.int64),
+        train=train,
+        parts=(
+            (kept, owners, validation_at, users[owners]),
+            (kept, owners, validation_at + n, users[owners]),
+        ),
         num_items=interactions.num_items,
         num_dropped=int(((lengths > 0) & (lengths < min_interactions)).sum()),
+        max_history=max_history,
+    )
+
+
+def temporal_split(
+    interactions: Interactions,
+    *,
+    validation_time: int,
+    test_time: int,
+    max_history: int | None = None,
+) -> Split:
+    """Split all users at the same two moments; `split_times` finds them.
+
+    What was before `validation_time` trains. A validation query is the first item that a user had
+    from then on and before `test_time`, given all that the user had before `validation_time`; a
+    test query the first item from `test_time` on, given all before. So nothing that trains or is
+    given lies after what is asked. Users without anything before the cut are not asked there;
+    those who are in no part are dropped, and counted.
+
+    Args:
+        interactions: What is split.
+        validation_time: The first moment of validation, in the unit of the timestamps.
+        test_time: The first moment of the test.
+        max_history: As in `leave_one_out`.
+
+    Raises:
+        ValueError: If `validation_time` is not before `test_time`, or `max_history` is below 1.
+        DataError: If a part is empty.
+    """
+    if validation_time >= test_time:
+        raise ValueError(
+            f"validation_time must be before test_time, got {validation_time} and {test_time}"
+        )
+    histories = interactions.histories()
+    lengths = np.array([len(history) for history in histories])
+    times = interactions.timestamps
+    before = [
+        np.bincount(interactions.users[times < time], minlength=interactions.num_users)
+        for time in (validation_time, test_time)
+    ]
+    users = np.flatnonzero(before[0])
+    asked = [
+        np.flatnonzero((before[0] > 0) & (before[1] > before[0])),
+        np.flatnonzero((before[1] > 0) & (lengths > before[1])),
+    ]
+    for part, rows in (("training", users), ("validation", asked[0]), ("test", asked[1])):
+        if len(rows) == 0:
+            raise DataError(
+                f"no user is left in {part}: timestamps are {times.min()} to {times.max()}, "
+                f"cut at {validation_time} and {test_time}"
+            )
+    used = np.unique(np.concatenate([users, *asked]))
+    return _split(
+        users=users,
+        train=[histories[user][: before[0][user]] for user in users],
+        parts=tuple(
+            ([histories[user] for user in rows], np.arange(len(rows)), at[rows], rows)
+            for rows, at in zip(asked, before, strict=True)
+        ),
+        num_items=interactions.num_items,
+        num_dropped=int((lengths > 0).sum()) - len(used),
+        max_history=max_history,
+    )
+
+
+def split_times(
+    interactions: Interactions, *, validation: float = 0.1, test: float = 0.1
+) -> tuple[int, int]:
+    """The moments from which on about these shares of all interactions lie.
+
+    Returns:
+        `validation_time` and `test_time`, for `temporal_split`.
+
+    Raises:
+        ValueError: If the shares are not above 0 and below 1 together.
+        DataError: If the timestamps are too few to cut there.
+    """
+    if not (validation > 0 and test > 0 and validation + test < 1):
+        raise ValueError(
+            f"shares must be above 0 and below 1 together, got {validation:g} and {test:g}"
+        )
+    times = np.sort(interactions.timestamps)
+    cuts = [int(times[int(len(times) * (1 - share))]) for share in (validation + test, test)]
+    if not times[0] < cuts[0] < cuts[1]:
+        raise DataError(
+            f"timestamps {times[0]} to {times[-1]} cannot be cut into shares of "
+            f"{1 - validation - test:g}, {validation:g} and {test:g}"
+        )
+    return cuts[0], cuts[1]
+
+
+_Rows: TypeAlias = Int[np.ndarray, " _"]
+_Part: TypeAlias = tuple[Histories, _Rows, _Rows, _Rows]
+"""Sequences; for each query its sequence, the place of its target in it, and its user."""
+
+
+def _split(
+    *,
+    users: Int[np.ndarray, " users"],
+    train: Histories,
+    parts: Sequence[_Part],
+    num_items: int,
+    num_dropped: int,
+    max_history: int | None,
+) -> Split:
+    if max_history is not None and max_history < 1:
+        raise ValueError(f"max_history must be at least 1, got {max_history}")
+    trained = np.zeros(num_items, dtype=bool)
+    trained[flatten(train)[1]] = True
+    queries = []
+    for sequences, owners, places, query_users in parts:
+        histories = []
+        targets = np.empty(len(owners), dtype=np.int64)
+        for query, (owner, place) in enumerate(zip(owners.tolist(), places.tolist(), strict=True)):
+            start = 0 if max_history is None else max(0, place - max_history)
+            histories.append(sequences[owner][start:place])
+            targets[query] = sequences[owner][place]
+        queries.append(
+            Queries(
+                histories=histories,
+                targets=targets,
+                num_items=num_items,
+                cold=~trained[targets],
+                users=query_users,
+            )
+        )
+    if num_dropped:
+        _LOG.info("%d users are too short to split and were dropped", num_dropped)
+    return Split(
+        users=users,
+        train=train,
+        validation=queries[0],
+        test=queries[1],
+        num_items=num_items,
+        num_dropped=num_dropped,
     )
