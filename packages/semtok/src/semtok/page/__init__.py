@@ -15,6 +15,7 @@ from semtok.semantic_ids import SemanticIds
 from semtok.storage import replacing_file
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_MOST_BUCKET_CHARTS = 6
 
 
 def write_page(
@@ -93,7 +94,9 @@ def _document(heading: str, body: Sequence[Html]) -> str:
 
 def _tiles(health: CodeHealth) -> Html:
     """The figures to look at first."""
-    least = min(health.levels, key=lambda level: level.utilisation)
+    # A level without distortion beside levels with it is a suffix: it only numbers items.
+    quantized = [level for level in health.levels if level.distortion is not None]
+    least = min(quantized or health.levels, key=lambda level: level.utilisation)
     rate, bucket = health.collision_rate, health.largest_bucket
     resolved = (health.resolved_collision_rate, health.resolved_largest_bucket)
     after = "" if (rate, bucket) == resolved else f"; once resolved {resolved[0]:.2%}"
@@ -164,10 +167,11 @@ def _levels_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
 
 def _buckets_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
     charts = []
-    for level in range(semantic_ids.num_levels if len(semantic_ids) else 0):
+    last = semantic_ids.num_levels - 1
+    levels = [*range(min(last, _MOST_BUCKET_CHARTS - 1)), last] if len(semantic_ids) else []
+    for level in levels:
         _, sizes = np.unique(semantic_ids.codes[:, : level + 1], axis=0, return_counts=True)
-        is_last = level == semantic_ids.num_levels - 1
-        charts.append(figures.bucket_bars(level, sizes, is_last=is_last))
+        charts.append(figures.bucket_bars(level, sizes, is_last=level == last))
     depths = ", ".join(f"{count:,} by {d}" for d, count in enumerate(health.depths, 1) if count)
     note = (
         f"A bucket holds the items that share these codes. Items told apart by their first codes: "

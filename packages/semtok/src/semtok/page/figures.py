@@ -10,8 +10,8 @@ from jaxtyping import Int64
 
 from semtok.page.markup import Html, tag, text
 
-_WIDTH, _HEIGHT = 320, 150
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 12, 30
+_WIDTH, _HEIGHT = 320, 160
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 16, 30
 _POINTS = 512
 
 
@@ -75,21 +75,24 @@ def bucket_bars(level: int, sizes: Int64[np.ndarray, " buckets"], *, is_last: bo
         sizes: Items in each bucket that has any.
         is_last: Whether buckets are of all codes, so that sharing is colliding.
     """
-    num_items = int(sizes.sum())
-    bins = np.ceil(np.log2(sizes)).astype(np.int64)
-    items = np.bincount(bins, weights=sizes)
-    labels = ["1", "2", *(f"{2 ** (b - 1) + 1:,}\N{EN DASH}{2**b:,}" for b in range(2, len(items)))]
-    first = int(bins.min())
-    labels, shares = labels[first : len(items)], (items / num_items)[first:].tolist()
+    edges = [1, 2, 4, 8, 16]
+    while edges[-1] < sizes.max():
+        edges.append(edges[-1] * 4)
+    places = np.searchsorted(edges, sizes)
+    shares = np.bincount(places, weights=sizes) / sizes.sum()
+    low = int(places.min())
+    labels = [
+        f"{edge:,}" if edge < 3 else f"{before + 1:,}\N{EN DASH}{edge:,}"
+        for before, edge in zip([0, *edges], edges, strict=False)
+    ][low : len(shares)]
     name = "All codes" if is_last else "First code" if level == 0 else f"First {level + 1} codes"
     return _bars(
-        f"{name}: {len(sizes):,} buckets, the largest of {int(sizes.max()):,}",
+        f"{name}: {len(sizes):,} buckets",
         labels,
-        shares,
-        [f"{share:.1%}" for share in shares],
-        note="items in the bucket, and the share of all items that lie in such",
-        css=[f"level-{level % 6}"] * len(shares),
-        top=1.0,
+        shares[low:].tolist(),
+        [f"{share:.1%}" for share in shares[low:]],
+        note=f"share of items, by how many share their bucket; at most {int(sizes.max()):,} do",
+        css=[f"level-{level % 6}"] * len(labels),
     )
 
 
@@ -167,13 +170,12 @@ def _bars(
     *,
     note: str,
     css: Sequence[str],
-    top: float | None = None,
 ) -> Html:
     """Upright bars with their values above and their labels below."""
-    scale = _Scale((max(values, default=0.0) if top is None else top) or 1.0)
+    scale = _Scale(max(values, default=0.0) or 1.0)
     step = (_WIDTH - 16) / max(len(values), 1)
     width = min(step * 0.62, 56)
-    is_tight = step < 44
+    is_tight = step < 42
     base = _HEIGHT - _BOTTOM
     parts = []
     for number, (label, value, number_text) in enumerate(zip(labels, values, shown, strict=True)):
@@ -193,7 +195,7 @@ def _bars(
         above = {"x": f"{x:.1f}", "y": f"{y - 4:.1f}", "text_anchor": "middle"}
         below = {**above, "y": f"{_HEIGHT - 14}"}
         if is_tight:
-            above["font-size"] = below["font-size"] = "7.5"
+            above["font-size"] = below["font-size"] = "9"
             below["transform"] = f"rotate(-24 {x:.1f} {_HEIGHT - 14})"
         parts.append(tag("text", text(number_text), css="value", **above))
         parts.append(tag("text", text(label), **below))

@@ -26,6 +26,8 @@ def tag(name: str, *content: Html, css: str = "", **attributes: str | float) -> 
     inside = "".join(
         f' {key.replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
     )
+    if name == "input":
+        return Html(f"<{name}{inside}>")
     return Html(f"<{name}{inside}>{''.join(content)}</{name}>")
 
 

@@ -29,7 +29,7 @@ class Tree:
     """
 
     rows: Int64[np.ndarray, " shown"]
-    counts: tuple[Int64[np.ndarray, " prefixes"], ...]
+    counts: tuple[Int64[np.ndarray, " _"], ...]
     cut_level: int = 0
     cut_size: int = 0
 
