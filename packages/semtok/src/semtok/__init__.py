@@ -7,61 +7,99 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from semtok.artifact import load_tokenizer, save_tokenizer
-    from semtok.catalog import Catalog, CatalogError, find_catalog, read_catalog
+    from semtok.catalog import Catalog, CatalogError, find_catalog, read_catalog, stream_catalog
     from semtok.collisions import Collisions, measure_collisions, resolve_collisions
+    from semtok.drift import Drift
+    from semtok.embedding.cache import EmbeddingCache
+    from semtok.embedding.chunks import embed_chunks
     from semtok.embedding.contract import EmbeddingSource
+    from semtok.embedding.image import ImageEmbedding
     from semtok.embedding.lsa import LsaEmbedding
-    from semtok.embedding.stored import read_embeddings
+    from semtok.embedding.stored import StoredEmbedding, read_embeddings
     from semtok.embedding.text import TextEmbedding
     from semtok.health import CodeHealth, LevelHealth, measure_health
+    from semtok.neighbours import neighbour_overlap
+    from semtok.page import write_page
     from semtok.quantizers.contract import Quantizer
     from semtok.quantizers.hierarchical import HierarchicalKMeans
-    from semtok.quantizers.random import random_codes
+    from semtok.quantizers.product import ProductQuantizer
+    from semtok.quantizers.random import RandomCodes, random_codes
+    from semtok.quantizers.residual import ResidualQuantizer
+    from semtok.quantizers.rqvae import RqVae
     from semtok.reduction import Pca
     from semtok.semantic_ids import SemanticIds
-    from semtok.tokenizer import Tokenizer
+    from semtok.sequences import read_sequences
+    from semtok.tokenizer import Encoding, Tokenizer
+    from semtok.views import View, ViewQuantizer
 
 __all__ = [
     "Catalog",
     "CatalogError",
     "CodeHealth",
     "Collisions",
+    "Drift",
+    "EmbeddingCache",
     "EmbeddingSource",
+    "Encoding",
     "HierarchicalKMeans",
+    "ImageEmbedding",
     "LevelHealth",
     "LsaEmbedding",
     "Pca",
+    "ProductQuantizer",
     "Quantizer",
+    "RandomCodes",
+    "ResidualQuantizer",
+    "RqVae",
     "SemanticIds",
+    "StoredEmbedding",
     "TextEmbedding",
     "Tokenizer",
+    "View",
+    "ViewQuantizer",
+    "embed_chunks",
     "find_catalog",
     "load_tokenizer",
     "measure_collisions",
     "measure_health",
+    "neighbour_overlap",
     "random_codes",
     "read_catalog",
     "read_embeddings",
+    "read_sequences",
     "resolve_collisions",
     "save_tokenizer",
+    "stream_catalog",
+    "write_page",
 ]
 
 # Modules are loaded on first use of a name of theirs, so that `semtok --help` answers at once.
 _MODULES = {
     "artifact": ("load_tokenizer", "save_tokenizer"),
-    "catalog": ("Catalog", "CatalogError", "find_catalog", "read_catalog"),
+    "catalog": ("Catalog", "CatalogError", "find_catalog", "read_catalog", "stream_catalog"),
     "collisions": ("Collisions", "measure_collisions", "resolve_collisions"),
+    "drift": ("Drift",),
+    "embedding.cache": ("EmbeddingCache",),
+    "embedding.chunks": ("embed_chunks",),
     "embedding.contract": ("EmbeddingSource",),
+    "embedding.image": ("ImageEmbedding",),
     "embedding.lsa": ("LsaEmbedding",),
-    "embedding.stored": ("read_embeddings",),
+    "embedding.stored": ("StoredEmbedding", "read_embeddings"),
     "embedding.text": ("TextEmbedding",),
     "health": ("CodeHealth", "LevelHealth", "measure_health"),
+    "neighbours": ("neighbour_overlap",),
+    "page": ("write_page",),
     "quantizers.contract": ("Quantizer",),
     "quantizers.hierarchical": ("HierarchicalKMeans",),
-    "quantizers.random": ("random_codes",),
+    "quantizers.product": ("ProductQuantizer",),
+    "quantizers.random": ("RandomCodes", "random_codes"),
+    "quantizers.residual": ("ResidualQuantizer",),
+    "quantizers.rqvae": ("RqVae",),
     "reduction": ("Pca",),
     "semantic_ids": ("SemanticIds",),
-    "tokenizer": ("Tokenizer",),
+    "sequences": ("read_sequences",),
+    "tokenizer": ("Encoding", "Tokenizer"),
+    "views": ("View", "ViewQuantizer"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

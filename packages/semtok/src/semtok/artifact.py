@@ -1,18 +1,21 @@
-"""The tokenizer folder: config.json, codes.parquet, and a folder for each part."""
+"""The tokenizer folder: config.json, codes.parquet, the quantizer, and a folder for each view."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from semtok.catalog import CatalogError
 from semtok.collisions import Collisions
 from semtok.embedding.contract import load_source
-from semtok.quantizers.contract import load_quantizer
+from semtok.quantizers.contract import Quantizer, load_quantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
 from semtok.storage import read_part, refusing, replacing_folder, write_config
 from semtok.tokenizer import Tokenizer
+from semtok.views import View, ViewQuantizer
 
 _KIND = "tokenizer"
 
@@ -22,7 +25,7 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
 
     Args:
         folder: Where to.
-        tokenizer: With or without an embedding source.
+        tokenizer: With or without embedding sources.
         overwrite: Whether a tokenizer that is there may be replaced.
 
     Raises:
@@ -34,20 +37,31 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
         raise FileExistsError(f"{folder}: exists and is no tokenizer, so it is not overwritten")
     with replacing_folder(folder, overwrite=overwrite) as beside:
         tokenizer.quantizer.save(beside / "quantizer")
-        if tokenizer.source is not None:
-            tokenizer.source.save(beside / "source")
-        if tokenizer.reduction is not None:
-            tokenizer.reduction.save(beside / "reduction")
+        views = []
+        for number, view in enumerate(tokenizer.views):
+            place = beside / "views" / str(number)
+            place.mkdir(parents=True)
+            if view.source is not None:
+                view.source.save(place / "source")
+            if view.reduction is not None:
+                view.reduction.save(place / "reduction")
+            views.append(
+                {
+                    "name": view.name,
+                    "has_source": view.source is not None,
+                    "has_reduction": view.reduction is not None,
+                }
+            )
         tokenizer.semantic_ids.write(beside / "codes.parquet")
         collisions = tokenizer.collisions
         config = {
             "kind": _KIND,
+            "views": views,
             "codebook_sizes": tokenizer.semantic_ids.codebook_sizes,
             "policy": tokenizer.policy,
             "collisions": None if collisions is None else asdict(collisions),
             "distortion": tokenizer.distortion,
-            "has_source": tokenizer.source is not None,
-            "has_reduction": tokenizer.reduction is not None,
+            "neighbour_overlap": tokenizer.neighbour_overlap,
             "info": dict(tokenizer.info),
         }
         write_config(beside, config)
@@ -63,18 +77,19 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     config, _ = read_part(folder, _KIND)
     with refusing(folder):
         collisions, distortion = config["collisions"], config["distortion"]
+        overlap = config.get("neighbour_overlap")
         return Tokenizer(
-            quantizer=load_quantizer(folder / "quantizer"),
+            quantizer=_load_quantizer(folder / "quantizer"),
             semantic_ids=SemanticIds.read(
                 folder / "codes.parquet",
                 codebook_sizes=config["codebook_sizes"],
                 allow_collisions=config["policy"] == "allow",
             ),
-            source=load_source(folder / "source") if config["has_source"] else None,
-            reduction=Pca.load(folder / "reduction") if config["has_reduction"] else None,
+            views=_load_views(folder, config),
             policy=config["policy"],
             collisions=None if collisions is None else Collisions(**collisions),
             distortion=None if distortion is None else tuple(map(float, distortion)),
+            neighbour_overlap=None if overlap is None else float(overlap),
             info=config["info"],
         )
 
@@ -86,3 +101,26 @@ def is_tokenizer(folder: str | Path) -> bool:
     except CatalogError:
         return False
     return True
+
+
+def _load_quantizer(folder: Path) -> Quantizer:
+    if read_part(folder)[0].get("kind") == ViewQuantizer.kind:
+        return ViewQuantizer.load(folder)
+    return load_quantizer(folder)
+
+
+def _load_views(folder: Path, config: Mapping[str, Any]) -> tuple[View, ...]:
+    if "views" not in config:  # as before there were views: one, beside the quantizer
+        return (_load_view(folder, "embedding", config),)
+    return tuple(
+        _load_view(folder / "views" / str(number), str(view["name"]), view)
+        for number, view in enumerate(config["views"])
+    )
+
+
+def _load_view(folder: Path, name: str, config: Mapping[str, Any]) -> View:
+    return View(
+        name=name,
+        source=load_source(folder / "source") if config["has_source"] else None,
+        reduction=Pca.load(folder / "reduction") if config["has_reduction"] else None,
+    )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-import time
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    import numpy as np
+from semtok.console import Console
+from semtok.options import FitOptions, RunOptions, refuse_fitting, with_options
 
-    from semtok.catalog import Catalog
-    from semtok.embedding.contract import EmbeddingSource
+if TYPE_CHECKING:
+    from semtok.fitting import Items
     from semtok.health import CodeHealth
     from semtok.tokenizer import Tokenizer
 
@@ -26,73 +26,58 @@ app = typer.Typer(
 )
 
 _CATALOG = typer.Argument(
-    metavar="CATALOG", help="Items, one a line or row: .jsonl, .jsonl.gz, .csv or .parquet."
+    metavar="CATALOG",
+    help="Items, one a line or row: .jsonl, .csv (both also with .gz) or .parquet; - for JSONL "
+    "from standard input.",
 )
-_EMBEDDING = typer.Option(
-    metavar="lsa|minilm|MODEL|FILE",
-    help="lsa (the default: no download), minilm, a sentence-transformers name or folder, or a "
-    ".npy, .safetensors or .parquet file of embeddings.",
-)
-_FIELDS = typer.Option(
-    help="Fields that make an item's text, joined by commas. Default: title, brand, categories, "
-    "features and description, as far as there are any."
-)
-_ID_COLUMN = typer.Option(help="The field with the item's id.")
-_SIZE = typer.Option(help="Codes at each level. Default: 256.")
-_BALANCED = typer.Option("--balanced", help="Make clusters equal in size.")
-_SEED = typer.Option(help="Same seed, same catalogue: same codes. Default: 0.")
-_FORCE = typer.Option("--force", help="Replace what is there.")
 
 
 @app.command()
+@with_options(options=FitOptions, run=RunOptions)
 def fit(
     catalog: Annotated[Path, _CATALOG],
     output: Annotated[Path, typer.Option("--output", "-o", help="The tokenizer's folder.")],
-    embedding: Annotated[str | None, _EMBEDDING] = None,
-    fields: Annotated[str | None, _FIELDS] = None,
-    id_column: Annotated[str, _ID_COLUMN] = "item_id",
-    codebook_size: Annotated[int | None, _SIZE] = None,
-    balanced: Annotated[bool, _BALANCED] = False,
-    collisions: Annotated[
-        Literal["reassign", "suffix", "allow"],
-        typer.Option(
-            help="What a new item gets whose codes are taken: a free code beside them, one level "
-            "more that numbers such items, or the same codes."
-        ),
-    ] = "reassign",
-    seed: Annotated[int | None, _SEED] = None,
-    force: Annotated[bool, _FORCE] = False,
+    options: FitOptions,
+    run: RunOptions,
 ) -> None:
     """Fit a tokenizer on a catalogue and save it, with its items' codes, to a folder."""
+    options.check(run)
+    _limit_threads(run)
     if output.exists():
-        if not force:
+        if not run.force:
             raise FileExistsError(f"{output}: exists already; --force replaces it")
         from semtok.artifact import is_tokenizer
 
         if not is_tokenizer(output):
             raise FileExistsError(f"{output}: exists and is no tokenizer, so it is not replaced")
     _check_parent(output)
-    options = _Options(embedding, fields, id_column, codebook_size, balanced, seed)
-    with _Reporter() as report:
-        items = _read(catalog, id_column, report)
-        tokenizer = _fit(items, options, collisions, report)
 
     from semtok.artifact import save_tokenizer
+    from semtok.fitting import fit_tokenizer, workspace
 
-    save_tokenizer(output, tokenizer, overwrite=force)
-    _print_health(_health(tokenizer))
-    typer.echo(f"wrote {output}")
+    with Console(quiet=run.quiet) as console, workspace(output) as work:
+        items = _read(catalog, run, work, console)
+        tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
+        save_tokenizer(output, tokenizer, overwrite=run.force)
+    console.show(_health(tokenizer))
+    if tokenizer.collisions is not None:
+        console.say(tokenizer.collisions.outcome)
+    console.say(f"wrote {output}")
 
 
 @app.command()
+@with_options(options=FitOptions, run=RunOptions)
 def encode(
     catalog: Annotated[Path, _CATALOG],
+    options: FitOptions,
+    run: RunOptions,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="A .jsonl or .parquet file. Default: items.codes.jsonl beside items.jsonl.",
+            help="A .jsonl, .csv (both also with .gz) or .parquet file, or - for JSONL on "
+            "standard output. Default: items.codes.jsonl beside items.jsonl.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -106,47 +91,69 @@ def encode(
         bool,
         typer.Option("--extend", help="Let the tokenizer remember the new items."),
     ] = False,
-    embedding: Annotated[str | None, _EMBEDDING] = None,
-    fields: Annotated[str | None, _FIELDS] = None,
-    id_column: Annotated[str, _ID_COLUMN] = "item_id",
-    codebook_size: Annotated[int | None, _SIZE] = None,
-    balanced: Annotated[bool, _BALANCED] = False,
-    seed: Annotated[int | None, _SEED] = None,
-    force: Annotated[bool, _FORCE] = False,
+    refit_above: Annotated[
+        float | None,
+        typer.Option(
+            help="Advise to fit anew if new items lie farther from their codes than fitted ones "
+            "did by this factor. Default: 1.5."
+        ),
+    ] = None,
 ) -> None:
     """Write the codes of every item: one line an item, in order, no two items with the same."""
-    options = _Options(embedding, fields, id_column, codebook_size, balanced, seed)
     if tokenizer is not None:
-        _refuse_fitting(options)
-    elif extend:
-        raise typer.BadParameter("needs --tokenizer", param_hint="--extend")
-    output = _codes_path(catalog, output, force)
+        refuse_fitting(options)
+    else:
+        options.check(run)
+        for given, flag in ((extend, "--extend"), (refit_above, "--refit-above")):
+            if given:
+                raise typer.BadParameter("needs --tokenizer", param_hint=flag)
+    _limit_threads(run)
+    output = _codes_path(catalog, output, run.force)
+    known = _load(tokenizer)
 
-    with _Reporter() as report:
-        items = _read(catalog, id_column, report)
-        if tokenizer is None:
-            fitted = _fit(items, options, "reassign", report)
+    from semtok.fitting import encode_items, fit_tokenizer, workspace
+    from semtok.health import measure_health
+
+    is_stdout = str(output) == "-"
+    console = Console(quiet=run.quiet, stdout_is_taken=is_stdout)
+    lines: list[str] = []
+    with console, workspace(output) as work:
+        items = _read(catalog, run, work, console)
+        if known is None:
+            fitted = fit_tokenizer(items, options, run, work=work, console=console)
             semantic_ids, health = fitted.semantic_ids, _health(fitted)
+            if fitted.collisions is not None:
+                lines = [fitted.collisions.outcome]
         else:
-            from semtok.artifact import load_tokenizer
-            from semtok.health import measure_health
-
-            fitted = load_tokenizer(tokenizer)
-            vectors = _read_stored(embedding, items, id_column) if embedding else None
-            semantic_ids = fitted.encode(items, embeddings=vectors, progress=report)
+            found = encode_items(
+                known, items, options, run, refit_above=refit_above, work=work, console=console
+            )
+            semantic_ids = found.semantic_ids
             health = measure_health(semantic_ids)
-    num_new = sum(not fitted.semantic_ids.has(item_id) for item_id in items.item_ids)
-    if extend and tokenizer is not None:
-        from semtok.artifact import save_tokenizer
+            if found.drift is not None and found.collisions is not None:
+                memory = "remembered" if extend else "not remembered: --extend keeps their codes"
+                lines = [
+                    f"{found.drift.num_new:,} new items, {memory}",
+                    found.collisions.outcome,
+                    str(found.drift),
+                ]
+        if extend and known is not None and tokenizer is not None:
+            from semtok.artifact import save_tokenizer
 
-        # Before the codes: whatever happens in between, the tokenizer gives the same ones again.
-        save_tokenizer(tokenizer, fitted.extended(semantic_ids), overwrite=True)
-    semantic_ids.write(output)
-    _print_health(health)
-    if num_new:
-        memory = "remembered" if extend else "not remembered: --extend keeps their codes"
-        typer.echo(f"{num_new:,} new items, {memory}")
-    typer.echo(f"wrote {output}")
+            # Before the codes: whatever happens in between, the tokenizer gives the same again.
+            save_tokenizer(tokenizer, known.extended(semantic_ids), overwrite=True)
+        if not is_stdout:
+            semantic_ids.write(output)
+    if is_stdout:
+        from semtok.code_files import code_lines
+
+        sys.stdout.writelines(code_lines(semantic_ids.item_ids, semantic_ids.codes))
+        sys.stdout.flush()
+    console.show(health)
+    for line in lines:
+        console.say(line)
+    if not is_stdout:
+        console.say(f"wrote {output}")
 
 
 @app.command()
@@ -155,27 +162,50 @@ def inspect(
         Path,
         typer.Argument(metavar="TOKENIZER|CODES", help="A tokenizer's folder or a file of codes."),
     ],
+    catalog: Annotated[
+        Path | None, typer.Option(help="The items' file: their titles stand in the page's tree.")
+    ] = None,
+    sequences: Annotated[
+        Path | None,
+        typer.Option(
+            help="Interactions (user_id, item_id, timestamp): says how often consecutive items "
+            "share a prefix."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one self-contained page with figures and a tree.")
+    ] = None,
+    id_column: Annotated[str, typer.Option(help="The field with the item's id.")] = "item_id",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
 ) -> None:
-    """Show how good codes are: utilisation, perplexity, collisions, depth, distortion."""
+    """Show how good codes are: utilisation, collisions, distortion, neighbours, sequences."""
+    for given, flag in ((catalog, "--catalog"), (force, "--force")):
+        if given and html is None:
+            raise typer.BadParameter("needs --html", param_hint=flag)
+    if html is not None:
+        _check_page(html, force)
     import json
 
-    from semtok.artifact import load_tokenizer
-    from semtok.health import measure_health
-    from semtok.semantic_ids import SemanticIds
+    from semtok.inspecting import inspected, write_inspection
 
-    if path.is_file():
-        health = measure_health(SemanticIds.read(path, allow_collisions=True))
-    else:
-        health = _health(load_tokenizer(path))
+    found = inspected(path, sequences, id_column=id_column)
+    if html is not None:
+        write_inspection(html, path, found, catalog, id_column=id_column)
     if as_json:
-        typer.echo(json.dumps(health.to_dict(), indent=2))
-    else:
-        _print_health(health)
+        typer.echo(json.dumps(found.health.to_dict(), indent=2))
+        return
+    console = Console()
+    console.show(found.health)
+    if found.tokenizer is not None and found.tokenizer.collisions is not None:
+        console.say(found.tokenizer.collisions.outcome)
+    if html is not None:
+        console.say(f"wrote {html}")
 
 
 def main() -> None:
     """Runs the command line: bad input ends in one line on stderr and exit code 1."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app(prog_name="semtok")
     except KeyboardInterrupt:
@@ -196,50 +226,37 @@ def _stop(text: str, code: int) -> None:
     sys.exit(code)
 
 
+def _terminated(*_: object) -> None:
+    sys.exit(143)
+
+
+def _limit_threads(run: RunOptions) -> None:
+    """Before numpy, faiss, torch and polars are imported: they ask once."""
+    if run.threads is not None:
+        for name in ("OMP", "OPENBLAS", "MKL", "POLARS_MAX", "RAYON"):
+            suffix = "THREADS" if name.endswith("MAX") else "NUM_THREADS"
+            os.environ[f"{name}_{suffix}"] = str(run.threads)
+
+
 def _check_parent(output: Path) -> None:
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"{output.parent}: no such folder")
 
 
-class _Options(NamedTuple):
-    """How to fit, as the command line was given it; None where it was not."""
-
-    embedding: str | None
-    fields: str | None
-    id_column: str
-    codebook_size: int | None
-    balanced: bool
-    seed: int | None
-
-
-def _is_stored(embedding: str | None) -> bool:
-    return embedding is not None and embedding.endswith((".npy", ".safetensors", ".parquet"))
-
-
-def _refuse_fitting(options: _Options) -> None:
-    """Raises BadParameter if an option says how to fit what is fitted already."""
-    for value, flag in (
-        (None if _is_stored(options.embedding) else options.embedding, "--embedding"),
-        (options.fields, "--fields"),
-        (options.codebook_size, "--codebook-size"),
-        (options.balanced or None, "--balanced"),
-        (options.seed, "--seed"),
-    ):
-        if value is not None:
-            raise typer.BadParameter(
-                "has no effect with --tokenizer, which is fitted already", param_hint=flag
-            )
-
-
 def _codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
     """Where the codes go; raises if they cannot go there."""
     from semtok.catalog import catalog_suffix
+    from semtok.code_files import code_suffix
 
-    suffix = catalog_suffix(catalog)
+    is_stdin = str(catalog) == "-"
+    suffix = "" if is_stdin else catalog_suffix(catalog)
     if output is None:
+        if is_stdin:
+            return Path("-")
         output = catalog.with_name(catalog.name[: -len(suffix)] + ".codes.jsonl")
-    if output.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"{output}: must end in .jsonl or .parquet")
+    if str(output) == "-":
+        return output
+    code_suffix(output)
     if output.exists() and catalog.exists() and output.samefile(catalog):
         raise FileExistsError(f"{output}: is the catalogue itself")
     if output.is_dir() or (output.exists() and not force):
@@ -248,125 +265,29 @@ def _codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
     return output
 
 
-def _fit(
-    items: Catalog,
-    options: _Options,
-    policy: Literal["reassign", "suffix", "allow"],
-    report: _Reporter,
-) -> Tokenizer:
-    """Fits a tokenizer, showing each of its steps."""
-    import os
-
-    from semtok.catalog import TEXT_FIELDS
-    from semtok.quantizers.hierarchical import HierarchicalKMeans
-    from semtok.tokenizer import Tokenizer
-
-    embedding, seed = options.embedding or "lsa", options.seed or 0
-    names: tuple[str, ...] = TEXT_FIELDS
-    if options.fields is not None:
-        names = tuple(name.strip() for name in options.fields.split(","))
-        items.require_fields(names)
-    source: EmbeddingSource | None = None
-    vectors: np.ndarray | None = None
-    if _is_stored(embedding):
-        if options.fields is not None:
-            raise typer.BadParameter("has no effect with stored embeddings", param_hint="--fields")
-        vectors = _read_stored(embedding, items, options.id_column)
-    elif embedding == "lsa":
-        from semtok.embedding.lsa import LsaEmbedding
-
-        report("learning words", 0, 1)
-        source = LsaEmbedding.fit(items, fields=names, seed=seed)
-        report("learning words", 1, 1)
-    else:
-        from semtok.embedding.text import TextEmbedding
-
-        if not sys.stderr.isatty():
-            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        source = TextEmbedding(model=embedding, fields=names)
-    return Tokenizer.fit(
-        items,
-        source=source,
-        embeddings=vectors,
-        quantizer=partial(
-            HierarchicalKMeans.fit,
-            codebook_size=256 if options.codebook_size is None else options.codebook_size,
-            balanced=options.balanced,
-            seed=seed,
-        ),
-        policy=policy,
-        progress=report,
-    )
+def _check_page(html: Path, force: bool) -> None:
+    if html.suffix not in (".html", ".htm"):
+        raise ValueError(f"{html}: must end in .html")
+    if html.is_dir() or (html.exists() and not force):
+        raise FileExistsError(f"{html}: exists already; --force replaces it")
+    _check_parent(html)
 
 
-def _read(catalog: Path, id_column: str, report: _Reporter) -> Catalog:
-    from semtok.catalog import read_catalog
+def _load(folder: Path | None) -> Tokenizer | None:
+    if folder is None:
+        return None
+    from semtok.artifact import load_tokenizer
 
-    report("reading", 0, 1)
-    items = read_catalog(catalog, id_column=id_column)
-    report("reading", 1, 1)
-    return items
+    return load_tokenizer(folder)
 
 
-def _read_stored(path: str, items: Catalog, id_column: str) -> np.ndarray:
-    from semtok.embedding.stored import read_embeddings
+def _read(catalog: Path, run: RunOptions, work: Path, console: Console) -> Items:
+    from semtok.fitting import Items
 
-    return read_embeddings(path, items.item_ids, id_column=id_column)
+    return Items.read(catalog, id_column=run.id_column, work=work, console=console)
 
 
 def _health(tokenizer: Tokenizer) -> CodeHealth:
-    from semtok.health import measure_health
+    from semtok.inspecting import tokenizer_health
 
-    return measure_health(
-        tokenizer.semantic_ids,
-        collisions=tokenizer.collisions,
-        distortion=tokenizer.distortion,
-    )
-
-
-def _print_health(health: CodeHealth) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 100).print(health.table())
-
-
-class _Reporter:
-    """Shows how far each stage is: bars on a terminal, plain lines elsewhere; both on stderr."""
-
-    def __init__(self) -> None:
-        self._started: dict[str, float] = {}
-        self._shown = 0.0
-        self._bars: Any = None
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> _Reporter:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-            self._bars = Progress(*columns, console=Console(stderr=True))
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._bars is not None:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=None)
-            # Until the first item is done there is nothing to fill the bar with: let it pulse.
-            self._bars.update(self._tasks[stage], completed=done, total=total if done else None)
-        elif stage not in self._started:
-            typer.echo(f"{stage} ...", err=True)
-        elif done >= total:
-            typer.echo(f"{stage}: {now - self._started[stage]:.1f} s", err=True)
-        elif now - self._shown >= 10:
-            typer.echo(f"{stage}: {done:,} of {total:,}", err=True)
-        else:
-            return
-        self._started.setdefault(stage, now)
-        self._shown = now
+    return tokenizer_health(tokenizer)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from semtok.catalog import CatalogError
-from semtok.storage import replacing_file
+from semtok.code_files import read_codes, write_codes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,8 +52,8 @@ class SemanticIds:
                 f"got {self.codes[row].tolist()} for item {self.item_ids[row]!r}"
             )
         if not self.allow_collisions:
-            unique, first = np.unique(self.codes, axis=0, return_index=True)
-            if len(unique) != len(self.codes):
+            _, first = np.unique(number_rows(self.codes), return_index=True)
+            if len(first) != len(self.codes):
                 row = int(np.setdiff1d(np.arange(len(self.codes)), first)[0])
                 raise ValueError(
                     f"codes must be unique, got {self.codes[row].tolist()} for item "
@@ -78,7 +77,7 @@ class SemanticIds:
         depths = np.full(len(self), self.num_levels)
         for level in range(self.num_levels, 0, -1):
             _, group, counts = np.unique(
-                self.codes[:, :level], axis=0, return_inverse=True, return_counts=True
+                number_rows(self.codes[:, :level]), return_inverse=True, return_counts=True
             )
             depths[counts[group.reshape(-1)] == 1] = level
         return depths
@@ -115,34 +114,26 @@ class SemanticIds:
             groups.setdefault(tuple(path), []).append(row)
         return dict(sorted(groups.items()))
 
-    def write(self, path: str | Path) -> None:
-        """Writes one line or row an item, in order, with `item_id` and `codes`.
+    def take(self, item_ids: Sequence[str]) -> SemanticIds:
+        """The semantic IDs of some items, in the order of `item_ids`.
 
-        The file replaces an older one in a single step.
+        Raises:
+            ValueError: If there is no such item, or one is named twice.
+        """
+        rows = [self.row(item_id) for item_id in item_ids]
+        return replace(self, codes=self.codes[rows], item_ids=list(item_ids))
+
+    def write(self, path: str | Path) -> None:
+        """Writes one line or row an item, in order; the file replaces an older one in one step.
 
         Args:
-            path: A .jsonl or .parquet file.
+            path: A .jsonl or .parquet file, with `item_id` and the list `codes`, or a .csv file
+                with a column a level, `code_1` and so on; .jsonl and .csv also with .gz after it.
 
         Raises:
             ValueError: If the suffix is another one.
         """
-        path = Path(path)
-        if path.suffix == ".jsonl":
-            with replacing_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-                for item_id, codes in zip(self.item_ids, self.codes.tolist(), strict=True):
-                    line = {"item_id": item_id, "codes": codes}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        elif path.suffix == ".parquet":
-            import polars as pl
-
-            frame = pl.DataFrame(
-                {"item_id": self.item_ids, "codes": self.codes.tolist()},
-                schema={"item_id": pl.String, "codes": pl.List(pl.Int64)},
-            )
-            with replacing_file(path) as beside:
-                frame.write_parquet(beside)
-        else:
-            raise ValueError(f"path must end in .jsonl or .parquet, got {path}")
+        write_codes(path, self.item_ids, self.codes)
 
     @classmethod
     def read(
@@ -155,38 +146,20 @@ class SemanticIds:
         """Reads what `write` wrote.
 
         Args:
-            path: A .jsonl or .parquet file.
+            path: The file, or "-" for JSONL from standard input.
             codebook_sizes: Codes at each level; None takes the highest code of each, plus one.
             allow_collisions: Whether two items may have the same codes.
 
         Raises:
             CatalogError: If the file is broken or its codes are not valid.
         """
-        from semtok.catalog import read_catalog
-
-        catalog = read_catalog(path)
-        values = catalog.fields.get("codes")
-        if values is None:
-            raise CatalogError(f"{path}: no column 'codes'")
-        num_levels = len(values[0]) if isinstance(values[0], list) else 0
-        for item_id, codes in zip(catalog.item_ids, values, strict=True):
-            if (
-                not isinstance(codes, list)
-                or not all(type(code) is int and 0 <= code < 2**31 for code in codes)
-                or len(codes) != num_levels
-                or not codes
-            ):
-                raise CatalogError(
-                    f"{path}: codes must be {num_levels or 'some'} non-negative integers, "
-                    f"got {codes!r} for item {item_id!r}"
-                )
-        table = np.array(values, dtype=np.int64)
-        sizes = table.max(axis=0) + 1 if codebook_sizes is None else codebook_sizes
+        item_ids, codes = read_codes(path)
+        sizes = codes.max(axis=0) + 1 if codebook_sizes is None else codebook_sizes
         try:
             return cls(
-                codes=table,
+                codes=codes,
                 codebook_sizes=tuple(int(size) for size in sizes),
-                item_ids=catalog.item_ids,
+                item_ids=item_ids,
                 allow_collisions=allow_collisions,
             )
         except ValueError as error:
@@ -202,3 +175,19 @@ class SemanticIds:
         for row, path in enumerate(self.codes.tolist()):
             rows.setdefault(tuple(path), row)
         return rows
+
+
+def number_rows(codes: Int64[np.ndarray, "items levels"]) -> Int64[np.ndarray, " items"]:
+    """One number a row of non-negative codes: equal for equal rows, and in their order."""
+    numbers = np.zeros(len(codes), dtype=np.int64)
+    if len(codes) == 0:
+        return numbers
+    highest = 0
+    for column in codes.T:
+        size = int(column.max()) + 1
+        if (highest + 1) * size > 2**62:  # ranks are smaller than the numbers, and in their order
+            numbers = np.unique(numbers, return_inverse=True)[1].reshape(-1)
+            highest = int(numbers.max())
+        numbers = numbers * size + column
+        highest = (highest + 1) * size - 1
+    return numbers

@@ -1,25 +1,47 @@
-"""The tokenizer: embedding source, optional PCA, quantizer and collision policy as one."""
+"""The tokenizer: views, a quantizer and a collision policy as one, with the codes that it gave."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 
 from semtok.catalog import Catalog
-from semtok.collisions import Collisions, Policy, measure_collisions, resolve_collisions
+from semtok.collisions import Collisions, Policy, resolve_collisions
+from semtok.drift import REFIT_ABOVE, Drift
 from semtok.embedding.contract import EmbeddingSource, Progress
+from semtok.neighbours import CodeSpace, neighbour_overlap
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.hierarchical import HierarchicalKMeans
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
+from semtok.views import CHUNK, View, ViewQuantizer
 
 StageProgress = Callable[[str, int, int], None]
-"""Called with a stage's name, how many items are done, and of how many."""
+"""Called with a stage's name, how much is done, and of how much."""
+
+_ONLY = "embedding"  # what the view is called where there is but one
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoding:
+    """What `Tokenizer.encode` gives.
+
+    Attributes:
+        semantic_ids: Those of all items of the catalogue, in its order.
+        collisions: Of the new items, with each other and with those known, and what was done;
+            None without new items.
+        drift: How far the new items are from the fitted ones; None without new items.
+    """
+
+    semantic_ids: SemanticIds
+    collisions: Collisions | None = None
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,23 +49,23 @@ class Tokenizer:
     """Turns items into semantic IDs, and remembers those that it has given.
 
     Attributes:
-        quantizer: Fitted on the embeddings, after `reduction`.
+        quantizer: Fitted on the views' embeddings, reduced and side by side.
         semantic_ids: The semantic IDs given so far: they never change.
-        source: Makes embeddings of a catalogue; None if they come from elsewhere.
-        reduction: What the embeddings pass before the quantizer.
+        views: Where the embeddings come from, in the order in which they stand side by side.
         policy: How collisions are resolved; see `semtok.collisions`.
-        collisions: Among the fitted items, before they were resolved.
+        collisions: Among the fitted items, and what was done about them.
         distortion: Of the fitted items after each level; None if not measured.
+        neighbour_overlap: Of the fitted items at 10 neighbours; None if not measured.
         info: Anything else worth keeping, as JSON.
     """
 
     quantizer: Quantizer
     semantic_ids: SemanticIds
-    source: EmbeddingSource | None = None
-    reduction: Pca | None = None
+    views: tuple[View, ...] = (View(name=_ONLY),)
     policy: Policy = "reassign"
     collisions: Collisions | None = None
     distortion: tuple[float, ...] | None = None
+    neighbour_overlap: float | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,53 +77,76 @@ class Tokenizer:
             )
         if self.semantic_ids.allow_collisions and self.policy != "allow":
             raise ValueError(f"semantic_ids must be unique with policy {self.policy!r}")
+        names = [view.name for view in self.views]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"views must have names, no two equal, got {names}")
 
     @classmethod
     def fit(
         cls,
         catalog: Catalog,
         *,
-        source: EmbeddingSource | None = None,
-        embeddings: Float[np.ndarray, "items dim"] | None = None,
+        source: EmbeddingSource | Mapping[str, EmbeddingSource] | None = None,
+        embeddings: np.ndarray | Mapping[str, np.ndarray] | None = None,
+        fuse: bool = True,
         pca_dim: int | None = None,
         whiten: bool = False,
         quantizer: Callable[..., Quantizer] = HierarchicalKMeans.fit,
         policy: Policy = "reassign",
         info: Mapping[str, Any] | None = None,
+        workspace: str | Path | None = None,
         progress: StageProgress | None = None,
     ) -> Tokenizer:
-        """Fits reduction and quantizer on a catalogue, and gives its items their semantic IDs.
+        """Fits reductions and quantizer on a catalogue, and gives its items their semantic IDs.
 
         Args:
-            catalog: The items.
-            source: Makes their embeddings; either this or `embeddings`.
-            embeddings: Embeddings made elsewhere, row i for item i. The tokenizer then needs them
-                for new items too.
-            pca_dim: Dimensions to keep by PCA; None keeps the embeddings as they are.
+            catalog: The items. Where all embeddings are given, its fields are not looked at.
+            source: Makes the embeddings; for several views, a source by view name.
+            embeddings: Embeddings made already, row i for item i, possibly memory maps; for
+                several views, an array by view name. For a view with a source they stand for what
+                that would make; one without needs embeddings for new items, too.
+            fuse: Whether the views, side by side, are quantized as one vector (TIGER, PRORec), or
+                each alone with the codes concatenated (CoCoRec).
+            pca_dim: Dimensions of each view to keep by PCA; None keeps embeddings as they are.
             whiten: Whether PCA scales each dimension to unit variance.
-            quantizer: Called with the embeddings, and with `progress`; gives a fitted quantizer.
-                For options, wrap it in a partial, as `partial(HierarchicalKMeans.fit, seed=1)`.
+            quantizer: Called with vectors, and with `progress`; gives a fitted quantizer. For
+                options, wrap it in a partial, as `partial(HierarchicalKMeans.fit, seed=1)`.
             policy: How collisions are resolved.
             info: Kept with the tokenizer.
-            progress: Called with a stage's name and how many items of how many are done.
+            workspace: An existing folder for vectors that need not stay in memory; None holds
+                them there.
+            progress: Called with a stage's name, how much is done and of how much.
 
         Raises:
             ValueError: If the embeddings do not fit the catalogue, or an option is out of range.
         """
-        if (source is None) == (embeddings is None):
-            raise ValueError("either source or embeddings must be given, and not both")
+        sources, arrays = _by_view(source), _by_view(embeddings)
+        if not sources and not arrays:
+            raise ValueError("source or embeddings must be given, got neither")
         if whiten and pca_dim is None:
             raise ValueError("whiten must be given with pca_dim, got whiten alone")
-        if embeddings is None:
-            assert source is not None
-            embeddings = source.embed(catalog, progress=_stage(progress, "embedding"))
-        _check_length(embeddings, catalog)
-        reduction = None if pca_dim is None else Pca.fit(embeddings, dim=pca_dim, whiten=whiten)
-        x = embeddings.astype(np.float32) if reduction is None else reduction.transform(embeddings)
-        fitted = quantizer(x, progress=_stage(progress, "clustering"))
+        views = []
+        for name in {**sources, **arrays}:
+            if name not in arrays:
+                arrays[name] = sources[name].embed(catalog, progress=_stage(progress, name))
+            _check_length(arrays[name], catalog)
+            reduction = None
+            if pca_dim is not None:
+                reduction = _fit_pca(name, arrays[name], pca_dim, whiten)
+            views.append(View(name=name, source=sources.get(name), reduction=reduction))
+        if len(views) == 1 and not fuse:
+            raise ValueError("fuse must be left on for a single view")
+        x, dims = _side_by_side(views, arrays, workspace)
+        report = _stage(progress, "quantizing")
+        if fuse:
+            fitted = quantizer(x, progress=report)
+        else:
+            fitted = ViewQuantizer.fit(x, dims=dims, quantizer=quantizer, progress=report)
         # Identical vectors have codes of their own as fitted, but not as encoded.
         raw = fitted.codes if isinstance(fitted, HierarchicalKMeans) else fitted.encode(x)
-        codes, sizes = resolve_collisions(raw, fitted.codebook_sizes, policy=policy)
+        codes, sizes, collisions = resolve_collisions(
+            raw, fitted.codebook_sizes, policy=policy, quantizer=fitted, x=x
+        )
         return cls(
             quantizer=fitted,
             semantic_ids=SemanticIds(
@@ -110,11 +155,11 @@ class Tokenizer:
                 item_ids=catalog.item_ids,
                 allow_collisions=policy == "allow",
             ),
-            source=source,
-            reduction=reduction,
+            views=tuple(views),
             policy=policy,
-            collisions=measure_collisions(raw),
+            collisions=collisions,
             distortion=fitted.distortion(x),
+            neighbour_overlap=_overlap(fitted, x, codes),
             info=info or {},
         )
 
@@ -122,10 +167,12 @@ class Tokenizer:
         self,
         catalog: Catalog,
         *,
-        embeddings: Float[np.ndarray, "items dim"] | None = None,
+        embeddings: np.ndarray | Mapping[str, np.ndarray] | None = None,
+        refit_above: float = REFIT_ABOVE,
+        workspace: str | Path | None = None,
         progress: StageProgress | None = None,
-    ) -> SemanticIds:
-        """The semantic IDs of a catalogue's items, in its order.
+    ) -> Encoding:
+        """The semantic IDs of a catalogue's items.
 
         Items that have one keep it, whatever the catalogue now says of them. New items are
         embedded and quantized, and get none of the codes that are taken (unless the policy is
@@ -133,39 +180,53 @@ class Tokenizer:
 
         Args:
             catalog: The items, known and new.
-            embeddings: Their embeddings, row i for item i, where the tokenizer has no source.
-            progress: Called with a stage's name and how many new items of how many are done.
+            embeddings: Their embeddings as for `fit`, row i for item i: for views without a
+                source, or where they are made already.
+            refit_above: The drift above which refitting is advised.
+            workspace: An existing folder for vectors that need not stay in memory.
+            progress: Called with a stage's name, how much is done and of how much.
 
         Raises:
-            ValueError: If embeddings are missing, or not wanted, or do not fit.
+            ValueError: If embeddings are missing or do not fit.
         """
-        given = self.semantic_ids
-        if self.source is None and embeddings is not None:
-            _check_length(embeddings, catalog)
-        elif self.source is not None and embeddings is not None:
-            raise ValueError("embeddings must be left out: the tokenizer has its own source")
-        is_new = np.array([not given.has(item_id) for item_id in catalog.item_ids])
-        new, known = np.flatnonzero(is_new), np.flatnonzero(~is_new)
-        codes = np.empty((len(catalog), given.num_levels), dtype=np.int64)
-        codes[known] = given.codes[[given.row(catalog.item_ids[row]) for row in known]]
-        if len(new):
-            if embeddings is not None:
-                x = embeddings[new]
-            elif self.source is not None:
-                x = self.source.embed(
-                    catalog.take(new.tolist()), progress=_stage(progress, "embedding")
-                )
-            else:
+        given, arrays = self.semantic_ids, _by_view(embeddings, self.views[0].name)
+        unknown = next((name for name in arrays if name not in self._view_names), None)
+        if unknown is not None:
+            raise ValueError(
+                f"embeddings must be of the views {', '.join(self._view_names)}, got {unknown!r}"
+            )
+        for array in arrays.values():
+            _check_length(array, catalog)
+        new = [row for row, name in enumerate(catalog.item_ids) if not given.has(name)]
+        if not new:
+            return Encoding(semantic_ids=given.take(catalog.item_ids))
+        items = catalog if len(new) == len(catalog) else catalog.take(new)
+        for view in self.views:
+            if view.name in arrays:
+                if items is not catalog:
+                    arrays[view.name] = arrays[view.name][new]
+            elif view.source is None:
                 raise ValueError(
                     f"embeddings must be given for {len(new)} new items: the tokenizer was "
                     "fitted on embeddings made elsewhere"
                 )
-            codes[new] = self._encode_new(x)
-        return SemanticIds(
-            codes=codes,
-            codebook_sizes=given.codebook_sizes,
-            item_ids=catalog.item_ids,
-            allow_collisions=self.policy == "allow",
+            else:
+                report = _stage(progress, view.name)
+                arrays[view.name] = view.source.embed(items, progress=report)
+        x, _ = _side_by_side(self.views, arrays, workspace)
+        codes, _, collisions = resolve_collisions(
+            self.quantizer.encode(x),
+            self.quantizer.codebook_sizes,
+            policy=self.policy,
+            given=given,
+            quantizer=self.quantizer,
+            x=x,
+        )
+        table = replace(given, codes=codes, item_ids=items.item_ids)
+        return Encoding(
+            semantic_ids=self.extended(table).semantic_ids.take(catalog.item_ids),
+            collisions=collisions,
+            drift=self._drift(x, collisions.num_moved, refit_above),
         )
 
     def extended(self, semantic_ids: SemanticIds) -> Tokenizer:
@@ -183,19 +244,85 @@ class Tokenizer:
         )
         return replace(self, semantic_ids=table)
 
-    def _encode_new(
-        self, embeddings: Float[np.ndarray, "items dim"]
-    ) -> Int64[np.ndarray, "items levels"]:
-        x = embeddings if self.reduction is None else self.reduction.transform(embeddings)
-        raw, sizes = self.quantizer.encode(x), self.quantizer.codebook_sizes
-        return resolve_collisions(raw, sizes, policy=self.policy, given=self.semantic_ids)[0]
+    @property
+    def _view_names(self) -> list[str]:
+        return [view.name for view in self.views]
+
+    def _drift(
+        self, x: Float[np.ndarray, "items dim"], num_moved: int, threshold: float
+    ) -> Drift | None:
+        # A fitted item of a tree is its own leaf, at distance 0: only its first cluster compares.
+        level = 1 if isinstance(self.quantizer, HierarchicalKMeans) else self.quantizer.num_levels
+        fitted = 0.0 if self.distortion is None else self.distortion[level - 1]
+        ratio = self.quantizer.distortion(x)[level - 1] / fitted if fitted > 0 else None
+        return Drift(
+            num_new=len(x), num_moved=num_moved, ratio=ratio, level=level, threshold=threshold
+        )
+
+
+def code_space(quantizer: Quantizer) -> CodeSpace:
+    """By what codes are near each other: how many agree, if no level refines the one before."""
+    from semtok.quantizers.product import ProductQuantizer
+
+    return "hamming" if isinstance(quantizer, ProductQuantizer | ViewQuantizer) else "prefix"
+
+
+def _overlap(
+    quantizer: Quantizer, x: Float[np.ndarray, "items dim"], codes: Int64[np.ndarray, "items _"]
+) -> float | None:
+    if len(x) < 2:
+        return None
+    return neighbour_overlap(x, codes[:, : quantizer.num_levels], space=code_space(quantizer))
+
+
+def _fit_pca(name: str, x: Float[np.ndarray, "items dim"], dim: int, whiten: bool) -> Pca:
+    try:
+        return Pca.fit(x, dim=dim, whiten=whiten)
+    except ValueError as error:
+        raise ValueError(f"view {name!r}: pca_{error}") from None
+
+
+def _side_by_side(
+    views: Sequence[View], arrays: Mapping[str, np.ndarray], workspace: str | Path | None
+) -> tuple[Float[np.ndarray, "items dim"], list[int]]:
+    """The reduced views in one array, and how many columns each has."""
+    if len(views) == 1 and views[0].reduction is None:
+        x = arrays[views[0].name]
+        return (x if x.dtype == np.float32 else x.astype(np.float32)), [x.shape[1]]
+    dims = [
+        arrays[view.name].shape[1] if view.reduction is None else len(view.reduction.components)
+        for view in views
+    ]
+    shape = (len(arrays[views[0].name]), sum(dims))
+    x = np.empty(shape, dtype=np.float32) if workspace is None else _mapped(workspace, shape)
+    column = 0
+    for view, dim in zip(views, dims, strict=True):
+        for start in range(0, len(x), CHUNK):
+            part = np.asarray(arrays[view.name][start : start + CHUNK])
+            reduced = part if view.reduction is None else view.reduction.transform(part)
+            x[start : start + CHUNK, column : column + dim] = reduced
+        column += dim
+    return x, dims
+
+
+def _mapped(folder: str | Path, shape: tuple[int, int]) -> Float32[np.ndarray, "items dim"]:
+    path = Path(folder) / "vectors.npy"
+    mapped: np.ndarray = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    return mapped
+
+
+def _by_view(value: Any, name: str = _ONLY) -> dict[str, Any]:
+    if value is None:
+        return {}
+    return dict(value) if isinstance(value, Mapping) else {name: value}
 
 
 def _stage(progress: StageProgress | None, name: str) -> Progress | None:
     if progress is None:
         return None
-    progress(name, 0, 1)
-    return partial(progress, name)
+    stage = name if name in ("quantizing", _ONLY) else f"embedding {name}"
+    progress(stage, 0, 1)
+    return partial(progress, stage)
 
 
 def _check_length(embeddings: Float[np.ndarray, "rows dim"], catalog: Catalog) -> None:

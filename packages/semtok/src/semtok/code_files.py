@@ -1,0 +1,124 @@
+"""Files of codes: JSONL, CSV and parquet, read and written by suffix."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from jaxtyping import Int64
+
+from semtok.catalog import CatalogError, stream_catalog
+from semtok.storage import replacing_file
+
+CODE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+_CHUNK = 65_536
+
+
+def code_suffix(path: str | Path) -> str:
+    """The suffix of a file of codes, ".jsonl.gz" as one.
+
+    Raises:
+        ValueError: If it is not that of one.
+    """
+    for suffix in CODE_SUFFIXES:
+        if Path(path).name.lower().endswith(suffix):
+            return suffix
+    raise ValueError(f"path must end in one of {', '.join(CODE_SUFFIXES)}, got {path}")
+
+
+def write_codes(
+    path: str | Path, item_ids: Sequence[str], codes: Int64[np.ndarray, "items levels"]
+) -> None:
+    """Writes a file of codes, beside and renamed; see `SemanticIds.write`."""
+    path = Path(path)
+    suffix = code_suffix(path)
+    with replacing_file(path) as beside:
+        if suffix == ".parquet":
+            import polars as pl
+
+            lists = pl.Series("codes", codes).cast(pl.List(pl.Int64))
+            ids = pl.Series("item_id", item_ids, dtype=pl.String)
+            pl.DataFrame([ids, lists]).write_parquet(beside)
+            return
+        with ExitStack() as stack:
+            file: IO[bytes] = stack.enter_context(beside.open("wb"))
+            if suffix.endswith(".gz"):  # no name or time inside: same codes, same file
+                packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0)
+                file = cast(IO[bytes], stack.enter_context(packed))
+            text = stack.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+            text.writelines(code_lines(item_ids, codes, is_csv=suffix.startswith(".csv")))
+
+
+def code_lines(
+    item_ids: Sequence[str], codes: Int64[np.ndarray, "items levels"], *, is_csv: bool = False
+) -> Iterator[str]:
+    """The lines of a file of codes, JSONL unless it is to be CSV."""
+    if is_csv:
+        yield _csv_line(["item_id", *(f"code_{n}" for n in range(1, codes.shape[1] + 1))])
+    for start in range(0, len(codes), _CHUNK):
+        rows = codes[start : start + _CHUNK].tolist()
+        for item_id, path in zip(item_ids[start : start + _CHUNK], rows, strict=True):
+            if is_csv:
+                yield _csv_line([item_id, *path])
+            else:
+                line = {"item_id": item_id, "codes": path}
+                yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def read_codes(path: str | Path) -> tuple[list[str], Int64[np.ndarray, "items levels"]]:
+    """Reads a file of codes, or JSONL from standard input for "-".
+
+    Raises:
+        CatalogError: If the file is broken, or an item's codes are not as many non-negative
+            integers as the first one's.
+    """
+    item_ids: list[str] = []
+    parts: list[np.ndarray] = []
+    num_levels = 0
+    for chunk in stream_catalog(path):
+        rows = chunk.fields.get("codes")
+        if rows is None and "code_1" in chunk.fields:
+            names = [name for name in chunk.fields if name.startswith("code_")]
+            columns = [map(_integer, chunk.fields[name]) for name in names]
+            rows = [list(row) for row in zip(*columns, strict=True)]
+        if rows is None:
+            raise CatalogError(f"{path}: no column 'codes'")
+        if not parts:
+            num_levels = len(rows[0]) if isinstance(rows[0], list) else 0
+        for item_id, codes in zip(chunk.item_ids, rows, strict=True):
+            if not _is_path(codes, num_levels):
+                raise CatalogError(
+                    f"{path}: codes must be {num_levels or 'some'} non-negative integers, "
+                    f"got {codes!r} for item {item_id!r}"
+                )
+        parts.append(np.array(rows, dtype=np.int64))
+        item_ids += chunk.item_ids
+    return item_ids, np.concatenate(parts)
+
+
+def _is_path(codes: object, num_levels: int) -> bool:
+    return (
+        isinstance(codes, list)
+        and len(codes) == num_levels > 0
+        and all(type(code) is int and 0 <= code < 2**31 for code in codes)
+    )
+
+
+def _integer(cell: object) -> object:
+    """A CSV cell's number, if it is one."""
+    if isinstance(cell, str) and cell.isascii() and cell.isdigit() and len(cell) < 11:
+        return int(cell)
+    return cell
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()

@@ -1,0 +1,46 @@
+"""Drift: how far new items are from those that a tokenizer was fitted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REFIT_ABOVE = 1.5
+"""The drift at which refitting is advised unless another threshold is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """New items beside the fitted ones.
+
+    Attributes:
+        num_new: Items that had no semantic ID yet.
+        num_moved: How many of them got another code than the quantizer gave, as theirs was taken.
+        ratio: Their distortion over that of the fitted items; None where the fitted one is 0 or
+            not known. 1 says that they are no farther from what their codes stand for.
+        level: The level, from 1, after which both were measured: the last, except for
+            hierarchical k-means, where every fitted item ends at itself, the first.
+        threshold: The ratio above which refitting is advised.
+    """
+
+    num_new: int
+    num_moved: int
+    ratio: float | None
+    level: int
+    threshold: float = REFIT_ABOVE
+
+    @property
+    def refit(self) -> bool:
+        """Whether new items are so far out that the tokenizer should be fitted anew."""
+        return self.ratio is not None and self.ratio > self.threshold
+
+    def __str__(self) -> str:
+        moved = f"{self.num_moved:,} of {self.num_new:,} new items moved to a free code"
+        if self.ratio is None:
+            return f"drift: not measured, as fitted items had no distortion; {moved}"
+        advice = "fit anew" if self.refit else f"no need to refit up to {self.threshold:g}"
+        if self.refit:
+            advice += f", as it is above {self.threshold:g}"
+        return (
+            f"drift: {self.ratio:.2f} times the distortion of fitted items at level {self.level}: "
+            f"{advice}; {moved}"
+        )

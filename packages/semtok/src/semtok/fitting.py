@@ -1,0 +1,306 @@
+"""From a file of items to a fitted tokenizer, and from a fitted tokenizer to codes, in chunks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import typer
+
+from semtok.catalog import TEXT_FIELDS, Catalog, stream_catalog
+from semtok.drift import REFIT_ABOVE
+from semtok.embedding.chunks import embed_chunks
+from semtok.embedding.contract import EmbeddingSource
+from semtok.embedding.stored import read_embeddings
+from semtok.options import FitOptions, RunOptions, is_image, is_stored
+from semtok.quantizers.contract import QUANTIZERS
+from semtok.tokenizer import Encoding, Tokenizer
+
+if TYPE_CHECKING:
+    from semtok.console import Console
+
+_HELD = 131_072  # items up to which a catalogue is kept in memory rather than read again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """A file of items that is read chunk by chunk, as often as needed.
+
+    Attributes:
+        item_ids: All ids, in order.
+        fields: All fields.
+        path: The file; standard input is copied to one.
+        id_column: The field with the id.
+        folder: Where relative paths in fields start.
+        held: The chunks themselves, if there are few items.
+    """
+
+    item_ids: list[str]
+    fields: tuple[str, ...]
+    path: Path
+    id_column: str
+    folder: Path
+    held: Sequence[Catalog] | None
+
+    @classmethod
+    def read(cls, path: Path, *, id_column: str, work: Path, console: Console) -> Items:
+        """Reads a file once, checking all of it."""
+        console("reading", 0, 1)
+        item_ids: list[str] = []
+        fields: dict[str, None] = {}
+        held: list[Catalog] | None = []
+        copy, folder = path, path.parent
+        chunks = stream_catalog(path, id_column=id_column)
+        if str(path) == "-":
+            copy, folder = work / "items.jsonl", Path()
+            chunks = _copied(chunks, copy, id_column)
+        for chunk in chunks:
+            item_ids += chunk.item_ids
+            fields.update(dict.fromkeys(chunk.fields))
+            held = None if held is None or len(item_ids) > _HELD else [*held, chunk]
+            console("reading", len(item_ids), len(item_ids) + 1)
+        console("reading", len(item_ids), len(item_ids))
+        return cls(
+            item_ids=item_ids,
+            fields=tuple(fields),
+            path=copy,
+            id_column=id_column,
+            folder=folder,
+            held=held,
+        )
+
+    def chunks(self) -> Iterator[Catalog]:
+        """The items, a chunk at a time, each with all fields."""
+        for chunk in self.held or stream_catalog(self.path, id_column=self.id_column):
+            absent = {name: [None] * len(chunk) for name in self.fields if name not in chunk.fields}
+            yield replace(chunk, fields={**chunk.fields, **absent}, folder=self.folder)
+
+    def require(self, fields: Sequence[str]) -> None:
+        """Raises ValueError unless every one of `fields` is a field of some item."""
+        Catalog(item_ids=["-"], fields={name: [None] for name in self.fields}).require_fields(
+            fields
+        )
+
+
+@contextmanager
+def workspace(output: Path) -> Iterator[Path]:
+    """A folder beside the output for what is too large for memory; gone in the end."""
+    if str(output) == "-":
+        with tempfile.TemporaryDirectory(prefix="semtok-") as name:
+            yield Path(name)
+        return
+    folder = output.absolute().with_name(f".{output.name}.{os.getpid()}.work")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fit_tokenizer(
+    items: Items, options: FitOptions, run: RunOptions, *, work: Path, console: Console
+) -> Tokenizer:
+    """Fits a tokenizer as the options say, showing each of its steps."""
+    sources: dict[str, EmbeddingSource] = {}
+    arrays: dict[str, np.ndarray] = {}
+    if options.views is not None:
+        items.require([name for name, spec in options.specs.items() if not is_stored(spec)])
+    elif options.fields is not None:
+        items.require(_split(options.fields))
+    for name, spec in options.specs.items():
+        if is_stored(spec):
+            arrays[name] = read_embeddings(spec, items.item_ids, id_column=run.id_column)
+            continue
+        sources[name] = _source(name, spec, items, options, run, console)
+        arrays[name] = _embed(name, sources[name], items.chunks(), run, work, console)
+    quantizer = QUANTIZERS[options.quantizer]
+    return Tokenizer.fit(
+        Catalog(item_ids=items.item_ids, fields={}),
+        source=sources,
+        embeddings=arrays,
+        fuse=options.fuse or len(arrays) == 1,
+        pca_dim=options.pca,
+        whiten=options.whiten,
+        quantizer=partial(quantizer.fit, **options.quantizer_options(run)),
+        policy=options.collisions or "reassign",
+        info={"quantizer": options.quantizer, **options.quantizer_options(run)},
+        workspace=work,
+        progress=console,
+    )
+
+
+def encode_items(
+    tokenizer: Tokenizer,
+    items: Items,
+    options: FitOptions,
+    run: RunOptions,
+    *,
+    refit_above: float | None,
+    work: Path,
+    console: Console,
+) -> Encoding:
+    """The semantic IDs of all items: those that the tokenizer knows keep theirs."""
+    tokenizer = _placed(tokenizer, run)
+    given = tokenizer.semantic_ids
+    new = [item_id for item_id in items.item_ids if not given.has(item_id)]
+    arrays = _stored(tokenizer, items, options, run)
+    if new:
+        rows = [row for row, item_id in enumerate(items.item_ids) if not given.has(item_id)]
+        arrays = {name: array[rows] for name, array in arrays.items()}
+        for view in tokenizer.views:
+            if view.source is not None:
+                chunks = _new_items(items, tokenizer)
+                arrays[view.name] = _embed(view.name, view.source, chunks, run, work, console)
+        found = tokenizer.encode(
+            Catalog(item_ids=new, fields={}),
+            embeddings=arrays,
+            refit_above=REFIT_ABOVE if refit_above is None else refit_above,
+            workspace=work,
+            progress=console,
+        )
+        table = tokenizer.extended(found.semantic_ids).semantic_ids
+        return replace(found, semantic_ids=table.take(items.item_ids))
+    return Encoding(semantic_ids=given.take(items.item_ids))
+
+
+def _placed(tokenizer: Tokenizer, run: RunOptions) -> Tokenizer:
+    """The tokenizer with its models on the device that was asked for.
+
+    Raises:
+        BadParameter: If it has none, so that an option has no effect.
+    """
+    from semtok.embedding.image import ImageEmbedding
+    from semtok.embedding.text import TextEmbedding
+
+    sources = [view.source for view in tokenizer.views]
+    if run.cache is not None and not any(sources):
+        raise typer.BadParameter(
+            "has no effect: the tokenizer embeds nothing itself", param_hint="--cache"
+        )
+    if run.device is None:
+        return tokenizer
+    views = []
+    for view in tokenizer.views:
+        if isinstance(view.source, TextEmbedding | ImageEmbedding):
+            view = replace(view, source=replace(view.source, device=run.device))
+        views.append(view)
+    if all(view is old for view, old in zip(views, tokenizer.views, strict=True)):
+        raise typer.BadParameter(
+            "has no effect: the tokenizer has no model of texts or images", param_hint="--device"
+        )
+    return replace(tokenizer, views=tuple(views))
+
+
+def _new_items(items: Items, tokenizer: Tokenizer) -> Iterator[Catalog]:
+    for chunk in items.chunks():
+        given = tokenizer.semantic_ids
+        rows = [row for row, item_id in enumerate(chunk.item_ids) if not given.has(item_id)]
+        if rows:
+            yield chunk.take(rows)
+
+
+def _stored(
+    tokenizer: Tokenizer, items: Items, options: FitOptions, run: RunOptions
+) -> dict[str, np.ndarray]:
+    """The embeddings of all items for views without a source, from the files named for them."""
+    files = {name: spec for name, spec in options.specs.items() if is_stored(spec)}
+    if options.views is None and files:
+        files = {tokenizer.views[0].name: files["embedding"]}
+    own = {view.name for view in tokenizer.views if view.source is not None}
+    for name in files:
+        flag = "--embedding" if options.views is None else "--views"
+        if name in own:
+            raise typer.BadParameter(
+                f"has no effect: the tokenizer embeds view {name!r} itself", param_hint=flag
+            )
+    return {
+        name: read_embeddings(file, items.item_ids, id_column=run.id_column)
+        for name, file in files.items()
+    }
+
+
+def _source(
+    name: str, spec: str, items: Items, options: FitOptions, run: RunOptions, console: Console
+) -> EmbeddingSource:
+    """The embedding source of a view."""
+    fields: tuple[str, ...] = TEXT_FIELDS
+    if options.views is not None:
+        fields = (name,)
+    elif options.fields is not None:
+        fields = _split(options.fields)
+    if spec == "lsa":
+        from semtok.embedding.lsa import LsaEmbedding
+
+        stage = "learning words" if options.views is None else f"learning words of {name}"
+        console(stage, 0, 1)
+        lsa = LsaEmbedding.fit(items.chunks(), fields=fields, seed=options.seed or 0)
+        console(stage, 1, 1)
+        return lsa
+    if is_image(name, spec):
+        from semtok.embedding.image import ImageEmbedding
+
+        model, _, weights = spec.partition("@")
+        return ImageEmbedding(
+            model=model,
+            weights=weights,
+            image_field=name,
+            missing=options.missing_images or "error",
+            device=run.device or "cpu",
+        )
+    from semtok.embedding.text import TextEmbedding
+
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    return TextEmbedding(
+        model=spec,
+        fields=fields,
+        precision=options.precision or "fp32",
+        device=run.device or "cpu",
+    )
+
+
+def _embed(
+    name: str,
+    source: EmbeddingSource,
+    chunks: Iterator[Catalog],
+    run: RunOptions,
+    work: Path,
+    console: Console,
+) -> np.ndarray:
+    """The embeddings of a view, in a file of the workspace."""
+    stage = "embedding" if name == "embedding" else f"embedding {name}"
+    console(stage, 0, 1)
+    number = len(list(work.glob("view*.npy")))
+    return embed_chunks(
+        source,
+        chunks,
+        path=work / f"view{number}.npy",
+        cache=run.cache,
+        progress=partial(console, stage),
+    )
+
+
+def _copied(chunks: Iterator[Catalog], path: Path, id_column: str) -> Iterator[Catalog]:
+    """The chunks, each also appended to a JSONL file."""
+    import json
+
+    with path.open("w", encoding="utf-8") as file:
+        for chunk in chunks:
+            for row, item_id in enumerate(chunk.item_ids):
+                values = {name: column[row] for name, column in chunk.fields.items()}
+                file.write(json.dumps({id_column: item_id, **values}) + "\n")
+            yield chunk
+
+
+def _split(fields: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in fields.split(","))
