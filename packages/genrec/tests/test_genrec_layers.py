@@ -57,6 +57,14 @@ def test_encoder_layer_does_not_see_padding_or_the_future(norm_first: bool):
     assert not torch.allclose(layer(x)[:, :3], layer(changed)[:, :3])
 
 
+def test_one_place_asked_equals_all_asked():
+    layer = EncoderLayer(8, 2, 16).eval()
+    x, places = torch.randn(3, 5, 8), torch.tensor([4, 0, 2])
+    padding = torch.arange(5) > places[:, None]
+    everywhere = layer(x, padding=padding)[torch.arange(3), places]
+    torch.testing.assert_close(layer.at(x, places, padding=padding), everywhere)
+
+
 def test_decoder_layer_is_causal_and_reads_the_memory():
     layer = DecoderLayer(8, 2, 16).eval()
     x, memory = torch.randn(2, 4, 8), layer.cross_attention.project(torch.randn(2, 3, 8))

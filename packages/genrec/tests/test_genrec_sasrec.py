@@ -124,7 +124,7 @@ def test_any_module_can_give_the_item_vectors():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_layers": 0}, "num_layers and history_length must be at least 1, got 0 and 8"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"num_heads": 3}, "dim must be a positive multiple of num_heads, got 16 and 3"),
         ({"temperature": -1.0}, "temperature must be positive"),
     ],

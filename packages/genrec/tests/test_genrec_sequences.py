@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from genrec.cloze import MaskedBatches
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,3 +180,72 @@ def test_stride_beyond_the_window_is_refused():
 def test_items_that_are_no_whole_numbers_are_refused():
     with pytest.raises(TypeError, match="whole numbers, got float64"):
         PairBatches([np.array([0.0, 1.0])], num_items=3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(histories_strategy, st.integers(1, 5), st.data())
+def test_masks_hide_what_the_targets_name(histories, history_length, data):
+    stride = data.draw(st.none() | st.integers(1, history_length))
+    source = MaskedBatches(
+        histories,
+        num_items=NUM_ITEMS,
+        history_length=history_length,
+        stride=stride,
+        batch_size=3,
+        mask_share=data.draw(st.sampled_from([0.01, 0.5])),
+        last_share=data.draw(st.sampled_from([0.0, 0.5])),
+    )
+    batches = list(source(0))
+    assert sum(map(len, batches)) >= sum(len(h) > 1 for h in histories)
+    for batch in batches:
+        masked = batch.history == NUM_ITEMS + 1
+        assert torch.equal(masked, batch.targets < NUM_ITEMS)
+        assert masked.any(1).all()
+        items = torch.where(masked, batch.targets, batch.history)
+        for user, row in zip(batch.users.tolist(), items.tolist(), strict=True):
+            window = [item for item in row if item < NUM_ITEMS]
+            assert row == window + [NUM_ITEMS] * (len(row) - len(window))
+            starts = range(len(histories[user]) - len(window) + 1)
+            assert any(histories[user][i : i + len(window)] == window for i in starts)
+            assert len(window) == min(len(histories[user]), history_length + 1) or stride
+
+
+def test_shares_of_masks():
+    histories = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]] * 2000
+    options = {"num_items": NUM_ITEMS, "history_length": 9, "batch_size": 2000}
+    (batch,) = MaskedBatches(histories, **options, mask_share=0.3, last_share=0.0)(0)
+    assert abs((batch.targets < NUM_ITEMS).float().mean().item() - 0.3) < 0.01
+    (batch,) = MaskedBatches(histories, **options, mask_share=0.3, last_share=1.0)(0)
+    assert (batch.history[:, -1] == NUM_ITEMS + 1).all()
+    assert (batch.history[:, :-1] < NUM_ITEMS).all()
+    source = MaskedBatches(histories, **options, seed=4)
+    (first,), (again,), (other,) = source(0), source(0), source(1)
+    assert torch.equal(first.history, again.history)
+    assert not torch.equal(first.targets < NUM_ITEMS, other.targets < NUM_ITEMS)
+    with pytest.raises(ValueError, match="mask_share must be between 0 and 1, got 1"):
+        MaskedBatches(histories, **options, mask_share=1.0)
+    with pytest.raises(ValueError, match=r"last_share must be in \[0, 1\], got 2"):
+        MaskedBatches(histories, **options, last_share=2.0)
+
+
+@pytest.mark.parametrize("source", [PairBatches, SequenceBatches, MaskedBatches])
+def test_timestamps_stand_beside_their_items(source):
+    histories = [[3, 1, 4, 1, 5, 9], [], [2, 6], [5, 3, 5]]
+    times = [[10 * place + user for place in range(len(h))] for user, h in enumerate(histories)]
+    batches = source(histories, num_items=NUM_ITEMS, history_length=4, timestamps=times)
+    for batch in batches(0):
+        moved = batch.to("cpu")
+        for user, items, stamps in zip(
+            batch.users.tolist(), batch.history.tolist(), moved.timestamps.tolist(), strict=True
+        ):
+            for item, stamp in zip(items, stamps, strict=True):
+                if item == NUM_ITEMS:
+                    assert stamp == 0
+                elif item < NUM_ITEMS:
+                    assert stamp % 10 == user
+                    assert histories[user][stamp // 10] == item
+    assert next(iter(source(histories, num_items=NUM_ITEMS)(0))).timestamps is None
+    with pytest.raises(ValueError, match="each of 4 histories, got 1"):
+        source(histories, num_items=NUM_ITEMS, timestamps=[[1]])
+    with pytest.raises(ValueError, match="one for each of 2 items, got 1 in history 2"):
+        source(histories, num_items=NUM_ITEMS, timestamps=[times[0], [], [1], times[3]])

@@ -1,7 +1,17 @@
 """Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
 
 from genrec.artifact import ArtifactError, SavedModel, load_model, save_model
-from genrec.backbones import DIN, Backbone, ItemTable, SASRec, StateBackbone
+from genrec.backbones import (
+    DIN,
+    HSTU,
+    Backbone,
+    BERT4Rec,
+    GRU4Rec,
+    ItemTable,
+    SASRec,
+    StateBackbone,
+)
+from genrec.cloze import MaskedBatches
 from genrec.decoding import Ranked, beam_search, exact_scores
 from genrec.losses import (
     binary_cross_entropy,
@@ -23,11 +33,15 @@ from genrec.vocabulary import Vocabulary
 
 __all__ = [
     "DIN",
+    "HSTU",
     "Answer",
     "ArtifactError",
+    "BERT4Rec",
     "Backbone",
     "Batch",
+    "GRU4Rec",
     "ItemTable",
+    "MaskedBatches",
     "PairBatches",
     "Ranked",
     "Recommendation",

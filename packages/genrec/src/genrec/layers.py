@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -276,6 +276,33 @@ class EncoderLayer(nn.Module):
         )
         out: Tensor = self.feedforward_residual(x, self.feedforward)
         return out
+
+    def at(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        places: Int[Tensor, " batch"],
+        *,
+        padding: Bool[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch dim"]:
+        """Returns what `forward` has in one place a row, at the cost of that place.
+
+        The place asks and all others only answer, so of the layer's products one row each is left,
+        save those of keys and values. For pre-LN layers.
+
+        Args:
+            x: Input states.
+            places: The column wanted of each row.
+            padding: True where a position must not be seen; the places later than the one that
+                asks among them if the stack is causal.
+        """
+        query = x[torch.arange(len(x), device=x.device), places][:, None]
+        memory = self.attention.project(self.attention_residual.norm(x))
+        query = self.attention_residual(
+            query,
+            lambda normed: self.attention(normed, keys_values=memory, padding=padding),
+        )
+        state: Tensor = self.feedforward_residual(query, self.feedforward)
+        return state[:, 0]
 
 
 class DecoderLayer(nn.Module):

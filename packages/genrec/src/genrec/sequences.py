@@ -11,17 +11,25 @@ starts in column 0 and a causal model needs no mask. The order of the batches is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from numpy.typing import NDArray
 from torch import Tensor
 
-Histories = Sequence[Sequence[int] | NDArray[Any]]
+from genrec.windows import (
+    Histories,
+    batch_order,
+    check_positive,
+    cut,
+    cut_timestamps,
+    flatten,
+    flatten_timestamps,
+    ramp,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +41,13 @@ class Batch:
         targets: The next item of each history, or the next item of each position (`num_items`
             where a position has none that counts).
         users: Which of the given histories each row was cut from.
+        timestamps: When each item of the history was had, 0 at padding; None where nobody said.
     """
 
     history: Int[Tensor, "batch length"]
     targets: Int[Tensor, " batch *length"]
     users: Int[Tensor, " batch"]
+    timestamps: Int[Tensor, "batch length"] | None = None
 
     def __len__(self) -> int:
         return len(self.history)
@@ -48,6 +58,9 @@ class Batch:
             history=self.history.to(device, non_blocking=non_blocking),
             targets=self.targets.to(device, non_blocking=non_blocking),
             users=self.users.to(device, non_blocking=non_blocking),
+            timestamps=None
+            if self.timestamps is None
+            else self.timestamps.to(device, non_blocking=non_blocking),
         )
 
 
@@ -88,6 +101,7 @@ class PairBatches:
         num_items: Size of the catalogue, and the padding.
         history_length: How many items before the target are kept, the newest ones.
         batch_size: Most pairs in a batch.
+        timestamps: When each item of each history was had, whole numbers in one unit.
         seed: With the epoch, decides the order.
         bucket: Number of batches among which pairs are sorted by length, so that a batch holds
             histories of similar length and little padding. 1 shuffles freely.
@@ -104,15 +118,17 @@ class PairBatches:
         num_items: int,
         history_length: int = 20,
         batch_size: int = 256,
+        timestamps: Histories | None = None,
         seed: int = 0,
         bucket: int = 1,
     ) -> None:
-        _check_positive(history_length=history_length, batch_size=batch_size, bucket=bucket)
-        self._items, offsets = _flatten(histories, num_items)
+        check_positive(history_length=history_length, batch_size=batch_size, bucket=bucket)
+        self._items, offsets = flatten(histories, num_items)
+        self._timestamps = flatten_timestamps(timestamps, offsets)
         sizes = np.diff(offsets)
         pairs = np.maximum(sizes - 1, 0)
         self._users = np.repeat(np.arange(len(sizes), dtype=np.int32), pairs)
-        self._lengths = np.minimum(_ramp(pairs) + 1, history_length).astype(np.int32)
+        self._lengths = np.minimum(ramp(pairs) + 1, history_length).astype(np.int32)
         is_target = np.ones(len(self._items), dtype=bool)
         is_target[offsets[:-1][sizes > 0]] = False
         self._ends = np.flatnonzero(is_target)
@@ -133,13 +149,14 @@ class PairBatches:
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
         """Yields the batches of `epoch`."""
-        for rows in _order(self._lengths, len(self), self.bucket, self.seed, epoch):
+        for rows in batch_order(self._lengths, len(self), self.bucket, self.seed, epoch):
             ends, lengths = self._ends[rows], self._lengths[rows]
-            history, _ = _windows(self._items, ends - lengths, lengths, self.num_items)
+            history, _ = cut(self._items, ends - lengths, lengths, self.num_items)
             yield Batch(
                 history=torch.from_numpy(history),
                 targets=torch.from_numpy(self._items[ends].astype(np.int64)),
                 users=torch.from_numpy(self._users[rows].astype(np.int64)),
+                timestamps=cut_timestamps(self._timestamps, ends - lengths, lengths),
             )
 
 
@@ -158,6 +175,7 @@ class SequenceBatches:
         history_length: Most inputs in a window.
         batch_size: Most windows in a batch.
         stride: Distance between the windows of one history; None keeps the last one only.
+        timestamps: When each item of each history was had, whole numbers in one unit.
         seed: With the epoch, decides the order.
         bucket: Number of batches among which windows are sorted by length; 1 shuffles freely.
 
@@ -173,22 +191,24 @@ class SequenceBatches:
         history_length: int = 20,
         batch_size: int = 256,
         stride: int | None = None,
+        timestamps: Histories | None = None,
         seed: int = 0,
         bucket: int = 1,
     ) -> None:
-        _check_positive(history_length=history_length, batch_size=batch_size, bucket=bucket)
+        check_positive(history_length=history_length, batch_size=batch_size, bucket=bucket)
         if stride is not None and not 1 <= stride <= history_length:
             raise ValueError(
                 f"stride must be from 1 to history_length ({history_length}), got {stride}"
             )
-        self._items, offsets = _flatten(histories, num_items)
+        self._items, offsets = flatten(histories, num_items)
+        self._timestamps = flatten_timestamps(timestamps, offsets)
         inputs = np.maximum(np.diff(offsets) - 1, 0)
         beyond = np.maximum(inputs - history_length, 0)
         windows = np.where(inputs > 0, 1 if stride is None else 1 + -(-beyond // (stride or 1)), 0)
         if not windows.any():
             raise ValueError("histories must hold at least one of two items or more, got none")
         self._users = np.repeat(np.arange(len(inputs), dtype=np.int32), windows)
-        ends = inputs[self._users] - _ramp(windows) * (stride or 0)  # inputs up to here, per user
+        ends = inputs[self._users] - ramp(windows) * (stride or 0)  # inputs up to here, per user
         self._lengths = np.minimum(ends, history_length).astype(np.int32)
         self._starts = offsets[self._users] + ends - self._lengths
         # Only the newest `stride` targets count, save in a history's first or only window.
@@ -204,15 +224,16 @@ class SequenceBatches:
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
         """Yields the batches of `epoch`; their targets have one column a position."""
-        for rows in _order(self._lengths, len(self), self.bucket, self.seed, epoch):
+        for rows in batch_order(self._lengths, len(self), self.bucket, self.seed, epoch):
             starts, lengths = self._starts[rows], self._lengths[rows]
-            history, columns = _windows(self._items, starts, lengths, self.num_items)
-            targets, _ = _windows(self._items, starts + 1, lengths, self.num_items)
+            history, columns = cut(self._items, starts, lengths, self.num_items)
+            targets, _ = cut(self._items, starts + 1, lengths, self.num_items)
             targets[columns < (lengths - self._counted[rows])[:, None]] = self.num_items
             yield Batch(
                 history=torch.from_numpy(history),
                 targets=torch.from_numpy(targets),
                 users=torch.from_numpy(self._users[rows].astype(np.int64)),
+                timestamps=cut_timestamps(self._timestamps, starts, lengths),
             )
 
 
@@ -241,74 +262,11 @@ def query_batches(
     Raises:
         ValueError: An argument is out of range or an item is not a row of the catalogue.
     """
-    _check_positive(history_length=history_length, batch_size=batch_size)
-    items, offsets = _flatten(histories, num_items)
+    check_positive(history_length=history_length, batch_size=batch_size)
+    items, offsets = flatten(histories, num_items)
     lengths = np.minimum(np.diff(offsets), history_length)
     order = np.argsort(-lengths, kind="stable") if by_length else np.arange(len(lengths))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        history, _ = _windows(items, offsets[rows + 1] - lengths[rows], lengths[rows], num_items)
+        history, _ = cut(items, offsets[rows + 1] - lengths[rows], lengths[rows], num_items)
         yield torch.from_numpy(rows), torch.from_numpy(history)
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _flatten(histories: Histories, num_items: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Returns all items in one array, and where each history starts (and the last one ends)."""
-    if not 1 <= num_items < 2**31 - 1:
-        raise ValueError(f"num_items must be from 1 to 2**31 - 2, got {num_items}")
-    sizes = np.fromiter((len(h) for h in histories), dtype=np.int64, count=len(histories))
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    if offsets[-1] == 0:
-        return np.empty(0, dtype=np.int32), offsets
-    flat = np.concatenate([np.asarray(h) for h in histories if len(h)])
-    if flat.ndim != 1 or flat.dtype.kind not in "iu":
-        raise TypeError(f"histories must be lists of whole numbers, got {flat.dtype}")
-    wrong = np.flatnonzero((flat < 0) | (flat >= num_items))
-    if len(wrong):
-        user = int(np.searchsorted(offsets, wrong[0], side="right")) - 1
-        raise ValueError(
-            f"items must be rows from 0 to {num_items - 1}, got {flat[wrong[0]]} in history {user}"
-        )
-    return flat.astype(np.int32), offsets
-
-
-def _ramp(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns 0 .. counts[0]-1, 0 .. counts[1]-1, and so on, in one array."""
-    starts = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) - np.repeat(starts, counts)
-
-
-def _windows(
-    items: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.integer],
-    num_items: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cuts `items[start : start + length]` for each row; returns the padded rows, the columns."""
-    columns = np.arange(max(int(lengths.max(initial=0)), 1))
-    rows = np.full((len(starts), len(columns)), num_items, dtype=np.int64)
-    inside = columns < lengths[:, None]
-    rows[inside] = items[(starts[:, None] + columns)[inside]]
-    return rows, columns
-
-
-def _order(
-    lengths: NDArray[np.int32], num_batches: int, bucket: int, seed: int, epoch: int
-) -> Iterator[NDArray[np.int64]]:
-    """Yields the rows of each batch of an epoch: shuffled, in `bucket` batches sorted by length."""
-    generator = np.random.default_rng([seed, epoch])
-    rows = generator.permutation(len(lengths))
-    bounds = np.arange(num_batches + 1) * len(rows) // num_batches
-    if bucket == 1:
-        order = np.arange(num_batches)
-    else:
-        batch_of = np.repeat(np.arange(num_batches), np.diff(bounds))
-        rows = rows[np.lexsort((lengths[rows], batch_of // bucket))]
-        order = generator.permutation(num_batches)
-    for batch in order:
-        yield rows[bounds[batch] : bounds[batch + 1]]

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from genrec.backbones.bert4rec import BERT4Rec
 from genrec.backbones.din import DIN
+from genrec.backbones.gru4rec import GRU4Rec
+from genrec.backbones.hstu import HSTU
 from genrec.backbones.items import Backbone, ItemTable, StateBackbone
 from genrec.backbones.sasrec import SASRec
 
-__all__ = ["DIN", "Backbone", "ItemTable", "SASRec", "StateBackbone"]
+__all__ = [
+    "DIN",
+    "HSTU",
+    "BERT4Rec",
+    "Backbone",
+    "GRU4Rec",
+    "ItemTable",
+    "SASRec",
+    "StateBackbone",
+]

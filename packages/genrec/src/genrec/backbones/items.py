@@ -139,15 +139,36 @@ class StateBackbone(Backbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Returns the state after the newest item of each history."""
-        raise NotImplementedError
+        """Returns the state after the newest item of each history; zeros where there is none."""
+        return self.newest(self(history, item_vectors), history)
+
+    def newest(
+        self, states: Float[Tensor, "batch length dim"], history: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Returns, of states in all places, that of the newest item of each history."""
+        place = (history != self.num_items).sum(1).sub(1).clamp(min=0)
+        return states[torch.arange(len(states), device=states.device), place]
+
+    def compare(
+        self, states: Float[Tensor, "batch dim"], item_vectors: Float[Tensor, "items dim"]
+    ) -> Float[Tensor, "batch items"]:
+        """Returns the scores of all items for each state."""
+        return item_scores(
+            states, item_vectors, similarity=self.similarity, temperature=self.temperature
+        )
 
     def score(self, history: Int[Tensor, "batch length"]) -> Float[Tensor, "batch items"]:
         """Scores the whole catalogue for each history; higher is better."""
         vectors = self.item_vectors()
-        return item_scores(
-            self.last_state(history, vectors),
-            vectors,
-            similarity=self.similarity,
-            temperature=self.temperature,
-        )
+        return self.compare(self.last_state(history, vectors), vectors)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuses sizes below 1.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from genrec.backbones.items import StateBackbone
+from genrec.backbones.items import StateBackbone, check_sizes
 from genrec.layers import Dropout, EncoderLayer
 from genrec.similarity import Similarity
 
@@ -57,11 +57,7 @@ class SASRec(StateBackbone):
         similarity: Similarity = "dot",
         temperature: float = 1.0,
     ) -> None:
-        if num_layers < 1 or history_length < 1:
-            raise ValueError(
-                "num_layers and history_length must be at least 1, "
-                f"got {num_layers} and {history_length}"
-            )
+        check_sizes(num_layers=num_layers, history_length=history_length)
         if positions not in ("oldest", "newest"):
             raise ValueError(f"positions must be 'oldest' or 'newest', got {positions!r}")
         super().__init__(
@@ -116,17 +112,10 @@ class SASRec(StateBackbone):
         newest = (~padding).sum(1).sub(1).clamp(min=0)
         padding = padding.clone()
         padding[:, 0] = False  # in an empty history, the first position sees itself
-        last = self.last_layer
         for layer in self.layers:
             x = layer(x, causal=True)
-        query = x[torch.arange(len(x), device=x.device), newest][:, None]
-        memory = last.attention.project(last.attention_residual.norm(x))
-        query = last.attention_residual(
-            query,
-            lambda normed: last.attention(normed, keys_values=memory, padding=padding),
-        )
-        state: Tensor = self.norm(last.feedforward_residual(query, last.feedforward))
-        return state[:, 0]
+        state: Tensor = self.norm(self.last_layer.at(x, newest, padding=padding))
+        return state
 
     def _input(self, history: Tensor, item_vectors: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns item vectors with their positions, and where padding is."""

@@ -1,0 +1,85 @@
+"""Sequences with masked items, for models that see both sides of a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from genrec.sequences import Batch, SequenceBatches
+from genrec.windows import Histories, batch_order, cut, cut_timestamps
+
+
+class MaskedBatches(SequenceBatches):
+    """Sequences with some items masked, to be filled in from both sides (BERT4Rec, section 3.6).
+
+    A masked place holds `num_items + 1` in the history, and its target is the item that was there;
+    all other targets are `num_items`. Each sequence has at least one mask. A sequence is a window
+    of at most `history_length + 1` items: with the newest one masked, it asks what inference asks.
+
+    Args:
+        histories: Item rows of each user, oldest first. Those of one item are passed over.
+        num_items: Size of the catalogue, and the padding of histories and targets.
+        history_length: Most items in a window but for its last.
+        batch_size: Most windows in a batch.
+        stride: Distance between the windows of one history; None keeps the last one only.
+        mask_share: Share of a window's items that is masked.
+        last_share: Share of the windows in which the newest item is masked and no other.
+        timestamps: When each item of each history was had, whole numbers in one unit.
+        seed: With the epoch, decides the order and the masks.
+        bucket: Number of batches among which windows are sorted by length; 1 shuffles freely.
+
+    Raises:
+        ValueError: As for `SequenceBatches`, or a share is out of range.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        *,
+        num_items: int,
+        history_length: int = 20,
+        batch_size: int = 256,
+        stride: int | None = None,
+        mask_share: float = 0.2,
+        last_share: float = 0.1,
+        timestamps: Histories | None = None,
+        seed: int = 0,
+        bucket: int = 1,
+    ) -> None:
+        if not 0 < mask_share < 1:
+            raise ValueError(f"mask_share must be between 0 and 1, got {mask_share}")
+        if not 0 <= last_share <= 1:
+            raise ValueError(f"last_share must be in [0, 1], got {last_share}")
+        super().__init__(
+            histories,
+            num_items=num_items,
+            history_length=history_length,
+            batch_size=batch_size,
+            stride=stride,
+            timestamps=timestamps,
+            seed=seed,
+            bucket=bucket,
+        )
+        self.mask_share = mask_share
+        self.last_share = last_share
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        """Yields the batches of `epoch`; their targets have one column a position."""
+        generator = np.random.default_rng([self.seed, epoch, 1])
+        for rows in batch_order(self._lengths, len(self), self.bucket, self.seed, epoch):
+            starts, lengths = self._starts[rows], self._lengths[rows] + 1
+            items, columns = cut(self._items, starts, lengths, self.num_items)
+            newest = columns == lengths[:, None] - 1
+            masked = (generator.random(items.shape) < self.mask_share) & (
+                columns < lengths[:, None]
+            )
+            last_only = generator.random((len(rows), 1)) < self.last_share
+            masked = np.where(last_only | ~masked.any(1, keepdims=True), newest, masked)
+            yield Batch(
+                history=torch.from_numpy(np.where(masked, self.num_items + 1, items)),
+                targets=torch.from_numpy(np.where(masked, items, self.num_items)),
+                users=torch.from_numpy(self._users[rows].astype(np.int64)),
+                timestamps=cut_timestamps(self._timestamps, starts, lengths),
+            )
