@@ -78,7 +78,7 @@ def test_forward_equals_the_definition_in_loops(options: dict[str, object]):
     history, targets = torch.tensor([[3, 1, 0], [6, 7, 7]]), torch.tensor([1, 5])
     output = model(history, targets)
     memory = model.encode(history)
-    paths = model.trie.paths[targets]
+    paths = model.trie.paths(targets)
     tokens = F.pad(model.path_tokens(paths), (1, 0), value=model.vocabulary.bos)[:, :3]
     x = model.tokens(tokens, model.node_vectors)
     for layer in model.decoder_layers:
@@ -157,7 +157,7 @@ def test_nodes_start_where_their_vectors_put_them():
     vectors[6] = vectors[5]
     model = Seq2Seq(config, Trie.build(CODES, SIZES), item_vectors=vectors)
     tables = model.tables()
-    last = model.vocabulary.encode(model.trie.paths)[:, 2]
+    last = model.vocabulary.encode(model.trie.paths(torch.arange(7)))[:, 2]
     torch.testing.assert_close(tables.head[last[5]], tables.head[last[6]])
     torch.testing.assert_close(tables.tokens[last[5]], tables.tokens[last[6]])
     assert not torch.allclose(tables.head[last[4]], tables.head[last[6]])

@@ -28,11 +28,13 @@ def test_trie_equals_a_tree_of_dicts(table: tuple[Tensor, list[int]]):
     for level in range(len(sizes)):
         prefixes = sorted({row[: level + 1] for row in rows})
         assert trie.level_sizes[level] == len(prefixes)
-        assert trie.node_codes(level).tolist() == [prefix[-1] for prefix in prefixes]
-        assert trie.items_below(level).tolist() == [
+        nodes = torch.arange(len(prefixes))
+        assert trie.node_codes(level, nodes).tolist() == [prefix[-1] for prefix in prefixes]
+        assert trie.items_below(level, nodes).tolist() == [
             sum(row[: level + 1] == prefix for row in rows) for prefix in prefixes
         ]
-        assert trie.paths[:, level].tolist() == [prefixes.index(row[: level + 1]) for row in rows]
+        paths = trie.paths(torch.arange(len(rows)))
+        assert paths[:, level].tolist() == [prefixes.index(row[: level + 1]) for row in rows]
         parents = sorted({row[:level] for row in rows})
         asked = list(range(len(parents)))[::-1]
         children = trie.expand(level, torch.tensor(asked))
@@ -71,7 +73,7 @@ def test_an_empty_table_is_refused():
 
 def test_trie_moves_and_stays_out_of_the_state_dict():
     trie = Trie.build(torch.tensor([[0, 1], [1, 0]]), [2, 2])
-    assert trie.to("meta").paths.is_meta
+    assert trie.to("meta").leaf_items.is_meta
     assert not trie.state_dict()
 
 
@@ -109,11 +111,12 @@ def test_exhausted_finds_the_children_that_lead_to_given_items_alone(data: st.Da
     items = torch.tensor([user[1] for user in users])
     children = trie.expand(level, parents.flatten())
     found = trie.exhausted(level, parents, children, distinct(items, len(rows)))
+    paths = trie.paths(torch.arange(len(rows)))
     expected = set()
     for place, (node, parent) in enumerate(
         zip(children.node.tolist(), children.parent.tolist(), strict=True)
     ):
-        below = {item for item in range(len(rows)) if trie.paths[item, level] == node}
+        below = {item for item in range(len(rows)) if paths[item, level] == node}
         if below <= set(users[parent // count][1]):
             expected.add(place)
     assert set(found.tolist()) == expected

@@ -53,7 +53,9 @@ class HistoryEmbedding(nn.Module):
             vocabulary = Vocabulary(level_sizes=trie.codebook_sizes)
             self.codes = nn.Embedding(vocabulary.bos, dim)
             nn.init.normal_(self.codes.weight, std=dim**-0.5)
-            self.register_buffer("item_codes", vocabulary.encode(trie.codes), persistent=False)
+            self.register_buffer(
+                "item_codes", vocabulary.encode(trie.codes).int(), persistent=False
+            )
         self.projection: nn.Linear | None = None
         if self.split_codes:
             self.item_vectors = None

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.cached import CachedLayer, cached_layers
 from genrec.history import HistoryEmbedding, HistoryInput
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.trie import Children, Trie, distinct
@@ -157,15 +158,17 @@ class Seq2SeqOutput:
 
 
 class Tables(NamedTuple):
-    """The vectors of all tokens as decoding reads them.
+    """The vectors of all tokens, and the decoder's weights, as decoding reads them.
 
     Attributes:
         tokens: What the decoder reads for each token.
-        head: What its states are compared with; of length 1 where the similarity is cosine.
+        head: What its states are compared with, in fp32; of length 1 where the similarity is cosine.
+        layers: The decoder's weights.
     """
 
     tokens: Float[Tensor, "tokens dim"]
     head: Float[Tensor, "codes dim"]
+    layers: list[CachedLayer]
 
 
 class Seq2Seq(nn.Module):
@@ -273,7 +276,7 @@ class Seq2Seq(nn.Module):
             Log-probabilities by level, the generation loss and the state of <c_dis>.
         """
         memory = self.encode(history)
-        paths = self.trie.paths[targets]
+        paths = self.trie.paths(targets)
         num_levels = paths.shape[1]
         inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)
         if self.distillation is None:
@@ -305,15 +308,15 @@ class Seq2Seq(nn.Module):
         """Returns the token of each node of paths that start at level 0."""
         if self.config.output_vocabulary == "node":
             return self.vocabulary.encode(paths)
-        codes = [self.trie.node_codes(level)[path] for level, path in enumerate(paths.unbind(-1))]
-        return self.vocabulary.encode(torch.stack(codes, dim=-1))
+        return self.vocabulary.encode(self.trie.codes_on(paths))
 
     def tables(self) -> Tables:
-        """Returns the token vectors for decoding; they hold while the weights do not change."""
+        """Returns what decoding reads; it holds while the weights do not change."""
         with torch.no_grad():
             everything = torch.arange(self.vocabulary.size, device=self.tokens.weight.device)
             head = self._head_rows(everything[: self.vocabulary.bos])
-            return Tables(self.tokens(everything, self.node_vectors), head)
+            tokens = self.tokens(everything, self.node_vectors)
+            return Tables(tokens, head.float(), cached_layers(self.decoder_layers))
 
     def child_log_probs(
         self,
@@ -378,7 +381,7 @@ class Seq2Seq(nn.Module):
         if self.history_bias is not None:
             had = self.trie.exhausted(level, parents[:, None], children, items)
         log_probs = self.child_log_probs(level, states, children, had=had)
-        place = children.offsets[:-1] + targets - self.trie.first_children(level)[parents]
+        place = children.offsets[:-1] + targets - self.trie.first_child(level, parents)
         chosen = log_probs[place]
         smoothing = self.config.label_smoothing
         if not smoothing:

@@ -128,10 +128,12 @@ def node_means(
         One row a node, level by level; a dimension without spread is 0 throughout its level.
     """
     levels = []
+    paths = trie.paths(torch.arange(trie.num_items, device=trie.device))
     for level, size in enumerate(trie.level_sizes):
         total = item_vectors.new_zeros(size, item_vectors.shape[1])
-        total.index_add_(0, trie.paths[:, level], item_vectors)
-        mean = total / trie.items_below(level)[:, None]
+        total.index_add_(0, paths[:, level], item_vectors)
+        nodes = torch.arange(size, device=trie.device)
+        mean = total / trie.items_below(level, nodes)[:, None]
         spread = mean.std(dim=0, correction=0)
         levels.append((mean - mean.mean(dim=0)) / spread.clamp(min=1e-6))
     return torch.cat(levels)

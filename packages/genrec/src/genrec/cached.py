@@ -1,0 +1,164 @@
+"""The decoder one position at a time, for beams that lie side by side.
+
+The same layers as in training, arranged for decoding: weights that meet the same input are joined,
+what a layer adds is added in place by the matrix product itself, the encoder's keys and values are
+projected once a batch and shared by all beams of a user, and each position's keys and values, of
+all layers, are written into one tensor that is allocated before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrec.layers import DecoderLayer, KeysValues, MultiHeadAttention
+
+
+class Attending(NamedTuple):
+    """The weights of one attention, transposed; those of queries hold the scale."""
+
+    query: Float[Tensor, "dim dim"]
+    query_bias: Float[Tensor, " dim"]
+    key_value: Float[Tensor, "dim two_dim"]
+    key_value_bias: Float[Tensor, " two_dim"]
+    output: Float[Tensor, "dim dim"]
+    output_bias: Float[Tensor, " dim"]
+
+
+class CachedLayer(NamedTuple):
+    """One decoder layer for decoding."""
+
+    layer: DecoderLayer
+    own: Attending
+    cross: Attending
+
+
+def cached_layers(layers: Sequence[DecoderLayer]) -> list[CachedLayer]:
+    """Arranges the weights of pre-LN layers; what is returned holds while they do not change."""
+    assert all(layer.attention_residual.norm_first for layer in layers)
+    return [
+        CachedLayer(layer, _attending(layer.attention), _attending(layer.cross_attention))
+        for layer in layers
+    ]
+
+
+class CachedDecoder:
+    """A decoder before one batch of encoded histories.
+
+    Args:
+        layers: The decoder's layers, from `cached_layers`.
+        norm: The norm after the last layer.
+        memories: The encoder's keys and values, a layer.
+        padding: True where the encoder's positions are padding.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[CachedLayer],
+        norm: nn.LayerNorm,
+        memories: Sequence[KeysValues],
+        padding: Bool[Tensor, "users positions"],
+    ) -> None:
+        self.layers = layers
+        self.norm = norm
+        self.memories = memories
+        self.blind: Tensor | None = None  # users without any history
+        self.mask: Tensor | None = None
+        if bool(padding.any()):
+            blind = padding.all(dim=1)
+            if bool(blind.any()):
+                self.blind = blind[:, None, None, None]
+            hidden = padding & ~blind[:, None]
+            mask = torch.zeros_like(hidden, dtype=memories[0][0].dtype)
+            self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
+
+    def step(
+        self, x: Float[Tensor, "users beams dim"], past: Sequence[Float[Tensor, "layers users _ d"]]
+    ) -> tuple[Float[Tensor, "users beams dim"], Float[Tensor, "layers users beams d"]]:
+        """Decodes one position of each beam.
+
+        Args:
+            x: The position's input vectors; overwritten.
+            past: Keys and values of each earlier position as this method returned them, entry i
+                those of beam i; or a single entry that all beams of a user share.
+
+        Returns:
+            The states after the last norm, and the position's keys and values.
+        """
+        users, beams, dim = x.shape
+        new = x.new_empty(len(self.layers), users, beams, 2 * dim)
+        x = x.view(users * beams, dim)
+        for number, (layer, own, cross) in enumerate(self.layers):
+            heads = layer.attention.num_heads
+            shape = (users, beams, heads, dim // heads)
+            normed = layer.attention_residual.norm(x)
+            query = torch.addmm(own.query_bias, normed, own.query).view(shape)
+            entry = new[number]
+            torch.addmm(own.key_value_bias, normed, own.key_value, out=entry.view(-1, 2 * dim))
+            entries = [*(position[number] for position in past), entry]
+            _add(x, _over_own_past(query, entries), own)
+            normed = layer.cross_residual.norm(x)
+            query = torch.addmm(cross.query_bias, normed, cross.query).view(shape).transpose(1, 2)
+            found = F.scaled_dot_product_attention(
+                query, *self.memories[number], self.mask, scale=1.0
+            )
+            if self.blind is not None:
+                found = found.masked_fill(self.blind, 0.0)
+            _add(x, found.transpose(1, 2), cross)
+            normed = layer.feedforward_residual.norm(x)
+            first, _, _, second = layer.feedforward
+            assert isinstance(first, nn.Linear)
+            assert isinstance(second, nn.Linear)
+            inner = torch.ops.aten.gelu_(first(normed))
+            x.add_(second.bias).addmm_(inner, second.weight.T)
+        return self.norm(x).view(users, beams, dim), new
+
+
+def beam_rows(
+    entry: Float[Tensor, "layers users _ d"], beams: Int[Tensor, "users beams"]
+) -> Float[Tensor, "layers users _ d"]:
+    """Returns the keys and values that belong to these beams; shared ones stay shared."""
+    layers, users, width, dim = entry.shape
+    if width == 1:
+        return entry
+    first = torch.arange(0, users * width, width, device=beams.device)[:, None]
+    rows = entry.view(layers, users * width, dim).index_select(1, (beams + first).flatten())
+    return rows.view(layers, users, -1, dim)
+
+
+def _attending(attention: MultiHeadAttention) -> Attending:
+    query, key_value, output = attention.query, attention.key_value, attention.output
+    scale = (query.out_features // attention.num_heads) ** -0.5
+    return Attending(
+        (query.weight * scale).T.contiguous(),
+        query.bias * scale,
+        key_value.weight.T,
+        key_value.bias,
+        output.weight.T,
+        output.bias,
+    )
+
+
+def _add(x: Tensor, found: Tensor, weights: Attending) -> None:
+    """Adds an attention's output to the stream, in place."""
+    x.add_(weights.output_bias).addmm_(found.reshape(x.shape), weights.output)
+
+
+def _over_own_past(
+    query: Float[Tensor, "users beams heads head_dim"], entries: Sequence[Tensor]
+) -> Float[Tensor, "users beams heads head_dim"]:
+    """Attends from each beam's newest position to all of its positions."""
+    heads, head_dim = query.shape[2:]
+    pairs = [entry.unflatten(-1, (2, heads, head_dim)) for entry in entries]
+    if len(pairs) == 1:
+        return pairs[0][:, :, 1]
+    weights = torch.stack([(query * pair[:, :, 0]).sum(dim=-1) for pair in pairs]).softmax(dim=0)
+    out = weights[-1, ..., None] * pairs[-1][:, :, 1]
+    for weight, pair in zip(weights[:-1], pairs[:-1], strict=True):
+        out.addcmul_(weight[..., None], pair[:, :, 1])
+    return out

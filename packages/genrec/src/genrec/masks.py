@@ -1,0 +1,104 @@
+"""Which items each user may be given: allow-lists, deny-lists, items seen."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from genrec.trie import Children, Trie, distinct
+
+
+class Mask:
+    """The items that may be returned, user by user.
+
+    A child of a prefix is struck out where it leads to no item that may be returned, so every beam
+    that is kept leads to one. No pass over the catalogue is made, but for a list that is given as
+    one mark an item.
+
+    Args:
+        trie: The catalogue.
+        exclude: Each user's items that must not be returned, padded with `num_items`.
+        allow: Each user's items that may be returned and no others, padded with `num_items`; or one
+            mark an item, True where it may, for all users.
+
+    Raises:
+        ValueError: A list holds what is no item row, or there is not one mark an item.
+    """
+
+    def __init__(
+        self,
+        trie: Trie,
+        *,
+        exclude: Int[Tensor, "users m"] | None = None,
+        allow: Int[Tensor, "users n"] | Bool[Tensor, " items"] | None = None,
+    ) -> None:
+        self.trie = trie
+        self.exclude = _distinct_rows("exclude", exclude, trie.num_items)
+        self.allow: Tensor | None = None
+        self.allowed_before: Tensor | None = None
+        if allow is None:
+            return
+        if allow.dtype != torch.bool:
+            self.allow = _distinct_rows("allow", allow, trie.num_items)
+            if self.exclude is not None:
+                self.allow = _without(self.allow, self.exclude, trie.num_items)
+                self.exclude = None
+            return
+        if allow.shape != (trie.num_items,):
+            raise ValueError(
+                f"allow must hold one mark for each of {trie.num_items} items, got shape "
+                f"{tuple(allow.shape)}"
+            )
+        count = torch.zeros(trie.num_items + 1, dtype=torch.int32, device=allow.device)
+        torch.cumsum(allow[trie.leaf_items], dim=0, out=count[1:])
+        self.allowed_before = count
+        if self.exclude is not None:
+            known = self.exclude < trie.num_items
+            known &= allow[self.exclude.masked_fill(~known, 0)]
+            self.exclude = self.exclude.masked_fill(~known, trie.num_items)
+
+    def strike(
+        self, level: int, parents: Int[Tensor, "users beams"], children: Children, scores: Tensor
+    ) -> None:
+        """Sets the scores of children that lead nowhere to minus infinity.
+
+        Args:
+            level: The children's level.
+            parents: Each user's prefixes, no two alike but for those without any hope.
+            children: The children of all prefixes.
+            scores: One score a child.
+        """
+        if self.allowed_before is not None:
+            first = self.trie.first_leaf(level, children.node)
+            end = self.trie.first_leaf(level, children.node + 1)
+            none = self.allowed_before[first] == self.allowed_before[end]
+            scores.masked_fill_(none, -torch.inf)
+        if self.exclude is not None:
+            given = self.trie.exhausted(
+                level, parents, children, self.exclude, allowed_before=self.allowed_before
+            )
+            scores[given] = -torch.inf
+        if self.allow is not None:
+            closed = torch.ones_like(scores, dtype=torch.bool)
+            closed[self.trie.holding(level, parents, children, self.allow)] = False
+            scores.masked_fill_(closed, -torch.inf)
+
+
+def _distinct_rows(name: str, items: Tensor | None, num_items: int) -> Tensor | None:
+    if items is None:
+        return None
+    if items.numel() and (int(items.min()) < 0 or int(items.max()) > num_items):
+        wrong = items[(items < 0) | (items > num_items)]
+        raise ValueError(
+            f"{name} must hold item rows from 0 to {num_items - 1}, or {num_items} as padding, "
+            f"got {int(wrong[0])}"
+        )
+    return distinct(items, num_items)
+
+
+def _without(items: Tensor, banned: Tensor, num_items: int) -> Tensor:
+    """Returns each row's items but those banned in the same row; both come sorted."""
+    banned = banned.sort(dim=1).values
+    place = torch.searchsorted(banned, items).clamp(max=banned.shape[1] - 1)
+    return items.masked_fill(banned.gather(1, place) == items, num_items)

@@ -1,0 +1,176 @@
+"""Histories on their way down the trie, level by level: what every kind of decoding shares.
+
+The encoder's keys and values are projected once a call and shared by all prefixes of a user, which
+lie side by side as queries. Each decoding step leaves one entry of keys and values a prefix, and
+nothing is copied but the entries of prefixes that live on.
+
+Where scores are renormalised over the children of a prefix, a prefix with a single item below it
+is settled: whatever follows has probability 1 and is not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from genrec.cached import CachedDecoder, beam_rows
+from genrec.masks import Mask
+from genrec.seq2seq import Memory, Seq2Seq, Tables
+from genrec.trie import Trie
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Prefixes of one length, as many a user: their last nodes, scores, and cached positions."""
+
+    nodes: Int[Tensor, "users beams"]
+    scores: Float[Tensor, "users beams"]
+    past: list[Tensor]  # one a level, each [layers, users, beams or 1, 2 * dim]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All children of some prefixes: one row a user, padded with minus infinity.
+
+    `place` says where in `nodes` and `beams` each candidate's node and parent stand.
+    """
+
+    scores: Float[Tensor, "users candidates"]
+    place: Int[Tensor, "users candidates"]
+    nodes: Int[Tensor, " children"]
+    beams: Int[Tensor, " children"]
+    past: list[Tensor]
+
+    def pick(self, columns: Int[Tensor, "users beams"]) -> Prefixes:
+        """Returns the candidates in these columns as prefixes."""
+        place = self.place.gather(1, columns)
+        beams = self.beams[place]
+        return Prefixes(
+            self.nodes[place],
+            self.scores.gather(1, columns),
+            [beam_rows(entry, beams) for entry in self.past],
+        )
+
+
+class Walk:
+    """One batch of histories on their way down the trie."""
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        trie: Trie,
+        memory: Memory,
+        *,
+        tables: Tables | None = None,
+        mask: Mask | None = None,
+    ) -> None:
+        sizes = "level_sizes" if model.config.output_vocabulary == "node" else "codebook_sizes"
+        if getattr(trie, sizes) != model.vocabulary.level_sizes:
+            raise ValueError(
+                f"trie must have the model's {sizes} {model.vocabulary.level_sizes}, "
+                f"got {getattr(trie, sizes)}"
+            )
+        self.model = model
+        self.trie = trie
+        self.mask = mask
+        self.tables = model.tables() if tables is None else tables
+        self.settles = model.config.scoring == "renormalized"
+        self.memory = memory
+        self.decoder = CachedDecoder(
+            self.tables.layers, model.decoder_norm, model.project_memory(memory), memory.padding
+        )
+
+    def start(self) -> Prefixes:
+        """Returns the root, once a user."""
+        padding = self.memory.padding
+        nodes = torch.zeros(len(padding), 1, dtype=torch.long, device=padding.device)
+        return Prefixes(nodes, torch.zeros_like(nodes, dtype=torch.float32), [])
+
+    def expand(self, level: int, prefixes: Prefixes) -> Candidates:
+        """Returns all children of the prefixes, those at `level`, with their scores."""
+        beams = prefixes.nodes.shape[1]
+        if not level or not self.settles:
+            return self._decode(level, prefixes)
+        is_open = (self.trie.items_below(level - 1, prefixes.nodes) > 1) & (
+            prefixes.scores > -torch.inf
+        )
+        width = int(is_open.sum(dim=1).max())
+        if width == beams:
+            return self._decode(level, prefixes)
+        order = (~is_open).byte().argsort(dim=1, stable=True)
+        settled = self._settle(level, prefixes, order[:, width:])
+        if not width:
+            return settled
+        chosen = order[:, :width]
+        past = [beam_rows(entry, chosen) for entry in prefixes.past]
+        opened = self._decode(
+            level,
+            Prefixes(prefixes.nodes.gather(1, chosen), prefixes.scores.gather(1, chosen), past),
+        )
+        return Candidates(
+            torch.cat([opened.scores, settled.scores], dim=1),
+            torch.cat([opened.place, settled.place + len(opened.nodes)], dim=1),
+            torch.cat([opened.nodes, settled.nodes]),
+            torch.cat([opened.beams, settled.beams]),
+            opened.past,
+        )
+
+    def subtrees(self, level: int, prefixes: Prefixes, at_once: int) -> Iterator[Candidates]:
+        """Yields all items below the prefixes, decoding a bounded number of prefixes at a time."""
+        candidates = self.expand(level, prefixes)
+        if level == self.trie.num_levels - 1:
+            yield candidates
+            return
+        # All users walk the same nodes. Settled ones go together: they need no decoding.
+        below = self.trie.items_below(level, candidates.nodes[candidates.place[0]])
+        for columns in torch.split(below.argsort(descending=True), at_once):
+            chunk = candidates.pick(columns.expand(len(candidates.scores), -1))
+            yield from self.subtrees(level + 1, chunk, at_once)
+
+    def _settle(self, level: int, prefixes: Prefixes, beams: Tensor) -> Candidates:
+        """Returns the only child of each of these prefixes, at no cost in score."""
+        nodes = self.trie.first_child(level, prefixes.nodes.gather(1, beams)).flatten()
+        place = torch.arange(len(nodes), device=nodes.device).view_as(beams)
+        # No cache entry of theirs is ever read again, so any row will do: settled stays settled.
+        any_row = torch.zeros_like(nodes)
+        scores = prefixes.scores.gather(1, beams)
+        return Candidates(scores, place, nodes, any_row, prefixes.past)
+
+    def _decode(self, level: int, prefixes: Prefixes) -> Candidates:
+        """Decodes one position for each prefix and scores its children."""
+        beams = prefixes.nodes.shape[1]
+        states, past = self._step(level, prefixes)
+        children = self.trie.expand(level, prefixes.nodes.flatten())
+        had = None
+        if self.model.history_bias is not None:
+            had = self.trie.exhausted(level, prefixes.nodes, children, self.memory.items)
+        scores = self.model.child_log_probs(
+            level, states.flatten(0, 1), children, head=self.tables.head, had=had
+        )
+        scores = scores + prefixes.scores.flatten()[children.parent]
+        if self.mask is not None:
+            self.mask.strike(level, prefixes.nodes, children, scores)
+        bounds = children.offsets[::beams]
+        columns = torch.arange(int(bounds.diff().max()), device=bounds.device)
+        place = bounds[:-1, None] + columns
+        missing = place >= bounds[1:, None]
+        place = place.masked_fill(missing, 0)
+        scores = scores[place].masked_fill(missing, -torch.inf)
+        return Candidates(scores, place, children.node, children.parent % beams, past)
+
+    def _step(self, level: int, prefixes: Prefixes) -> tuple[Tensor, list[Tensor]]:
+        """Runs the decoder on the prefixes' last tokens; returns its states and the cache."""
+        model = self.model
+        if level:
+            nodes = prefixes.nodes
+            if model.config.output_vocabulary == "level":
+                nodes = self.trie.node_codes(level - 1, nodes)
+            tokens = nodes + model.vocabulary.level_offsets[level - 1]
+        else:
+            tokens = torch.full_like(prefixes.nodes, model.vocabulary.bos)
+        states, new = self.decoder.step(self.tables.tokens[tokens], prefixes.past)
+        return states, [*prefixes.past, new]
