@@ -3,14 +3,18 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 
+import ir_measures
 import numpy as np
 import pytest
 import torch
 from evalrec import Queries, Report, evaluate, mrr, ndcg, rank_items, recall, reports_table
+from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_groups
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
 
 def calmly(examples: int) -> settings:
@@ -296,6 +300,119 @@ def test_queries_refuse_rows_outside_the_catalogue():
         queries_of([[0, 3]], [1], 3)
     with pytest.raises(ValueError, match="one length, got 2, 1 and 1"):
         queries_of([[0], [0]], [1], 3)
+
+
+LISTS = st.lists(st.lists(st.integers(0, 8), max_size=6, unique=True), min_size=1, max_size=8).map(
+    lambda lists: np.array([items + [-1] * (6 - len(items)) for items in lists])
+)
+
+
+@given(LISTS, st.integers(1, 6))
+@calmly(100)
+def test_coverage_and_gini_are_the_plain_ones(ranked, k):
+    shown = Counter(item for items in ranked.tolist() for item in items[:k] if item != -1)
+    found = exposures(ranked, k, 9)
+    assert found.tolist() == [shown[item] for item in range(9)]
+    assert coverage(found) == pytest.approx(len(shown) / 9)
+    differences = sum(abs(shown[i] - shown[j]) for i in range(9) for j in range(9))
+    mean = sum(shown.values()) / 9
+    assert gini(found) == pytest.approx(differences / (2 * 81 * mean) if mean else 0.0)
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=3, max_size=12).filter(any),
+    st.lists(st.integers(0, 2), min_size=1, max_size=6),
+    st.data(),
+)
+@calmly(100)
+def test_popularity_groups_are_the_plain_ones(item_counts, targets, data):
+    cold = np.array([data.draw(st.booleans()) for _ in targets])
+    groups = popularity_groups(np.array(targets), cold, np.array(item_counts))
+    for group, target, is_cold in zip(groups, targets, cold, strict=True):
+        before = sum(count for count in item_counts if count > item_counts[target])
+        share = before / sum(item_counts)
+        warm = "head" if share < 1 / 3 else "middle" if share < 2 / 3 else "tail"
+        if min(abs(share - third / 3) for third in (1, 2)) > 1e-9:
+            assert GROUPS[group] == ("cold" if is_cold else warm)
+
+
+@given(problems(distinct=True))
+@calmly(50)
+def test_lists_are_measured_in_the_same_pass(problem):
+    queries, scores = problem
+    item_counts = np.arange(queries.num_items)
+    by_scores = evaluate(
+        queries, scorer_of(scores), ks=(1, 3), lists=True, item_counts=item_counts, batch_size=2
+    )
+    full = rank_items(queries, scorer_of(scores), top_k=queries.num_items)
+    by_lists = evaluate(queries, full, ks=(1, 3), lists=True, item_counts=item_counts)
+    assert by_scores.lists == by_lists.lists
+    assert by_scores.by_group == by_lists.by_group
+    for mode, filter_seen in (("unfiltered", False), ("filtered", True)):
+        ranked = rank_items(queries, scorer_of(scores), top_k=3, filter_seen=filter_seen)
+        for k in (1, 3):
+            found = exposures(ranked, k, queries.num_items)
+            assert by_scores.lists[mode][f"coverage@{k}"] == coverage(found)
+            assert by_scores.lists[mode][f"gini@{k}"] == gini(found)
+
+
+def test_cold_targets_are_reported_apart():
+    queries = queries_of([[]] * 4, [0, 1, 2, 3], 30, cold=[False, True, False, True])
+    scores = torch.zeros(4, 30)
+    scores[[0, 1, 2], [0, 1, 2]] = 1.0
+    report = evaluate(queries, scorer_of(scores))
+    assert report.group_sizes == {"warm": 2, "cold": 2}
+    assert report.by_group["warm"]["filtered"]["recall@5"] == 1.0
+    assert report.by_group["cold"]["filtered"]["recall@5"] == 0.5
+    counts = np.array([20, 0, 1, 0, *[1] * 26])
+    report = evaluate(queries, scorer_of(scores), item_counts=counts)
+    assert report.group_sizes == {"head": 1, "middle": 1, "cold": 2}
+    text = " ".join(shown(report).replace("│", " ").split())
+    assert "Recall@10, 1 head targets 1.0000 1.0000" in text
+    with pytest.raises(ValueError, match="item_counts must be one count an item, 30, got 2"):
+        evaluate(queries, scorer_of(scores), item_counts=np.array([1, 2]))
+    with pytest.raises(ValueError, match="item_counts must be interactions, at least one, got 0"):
+        evaluate(queries, scorer_of(scores), item_counts=np.zeros(30, dtype=np.int64))
+
+
+def test_a_report_with_codes_prints_by_how_much_they_flatter():
+    queries = queries_of([[0], [1]], [2, 3], 30)
+    scores = torch.nn.functional.one_hot(torch.tensor([2, 4]), 30).float()
+    report = evaluate(queries, scorer_of(scores), codes=np.arange(30)[:, None].clip(max=3))
+    text = " ".join(shown(report).replace("│", " ").split())
+    assert "Recall@10 counted on codes 1.0000 (+100.0 %) 1.0000 (+100.0 %)" in text
+    assert Report.from_json(report.to_json()).to_json() == report.to_json()
+
+
+@given(problems(distinct=True))
+@calmly(25)
+def test_metrics_agree_with_torchmetrics_and_ir_measures(problem):
+    queries, scores = problem
+    users, num_items = len(queries), queries.num_items
+    report = evaluate(queries, scorer_of(scores), ks=(1, 3))
+    wanted = torch.zeros(users, num_items, dtype=torch.bool)
+    wanted[torch.arange(users), torch.from_numpy(queries.targets)] = True
+    users_of = torch.arange(users).unsqueeze(1).expand_as(scores)
+    theirs = {"recall": RetrievalHitRate, "ndcg": RetrievalNormalizedDCG, "mrr": RetrievalMRR}
+    run = [
+        ir_measures.ScoredDoc(str(user), str(item), float(scores[user, item]))
+        for user in range(users)
+        for item in range(num_items)
+    ]
+    judged = [
+        ir_measures.Qrel(str(user), str(target), 1) for user, target in enumerate(queries.targets)
+    ]
+    measures = {"recall": ir_measures.R, "ndcg": ir_measures.nDCG, "mrr": ir_measures.RR}
+    for name in theirs:
+        for k in (1, 3):
+            ours = report.per_user(f"{name}@{k}", "unfiltered").mean()
+            # torchmetrics passes over scores that are not above 0
+            torchmetric = theirs[name](top_k=k)(scores + 1, wanted, indexes=users_of)
+            assert ours == pytest.approx(float(torchmetric), abs=1e-6)
+            measure = measures[name] @ k
+            assert ours == pytest.approx(
+                ir_measures.calc_aggregate([measure], judged, run)[measure], abs=1e-6
+            )
 
 
 def test_progress_ends_at_the_number_of_users():

@@ -84,13 +84,11 @@ def _rank_tile(
     owners, seen = np.divmod(_seen_pairs(queries.histories[part], num_items), num_items)
     pairs = on_device(owners), on_device(seen)
     repeated = owners[seen == targets[owners]]
-    target_scores = tile.at(torch.arange(tile.num_users, device=tile.device), on_device(targets))
-    seen_scores = tile.at(*pairs)
-
-    counter = Counter(tile, target_scores)
+    users = torch.arange(tile.num_users, device=tile.device)
+    counter = Counter(tile, tile.at(users, on_device(targets)))
     by_codes = None
     if code_groups is not None:
-        by_codes = _CodeRanks(tile, code_groups, targets, owners, seen, seen_scores)
+        by_codes = _CodeRanks(tile, code_groups, targets, owners, seen)
     best = {}
     if top_k is not None:
         nothing = pairs[0][:0], pairs[1][:0]
@@ -103,8 +101,8 @@ def _rank_tile(
         for one in gathered:
             one.add(start, scores)
 
-    above = (seen_scores >= target_scores[pairs[0]]).long()
-    filtered = counter.counts.clone().index_add_(0, pairs[0], -above).cpu().numpy()
+    reached = counter.reached(*pairs).long()
+    filtered = counter.counts.clone().index_add_(0, pairs[0], -reached).cpu().numpy()
     filtered[repeated] = num_items + 1
     return TileResult(
         part=part,
@@ -151,7 +149,6 @@ class _CodeRanks:
         targets: Int[np.ndarray, " batch"],
         owners: Int[np.ndarray, " seen"],
         seen: Int[np.ndarray, " seen"],
-        seen_scores: Tensor,
     ) -> None:
         num_items = tile.num_items
         rows, members = groups.members(targets)
@@ -163,7 +160,7 @@ class _CodeRanks:
             "unfiltered": torch.ones_like(self.rows, dtype=torch.bool),
             "filtered": torch.from_numpy(unseen).to(tile.device),
         }
-        self.seen = torch.from_numpy(owners).to(tile.device), seen_scores
+        self.seen = tuple(torch.from_numpy(pairs).to(tile.device) for pairs in (owners, seen))
         self.best = {}
         for mode, kept in self.kept.items():
             lowest = torch.full_like(self.scores[:1], -torch.inf).expand(tile.num_users).clone()
@@ -184,8 +181,7 @@ class _CodeRanks:
             own = (self.kept[mode] & (self.scores >= best[self.rows])).long()
             places = counter.counts.clone().index_add_(0, self.rows, -own) + 1
             if mode == "filtered":
-                owners, scores = self.seen
-                places.index_add_(0, owners, -(scores >= best[owners]).long())
+                places.index_add_(0, self.seen[0], -counter.reached(*self.seen).long())
             ranks[mode] = places.cpu().numpy()
         ranks["filtered"][repeated] = self.num_items + 1
         return ranks
