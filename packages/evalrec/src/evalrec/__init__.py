@@ -1,4 +1,4 @@
-"""Interaction data, leave-one-out, full ranking and the floors that any model must beat."""
+"""Interaction data, protocols, full ranking and the floors that any model must beat."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from evalrec.checks import check_interactions
     from evalrec.evaluate import evaluate
-    from evalrec.filtering import k_core
+    from evalrec.filtering import drop_repeats, k_core, keep_last
+    from evalrec.findings import Finding
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
     from evalrec.interactions import DataError, Interactions
+    from evalrec.leaks import check_split
     from evalrec.metrics import mrr, ndcg, recall
+    from evalrec.preparation import Prepared, PrepareOptions, prepare
     from evalrec.ranking import rank_items
     from evalrec.readers import (
         FORMATS,
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from evalrec.report import MODES, Estimate, Report, read_report
     from evalrec.report_tables import reports_table
     from evalrec.scorers import EmbeddingScorer
+    from evalrec.split_files import read_split
     from evalrec.splits import (
         Queries,
         Split,
@@ -42,28 +47,37 @@ __all__ = [
     "DataError",
     "EmbeddingScorer",
     "Estimate",
+    "Finding",
     "Floor",
     "Interactions",
     "ItemToItemFloor",
     "PopularityFloor",
+    "PrepareOptions",
+    "Prepared",
     "Queries",
     "Report",
     "Split",
+    "check_interactions",
+    "check_split",
+    "drop_repeats",
     "evaluate",
     "find_interactions",
     "find_items",
     "fit_floors",
     "k_core",
+    "keep_last",
     "leave_last_n",
     "leave_one_out",
     "mrr",
     "ndcg",
+    "prepare",
     "rank_items",
     "read_catalogue",
     "read_interactions",
     "read_item_ids",
     "read_raw",
     "read_report",
+    "read_split",
     "recall",
     "reports_table",
     "split_times",
@@ -73,11 +87,15 @@ __all__ = [
 
 # Modules are loaded on first use of a name of theirs, so that `evalrec --help` answers at once.
 _MODULES = {
+    "checks": ("check_interactions",),
     "evaluate": ("evaluate",),
-    "filtering": ("k_core",),
+    "filtering": ("drop_repeats", "k_core", "keep_last"),
+    "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
     "interactions": ("DataError", "Interactions"),
+    "leaks": ("check_split",),
     "metrics": ("mrr", "ndcg", "recall"),
+    "preparation": ("PrepareOptions", "Prepared", "prepare"),
     "ranking": ("rank_items",),
     "readers": (
         *("FORMATS", "find_interactions", "find_items", "read_catalogue", "read_interactions"),
@@ -86,6 +104,7 @@ _MODULES = {
     "report": ("MODES", "Estimate", "Report", "read_report"),
     "report_tables": ("reports_table",),
     "scorers": ("EmbeddingScorer",),
+    "split_files": ("read_split",),
     "splits": (
         *("Queries", "Split", "leave_last_n", "leave_one_out", "split_times", "temporal_split"),
     ),

@@ -1,8 +1,11 @@
-"""The k-core of interactions."""
+"""Fewer interactions: the k-core, one of repeated pairs, the last of each user."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+from jaxtyping import Bool
 
 from evalrec.interactions import DataError, Interactions
 
@@ -31,8 +34,42 @@ def k_core(interactions: Interactions, *, k: int = 5) -> Interactions:
         keep[keep] = good
     if len(users) == 0:
         raise DataError(f"the {k}-core is empty: no users and items have {k} interactions each")
-    kept_users, users = np.unique(users, return_inverse=True)
-    kept_items, items = np.unique(items, return_inverse=True)
+    return _only(interactions, keep)
+
+
+def drop_repeats(interactions: Interactions, *, keep: Literal["first", "last"]) -> Interactions:
+    """Of each pair of a user and an item, keep the first or the last interaction.
+
+    Raises:
+        ValueError: If `keep` is neither.
+    """
+    if keep not in ("first", "last"):
+        raise ValueError(f"keep must be first or last, got {keep!r}")
+    pairs = interactions.users * interactions.num_items + interactions.items
+    if keep == "last":
+        pairs = pairs[::-1]
+    places = np.unique(pairs, return_index=True)[1]
+    kept = np.zeros(len(interactions), dtype=bool)
+    kept[places if keep == "first" else len(pairs) - 1 - places] = True
+    return _only(interactions, kept)
+
+
+def keep_last(interactions: Interactions, *, n: int) -> Interactions:
+    """Keep the last n interactions of each user.
+
+    Raises:
+        ValueError: If n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    ends = np.cumsum(np.bincount(interactions.users, minlength=interactions.num_users))
+    return _only(interactions, np.arange(len(interactions)) >= ends[interactions.users] - n)
+
+
+def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -> Interactions:
+    """Some interactions; users and items left without any leave the key tables."""
+    kept_users, users = np.unique(interactions.users[keep], return_inverse=True)
+    kept_items, items = np.unique(interactions.items[keep], return_inverse=True)
     return Interactions(
         users=users,
         items=items,

@@ -13,13 +13,13 @@ the chain and must guess only each user's favourite.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
+
+from evalrec.storage import replacing_folder
 
 _PLACES = (
     *("Camping", "Kitchen", "Garden", "Travel", "Office", "Bath", "Winter", "Beach", "Studio"),
@@ -91,16 +91,9 @@ def write_synthetic(
     lines = _item_lines(groups, brands, looks % len(_STYLES))
     frame = _walks(groups, brands, num_users, (min_length, max_length), rng)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        beside.chmod(0o755)
+    with replacing_folder(folder) as beside:
         (beside / "items.jsonl").write_text("".join(lines), encoding="utf-8")
         frame.write_parquet(beside / "interactions.parquet")
-        beside.replace(folder)
-    except BaseException:  # an interrupted write, too, leaves nothing behind
-        shutil.rmtree(beside)
-        raise
     return folder
 
 

@@ -54,6 +54,7 @@ def collect(
     batches: Iterable[Batch],
     source: str,
     *,
+    user_ids: Sequence[str] | None = None,
     item_ids: Sequence[str] | None = None,
     min_rating: float | None = None,
 ) -> Read:
@@ -62,15 +63,17 @@ def collect(
     Args:
         batches: In the order of the files.
         source: What is read, for the refusal of an empty file.
+        user_ids: The keys of the users in row order; any other user is refused.
         item_ids: The keys of the catalogue in row order; any other item is refused.
         min_rating: Rows below it are left out and counted, and so are items that only a history
             names, which have no rating.
 
     Raises:
-        DataError: If there is no row at all, none with the rating, or an item is unknown.
-        ValueError: If `item_ids` holds a key twice.
+        DataError: If there is no row at all, none with the rating, or a user or item is
+            unknown.
+        ValueError: If `user_ids` or `item_ids` holds a key twice.
     """
-    users_of, items_of = _Keys(None, "users"), _Keys(item_ids, "item_ids")
+    users_of, items_of = _Keys(user_ids, "user_ids"), _Keys(item_ids, "item_ids")
     parts: list[tuple[Int[np.ndarray, " rows"], ...]] = []
     earlier: list[tuple[bool, tuple[Int[np.ndarray, " rows"], ...]]] = []
     num_rows = num_below = 0
@@ -88,11 +91,7 @@ def collect(
         if frame.height == 0:
             continue
         rows = _columns(frame, users_of, items_of)
-        if items_of.closed and rows[1].min() < 0:
-            wrong = int(np.flatnonzero(rows[1] < 0)[0])
-            raise DataError(
-                f"{batch.place(wrong)}: item {frame['item_id'][wrong]!r} is not in the catalogue"
-            )
+        _refuse_unknown(batch, frame, rows)
         parts.append(rows)
     if not parts and not earlier:
         left = f" of at least {min_rating:g}" if num_rows and min_rating is not None else ""
@@ -125,3 +124,13 @@ def _columns(
 ) -> tuple[Int[np.ndarray, " rows"], ...]:
     users, items = users_of(frame["user_id"]), items_of(frame["item_id"])
     return users, items, frame["timestamp"].to_numpy()
+
+
+def _refuse_unknown(
+    batch: Batch, frame: pl.DataFrame, rows: tuple[Int[np.ndarray, " rows"], ...]
+) -> None:
+    for name, column, where in (("user", rows[0], "data"), ("item", rows[1], "catalogue")):
+        if column.min() < 0:
+            key = frame[f"{name}_id"][int(np.argmax(column < 0))]
+            row = int((batch.frame[f"{name}_id"] == key).arg_max() or 0)
+            raise DataError(f"{batch.place(row)}: {name} {key!r} is not in the {where}")

@@ -34,6 +34,7 @@ def read_interactions(
     user_column: str = "user_id",
     item_column: str = "item_id",
     timestamp_column: str | None = "timestamp",
+    user_ids: Sequence[str] | None = None,
     item_ids: Sequence[str] | None = None,
     advance: Advance | None = None,
 ) -> Interactions:
@@ -48,14 +49,16 @@ def read_interactions(
         item_column: The column of item ids.
         timestamp_column: The column of whole numbers that order a user's interactions; None takes
             the order of the file.
+        user_ids: The keys of the users in row order, if they are known; an interaction with any
+            other user is refused.
         item_ids: The keys of the catalogue in row order: item row i is `item_ids[i]`, and an
             interaction with any other item is refused.
         advance: Called now and then with the bytes of the file that were read since.
 
     Raises:
         DataError: If the file is missing, empty or malformed, lacks a column, holds a null id or a
-            timestamp that is not a whole number, or names an item that the catalogue lacks.
-        ValueError: If `item_ids` holds a key twice.
+            timestamp that is not a whole number, or names a user or an item that is unknown.
+        ValueError: If `user_ids` or `item_ids` holds a key twice.
     """
     path = Path(path)
     columns = {
@@ -67,7 +70,7 @@ def read_interactions(
     batches = read_native(path, columns, advance=advance)
     if timestamp_column is None:
         batches = _numbered(batches)
-    return collect(batches, str(path), item_ids=item_ids).interactions
+    return collect(batches, str(path), user_ids=user_ids, item_ids=item_ids).interactions
 
 
 def find_interactions(folder: str | Path) -> Path:

@@ -1,0 +1,147 @@
+"""What would mislead in a table of interactions: order by ids, ties, repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy import stats
+
+from evalrec.findings import Finding, by_severity
+from evalrec.interactions import Interactions
+
+SORTED_SHARE = 0.9
+"""Neighbours that ascend by id, from which on a table counts as sorted by id."""
+_LEANING_SHARE = 0.6
+_CHANCE = 1e-6  # how improbable under a fair coin a share must be to be reported at all
+
+
+def check_interactions(interactions: Interactions) -> list[Finding]:
+    """Look for what misleads in a table of interactions, whatever the split.
+
+    Sorted by id: within a user, the share of neighbours of which the later has the greater id
+    would be a half by chance. It is measured by ids as text, by ids as numbers (where all are) and
+    by item rows; there, pairs are passed over in which an item has its first appearance, since
+    rows are often given in that order. A share of `SORTED_SHARE` or more, that no chance explains
+    (binomial, 1e-6), is an error; so is the reverse order.
+
+    Returns:
+        Errors first; empty where nothing was found.
+    """
+    same_user = interactions.users[1:] == interactions.users[:-1]
+    ties = same_user & (interactions.timestamps[1:] == interactions.timestamps[:-1])
+    findings = [
+        *_order(interactions, same_user),
+        *_ties(interactions, same_user, ties),
+        *_repeats(interactions),
+    ]
+    unused = interactions.num_items - len(np.unique(interactions.items))
+    if unused:
+        findings.append(
+            Finding(
+                code="unused-items",
+                severity="info",
+                count=unused,
+                message=f"{unused:,} of {interactions.num_items:,} items have no interaction.",
+                advice="They are candidates that no target can be; leave them out or say so.",
+            )
+        )
+    return by_severity(findings)
+
+
+def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Iterator[Finding]:
+    """Whether sequences are in the order of ids: the measure that strays furthest from a half."""
+    found: list[tuple[float, str, int, int]] = []
+    for name, ranks, pairs in _rankings(interactions):
+        earlier, later = ranks[interactions.items[:-1]], ranks[interactions.items[1:]]
+        counted = same_user & pairs & (earlier != later)
+        total, ascending = int(counted.sum()), int((later > earlier)[counted].sum())
+        if total and stats.binom.sf(max(ascending, total - ascending) - 1, total, 0.5) < _CHANCE:
+            found.append((ascending / total, name, ascending, total))
+    if not found:
+        return
+    share, name, ascending, total = max(found, key=lambda each: abs(each[0] - 0.5))
+    way, count = ("ascend", ascending) if share > 0.5 else ("descend", total - ascending)
+    says = f"{count / total:.1%} of {total:,} neighbours {way} by {name}; by chance half would"
+    if count / total >= SORTED_SHARE:
+        yield Finding(
+            code="sorted-by-id",
+            severity="error",
+            count=count,
+            message=f"Sequences are sorted by id, not by time: {says}.",
+            advice="Go back to data with real times; the last item is no future here.",
+        )
+    elif count / total >= _LEANING_SHARE:
+        yield Finding(
+            code="order-leans-to-id",
+            severity="info",
+            count=count,
+            message=f"Order leans to that of ids: {says}.",
+            advice="Coarse times whose ties were broken by id do this; models can learn it.",
+        )
+
+
+def _rankings(
+    interactions: Interactions,
+) -> Iterator[tuple[str, Int[np.ndarray, " items"], Bool[np.ndarray, " _"]]]:
+    """Ways to order items, each with the neighbours that it may be judged by."""
+    ids = interactions.item_ids
+    everywhere = np.ones(max(len(interactions) - 1, 0), dtype=bool)
+    yield "id", _ranks(sorted(range(len(ids)), key=ids.__getitem__)), everywhere
+    if all(each.isascii() and each.isdigit() for each in ids):
+        numeric = sorted(range(len(ids)), key=lambda row: int(ids[row]))
+        yield "id as a number", _ranks(numeric), everywhere
+    first = np.full(len(ids), interactions.num_users, dtype=np.int64)
+    np.minimum.at(first, interactions.items, interactions.users)
+    known = first[interactions.items] < interactions.users
+    yield "item row", np.arange(len(ids)), known[1:] & known[:-1]
+
+
+def _ranks(order: list[int]) -> Int[np.ndarray, " items"]:
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
+
+
+def _ties(
+    interactions: Interactions,
+    same_user: Bool[np.ndarray, " _"],
+    ties: Bool[np.ndarray, " _"],
+) -> Iterator[Finding]:
+    total, count = int(same_user.sum()), int(ties.sum())
+    if count:
+        yield Finding(
+            code="equal-timestamps",
+            severity="warning",
+            count=count,
+            message=f"{count:,} of {total:,} neighbours ({count / total:.1%}) have equal "
+            "timestamps, so that the file's order decides which is last.",
+            advice="Keep the order of the file stable, and say how fine the times are.",
+        )
+    starts = np.flatnonzero(np.append(True, ~same_user))
+    lengths = np.diff(np.append(starts, len(interactions)))
+    positions = np.arange(len(interactions)) - np.repeat(starts, lengths)
+    if total and np.array_equal(positions, interactions.timestamps):
+        yield Finding(
+            code="no-times",
+            severity="info",
+            count=len(interactions),
+            message="Timestamps are mere positions 0, 1, 2, ... in each user's sequence.",
+            advice="Leave-one-out works; a split by time would be meaningless.",
+        )
+
+
+def _repeats(interactions: Interactions) -> Iterator[Finding]:
+    pairs = interactions.users * interactions.num_items + interactions.items
+    count = len(pairs) - len(np.unique(pairs))
+    if count:
+        yield Finding(
+            code="repeated-pairs",
+            severity="warning",
+            count=count,
+            message=f"{count:,} of {len(pairs):,} interactions ({count / len(pairs):.1%}) repeat "
+            "an item that the user had before.",
+            advice="With seen items filtered such targets are misses; or prepare with "
+            "--duplicates first.",
+        )

@@ -1,0 +1,235 @@
+"""From raw files to a native folder: ratings, duplicates, k-core, order and truncation.
+
+The folder holds `interactions.parquet` (sorted by user, then time), `items.jsonl.gz` (line i is
+item row i) and `dataset.json`: what was read, with which options, what was left out at each step,
+and a hash of the content. The same input and options write the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from evalrec.filtering import drop_repeats, k_core, keep_last
+from evalrec.interactions import DataError, Interactions
+from evalrec.readers.formats import Progress, get_format, read_catalogue, read_raw, sort_files
+from evalrec.storage import replacing_folder
+
+_FORMAT_VERSION = 1
+FILE_NAMES = ("interactions.parquet", "items.jsonl.gz", "dataset.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What is kept. The steps are in the order of the fields.
+
+    Attributes:
+        min_rating: Interactions rated lower are left out; None keeps all.
+        duplicates: Of the repeated pairs of a user and an item, keep all, the first or the last.
+        k_core: Users and items with fewer interactions among themselves are left out, to the
+            fixed point; 1 keeps all.
+        max_history: How many interactions, the last ones, are kept of a user; None keeps all.
+            Items may then fall below the k-core again.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+
+    min_rating: float | None = None
+    duplicates: Literal["keep", "first", "last"] = "keep"
+    k_core: int = 5
+    max_history: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_rating is not None and not np.isfinite(self.min_rating):
+            raise ValueError(f"min_rating must be a number, got {self.min_rating}")
+        if self.duplicates not in ("keep", "first", "last"):
+            raise ValueError(f"duplicates must be keep, first or last, got {self.duplicates!r}")
+        if self.k_core < 1:
+            raise ValueError(f"k_core must be at least 1, got {self.k_core}")
+        if self.max_history is not None and self.max_history < 1:
+            raise ValueError(f"max_history must be at least 1, got {self.max_history}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A native folder that was written.
+
+    Attributes:
+        folder: Where.
+        steps: After each step, its name and the users, items and interactions that were left.
+        num_below_rating: Interactions that were rated too low and never read further.
+        num_repeats: Interactions that repeat a pair, of those that were kept.
+        num_without_text: Items of which no file says anything.
+        content_sha256: Of the ids, interactions and items, whatever the files' encoding.
+    """
+
+    folder: Path
+    steps: tuple[dict[str, Any], ...]
+    num_below_rating: int
+    num_repeats: int
+    num_without_text: int
+    content_sha256: str
+
+
+def prepare(
+    name: str,
+    files: Sequence[str | Path],
+    out: str | Path,
+    *,
+    options: PrepareOptions | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Write a native folder of a public raw format's files.
+
+    Args:
+        name: One of `evalrec.FORMATS`.
+        files: The raw files, or folders of them.
+        out: The folder, which appears whole or not at all.
+        options: What is kept.
+        overwrite: Whether a folder that this function wrote before is replaced.
+        progress: Called with a stage, how much of it is done, and how much there is.
+
+    Raises:
+        DataError: If a file cannot be used, or nothing is left; nothing is written then.
+        ValueError: If the format or an option is unknown or has no effect.
+        FileExistsError: If the folder exists: any other than a prepared or an empty one, and a
+            prepared one unless `overwrite`.
+    """
+    options = options or PrepareOptions()
+    form, out = get_format(name), Path(out)
+    _refuse_existing(out, overwrite)
+    paths = sort_files(form, files)
+    read = read_raw(name, files, min_rating=options.min_rating, progress=progress)
+    table, steps = _reduce(read.interactions, options, progress)
+    records = read_catalogue(name, files, dict.fromkeys(table.item_ids), progress=progress)
+    lines = [
+        json.dumps(records.get(item) or {"item_id": item}, ensure_ascii=False) + "\n"
+        for item in table.item_ids
+    ]
+    catalogue = "".join(lines).encode()
+    prepared = Prepared(
+        folder=out,
+        steps=tuple(steps),
+        num_below_rating=read.num_below_rating,
+        num_repeats=_num_repeats(table),
+        num_without_text=sum(len(records.get(item, ())) < 2 for item in table.item_ids),
+        content_sha256=_hash(table, catalogue),
+    )
+    description = {
+        "format": _FORMAT_VERSION,
+        "source": form.name,
+        "files": [
+            {"name": path.name, "bytes": path.stat().st_size}
+            for path in (*paths.interactions, *paths.items)
+        ],
+        "options": asdict(options),
+        "time_unit": form.time_unit,
+        "interactions_read": read.num_rows,
+        "interactions_below_min_rating": prepared.num_below_rating,
+        "steps": list(prepared.steps),
+        "users": table.num_users,
+        "items": table.num_items,
+        "interactions": len(table),
+        "repeated_pairs": prepared.num_repeats,
+        "items_without_text": prepared.num_without_text,
+        "content_sha256": prepared.content_sha256,
+    }
+    _write(out, table, catalogue, description)
+    return prepared
+
+
+def _reduce(
+    table: Interactions, options: PrepareOptions, progress: Progress | None
+) -> tuple[Interactions, list[dict[str, Any]]]:
+    """Apply the steps; what is left after each."""
+    steps = [_step("read", table)]
+    if progress is not None:
+        progress("filtering", 0, 1)
+    if options.duplicates != "keep":
+        table = drop_repeats(table, keep=options.duplicates)
+        steps.append(_step(f"{options.duplicates} of repeated pairs", table))
+    table = k_core(table, k=options.k_core)
+    if options.k_core > 1:
+        steps.append(_step(f"{options.k_core}-core", table))
+    if options.max_history is not None:
+        table = keep_last(table, n=options.max_history)
+        steps.append(_step(f"last {options.max_history} of each user", table))
+    if progress is not None:
+        progress("filtering", 1, 1)
+    return table, steps
+
+
+def _step(name: str, table: Interactions) -> dict[str, Any]:
+    users, items = (len(np.unique(rows)) for rows in (table.users, table.items))
+    return {"step": name, "users": users, "items": items, "interactions": len(table)}
+
+
+def _num_repeats(table: Interactions) -> int:
+    return len(table) - len(np.unique(table.users * table.num_items + table.items))
+
+
+def _hash(table: Interactions, catalogue: bytes) -> str:
+    digest = hashlib.sha256()
+    for keys in (table.user_ids, table.item_ids):
+        digest.update(json.dumps(keys).encode())
+    for rows in (table.users, table.items, table.timestamps):
+        digest.update(rows.astype("<i8").tobytes())
+    digest.update(catalogue)
+    return digest.hexdigest()
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out.is_dir() and (out / "dataset.json").is_file()):
+        raise FileExistsError(f"{out} exists and is no prepared folder, so it is not replaced")
+    if not overwrite:
+        raise FileExistsError(f"{out} exists already; --force (overwrite=True) replaces it")
+    others = sorted(path.name for path in out.iterdir() if path.name not in FILE_NAMES)
+    if others:
+        raise FileExistsError(
+            f"{out} also holds {', '.join(others[:5])}, which would be lost, so it is not replaced"
+        )
+
+
+def _write(out: Path, table: Interactions, catalogue: bytes, description: dict[str, Any]) -> None:
+    with replacing_folder(out) as folder:
+        frame = pl.DataFrame(
+            {
+                "user_id": pl.Series(table.user_ids, dtype=pl.String).gather(table.users),
+                "item_id": pl.Series(table.item_ids, dtype=pl.String).gather(table.items),
+                "timestamp": table.timestamps,
+            }
+        )
+        frame.write_parquet(folder / FILE_NAMES[0])
+        (folder / FILE_NAMES[1]).write_bytes(gzip.compress(catalogue, mtime=0))
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (folder / FILE_NAMES[2]).write_text(text, encoding="utf-8")
+
+
+def read_description(folder: str | Path) -> dict[str, Any] | None:
+    """What `dataset.json` of a prepared folder says; None where the folder has none.
+
+    Raises:
+        DataError: If the file is not what `prepare` writes.
+    """
+    path = Path(folder) / FILE_NAMES[2]
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is malformed JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != _FORMAT_VERSION:
+        raise DataError(f"{path} must be of format {_FORMAT_VERSION}, which evalrec prepare writes")
+    return description

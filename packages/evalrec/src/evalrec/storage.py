@@ -1,0 +1,33 @@
+"""Folders written beside their place and renamed, so that a killed run leaves none by halves."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to fill; it takes the place of `folder` once the block succeeds.
+
+    What was there stays until then, and comes back if the last step fails.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new, old = work / "new", work / "old"
+    try:
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.replace(old)
+        try:
+            new.replace(folder)
+        except BaseException:
+            if old.exists():
+                old.replace(folder)
+            raise
+    finally:  # an interrupted write, too, leaves nothing behind
+        shutil.rmtree(work, ignore_errors=True)
