@@ -25,10 +25,18 @@ def oracle_path(tree: HierarchicalKMeans, x: np.ndarray) -> list[int]:
     for count in tree.num_children.tolist():
         children.append(list(range(following, following + count)))
         following += count
+    item_of_leaf = {leaf: item for item, leaf in enumerate(tree.leaves.tolist())}
+    inner = [node for node, below in enumerate(children) if below]
+
+    def vector(node: int) -> np.ndarray:
+        if node in item_of_leaf:
+            return tree.vectors[item_of_leaf[node]]
+        return tree.centroids[inner.index(node)]
+
     path, node = [], 0
     while children[node]:
         distances = [
-            sum((float(a) - float(b)) ** 2 for a, b in zip(x, tree.centroids[child], strict=True))
+            sum((float(a) - float(b)) ** 2 for a, b in zip(x, vector(child), strict=True))
             for child in children[node]
         ]
         path.append(distances.index(min(distances)))
@@ -126,7 +134,7 @@ def test_balanced_assignment_costs_little_more_than_the_best() -> None:
     squares = ((x[:, None].astype(float) - centroids[None]) ** 2).sum(axis=2)
     rows, columns = linear_sum_assignment(np.repeat(squares, 20, axis=1))
     best = squares[rows, columns // 20].sum()
-    labels = balanced_assignment(x, centroids, np.zeros(6, dtype=np.float32))
+    labels = balanced_assignment(x, np.arange(120), centroids, np.zeros(6, dtype=np.float32))
     assert np.bincount(labels).tolist() == [20] * 6
     assert best <= squares[np.arange(120), labels].sum() + 1e-3
     assert squares[np.arange(120), labels].sum() < 1.06 * best
@@ -141,13 +149,14 @@ def test_balanced_clusters_are_nearly_as_tight_as_plain_ones() -> None:
 
 
 def test_balanced_kmeans_on_a_sample_still_balances_all_rows() -> None:
-    x = vectors(1001, 4)
-    labels, centroids = balanced_kmeans(x, x[:8], sample_size=100, seed=3)
+    x = vectors(2001, 4)
+    rows = np.arange(0, 2001, 2)
+    labels, centroids = balanced_kmeans(x, rows, x[rows[:100]], x[:8])
     assert sorted(np.bincount(labels).tolist()) == [125] * 7 + [126]
     for code in range(8):
-        np.testing.assert_allclose(centroids[code], x[labels == code].mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(centroids[code], x[rows[labels == code]].mean(axis=0), atol=1e-5)
     with pytest.raises(ValueError, match="centroids must be at most 3"):
-        balanced_kmeans(x[:3], x[:8])
+        balanced_kmeans(x, rows[:3], x[:3], x[:8])
 
 
 def test_distortion_is_the_mean_squared_distance_to_each_prefix() -> None:

@@ -2,132 +2,121 @@
 
 Each centroid carries a price that is added to its squared distances. Prices of crowded clusters
 rise by just what makes their surplus rows look elsewhere (an auction); what surplus is left is
-moved at the least regret. Both only ever hold the distances of a sample, so memory stays bounded.
+moved at the least regret. A price is one more coordinate of a centroid, so faiss finds the cheapest
+centroids as it finds the nearest. All rows are visited in chunks, so memory stays bounded.
 """
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 from jaxtyping import Float32, Int64
 
-_CHUNK = 8192
+from semtok.quantizers.vectors import CHUNK
+
+_CANDIDATES = 4  # rows that are considered for each one that must leave its cluster
 
 
 def balanced_kmeans(
     x: Float32[np.ndarray, "items dim"],
+    rows: Int64[np.ndarray, " rows"],
+    sample: Float32[np.ndarray, "sample dim"],
     centroids: Float32[np.ndarray, "codes dim"],
     *,
     iterations: int = 15,
-    sample_size: int = 65_536,
-    seed: int = 0,
-) -> tuple[Int64[np.ndarray, " items"], Float32[np.ndarray, "codes dim"]]:
+) -> tuple[Int64[np.ndarray, " rows"], Float32[np.ndarray, "codes dim"]]:
     """Moves centroids, such as those of plain k-means, to clusters of equal size.
 
     Args:
-        x: Vectors, at least as many as centroids.
+        x: All vectors.
+        rows: Those to be clustered, at least as many as centroids.
+        sample: Vectors of some or all of these rows, from which the prices are learned.
         centroids: Where to start.
-        iterations: Rounds of assignment and update at most; the best of them is kept.
-        sample_size: How many rows, drawn at random, the rounds see. The last assignment sees all.
-        seed: Draws the sample.
+        iterations: Rounds of assignment and update, which see the sample only.
 
     Returns:
         The cluster of each row, and the centroids: the means of the clusters.
     """
-    if len(centroids) > len(x):
-        raise ValueError(f"centroids must be at most {len(x)}, one a row, got {len(centroids)}")
-    sample = x
-    if len(x) > sample_size:
-        rows = np.random.default_rng(seed).choice(len(x), sample_size, replace=False)
-        sample = x[np.sort(rows)]
+    if len(centroids) > len(rows):
+        raise ValueError(f"centroids must be at most {len(rows)}, one a row, got {len(centroids)}")
     prices = np.zeros(len(centroids), dtype=np.float32)
-    best = (np.inf, centroids, prices)
-    before = np.empty(0, dtype=np.int64)
-    for _ in range(iterations):
-        prices = _raise_prices(sample, centroids, prices)
-        labels = balanced_assignment(sample, centroids, prices)
-        if np.array_equal(labels, before):
-            break
-        before = labels
-        centroids = _means(sample, labels, len(centroids))
-        gaps = sample - centroids[labels]
-        cost = float(np.einsum("nd,nd->", gaps, gaps))
-        if cost < best[0]:
-            best = (cost, centroids, prices)
-    _, centroids, prices = best
-    labels = balanced_assignment(x, centroids, prices)
-    return labels, _means(x, labels, len(centroids))
+    all_of_them = np.arange(len(sample))
+    for _ in range(iterations if len(centroids) > 1 else 0):
+        labels, _, margins = _cheapest(sample, all_of_them, centroids, prices)
+        prices = _raised(prices, labels, margins)
+        centroids = _means(sample, all_of_them, labels, centroids)
+    labels = balanced_assignment(x, rows, centroids, prices)
+    return labels, _means(x, rows, labels, centroids)
 
 
 def balanced_assignment(
     x: Float32[np.ndarray, "items dim"],
+    rows: Int64[np.ndarray, " rows"],
     centroids: Float32[np.ndarray, "codes dim"],
     prices: Float32[np.ndarray, " codes"],
-) -> Int64[np.ndarray, " items"]:
+) -> Int64[np.ndarray, " rows"]:
     """Assigns rows to their cheapest centroid, then moves the surplus of overfull clusters.
 
-    In each round every row of an overfull cluster names its cheapest cluster with room; the moves
-    that cost least are made, as many as leave no source too small and no target too large.
+    In each round the rows of overfull clusters that are least attached to them name their cheapest
+    cluster with room; the moves that cost least are made, as many as leave no source too small and
+    no target too large.
 
     Returns:
         The cluster of each row; the sizes differ by at most one.
     """
-    labels, costs = _cheapest(x, centroids, prices)
+    labels, costs, margins = _cheapest(x, rows, centroids, prices)
     counts = np.bincount(labels, minlength=len(centroids))
-    capacity = np.full(len(centroids), len(x) // len(centroids))
-    capacity[np.argsort(-counts, kind="stable")[: len(x) % len(centroids)]] += 1
+    capacity = np.full(len(centroids), len(rows) // len(centroids))
+    capacity[np.argsort(-counts, kind="stable")[: len(rows) % len(centroids)]] += 1
     while True:
         surplus = np.bincount(labels, minlength=len(centroids)) - capacity
         if (surplus <= 0).all():
             return labels
-        rows = np.flatnonzero(surplus[labels] > 0)
+        crowded = np.flatnonzero(surplus[labels] > 0)
+        crowded = crowded[np.argsort(margins[crowded], kind="stable")]
+        crowded = crowded[_rank(labels[crowded]) < _CANDIDATES * surplus[labels[crowded]]]
         room = np.flatnonzero(surplus < 0)
-        choice, moved = _cheapest(x[rows], centroids[room], prices[room])
+        choice, moved, _ = _cheapest(x, rows[crowded], centroids[room], prices[room])
         target = room[choice]
-        order = np.argsort(moved - costs[rows], kind="stable")
-        order = order[_rank(labels[rows[order]]) < surplus[labels[rows[order]]]]
+        order = np.argsort(moved - costs[crowded], kind="stable")
+        order = order[_rank(labels[crowded[order]]) < surplus[labels[crowded[order]]]]
         order = order[_rank(target[order]) < -surplus[target[order]]]
-        labels[rows[order]] = target[order]
-        costs[rows[order]] = moved[order]
+        labels[crowded[order]] = target[order]
+        costs[crowded[order]] = moved[order]
 
 
 def _cheapest(
     x: Float32[np.ndarray, "items dim"],
+    rows: Int64[np.ndarray, " rows"],
     centroids: Float32[np.ndarray, "codes dim"],
     prices: Float32[np.ndarray, " codes"],
-) -> tuple[Int64[np.ndarray, " items"], Float32[np.ndarray, " items"]]:
-    """The cheapest centroid of each row, and its cost up to a constant of the row."""
-    labels = np.empty(len(x), dtype=np.int64)
-    costs = np.empty(len(x), dtype=np.float32)
-    offsets = np.einsum("kd,kd->k", centroids, centroids) + prices
-    for start in range(0, len(x), _CHUNK):
-        table = x[start : start + _CHUNK] @ (-2 * centroids.T) + offsets
-        best = table.argmin(axis=1)
-        labels[start : start + _CHUNK] = best
-        costs[start : start + _CHUNK] = table[np.arange(len(table)), best]
-    return labels, costs
+) -> tuple[Int64[np.ndarray, " rows"], Float32[np.ndarray, " rows"], Float32[np.ndarray, " rows"]]:
+    """The cheapest centroid of each row, its cost, and how much more the second would cost."""
+    labels = np.empty(len(rows), dtype=np.int64)
+    costs = np.empty(len(rows), dtype=np.float32)
+    margins = np.full(len(rows), np.inf, dtype=np.float32)
+    middle, low = centroids.mean(axis=0), prices.min()
+    priced = np.column_stack([centroids - middle, np.sqrt(prices - low)])
+    wide = np.zeros((min(CHUNK, len(rows)), priced.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, min(start + CHUNK, len(rows)))
+        chunk = wide[: part.stop - part.start]
+        np.subtract(x[rows[part]], middle, out=chunk[:, :-1])
+        distances, best = faiss.knn(chunk, priced, min(2, len(priced)))
+        labels[part], costs[part] = best[:, 0], distances[:, 0] + low
+        if len(priced) > 1:
+            margins[part] = distances[:, 1] - distances[:, 0]
+    return labels, costs, margins
 
 
-def _raise_prices(
-    x: Float32[np.ndarray, "items dim"],
-    centroids: Float32[np.ndarray, "codes dim"],
+def _raised(
     prices: Float32[np.ndarray, " codes"],
+    labels: Int64[np.ndarray, " items"],
+    margins: Float32[np.ndarray, " items"],
 ) -> Float32[np.ndarray, " codes"]:
     """Raises each crowded cluster's price until its surplus rows prefer their second choice."""
-    if len(centroids) == 1:
-        return prices
-    labels = np.empty(len(x), dtype=np.int64)
-    margins = np.empty(len(x), dtype=np.float32)
-    offsets = np.einsum("kd,kd->k", centroids, centroids) + prices
-    for start in range(0, len(x), _CHUNK):
-        table = x[start : start + _CHUNK] @ (-2 * centroids.T) + offsets
-        rows = np.arange(len(table))
-        best = table.argmin(axis=1)
-        first = table[rows, best]
-        table[rows, best] = np.inf
-        labels[start : start + _CHUNK] = best
-        margins[start : start + _CHUNK] = table.min(axis=1) - first
-    counts = np.bincount(labels, minlength=len(centroids))
-    surplus = counts - -(-len(x) // len(centroids))
+    counts = np.bincount(labels, minlength=len(prices))
+    surplus = counts - -(-len(labels) // len(prices))
     crowded = np.flatnonzero(surplus > 0)
     by_margin = np.lexsort((margins, labels))
     starts = np.cumsum(counts) - counts
@@ -148,10 +137,18 @@ def _rank(groups: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " items"]:
 
 
 def _means(
-    x: Float32[np.ndarray, "items dim"], labels: Int64[np.ndarray, " items"], num_codes: int
+    x: Float32[np.ndarray, "items dim"],
+    rows: Int64[np.ndarray, " rows"],
+    labels: Int64[np.ndarray, " rows"],
+    centroids: Float32[np.ndarray, "codes dim"],
 ) -> Float32[np.ndarray, "codes dim"]:
-    """The mean of each cluster, none of which is empty."""
-    counts = np.bincount(labels, minlength=num_codes)
-    sums = np.add.reduceat(x[np.argsort(labels, kind="stable")], np.cumsum(counts) - counts, axis=0)
-    means: Float32[np.ndarray, "codes dim"] = sums / counts[:, None].astype(np.float32)
-    return means
+    """The mean of each cluster; what it was before where the cluster is empty."""
+    sums = np.zeros(centroids.shape, dtype=np.float64)
+    for start in range(0, len(rows), CHUNK):
+        some = labels[start : start + CHUNK]
+        order = np.argsort(some, kind="stable")
+        codes, firsts = np.unique(some[order], return_index=True)
+        sums[codes] += np.add.reduceat(x[rows[start : start + CHUNK][order]], firsts, axis=0)
+    counts = np.bincount(labels, minlength=len(centroids))
+    means = sums / np.maximum(counts, 1)[:, None]
+    return np.where(counts[:, None] > 0, means, centroids).astype(np.float32)

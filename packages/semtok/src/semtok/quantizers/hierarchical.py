@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from semtok.quantizers.balanced import balanced_kmeans
-from semtok.quantizers.nearest import VectorIndex, nearest
-from semtok.quantizers.vectors import as_vectors
-from semtok.storage import read_part, refusing, write_part
+from semtok.catalog import CatalogError
+from semtok.quantizers.contract import Progress
+from semtok.quantizers.nearest import VectorIndex, nearest, nearest_of_each
+from semtok.quantizers.splitting import Splitter, grow
+from semtok.quantizers.vectors import (
+    as_vectors,
+    check_options,
+    measured_distortion,
+    vector_chunks,
+)
+from semtok.storage import read_part, refusing, replacing_folder, write_part
 
-_SAMPLE_PER_CODE = 256  # k-means learns from at most so many vectors a centroid
+_NUMBERS = 2**24  # of vectors that are encoded together, so that many meet at a node
+_SCATTERED = 512  # distances at a node below which many nodes are searched together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,28 +38,33 @@ class HierarchicalKMeans:
     Attributes:
         codebook_size: The most children that a node has (the paper's K).
         balanced: Whether the clusters of each split differ by at most one item in size.
-        centroids: One vector a node, the root first, then level by level; an item's own vector at
-            its leaf.
+        centroids: One vector a node with children, the root first, then level by level.
         num_children: How many children each node has; those of a node lie side by side.
         leaves: The node of each fitted item.
+        vectors: The fitted vectors, which the leaves stand for: the very array that was fitted if
+            that is float32, not a copy.
     """
 
     kind: ClassVar[str] = "hierarchical_kmeans"
 
     codebook_size: int
     balanced: bool
-    centroids: Float32[np.ndarray, "nodes dim"]
+    centroids: Float32[np.ndarray, "inner dim"]
     num_children: Int64[np.ndarray, " nodes"]
     leaves: Int64[np.ndarray, " items"]
+    vectors: Float32[np.ndarray, "items dim"]
 
     def __post_init__(self) -> None:
         num_nodes = len(self.num_children)
-        if len(self.centroids) != num_nodes or self.num_children.sum() + 1 != num_nodes:
-            raise ValueError("num_children must describe one tree with a centroid a node")
+        num_inner = np.count_nonzero(self.num_children)
+        if len(self.centroids) != num_inner or self.num_children.sum() + 1 != num_nodes:
+            raise ValueError("num_children must describe one tree, centroids its nodes with some")
         if self.num_children.min() < 0 or self.num_children.max() > self.codebook_size:
             raise ValueError(f"num_children must be within [0, {self.codebook_size}]")
         if not np.array_equal(np.sort(self.leaves), np.flatnonzero(self.num_children == 0)):
             raise ValueError("leaves must name every node without children once")
+        if self.vectors.shape != (len(self.leaves), self.centroids.shape[1]):
+            raise ValueError("vectors must be one a leaf, as long as the centroids")
         if num_nodes < 2 or (self._parents[1:] >= np.arange(1, num_nodes)).any():
             raise ValueError("num_children must list parents before their children")
 
@@ -66,12 +77,13 @@ class HierarchicalKMeans:
         balanced: bool = False,
         seed: int = 0,
         iterations: int = 25,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> HierarchicalKMeans:
         """Fits the tree by recursive k-means (faiss).
 
         Args:
-            x: One vector an item; finite.
+            x: One vector an item; finite. May be a memory map. It becomes part of the tree, so it
+                must not be changed afterwards.
             codebook_size: Children of a node at most, the paper's K.
             balanced: Whether to make the clusters of each split equal in size: all paths then
                 have about the same length, at somewhat greater distances to the centroids.
@@ -82,49 +94,23 @@ class HierarchicalKMeans:
         Raises:
             ValueError: If `x` is empty or not finite, or an option is out of range.
         """
+        check_options(
+            ("codebook_size", codebook_size, 2), ("iterations", iterations, 1), ("seed", seed, 0)
+        )
         x = as_vectors(x)
         if len(x) == 0:
             raise ValueError("x must hold at least one vector, got none")
-        for name, value, least in (
-            ("codebook_size", codebook_size, 2),
-            ("iterations", iterations, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        centroids = [x.mean(axis=0, keepdims=True)]
-        num_children: list[int] = []
-        leaves = np.empty(len(x), dtype=np.int64)
-        frontier = [np.arange(len(x))]
-        placed = 0
-        while frontier:
-            below: list[Int64[np.ndarray, " rows"]] = []
-            for rows in frontier:
-                node = len(num_children)
-                if len(rows) == 1 and node > 0:
-                    leaves[rows] = node
-                    num_children.append(0)
-                    continue
-                if len(rows) <= codebook_size:
-                    groups, vectors = list(rows[:, None]), x[rows]
-                    placed += len(rows)
-                else:
-                    groups, vectors = _split(
-                        x, rows, codebook_size, balanced, (seed, node), iterations
-                    )
-                    placed += sum(len(group) == 1 for group in groups)
-                if progress is not None:
-                    progress(placed, len(x))
-                num_children.append(len(groups))
-                centroids.append(vectors)
-                below.extend(groups)
-            frontier = below
+        splitter = Splitter(
+            x=x, codebook_size=codebook_size, balanced=balanced, iterations=iterations, seed=seed
+        )
+        centroids, num_children, leaves = grow(splitter, progress)
         return cls(
             codebook_size=codebook_size,
             balanced=balanced,
-            centroids=np.concatenate(centroids),
-            num_children=np.array(num_children),
+            centroids=centroids,
+            num_children=num_children,
             leaves=leaves,
+            vectors=x,
         )
 
     @property
@@ -164,11 +150,12 @@ class HierarchicalKMeans:
         Raises:
             ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
         """
-        x = as_vectors(x, dim=self.dim)
-        rows = self._index.find(x)
-        codes: Int64[np.ndarray, "items levels"] = self.codes[rows]
-        unknown = np.flatnonzero(rows < 0)
-        codes[unknown] = self._descend(x[unknown])
+        codes = np.empty((len(x), self.num_levels), dtype=np.int64)
+        for rows, part in vector_chunks(x, dim=self.dim, size=max(1, _NUMBERS // self.dim)):
+            known = self._index.find(part)
+            codes[rows] = self.codes[known]
+            unknown = np.flatnonzero(known < 0)
+            codes[rows.start + unknown] = self._descend(part[unknown])
         return codes
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
@@ -180,8 +167,7 @@ class HierarchicalKMeans:
         Raises:
             ValueError: If a row is not a path of the tree.
         """
-        vectors: Float32[np.ndarray, "items dim"] = self.centroids[self._nodes(codes)]
-        return vectors
+        return self._vectors_of(self._nodes(codes))
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
         """Mean squared distance from vectors to what their first 1, 2, ... codes stand for.
@@ -189,13 +175,10 @@ class HierarchicalKMeans:
         For fitted vectors the last is 0, as each item is a leaf; the others tell how tight the
         clusters of each level are.
         """
-        x = as_vectors(x, dim=self.dim)
-        codes = self.encode(x)
-        gaps = (x - self.decode(codes[:, :level]) for level in range(1, self.num_levels + 1))
-        return tuple(float(np.einsum("nd,nd->n", gap, gap).mean(dtype=float)) for gap in gaps)
+        return measured_distortion(self, x)
 
     def save(self, folder: str | Path) -> None:
-        """Writes config.json and tensors.safetensors into a new folder.
+        """Writes config.json, tensors.safetensors and vectors.npy into a new folder.
 
         Raises:
             FileExistsError: If the folder exists already.
@@ -206,11 +189,14 @@ class HierarchicalKMeans:
             "balanced": self.balanced,
         }
         names = ("centroids", "num_children", "leaves")
-        write_part(folder, config, {name: getattr(self, name) for name in names})
+        with replacing_folder(Path(folder)) as beside:
+            beside.rmdir()
+            write_part(beside, config, {name: getattr(self, name) for name in names})
+            np.save(beside / "vectors.npy", self.vectors, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> HierarchicalKMeans:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote; the vectors stay on disk, as a memory map.
 
         Raises:
             CatalogError: If the folder is absent, corrupt or of a newer format.
@@ -223,6 +209,7 @@ class HierarchicalKMeans:
                 centroids=tensors["centroids"],
                 num_children=tensors["num_children"],
                 leaves=tensors["leaves"],
+                vectors=_read_vectors(Path(folder) / "vectors.npy"),
             )
 
     @cached_property
@@ -247,7 +234,22 @@ class HierarchicalKMeans:
 
     @cached_property
     def _index(self) -> VectorIndex:
-        return VectorIndex(self.centroids[self.leaves])
+        return VectorIndex(self.vectors)
+
+    @cached_property
+    def _places(self) -> Int64[np.ndarray, " nodes"]:
+        """The row of each node in `centroids`, or for a leaf in `vectors`."""
+        places = np.cumsum(self.num_children > 0) - 1
+        places[self.leaves] = np.arange(len(self.leaves))
+        return places
+
+    def _vectors_of(self, nodes: Int64[np.ndarray, " some"]) -> Float32[np.ndarray, "some dim"]:
+        """What nodes stand for."""
+        vectors = np.empty((len(nodes), self.dim), dtype=np.float32)
+        is_leaf = self.num_children[nodes] == 0
+        vectors[is_leaf] = self.vectors[self._places[nodes[is_leaf]]]
+        vectors[~is_leaf] = self.centroids[self._places[nodes[~is_leaf]]]
+        return vectors
 
     def _descend(self, x: Float32[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         """The path of nearest centroids."""
@@ -257,10 +259,23 @@ class HierarchicalKMeans:
             inner = np.flatnonzero(self.num_children[nodes] > 0)
             inner = inner[np.argsort(nodes[inner], kind="stable")]
             borders = np.flatnonzero(np.diff(nodes[inner])) + 1
+            scattered = []
             for rows in np.split(inner, borders) if len(inner) else []:
                 first, count = self._first_child[nodes[rows[0]]], self.num_children[nodes[rows[0]]]
-                codes[rows, level] = nearest(x[rows], self.centroids[first : first + count])
-                nodes[rows] = first + codes[rows, level]
+                if len(rows) * count < _SCATTERED:
+                    scattered.append(rows)
+                    continue
+                children = self._vectors_of(np.arange(first, first + count))
+                codes[rows, level] = nearest(x[rows], children)
+            if scattered:
+                rows = np.concatenate(scattered)
+                codes[rows, level] = nearest_of_each(
+                    x[rows],
+                    self._first_child[nodes[rows]],
+                    self.num_children[nodes[rows]],
+                    self._vectors_of,
+                )
+            nodes[inner] = self._first_child[nodes[inner]] + codes[inner, level]
         return codes
 
     def _nodes(self, codes: Int64[np.ndarray, "items levels"]) -> Int64[np.ndarray, " items"]:
@@ -279,40 +294,11 @@ class HierarchicalKMeans:
         return nodes
 
 
-def _split(
-    x: Float32[np.ndarray, "items dim"],
-    rows: Int64[np.ndarray, " rows"],
-    codebook_size: int,
-    balanced: bool,
-    seed: tuple[int, int],
-    iterations: int,
-) -> tuple[list[Int64[np.ndarray, " _"]], Float32[np.ndarray, "codes dim"]]:
-    """Splits rows into 2 to `codebook_size` groups, none empty, with their centroids."""
-    part = x[rows]
-    draw = int(np.random.default_rng(seed).integers(2**31 - 1))
-    kmeans = faiss.Kmeans(
-        x.shape[1],
-        codebook_size,
-        niter=iterations,
-        seed=draw,
-        min_points_per_centroid=1,
-        max_points_per_centroid=_SAMPLE_PER_CODE,
-    )
-    kmeans.train(part)
-    centroids = np.asarray(kmeans.centroids)
-    if balanced:
-        labels, centroids = balanced_kmeans(
-            part, centroids, sample_size=_SAMPLE_PER_CODE * codebook_size, seed=draw
-        )
-    else:
-        labels = nearest(part, centroids)
-        if (labels == labels[0]).all():  # identical vectors: only an even split makes progress
-            labels = np.arange(len(rows)) * codebook_size // len(rows)
-            centroids = np.repeat(part[:1], codebook_size, axis=0)
-    counts = np.bincount(labels, minlength=codebook_size)
-    order = rows[np.argsort(labels, kind="stable")]
-    groups = [group for group in np.split(order, np.cumsum(counts)[:-1]) if len(group)]
-    centroids = centroids[counts > 0]
-    alone = counts[counts > 0] == 1  # these are leaves, which stand for the item itself
-    centroids[alone] = x[[group[0] for group, one in zip(groups, alone, strict=True) if one]]
-    return groups, centroids
+def _read_vectors(path: Path) -> Float32[np.ndarray, "items dim"]:
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise CatalogError(f"{path}: not a readable .npy file ({error})") from None
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise CatalogError(f"{path}: must hold one float32 vector an item")
+    return vectors

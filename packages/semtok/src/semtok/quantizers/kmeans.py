@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 from jaxtyping import Float32
@@ -16,6 +18,7 @@ def kmeans(
     num_codes: int,
     *,
     iterations: int = 25,
+    progressive: bool = False,
     seed: int | tuple[int, ...] = 0,
 ) -> Float32[np.ndarray, "codes dim"]:
     """Centroids of a sample of the vectors.
@@ -27,6 +30,9 @@ def kmeans(
         x: Vectors, at least one; a sample of 256 a centroid is drawn from more.
         num_codes: How many centroids.
         iterations: Rounds of assignment and update.
+        progressive: Whether to start in the first few principal directions and add others step by
+            step, each with as many iterations: slower, and at lower distortion where the variance
+            is spread over many directions, as that of residuals is.
         seed: Draws the sample and the start.
     """
     generator = np.random.default_rng(seed)
@@ -37,13 +43,24 @@ def kmeans(
     if len(firsts) <= num_codes:
         distinct = x[np.sort(firsts)]
         return np.concatenate([distinct, np.repeat(distinct[-1:], num_codes - len(distinct), 0)])
-    clusters = faiss.Kmeans(
-        x.shape[1],
-        num_codes,
-        niter=iterations,
-        seed=int(generator.integers(2**31 - 1)),
-        min_points_per_centroid=1,
-        max_points_per_centroid=SAMPLE_PER_CODE,
-    )
-    clusters.train(np.ascontiguousarray(x))
-    return np.asarray(clusters.centroids, dtype=np.float32)
+    x = np.ascontiguousarray(x)
+    draw = int(generator.integers(2**31 - 1))
+    if progressive and x.shape[1] > 1:
+        stepwise: Any = faiss.ProgressiveDimClustering(x.shape[1], num_codes)
+        stepwise.niter, stepwise.seed = iterations, draw
+        stepwise.min_points_per_centroid = 1
+        stepwise.max_points_per_centroid = SAMPLE_PER_CODE
+        stepwise.train(len(x), faiss.swig_ptr(x), faiss.ProgressiveDimIndexFactory())
+        found = faiss.vector_to_array(stepwise.centroids).reshape(num_codes, x.shape[1])
+    else:
+        clusters: Any = faiss.Kmeans(
+            x.shape[1],
+            num_codes,
+            niter=iterations,
+            seed=draw,
+            min_points_per_centroid=1,
+            max_points_per_centroid=SAMPLE_PER_CODE,
+        )
+        clusters.train(x)
+        found = clusters.centroids
+    return np.asarray(found, dtype=np.float32)

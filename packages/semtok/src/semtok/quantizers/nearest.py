@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import faiss
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt64
@@ -79,6 +81,39 @@ def _nearest_rivals(
     costs = np.full(rivals.shape, np.inf)
     costs[rows, codes] = (gaps * gaps).sum(axis=1)
     labels: Int64[np.ndarray, " items"] = costs.argmin(axis=1)
+    return labels
+
+
+def nearest_of_each(
+    x: Float32[np.ndarray, "items dim"],
+    firsts: Int64[np.ndarray, " items"],
+    counts: Int64[np.ndarray, " items"],
+    vectors_of: Callable[[Int64[np.ndarray, " _"]], Float32[np.ndarray, "_ dim"]],
+) -> Int64[np.ndarray, " items"]:
+    """As `nearest`, where each vector has candidates of its own: `counts` of them from `firsts`.
+
+    Args:
+        x: Vectors.
+        firsts: The number of the first candidate of each.
+        counts: How many candidates each has, at least one.
+        vectors_of: Gives the vectors of candidates by their numbers.
+    """
+    labels = np.empty(len(x), dtype=np.int64)
+    ends = np.cumsum(counts)
+    block = max(int(counts.max(initial=1)), _EXACT // x.shape[1])
+    start = 0
+    while start < len(x):
+        done = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + block, side="right")))
+        some = counts[start:stop]
+        begins = np.cumsum(some) - some
+        within = np.arange(some.sum()) - np.repeat(begins, some)
+        gaps = vectors_of(np.repeat(firsts[start:stop], some) + within).astype(np.float64)
+        gaps -= np.repeat(x[start:stop], some, axis=0)
+        costs = (gaps * gaps).sum(axis=1)
+        best = np.flatnonzero(costs == np.repeat(np.minimum.reduceat(costs, begins), some))
+        labels[start:stop] = within[best[np.searchsorted(best, begins)]]
+        start = stop
     return labels
 
 
