@@ -17,6 +17,9 @@ from genrec.losses import full_cross_entropy, sampled_cross_entropy
 from genrec.sampling import sample_negatives
 from genrec.sequences import Batch, PairBatches, SequenceBatches
 from genrec.training import TrainingConfig, TrainingEvent, TrainingResult, fit, rich_progress
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 NUM_ITEMS = 20
@@ -46,12 +49,19 @@ def model(seed: int = 0) -> SASRec:
     return SASRec(NUM_ITEMS, dim=8, num_layers=1, history_length=6, dropout=0.3)
 
 
-def batches(num_users: int = 12) -> PairBatches:
+def walks(num_users: int = 12) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
-    histories = [
-        (generator.integers(NUM_ITEMS) + np.arange(6)) % NUM_ITEMS for _ in range(num_users)
-    ]
-    return PairBatches(histories, num_items=NUM_ITEMS, history_length=6, batch_size=8)
+    return [(generator.integers(NUM_ITEMS) + np.arange(6)) % NUM_ITEMS for _ in range(num_users)]
+
+
+def batches() -> PairBatches:
+    return PairBatches(walks(), num_items=NUM_ITEMS, history_length=6, batch_size=8)
+
+
+def next_item(module: SASRec, batch: Batch) -> dict[str, Tensor]:
+    vectors = module.item_vectors()
+    states = module.last_state(batch.history, vectors)
+    return {"next": full_cross_entropy(states, vectors, batch.targets)}
 
 
 def loss(module: SASRec, batch: Batch) -> dict[str, Tensor]:
@@ -110,17 +120,118 @@ def crash() -> None:
     raise Crash
 
 
-@pytest.mark.parametrize(("step", "checkpoint_every"), [(3, 1), (16, 1), (21, 1), (21, 2), (32, 1)])
-def test_a_resumed_run_equals_the_uninterrupted_one(
-    tmp_path, uninterrupted, step, checkpoint_every
+@settings(deadline=None, max_examples=6, database=None)
+@given(
+    steps=st.lists(st.integers(1, 4 * STEPS), min_size=1, max_size=2),
+    by_signal=st.booleans(),
+    checkpoint_every=st.integers(1, 3),
+)
+@example(steps=[16], by_signal=False, checkpoint_every=1)
+@example(steps=[4 * STEPS], by_signal=False, checkpoint_every=1)
+def test_a_run_killed_at_a_random_step_equals_the_uninterrupted_one(
+    tmp_path_factory, uninterrupted, steps, by_signal, checkpoint_every
 ):
+    folder = tmp_path_factory.mktemp("killed")
     config = TrainingConfig(**{**vars(CONFIG), "checkpoint_every": checkpoint_every})
-    with pytest.raises(Crash):
-        train(tmp_path, at_step(step, crash), config)
-    resumed = train(tmp_path, config=config)
+    act = (lambda: os.kill(os.getpid(), signal.SIGTERM)) if by_signal else crash
+    for step in sorted(set(steps)):
+        with pytest.raises((Crash, KeyboardInterrupt)):
+            train(folder, at_step(step, act), config)
+    resumed = train(folder, config=config)
     assert_same(resumed, uninterrupted)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert lines == resumed[1].log
+
+
+ACCUMULATING = TrainingConfig(epochs=2, accumulate=3, learning_rate=0.05, gradient_clip=0.5)
+
+
+def test_a_resumed_run_with_accumulation_equals_the_uninterrupted_one(tmp_path):
+    def run(folder: Path | None = None, callback=None):
+        module = model()
+        return module, fit(module, batches(), loss, ACCUMULATING, folder=folder, callback=callback)
+
+    whole = run()
+    assert whole[1].steps == 6  # 8 batches an epoch, in steps of 3, 3 and 2
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert_same(run(tmp_path), whole)
+
+
+@pytest.mark.parametrize("batch_size", [12, 25])  # 60 pairs: batches of 12, and of 20
+def test_accumulated_batches_equal_the_large_batch(batch_size):
+    def run(batch_size: int, accumulate: int) -> tuple[SASRec, TrainingResult]:
+        torch.manual_seed(0)
+        module = SASRec(NUM_ITEMS, dim=8, num_layers=1, history_length=6, dropout=0.0)
+        source = PairBatches(walks(), num_items=NUM_ITEMS, batch_size=batch_size)
+        config = TrainingConfig(
+            epochs=3, accumulate=accumulate, learning_rate=0.02, gradient_clip=0.5
+        )
+        return module, fit(module, source, next_item, config)
+
+    large, small = run(60, 1), run(batch_size, 5)
+    assert small[1].steps == large[1].steps == 3
+    # Not each weight: the keys' biases have no gradient, and Adam enlarges what rounding leaves.
+    history = torch.arange(NUM_ITEMS)[:, None]
+    torch.testing.assert_close(
+        small[0].score(history), large[0].score(history), rtol=1e-3, atol=1e-4
+    )
+    for one, two in zip(small[1].log, large[1].log, strict=True):
+        assert one["losses"]["next"] == pytest.approx(two["losses"]["next"], rel=1e-5)
+        assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-4)
+
+
+def test_batches_weigh_as_many_samples_as_they_hold():
+    module = Line()
+
+    class Uneven(Numbers):
+        def __call__(self, epoch: int):
+            return iter([Number(1.0, size=3), Number(5.0, size=1)])
+
+    result = fit(
+        module,
+        Uneven(2),
+        lambda m, b: {"slope": b.value * m.weight[0] + b.value},
+        TrainingConfig(epochs=1, accumulate=2),
+    )
+    assert result.steps == 1
+    assert result.log[0]["losses"]["slope"] == pytest.approx(0.75 * 1 + 0.25 * 5)
+    assert result.log[0]["gradient_norm"] == pytest.approx(0.75 * 1 + 0.25 * 5)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    """Two processes with a batch each a step, beside one that accumulates two."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    port = ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    done = subprocess.run(
+        [*command, *port, __file__, str(tmp_path / "two"), "processes"],
+        timeout=600,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    alone = train_on_processes(tmp_path / "one", accumulate=2)
+    lines = (tmp_path / "two" / "log.jsonl").read_text().splitlines()
+    together = [json.loads(line) for line in lines]
+    assert [r["step"] for r in together] == [r["step"] for r in alone.log] == [4, 8, 12]
+    for one, two in zip(alone.log, together, strict=True):
+        assert two["losses"]["next"] == pytest.approx(one["losses"]["next"], rel=1e-5)
+        assert two["gradient_norm"] > 0
+    one, two = (
+        load_file(tmp_path / name / "final.safetensors")["module.item_encoder.ids"]
+        for name in ("one", "two")
+    )
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
+
+
+def train_on_processes(folder: Path, accumulate: int) -> TrainingResult:
+    torch.manual_seed(0)
+    module = SASRec(NUM_ITEMS, dim=8, num_layers=1, history_length=6, dropout=0.0)
+    source = PairBatches(walks(16), num_items=NUM_ITEMS, batch_size=10)  # 80 pairs, 8 batches
+    config = TrainingConfig(epochs=3, accumulate=accumulate, learning_rate=0.02)
+    return fit(module, source, next_item, config, folder=folder)
 
 
 def test_a_run_killed_by_the_system_resumes_as_if_nothing_had_been(tmp_path, uninterrupted):
@@ -239,6 +350,21 @@ def test_patience_stops_and_the_best_weights_come_back():
     assert not torch.equal(seen[1], seen[4])
 
 
+def test_the_least_figure_can_be_the_best():
+    figures = [0.5, 0.2, 0.3, 0.2]
+    config = TrainingConfig(epochs=6, monitor="loss", monitor_mode="min", patience=2)
+    seen: list[Tensor] = []
+    module = model()
+
+    def validate(module: SASRec) -> dict[str, float]:
+        seen.append(module.item_vectors().detach().clone())
+        return {"loss": figures[len(seen) - 1]}
+
+    result = fit(module, batches(), loss, config, validate=validate)
+    assert (result.epochs, result.best_epoch, result.metrics) == (4, 2, {"loss": 0.2})
+    assert torch.equal(module.item_vectors(), seen[1])
+
+
 def test_validation_keeps_its_pace_and_never_misses_the_end():
     validated: list[int] = []
 
@@ -284,11 +410,12 @@ class Numbers:
 
 
 class Number:
-    def __init__(self, value: int) -> None:
+    def __init__(self, value: float, size: int = 1) -> None:
         self.value = value
+        self.size = size
 
     def __len__(self) -> int:
-        return 1
+        return self.size
 
     def to(self, device: torch.device) -> Number:
         return self
@@ -386,6 +513,8 @@ def test_the_bar_draws(capsys):
         ({"gradient_clip": 0.0}, "gradient_clip must be positive, got 0"),
         ({"patience": 0, "monitor": "ndcg"}, "patience must be at least 1, got 0"),
         ({"patience": 2}, "monitor must be named when patience is given, got None"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"monitor_mode": "min"}, "monitor must be named when monitor_mode is 'min', got None"),
         ({"ema_decay": 1.0}, "ema_decay must be between 0 and 1, got 1"),
     ],
 )
@@ -417,6 +546,18 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     train(tmp_path)
     other = TrainingConfig(**{**vars(CONFIG), "learning_rate": 0.5})
     with pytest.raises(ValueError, match=r"with learning_rate 0.003, not 0.5"):
+        train(tmp_path, config=other)
+
+
+def test_a_setting_that_an_older_version_did_not_have_was_at_its_default(tmp_path, uninterrupted):
+    train(tmp_path)
+    path = tmp_path / "checkpoint.json"
+    about = json.loads(path.read_text())
+    del about["config"]["accumulate"]
+    path.write_text(json.dumps(about))
+    assert_same(train(tmp_path), uninterrupted)
+    other = TrainingConfig(**{**vars(CONFIG), "accumulate": 2})
+    with pytest.raises(ValueError, match="with accumulate 1, not 2"):
         train(tmp_path, config=other)
 
 
@@ -462,7 +603,11 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path):
         fit(other, batches(), loss, CONFIG, validate=accuracy, folder=tmp_path)
 
 
-if __name__ == "__main__":  # the run that is killed: folder, step
-    train(
-        Path(sys.argv[1]), at_step(int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))
-    )
+if __name__ == "__main__":  # what the tests start: a run to be killed, or one of two processes
+    if sys.argv[2] == "processes":
+        train_on_processes(Path(sys.argv[1]), accumulate=1)
+    else:
+        train(
+            Path(sys.argv[1]),
+            at_step(int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)),
+        )

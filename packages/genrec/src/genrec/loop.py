@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -25,10 +25,14 @@ from genrec.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from genrec.objective import Objective, Sealed
 from genrec.optimization import TrainingConfig, WeightAverage, build_optimizer, learning_rate_at
 from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
 from genrec.progress import TrainingEvent
 from genrec.sequences import Batches
+
+# Steps between two questions whether any of several processes has had a signal.
+_ASK_EVERY = 20
 
 logger = logging.getLogger("genrec.training")
 
@@ -51,24 +55,6 @@ class State:
     seconds: float = 0.0
 
 
-class Objective(nn.Module):
-    """Calls the loss inside a forward pass, where precision and DDP see everything it does."""
-
-    def __init__(
-        self, module: nn.Module, loss: Callable[[nn.Module, Any], Mapping[str, Tensor]]
-    ) -> None:
-        super().__init__()
-        self.module = module
-        self.loss = loss
-        self.names: tuple[str, ...] = ()
-
-    def forward(self, sealed: Callable[[], Any]) -> Tensor:
-        """Returns the loss terms side by side; the batch comes sealed, so that nobody casts it."""
-        terms = self.loss(self.module, sealed())
-        self.names = tuple(terms)
-        return torch.stack([term.float() for term in terms.values()])
-
-
 class TrainingLoop:
     """A training that is going on; the arguments are those of `genrec.training.fit`."""
 
@@ -88,9 +74,10 @@ class TrainingLoop:
         if not self.parameters:
             raise ValueError("module must have parameters that require gradients, got none")
         self.fabric = fabric_on(self.parameters[0].device, config.precision)
-        self.steps_per_epoch = len(batches) // self.fabric.world_size
-        if self.steps_per_epoch < 1:
+        self.batches_per_epoch = len(batches) // self.fabric.world_size
+        if self.batches_per_epoch < 1:
             raise ValueError(f"batches must hold one or more a process, got {len(batches)}")
+        self.steps_per_epoch = -(-self.batches_per_epoch // config.accumulate)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.objective = Objective(module, loss)
         self.optimizer = build_optimizer(self.parameters, config)
@@ -133,33 +120,44 @@ class TrainingLoop:
     def _train_epoch(self, interrupts: Interrupts) -> None:
         state, processes = self.state, self.fabric.world_size
         self.forward.train()
-        first = (state.step - state.epochs * self.steps_per_epoch) * processes
-        last = self.steps_per_epoch * processes
-        mine = islice(self.batches(state.epochs), first + self.fabric.global_rank, last, processes)
         started = time.perf_counter() - state.seconds
-        for batch in mine:
-            self._step(batch.to(self.fabric.device))
+        for group in self._groups():
+            self._step(group)
             state.step += 1
-            state.samples += len(batch) * processes
+            state.samples += sum(map(len, group)) * processes
             state.seconds = time.perf_counter() - started
             self._tell("step", self.latest, {})
-            if processes == 1:
+            if processes == 1 or state.step % _ASK_EVERY == 0:
                 self._stop_if(interrupts)
         self._read()
-        done = state.step - state.epochs * self.steps_per_epoch
-        if done != self.steps_per_epoch:
+
+    def _groups(self) -> Iterator[list[Any]]:
+        """Yields the batches of each step that the epoch still has for this process.
+
+        Raises:
+            ValueError: The source gave fewer than it has said.
+        """
+        state, processes, size = self.state, self.fabric.world_size, self.config.accumulate
+        done = (state.step - state.epochs * self.steps_per_epoch) * size
+        first, last = done * processes + self.fabric.global_rank, self.batches_per_epoch * processes
+        mine = islice(self.batches(state.epochs), first, last, processes)
+        while group := list(islice(mine, size)):
+            done += len(group)
+            if len(group) < size and done != self.batches_per_epoch:
+                break
+            yield group
+        if done != self.batches_per_epoch:
             raise ValueError(
-                f"batches must give {self.steps_per_epoch} batches in each epoch, "
+                f"batches must give {self.batches_per_epoch} batches in each epoch, "
                 f"got {done} in epoch {state.epochs + 1}"
             )
 
-    def _step(self, batch: Any) -> None:
+    def _step(self, group: list[Any]) -> None:
         config, step = self.config, self.state.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(config, step, self.total_steps)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = learning_rate_at(config, step, self.total_steps)
         seed_default_generators(self.fabric.device, config.seed, step, self.fabric.global_rank)
-        terms = self.forward(lambda: batch)
-        self.fabric.backward(terms.sum())
+        terms = self._backward(group)
         if config.gradient_clip is not None:
             norm = self.fabric.clip_gradients(
                 self.objective,
@@ -171,13 +169,29 @@ class TrainingLoop:
             norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
             norm = torch.stack(norms).norm()
         assert norm is not None
-        self.unread.append((step + 1, terms.detach(), norm))
+        self.unread.append((step + 1, terms, norm))
         if len(self.unread) >= self.read_every:
             self._read()  # before what is not finite gets into the weights
         self.fabric_optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(step + 1)
+
+    def _backward(self, group: list[Any]) -> Tensor:
+        """Adds up the gradients of a step's batches; returns the loss terms, averaged likewise."""
+        samples = sum(map(len, group))
+        total: Tensor | None = None
+        for place, batch in enumerate(group, start=1):
+            on_device = batch.to(self.fabric.device)
+            # Processes exchange their gradients once a step, with the last batch.
+            with self.fabric.no_backward_sync(self.forward, enabled=place < len(group)):
+                terms = self.forward(Sealed(on_device))
+                if len(group) > 1:
+                    terms = terms * (len(batch) / samples)
+                self.fabric.backward(terms.sum())
+            total = terms.detach() if total is None else total + terms.detach()
+        assert total is not None
+        return total
 
     def _read(self) -> None:
         """Reads the losses and gradient norms that wait on the device, and adds them up.
@@ -253,7 +267,8 @@ class TrainingLoop:
                 return metrics
             if not math.isfinite(metrics.get(monitor, math.nan)):
                 raise ValueError(f"validate must give a finite {monitor!r}, got {metrics}")
-            if self.best is None or metrics[monitor] > state.metrics[monitor]:
+            sign = 1 if self.config.monitor_mode == "max" else -1
+            if self.best is None or sign * metrics[monitor] > sign * state.metrics[monitor]:
                 state.best_epoch, state.metrics, state.waited = state.epochs, metrics, 0
                 weights = self.module.state_dict()
                 self.best = {name: value.detach().clone() for name, value in weights.items()}
@@ -317,7 +332,9 @@ class TrainingLoop:
         if loaded is not None:
             about, files = loaded
             present = {**asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
-            former = {**about["config"], "steps_per_epoch": about["steps_per_epoch"]}
+            # Settings that an older version did not have were at their defaults.
+            former = {**asdict(TrainingConfig()), **about["config"]}
+            former["steps_per_epoch"] = about["steps_per_epoch"]
             for name, value in present.items():
                 if former.get(name) != value:
                     raise ValueError(

@@ -27,8 +27,12 @@ class TrainingConfig:
         gradient_clip: Most that the gradients' norm may be; None leaves them.
         precision: "32", or "bf16" for autocast. On a CPU, bf16 pays only where the hardware
             multiplies it (AMX, avx512_bf16); elsewhere it is many times slower.
-        monitor: The figure of `validate` that decides on the best weights; greater is better. None
-            ends with the last weights.
+        accumulate: Batches to a step. Their losses are averaged, each with its number of samples
+            for its weight: where a loss is a mean over samples, the step is that of one batch as
+            large as all of them. A smaller step ends an epoch that does not divide.
+        monitor: The figure of `validate` that decides on the best weights. None ends with the last
+            weights.
+        monitor_mode: Whether the "max" or the "min" of the figure is best.
         patience: Validations without a better `monitor` before training stops; None never stops.
         validate_every: Epochs between validations; the last epoch is always validated.
         checkpoint_every: Epochs between checkpoints, where there is a folder.
@@ -49,7 +53,9 @@ class TrainingConfig:
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     gradient_clip: float | None = None
     precision: Literal["32", "bf16"] = "32"
+    accumulate: int = 1
     monitor: str | None = None
+    monitor_mode: Literal["max", "min"] = "max"
     patience: int | None = None
     validate_every: int = 1
     checkpoint_every: int = 1
@@ -57,7 +63,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "validate_every", "checkpoint_every"):
+        for name in ("epochs", "accumulate", "validate_every", "checkpoint_every"):
             _check(name, getattr(self, name) >= 1, "at least 1", getattr(self, name))
         for name in ("warmup_steps", "weight_decay", "seed"):
             _check(name, getattr(self, name) >= 0, "at least 0", getattr(self, name))
@@ -67,12 +73,15 @@ class TrainingConfig:
         if self.patience is not None:
             _check("patience", self.patience >= 1, "at least 1", self.patience)
             _check("monitor", self.monitor is not None, "named when patience is given", None)
+        if self.monitor_mode == "min":
+            _check("monitor", self.monitor is not None, "named when monitor_mode is 'min'", None)
         if self.ema_decay is not None:
             _check("ema_decay", 0 < self.ema_decay < 1, "between 0 and 1", self.ema_decay)
         for name, known in (
             ("optimizer", ("adam", "adamw")),
             ("schedule", ("constant", "cosine", "linear")),
             ("precision", ("32", "bf16")),
+            ("monitor_mode", ("max", "min")),
         ):
             value = getattr(self, name)
             _check(name, value in known, " or ".join(map(repr, known)), repr(value))
