@@ -51,10 +51,15 @@ def load_config(kind: type[Config], path: Path | None) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: not TOML: {error}") from error
-    return _build(kind, values, f"{path}")
+    return build_config(kind, values, f"{path}")
 
 
-def _build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """Returns a configuration from nested mappings; what they leave out is the default.
+
+    Raises:
+        ExperimentError: A key or value is not one of `kind`; the message begins with `where`.
+    """
     types = get_type_hints(kind)
     unknown = sorted(set(values) - set(types))
     if unknown:
@@ -66,7 +71,7 @@ def _build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 raise ExperimentError(f"{where}: {name} must be a table, [{name}], got {value!r}")
-            arguments[name] = _build(hint, value, f"{where}: [{name}]")  # type: ignore[arg-type]
+            arguments[name] = build_config(hint, value, f"{where}: [{name}]")  # type: ignore[arg-type]
         else:
             value = tuple(value) if isinstance(value, list) else value
             if not _fits(value, hint):

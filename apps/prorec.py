@@ -13,34 +13,42 @@ with distillation (section 3.4); the floors; the test. Each stage is a folder of
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
+from answers import (
+    ForceOption,
+    HistoryOption,
+    InputOption,
+    OutputOption,
+    RunOption,
+    SeenOption,
+    TopKOption,
+    answer,
+    check_answer_options,
+)
 from evalrec import DataError, Queries, Report, evaluate, reports_table, write_synthetic
 from experiment import (
     Bar,
-    ExperimentError,
     Run,
     Screen,
     choose_device,
     content_hash,
     guarded,
     load_config,
-    replacing,
     write_json,
 )
 from genrec import (
+    DIN,
     ArtifactError,
     PairBatches,
     Recommender,
+    SASRec,
     Seq2Seq,
     SequenceBatches,
     Trie,
@@ -60,36 +68,33 @@ from prorec_model import (
     stage_one_loss,
     stage_one_model,
     stage_two_loss,
-    training_config,
 )
 from prorec_page import MODEL, Spaces, metrics, modality_spaces, write_page
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file, save_file
 from semtok import (
     CatalogError,
     HierarchicalKMeans,
-    Pca,
     Tokenizer,
     load_tokenizer,
     save_tokenizer,
 )
 from stages import (
     Data,
+    check_complete,
     check_embedding,
-    dense_scorer,
     embed_texts,
     fit_and_test_floors,
     generate,
-    keep_titles,
+    keep_items,
     read_data,
-    read_histories,
     read_report,
-    read_titles,
     report_stage,
     sample_queries,
+    standardised,
 )
 from torch import Tensor, nn
+from training import DenseTraining, dense_stage, ndcg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +125,7 @@ class Pipeline:
             device=str(self.device),
             seed=self.config.seed,
         )
-        if text.dim < min(vectors.shape):
-            vectors = Pca.fit(vectors, dim=text.dim).transform(vectors)
-        vectors = vectors - vectors.mean(axis=0)
-        return torch.from_numpy(vectors / vectors.std().clip(1e-6)).float().to(self.device)
+        return standardised(vectors, text.dim).to(self.device)
 
     def backbone(self, name: str, config: StageOne, semantic: Tensor) -> dict[str, Tensor]:
         """A stage that trains a sequence model and tests its own ranking.
@@ -131,51 +133,27 @@ class Pipeline:
         Returns:
             Its item embeddings: "collaborative" (E_C), "adapted" (E_T) and "integrated".
         """
-
-        def build(folder: Path) -> Mapping[str, Any]:
-            torch.manual_seed(self.config.seed)
-            model = stage_one_model(config, semantic).to(self.device)
-            pairs = PairBatches if config.backbone == "din" else partial(SequenceBatches, stride=10)
-            batches = pairs(
+        pairs = PairBatches if config.backbone == "din" else partial(SequenceBatches, stride=10)
+        plan = DenseTraining(
+            model=lambda: stage_one_model(config, semantic).to(self.device),
+            loss=partial(stage_one_loss, config),
+            batches=pairs(
                 self.data.split.train,
-                num_items=model.num_items,
+                num_items=len(semantic),
                 history_length=config.history_length,
                 batch_size=config.batch_size,
                 seed=self.config.seed,
                 bucket=20,
-            )
-            validation = self.validation
-            score = dense_scorer(model, config.history_length)
-
-            def validate(_: nn.Module) -> dict[str, float]:
-                return _ndcg(evaluate(validation, score, ks=(10,)))
-
-            with self.run.screen.bar(name) as bar:
-                result = fit(
-                    model,
-                    batches,
-                    partial(stage_one_loss, config),
-                    training_config(config, self.config.seed, monitor="ndcg@10 filtered"),
-                    validate=validate,
-                    folder=folder,
-                    callback=bar.training,
-                )
-            model.eval()
-            report = evaluate(self.data.split.test, score, ks=self.config.evaluation.ks)
-            report.write_json(folder / "report.json")
-            encoder = model.item_encoder
-            assert isinstance(encoder, ItemEncoder)
-            with torch.no_grad():
-                tables = {
-                    "collaborative": encoder.collaborative.clone(),
-                    "adapted": encoder.adapted(),
-                    "integrated": encoder.integrated(),
-                }
-            tables = {name: table.cpu() for name, table in tables.items()}
-            save_file(tables, folder / "items.safetensors")
-            return {"best_epoch": result.best_epoch, "validation": result.metrics}
-
-        self.run.stage(name, build)
+            ),
+            training=config,
+            history_length=config.history_length,
+            validation=self.validation,
+            test=self.data.split.test,
+            ks=self.config.evaluation.ks,
+            seed=self.config.seed,
+            keep=_keep_items,
+        )
+        dense_stage(self.run, name, plan)
         return load_file(self.run.path / name / "items.safetensors")
 
     def tokenizer(self, integrated: Float[Tensor, "items dim"]) -> Tokenizer:
@@ -230,26 +208,23 @@ class Pipeline:
             def validate(_: nn.Module) -> dict[str, float]:
                 num_beams = self.config.evaluation.validation_beams
                 ranked = generate(model, validation.histories, num_beams=num_beams)
-                return _ndcg(evaluate(validation, ranked, ks=(10,)))
+                return ndcg(evaluate(validation, ranked, ks=(10,)))
 
             with self.run.screen.bar("stage_two") as bar:
                 result = fit(
                     model,
                     batches,
                     partial(stage_two_loss, config, integrated.to(self.device)),
-                    training_config(config, self.config.seed, monitor="ndcg@10"),
+                    config.settings(self.config.seed, monitor="ndcg@10"),
                     validate=validate,
                     folder=folder,
                     callback=bar.training,
                 )
-            train = self.data.split.train
             save_model(
                 folder / "model",
                 model,
                 self.data.catalog.item_ids,
-                popularity=torch.from_numpy(
-                    np.bincount(np.concatenate(train), minlength=trie.num_items)
-                ),
+                popularity=torch.from_numpy(self.data.popularity()),
                 info={"app": "prorec", "config": dataclasses.asdict(self.config)},
             )
             return {"best_epoch": result.best_epoch, "validation": result.metrics}
@@ -273,11 +248,18 @@ class Pipeline:
         return report_stage(self.run, "test", build)
 
 
-def _ndcg(report: Report) -> dict[str, float]:
-    return {
-        name: float(report.per_user("ndcg@10", mode).mean())
-        for name, mode in (("ndcg@10", "unfiltered"), ("ndcg@10 filtered", "filtered"))
-    }
+def _keep_items(model: SASRec | DIN, folder: Path) -> None:
+    """Saves the item embeddings of stage I."""
+    encoder = model.item_encoder
+    assert isinstance(encoder, ItemEncoder)
+    with torch.no_grad():
+        tables = {
+            "collaborative": encoder.collaborative.clone(),
+            "adapted": encoder.adapted(),
+            "integrated": encoder.integrated(),
+        }
+    tables = {name: table.cpu() for name, table in tables.items()}
+    save_file(tables, folder / "items.safetensors")
 
 
 def run_stages(pipeline: Pipeline) -> dict[str, Report]:
@@ -287,7 +269,7 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
         Test reports: the model, the sequence models it grew from, the floors.
     """
     run, data, config = pipeline.run, pipeline.data, pipeline.config
-    keep_titles(run, data)
+    keep_items(run, data)
     semantic = pipeline.semantic()
     floors = fit_and_test_floors(run, data, config.text.fields, config.evaluation.ks)
     name = {"sasrec": "SASRec", "din": "DIN"}[config.stage_one.backbone]
@@ -386,26 +368,21 @@ def _run(folder: Path, out: Path, config: Config, device_name: str) -> None:
 
 @app.command()
 def recommend(
-    run: Annotated[Path, typer.Option(help="Folder of a complete run")],
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first, by commas")] = None,
-    source: Annotated[
-        Path | None, typer.Option("--input", help='JSONL: {"history": [item ids]} a line')
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="JSONL to write, for --input")] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Items a history")] = 10,
+    run: RunOption,
+    history: HistoryOption = None,
+    source: InputOption = None,
+    output: OutputOption = None,
+    top_k: TopKOption = 10,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams, at least top-k")] = 100,
-    exclude_seen: Annotated[bool, typer.Option(help="Leave out items of the history")] = False,
-    force: Annotated[bool, typer.Option(help="Overwrite --output")] = False,
+    exclude_seen: SeenOption = False,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Item ids, titles and scores for one history, or for a file of them, streamed."""
-    if (history is None) == (source is None):
-        raise typer.BadParameter("give either --history or --input")
-    if (source is None) != (output is None):
-        raise typer.BadParameter("--input and --output go together")
+    check_answer_options(history, source, output)
     if num_beams < top_k:
         raise typer.BadParameter(f"--num-beams must be at least --top-k, {top_k}")
-    titles = read_titles(run)
+    check_complete(run)
     recommender = Recommender.load(run / "stage_two/model", device=choose_device(device))
     stream = partial(
         recommender.stream,
@@ -414,36 +391,9 @@ def recommend(
         exclude_seen=exclude_seen,
         unknown="error",
     )
-    if source is None:
-        assert history is not None
-        ids = [part.strip() for part in history.split(",") if part.strip()]
-        (answer,) = stream([ids])
-        if answer.popular:
-            typer.echo("the history is empty: these are the popular items", err=True)
-        table = Table("", "item_id", "title", "score")
-        for place, item in enumerate(answer.items, start=1):
-            table.add_row(str(place), item.item_id, titles[item.item_id], f"{item.score:.3f}")
-        Console().print(table)
-        return
-    assert output is not None
-    if output.exists() and not force:
-        raise ExperimentError(f"{output} exists: choose another --output, or --force")
-    with source.open("rb") as file:
-        total = sum(1 for _ in file)
-    done = 0
-    with replacing(output) as beside, Screen().bar("recommending") as bar:
-        queries, histories = itertools.tee(read_histories(source, recommender.rows))
-        answers = stream(query["history"] for query in histories)
-        with beside.open("w", encoding="utf-8") as written:
-            for done, (query, answer) in enumerate(zip(queries, answers, strict=True), start=1):
-                items = [
-                    {"item_id": item.item_id, "title": titles[item.item_id], "score": item.score}
-                    for item in answer.items
-                ]
-                line = {**query, "items": items, "popular": answer.popular}
-                written.write(json.dumps(line, ensure_ascii=False) + "\n")
-                bar.update(done, total)
-    typer.echo(f"{output}: {done:,} answers")
+    answer(
+        run, stream, recommender.rows, history=history, source=source, output=output, force=force
+    )
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from fusion import ModalityAdaptionLayer, alignment_loss
@@ -16,17 +15,14 @@ from genrec import (
     Batch,
     SASRec,
     Seq2SeqConfig,
-    TrainingConfig,
     candidate_cross_entropy,
     distillation_loss,
-    full_cross_entropy,
     sample_candidates,
-    sample_negatives,
-    sampled_cross_entropy,
 )
 from jaxtyping import Float, Int
 from stages import Columns
 from torch import Tensor, nn
+from training import NextItem, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +42,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOne:
+class StageOne(NextItem):
     """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
 
     Attributes:
@@ -69,22 +65,12 @@ class StageOne:
     num_heads: int = 4
     dropout: float = 0.4
     history_length: int = 20
-    similarity: Literal["cosine", "dot"] = "cosine"
-    temperature: float = 0.07
-    num_negatives: int = 2048
     alpha: float = 1.0
     alignment_temperature: float = 0.07
     alignment_items: int = 768
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
-    schedule: Literal["constant", "cosine", "linear"] = "linear"
-    gradient_clip: float = 1.0
-    batch_size: int = 96
-    epochs: int = 12
-    patience: int = 3
 
     def __post_init__(self) -> None:
-        training_config(self, 0, monitor="any")
+        super().__post_init__()
         if self.dim < 1 or self.dim % self.num_heads:
             raise ValueError(
                 f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}"
@@ -109,7 +95,7 @@ class Codes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTwo:
+class StageTwo(Training):
     """Generation with distillation (section 3.4). Sizes and rates are section 4.1's."""
 
     num_encoder_layers: int = 1
@@ -129,16 +115,13 @@ class StageTwo:
     distillation_similarity: Literal["cosine", "dot"] = "cosine"
     distillation_temperature: float = 0.07
     distillation_negatives: int = 2048
-    learning_rate: float = 1e-3
     warmup_steps: int = 500
-    schedule: Literal["constant", "cosine", "linear"] = "linear"
-    gradient_clip: float = 1.0
     batch_size: int = 256
     epochs: int = 8
     patience: int = 2
 
     def __post_init__(self) -> None:
-        training_config(self, 0, monitor="any")
+        super().__post_init__()
         self.model(1)
         if self.beta < 0:
             raise ValueError(f"beta must be at least 0, got {self.beta}")
@@ -148,20 +131,6 @@ class StageTwo:
         own = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
         shared = {name: value for name, value in vars(self).items() if name in own}
         return Seq2SeqConfig(**shared, distillation_dim=integrated_dim if self.beta else None)
-
-
-def training_config(config: StageOne | StageTwo, seed: int, *, monitor: str) -> TrainingConfig:
-    """What `genrec.fit` needs of a stage's configuration."""
-    return TrainingConfig(
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        schedule=config.schedule,
-        gradient_clip=config.gradient_clip,
-        patience=config.patience,
-        monitor=monitor,
-        seed=seed,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,14 +237,9 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
     num_items, device = model.num_items, batch.history.device
     if isinstance(model, DIN):
         negatives = sample_candidates(batch.targets, num_items, config.num_negatives)
-    elif config.num_negatives:
-        count = min(config.num_negatives, num_items)
-        negatives = sample_negatives(num_items, count, device=device)
     else:
-        negatives = torch.arange(num_items, device=device)
-    parts = (batch.history, batch.targets, negatives)
-    rows = torch.unique(torch.cat([part.flatten() for part in parts]))
-    rows = rows[rows < num_items]
+        negatives = config.draw(num_items, device)
+    rows = config.rows(num_items, batch.history, batch.targets, negatives)
     vectors: Tensor = encoder.collaborative
     collaborative = vectors[rows]
     if config.alpha or config.item_input == "sum":
@@ -288,15 +252,7 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
         losses = {"next_item": candidate_cross_entropy(scores, negatives)}
     else:
         states = model(batch.history, vectors)
-        how: Any = {"similarity": config.similarity, "temperature": config.temperature}
-        if config.num_negatives:
-            log_q = torch.full((num_items,), -math.log(num_items), device=device)
-            next_item = sampled_cross_entropy(
-                states, vectors, batch.targets, negatives, log_q=log_q, **how
-            )
-        else:
-            next_item = full_cross_entropy(states, vectors, batch.targets, **how)
-        losses = {"next_item": next_item}
+        losses = {"next_item": config.next_item(states, vectors, batch.targets, negatives)}
     if config.alpha:
         drawn = torch.randperm(len(rows), device=device)[: config.alignment_items]
         losses["alignment"] = config.alpha * alignment_loss(

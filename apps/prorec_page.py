@@ -7,27 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import page
 import torch
 from evalrec import Report
 from experiment import Run
-from figures import Panel, curves, histogram, read_series, scatter_panels, tsne_panel
+from figures import histogram, scatter_panels, tsne_panel
 from fusion import ModalityShare, modality_share
 from genrec import Recommender
 from jaxtyping import Float
 from prorec_model import Config
-from report import (
-    Example,
-    Section,
-    duration,
-    examples_table,
-    results_table,
-    share_bars,
-    table,
-    tag,
-    write_report,
-)
+from report import Section, share_bars, table, tag, write_report
 from semtok import load_tokenizer, measure_health
-from stages import Data, sample_queries
+from stages import Data
 from torch import Tensor
 
 MODEL = "PRORec"
@@ -40,17 +31,9 @@ Spaces = Mapping[str, tuple[Tensor, ModalityShare]]
 
 
 def metrics(run: Run, data: Data, reports: Mapping[str, Report], spaces: Spaces) -> dict[str, Any]:
-    """What metrics.json holds: nothing that depends on when or how often the run was started."""
-    facts = {name: run.facts(name) for name in STAGES if (run.path / name).exists()}
-    return {
-        "data": data.counts,
-        "stages": {
-            name: {key: value for key, value in stage.items() if key != "seconds"}
-            for name, stage in facts.items()
-        },
-        "modality_share": {name: dataclasses.asdict(share) for name, (_, share) in spaces.items()},
-        "test": {name: report.to_json(per_user=False) for name, report in reports.items()},
-    }
+    """What metrics.json holds."""
+    shares = {name: dataclasses.asdict(share) for name, (_, share) in spaces.items()}
+    return page.metrics(run, data, STAGES, reports) | {"modality_share": shares}
 
 
 def modality_spaces(
@@ -84,31 +67,20 @@ def write_page(
     tokenizer = load_tokenizer(run.path / "tokenizer/tokenizer")
     ids = tokenizer.semantic_ids
     health = measure_health(ids, collisions=tokenizer.collisions, distortion=tokenizer.distortion)
-    results = {
-        name: {
-            mode: {
-                metric: estimate.mean
-                for metric, estimate in estimates.items()
-                if not metric.startswith("mrr") and not metric.endswith("@5")
-            }
-            for mode, estimates in report.metrics.items()
-        }
-        for name, report in reports.items()
-    }
     levels = [
         [level, size.codebook_size, size.used, f"{size.utilisation:.1%}", size.perplexity]
         for level, size in enumerate(health.levels, start=1)
     ]
     first = np.bincount(np.bincount(ids.codes[:, 0], minlength=ids.codebook_sizes[0]))
     sections = [
-        Section(
-            title="Results",
-            body=[results_table(results, model=MODEL)],
-            note=f"Test, all {data.counts['users']:,} users, ranking over all items, hits on "
-            "items. Filtered: items of the user's history are struck out first. Rows below the "
-            "models are floors, which need no training.",
+        page.results_section(data, reports, MODEL),
+        page.training_section(
+            run,
+            {
+                "stage_one": ("stage I", ("next_item", "alignment")),
+                "stage_two": ("stage II", ("generation", "distillation")),
+            },
         ),
-        Section(title="Training", body=[curves(_curves(run))]),
         Section(
             title="Semantic IDs",
             body=[
@@ -153,10 +125,8 @@ def write_page(
                 "backbone trained on ids alone.",
             )
         )
-    sections.append(
-        Section(title="Examples", body=[examples_table(_examples(run, data, config.seed))])
-    )
-    seconds = {name: run.facts(name)["seconds"] for name in STAGES if (run.path / name).exists()}
+    recommender = Recommender.load(run.path / "stage_two/model")
+    sections.append(page.examples_section(data, recommender.recommend, config.seed))
     write_report(
         run.path / "report.html",
         title="PRORec",
@@ -172,43 +142,7 @@ def write_page(
                 "output": config.stage_two.output_vocabulary,
                 "seed": config.seed,
             },
-            "Time": {name: duration(value) for name, value in seconds.items()}
-            | {"all": duration(sum(seconds.values()))},
+            "Time": page.times(run, STAGES),
         },
         sections=sections,
     )
-
-
-def _curves(run: Run) -> list[Panel]:
-    panels = []
-    for stage, title, terms in (
-        ("stage_one", "stage I", ("next_item", "alignment")),
-        ("stage_two", "stage II", ("generation", "distillation")),
-    ):
-        log = run.path / stage / "log.jsonl"
-        panels.append(
-            Panel(title=f"{title}: loss", lines=read_series(log, {t: f"losses.{t}" for t in terms}))
-        )
-        ndcg = {"all items": "metrics.ndcg@10", "seen filtered": "metrics.ndcg@10 filtered"}
-        panels.append(
-            Panel(title=f"{title}: validation NDCG@10", lines=read_series(log, ndcg), mark="max")
-        )
-    return panels
-
-
-def _examples(run: Run, data: Data, seed: int, count: int = 4) -> list[Example]:
-    """A few users' histories, recommendations and targets."""
-    titles, test = data.titles(), data.split.test
-    chosen = sample_queries(test, count, seed)
-    recommender = Recommender.load(run.path / "stage_two/model")
-    names = data.catalog.item_ids
-    row = {name: number for number, name in enumerate(names)}
-    answers = recommender.recommend([[names[i] for i in h] for h in chosen.histories], top_k=10)
-    return [
-        Example(
-            history=[titles[item] for item in history[-8:]],
-            recommended=[titles[row[item.item_id]] for item in answer.items],
-            target=titles[target],
-        )
-        for history, answer, target in zip(chosen.histories, answers, chosen.targets, strict=True)
-    ]

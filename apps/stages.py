@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from evalrec import (
     read_interactions,
 )
 from experiment import Bar, ExperimentError, Run, Screen, read_json
-from genrec import DIN, SASRec, Seq2Seq, beam_search, query_batches
+from genrec import Seq2Seq, beam_search, query_batches
 from jaxtyping import Float, Int
 from semtok import (
     Catalog,
     EmbeddingSource,
     LsaEmbedding,
+    Pca,
     TextEmbedding,
     find_catalog,
     read_catalog,
@@ -67,6 +68,10 @@ class Data:
             "interactions": len(self.interactions),
             "cold test targets": int(self.split.test.cold.sum()),
         }
+
+    def popularity(self) -> Int[np.ndarray, " items"]:
+        """How often each item was had in training."""
+        return np.bincount(np.concatenate(self.split.train), minlength=len(self.catalog))
 
     def titles(self) -> list[str]:
         """A name to show for each item: its title, or its id where it has none."""
@@ -108,60 +113,32 @@ def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
     return data
 
 
-def keep_titles(run: Run, data: Data) -> None:
+def keep_items(run: Run, data: Data) -> None:
     """The stage "data": what `recommend` shows of each item, so that it needs the run alone."""
 
     def build(folder: Path) -> Mapping[str, Any]:
+        counts = data.popularity().tolist()
+        rows = zip(data.catalog.item_ids, data.titles(), counts, strict=True)
         with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
-            for item_id, title in zip(data.catalog.item_ids, data.titles(), strict=True):
-                line = {"item_id": item_id, "title": title}
+            for item_id, title, count in rows:
+                line = {"item_id": item_id, "title": title, "count": count}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         return data.counts
 
     run.stage("data", build)
 
 
-def read_titles(run: Path) -> dict[str, str]:
-    """Returns item id to title, as `keep_titles` left them.
-
-    Raises:
-        ExperimentError: `run` is not the folder of a complete run.
-    """
+def check_complete(run: Path) -> None:
+    """Raises ExperimentError if `run` is not the folder of a complete run."""
     read_json(run / "run.json")
     if not (run / "metrics.json").exists():
         raise ExperimentError(f"{run}: the run is not complete; the command that began it goes on")
+
+
+def read_items(run: Path) -> list[dict[str, Any]]:
+    """Returns each item's "item_id", "title" and "count" as `keep_items` left them."""
     lines = (run / "data/items.jsonl").read_text(encoding="utf-8").splitlines()
-    items = [json.loads(line) for line in lines]
-    return {item["item_id"]: item["title"] for item in items}
-
-
-def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSONL file of histories, line by line.
-
-    Args:
-        path: Each line is an object whose "history" is a list of item ids, oldest first; whatever
-            else it holds is kept.
-        known: The ids that there are.
-
-    Raises:
-        ExperimentError: A line is something else, or names an unknown id.
-    """
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                query = json.loads(line)
-            except ValueError as error:
-                raise ExperimentError(f"{path}, line {number}: not JSON: {error}") from error
-            history = query.get("history") if isinstance(query, dict) else None
-            if not isinstance(history, list) or not all(isinstance(i, str) for i in history):
-                raise ExperimentError(
-                    f'{path}, line {number}: "history" must be a list of item ids, '
-                    f"got {line.strip()[:80]}"
-                )
-            for item_id in history:
-                if item_id not in known:
-                    raise ExperimentError(f"{path}, line {number}: unknown item id {item_id!r}")
-            yield query
+    return [json.loads(line) for line in lines]
 
 
 def check_embedding(embedding: str, data: Data) -> list[Path]:
@@ -180,7 +157,14 @@ def check_embedding(embedding: str, data: Data) -> list[Path]:
 
 
 def embed_texts(
-    run: Run, data: Data, embedding: str, fields: tuple[str, ...], *, device: str, seed: int
+    run: Run,
+    data: Data,
+    embedding: str,
+    fields: tuple[str, ...],
+    *,
+    device: str,
+    seed: int,
+    stage: str = "text",
 ) -> Float[np.ndarray, "items dim"]:
     """The stage "text": one embedding an item, kept in the run.
 
@@ -192,6 +176,7 @@ def embed_texts(
         fields: The catalogue's fields that make an item's text.
         device: Where a sentence-transformers model runs.
         seed: Of LSA's decomposition.
+        stage: The stage's name, where there are several.
 
     Raises:
         CatalogError: A stored file does not fit the catalogue.
@@ -201,16 +186,29 @@ def embed_texts(
         if embedding.endswith(STORED):
             vectors = read_embeddings(embedding, data.catalog.item_ids)
         else:
-            with run.screen.bar("text embeddings") as bar:
+            with run.screen.bar(f"{stage} embeddings") as bar:
                 vectors = _embed(data.catalog, embedding, fields, device, seed, bar)
         np.save(folder / "embeddings.npy", vectors)
         return {"embedding": embedding, "dim": vectors.shape[1]}
 
-    run.stage("text", build)
+    run.stage(stage, build)
+    return read_embedded(run.path, stage)
+
+
+def read_embedded(run: Path, stage: str = "text") -> Float[np.ndarray, "items dim"]:
+    """The embeddings that `embed_texts` left in a run."""
     vectors: Float[np.ndarray, "items dim"] = np.load(
-        run.path / "text" / "embeddings.npy", allow_pickle=False
+        run / stage / "embeddings.npy", allow_pickle=False
     )
     return vectors
+
+
+def standardised(vectors: Float[np.ndarray, "items _"], dim: int) -> Float[Tensor, "items dim"]:
+    """The embeddings reduced by PCA, of mean 0 and of unit variance overall."""
+    if dim < min(vectors.shape):
+        vectors = Pca.fit(vectors, dim=dim).transform(vectors)
+    vectors = vectors - vectors.mean(axis=0)
+    return torch.from_numpy(vectors / vectors.std().clip(1e-6)).float()
 
 
 def _embed(
@@ -283,23 +281,6 @@ def sample_queries(queries: Queries, count: int, seed: int) -> Queries:
         num_items=queries.num_items,
         cold=queries.cold[users],
     )
-
-
-def dense_scorer(model: SASRec | DIN, history_length: int) -> Callable[[Any], Tensor]:
-    """Returns what `evaluate` asks for: scores of all items for some histories."""
-    device = next(model.parameters()).device
-
-    @torch.inference_mode()
-    def score(histories: Any) -> Tensor:
-        batches = query_batches(
-            histories,
-            num_items=model.num_items,
-            history_length=history_length,
-            batch_size=max(len(histories), 1),
-        )
-        return torch.cat([model.score(history.to(device)) for _, history in batches])
-
-    return score
 
 
 @torch.inference_mode()

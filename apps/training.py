@@ -1,0 +1,208 @@
+"""What trainings in the apps have in common: their settings, and models that score all items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from evalrec import Queries, Report, evaluate
+from experiment import ExperimentError, Run
+from genrec import (
+    Backbone,
+    Batch,
+    PairBatches,
+    SequenceBatches,
+    TrainingConfig,
+    fit,
+    full_cross_entropy,
+    query_batches,
+    sample_negatives,
+    sampled_cross_entropy,
+)
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from stages import read_report
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained; the names are those of `genrec.TrainingConfig`."""
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
+    gradient_clip: float = 1.0
+    batch_size: int = 96
+    epochs: int = 12
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        self.settings(0, monitor="any")
+
+    def settings(self, seed: int, *, monitor: str) -> TrainingConfig:
+        """What `genrec.fit` needs; the best epoch is the one with the greatest `monitor`."""
+        return TrainingConfig(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            schedule=self.schedule,
+            gradient_clip=self.gradient_clip,
+            patience=self.patience,
+            monitor=monitor,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextItem(Training):
+    """The training of a model that scores all items: the softmax, and what stands for them.
+
+    Attributes:
+        similarity: Of states and item vectors.
+        temperature: Divides the similarity.
+        num_negatives: Drawn uniformly for a batch, with logQ correction; 0 is the softmax over
+            the whole catalogue.
+    """
+
+    similarity: Literal["cosine", "dot"] = "cosine"
+    temperature: float = 0.07
+    num_negatives: int = 2048
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if self.num_negatives < 0:
+            raise ValueError(f"num_negatives must be at least 0, got {self.num_negatives}")
+
+    def draw(self, num_items: int, device: torch.device) -> Int[Tensor, " negatives"]:
+        """The negatives of a batch; all items where the softmax is full."""
+        if not self.num_negatives:
+            return torch.arange(num_items, device=device)
+        return sample_negatives(num_items, min(self.num_negatives, num_items), device=device)
+
+    def rows(self, num_items: int, *parts: Int[Tensor, ...]) -> Int[Tensor, " rows"]:
+        """The items that a batch needs, ascending, each once; padding left out."""
+        rows: Tensor = torch.unique(torch.cat([part.flatten() for part in parts]))
+        return rows[rows < num_items]
+
+    def next_item(
+        self,
+        states: Float[Tensor, "*batch dim"],
+        vectors: Float[Tensor, "items dim"],
+        targets: Int[Tensor, "*batch"],
+        negatives: Int[Tensor, " negatives"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the targets, against the negatives drawn or all items."""
+        how: Any = {"similarity": self.similarity, "temperature": self.temperature}
+        if not self.num_negatives:
+            return full_cross_entropy(states, vectors, targets, **how)
+        log_q = torch.full((len(vectors),), -math.log(len(vectors)), device=vectors.device)
+        return sampled_cross_entropy(states, vectors, targets, negatives, log_q=log_q, **how)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseTraining:
+    """A model that scores the whole catalogue, and all that its training needs.
+
+    Attributes:
+        model: Makes the model, where it is to be trained; called after seeding.
+        loss: Named loss terms of a batch.
+        batches: What it is trained on.
+        training: How.
+        history_length: Most items of a history that it reads.
+        validation: The users on whom early stopping decides, by filtered NDCG@10.
+        test: The users of the test.
+        ks: Cut-offs of the test.
+        seed: Decides all that is drawn.
+        keep: Called with the trained model and the stage's folder, to save what is to stay.
+    """
+
+    model: Callable[[], Backbone]
+    loss: Callable[[Any, Batch], Mapping[str, Tensor]]
+    batches: PairBatches | SequenceBatches
+    training: Training
+    history_length: int
+    validation: Queries
+    test: Queries
+    ks: tuple[int, ...]
+    seed: int
+    keep: Callable[[Any, Path], None]
+
+
+def dense_stage(run: Run, name: str, plan: DenseTraining) -> Report:
+    """A stage that trains a model, tests its ranking of all items and keeps what `plan` says."""
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        torch.manual_seed(plan.seed)
+        model = plan.model()
+        score = dense_scorer(model, plan.history_length)
+
+        def validate(_: nn.Module) -> dict[str, float]:
+            return ndcg(evaluate(plan.validation, score, ks=(10,)))
+
+        with run.screen.bar(name) as bar:
+            result = fit(
+                model,
+                plan.batches,
+                plan.loss,
+                plan.training.settings(plan.seed, monitor="ndcg@10 filtered"),
+                validate=validate,
+                folder=folder,
+                callback=bar.training,
+            )
+        model.eval()
+        evaluate(plan.test, score, ks=plan.ks).write_json(folder / "report.json")
+        plan.keep(model, folder)
+        return {"best_epoch": result.best_epoch, "validation": result.metrics}
+
+    run.stage(name, build)
+    return read_report(run.path / name / "report.json")
+
+
+def dense_scorer(model: Backbone, history_length: int) -> Callable[[Any], Tensor]:
+    """Returns what `evaluate` asks for: scores of all items for some histories."""
+    device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def score(histories: Any) -> Tensor:
+        batches = query_batches(
+            histories,
+            num_items=model.num_items,
+            history_length=history_length,
+            batch_size=max(len(histories), 1),
+        )
+        return torch.cat([model.score(history.to(device)) for _, history in batches])
+
+    return score
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Writes a model's weights as safetensors."""
+    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Gives a model the weights in a file.
+
+    Raises:
+        ExperimentError: The file is damaged, or of another model.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ExperimentError(f"{path}: not this model's weights: {error}") from error
+
+
+def ndcg(report: Report) -> dict[str, float]:
+    """What early stopping looks at: NDCG@10 of all items, and with seen items filtered."""
+    return {
+        name: float(report.per_user("ndcg@10", mode).mean())
+        for name, mode in (("ndcg@10", "unfiltered"), ("ndcg@10 filtered", "filtered"))
+    }
