@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from semtok.collisions import Collisions, measure_collisions
-from semtok.semantic_ids import SemanticIds
+from semtok.semantic_ids import SemanticIds, number_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -234,8 +234,7 @@ def _shared_prefixes(
     observed = np.logical_and.accumulate(same, axis=1).mean(axis=0)
     shared: list[tuple[float | None, float | None]] = []
     for level, share in enumerate(observed.tolist(), start=1):
-        _, group = np.unique(codes[:, :level], axis=0, return_inverse=True)
-        group = group.reshape(-1)
+        group = np.unique(number_rows(codes[:, :level]), return_inverse=True)[1].reshape(-1)
         together = float(np.bincount(group, first) @ np.bincount(group, second))
         shared.append((share, max(together - with_itself, 0.0) / (1 - with_itself)))
     return shared

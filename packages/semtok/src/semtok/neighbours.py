@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int, Int64
 CodeSpace = Literal["prefix", "hamming"]
 """How close two items' codes are: the length of their common prefix, or how many codes agree."""
 
-_CHUNK = 8192
+_CHUNK = 4096
 _QUERIES = 1024
 
 
@@ -100,22 +100,18 @@ class _Queries:
         # more and `beyond` in more; they fill what the nearer ones leave of the k places.
         beyond = np.column_stack([within[:, 1:], np.zeros(len(within), dtype=np.int64)])
         chance = ((k - beyond) / np.maximum(within - beyond, 1)).clip(0, 1)
-        nearer, common_nearer = np.zeros(len(kth)), np.zeros(len(kth))
-        tied, common_tied = np.zeros(len(kth)), np.zeros(len(kth))
+        counts = np.zeros((2, len(kth)))  # of the nearer ones, and of those tied for the rest
+        common = np.zeros((2, len(kth)))
         for start, distances in self._distances():
-            query, column = np.nonzero(distances <= (kth + slack)[:, None])
-            other = self._codes[start + column]
-            same = other == self._codes[self._rows[query]]
-            agreeing = np.logical_and.accumulate(same, axis=1) if self._is_prefix else same
-            common = chance[query, agreeing.sum(axis=1)]
-            is_tied = distances[query, column] >= (kth - slack)[query]
-            for mask, count, share in (
-                (~is_tied, nearer, common_nearer),
-                (is_tied, tied, common_tied),
-            ):
-                count += np.bincount(query[mask], minlength=len(kth))
-                share += np.bincount(query[mask], weights=common[mask], minlength=len(kth))
-        return float((common_nearer + (k - nearer) / tied * common_tied).sum())
+            close = distances <= (kth + slack)[:, None]
+            for query in np.flatnonzero(close.any(axis=1)):
+                columns = np.flatnonzero(close[query])
+                own = self._codes[self._rows[query : query + 1]]
+                agreeing = self._agreeing(own, self._codes[start + columns])[0]
+                is_tied = distances[query, columns] >= kth[query] - slack[query]
+                counts[:, query] += np.bincount(is_tied, minlength=2)
+                common[:, query] += np.bincount(is_tied, chance[query, agreeing], minlength=2)
+        return float((common[0] + (k - counts[0]) / counts[1] * common[1]).sum())
 
     def _first_pass(
         self, k: int
@@ -132,7 +128,8 @@ class _Queries:
             open_ = distances.min(axis=1) < best.max(axis=1)
             merged = np.concatenate([best[open_], distances[open_]], axis=1)
             best[open_] = np.partition(merged, k - 1, axis=1)[:, :k]
-            agreeing = self._count_agreeing(start, start + distances.shape[1])
+            chunk = self._codes[start : start + distances.shape[1]]
+            agreeing = self._agreeing(self._codes[self._rows], chunk)
             for level in range(num_levels + 1):
                 within[:, level] += np.count_nonzero(agreeing >= level, axis=1)
         within -= 1  # a query agrees with itself in every code
@@ -141,20 +138,17 @@ class _Queries:
         slack = np.finfo(np.float32).eps * np.sqrt(self._x.shape[1]) * reach**2
         return kth, slack.astype(np.float32), within
 
-    def _count_agreeing(self, start: int, stop: int) -> Int[np.ndarray, "queries chunk"]:
-        queries = self._codes[self._rows].T
-        chunk = np.ascontiguousarray(self._codes[start:stop].T)
-        agreeing = np.zeros((queries.shape[1], stop - start), dtype=np.int16)
+    def _agreeing(
+        self, queries: Int[np.ndarray, "queries levels"], others: Int[np.ndarray, "others levels"]
+    ) -> Int[np.ndarray, "queries others"]:
+        """In how many codes each query agrees with each other item."""
+        agreeing = np.zeros((len(queries), len(others)), dtype=np.int16)
         alive = np.ones(agreeing.shape, dtype=bool)
-        for level in range(len(chunk)):
-            same = queries[level, :, None] == chunk[level]
-            alive = alive & same if self._is_prefix else same
+        for own, other in zip(queries.T, np.ascontiguousarray(others.T), strict=True):
+            same = own[:, None] == other
+            alive = alive & same if self._space == "prefix" else same
             agreeing += alive
         return agreeing
-
-    @property
-    def _is_prefix(self) -> bool:
-        return self._space == "prefix"
 
     def _distances(self) -> Iterator[tuple[int, Float32[np.ndarray, "queries chunk"]]]:
         """Squared distances to each chunk of items, infinite to the query itself."""

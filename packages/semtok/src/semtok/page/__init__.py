@@ -11,7 +11,7 @@ from semtok.health import CodeHealth, chance_overlap
 from semtok.page import figures
 from semtok.page.markup import Html, facts, tag, text
 from semtok.page.tree import make_tree, tree_json, tree_note
-from semtok.semantic_ids import SemanticIds
+from semtok.semantic_ids import SemanticIds, number_rows
 from semtok.storage import replacing_file
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -170,7 +170,7 @@ def _buckets_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
     last = semantic_ids.num_levels - 1
     levels = [*range(min(last, _MOST_BUCKET_CHARTS - 1)), last] if len(semantic_ids) else []
     for level in levels:
-        _, sizes = np.unique(semantic_ids.codes[:, : level + 1], axis=0, return_counts=True)
+        _, sizes = np.unique(number_rows(semantic_ids.codes[:, : level + 1]), return_counts=True)
         charts.append(figures.bucket_bars(level, sizes, is_last=level == last))
     depths = ", ".join(f"{count:,} by {d}" for d, count in enumerate(health.depths, 1) if count)
     note = (
