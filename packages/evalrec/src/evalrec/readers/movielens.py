@@ -12,13 +12,15 @@ from evalrec.readers.cleaning import item_record
 from evalrec.readers.contract import Format, asked, item_key
 from evalrec.readers.delimited import Layout, read_delimited, read_records
 
+_DAT = (".dat", ".dat.gz")
 _FIELDS = ("userId", "movieId", "rating", "timestamp")
 _GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
     *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
     *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-_ITEM_FIELDS = ("movieId", "title", "release date", "video release date", "IMDb URL", *_GENRES)
+_ITEM_DAT = (".dat", ".dat.gz")
+_FIELDS = ("movieId", "title", "release date", "video release date", "IMDb URL", *_GENRES)
 _COLUMNS = {
     "user_id": Column(source="userId", kind="key"),
     "item_id": Column(source="movieId", kind="key"),
@@ -38,7 +40,7 @@ def _ratings_layout(path: Path) -> Layout:
     name = path.name.lower()
     if name.endswith((".csv", ".csv.gz")):
         return Layout()
-    return Layout(separator="::" if ".dat" in name else "\t", header=_FIELDS, quoted=False)
+    return Layout(separator="::" if name.endswith(_DAT) else "\t", header=_FIELDS, quoted=False)
 
 
 def _read_items(
@@ -46,7 +48,7 @@ def _read_items(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     name = path.name.lower()
     layout = Layout()
-    if ".dat" in name:
+    if name.endswith(_DAT):
         header = ("movieId", "title", "genres")
         layout = Layout(separator="::", header=header, quoted=False, encoding="latin-1")
     elif name.endswith((".item", ".item.gz")):
@@ -64,8 +66,8 @@ def _read_items(
 MOVIELENS = Format(
     name="movielens",
     title="MovieLens",
-    interaction_files=("u.data", "ratings.dat", "ratings.csv", "ratings.*.gz"),
-    item_files=("u.item", "movies.dat", "movies.csv", "movies.*.gz"),
+    interaction_files=("u.data", "u.data.gz", "ratings.dat", "ratings.csv", "ratings.*.gz"),
+    item_files=("u.item", "u.item.gz", "movies.dat", "movies.csv", "movies.*.gz"),
     time_unit="seconds",
     has_ratings=True,
     unique_items=True,

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from evalrec import DataError, read_catalogue, read_raw
+from evalrec.readers import blocks
+from evalrec.readers.cleaning import clean_text, clean_texts, item_record
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+
+def named(table):
+    """User id to item ids, oldest first."""
+    return {
+        table.user_ids[user]: [table.item_ids[item] for item in history]
+        for user, history in enumerate(table.histories())
+    }
+
+
+def test_every_layout_gives_the_same_sequences(raw):
+    read = read_raw(raw.format, [raw.folder])
+    assert named(read.interactions) == raw.histories()
+    assert (read.num_rows, read.num_below_rating) == (len(raw.rows()), 0)
+    if raw.layout != "mind":  # whose histories have no times
+        table = read.interactions
+        rows = zip(table.users, table.items, table.timestamps, strict=True)
+        got = {(table.user_ids[u], table.item_ids[i], int(time)) for u, i, time in rows}
+        assert got == raw.rows()
+
+
+@pytest.mark.parametrize("size", [64, 257, 4096])
+def test_the_size_of_blocks_changes_nothing(raw, monkeypatch, size):
+    whole = read_raw(raw.format, [raw.folder]).interactions
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
+    monkeypatch.setattr(blocks, "_READ_BYTES", size)
+    cut = read_raw(raw.format, [raw.folder]).interactions
+    assert (cut.user_ids, cut.item_ids) == (whole.user_ids, whole.item_ids)
+    for name in ("users", "items", "timestamps"):
+        assert np.array_equal(getattr(cut, name), getattr(whole, name))
+
+
+def test_the_slow_reader_reads_what_the_fast_one_does(raw, monkeypatch):
+    fast = read_raw(raw.format, [raw.folder]).interactions
+    for module in ("delimited", "json_lines"):
+        monkeypatch.setattr(f"evalrec.readers.{module}._fast", lambda *_: None)
+    slow = read_raw(raw.format, [raw.folder]).interactions
+    assert (slow.user_ids, slow.item_ids) == (fast.user_ids, fast.item_ids)
+    assert np.array_equal(slow.timestamps, fast.timestamps)
+    assert np.array_equal(slow.items, fast.items)
+
+
+def test_ordinary_files_take_the_fast_reader(raw, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("row by row")
+
+    for module in ("delimited", "json_lines", "native"):
+        monkeypatch.setattr(f"evalrec.readers.{module}.batch_of_rows", refuse)
+    assert read_raw(raw.format, [raw.folder]).num_rows == len(raw.rows())
+
+
+def test_progress_reaches_the_size_of_the_files(raw):
+    calls = []
+    read_raw(raw.format, [raw.folder], progress=lambda *call: calls.append(call))
+    stages, done, totals = zip(*calls, strict=True)
+    assert set(stages) == {"reading"}
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[-1] > 0
+
+
+@pytest.mark.parametrize("layout", ["native", "amazon2014", "last-out", "movielens-1m", "yelp"])
+def test_ratings_below_the_least_are_left_out_and_counted(make_raw, layout):
+    raw = make_raw(layout)
+    read = read_raw(raw.format, [raw.folder], min_rating=4)
+    table = read.interactions
+    assert read.num_rows == len(raw.rows())
+    assert len(table) + read.num_below_rating == read.num_rows
+    assert read.num_below_rating == sum(
+        (user + step) % 5 < 3 for user in range(8) for step in range(6)
+    )
+
+
+@pytest.mark.parametrize("name", ["mind", "hm"])
+def test_formats_without_ratings_refuse_a_least_rating(make_raw, name):
+    with pytest.raises(ValueError, match=r"min_rating must not be given: .* has no ratings"):
+        read_raw(name, [make_raw(name).folder], min_rating=3)
+
+
+TITLES = {
+    "native": ("Soap 3", None, None, None, None),
+    "amazon2014": ("Soap & Water 3", "L'Or", ["Beauty", "Bath", "Soap"], None, "It's new"),
+    "amazon2018": (
+        *("Soap 3", "Lor", ["Beauty", "Soap & Bath"], ["Soft", "Mild < 5"], "One. Two."),
+    ),
+    "amazon2023": ("Soap 3", "Lor", ["Beauty", "Soap"], ["Soft"], "Clean."),
+    "movielens-100k": ("Café 3 (1995)", None, ["Action", "Comedy"], None, None),
+    "movielens-1m": ("Café 3 (1995)", None, ["Action", "Comedy"], None, None),
+    "movielens-csv": ('Café, The "3" (1995)', None, ["Action", "Comedy"], None, None),
+    "mind": ('A "quiet" day 3', None, ["news", "newsworld"], None, "It & rained"),
+    "hm": (
+        *("Strap top 3", None),
+        ["Ladieswear", "Womens Everyday Basics", "Garment Upper body", "Vest top", "Jersey Basic"],
+        *(["Black", "Solid"], "Jersey top, with straps."),
+    ),
+    "yelp": ("Café 3", None, ["Food", "Coffee & Tea"], ["Tucson", "AZ"], None),
+}
+
+
+@pytest.mark.parametrize("layout", TITLES)
+def test_items_become_records_without_html(make_raw, layout):
+    raw = make_raw(layout)
+    wanted = [raw.item(row) for row in (3, 0, 5)]
+    records = read_catalogue(raw.format, [raw.folder], wanted)
+    assert set(records) == set(wanted)
+    names = ("title", "brand", "categories", "features", "description")
+    expected = {
+        name: value for name, value in zip(names, TITLES[layout], strict=True) if value is not None
+    }
+    assert records[raw.item(3)] == {"item_id": raw.item(3), **expected}
+
+
+def test_of_an_item_listed_twice_amazon_takes_the_first(make_raw):
+    raw = make_raw("amazon2018")
+    assert read_catalogue("amazon2018", [raw.folder], ["B000"])["B000"]["title"] == "Soap 0"
+
+
+@pytest.mark.parametrize("layout", ["native", "movielens-1m", "hm", "yelp"])
+def test_an_item_listed_twice_is_refused_where_each_is_listed_once(make_raw, layout):
+    raw = make_raw(layout)
+    name = list(raw.texts)[1]
+    text = raw.texts[name]
+    path = raw.write(name, raw.encoded(name, text + text.splitlines(keepends=True)[-1]))
+    with pytest.raises(DataError, match=rf"{path.name}, line \d+: item .* (occurs twice|is that)"):
+        read_catalogue(raw.format, [raw.folder], [raw.item(6)])
+
+
+def test_metadata_lines_are_data_and_never_run(make_raw, tmp_path):
+    raw = make_raw("amazon2014")
+    planted = tmp_path / "planted"
+    code = f"{{'asin': 'B001', 'title': open({str(planted)!r}, 'w').write('x')}}\n"
+    raw.write("meta_Beauty.json.gz", code.encode())
+    with pytest.raises(DataError, match="line 1: malformed Python literal"):
+        read_catalogue("amazon2014", [raw.folder], ["B001"])
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize("layout", ["last-out", "last-out-history"])
+def test_targets_with_a_user_twice_are_refused(make_raw, layout):
+    raw = make_raw(layout)
+    name = "All_Beauty.test.csv"
+    text = raw.texts[name]
+    raw.write(name, (text + text.splitlines(keepends=True)[1]).encode())
+    with pytest.raises(DataError, match=r"test.csv, line 10: user 'AE0' occurs twice"):
+        read_raw("amazon2023", [raw.folder])
+
+
+def test_what_only_a_history_names_comes_first(make_raw):
+    raw = make_raw("last-out-history")
+    (raw.folder / "All_Beauty.train.csv").unlink()
+    read = read_raw("amazon2023", [raw.folder])
+    assert named(read.interactions) == raw.histories()
+    assert read.num_rows == len(raw.rows())
+
+
+def test_clicks_of_several_mind_files_are_joined_by_the_earliest_history(make_raw, tmp_path):
+    raw = make_raw("mind")
+    text = raw.texts["behaviors.tsv"]
+    later = [line for line in text.splitlines(keepends=True)][: len(text.splitlines()) // 2]
+    grown = [line.replace("\tN", "\tN99 N", 1) for line in later]
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "behaviors.tsv").write_text(
+        "".join(line.replace("/2014", "/2015").replace("-1", "-0", 9) for line in grown)
+    )
+    paths = [raw.folder / "behaviors.tsv", tmp_path / "dev" / "behaviors.tsv"]
+    assert named(read_raw("mind", paths).interactions) == raw.histories()
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("a &amp;amp; b", "a & b"),
+        ("size < 5 > 3", "size < 5 > 3"),
+        ("<p class='x'>One</p><p>Two</p>", "One Two"),
+        ("a<script>var x = '<b>';</script>b<style>p {}</style>", "a b"),
+        ("<script>never closed", ""),
+        ("a<!-- note\n -->b", "a b"),
+        ("  two\n\tlines&nbsp;here ", "two lines here"),
+        ("lone \ud800 surrogate", "lone ? surrogate"),
+    ],
+)
+def test_cleaning(html, text):
+    assert clean_text(html) == text
+
+
+def test_records_leave_out_what_is_empty():
+    assert clean_texts([["a", None, ""], "a", 3, True, {"x": 1}]) == ["a", "3"]
+    assert item_record("x", title=" <br> ", features=[]) == {"item_id": "x"}
+
+
+# What may be broken in the interactions of each layout, and the words for it.
+BREAKS = {
+    "native": (
+        '"timestamp": 1',
+        '"timestamp": "2014-05-14", "was": 1',
+        "timestamp must be a whole",
+    ),
+    "amazon2014": ('"unixReviewTime": ', '"unixReviewTime": "2014"+', "malformed JSON"),
+    "amazon2018": ('"unixReviewTime": 1', '"unixReviewTime": "5 14", "x": 1', "must be a whole"),
+    "amazon2023": (
+        '"timestamp": 1',
+        '"timestamp": null, "x": 1',
+        "must be a whole number, got None",
+    ),
+    "last-out": (",1", ",2014-05-14 1", "timestamp must be a whole number, got '2014-05-14 1"),
+    "last-out-history": (",B00", ",,B00", "6 fields, but the header names 5"),
+    "movielens-100k": ("\t1", "\tday 1", "timestamp must be a whole number, got 'day 1"),
+    "movielens-1m": ("::1", "::day 1", "timestamp must be a whole number, got 'day 1"),
+    "movielens-csv": (",1", ",day 1", "timestamp must be a whole number, got 'day 1"),
+    "mind": (" AM", "", "time must be a time as %m/%d/%Y %I:%M:%S %p, got "),
+    "hm": ("2014-", "14.5.", "t_dat must be a time as %Y-%m-%d, got '14.5."),
+    "yelp": ('"date": "', '"date": "on ', "date must be a time as %Y-%m-%d %H:%M:%S, got 'on "),
+}
+
+
+def refused(raw, path: Path) -> str:
+    with pytest.raises(DataError) as error:
+        read_raw(raw.format, [raw.folder])
+    text = str(error.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+def test_a_wrong_value_is_refused_with_its_line(raw):
+    name = next(iter(raw.texts))
+    old, new, words = BREAKS[raw.layout]
+    lines = raw.texts[name].splitlines(keepends=True)
+    at = len(lines) // 2
+    before, _, after = lines[at].rpartition(old)
+    lines[at] = before + new + after
+    text = refused(raw, raw.write(name, "".join(lines).encode()))
+    assert words in text
+    assert f"line {at + 1}: " in text
+
+
+def test_half_a_line_is_refused_with_its_line(raw):
+    name = next(iter(raw.texts))
+    lines = raw.texts[name].splitlines(keepends=True)
+    lines[-1] = lines[-1][: len(lines[-1]) // 3]
+    assert f"line {len(lines)}: " in refused(raw, raw.write(name, "".join(lines).encode()))
+
+
+def test_an_empty_file_is_refused(raw):
+    name = next(iter(raw.texts))
+    path = raw.folder / name
+    path.write_bytes(b"")
+    assert refused(raw, path) == f"{path} is empty"
+
+
+def test_a_file_of_no_rows_is_refused(raw):
+    for name in raw.texts:
+        raw.write(name, b"\n")
+    assert "holds no interactions" in refused(raw, raw.folder) or "no column" in refused(
+        raw, raw.folder
+    )
+
+
+def test_a_file_of_another_kind_is_refused(raw):
+    name = next(iter(raw.texts))
+    other = b'{"a": 1}\n' if ".json" not in name else b"a,b\n1,2\n"
+    text = refused(raw, raw.write(name, other))
+    assert any(words in text for words in ("no column", "fields", "malformed JSON"))
+
+
+def test_a_truncated_gzip_is_refused_with_its_line(raw):
+    name = next(iter(raw.texts))
+    packed = raw.folder / f"{name.removesuffix('.gz')}.gz"
+    (raw.folder / name).unlink()
+    data = gzip.compress(raw.texts[name].encode(), mtime=0)
+    packed.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(DataError, match=r"line (\d+): the gzip stream is broken") as error:
+        read_raw(raw.format, [raw.folder])
+    line = int(str(error.value).split("line ")[1].split(":")[0])
+    assert 1 < line <= len(raw.texts[name].splitlines())
+
+
+def refusal(raw) -> str | None:
+    """What reading everything is refused with, if it is."""
+    try:
+        table = read_raw(raw.format, [raw.folder]).interactions
+        read_catalogue(raw.format, [raw.folder], table.item_ids)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def test_any_cut_and_any_byte_end_in_rows_or_in_a_refusal(raw):
+    rng = np.random.default_rng(5)
+    for name in raw.texts:
+        data = raw.encoded(name, raw.texts[name])
+        for _ in range(25):
+            broken = bytearray(data)
+            if rng.random() < 0.5:
+                del broken[int(rng.integers(len(broken))) :]
+            else:
+                broken[int(rng.integers(len(broken)))] = int(rng.integers(256))
+            path = raw.write(name, bytes(broken))
+            text = refusal(raw)
+            assert text is None or (str(path) in text and "\n" not in text)
+        raw.write(name, data)
+
+
+SPECIAL = st.text(alphabet='ab,"\n\r\t|:é {}[].\x00', min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(SPECIAL, SPECIAL, st.integers(-(2**63), 2**63 - 1)), min_size=1))
+@example([('a"b', "x\ny", 1), ("c,", "\r", 2)])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+def test_whatever_ids_are_written_are_read(tmp_path, rows):
+    records = [dict(zip(("user_id", "item_id", "timestamp"), row, strict=True)) for row in rows]
+    frame = pl.DataFrame(records, schema={"user_id": str, "item_id": str, "timestamp": pl.Int64})
+    expected = sorted(rows, key=lambda row: [r[0] for r in rows].index(row[0]))
+    frame.write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "interactions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    frame.write_csv(tmp_path / "interactions.csv", quote_style="always")
+    for name in ("interactions.parquet", "interactions.jsonl", "interactions.csv"):
+        table = read_raw("native", [tmp_path / name]).interactions
+        got = [
+            (table.user_ids[user], table.item_ids[item], int(time))
+            for user, item, time in zip(table.users, table.items, table.timestamps, strict=True)
+        ]
+        users = list(dict.fromkeys(row[0] for row in rows))
+        assert got == sorted(expected, key=lambda row: (users.index(row[0]), row[2])), name
+
+
+def test_files_are_told_by_their_names(make_raw, tmp_path):
+    raw = make_raw("movielens-1m")
+    with pytest.raises(ValueError, match=r"format must be one of native, amazon2014, .* got 'ml'"):
+        read_raw("ml", [raw.folder])
+    (tmp_path / "other.txt").write_text("x")
+    with pytest.raises(DataError, match=r"other\.txt is no file of MovieLens, by its name"):
+        read_raw("movielens", [tmp_path / "other.txt"])
+    with pytest.raises(DataError, match=r"ratings\.dat is given twice"):
+        read_raw("movielens", [raw.folder, raw.folder / "ratings.dat"])
+    with pytest.raises(DataError, match="no file of interactions is given"):
+        read_raw("movielens", [raw.folder / "movies.dat"])
+    with pytest.raises(DataError, match="missing is missing"):
+        read_raw("movielens", [tmp_path / "missing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no file of MovieLens"):
+        read_raw("movielens", [tmp_path / "empty"])
