@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from genrec.artifact import ArtifactError, load_model, save_model
+from genrec.artifact import ArtifactError, _config_digest, load_model, save_model
 from genrec.decoding import exact_scores
 from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
 from genrec.trie import Trie
@@ -99,8 +99,9 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "has format 2, newer than format 1"),
+        ({"format": 3}, "has format 3, newer than format 2"),
         ({"format": None}, "it names no format"),
+        ({"format": 0}, "no model was ever saved in format 0"),
         ({"model": {"dim": 8, "width": 1}}, "config.json is damaged: .*width"),
         ({"model": {"dim": 16}}, "files that do not fit together: Error.* in loading state_dict"),
         ({"codebook_sizes": [3]}, "do not fit together: codebook_sizes must have one entry a"),
@@ -112,7 +113,9 @@ def test_configurations_that_do_not_fit_are_refused(
 ):
     save_model(tmp_path / "m", make(), IDS)
     path = tmp_path / "m" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    config = json.loads(path.read_text()) | change
+    config["digest"] = _config_digest({k: v for k, v in config.items() if k != "digest"})
+    path.write_text(json.dumps(config))
     with pytest.raises(ArtifactError, match=words):
         load_model(tmp_path / "m")
 

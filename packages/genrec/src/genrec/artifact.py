@@ -1,6 +1,7 @@
 """The model folder: configuration, weights, codes and item ids, and nothing that runs code.
 
-- `config.json`: format, the model's config, sizes, and a SHA-256 of each other file
+- `config.json`: format, the model's config, sizes, a SHA-256 of each other file, and one of all
+  that (format 1 lacked the last)
 - `weights.safetensors`: parameters and buffers
 - `catalogue.safetensors`: the items' codes, row by row; how often each was had, where known
 - `item_ids.json`: the items' ids, row by row
@@ -26,7 +27,7 @@ from torch import Tensor
 from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
 from genrec.trie import Trie
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 CATALOGUE_FILE = "catalogue.safetensors"
@@ -104,6 +105,7 @@ def save_model(
             "info": dict(info or {}),
             "files": {name: _digest(beside / name) for name in _FILES},
         }
+        config["digest"] = _config_digest(config)
         _write_json(beside / CONFIG_FILE, config)
         for name in (WEIGHTS_FILE, CATALOGUE_FILE):  # safetensors makes its files private
             (beside / name).chmod((beside / CONFIG_FILE).stat().st_mode)
@@ -112,12 +114,18 @@ def save_model(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def load_model(folder: str | Path) -> SavedModel:
+def load_model(
+    folder: str | Path, *, codes: Int[Tensor, "items levels"] | None = None
+) -> SavedModel:
     """Loads what `save_model` wrote, after checking every file against its digest.
+
+    Args:
+        folder: The model folder.
+        codes: The catalogue's codes, row by row, to make sure that the model is one of theirs.
 
     Raises:
         ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, or
-            its files do not belong together.
+            its files do not belong together; or its codes are not those given.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -138,6 +146,8 @@ def load_model(folder: str | Path) -> SavedModel:
             raise ArtifactError(f"{path} is damaged or of another model: {CONFIG_FILE} disagrees")
     try:
         catalogue = load_file(folder / CATALOGUE_FILE)
+        if codes is not None:
+            _compare(folder, catalogue["codes"], codes.cpu().long())
         weights = load_file(folder / WEIGHTS_FILE)
         item_ids = json.loads((folder / IDS_FILE).read_text(encoding="utf-8"))
         trie = Trie.build(catalogue["codes"], codebook_sizes)
@@ -152,6 +162,21 @@ def load_model(folder: str | Path) -> SavedModel:
     return SavedModel(
         model=model.eval(), item_ids=item_ids, popularity=catalogue.get("popularity"), info=info
     )
+
+
+def _compare(folder: Path, found: Tensor, given: Tensor) -> None:
+    """Refuses a model whose items have other codes than those given."""
+    if found.shape != given.shape:
+        raise ArtifactError(
+            f"{folder} is a model of another catalogue: it has {len(found)} items with codes of "
+            f"{found.shape[1]} levels, given are {len(given)} with {given.shape[1]}"
+        )
+    if not torch.equal(found, given):
+        row = int((found != given).any(dim=1).nonzero()[0])
+        raise ArtifactError(
+            f"{folder} is a model of another catalogue: the codes of item {row} are "
+            f"{found[row].tolist()}, given are {given[row].tolist()}"
+        )
 
 
 def _vector_dim(model: Seq2Seq) -> int | None:
@@ -173,12 +198,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     found = config.get("format") if isinstance(config, dict) else None
     if not isinstance(found, int):
         raise ArtifactError(f"{path} is no configuration of a model: it names no format")
+    if found < 1:
+        raise ArtifactError(f"{path} is damaged: no model was ever saved in format {found}")
     if found > FORMAT:
         raise ArtifactError(
             f"{folder} has format {found}, newer than format {FORMAT} that this version of genrec "
             "reads: install a newer genrec"
         )
     assert isinstance(config, dict)
+    if found > 1 and config.pop("digest", None) != _config_digest(config):
+        raise ArtifactError(f"{path} is damaged: its digest disagrees with the rest of it")
     return config
 
 
@@ -213,6 +242,12 @@ def _put_in_place(beside: Path, folder: Path) -> None:
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a configuration, whatever its order and white space."""
+    text = json.dumps(config, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -93,6 +93,7 @@ class CachedDecoder:
         users, beams, dim = x.shape
         new = x.new_empty(len(self.layers), users, beams, 2 * dim)
         x = x.view(users * beams, dim)
+        inner = x.new_empty(len(x), _linear(self.layers[0].layer.feedforward[0]).out_features)
         for number, (layer, own, cross) in enumerate(self.layers):
             heads = layer.attention.num_heads
             shape = (users, beams, heads, dim // heads)
@@ -111,10 +112,9 @@ class CachedDecoder:
                 found = found.masked_fill(self.blind, 0.0)
             _add(x, found.transpose(1, 2), cross)
             normed = layer.feedforward_residual.norm(x)
-            first, _, _, second = layer.feedforward
-            assert isinstance(first, nn.Linear)
-            assert isinstance(second, nn.Linear)
-            inner = torch.ops.aten.gelu_(first(normed))
+            first, second = _linear(layer.feedforward[0]), _linear(layer.feedforward[-1])
+            torch.addmm(first.bias, normed, first.weight.T, out=inner)
+            torch.ops.aten.gelu_(inner)
             x.add_(second.bias).addmm_(inner, second.weight.T)
         return self.norm(x).view(users, beams, dim), new
 
@@ -129,6 +129,11 @@ def beam_rows(
     first = torch.arange(0, users * width, width, device=beams.device)[:, None]
     rows = entry.view(layers, users * width, dim).index_select(1, (beams + first).flatten())
     return rows.view(layers, users, -1, dim)
+
+
+def _linear(module: nn.Module) -> nn.Linear:
+    assert isinstance(module, nn.Linear)
+    return module
 
 
 def _attending(attention: MultiHeadAttention) -> Attending:
@@ -153,12 +158,12 @@ def _over_own_past(
     query: Float[Tensor, "users beams heads head_dim"], entries: Sequence[Tensor]
 ) -> Float[Tensor, "users beams heads head_dim"]:
     """Attends from each beam's newest position to all of its positions."""
-    heads, head_dim = query.shape[2:]
-    pairs = [entry.unflatten(-1, (2, heads, head_dim)) for entry in entries]
+    shape = (2, *query.shape[2:])
+    pairs = [entry.view(*entry.shape[:2], *shape) for entry in entries]
     if len(pairs) == 1:
         return pairs[0][:, :, 1]
     weights = torch.stack([(query * pair[:, :, 0]).sum(dim=-1) for pair in pairs]).softmax(dim=0)
-    out = weights[-1, ..., None] * pairs[-1][:, :, 1]
+    out: Tensor = weights[-1, ..., None] * pairs[-1][:, :, 1]
     for weight, pair in zip(weights[:-1], pairs[:-1], strict=True):
         out.addcmul_(weight[..., None], pair[:, :, 1])
     return out

@@ -130,6 +130,59 @@ def exact_scores(
     return scores
 
 
+@torch.inference_mode()
+def score_items(
+    model: Seq2Seq,
+    trie: Trie,
+    history: Int[Tensor, "batch length"],
+    items: Int[Tensor, "batch m"],
+    *,
+    tables: Tables | None = None,
+) -> Float[Tensor, "batch m"]:
+    """Returns log p(item | history) of the items given, to rank candidates from elsewhere.
+
+    Args:
+        model: The model, in eval mode.
+        trie: As in `beam_search`.
+        history: Item rows, oldest first, padded with the number of items.
+        items: Item rows, padded with the number of items; several of a user may be alike.
+        tables: `model.tables()`, to be passed in where many calls are made with the same weights.
+
+    Returns:
+        The log-probabilities; minus infinity where there is no item.
+
+    Raises:
+        ValueError: The model is in training mode, or the trie is not its.
+    """
+    _check_mode(model)
+    if not items.numel():
+        return torch.empty(items.shape, device=items.device)
+    missing = items == trie.num_items
+    with torch.autocast(history.device.type, enabled=False):
+        walk = Walk(model, trie, model.encode(history), tables=tables)
+        return walk.score(items.masked_fill(missing, 0)).masked_fill(missing, -torch.inf)
+
+
+def beam_recall(
+    model: Seq2Seq,
+    trie: Trie,
+    history: Int[Tensor, "batch length"],
+    *,
+    num_beams: int = 100,
+    top_k: int = 10,
+    tables: Tables | None = None,
+    prefixes_at_once: int = 16384,
+) -> Float[Tensor, " batch"]:
+    """Returns the share of each history's `top_k` best items that beam search finds.
+
+    The best items are those of `exact_scores`; arguments are its and those of `beam_search`.
+    """
+    found = beam_search(model, trie, history, num_beams=num_beams, top_k=top_k, tables=tables).items
+    scores = exact_scores(model, trie, history, tables=tables, prefixes_at_once=prefixes_at_once)
+    best = scores.topk(min(top_k, trie.num_items), dim=1).indices
+    return (best[:, :, None] == found[:, None, :]).any(dim=2).float().mean(dim=1)
+
+
 def _check_beams(model: Seq2Seq, num_beams: int, top_k: int) -> None:
     if top_k < 1 or num_beams < top_k:
         raise ValueError(

@@ -34,7 +34,9 @@ class Mask:
         allow: Int[Tensor, "users n"] | Bool[Tensor, " items"] | None = None,
     ) -> None:
         self.trie = trie
-        self.exclude = _distinct_rows("exclude", exclude, trie.num_items)
+        self.exclude: Tensor | None = None
+        if exclude is not None:
+            self.exclude = _distinct_rows("exclude", exclude, trie.num_items)
         self.allow: Tensor | None = None
         self.allowed_before: Tensor | None = None
         if allow is None:
@@ -85,9 +87,7 @@ class Mask:
             scores.masked_fill_(closed, -torch.inf)
 
 
-def _distinct_rows(name: str, items: Tensor | None, num_items: int) -> Tensor | None:
-    if items is None:
-        return None
+def _distinct_rows(name: str, items: Tensor, num_items: int) -> Tensor:
     if items.numel() and (int(items.min()) < 0 or int(items.max()) > num_items):
         wrong = items[(items < 0) | (items > num_items)]
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,6 +71,20 @@ class Seq2SeqConfig:
     history_bias: bool = False
     label_smoothing: float = 0.0
     distillation_dim: int | None = None
+
+    @classmethod
+    def tiger(cls, **changes: Any) -> Seq2SeqConfig:
+        """TIGER: four layers on either side that read and write codes, one softmax a level.
+
+        Its codes are those of a residual quantizer, 3 x 256, and a last level that tells items
+        with equal ones apart. Differs: heads are 4 of width 32, not 6 of width 64; layers are those
+        of this model, pre-LN with learned positions, and not T5's.
+
+        Args:
+            **changes: Other values for single fields.
+        """
+        sizes = {"num_encoder_layers": 4, "num_decoder_layers": 4, "feedforward_dim": 1024}
+        return cls(**{**sizes, **changes})
 
     def __post_init__(self) -> None:
         for name in (
@@ -162,7 +176,7 @@ class Tables(NamedTuple):
 
     Attributes:
         tokens: What the decoder reads for each token.
-        head: What its states are compared with, in fp32; of length 1 where the similarity is cosine.
+        head: What its states are compared with, fp32; of length 1 where the similarity is cosine.
         layers: The decoder's weights.
     """
 
@@ -275,7 +289,10 @@ class Seq2Seq(nn.Module):
         Returns:
             Log-probabilities by level, the generation loss and the state of <c_dis>.
         """
-        memory = self.encode(history)
+        return self.decode(self.encode(history), targets)
+
+    def decode(self, memory: Memory, targets: Int[Tensor, " batch"]) -> Seq2SeqOutput:
+        """Scores the target of each encoded history, as `forward` does."""
         paths = self.trie.paths(targets)
         num_levels = paths.shape[1]
         inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)

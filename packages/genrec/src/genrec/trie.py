@@ -321,7 +321,7 @@ def _dtype(size: int) -> torch.dtype:
 
 
 def _order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Returns the items in the order of their codes: sorts as many levels at once as 63 bits hold."""
+    """Returns the items in the order of their codes; sorts as many levels at once as fit 63 bits."""
     groups: list[list[int]] = [[]]
     span = 1
     for level in reversed(range(len(sizes))):
@@ -335,10 +335,7 @@ def _order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
         key = torch.zeros_like(order)
         for level in levels:
             key.mul_(sizes[level]).add_(codes[:, level])
-        if number:
-            order = order[key[order].argsort(stable=True)]
-        else:
-            order = key.argsort(stable=True)
+        order = order[key[order].argsort(stable=True)] if number else key.argsort(stable=True)
     return order
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from genrec.cached import CachedDecoder, beam_rows
 from genrec.masks import Mask
 from genrec.seq2seq import Memory, Seq2Seq, Tables
-from genrec.trie import Trie
+from genrec.trie import Children, Trie
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,34 @@ class Walk:
             chunk = candidates.pick(columns.expand(len(candidates.scores), -1))
             yield from self.subtrees(level + 1, chunk, at_once)
 
+    def score(self, items: Int[Tensor, "users m"]) -> Float[Tensor, "users m"]:
+        """Returns log p(item | history) of some items; prefixes that they share are computed once.
+
+        Args:
+            items: Item rows; several of a user may be alike.
+        """
+        paths, prefixes = self.trie.paths(items), self.start()
+        beam = torch.zeros_like(items)  # the prefix that each item goes on from
+        user = torch.arange(len(items), device=items.device)[:, None]
+        for level in range(self.trie.num_levels):
+            log_probs, children, past = self._log_probs(level, prefixes)
+            nodes, width = paths[..., level], prefixes.nodes.shape[1]
+            first = self.trie.first_child(level, prefixes.nodes.gather(1, beam))
+            scores = log_probs[children.offsets[user * width + beam] + nodes - first]
+            nodes, order = nodes.sort(dim=1, stable=True)
+            rank = F.pad((nodes[:, 1:] != nodes[:, :-1]).long(), (1, 0)).cumsum(dim=1)
+            width = int(rank[:, -1].max()) + 1
+            above = nodes.new_zeros(len(nodes), width).scatter_(1, rank, beam.gather(1, order))
+            prefixes = Prefixes(
+                nodes.new_zeros(len(nodes), width).scatter_(1, rank, nodes),
+                scores.new_full((len(nodes), width), -torch.inf).scatter_(
+                    1, rank, scores.gather(1, order)
+                ),
+                [beam_rows(entry, above) for entry in past],
+            )
+            beam = torch.zeros_like(beam).scatter_(1, order, rank)
+        return scores
+
     def _settle(self, level: int, prefixes: Prefixes, beams: Tensor) -> Candidates:
         """Returns the only child of each of these prefixes, at no cost in score."""
         nodes = self.trie.first_child(level, prefixes.nodes.gather(1, beams)).flatten()
@@ -143,15 +172,7 @@ class Walk:
     def _decode(self, level: int, prefixes: Prefixes) -> Candidates:
         """Decodes one position for each prefix and scores its children."""
         beams = prefixes.nodes.shape[1]
-        states, past = self._step(level, prefixes)
-        children = self.trie.expand(level, prefixes.nodes.flatten())
-        had = None
-        if self.model.history_bias is not None:
-            had = self.trie.exhausted(level, prefixes.nodes, children, self.memory.items)
-        scores = self.model.child_log_probs(
-            level, states.flatten(0, 1), children, head=self.tables.head, had=had
-        )
-        scores = scores + prefixes.scores.flatten()[children.parent]
+        scores, children, past = self._log_probs(level, prefixes)
         if self.mask is not None:
             self.mask.strike(level, prefixes.nodes, children, scores)
         bounds = children.offsets[::beams]
@@ -161,6 +182,18 @@ class Walk:
         place = place.masked_fill(missing, 0)
         scores = scores[place].masked_fill(missing, -torch.inf)
         return Candidates(scores, place, children.node, children.parent % beams, past)
+
+    def _log_probs(self, level: int, prefixes: Prefixes) -> tuple[Tensor, Children, list[Tensor]]:
+        """Returns the score of each child of the prefixes, the children, and the cache."""
+        states, past = self._step(level, prefixes)
+        children = self.trie.expand(level, prefixes.nodes.flatten())
+        had = None
+        if self.model.history_bias is not None:
+            had = self.trie.exhausted(level, prefixes.nodes, children, self.memory.items)
+        scores = self.model.child_log_probs(
+            level, states.flatten(0, 1), children, head=self.tables.head, had=had
+        )
+        return scores + prefixes.scores.flatten()[children.parent], children, past
 
     def _step(self, level: int, prefixes: Prefixes) -> tuple[Tensor, list[Tensor]]:
         """Runs the decoder on the prefixes' last tokens; returns its states and the cache."""

@@ -1,0 +1,139 @@
+"""One encoder and several decoders, each over a code table of its own (EAGER's two streams)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from genrec.decoding import Ranked, search
+from genrec.masks import Mask
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput, Tables
+from genrec.trie import Trie
+from genrec.walk import Walk
+
+
+class Streams(nn.Module):
+    """Several decoders that read the states of one encoder and write codes of different tables.
+
+    The history is read once, by the first stream, with its codes where it reads codes.
+
+    Args:
+        config: Sizes and choices, the same for every stream.
+        tries: The same items under each code table, in the same rows.
+        item_vectors: As for `Seq2Seq`.
+
+    Raises:
+        ValueError: There are fewer than two tries, or they have different numbers of items.
+    """
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig,
+        tries: Sequence[Trie],
+        *,
+        item_vectors: Float[Tensor, "items vector_dim"] | None = None,
+    ) -> None:
+        super().__init__()
+        counts = [trie.num_items for trie in tries]
+        if len(counts) < 2 or len(set(counts)) > 1:
+            raise ValueError(
+                f"tries must be at least two, of as many items, got numbers of items {counts}"
+            )
+        models = [Seq2Seq(config, trie, item_vectors=item_vectors) for trie in tries]
+        for model in models[1:]:
+            for name in ("history", "encoder", "encoder_norm"):
+                delattr(model, name)
+                # Not registered a second time: the state dict holds each weight once.
+                model.__dict__[name] = getattr(models[0], name)
+        self.models = nn.ModuleList(models)
+
+    @property
+    def streams(self) -> list[Seq2Seq]:
+        """The streams as models of their own; they share the encoder."""
+        return [model for model in self.models if isinstance(model, Seq2Seq)]
+
+    def forward(
+        self, history: Int[Tensor, "batch length"], targets: Int[Tensor, " batch"]
+    ) -> list[Seq2SeqOutput]:
+        """Scores the target of each history by each stream; arguments as for `Seq2Seq`."""
+        memory = self.streams[0].encode(history)
+        return [stream.decode(memory, targets) for stream in self.streams]
+
+    def tables(self) -> list[Tables]:
+        """Returns what decoding reads, stream by stream."""
+        return [stream.tables() for stream in self.streams]
+
+    @torch.inference_mode()
+    def beam_search(
+        self,
+        history: Int[Tensor, "batch length"],
+        *,
+        num_beams: int = 100,
+        top_k: int = 10,
+        candidates: int | None = None,
+        exclude: Int[Tensor, "batch m"] | None = None,
+        allow: Int[Tensor, "batch n"] | Bool[Tensor, " items"] | None = None,
+        tables: Sequence[Tables] | None = None,
+    ) -> Ranked:
+        """Returns each history's best items among those that any stream finds.
+
+        Each stream searches by itself; the union of what they find is scored by all of them, and
+        ranked by the mean of their log-probabilities.
+
+        Args:
+            history: Item rows, oldest first, padded with the number of items.
+            num_beams: Prefixes that each stream keeps.
+            top_k: Items returned, at most `candidates`.
+            candidates: Items that each stream contributes, at most and by default `num_beams`.
+            exclude: As in `genrec.beam_search`.
+            allow: As in `genrec.beam_search`.
+            tables: `tables()`, to be passed in where many calls are made with the same weights.
+
+        Returns:
+            The ranked items; scores are means of log-probabilities.
+
+        Raises:
+            ValueError: The model is in training mode, or a number is out of range.
+        """
+        candidates = num_beams if candidates is None else candidates
+        if not 1 <= top_k <= candidates <= num_beams:
+            raise ValueError(
+                "top_k must be at least 1, at most candidates, and these at most num_beams, got "
+                f"{top_k}, {candidates} and {num_beams}"
+            )
+        if self.training:
+            raise ValueError("model must be in eval mode, got training mode: call model.eval()")
+        tables = self.tables() if tables is None else tables
+        with torch.autocast(history.device.type, enabled=False):
+            memory = self.streams[0].encode(history)
+            walks, lists = [], []
+            for stream, table in zip(self.streams, tables, strict=True):
+                mask = None
+                if exclude is not None or allow is not None:
+                    mask = Mask(stream.trie, exclude=exclude, allow=allow)
+                walk = Walk(stream, stream.trie, memory, tables=table, mask=mask)
+                walks.append(walk)
+                lists.append(search(walk, num_beams=num_beams, top_k=candidates))
+            return _ranked_by_all(walks, lists, top_k)
+
+
+def _ranked_by_all(walks: Sequence[Walk], lists: Sequence[Ranked], top_k: int) -> Ranked:
+    """Scores the union of the streams' lists by every stream; what one found it has scored."""
+    items = torch.cat([found.items for found in lists], dim=1)
+    total = torch.zeros(items.shape, device=items.device)
+    for number, walk in enumerate(walks):
+        others = [found.items for other, found in enumerate(lists) if other != number]
+        rescored = walk.score(torch.cat(others, dim=1).clamp(min=0))
+        scores = list(torch.split(rescored, [other.shape[1] for other in others], dim=1))
+        scores.insert(number, lists[number].scores)
+        total += torch.cat(scores, dim=1)
+    items, order = items.sort(dim=1, stable=True)
+    again = torch.zeros_like(items, dtype=torch.bool)
+    again[:, 1:] = items[:, 1:] == items[:, :-1]
+    total = (total / len(walks)).gather(1, order).masked_fill(again | (items < 0), -torch.inf)
+    best = total.topk(top_k, dim=1)
+    items = items.gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
+    return Ranked(items=items, scores=best.values)
