@@ -5,6 +5,7 @@ import html
 import itertools
 import json
 import math
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,13 @@ from evalrec import (
     read_interactions,
     write_synthetic,
 )
-from evalrec.floors import cooccurrences, text_neighbours, transitions
+from evalrec.item_to_item import (
+    cooccurrences,
+    cosine_neighbours,
+    text_neighbours,
+    transitions,
+)
+from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -105,7 +112,7 @@ def test_an_empty_history_scores_nothing():
 
 @pytest.mark.parametrize("cells", [1, 30, 2**22])
 def test_text_neighbours_are_the_plain_ones(monkeypatch, cells):
-    monkeypatch.setattr("evalrec.floors._CHUNK_CELLS", cells)
+    monkeypatch.setattr("evalrec.item_to_item._CHUNK_CELLS", cells)
     texts = ["red lamp", "red lamp shade", "blue lamp", "blue chair", "green chair leg", "plum"]
     documents = [text.split() for text in texts]
     words = {word for document in documents for word in document}
@@ -124,6 +131,91 @@ def test_text_neighbours_are_the_plain_ones(monkeypatch, cells):
             expected[i, j] = cosine(documents[i], documents[j]) ** 3
     got = text_neighbours(texts, num_neighbours=2).toarray()
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@given(HISTORIES, st.integers(1, 8), st.sampled_from([0.0, 3.0]), st.sampled_from([1, 20, 2**22]))
+@calmly(60)
+def test_cosine_neighbours_are_the_plain_ones(histories, num_neighbours, shrinkage, cells):
+    had = [{user for user, items in enumerate(histories) if item in items} for item in range(8)]
+    expected = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    for i in range(NUM_ITEMS):
+        cosines = {
+            j: len(had[i] & had[j]) / (math.sqrt(len(had[i]) * len(had[j])) + shrinkage)
+            for j in range(NUM_ITEMS)
+            if j != i and had[i] & had[j]
+        }
+        for j in sorted(cosines, key=lambda j: (-round(cosines[j], 9), j))[:num_neighbours]:
+            expected[i, j] = cosines[j]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evalrec.item_to_item._CHUNK_CELLS", cells)
+        got = cosine_neighbours(
+            arrays(histories), NUM_ITEMS, num_neighbours=num_neighbours, shrinkage=shrinkage
+        ).toarray()
+    # which of several equals is kept may differ, how much they weigh may not
+    np.testing.assert_allclose(np.sort(got, axis=1), np.sort(expected, axis=1), rtol=1e-5)
+    assert (np.abs(got - expected)[got * expected != 0] < 1e-5).all()
+
+
+def test_the_whole_history_counts_without_a_limit():
+    matrix = sparse.csr_array(np.eye(3, dtype=np.float32))
+    floor = ItemToItemFloor(matrix=matrix, last_items=None, decay=1.0)
+    assert floor.score(arrays([[0, 1, 0, 0, 2]])).tolist() == [[3, 1, 1]]
+
+
+@pytest.fixture(scope="module")
+def few_epochs():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evalrec.matrix_factorization.EPOCHS", (10, 40))
+        patch.setattr("evalrec.matrix_factorization.REGULARIZATIONS", (0.01,))
+        yield
+
+
+def test_matrix_factorisation_beats_popularity(synthetic, few_epochs):
+    pytest.importorskip("implicit")
+    _, _, table = synthetic
+    split = leave_one_out(table)
+    steps = []
+    floor = fit_matrix_factorization(
+        split, num_factors=16, progress=lambda done, of: steps.append((done, of))
+    )
+    assert steps == [(1, 2), (2, 2)]
+    assert floor.parameters == {"epochs": 40, "regularization": 0.01}
+    popularity = PopularityFloor.fit(split.train, split.num_items)
+    ours, theirs = (
+        evaluate(split.test, model).metrics["filtered"]["ndcg@10"].mean
+        for model in (floor.scorer(split.test), popularity.score)
+    )
+    assert ours > 1.5 * theirs
+    again = fit_matrix_factorization(split, num_factors=16)
+    np.testing.assert_array_equal(again.user_vectors, floor.user_vectors)
+    assert floor.user_vectors.shape[1] == 17
+    assert (floor.user_vectors[:, -1] == 1).all()
+
+
+def test_matrix_factorisation_knows_strangers_by_their_biases_alone():
+    floor = MatrixFactorizationFloor(
+        users=np.array([2, 5]),
+        user_vectors=np.array([[1, 1], [2, 1]], dtype=np.float32),
+        item_vectors=np.array([[1, 0], [0, 3], [3, 0]], dtype=np.float32),
+    )
+    queries = Queries(
+        histories=arrays([[], [], [], []]),
+        targets=np.array([1, 2, 1, 1]),
+        num_items=3,
+        cold=np.zeros(4, dtype=bool),
+        users=np.array([5, 5, 7, 0]),
+    )
+    scorer = floor.scorer(queries)
+    assert scorer.queries.tolist() == [[2, 1], [2, 1], [0, 1], [0, 1]]
+    assert evaluate(queries, scorer, ks=(1,)).ranks["unfiltered"].tolist() == [2, 1, 1, 1]
+    with pytest.raises(ValueError, match="queries must name their users, got none"):
+        floor.scorer(replace(queries, users=None))
+
+
+def test_matrix_factorisation_without_implicit_names_the_extra(synthetic, monkeypatch):
+    monkeypatch.setitem(sys.modules, "implicit.cpu.bpr", None)
+    with pytest.raises(ImportError, match=r"needs the implicit .* 'evalrec\[implicit\]'"):
+        fit_matrix_factorization(leave_one_out(synthetic[2]))
 
 
 def test_texts_without_words_are_refused():
@@ -171,15 +263,17 @@ def test_floors_beat_one_another_on_synthetic_data(synthetic):
     split = leave_one_out(table)
     steps = []
     floors = fit_floors(split, texts, progress=lambda done, of: steps.append((done, of)))
-    assert steps == [(step, 12) for step in range(1, 13)]
+    assert steps == [(step, 25) for step in range(1, 26)]
     value = {
         name: evaluate(split.test, floor.score).metrics["unfiltered"]["ndcg@10"].mean
         for name, floor in floors.items()
     }
-    assert list(value) == ["popularity", "markov", "graph", "graph + text"]
+    assert list(value) == ["popularity", "markov", "item-knn", "graph", "text", "graph + text"]
     assert value["markov"] > 3 * value["popularity"]
     assert value["graph + text"] > value["graph"] > value["markov"]
-    assert fit_floors(split).keys() == {"popularity", "markov", "graph"}
+    assert value["graph + text"] > value["text"] > value["popularity"]
+    assert value["item-knn"] > 2 * value["popularity"]
+    assert fit_floors(split).keys() == {"popularity", "markov", "item-knn", "graph"}
     with pytest.raises(ValueError, match="texts must be one an item, 600, got 1"):
         fit_floors(split, ["x"])
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
     from evalrec.interactions import DataError, Interactions
     from evalrec.leaks import check_split
+    from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
     from evalrec.metrics import mrr, ndcg, recall
     from evalrec.preparation import Prepared, PrepareOptions, prepare
     from evalrec.ranking import rank_items
@@ -51,6 +52,7 @@ __all__ = [
     "Floor",
     "Interactions",
     "ItemToItemFloor",
+    "MatrixFactorizationFloor",
     "PopularityFloor",
     "PrepareOptions",
     "Prepared",
@@ -64,6 +66,7 @@ __all__ = [
     "find_interactions",
     "find_items",
     "fit_floors",
+    "fit_matrix_factorization",
     "k_core",
     "keep_last",
     "leave_last_n",
@@ -94,6 +97,7 @@ _MODULES = {
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
     "interactions": ("DataError", "Interactions"),
     "leaks": ("check_split",),
+    "matrix_factorization": ("MatrixFactorizationFloor", "fit_matrix_factorization"),
     "metrics": ("mrr", "ndcg", "recall"),
     "preparation": ("PrepareOptions", "Prepared", "prepare"),
     "ranking": ("rank_items",),

@@ -1,37 +1,48 @@
 """Floors: what any model must beat, fitted in seconds on training histories alone.
 
-Popularity and three item-to-item models. Each scores a history by adding up the rows of a sparse
-item-by-item matrix for its last items, and goes through the same `evaluate` as every model. None
-needs training beyond counting, and together with text they beat many a published network.
+Popularity and item-to-item models. Each of the latter scores a history by adding up the rows of a
+sparse item-by-item matrix for its last items, and goes through the same `evaluate` as every model.
+None needs training beyond counting, and together with text they beat many a published network.
+`evalrec.matrix_factorization` has the one floor that is trained.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 from scipy import sparse
 from torch import Tensor
 
 from evalrec.evaluate import evaluate
 from evalrec.interactions import Histories, flatten
-from evalrec.splits import Split
+from evalrec.item_to_item import (
+    SparseMatrix,
+    cooccurrences,
+    cosine_neighbours,
+    count_items,
+    text_neighbours,
+    transitions,
+)
+from evalrec.splits import Queries, Split
 
-SparseMatrix: TypeAlias = sparse.csr_array
-"""items x items in fp32; entry (i, j) is what item i in the history adds to the score of item j."""
+__all__ = ["Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"]
 
 # What is chosen on validation: first how far back the history counts, then the weight of text.
 # The graph itself is fixed: within 50 steps, 1 / distance forward and half of it backward.
 LAST_ITEMS = (3, 5, 10)
 DECAYS = (0.4, 0.6, 0.8)
 TEXT_WEIGHTS = (2.0, 4.0, 8.0)
+# Of item-kNN, over the whole history.
+NEIGHBOURS = (50, 200)
+SHRINKAGES = (0.0, 10.0)
 
-_CHUNK_CELLS = 2**22  # similarities held at once
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 @runtime_checkable
@@ -71,18 +82,18 @@ class ItemToItemFloor:
 
     Attributes:
         matrix: Item by item.
-        last_items: How many items of the history count.
+        last_items: How many items of the history count; None for all.
         decay: Weight of each further step into the past.
         parameters: What was chosen on validation.
     """
 
     matrix: SparseMatrix
-    last_items: int
+    last_items: int | None
     decay: float
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.last_items < 1:
+        if self.last_items is not None and self.last_items < 1:
             raise ValueError(f"last_items must be at least 1, got {self.last_items}")
         if not 0 < self.decay <= 1:
             raise ValueError(f"decay must be in (0, 1], got {self.decay}")
@@ -100,158 +111,93 @@ class ItemToItemFloor:
 
 
 def fit_floors(
-    split: Split,
-    texts: Sequence[str] | None = None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
+    split: Split, texts: Sequence[str] | None = None, *, progress: Progress | None = None
 ) -> dict[str, Floor]:
     """Fit every floor on the training histories, its parameters by NDCG@10 on validation.
 
     Args:
         split: Only `train` and `validation` are read; the test plays no part.
         texts: One text an item, such as its title and categories joined; without them there is no
-            "graph + text".
+            "text" and no "graph + text".
         progress: Called with the settings tried and the settings in all.
 
     Returns:
-        "popularity", "markov", "graph" and, with texts, "graph + text", in this order. What was
-        chosen is in each one's `parameters`.
+        "popularity", "markov", "item-knn", "graph" and, with texts, "text" and "graph + text", in
+        this order. What was chosen is in each one's `parameters`.
 
     Raises:
         ValueError: If `texts` is not one text an item, or holds no word at all.
     """
     if texts is not None and len(texts) != split.num_items:
         raise ValueError(f"texts must be one an item, {split.num_items}, got {len(texts)}")
-    validation = split.validation
     recencies = list(itertools.product(LAST_ITEMS, DECAYS))
-    num_settings = len(recencies) + (0 if texts is None else len(TEXT_WEIGHTS))
-    num_tried = itertools.count(1)
+    num_settings = len(NEIGHBOURS) * len(SHRINKAGES) + len(recencies)
+    if texts is not None:
+        num_settings += len(recencies) + len(TEXT_WEIGHTS)
+    choice = _Choice(split.validation, num_settings, progress)
 
-    def best_of(candidates: Sequence[ItemToItemFloor]) -> ItemToItemFloor:
-        values = []
-        for candidate in candidates:
-            report = evaluate(validation, candidate.score, ks=(min(10, split.num_items),))
-            values.append(report.per_user(f"ndcg@{report.ks[0]}", "unfiltered").mean())
-            if progress is not None:
-                progress(next(num_tried), num_settings)
-        return candidates[int(np.argmax(values))]  # the first of equals
-
-    graph = cooccurrences(split.train, split.num_items)
-    best = best_of(
-        [
+    def by_recency(matrix: SparseMatrix) -> ItemToItemFloor:
+        settings = [{"last_items": last, "decay": decay} for last, decay in recencies]
+        return choice.best_of(
             ItemToItemFloor(
-                matrix=graph,
-                last_items=last_items,
-                decay=decay,
-                parameters={"last_items": last_items, "decay": decay},
+                matrix=matrix,
+                last_items=int(setting["last_items"]),
+                decay=setting["decay"],
+                parameters=setting,
             )
-            for last_items, decay in recencies
-        ]
-    )
+            for setting in settings
+        )
+
     floors: dict[str, Floor] = {
         "popularity": PopularityFloor.fit(split.train, split.num_items),
         "markov": ItemToItemFloor(
             matrix=transitions(split.train, split.num_items), last_items=1, decay=1.0
         ),
-        "graph": best,
+        "item-knn": choice.best_of(_item_knns(split)),
     }
+    graph = by_recency(cooccurrences(split.train, split.num_items))
+    floors["graph"] = graph
     if texts is not None:
         neighbours = text_neighbours(texts)
-        floors["graph + text"] = best_of(
-            [
-                replace(
-                    best,
-                    matrix=graph + weight * neighbours,
-                    parameters={**best.parameters, "text_weight": weight},
-                )
-                for weight in TEXT_WEIGHTS
-            ]
+        floors["text"] = by_recency(neighbours)
+        floors["graph + text"] = choice.best_of(
+            replace(
+                graph,
+                matrix=graph.matrix + weight * neighbours,
+                parameters={**graph.parameters, "text_weight": weight},
+            )
+            for weight in TEXT_WEIGHTS
         )
     return floors
 
 
-def count_items(histories: Histories, num_items: int) -> Int[np.ndarray, " items"]:
-    """How often each item occurs in the histories."""
-    return np.bincount(flatten(histories)[1], minlength=num_items)
+def _item_knns(split: Split) -> Iterator[ItemToItemFloor]:
+    for num_neighbours, shrinkage in itertools.product(NEIGHBOURS, SHRINKAGES):
+        setting = {"num_neighbours": num_neighbours, "shrinkage": shrinkage}
+        matrix = cosine_neighbours(
+            split.train, split.num_items, num_neighbours=num_neighbours, shrinkage=shrinkage
+        )
+        yield ItemToItemFloor(matrix=matrix, last_items=None, decay=1.0, parameters=setting)
 
 
-def transitions(histories: Histories, num_items: int) -> SparseMatrix:
-    """First-order Markov: how often j came right after i.
+class _Choice:
+    """Picks floors by NDCG@10 on validation, and counts the settings tried."""
 
-    Equal counts are ordered by popularity: each entry has a share below 1 added that grows with
-    the popularity of j. What never followed i scores 0.
-    """
-    counts = _pairs_at(1, histories, num_items)
-    popularity = count_items(histories, num_items)
-    share = popularity / (popularity.max() + 1)
-    shared = (counts.data + share[counts.indices]).astype(np.float32)
-    return sparse.csr_array((shared, counts.indices, counts.indptr), shape=counts.shape)
+    def __init__(self, validation: Queries, num_settings: int, progress: Progress | None) -> None:
+        self.validation, self.num_settings, self.progress = validation, num_settings, progress
+        self.k = min(10, validation.num_items)
+        self.num_tried = 0
 
-
-def cooccurrences(
-    histories: Histories, num_items: int, *, window: int = 50, backward: float = 0.5
-) -> SparseMatrix:
-    """The transition graph: items had within `window` steps of one another.
-
-    Each pair of items d steps apart adds 1 / d from the earlier to the later one, and
-    `backward` / d the other way. An item adds nothing to itself.
-    """
-    forward: SparseMatrix = sparse.csr_array((num_items, num_items), dtype=np.float64)
-    longest = max(len(history) for history in histories)
-    for distance in range(1, min(window, longest - 1) + 1):
-        pairs = _pairs_at(distance, histories, num_items)
-        forward = sparse.csr_array(forward + pairs / distance)
-    return _without_diagonal(forward + backward * forward.T.tocsr())
-
-
-def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> SparseMatrix:
-    """The cubed TF-IDF cosine of each item's nearest neighbours in text, itself excluded.
-
-    Computed in chunks of items, so that items x items is never held.
-
-    Raises:
-        ValueError: If no text holds a word of two letters or more.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds
-
-    try:
-        vectors = sparse.csr_array(TfidfVectorizer(dtype=np.float32).fit_transform(texts))
-    except ValueError as error:
-        raise ValueError(f"texts must hold words, got {len(texts)} without: {error}") from error
-    num_items = len(texts)
-    k = min(num_neighbours, num_items - 1)
-    chunk = max(1, _CHUNK_CELLS // num_items)
-    rows, columns, values = [], [], []
-    for start in range(0, num_items, chunk):
-        cosines = np.asarray((vectors[start : start + chunk] @ vectors.T).todense())
-        own = np.arange(start, start + len(cosines))
-        cosines[own - start, own] = -1.0
-        nearest = torch.from_numpy(cosines).topk(k, dim=1)
-        rows.append(np.repeat(own, k))
-        columns.append(nearest.indices.numpy().ravel())
-        values.append(nearest.values.numpy().ravel() ** 3)
-    matrix = sparse.csr_array(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
-        shape=(num_items, num_items),
-    )
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def _pairs_at(distance: int, histories: Histories, num_items: int) -> SparseMatrix:
-    """How often j came exactly `distance` steps after i."""
-    owners, items = flatten(histories)
-    same = owners[:-distance] == owners[distance:]
-    earlier, later = items[:-distance][same], items[distance:][same]
-    counts = sparse.csr_array(
-        (np.ones(len(earlier)), (earlier, later)), shape=(num_items, num_items)
-    )
-    counts.sum_duplicates()
-    return counts
-
-
-def _without_diagonal(matrix: SparseMatrix) -> SparseMatrix:
-    entries = matrix.tocoo()
-    off = entries.row != entries.col
-    data = entries.data[off].astype(np.float32)
-    return sparse.csr_array((data, (entries.row[off], entries.col[off])), shape=matrix.shape)
+    def best_of(self, candidates: Iterable[ItemToItemFloor]) -> ItemToItemFloor:
+        """The best, the first of equals."""
+        best, highest = None, -1.0
+        for candidate in candidates:
+            report = evaluate(self.validation, candidate.score, ks=(self.k,))
+            value = float(report.per_user(f"ndcg@{self.k}", "unfiltered").mean())
+            if value > highest:
+                best, highest = candidate, value
+            self.num_tried += 1
+            if self.progress is not None:
+                self.progress(self.num_tried, self.num_settings)
+        assert best is not None
+        return best

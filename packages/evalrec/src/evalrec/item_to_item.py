@@ -1,0 +1,142 @@
+"""Sparse item-by-item matrices: what an item in the history says of every other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from scipy import sparse
+
+from evalrec.interactions import Histories, flatten
+
+SparseMatrix: TypeAlias = sparse.csr_array
+"""items x items in fp32; entry (i, j) is what item i in the history adds to the score of item j."""
+
+_CHUNK_CELLS = 2**22  # similarities held at once
+
+
+def count_items(histories: Histories, num_items: int) -> Int[np.ndarray, " items"]:
+    """How often each item occurs in the histories."""
+    return np.bincount(flatten(histories)[1], minlength=num_items)
+
+
+def transitions(histories: Histories, num_items: int) -> SparseMatrix:
+    """First-order Markov: how often j came right after i.
+
+    Equal counts are ordered by popularity: each entry has a share below 1 added that grows with
+    the popularity of j. What never followed i scores 0.
+    """
+    counts = _pairs_at(1, histories, num_items)
+    popularity = count_items(histories, num_items)
+    share = popularity / (popularity.max() + 1)
+    shared = (counts.data + share[counts.indices]).astype(np.float32)
+    return sparse.csr_array((shared, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def cooccurrences(
+    histories: Histories, num_items: int, *, window: int = 50, backward: float = 0.5
+) -> SparseMatrix:
+    """The transition graph: items had within `window` steps of one another.
+
+    Each pair of items d steps apart adds 1 / d from the earlier to the later one, and
+    `backward` / d the other way. An item adds nothing to itself.
+    """
+    forward: SparseMatrix = sparse.csr_array((num_items, num_items), dtype=np.float64)
+    longest = max(len(history) for history in histories)
+    for distance in range(1, min(window, longest - 1) + 1):
+        pairs = _pairs_at(distance, histories, num_items)
+        forward = sparse.csr_array(forward + pairs / distance)
+    return _without_diagonal(forward + backward * forward.T.tocsr())
+
+
+def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> SparseMatrix:
+    """The cubed TF-IDF cosine of each item's nearest neighbours in text, itself excluded.
+
+    Computed in chunks of items, so that items x items is never held.
+
+    Raises:
+        ValueError: If no text holds a word of two letters or more.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds
+
+    try:
+        vectors = sparse.csr_array(TfidfVectorizer(dtype=np.float32).fit_transform(texts))
+    except ValueError as error:
+        raise ValueError(f"texts must hold words, got {len(texts)} without: {error}") from error
+    num_items = len(texts)
+    k = min(num_neighbours, num_items - 1)
+    chunk = max(1, _CHUNK_CELLS // num_items)
+    rows, columns, values = [], [], []
+    for start in range(0, num_items, chunk):
+        cosines = np.asarray((vectors[start : start + chunk] @ vectors.T).todense())
+        own = np.arange(start, start + len(cosines))
+        cosines[own - start, own] = -1.0
+        nearest = torch.from_numpy(cosines).topk(k, dim=1)
+        rows.append(np.repeat(own, k))
+        columns.append(nearest.indices.numpy().ravel())
+        values.append(nearest.values.numpy().ravel() ** 3)
+    matrix = sparse.csr_array(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
+        shape=(num_items, num_items),
+    )
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def cosine_neighbours(
+    histories: Histories, num_items: int, *, num_neighbours: int, shrinkage: float
+) -> SparseMatrix:
+    """item-kNN: the cosine of the sets of users that had both items, nearest neighbours only.
+
+    both / (sqrt(had i) sqrt(had j) + shrinkage), whose shrinkage pulls down items that few users
+    had; computed in chunks of items, so that items x items is never held.
+    """
+    owners, items = flatten(histories)
+    had = sparse.csr_array(
+        (np.ones(len(items), dtype=np.float32), (owners, items)), shape=(len(histories), num_items)
+    )
+    had.sum_duplicates()
+    had.data[:] = 1.0
+    by_item = had.T.tocsr()
+    roots = np.sqrt(np.diff(by_item.indptr))
+    chunk = max(1, _CHUNK_CELLS // num_items)
+    rows, columns, values = [], [], []
+    for start in range(0, num_items, chunk):
+        both = (by_item[start : start + chunk] @ had).tocoo()
+        row = both.row + start
+        keep = row != both.col
+        row, column = row[keep], both.col[keep]
+        value = both.data[keep] / (roots[row] * roots[column] + shrinkage)
+        order = np.lexsort((column, -value, row))  # of equals, the first item
+        row = row[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        nearest = order[place < num_neighbours]
+        rows.append(row[place < num_neighbours])
+        columns.append(column[nearest])
+        values.append(value[nearest].astype(np.float32))
+    return sparse.csr_array(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
+        shape=(num_items, num_items),
+    )
+
+
+def _pairs_at(distance: int, histories: Histories, num_items: int) -> SparseMatrix:
+    """How often j came exactly `distance` steps after i."""
+    owners, items = flatten(histories)
+    same = owners[:-distance] == owners[distance:]
+    earlier, later = items[:-distance][same], items[distance:][same]
+    counts = sparse.csr_array(
+        (np.ones(len(earlier)), (earlier, later)), shape=(num_items, num_items)
+    )
+    counts.sum_duplicates()
+    return counts
+
+
+def _without_diagonal(matrix: SparseMatrix) -> SparseMatrix:
+    entries = matrix.tocoo()
+    off = entries.row != entries.col
+    data = entries.data[off].astype(np.float32)
+    return sparse.csr_array((data, (entries.row[off], entries.col[off])), shape=matrix.shape)
