@@ -4,7 +4,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from evalrec import DataError, Interactions, k_core, leave_one_out
+from evalrec import (
+    DataError,
+    Interactions,
+    Queries,
+    k_core,
+    leave_last_n,
+    leave_one_out,
+    split_times,
+    temporal_split,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -103,3 +112,130 @@ def test_longer_minimum_drops_more():
     assert (split.users.tolist(), split.num_dropped) == ([0], 1)
     with pytest.raises(ValueError, match="min_interactions must be at least 3, got 2"):
         leave_one_out(table(pairs), min_interactions=2)
+
+
+@given(PAIRS, st.integers(1, 2), st.one_of(st.none(), st.integers(1, 3)))
+@calmly(100)
+def test_leave_last_n_is_the_plain_one(pairs, n, max_history):
+    sequences = {user: [item for who, item in pairs if who == user] for user, _ in pairs}
+    kept = {user: items for user, items in sorted(sequences.items()) if len(items) > 2 * n}
+    if not kept:
+        with pytest.raises(DataError, match=f"no user has {2 * n + 1} interactions"):
+            leave_last_n(table(pairs), n=n, max_history=max_history)
+        return
+    split = leave_last_n(table(pairs), n=n, max_history=max_history)
+    assert split.num_dropped == len(sequences) - len(kept)
+    assert [history.tolist() for history in split.train] == [s[: -2 * n] for s in kept.values()]
+    trained = {item for items in kept.values() for item in items[: -2 * n]}
+    for queries, last in ((split.validation, 2 * n), (split.test, n)):
+        asked = [
+            (user, items[: len(items) - last + step], items[len(items) - last + step])
+            for user, items in kept.items()
+            for step in range(n)
+        ]
+        short = -max_history if max_history else None
+        assert queries.users.tolist() == [user for user, _, _ in asked]
+        assert [h.tolist() for h in queries.histories] == [h[short:] for _, h, _ in asked]
+        assert queries.targets.tolist() == [target for _, _, target in asked]
+        assert queries.cold.tolist() == [target not in trained for _, _, target in asked]
+
+
+def timed(rows) -> Interactions:
+    users, items, times = (np.array(column) for column in zip(*rows, strict=True))
+    return Interactions(
+        users=users,
+        items=items,
+        timestamps=times,
+        user_ids=tuple(f"u{row}" for row in range(6)),
+        item_ids=tuple(f"i{row}" for row in range(8)),
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 20)), min_size=1, max_size=60
+    ),
+    st.integers(1, 10),
+    st.integers(11, 19),
+)
+@calmly(200)
+def test_temporal_split_is_the_plain_one(rows, validation_time, test_time):
+    ordered = sorted(rows, key=lambda row: (row[0], row[2]))
+
+    def part(user, low, high):
+        return [item for who, item, time in ordered if who == user and low <= time < high]
+
+    train = {user: part(user, 0, validation_time) for user in range(6)}
+    asked = {}
+    for name, low, high in (("v", validation_time, test_time), ("t", test_time, 99)):
+        asked[name] = [
+            (user, part(user, 0, low), part(user, low, high)[0])
+            for user in range(6)
+            if part(user, 0, low) and part(user, low, high)
+        ]
+    times = {"validation_time": validation_time, "test_time": test_time}
+    if not (any(train.values()) and asked["v"] and asked["t"]):
+        with pytest.raises(DataError, match=r"no user is left in (training|validation|test)"):
+            temporal_split(timed(rows), **times)
+        return
+    split = temporal_split(timed(rows), **times)
+    assert split.users.tolist() == [user for user, items in train.items() if items]
+    assert [history.tolist() for history in split.train] == [h for h in train.values() if h]
+    for queries, expected in ((split.validation, asked["v"]), (split.test, asked["t"])):
+        got = zip(queries.users, queries.histories, queries.targets, strict=True)
+        assert [(int(u), h.tolist(), int(t)) for u, h, t in got] == expected
+    seen = {user for user, items in train.items() if items}
+    seen |= {user for part in asked.values() for user, _, _ in part}
+    assert split.num_dropped == len({user for user, _, _ in rows} - seen)
+
+
+def test_nothing_that_is_given_lies_after_the_cut():
+    rng = np.random.default_rng(0)
+    rows = [(t % 6, int(item), t) for t, item in enumerate(rng.integers(0, 8, 300))]
+    full = timed(rows)
+    validation_time, test_time = split_times(full, validation=0.2, test=0.1)
+    assert (validation_time, test_time) == (210, 270)
+    split = temporal_split(full, validation_time=validation_time, test_time=test_time)
+    assert sum(len(history) for history in split.train) == 210
+    assert sum(len(history) for history in split.test.histories) == 270
+    assert split.counts["test queries"] == 6
+
+
+def test_protocols_refuse_what_makes_no_sense():
+    full = timed([(0, item, item) for item in range(8)])
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        leave_last_n(full, n=0)
+    with pytest.raises(ValueError, match="min_interactions must be at least 5, got 3"):
+        leave_last_n(full, n=2, min_interactions=3)
+    with pytest.raises(ValueError, match="max_history must be at least 1, got 0"):
+        leave_one_out(full, max_history=0)
+    with pytest.raises(ValueError, match="validation_time must be before test_time, got 5 and 5"):
+        temporal_split(full, validation_time=5, test_time=5)
+    with pytest.raises(ValueError, match=r"shares must be above 0 and below 1 together, got 0\.6"):
+        split_times(full, validation=0.6, test=0.5)
+    with pytest.raises(DataError, match="timestamps 0 to 0 cannot be cut"):
+        split_times(timed([(0, 0, 0), (0, 1, 0)]))
+    with pytest.raises((ValueError, TypeError), match="users"):  # TypeError: shapes are checked
+        Queries(
+            histories=[np.array([0])],
+            targets=np.array([1]),
+            num_items=2,
+            cold=np.array([False]),
+            users=np.array([0, 1]),
+        )
+
+
+def test_users_too_short_are_said(caplog):
+    pairs = [(0, item) for item in range(5)] + [(1, 0)]
+    with caplog.at_level("INFO", logger="evalrec.splits"):
+        split = leave_one_out(table(pairs))
+    assert "1 users are too short to split and were dropped" in caplog.text
+    assert split.counts == {
+        "training users": 1,
+        "training interactions": 3,
+        "validation queries": 1,
+        "test queries": 1,
+        "users dropped": 1,
+        "cold validation targets": 1,
+        "cold test targets": 1,
+    }

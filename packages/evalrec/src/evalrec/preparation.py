@@ -111,6 +111,7 @@ def prepare(
     paths = sort_files(form, files)
     read = read_raw(name, files, min_rating=options.min_rating, progress=progress)
     table, steps = _reduce(read.interactions, options, progress)
+    table = _renumbered(table)
     records = read_catalogue(name, files, dict.fromkeys(table.item_ids), progress=progress)
     lines = [
         json.dumps(records.get(item) or {"item_id": item}, ensure_ascii=False) + "\n"
@@ -167,6 +168,21 @@ def _reduce(
     if progress is not None:
         progress("filtering", 1, 1)
     return table, steps
+
+
+def _renumbered(table: Interactions) -> Interactions:
+    """Items in the order of their first appearance, so that preparing again changes nothing."""
+    _, places = np.unique(table.items, return_index=True)
+    order = np.argsort(places)  # every item has an interaction
+    rows = np.empty(len(order), dtype=np.int64)
+    rows[order] = np.arange(len(order))
+    return Interactions(
+        users=table.users,
+        items=rows[table.items],
+        timestamps=table.timestamps,
+        user_ids=table.user_ids,
+        item_ids=tuple(table.item_ids[row] for row in order),
+    )
 
 
 def _step(name: str, table: Interactions) -> dict[str, Any]:

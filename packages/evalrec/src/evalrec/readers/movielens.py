@@ -19,8 +19,7 @@ _GENRES = (
     *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
     *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-_ITEM_DAT = (".dat", ".dat.gz")
-_FIELDS = ("movieId", "title", "release date", "video release date", "IMDb URL", *_GENRES)
+_ITEM_FIELDS = ("movieId", "title", "release date", "video release date", "IMDb URL", *_GENRES)
 _COLUMNS = {
     "user_id": Column(source="userId", kind="key"),
     "item_id": Column(source="movieId", kind="key"),
