@@ -20,6 +20,7 @@ from semtok.quantizers.vectors import (
     mean_vector,
     measured_distortion,
     report,
+    stable_product,
     training_sample,
     vector_chunks,
 )
@@ -100,7 +101,7 @@ class ProductQuantizer:
         sample = _padded(sample, num_levels)
         rotation = _learned_rotation(sample, num_levels, codebook_size) if rotate else None
         if rotation is not None:
-            sample = sample @ rotation
+            sample = stable_product(sample, rotation).astype(np.float32)
         codebooks = []
         for level, part in enumerate(_parts(sample, num_levels)):
             codebooks.append(kmeans(part, codebook_size, iterations=iterations, seed=(seed, level)))
@@ -146,7 +147,7 @@ class ProductQuantizer:
         rest = [np.repeat(part, len(codes), axis=0) for part in parts[codes.shape[1] :]]
         vectors = np.concatenate([*known, *rest], axis=1)
         if self.rotation is not None:
-            vectors = vectors @ self.rotation.T
+            vectors = stable_product(vectors, self.rotation.T).astype(np.float32)
         return np.ascontiguousarray(vectors[:, : self.dim])
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
@@ -184,11 +185,7 @@ class ProductQuantizer:
         x = _padded(x, self.num_levels)
         if self.rotation is None:
             return x
-        # Sums in float64, rounded once: what else is in the batch is rounded away.
-        rotated: Float32[np.ndarray, "items padded"] = (
-            x.astype(np.float64) @ self.rotation.astype(np.float64)
-        ).astype(np.float32)
-        return rotated
+        return stable_product(x, self.rotation).astype(np.float32)
 
 
 def _padded(

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
 if TYPE_CHECKING:
     from semtok.quantizers.contract import Quantizer
 
 CHUNK = 8192  # rows that are worked on together; results never depend on it
 
+_BLOCK = 512  # rows of a product
 _LIMIT = 1e15  # squares and sums of greater numbers overflow float32
 
 
@@ -154,3 +155,20 @@ def _check_values(part: np.ndarray, start: int) -> None:
         return
     row = start + int((~(np.abs(part) <= _LIMIT)).any(axis=1).argmax())
     raise ValueError(f"x must hold finite numbers within +-{_LIMIT:g}, got others in row {row}")
+
+
+def stable_product(
+    x: Float[np.ndarray, "items dim"], matrix: Float[np.ndarray, "dim out"]
+) -> Float64[np.ndarray, "items out"]:
+    """`x @ matrix` in float64, in blocks of one shape, so that no row sees the rest of its batch.
+
+    A matrix product alone may round a row differently in batches of different sizes.
+    """
+    wide = matrix.astype(np.float64)
+    product = np.empty((len(x), matrix.shape[1]))
+    block = np.zeros((_BLOCK, x.shape[1]))
+    for start in range(0, len(x), _BLOCK):
+        part = x[start : start + _BLOCK]
+        block[: len(part)] = part
+        product[start : start + _BLOCK] = (block @ wide)[: len(part)]
+    return product
