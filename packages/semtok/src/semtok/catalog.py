@@ -31,6 +31,7 @@ __all__ = [
     "catalog_suffix",
     "find_catalog",
     "folder_of",
+    "id_hashes",
     "item_id_of",
     "read_catalog",
     "stream_catalog",
@@ -212,7 +213,7 @@ def _chunks(
 
     def finished() -> Catalog:
         item_ids = list(numbers)
-        keys = _hashes(item_ids)
+        keys = id_hashes(item_ids)
         before = seen.find(keys)
         if before.max() >= 0:
             row = int((before >= 0).argmax())
@@ -251,7 +252,8 @@ def _repeated(name: str, unit: str, item_id: str, number: int, first: int) -> Ca
     )
 
 
-def _hashes(item_ids: list[str]) -> UInt64[np.ndarray, "items 2"]:
+def id_hashes(item_ids: list[str]) -> UInt64[np.ndarray, "items 2"]:
+    """Two hashes an id, for `KeyRuns`. They hold within one process."""
     import polars as pl
 
     series = pl.Series(item_ids, dtype=pl.String)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -67,34 +67,46 @@ def embed_chunks(
             raise ValueError("catalogs must hold at least one item, got none")
         embeddings = held[0] if len(held) == 1 else np.concatenate(held)
     else:
-        _write_npy(Path(path), parts())
+        with writing_npy(Path(path)) as write:
+            for part in parts():
+                write(part)
         embeddings = np.load(path, mmap_mode="r")
     if progress is not None:
         progress(done, done)
     return embeddings
 
 
-def _write_npy(path: Path, parts: Iterable[np.ndarray]) -> None:
-    """Writes rows as they come; how many there are is put into the header at the end."""
-    rows, dim = 0, 0
+@contextmanager
+def writing_npy(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields a function that appends rows to a .npy file of float32.
+
+    How many there are goes into the header at the end. The file appears complete or not at all.
+
+    Raises:
+        ValueError: At the end, if there are no rows.
+    """
+    rows, dim, start = 0, 0, 0
     with replacing_file(path) as beside, beside.open("wb") as file:
-        for part in parts:
+
+        def write(part: np.ndarray) -> None:
+            nonlocal rows, dim, start
             if rows == 0:
                 dim = part.shape[1]
-                _write_header(file, rows, dim)
-                start = file.tell()
+                start = _write_header(file, 0, dim)
             file.write(np.ascontiguousarray(part, dtype=np.float32).data)
             rows += len(part)
+
+        yield write
         if rows == 0:
             raise ValueError("catalogs must hold at least one item, got none")
         file.seek(0)
-        _write_header(file, rows, dim)
-        assert file.tell() == start, "numpy leaves room in the header for any number of rows"
-        file.flush()
-        os.fsync(file.fileno())
+        end = _write_header(file, rows, dim)
+        assert end == start, "numpy leaves room in the header for any number of rows"
 
 
-def _write_header(file: BufferedIOBase, rows: int, dim: int) -> None:
+def _write_header(file: BufferedIOBase, rows: int, dim: int) -> int:
+    shape = (rows, dim)
     np.lib.format.write_array_header_1_0(
-        file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
+        file, {"descr": "<f4", "fortran_order": False, "shape": shape}
     )
+    return file.tell()

@@ -65,6 +65,11 @@ class ImageEmbedding:
                 "code when it is loaded; write its state with safetensors.torch.save_file"
             )
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that are read."""
+        return (self.image_field,)
+
     @cached_property
     def fingerprint(self) -> str:
         """Names the model's weights and what becomes of missing images; loads the model."""
