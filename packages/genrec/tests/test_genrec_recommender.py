@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from genrec.artifact import save_model
+from genrec.artifact import ArtifactError, save_model
 from genrec.decoding import exact_scores
-from genrec.recommender import Recommender
+from genrec.recommender import Recommender, Request
 from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
 from genrec.trie import Trie
 
@@ -101,6 +101,57 @@ def test_streaming_answers_before_it_has_read_everything(recommender: Recommende
     assert streamed == [[item.item_id for item in answer.items] for answer in together]
 
 
+def ids_of(recommender: Recommender, histories: list[object], **options: object) -> list[list[str]]:
+    answers = recommender.recommend(histories, top_k=12, **options)  # type: ignore[arg-type]
+    return [[item.item_id for item in answer.items] for answer in answers]
+
+
+def test_lists_for_all_and_of_single_requests(recommender: Recommender):
+    in_stock = [*IDS[:6], "unheard-of"]
+    requests = [
+        ["item-1"],
+        Request(history=["item-1"], allow=["item-4", "item-9", "gone"]),
+        Request(history=["item-1"], deny=["item-0", "item-1"]),
+        Request(history=["item-1"], allow=IDS[2:8], deny=["item-2"]),
+        Request(history=["item-1"], allow=["gone"]),
+    ]
+    found = ids_of(recommender, requests, allow=in_stock, deny=["item-5"], exclude_seen=True)
+    expected = [
+        {"item-0", "item-2", "item-3", "item-4"},
+        {"item-4"},
+        {"item-2", "item-3", "item-4"},
+        {"item-3", "item-4"},
+        set(),
+    ]
+    assert [set(items) for items in found] == expected
+    assert [len(items) for items in found] == [len(items) for items in expected]
+    (order,) = ids_of(recommender, [["item-1"]])
+    assert found[0] == [item for item in order if item in expected[0]]
+    assert ids_of(recommender, requests[:2], batch_size=1) == ids_of(recommender, requests[:2])
+
+
+def test_popular_items_are_chosen_among_those_allowed(recommender: Recommender):
+    requests = [Request(history=[]), Request(history=[], allow=["item-4", "item-2", "item-0"])]
+    found = ids_of(recommender, [*requests, Request(history=[], deny=["item-11"])], deny=["item-4"])
+    assert found[0][:2] == ["item-1", "item-11"]
+    assert found[1] == ["item-2"]
+    assert "item-11" not in found[2]
+    assert len(found[2]) == 8
+
+
+def test_a_model_of_other_codes_is_refused(model: Seq2Seq, tmp_path: Path):
+    save_model(tmp_path / "model", model, IDS)
+    assert Recommender.load(tmp_path / "model", codes=model.trie.codes).item_ids == IDS
+    other = model.trie.codes.clone()
+    other[[3, 4]] = other[[4, 3]]
+    with pytest.raises(
+        ArtifactError, match=r"another catalogue: the codes of item 3 are \[2, 0, 0\]"
+    ):
+        Recommender.load(tmp_path / "model", codes=other)
+    with pytest.raises(ArtifactError, match="it has 12 items with codes of 3 levels, given are 9 "):
+        Recommender.load(tmp_path / "model", codes=other[:9])
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_refusals(model: Seq2Seq, recommender: Recommender):
     with pytest.raises(ValueError, match="at most num_beams, got 20 and 10"):
@@ -111,5 +162,7 @@ def test_refusals(model: Seq2Seq, recommender: Recommender):
         recommender.stream([["item-1"]], batch_size=0)
     with pytest.raises(TypeError, match="got the string 'item-1'"):
         recommender.recommend(["item-1"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="got the string 'item-2'"):
+        recommender.recommend([Request(history=[], deny="item-2")])
     with pytest.raises(ValueError, match="one id for each of 12 items, got 3"):
         Recommender(model, IDS[:3])

@@ -214,6 +214,15 @@ def test_config_refuses(options: dict[str, object], words: str):
         Seq2SeqConfig(**options)  # type: ignore[arg-type]
 
 
+def test_tiger_is_four_layers_over_codes_without_a_distillation_state():
+    config = Seq2SeqConfig.tiger(dropout=0.0)
+    assert (config.num_encoder_layers, config.num_decoder_layers) == (4, 4)
+    assert (config.history_input, config.output_vocabulary) == ("codes", "level")
+    assert config.dropout == 0.0
+    model = Seq2Seq(config, Trie.build(CODES, SIZES))
+    assert model(torch.tensor([[1, 2]]), torch.tensor([3])).distillation is None
+
+
 def test_item_vectors_are_checked():
     trie = Trie.build(CODES, SIZES)
     reads = Seq2SeqConfig(**SMALL, history_input="vectors")

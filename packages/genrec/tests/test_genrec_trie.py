@@ -52,6 +52,24 @@ def test_trie_equals_a_tree_of_dicts(table: tuple[Tensor, list[int]]):
     assert [rows[item] for item in trie.leaf_items.tolist()] == sorted(rows)
 
 
+def test_codes_that_do_not_fit_one_number_are_sorted_all_the_same():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [256, 3, 70_000] * 4  # some 100 bits
+    codes = torch.stack([torch.randint(0, size, (300,), generator=generator) for size in sizes], 1)
+    codes[100:200, :7] = codes[:100, :7]
+    codes[200:, :11] = codes[:100, :11]
+    trie = Trie.build(codes, sizes)
+    rows = [tuple(row) for row in codes.tolist()]
+    assert [rows[item] for item in trie.leaf_items.tolist()] == sorted(rows)
+    assert torch.equal(trie.codes, codes)
+
+
+def test_the_bytes_of_a_trie_are_told():
+    codes = torch.cartesian_prod(torch.arange(16), torch.arange(16), torch.arange(16))
+    # Item of a leaf and leaf of an item, 4 bytes each; a code, 2 bytes; the rest is above.
+    assert 4096 * 10 < Trie.build(codes, [16] * 3).num_bytes < 4096 * 11
+
+
 @pytest.mark.parametrize(
     ("codes", "sizes", "words"),
     [

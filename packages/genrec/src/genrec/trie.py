@@ -321,7 +321,7 @@ def _dtype(size: int) -> torch.dtype:
 
 
 def _order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Returns the items in the order of their codes; sorts as many levels at once as fit 63 bits."""
+    """Returns the items in the order of their codes; as many levels at once as fit 63 bits."""
     groups: list[list[int]] = [[]]
     span = 1
     for level in reversed(range(len(sizes))):

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from genrec.catalogue import with_catalogue
+from genrec.decoding import beam_search, exact_scores
+from genrec.recommender import Recommender
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.trie import Trie
+
+CODES = torch.cartesian_prod(torch.arange(4), torch.arange(3), torch.arange(2))[:22]
+NUM_ITEMS = len(CODES)
+NODES = {"output_vocabulary": "node", "scoring": "renormalized"}
+
+
+def make(*, given: bool = False, **options: object) -> Seq2Seq:
+    torch.manual_seed(0)
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, **options)  # type: ignore[arg-type]
+    vectors = torch.randn(NUM_ITEMS, 5) if given else None
+    return Seq2Seq(config, Trie.build(CODES, (4, 3, 2)), item_vectors=vectors).eval()
+
+
+def test_new_items_work_at_once_where_all_is_codes():
+    """As if the model had been made with the new catalogue and given the trained weights."""
+    model = make()
+    codes = torch.cat([CODES[5:], torch.tensor([[3, 2, 0], [3, 2, 1]])])
+    trie = Trie.build(codes, (4, 3, 2))
+    old_rows = torch.tensor([*range(5, NUM_ITEMS), -1, -1])
+    fresh = Seq2Seq(model.config, trie).eval()
+    fresh.load_state_dict(model.state_dict())
+    new = with_catalogue(model, trie, old_rows)
+    history = torch.tensor([[3, 18, 17], [0, 19, 19]])
+    scores = exact_scores(new, new.trie, history)
+    torch.testing.assert_close(scores, exact_scores(fresh, trie, history))
+    assert new.head.weight is model.head.weight
+    assert model.trie.num_items == model.history.num_items == NUM_ITEMS
+    expected = exact_scores(model, model.trie, torch.tensor([[8, 9]]))[:, 5:]
+    torch.testing.assert_close(exact_scores(new, trie, torch.tensor([[3, 4]]))[:, :-2], expected)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_items_can_be_removed_and_moved_where_rows_are_learned_node_by_node(given: bool):
+    options = {"node_start": "vectors", "history_input": "both"} if given else {}
+    model = make(given=given, **NODES, **options)
+    kept = torch.randperm(NUM_ITEMS)
+    trie = Trie.build(CODES[kept], (4, 3, 2))
+    new = with_catalogue(model, trie, kept)
+    history = torch.tensor([[3, 18, 17], [0, 19, 20]])
+    expected = exact_scores(model, model.trie, kept[history])[:, kept]
+    torch.testing.assert_close(exact_scores(new, trie, history), expected)
+    fewer = Trie.build(CODES[kept[:9]], (4, 3, 2))
+    small = with_catalogue(model, fewer, kept[:9])
+    found = beam_search(small, fewer, torch.tensor([[1, 2]]), num_beams=9, top_k=9)
+    assert sorted(found.items[0].tolist()) == list(range(9))
+
+
+def test_new_items_bring_their_vectors_where_histories_are_vectors():
+    model = make(given=True, history_input="vectors")
+    codes = torch.cat([CODES, torch.tensor([[3, 2, 0]])])
+    trie = Trie.build(codes, (4, 3, 2))
+    old_rows = torch.tensor([*range(NUM_ITEMS), -1])
+    vectors = torch.randn(NUM_ITEMS + 1, 5)
+    new = with_catalogue(model, trie, old_rows, item_vectors=vectors)
+    assert torch.equal(new.history.item_vectors[-1], vectors[-1])
+    assert torch.equal(new.history.item_vectors[:-1], model.history.item_vectors)
+    assert exact_scores(new, trie, torch.tensor([[NUM_ITEMS]])).isfinite().all()
+    with pytest.raises(ValueError, match=r"item_vectors must be given for new items.*got None"):
+        with_catalogue(model, trie, old_rows)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_no_training_ever_saw_is_refused():
+    trie = Trie.build(torch.cat([CODES, torch.tensor([[3, 2, 0]])]), (4, 3, 2))
+    old_rows = torch.tensor([*range(NUM_ITEMS), -1])
+    with pytest.raises(ValueError, match=r'known where .* "node", got \[3, 2\] for item 22'):
+        with_catalogue(make(**NODES), trie, old_rows)
+    with pytest.raises(ValueError, match="learned item by item, got -1 for item 22"):
+        with_catalogue(make(history_input="vectors"), trie, old_rows)
+    with pytest.raises(
+        ValueError, match=r"the model's codebook_sizes \(4, 3, 2\), got \(4, 3, 3\)"
+    ):
+        with_catalogue(make(), Trie.build(CODES, (4, 3, 3)), old_rows[:-1])
+    with pytest.raises(ValueError, match="one row for each of 23 items, got shape"):
+        with_catalogue(make(), trie, old_rows[:-1])
+
+
+def test_a_recommender_takes_a_new_catalogue_by_id():
+    ids = [f"item-{row}" for row in range(NUM_ITEMS)]
+    old = Recommender(make(), ids)
+    codes = torch.cat([torch.tensor([[3, 2, 0]]), CODES[2:]])
+    new = old.with_catalogue(codes, ["new", *ids[2:]], popularity=torch.ones(21, dtype=torch.long))
+    (answer,) = new.recommend([["item-3", "item-0", "new"]], num_beams=21, top_k=21)
+    assert answer.unknown == 1
+    assert sorted(item.item_id for item in answer.items) == sorted(["new", *ids[2:]])
+    (before,) = old.recommend([["item-3"]], num_beams=NUM_ITEMS, top_k=NUM_ITEMS)
+    (after,) = new.recommend([["item-3"]], num_beams=21, top_k=21)
+    scores = {item.item_id: item.score for item in before.items}
+    for item in after.items:
+        if item.item_id != "new":
+            assert item.score == pytest.approx(scores[item.item_id], abs=1e-5)

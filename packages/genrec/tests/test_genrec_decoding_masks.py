@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from genrec.decoding import beam_recall, beam_search, exact_scores, score_items
+from genrec.masks import Mask
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.trie import Trie
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CODES = torch.cartesian_prod(torch.arange(4), torch.arange(3), torch.arange(3))[::2].flip(0)
+NUM_ITEMS = len(CODES)
+KINDS = [
+    {},
+    {"output_vocabulary": "node", "scoring": "renormalized", "history_bias": True},
+]
+
+
+def make(options: dict[str, object]) -> Seq2Seq:
+    torch.manual_seed(0)
+    config = Seq2SeqConfig(dim=8, num_heads=2, num_decoder_layers=2, feedforward_dim=8, **options)  # type: ignore[arg-type]
+    model = Seq2Seq(config, Trie.build(CODES, (4, 3, 3)))
+    if model.history_bias is not None:
+        model.history_bias.data.fill_(0.2)
+    return model.eval()
+
+
+MODELS = [make(options) for options in KINDS]
+rows = st.lists(st.integers(0, NUM_ITEMS), min_size=5, max_size=5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_masks_hold_and_leave_as_many_items_as_there_are(data: st.DataObject):
+    model = data.draw(st.sampled_from(MODELS))
+    history = torch.tensor(data.draw(st.lists(rows, min_size=1, max_size=3)))
+    users = len(history)
+    allow = exclude = None
+    allowed = [set(range(NUM_ITEMS)) for _ in range(users)]
+    if data.draw(st.booleans()):
+        lists = data.draw(st.lists(rows, min_size=users, max_size=users))
+        exclude = torch.tensor(lists)
+        allowed = [kept - set(row) for kept, row in zip(allowed, lists, strict=True)]
+    kind = data.draw(st.sampled_from(["none", "lists", "marks"]))
+    if kind == "lists":
+        lists = data.draw(st.lists(rows, min_size=users, max_size=users))
+        allow = torch.tensor(lists)
+        allowed = [kept & set(row) for kept, row in zip(allowed, lists, strict=True)]
+    if kind == "marks":
+        marks = data.draw(st.lists(st.booleans(), min_size=NUM_ITEMS, max_size=NUM_ITEMS))
+        allow = torch.tensor(marks)
+        allowed = [{item for item in kept if marks[item]} for kept in allowed]
+    top_k = data.draw(st.integers(1, 4))
+    beams = data.draw(st.sampled_from([top_k, top_k + 2, NUM_ITEMS]))
+    ranked = beam_search(
+        model, model.trie, history, num_beams=beams, top_k=top_k, exclude=exclude, allow=allow
+    )
+    truth = exact_scores(model, model.trie, history)
+    for user, kept in enumerate(allowed):
+        found = [item for item in ranked.items[user].tolist() if item >= 0]
+        assert len(set(found)) == len(found) == min(top_k, len(kept))
+        assert set(found) <= kept
+        scores = ranked.scores[user, : len(found)]
+        torch.testing.assert_close(scores, truth[user, found], atol=1e-4, rtol=1e-4)
+        if beams == NUM_ITEMS and kept:
+            best = truth[user, sorted(kept)].sort(descending=True).values[:top_k]
+            torch.testing.assert_close(scores, best, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_scores_of_given_items_are_those_of_exact_scoring(model: Seq2Seq):
+    history = torch.randint(0, NUM_ITEMS, (4, 5))
+    items = torch.randint(0, NUM_ITEMS, (4, 9))
+    items[1, 3:] = NUM_ITEMS
+    truth = torch.nn.functional.pad(
+        exact_scores(model, model.trie, history), (0, 1), value=-torch.inf
+    )
+    scores = score_items(model, model.trie, history, items)
+    torch.testing.assert_close(scores, truth.gather(1, items), atol=1e-5, rtol=1e-5)
+    assert score_items(model, model.trie, history, items[:, :0]).shape == (4, 0)
+
+
+def test_recall_of_a_beam_is_its_share_of_the_exact_list():
+    model = MODELS[0]
+    history = torch.randint(0, NUM_ITEMS, (40, 5))
+    wide = beam_recall(model, model.trie, history, num_beams=NUM_ITEMS, top_k=5)
+    assert wide.tolist() == [1.0] * 40
+    narrow = beam_recall(model, model.trie, history, num_beams=5, top_k=5)
+    best = exact_scores(model, model.trie, history).topk(5, dim=1).indices.tolist()
+    found = beam_search(model, model.trie, history, num_beams=5, top_k=5).items.tolist()
+    expected = [len({*a} & {*b}) / 5 for a, b in zip(best, found, strict=True)]
+    assert narrow.tolist() == pytest.approx(expected)
+    assert min(expected) < 1
+
+
+def test_the_rows_of_items_do_not_change_a_users_answer():
+    model = MODELS[0]
+    order = torch.randperm(NUM_ITEMS)
+    shuffled = Seq2Seq(model.config, Trie.build(CODES[order], (4, 3, 3))).eval()
+    shuffled.load_state_dict(model.state_dict())
+    history = torch.randint(0, NUM_ITEMS, (5, 4))
+    moved = beam_search(shuffled, shuffled.trie, order.argsort()[history], num_beams=6, top_k=6)
+    plain = beam_search(model, model.trie, history, num_beams=6, top_k=6)
+    assert torch.equal(order[moved.items], plain.items)
+    torch.testing.assert_close(moved.scores, plain.scores)
+
+
+def test_exact_scoring_decodes_a_bounded_number_of_prefixes(monkeypatch: pytest.MonkeyPatch):
+    from genrec.cached import CachedDecoder
+
+    step, sizes = CachedDecoder.step, []
+
+    def counted(self: CachedDecoder, x: torch.Tensor, past: list[torch.Tensor]):
+        sizes.append(x.shape[0] * x.shape[1])
+        return step(self, x, past)
+
+    monkeypatch.setattr(CachedDecoder, "step", counted)
+    model = MODELS[0]
+    exact_scores(model, model.trie, torch.zeros(2, 3, dtype=torch.long), prefixes_at_once=6)
+    assert max(sizes) == 6
+    assert sum(sizes) == 2 * (1 + sum(model.trie.level_sizes[:-1]))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_masks_are_refused():
+    trie = MODELS[0].trie
+    with pytest.raises(ValueError, match=r"exclude must hold item rows from 0 to 17.*, got 19"):
+        Mask(trie, exclude=torch.tensor([[0, 19]]))
+    with pytest.raises(ValueError, match="allow must hold item rows from 0 to 17"):
+        Mask(trie, allow=torch.tensor([[-1]]))
+    with pytest.raises(ValueError, match=r"one mark for each of 18 items, got shape \(3,\)"):
+        Mask(trie, allow=torch.ones(3, dtype=torch.bool))

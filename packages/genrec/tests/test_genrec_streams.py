@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from genrec.decoding import exact_scores
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.streams import Streams
+from genrec.trie import Trie
+
+CODES = torch.cartesian_prod(torch.arange(4), torch.arange(3), torch.arange(2))
+NUM_ITEMS = len(CODES)
+
+
+@pytest.fixture(scope="module")
+def streams() -> Streams:
+    torch.manual_seed(0)
+    config = Seq2SeqConfig(dim=8, num_heads=2, num_decoder_layers=2, feedforward_dim=8)
+    other = CODES[torch.randperm(NUM_ITEMS)]
+    return Streams(config, [Trie.build(CODES, (4, 3, 2)), Trie.build(other, (4, 3, 2))]).eval()
+
+
+def test_the_union_of_the_lists_is_ranked_by_the_mean_of_all_streams(streams: Streams):
+    history = torch.randint(0, NUM_ITEMS, (5, 4))
+    # By themselves the streams must agree with models that hold the encoder as their own.
+    scores = []
+    for stream in streams.streams:
+        alone = Seq2Seq(stream.config, stream.trie)
+        names = ("history", "encoder", "encoder_norm")
+        shared = {k: v for k, v in streams.streams[0].state_dict().items() if k.startswith(names)}
+        own = {k: v for k, v in stream.state_dict().items() if not k.startswith(names)}
+        alone.load_state_dict(shared | own)
+        alone.history = streams.streams[0].history  # its codes are those of the first table
+        scores.append(exact_scores(alone.eval(), alone.trie, history))
+    mean = (scores[0] + scores[1]) / 2
+    wide = streams.beam_search(history, num_beams=NUM_ITEMS, top_k=NUM_ITEMS)
+    torch.testing.assert_close(wide.scores, mean.sort(descending=True).values)
+    torch.testing.assert_close(mean.gather(1, wide.items), wide.scores)
+
+    narrow = streams.beam_search(history, num_beams=NUM_ITEMS, top_k=4, candidates=4)
+    for user in range(5):
+        union = {item for one in scores for item in one[user].topk(4).indices.tolist()}
+        best = sorted(union, key=lambda item: -float(mean[user, item]))[:4]
+        assert narrow.items[user].tolist() == best
+
+
+def test_masks_hold_in_every_stream(streams: Streams):
+    history = torch.randint(0, NUM_ITEMS, (2, 4))
+    allow = torch.tensor([[3, 9, 5], [1, NUM_ITEMS, NUM_ITEMS]])
+    found = streams.beam_search(history, num_beams=4, top_k=4, allow=allow)
+    assert sorted(found.items[0].tolist()) == [-1, 3, 5, 9]
+    assert found.items[1].tolist() == [1, -1, -1, -1]
+    assert found.scores[1, 1:].tolist() == [-torch.inf] * 3
+
+
+def test_each_weight_is_held_once_and_both_streams_train(streams: Streams):
+    names = list(streams.state_dict())
+    assert "models.0.encoder_norm.weight" in names
+    assert "models.1.encoder_norm.weight" not in names
+    model = Streams(streams.streams[0].config, [stream.trie for stream in streams.streams])
+    outputs = model(torch.tensor([[1, 2]]), torch.tensor([3]))
+    sum(output.loss for output in outputs).backward()
+    untrained = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert not untrained
+
+
+def test_refusals(streams: Streams):
+    trie = streams.streams[0].trie
+    with pytest.raises(ValueError, match=r"at least two, of as many items, got .* \[24\]"):
+        Streams(streams.streams[0].config, [trie])
+    with pytest.raises(ValueError, match="got 5, 4 and 10"):
+        streams.beam_search(torch.tensor([[1]]), num_beams=10, top_k=5, candidates=4)
