@@ -72,6 +72,7 @@ def full_cross_entropy(
     if chunk_size is None:
         logits = _LOGITS_AT_A_TIME.get(states.device.type, _LOGITS_ELSEWHERE)
         chunk_size = max(logits // len(item_vectors), _FEWEST_ROWS)
+        chunk_size = -(-len(states) // max(-(-len(states) // chunk_size), 1)) or 1  # even chunks
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     total: Tensor = FullCrossEntropy.apply(  # type: ignore[no-untyped-call]
