@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evalrec.checks import check_interactions
+    from evalrec.comparison import Comparison, Difference, System, compare
     from evalrec.evaluate import evaluate
     from evalrec.filtering import drop_repeats, k_core, keep_last
     from evalrec.findings import Finding
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
     from evalrec.interactions import DataError, Interactions
     from evalrec.leaks import check_split
+    from evalrec.list_metrics import coverage, exposures, gini
     from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
     from evalrec.metrics import mrr, ndcg, recall
     from evalrec.preparation import Prepared, PrepareOptions, prepare
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "MODES",
+    "Comparison",
     "DataError",
+    "Difference",
     "EmbeddingScorer",
     "Estimate",
     "Finding",
@@ -59,14 +63,19 @@ __all__ = [
     "Queries",
     "Report",
     "Split",
+    "System",
     "check_interactions",
     "check_split",
+    "compare",
+    "coverage",
     "drop_repeats",
     "evaluate",
+    "exposures",
     "find_interactions",
     "find_items",
     "fit_floors",
     "fit_matrix_factorization",
+    "gini",
     "k_core",
     "keep_last",
     "leave_last_n",
@@ -98,6 +107,8 @@ _MODULES = {
     "interactions": ("DataError", "Interactions"),
     "leaks": ("check_split",),
     "matrix_factorization": ("MatrixFactorizationFloor", "fit_matrix_factorization"),
+    "comparison": ("Comparison", "Difference", "System", "compare"),
+    "list_metrics": ("coverage", "exposures", "gini"),
     "metrics": ("mrr", "ndcg", "recall"),
     "preparation": ("PrepareOptions", "Prepared", "prepare"),
     "ranking": ("rank_items",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
-__all__ = ["coverage", "exposures", "gini", "popularity_groups"]
+__all__ = ["coverage", "exposures", "gini"]
 
 GROUPS = ("head", "middle", "tail", "cold")
 

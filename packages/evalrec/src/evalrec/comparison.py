@@ -1,0 +1,243 @@
+"""compare(): systems side by side, each with its seeds, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from rich.table import Table
+
+from evalrec.report import MODES, Estimate, Report
+from evalrec.report_tables import check_same_queries
+from evalrec.significance import bootstrap_means, bootstrap_p_value, holm, interval, paired_t_test
+
+__all__ = ["Comparison", "Difference", "System", "compare"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """The figures of one system, pooled over its seeds.
+
+    Attributes:
+        name: What it is called.
+        num_seeds: How many reports it has.
+        figures: By (mode, metric): the mean over users of each user's mean over seeds, with its
+            interval over users.
+        seed_spread: By (mode, metric): the standard deviation of the seeds' means; None with one.
+    """
+
+    name: str
+    num_seeds: int
+    figures: Mapping[tuple[str, str], Estimate]
+    seed_spread: Mapping[tuple[str, str], float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A system less the baseline, in one metric and mode.
+
+    Attributes:
+        system: The system's name.
+        mode: "unfiltered" or "filtered".
+        metric: Such as "ndcg@10".
+        estimate: The mean difference with its paired bootstrap interval.
+        bootstrap_p: Paired bootstrap, corrected.
+        t_test_p: Paired t-test, corrected.
+    """
+
+    system: str
+    mode: str
+    metric: str
+    estimate: Estimate
+    bootstrap_p: float
+    t_test_p: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Systems on the same queries, the first of them the baseline.
+
+    Attributes:
+        systems: In the order given, the baseline first.
+        metrics: What is compared.
+        counts: users, items and cold_targets of the queries.
+        differences: Of every other system from the baseline. Their p-values are corrected
+            together, by Holm, each test for itself.
+    """
+
+    systems: tuple[System, ...]
+    metrics: tuple[str, ...]
+    counts: Mapping[str, int]
+    differences: tuple[Difference, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that `json.dumps` takes."""
+        return {
+            "format": _FORMAT,
+            "counts": dict(self.counts),
+            "baseline": self.systems[0].name,
+            "systems": [
+                {
+                    "name": system.name,
+                    "seeds": system.num_seeds,
+                    "metrics": {
+                        mode: {name: system.figures[mode, name]._asdict() for name in self.metrics}
+                        for mode in MODES
+                    },
+                    "seed_spread": system.seed_spread
+                    and {
+                        mode: {name: system.seed_spread[mode, name] for name in self.metrics}
+                        for mode in MODES
+                    },
+                }
+                for system in self.systems
+            ],
+            "differences": [
+                {
+                    "system": one.system,
+                    "mode": one.mode,
+                    "metric": one.metric,
+                    **one.estimate._asdict(),
+                    "bootstrap_p": one.bootstrap_p,
+                    "t_test_p": one.t_test_p,
+                }
+                for one in self.differences
+            ],
+        }
+
+    def to_markdown(self) -> str:
+        """Both tables for a README."""
+        from evalrec.comparison_tables import markdown
+
+        return markdown(self)
+
+    def to_latex(self) -> str:
+        """Both tables for a paper; they need the package booktabs."""
+        from evalrec.comparison_tables import latex
+
+        return latex(self)
+
+    def __rich__(self) -> Table:
+        from evalrec.comparison_tables import rich_table
+
+        return rich_table(self)
+
+
+def compare(
+    systems: Mapping[str, Sequence[Report]],
+    *,
+    metrics: Sequence[str] = ("recall@10", "ndcg@10"),
+    num_samples: int = 5000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare systems with the first of them, on the same users and targets.
+
+    The seeds of a system are pooled user by user: a user's value is the mean over seeds. The
+    intervals and tests are over users; how far seeds lie apart stands beside.
+
+    Args:
+        systems: The reports of each system, one a seed; the first is the baseline.
+        metrics: What is compared, in both modes.
+        num_samples: Bootstrap resamples, the same users in each for all systems.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If there is no system or one without reports, the reports are of different
+            users, histories or targets, or a metric is none of theirs.
+    """
+    if not systems or not metrics:
+        raise ValueError("systems and metrics must be at least one each, got none")
+    _check(systems, metrics)
+    columns = [(mode, metric) for mode in MODES for metric in metrics]
+    seeds = {
+        name: np.stack([_values(report, columns) for report in reports])
+        for name, reports in systems.items()
+    }
+    pooled = {name: values.mean(axis=0) for name, values in seeds.items()}
+    resampled = bootstrap_means(
+        np.concatenate(list(pooled.values()), axis=1), num_samples=num_samples, seed=seed
+    )
+    means = dict(zip(pooled, np.split(resampled, len(pooled), axis=1), strict=True))
+    first = next(iter(systems.values()))[0]
+    return Comparison(
+        systems=tuple(_system(name, seeds[name], means[name], columns) for name in systems),
+        metrics=tuple(metrics),
+        counts={name: first.counts[name] for name in ("users", "items", "cold_targets")},
+        differences=_differences(pooled, means, columns),
+    )
+
+
+def _check(systems: Mapping[str, Sequence[Report]], metrics: Sequence[str]) -> None:
+    first: Report | None = None
+    for name, reports in systems.items():
+        if not reports:
+            raise ValueError(f"each system must have a report, got none of {name!r}")
+        for report in reports:
+            first = first or report
+            check_same_queries(first, name, report)
+            for metric in metrics:
+                if metric not in report.metric_names:
+                    raise ValueError(
+                        f"metrics must be among {report.metric_names}, which {name!r} has, "
+                        f"got {metric!r}"
+                    )
+
+
+def _values(
+    report: Report, columns: Sequence[tuple[str, str]]
+) -> Float[np.ndarray, "users columns"]:
+    return np.stack([report.per_user(metric, mode) for mode, metric in columns], axis=1)
+
+
+def _system(
+    name: str,
+    seeds: Float[np.ndarray, "seeds users columns"],
+    means: Float[np.ndarray, "samples columns"],
+    columns: Sequence[tuple[str, str]],
+) -> System:
+    by_seed = seeds.mean(axis=1)
+    figures = {
+        column: Estimate(float(by_seed[:, place].mean()), *interval(means[:, place]))
+        for place, column in enumerate(columns)
+    }
+    spread = None
+    if len(seeds) > 1:
+        deviations = by_seed.std(axis=0, ddof=1)
+        spread = {column: float(deviations[place]) for place, column in enumerate(columns)}
+    return System(name=name, num_seeds=len(seeds), figures=figures, seed_spread=spread)
+
+
+def _differences(
+    pooled: Mapping[str, Float[np.ndarray, "users columns"]],
+    means: Mapping[str, Float[np.ndarray, "samples columns"]],
+    columns: Sequence[tuple[str, str]],
+) -> tuple[Difference, ...]:
+    baseline, *others = pooled
+    raw = []
+    for name in others:
+        for place, (mode, metric) in enumerate(columns):
+            by_user = pooled[name][:, place] - pooled[baseline][:, place]
+            by_sample = means[name][:, place] - means[baseline][:, place]
+            estimate = Estimate(float(by_user.mean()), *interval(by_sample))
+            tests = bootstrap_p_value(by_sample), paired_t_test(by_user)
+            raw.append((name, mode, metric, estimate, tests))
+    bootstrap_ps = holm([tests[0] for *_, tests in raw])
+    t_test_ps = holm([tests[1] for *_, tests in raw])
+    return tuple(
+        Difference(
+            system=name,
+            mode=mode,
+            metric=metric,
+            estimate=estimate,
+            bootstrap_p=bootstrap_p,
+            t_test_p=t_test_p,
+        )
+        for (name, mode, metric, estimate, _), bootstrap_p, t_test_p in zip(
+            raw, bootstrap_ps, t_test_ps, strict=True
+        )
+    )

@@ -1,0 +1,268 @@
+"""The commands `evalrec floors` and `evalrec compare`."""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from evalrec.report import Report
+    from evalrec.splits import Split
+
+TEXT_FIELDS = ("title", "categories")
+
+
+def floors(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder with interactions.* and items.jsonl.")
+    ],
+    text_fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text-field",
+            metavar="NAME",
+            help="A field of items.jsonl that makes the text; give it once a field. "
+            "Default: title and categories.",
+        ),
+    ] = None,
+    matrix_factorization: Annotated[
+        bool,
+        typer.Option(
+            "--bpr/--no-bpr", help="Also train matrix factorisation; needs evalrec\\[implicit]."
+        ),
+    ] = True,
+    ks: Annotated[list[int] | None, typer.Option("--k", help="A cut-off; once each.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the reports, which `compare` reads.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fit and test what any model must beat: nothing but counts, text and a factorisation."""
+    from rich.console import Console
+
+    from evalrec.report_tables import reports_table
+
+    split, texts = _read(directory, tuple(text_fields or TEXT_FIELDS), required=bool(text_fields))
+    cut_offs = tuple(sorted(set(ks or (5, 10, 20))))
+    reports, parameters = _fit_and_test(split, texts, matrix_factorization, cut_offs)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, report in reports.items():
+            report.write_json(out / f"{name.replace(' ', '_').replace('+', 'and')}.json")
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    name: {"parameters": parameters[name], **report.to_json(per_user=False)}
+                    for name, report in reports.items()
+                },
+                indent=2,
+            )
+        )
+        return
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(reports_table(reports, title=f"Floors, test, {directory.name}"))
+    for name, chosen in parameters.items():
+        if chosen:
+            settings = ", ".join(f"{key} {value:g}" for key, value in chosen.items())
+            console.print(f"{name}: {settings}", highlight=False)
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="[NAME=]PATH of a report, or of a folder of reports. Reports of one NAME are "
+            "seeds of one system; without NAME each is a system of its own. The first system is "
+            "the baseline.",
+        ),
+    ],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Such as recall@5; once each. Default: recall@10, ndcg@10."),
+    ] = None,
+    output: Annotated[
+        Literal["table", "json", "latex", "markdown"],
+        typer.Option("--format", help="How to print."),
+    ] = "table",
+    samples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Compare systems user by user: means, differences, intervals and corrected tests."""
+    from evalrec.comparison import compare as compare_systems
+
+    systems, files = read_runs(runs)
+    found = compare_systems(
+        systems, metrics=metrics or ("recall@10", "ndcg@10"), num_samples=samples, seed=seed
+    )
+    if output == "json":
+        sources = {name: [str(path) for path in paths] for name, paths in files.items()}
+        typer.echo(json.dumps({**found.to_json(), "files": sources}, indent=2))
+    elif output == "latex":
+        typer.echo(found.to_latex(), nl=False)
+    elif output == "markdown":
+        typer.echo(found.to_markdown(), nl=False)
+    else:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        for name, paths in files.items():
+            plural = f"{len(paths)} seeds" if len(paths) > 1 else "1 report"
+            console.print(f"{name}: {plural}", highlight=False, markup=False)
+            for path in paths:
+                console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(found)
+
+
+def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[Path]]]:
+    """The reports of each system, and the files that they are from.
+
+    Args:
+        runs: `[NAME=]PATH`. The path is a report, or a folder, of which every report below it is
+            taken. A system is called by NAME, else by the report's own name, else by its path; of
+            several reports in a folder, each is a system, whose name or place in the folder is
+            added. Reports of one NAME are pooled; without NAME, none are.
+
+    Raises:
+        DataError: If a path is missing, no report, or holds none; or two systems that are not to
+            be pooled have the same name.
+    """
+    from evalrec.interactions import DataError
+    from evalrec.report import read_report
+
+    systems: dict[str, list[Report]] = {}
+    files: dict[str, list[Path]] = {}
+    for run in runs:
+        given, path = _name_and_path(run)
+        found = {file: read_report(file) for file in _report_files(path)}
+        named = {file: _name(given, path, file, found) for file in found}
+        for file, name in named.items():
+            if name in systems and given is None:
+                raise DataError(
+                    f"{file} and {files[name][0]} are both called {name!r}: give NAME=PATH, one "
+                    "name to pool them as seeds or two to compare them"
+                )
+            systems.setdefault(name, []).append(found[file])
+            files.setdefault(name, []).append(file)
+    return systems, files
+
+
+def _name_and_path(run: str) -> tuple[str | None, Path]:
+    name, equals, path = run.partition("=")
+    if equals and name and not Path(run).exists():
+        return name, Path(path)
+    return None, Path(run)
+
+
+def _report_files(path: Path) -> list[Path]:
+    """The reports that can be compared: those in a folder that keep their users' ranks."""
+    from evalrec.interactions import DataError
+
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.rglob("*.json")) if _is_report(file)]
+    if not files:
+        raise DataError(f"{path} holds no report: no .json file with the ranks of users")
+    return files
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        document: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # another program's file, which the folder may well hold
+    return isinstance(document, dict) and {"format", "ks", "ranks"} <= document.keys()
+
+
+def _name(given: str | None, path: Path, file: Path, found: dict[Path, Report]) -> str:
+    if path == file:
+        return given or found[file].name or str(path)
+    inner = found[file].name or _place(file.relative_to(path))
+    if given is not None:
+        return given if len(found) == 1 else f"{given}: {inner}"
+    return str(path) if len(found) == 1 else f"{path}: {inner}"
+
+
+def _place(file: Path) -> str:
+    """Where a report is in its folder: "test" for test/report.json."""
+    plain = file.parent if file.name == "report.json" and file.parent.name else file.with_suffix("")
+    return plain.as_posix()
+
+
+def _read(
+    directory: Path, text_fields: tuple[str, ...], *, required: bool
+) -> tuple[Split, list[str] | None]:
+    """A native folder's split and texts; no texts if no item has any and none were asked for."""
+    from evalrec.interactions import DataError
+    from evalrec.progress import ProgressScreen
+    from evalrec.readers.native import find_interactions, find_items, read_interactions, read_items
+    from evalrec.splits import leave_one_out
+
+    with ProgressScreen() as screen:
+        screen("reading", 0, 1)
+        path = find_items(directory)
+        item_ids, texts = [], []
+        for _, record in read_items(path):
+            item_ids.append(record["item_id"])
+            texts.append(_text(record, text_fields))
+        table = read_interactions(find_interactions(directory), item_ids=item_ids)
+        split = leave_one_out(table)
+        screen("reading", 1, 1)
+    if not any(texts) and required:
+        raise DataError(f"{path}: no item has a text in {', '.join(text_fields)}")
+    return split, texts if any(texts) else None
+
+
+def _text(record: dict[str, Any], fields: tuple[str, ...]) -> str:
+    words: list[str] = []
+    for field in fields:
+        value = record.get(field)
+        parts = value if isinstance(value, list) else [value]
+        words.extend(str(part) for part in parts if part is not None)
+    return html.unescape(" ".join(words)).strip()
+
+
+def _fit_and_test(
+    split: Split, texts: list[str] | None, matrix_factorization: bool, ks: tuple[int, ...]
+) -> tuple[dict[str, Report], dict[str, dict[str, float]]]:
+    from functools import partial
+
+    from evalrec.evaluate import evaluate
+    from evalrec.floors import fit_floors
+    from evalrec.item_to_item import count_items
+    from evalrec.matrix_factorization import fit_matrix_factorization
+    from evalrec.progress import ProgressScreen
+
+    item_counts = count_items(split.train, split.num_items)
+    with ProgressScreen() as screen:
+        fitted = fit_floors(split, texts, progress=partial(screen, "fitting floors"))
+        models: dict[str, Any] = {name: floor.score for name, floor in fitted.items()}
+        parameters = {name: dict(floor.parameters) for name, floor in fitted.items()}
+        if matrix_factorization:
+            try:
+                factors = fit_matrix_factorization(
+                    split, progress=partial(screen, "fitting matrix factorisation")
+                )
+            except ImportError as error:
+                typer.echo(f"evalrec: left out: {error}", err=True)
+            else:
+                models["bpr"] = factors.scorer(split.test)
+                parameters["bpr"] = dict(factors.parameters)
+        reports = {
+            name: evaluate(
+                split.test,
+                model,
+                ks=ks,
+                item_counts=item_counts,
+                name=name,
+                progress=partial(screen, f"testing {name}"),
+            )
+            for name, model in models.items()
+        }
+    return reports, parameters

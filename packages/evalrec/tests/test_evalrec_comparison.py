@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import typer
+from evalrec import DataError, Queries, Report, evaluate, read_report, write_synthetic
+from evalrec.comparison import compare
+from evalrec.reporting_cli import compare as compare_command
+from evalrec.reporting_cli import floors as floors_command
+from evalrec.reporting_cli import read_runs
+from rich.console import Console
+from typer.testing import CliRunner
+
+NUM_ITEMS = 60
+NUM_USERS = 300
+
+
+@pytest.fixture(scope="module")
+def queries() -> Queries:
+    rng = np.random.default_rng(0)
+    return Queries(
+        histories=list(rng.integers(NUM_ITEMS, size=(NUM_USERS, 3))),
+        targets=rng.integers(NUM_ITEMS, size=NUM_USERS),
+        num_items=NUM_ITEMS,
+        cold=np.zeros(NUM_USERS, dtype=bool),
+    )
+
+
+def report_of(queries: Queries, skill: float, seed: int, name: str = "") -> Report:
+    """A model that adds `skill` to the target's random score."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(len(queries), queries.num_items, generator=generator)
+    scores[torch.arange(len(queries)), torch.from_numpy(queries.targets)] += skill
+    rows = iter(scores)
+    return evaluate(queries, lambda h: torch.stack([next(rows) for _ in h]), name=name)
+
+
+@pytest.fixture(scope="module")
+def systems(queries) -> dict[str, list[Report]]:
+    return {
+        "weak": [report_of(queries, 0.0, 0)],
+        "strong": [report_of(queries, 0.5, seed) for seed in (1, 2, 3)],
+        "as weak": [report_of(queries, 0.0, 4)],
+    }
+
+
+@pytest.fixture(scope="module")
+def comparison(systems):
+    return compare(systems, num_samples=500)
+
+
+def test_figures_are_the_plain_means(systems, comparison):
+    for system in comparison.systems:
+        reports = systems[system.name]
+        assert system.num_seeds == len(reports)
+        for (mode, metric), estimate in system.figures.items():
+            means = [report.per_user(metric, mode).mean() for report in reports]
+            assert estimate.mean == pytest.approx(np.mean(means))
+            assert estimate.low < estimate.mean < estimate.high
+            if len(reports) > 1:
+                assert system.seed_spread[mode, metric] == pytest.approx(np.std(means, ddof=1))
+            else:
+                assert system.seed_spread is None
+
+
+def test_differences_are_paired_and_from_the_first(systems, comparison):
+    baseline = systems["weak"][0]
+    for one in comparison.differences:
+        pooled = np.mean([r.per_user(one.metric, one.mode) for r in systems[one.system]], axis=0)
+        difference = pooled - baseline.per_user(one.metric, one.mode)
+        assert one.estimate.mean == pytest.approx(difference.mean())
+        error = difference.std() / np.sqrt(NUM_USERS)
+        width = one.estimate.high - one.estimate.low
+        assert width == pytest.approx(2 * 1.96 * error, rel=0.2)
+    by_system = {
+        name: [one for one in comparison.differences if one.system == name]
+        for name in ("strong", "as weak")
+    }
+    assert len(comparison.differences) == 8
+    assert all(one.bootstrap_p < 0.05 and one.t_test_p < 1e-6 for one in by_system["strong"])
+    assert all(one.bootstrap_p > 0.05 and one.t_test_p > 0.05 for one in by_system["as weak"])
+
+
+def test_a_system_does_not_differ_from_itself(systems):
+    found = compare({"one": systems["weak"], "two": systems["weak"]}, num_samples=100)
+    for one in found.differences:
+        assert one.estimate == (0.0, 0.0, 0.0)
+        assert (one.bootstrap_p, one.t_test_p) == (1.0, 1.0)
+
+
+def test_p_values_grow_with_the_number_of_comparisons(systems):
+    alone = compare({name: systems[name] for name in ("weak", "as weak")}, num_samples=500)
+    metrics = ("recall@5", "recall@10", "ndcg@10", "mrr@20")
+    more = compare(systems, metrics=metrics, num_samples=500)
+    corrected = {(o.mode, o.metric): o for o in more.differences if o.system == "as weak"}
+    for one in alone.differences:
+        assert corrected[one.mode, one.metric].t_test_p >= one.t_test_p
+
+
+def test_reports_of_other_queries_are_refused(queries, systems):
+    swapped = Queries(
+        histories=queries.histories,
+        targets=np.roll(queries.targets, 1),
+        num_items=NUM_ITEMS,
+        cold=queries.cold,
+    )
+    with pytest.raises(ValueError, match="same queries, got other histories or targets in 'b'"):
+        compare({"a": systems["weak"], "b": [report_of(swapped, 0.0, 0)]})
+    fewer = Queries(
+        histories=queries.histories[1:],
+        targets=queries.targets[1:],
+        num_items=NUM_ITEMS,
+        cold=queries.cold[1:],
+    )
+    with pytest.raises(ValueError, match="same queries, got 300 and, in 'b', 299 users"):
+        compare({"a": systems["weak"], "b": [report_of(fewer, 0.0, 0)]})
+    with pytest.raises(ValueError, match="got none of 'b'"):
+        compare({"a": systems["weak"], "b": []})
+    with pytest.raises(ValueError, match=r"metrics must be among .*'a' has, got 'recall@7'"):
+        compare({"a": systems["weak"]}, metrics=("recall@7",))
+    with pytest.raises(ValueError, match="at least one each"):
+        compare({})
+
+
+def shown(renderable: object) -> str:
+    console = Console(width=160, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_every_form_holds_every_figure(systems, comparison):
+    document = json.loads(json.dumps(comparison.to_json()))
+    assert document["baseline"] == "weak"
+    assert [system["seeds"] for system in document["systems"]] == [1, 3, 1]
+    assert len(document["differences"]) == 8
+    for text in (shown(comparison), comparison.to_markdown(), comparison.to_latex()):
+        flat = " ".join(text.split())
+        for system in comparison.systems:
+            for estimate in system.figures.values():
+                mean = f"{estimate.mean:.4f}".removeprefix("0")
+                assert mean in flat
+        for one in comparison.differences:
+            assert f"{abs(one.estimate.mean):.4f}".removeprefix("0") in flat
+        assert "Holm-corrected over 8 comparisons" in flat
+        assert "300 users" in flat
+
+
+def test_latex_escapes_and_balances(systems):
+    text = compare({"a_b & 5%": systems["weak"], "c": systems["strong"]}).to_latex()
+    assert r"a\_b \& 5\%" in text
+    tables = re.findall(r"\\begin{tabular}{(\w+)}(.*?)\\end{tabular}", text, flags=re.DOTALL)
+    assert len(tables) == 2
+    for shape, body in tables:
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 1
+        assert {line.replace(r"\&", "").count("&") for line in rows} == {len(shape) - 1}
+
+
+def test_markdown_is_a_table(comparison):
+    lines = comparison.to_markdown().splitlines()
+    for start in (0, lines.index("") + 1):
+        width = lines[start].count("|")
+        assert set(lines[start + 1]) <= set("|-: ")
+        rows = lines[start + 2 : lines.index("", start)]
+        assert rows
+        assert {line.count("|") for line in rows} == {width}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, systems, queries):
+    """Two runs as the apps leave them, and single reports."""
+    root = tmp_path_factory.mktemp("runs")
+    for run, seed in (("s0", 0), ("s1", 1)):
+        (root / run / "test").mkdir(parents=True)
+        (root / run / "floors").mkdir()
+        systems["strong"][seed].write_json(root / run / "test" / "report.json")
+        systems["weak"][0].write_json(root / run / "floors" / "0.json")
+        (root / run / "run.json").write_text('{"format": 1, "config": {}}')
+        (root / run / "metrics.json").write_text(
+            json.dumps({"test": {"m": systems["weak"][0].to_json(per_user=False)}})
+        )
+    report_of(queries, 0.0, 9, name="named").write_json(root / "alone.json")
+    return root
+
+
+def test_reports_are_grouped_by_the_names_given(folder):
+    systems, files = read_runs([f"ours={folder}/s0", f"ours={folder}/s1", f"{folder}/alone.json"])
+    assert {name: len(reports) for name, reports in systems.items()} == {
+        "ours: floors/0": 2,
+        "ours: test": 2,
+        "named": 1,
+    }
+    assert [path.parent.name for path in files["ours: test"]] == ["test", "test"]
+    systems, _ = read_runs([f"{folder}/s0/test", f"{folder}/s1/test"])
+    assert list(systems) == [f"{folder}/s0/test", f"{folder}/s1/test"]
+    systems, _ = read_runs([f"x={folder}/s0/test", f"x={folder}/s1/test/report.json"])
+    assert {name: len(reports) for name, reports in systems.items()} == {"x": 2}
+
+
+def test_names_and_files_that_cannot_be_used_are_refused(folder, tmp_path):
+    with pytest.raises(DataError, match=r"are both called 'named': give NAME=PATH"):
+        read_runs([f"{folder}/alone.json", f"{folder}/alone.json"])
+    with pytest.raises(DataError, match="holds no report"):
+        read_runs([str(tmp_path)])
+    bad = tmp_path / "bad.json"
+    for text, words in (
+        ("{", "bad.json: Expecting"),
+        ("[]", "bad.json: not a report of evalrec"),
+        ('{"format": 1}', "bad.json: format must be 2, got 1: a report of another version"),
+        ('{"format": 2, "ranks": {}}', "bad.json: a report must have 'code_ranks'"),
+    ):
+        bad.write_text(text)
+        with pytest.raises(DataError, match=words):
+            read_report(bad)
+    with pytest.raises(FileNotFoundError):
+        read_runs([str(tmp_path / "nowhere.json")])
+
+
+@pytest.fixture(scope="module")
+def app():
+    made = typer.Typer()
+    made.command()(floors_command)
+    made.command()(compare_command)
+    return made
+
+
+def test_the_compare_command_prints_every_form(folder, app):
+    runs = [f"weak={folder}/s0/floors", f"ours={folder}/s0/test", f"ours={folder}/s1/test"]
+    run = CliRunner().invoke
+
+    def output(*options):
+        result = run(app, ["compare", *runs, "--samples", "200", *options])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "ours: 2 seeds" in output()
+    document = json.loads(output("--format", "json", "--metric", "mrr@5"))
+    assert document["baseline"] == "weak"
+    assert document["files"]["ours"][1].endswith("s1/test/report.json")
+    assert {one["metric"] for one in document["differences"]} == {"mrr@5"}
+    assert output("--format", "latex").startswith(r"\begin{tabular}")
+    assert output("--format", "markdown").startswith("| system | seeds |")
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("native") / "d", num_items=60, num_users=80)
+
+
+def test_the_floors_command_prints_and_writes_every_floor(native, app, tmp_path):
+    run = CliRunner().invoke
+    result = run(app, ["floors", str(native), "--no-bpr", "--out", str(tmp_path / "reports")])
+    assert result.exit_code == 0, result.output
+    names = ["popularity", "markov", "item-knn", "graph", "text", "graph + text"]
+    for name in names:
+        assert f" {name} " in result.output
+    files = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert files == sorted(f"{n.replace(' + ', '_and_')}.json" for n in names)
+    compared = run(app, ["compare", str(tmp_path / "reports"), "--samples", "100"])
+    assert "graph + text: 1 report" in compared.output
+    result = run(app, ["floors", str(native), "--no-bpr", "--json", "--k", "3"])
+    document = json.loads(result.stdout)
+    assert list(document) == names
+    assert document["graph"]["ks"] == [3]
+    assert document["graph"]["parameters"].keys() == {"last_items", "decay"}
+    assert document["graph"]["group_sizes"].keys() <= {"head", "middle", "tail", "cold"}
+
+
+def test_floors_without_text_or_implicit_say_so(native, app, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "implicit.cpu.bpr", None)
+    with (native / "items.jsonl").open() as lines:
+        ids = [json.loads(line)["item_id"] for line in lines]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "interactions.parquet").write_bytes((native / "interactions.parquet").read_bytes())
+    with gzip.open(plain / "items.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"item_id": item_id}) + "\n" for item_id in ids)
+    result = CliRunner().invoke(app, ["floors", str(plain), "--json"])
+    assert result.exit_code == 0, result.output
+    assert list(json.loads(result.stdout)) == ["popularity", "markov", "item-knn", "graph"]
+    assert "left out: matrix factorisation needs the implicit library" in result.stderr
+    result = CliRunner().invoke(app, ["floors", str(plain), "--text-field", "title"])
+    assert isinstance(result.exception, DataError)
+    assert "no item has a text in title" in str(result.exception)
