@@ -43,8 +43,8 @@ def test_help_is_quick_and_loads_neither_torch_nor_polars():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert "prepare" in result.stdout
-    assert "check" in result.stdout
+    for command in ("prepare", "check", "floors", "compare"):
+        assert f" {command} " in result.stdout
 
 
 def test_prepare_says_what_it_did(evalrec, raw, tmp_path):

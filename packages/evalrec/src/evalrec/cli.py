@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from evalrec import reporting_cli
+
 if TYPE_CHECKING:
     from evalrec.findings import Finding
     from evalrec.interactions import Interactions
@@ -95,6 +97,10 @@ def check(
         _print_findings(directory, table, parts, findings)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+app.command()(reporting_cli.floors)
+app.command()(reporting_cli.compare)
 
 
 def main() -> None:
