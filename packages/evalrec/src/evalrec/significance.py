@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-
 _CHUNK = 64  # resamples at once
 LEVEL = 95.0
 

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from evalrec import EmbeddingScorer, Queries, evaluate
+from evalrec.distributed import add_up, shard, together
+
+WORKER = """
+import json, sys
+from datetime import timedelta
+import torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from problem import evaluations
+
+rank, folder = int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group(
+    "gloo",
+    init_method=f"file://{folder}/meeting",
+    rank=rank,
+    world_size=2,
+    timeout=timedelta(seconds=60),
+)
+documents, scored = evaluations()
+failure = ""
+try:
+    evaluations(fail=rank == 1)
+except Exception as error:
+    failure = f"{type(error).__name__}: {error}"
+with open(f"{folder}/{rank}.json", "w") as file:
+    json.dump({"documents": documents, "scored": scored, "failure": failure}, file)
+dist.destroy_process_group()
+"""
+
+PROBLEM = """
+import numpy as np
+import torch
+from evalrec import EmbeddingScorer, Queries, evaluate
+
+
+def evaluations(fail=False):
+    rng = np.random.default_rng(0)
+    users, items = 53, 90
+    queries = Queries(
+        histories=list(rng.integers(items, size=(users, 4))),
+        targets=rng.integers(items, size=users),
+        num_items=items,
+        cold=rng.random(users) < 0.1,
+    )
+    vectors = torch.from_numpy(rng.normal(size=(users, 8)).astype(np.float32))
+    table = torch.from_numpy(rng.normal(size=(items, 8)).astype(np.float32))
+    weights = torch.from_numpy(rng.normal(size=(items, items)).astype(np.float32))
+    scored = 0
+
+    def score(histories):
+        nonlocal scored
+        if fail:
+            raise FloatingPointError("the model broke")
+        scored += len(histories)
+        return torch.stack([weights[torch.from_numpy(h)].sum(dim=0) for h in histories])
+
+    options = {
+        "lists": True,
+        "codes": np.arange(items)[:, None] // 2,
+        "item_counts": rng.integers(9, size=items),
+        "batch_size": 5,
+    }
+    documents = [
+        evaluate(queries, model, **options).to_json()
+        for model in (score, EmbeddingScorer(queries=vectors, items=table))
+    ]
+    return documents, scored
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_agree_with_one(tmp_path):
+    (tmp_path / "problem.py").write_text(PROBLEM)
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path)]
+    workers = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path)],
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    scope: dict[str, object] = {}
+    exec(PROBLEM, scope)
+    documents, scored = scope["evaluations"]()
+    assert first["documents"] == second["documents"] == json.loads(json.dumps(documents))
+    assert (first["scored"], second["scored"], scored) == (28, 25, 53)
+    assert second["failure"] == "FloatingPointError: the model broke"
+    assert first["failure"].startswith("RuntimeError: the evaluation failed in another process")
+
+
+def test_one_process_has_all_of_the_work():
+    assert shard() == (0, 1)
+    share = np.arange(3)
+    assert add_up([share])[0] is share
+    with pytest.raises(KeyError), together():
+        raise KeyError
+
+
+def test_embeddings_may_require_gradients():
+    queries = Queries(
+        histories=[np.array([0])], targets=np.array([1]), num_items=3, cold=np.zeros(1, dtype=bool)
+    )
+    items = torch.nn.Parameter(torch.eye(3))
+    scorer = EmbeddingScorer(queries=lambda histories: items[1:2] * 2, items=items)
+    assert evaluate(queries, scorer, ks=(1,)).ranks["filtered"].tolist() == [1]
