@@ -9,7 +9,13 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32
 
-from semtok.quantizers.vectors import as_vectors
+from semtok.quantizers.vectors import (
+    check_options,
+    mean_vector,
+    stable_product,
+    training_sample,
+    vector_chunks,
+)
 from semtok.storage import read_part, refusing, write_part
 
 
@@ -32,43 +38,59 @@ class Pca:
             raise ValueError("components must be as long as the mean")
 
     @classmethod
-    def fit(cls, x: Float[np.ndarray, "items dim"], *, dim: int, whiten: bool = False) -> Pca:
-        """Fits the directions of greatest variance.
+    def fit(
+        cls,
+        x: Float[np.ndarray, "items dim"],
+        *,
+        dim: int,
+        whiten: bool = False,
+        max_training_items: int = 262_144,
+        seed: int = 0,
+    ) -> Pca:
+        """Fits the directions of greatest variance, from the covariance in float64.
 
         Args:
-            x: Vectors.
+            x: Vectors; may be a memory map.
             dim: How many directions to keep, at most the number and the length of the vectors.
             whiten: Whether to scale each direction to unit variance. Directions without variance
                 stay 0.
+            max_training_items: How many vectors, drawn at random, are learned from.
+            seed: Draws them.
 
         Raises:
-            ValueError: If `dim` is out of range or `x` not finite.
+            ValueError: If `dim` is out of range or `x` empty or not finite.
         """
-        from sklearn.decomposition import PCA
-
-        x = as_vectors(x)
+        check_options(("max_training_items", max_training_items, 1), ("seed", seed, 0))
+        x = training_sample(x, max_training_items=max_training_items, seed=seed)
         if not 1 <= dim <= min(x.shape):
             raise ValueError(f"dim must be within [1, {min(x.shape)}] for x, got {dim}")
+        mean = mean_vector(x)
         if len(x) == 1:
-            return cls(mean=x[0], components=np.eye(dim, x.shape[1], dtype=np.float32))
-        fitted = PCA(n_components=dim, svd_solver="full").fit(x)
-        components, variance = fitted.components_, fitted.explained_variance_
+            return cls(mean=mean, components=np.eye(dim, x.shape[1], dtype=np.float32))
+        covariance = np.zeros((x.shape[1], x.shape[1]))
+        for _, part in vector_chunks(x):
+            gaps = part.astype(np.float64) - mean
+            covariance += gaps.T @ gaps
+        variance, directions = np.linalg.eigh(covariance / (len(x) - 1))
+        variance, components = variance[::-1][:dim], directions.T[::-1][:dim]
+        # A direction has no sign of its own: its largest coordinate is made positive.
+        largest = np.abs(components).argmax(axis=1)
+        components = components * np.sign(components[np.arange(dim), largest])[:, None]
         if whiten:
             some = variance > variance[0] * 1e-10
             scales = np.where(some, np.sqrt(np.where(some, variance, 1)), np.inf)
             components = components / scales[:, None]
-        return cls(mean=fitted.mean_.astype(np.float32), components=components.astype(np.float32))
+        return cls(mean=mean, components=components.astype(np.float32))
 
     def transform(self, x: Float[np.ndarray, "items dim"]) -> Float32[np.ndarray, "items reduced"]:
-        """The coordinates of vectors along the directions.
+        """The coordinates of vectors along the directions, each row independent of the others.
 
         Raises:
             ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
         """
-        x = as_vectors(x, dim=len(self.mean))
-        reduced: Float32[np.ndarray, "items reduced"] = (
-            (x.astype(np.float64) - self.mean) @ self.components.T.astype(np.float64)
-        ).astype(np.float32)
+        reduced = np.empty((len(x), len(self.components)), dtype=np.float32)
+        for rows, part in vector_chunks(x, dim=len(self.mean)):
+            reduced[rows] = stable_product(part.astype(np.float64) - self.mean, self.components.T)
         return reduced
 
     def save(self, folder: str | Path) -> None:
