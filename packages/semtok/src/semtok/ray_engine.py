@@ -331,7 +331,10 @@ def _as_text(value: object) -> str:
 class _Worker:
     """An actor: the models, loaded once, and what they make of a chunk."""
 
-    def __init__(self, parts: Mapping[str, bytes], device: str) -> None:
+    def __init__(self, packed: Any, device: str) -> None:
+        import ray
+
+        parts: dict[str, bytes] = ray.get(packed)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for inner, data in parts.items():
