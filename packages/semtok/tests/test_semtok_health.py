@@ -200,6 +200,12 @@ def test_sequences_are_refused(sequences: list[list[int]], words: str) -> None:
         measure_health(ids, sequences=sequences)
 
 
+def test_an_overlap_that_is_no_share_is_refused() -> None:
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"neighbour_overlap must be within \[0, 1\], got"):
+            measure_health(make_ids([[0, 0]]), neighbour_overlap=wrong)
+
+
 def test_the_table_says_all_that_was_measured() -> None:
     ids = make_ids([[0, 0], [0, 1], [1, 0], [1, 1]])
     plain = shown(measure_health(ids))

@@ -147,8 +147,11 @@ def measure_health(
             as rows of the table. An item that follows itself is not counted.
 
     Raises:
-        ValueError: If sequences hold an item that the table lacks, or no two items in a row.
+        ValueError: If sequences hold an item that the table lacks, or no two items in a row, or
+            neighbour_overlap is no share.
     """
+    if neighbour_overlap is not None and not 0 <= neighbour_overlap <= 1:
+        raise ValueError(f"neighbour_overlap must be within [0, 1], got {neighbour_overlap}")
     resolved = measure_collisions(semantic_ids.codes)
     before = collisions or resolved
     shared: list[tuple[float | None, float | None]] = [(None, None)] * semantic_ids.num_levels

@@ -204,13 +204,10 @@ def _converted(
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else "unreadable"
         raise CatalogError(f"{path}: not a readable .npy file of numbers ({reason})") from None
-    if not isinstance(array, np.ndarray):
-        raise CatalogError(f"{path}: must be a single array")
-    return array
 
 
 def _read_safetensors(path: Path) -> np.ndarray:
