@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from semtok import Catalog, CatalogError, find_catalog, read_catalog
+from semtok.catalog import Format, stream_catalog
 
 ROWS = [{"item_id": "a", "title": "Tea"}, {"item_id": "b", "title": None}]
 
@@ -180,3 +182,133 @@ def test_any_file_ends_in_a_catalog_or_one_sentence(
         if catalog.fields:
             assert len(catalog.texts(list(catalog.fields))) == len(catalog)
     assert not refusal or refusal.startswith(str(path))
+
+
+def lines_of(path: Path, rows: list[dict[str, object]]) -> Path:
+    if path.name.endswith(".parquet"):
+        pl.DataFrame(rows).write_parquet(path, row_group_size=3)
+        return path
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if ".csv" in path.name:
+        cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+        text = "".join(",".join(map(str, row)) + "\n" for row in cells)
+    return write(path, gzip.compress(text.encode()) if path.name.endswith(".gz") else text)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 8, 100])
+def test_chunks_make_up_the_catalogue(tmp_path: Path, suffix: str, chunk_size: int) -> None:
+    rows: list[dict[str, object]] = [{"item_id": f"i{row}", "t": f"t{row}"} for row in range(8)]
+    path = lines_of(tmp_path / f"x{suffix}", rows)
+    chunks = list(stream_catalog(path, chunk_size=chunk_size))
+    assert [len(chunk) for chunk in chunks[:-1]] == [chunk_size] * (len(chunks) - 1)
+    assert sum(map(len, chunks)) == 8
+    assert [item_id for chunk in chunks for item_id in chunk.item_ids] == [
+        row["item_id"] for row in rows
+    ]
+    assert all(list(chunk.fields) == ["t"] and chunk.folder == tmp_path for chunk in chunks)
+    assert [value for chunk in chunks for value in chunk.fields["t"]] == [row["t"] for row in rows]
+    whole = read_catalog(path)
+    assert whole.item_ids == [row["item_id"] for row in rows]
+    assert whole.folder == tmp_path
+
+
+def test_an_id_that_comes_again_much_later_is_found(tmp_path: Path) -> None:
+    lines = [f'{{"item_id": {row}}}\n' for row in range(300)]
+    path = write(tmp_path / "x.jsonl", "".join(lines) + "\n" + lines[123])
+    for chunk_size in (1, 7, 64, 10_000):
+        with pytest.raises(CatalogError, match=r"line 302: item id '123' is already .* line 124$"):
+            for _ in stream_catalog(path, chunk_size=chunk_size):
+                pass
+    frame = pl.DataFrame({"item_id": [*range(100), 5]})
+    frame.write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(CatalogError, match="row 101: item id '5' is already that of row 6"):
+        list(stream_catalog(tmp_path / "x.parquet", chunk_size=10))
+
+
+def test_fields_that_come_late_are_absent_before(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", '{"item_id": 1}\n{"item_id": 2, "t": 3}\n{"item_id": 3}')
+    assert [dict(chunk.fields) for chunk in stream_catalog(path, chunk_size=1)] == [
+        {},
+        {"t": [3]},
+        {"t": [None]},
+    ]
+    assert read_catalog(path).fields == {"t": [None, 3, None]}
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        (None, '{"item_id": 1, "t": "x"}\r\n'),
+        ("jsonl", '\ufeff{"item_id": 1, "t": "x"}'),
+        ("csv", "item_id,t\r\n1,x\r\n"),
+        ("csv", "\ufeffitem_id,t\n1,x"),
+    ],
+)
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, format: Format | None, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    catalog = read_catalog("-", format=format)
+    assert catalog.item_ids == ["1"]
+    assert catalog.fields == {"t": ["x"]}
+    assert catalog.folder == Path()
+
+
+def test_what_a_file_is_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "items.txt", "item_id,t\n1,x\n")
+    assert read_catalog(path, format="csv").item_ids == ["1"]
+    with pytest.raises(CatalogError, match="standard input: must be jsonl or csv"):
+        stream_catalog("-", format="parquet")
+    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+        stream_catalog(path, format="csv", chunk_size=0)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"{}\n")))
+    with pytest.raises(CatalogError, match=r"^standard input, line 1: no column 'item_id'"):
+        read_catalog("-")
+    with pytest.raises(CatalogError, match=r"absent.jsonl: no such file"):
+        stream_catalog(tmp_path / "absent.jsonl")  # at once, not with the first chunk
+
+
+def test_latin_1_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "item_id,t\na,b\nc,Café\n".encode("latin-1"))
+    with pytest.raises(CatalogError, match=r"line 3: .*byte 0xe9 in column 6; in Latin-1 .* 'é'"):
+        read_catalog(path)
+
+
+def test_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "x" * 5_000_000
+    path = write(tmp_path / "x.jsonl", f'{{"item_id": 1, "t": "{long}"}}\n{{"item_id": 2}}\n')
+    assert read_catalog(path).fields["t"] == [long, None]
+    assert read_catalog(write(tmp_path / "x.csv", f"item_id,t\n1,{long}\n")).fields["t"] == [long]
+    monkeypatch.setattr("semtok.rows.LONGEST_LINE", 1 << 20)
+    with pytest.raises(CatalogError, match="line 1: longer than 1 MiB, so it is not a line"):
+        read_catalog(path)
+
+
+def test_many_empty_titles(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "item_id,title\n" + "".join(f"{n},\n" for n in range(20_000)))
+    chunks = list(stream_catalog(path))
+    assert [len(chunk) for chunk in chunks] == [16_384, 20_000 - 16_384]
+    assert [text for chunk in chunks for text in chunk.texts()] == [""] * 20_000
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(7, "7"), (7.0, "7"), (1.5, "1.5"), (2**70, str(2**70)), ("1e3", "1e3"), (-0.0, "0")],
+)
+def test_ids_as_numbers(tmp_path: Path, value: object, expected: str) -> None:
+    path = write(tmp_path / "x.jsonl", json.dumps({"item_id": value}))
+    assert read_catalog(path).item_ids == [expected]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("true", "must be a string or a number, got bool"),
+        ("[1]", "must be a string or a number, got list"),
+        ('{"a": 1}', "must be a string or a number, got dict"),
+        ("Infinity", "must be finite, got inf"),
+        ("null", "is null"),
+    ],
+)
+def test_ids_that_are_none(tmp_path: Path, value: str, words: str) -> None:
+    with pytest.raises(CatalogError, match=f"line 1: 'item_id' {words}"):
+        read_catalog(write(tmp_path / "x.jsonl", f'{{"item_id": {value}}}'))

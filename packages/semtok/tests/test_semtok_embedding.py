@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 from semtok import Catalog, CatalogError, LsaEmbedding, Pca, TextEmbedding, read_embeddings
 from semtok.embedding.contract import load_source
+from semtok.embedding.stored import StoredEmbedding
 
 WORDS = ("red nail polish", "blue nail polish", "hair shampoo", "dry hair shampoo", "face cream")
 CATALOG = Catalog(
@@ -67,6 +68,47 @@ def test_lsa_meets_unknown_words_and_tiny_catalogues() -> None:
         LsaEmbedding.fit(CATALOG, dim=0)
 
 
+def test_lsa_learns_from_a_sample_however_the_items_are_chunked() -> None:
+    generator = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(40)]
+    texts = [" ".join(generator.choice(words, 5)) for _ in range(300)]
+    ids = [str(row) for row in range(300)]
+    whole = Catalog(item_ids=ids, fields={"title": texts})
+    fitted = [
+        LsaEmbedding.fit(
+            (whole.take(range(start, min(start + size, 300))) for start in range(0, 300, size)),
+            dim=4,
+            sample_size=50,
+            seed=3,
+        )
+        for size in (7, 50, 300)
+    ]
+    assert len({lsa.fingerprint for lsa in fitted}) == 1
+    assert fitted[0].dim == 4
+    assert (
+        LsaEmbedding.fit(whole, dim=4, sample_size=50, seed=3).fingerprint == fitted[0].fingerprint
+    )
+    assert (
+        LsaEmbedding.fit(whole, dim=4, sample_size=50, seed=4).fingerprint != fitted[0].fingerprint
+    )
+    # The idf of a word in all texts of the sample tells how many there were: ln(51 / 51) + 1.
+    everywhere = Catalog(item_ids=ids, fields={"title": [f"all {text}" for text in texts]})
+    lsa = LsaEmbedding.fit(everywhere, dim=4, sample_size=50)
+    assert lsa.idf[lsa.vocabulary.index("all")] == 1
+    assert (
+        LsaEmbedding.fit(whole, dim=4, sample_size=300).fingerprint
+        == LsaEmbedding.fit(whole, dim=4).fingerprint
+    )
+
+
+def test_lsa_embeds_an_item_the_same_in_every_chunk() -> None:
+    lsa = LsaEmbedding.fit(CATALOG, dim=3)
+    x = lsa.embed(CATALOG)
+    for row in range(len(CATALOG)):
+        np.testing.assert_array_equal(lsa.embed(CATALOG.take([row])), x[row : row + 1])
+    assert lsa.contents(CATALOG) == CATALOG.texts()
+
+
 def test_pca_agrees_with_the_covariance(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(60, 5)) @ np.diag([5, 3, 1, 0.5, 0.1])
     reduced = Pca.fit(x, dim=3).transform(x)
@@ -105,6 +147,53 @@ def test_stored_embeddings_of_every_kind(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read, x)
 
 
+def test_arrays_of_float32_are_mapped(tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    np.save(tmp_path / "x.npy", x)
+    save_file({"embeddings": x}, tmp_path / "x.safetensors")
+    for name in ("x.npy", "x.safetensors"):
+        read = read_embeddings(tmp_path / name, ["a", "b", "c"])
+        assert isinstance(read, np.memmap)
+        np.testing.assert_array_equal(read, x)
+    for dtype in (np.float16, np.int32, np.uint8):
+        save_file({"embeddings": x.astype(dtype)}, tmp_path / "y.safetensors")
+        np.testing.assert_array_equal(read_embeddings(tmp_path / "y.safetensors", ["a"] * 3), x)
+    header = b'{"x":{"dtype":"BF16","shape":[3,2],"data_offsets":[0,12]}}'
+    upper = (x.view("<u4") >> 16).astype("<u2").tobytes()
+    content = len(header).to_bytes(8, "little") + header + upper
+    (tmp_path / "z.safetensors").write_bytes(content)
+    np.testing.assert_array_equal(read_embeddings(tmp_path / "z.safetensors", ["a"] * 3), x)
+
+
+def test_stored_embeddings_are_looked_up_by_id(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    frame = pl.DataFrame({"sku": CATALOG.item_ids[::-1], "v": x[::-1].tolist()})
+    frame.write_parquet(tmp_path / "x.parquet")
+    by_id = StoredEmbedding.open(tmp_path / "x.parquet", id_column="sku")
+    np.save(tmp_path / "x.npy", x)
+    by_order = StoredEmbedding.open(tmp_path / "x.npy", item_ids=CATALOG.item_ids)
+    by_id.save(tmp_path / "stored")
+    loaded = load_source(tmp_path / "stored")
+    for source in (by_id, by_order, loaded):
+        assert source.dim == 2
+        np.testing.assert_array_equal(source.embed(CATALOG), x)
+        np.testing.assert_array_equal(source.embed(CATALOG.take([3, 1])), x[[3, 1]])
+        assert source.contents(CATALOG.take([2])) == [x[2].tobytes()]
+        assert source.fingerprint == "stored-2"
+    new = Catalog(item_ids=["i0", "new"], fields={})
+    with pytest.raises(CatalogError, match=r"x.parquet: has no row for item 'new'"):
+        by_id.embed(new)
+    with pytest.raises(ValueError, match=r"item_ids must be given: the rows of .*x.npy have no"):
+        StoredEmbedding.open(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="item_ids must be left out"):
+        StoredEmbedding.open(tmp_path / "x.parquet", item_ids=["a"])
+    with pytest.raises(ValueError, match="has no ids, so it cannot be looked up later"):
+        by_order.save(tmp_path / "refused")
+    (tmp_path / "x.parquet").unlink()
+    with pytest.raises(CatalogError, match="no such file"):
+        load_source(tmp_path / "stored")
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [
@@ -136,6 +225,12 @@ def test_bad_arrays_are_refused(tmp_path: Path, array: np.ndarray, words: str) -
         ({"item_id": ["a", "b"], "v": [[1.0], None]}, "row 2: must hold 1 numbers"),
         ({"item_id": ["a", "b"], "v": [[1.0], [None]]}, "row 2: must hold numbers only"),
         ({"item_id": ["a", "b"], "v": ["x", "y"]}, "row 1: must hold a list of numbers"),
+        ({"item_id": ["a", "b"], "v": [["x"], ["y"]]}, "row 1: must hold numbers only"),
+        ({"item_id": ["a", "b"], "v": [1, 2], "w": ["x", "y"]}, "row 1: must hold numbers only"),
+        ({"item_id": ["a", "b"], "v": [1, 2], "w": [3, None]}, "row 2: must hold numbers only"),
+        ({"item_id": ["a", "b"], "v": [[], []]}, "row 1: must hold a list of numbers, got none"),
+        ({"item_id": ["a", "a"], "v": [[1], [2]]}, "row 2: item id 'a' is already that of row 1"),
+        ({"item_id": ["a", "b"], "v": [[1.0], [np.inf]]}, r"row 2 \(item 'b'\): holds NaN or inf"),
         ({"id": ["a", "b"], "v": [[1.0], [1.0]]}, "no column 'item_id'"),
     ],
 )
@@ -171,24 +266,79 @@ minilm = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def embedder() -> TextEmbedding:
+    return TextEmbedding(batch_size=2)
+
+
 @minilm
 @pytest.mark.slow
-def test_minilm_embeds_by_meaning(tmp_path: Path) -> None:
-    source = TextEmbedding(batch_size=2)
+def test_minilm_embeds_by_meaning(embedder: TextEmbedding, tmp_path: Path) -> None:
     calls: list[int] = []
-    x = source.embed(CATALOG, progress=lambda done, total: calls.append(done))
+    x = embedder.embed(CATALOG, progress=lambda done, total: calls.append(done))
     assert x.shape == (5, 384)
+    assert embedder.dim == 384
     assert calls == [2, 4, 5]
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
     assert x[2] @ x[3] > x[2] @ x[0]
-    # Neither the batch nor its order matters beyond rounding.
-    alone = source.embed_texts([CATALOG.texts()[3]])
-    np.testing.assert_allclose(alone[0], x[3], atol=1e-5)
     half = TextEmbedding(precision="bf16", normalize=False).embed(CATALOG)
     half /= np.linalg.norm(half, axis=1, keepdims=True)
     assert (half * x).sum(axis=1).min() > 0.999
-    source.save(tmp_path / "text")
-    assert load_source(tmp_path / "text") == source
+    embedder.save(tmp_path / "text")
+    loaded = load_source(tmp_path / "text")
+    assert loaded == embedder
+    assert loaded.fingerprint == embedder.fingerprint
+
+
+@minilm
+@pytest.mark.slow
+def test_minilm_embeds_as_its_library_does(embedder: TextEmbedding) -> None:
+    long = "lavender soap " * 200  # 256 tokens are this model's limit
+    texts = [*CATALOG.texts(), "", long, long + "and oil", "x y z " * 9]
+    expected = embedder._encoder.encode(texts, show_progress_bar=False)
+    x = embedder.embed_texts(texts)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
+    np.testing.assert_array_equal(x[6], x[7])
+    short = TextEmbedding(batch_size=2, max_tokens=4)
+    assert short._encoder.max_seq_length == 4
+    cut = short.embed_texts(["soap and oil", "soap and cream"])
+    np.testing.assert_array_equal(cut[0], cut[1])  # of 4 tokens, 2 begin and end the text
+    assert short.fingerprint != embedder.fingerprint
+
+
+@minilm
+@pytest.mark.slow
+def test_a_text_is_embedded_the_same_beside_any_other(embedder: TextEmbedding) -> None:
+    texts = [*CATALOG.texts(), *CATALOG.texts(), "a much longer text " * 8]
+    x = embedder.embed_texts(texts)
+    np.testing.assert_array_equal(x[:5], x[5:10])
+    for row in (0, 3, 10):
+        np.testing.assert_array_equal(embedder.embed_texts([texts[row]])[0], x[row])
+    np.testing.assert_array_equal(embedder.embed_texts(texts[::-1]), x[::-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None, reason="needs semtok[text]"
+)
+def test_models_without_attention_work(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel({"red": 0, "nail": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = np.eye(3, dtype=np.float32)
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)])
+    model.save(str(tmp_path / "static"))
+    source = TextEmbedding(model=str(tmp_path / "static"), normalize=False)
+    np.testing.assert_allclose(
+        source.embed_texts(["red", "nail red nail", "red"]),
+        [[1, 0, 0], [1 / 3, 2 / 3, 0], [1, 0, 0]],
+    )
+    assert source.fingerprint.startswith("text-")
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,3 +355,5 @@ def test_text_options_are_checked() -> None:
         TextEmbedding(model="")
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         TextEmbedding(batch_size=0)
+    with pytest.raises(ValueError, match="max_tokens must be at least 1"):
+        TextEmbedding(max_tokens=0)

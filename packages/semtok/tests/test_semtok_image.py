@@ -147,8 +147,6 @@ def test_options_and_round_trip(tmp_path: Path) -> None:
     assert made.fields == ("photo",)
     with pytest.raises(ValueError, match="weights must be given for model 'RN50'"):
         ImageEmbedding(model="RN50")
-    with pytest.raises(ValueError, match="missing must be error or empty, got 'skip'"):
-        ImageEmbedding(missing="skip")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         ImageEmbedding(batch_size=0)
     with pytest.raises(ValueError, match=r"must be a .safetensors file, got w.pth: .*can run code"):

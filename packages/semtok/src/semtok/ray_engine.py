@@ -7,10 +7,8 @@ files, so that the codes are those of the local engine, bit for bit.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
@@ -20,18 +18,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from semtok.catalog import CATALOG_SUFFIXES, Catalog, CatalogError, id_hashes, stream_catalog
+from semtok.catalog import CATALOG_SUFFIXES, CatalogError, id_hashes
 from semtok.collisions import resolve_collisions
 from semtok.drift import REFIT_ABOVE
 from semtok.embedding.chunks import writing_npy
-from semtok.embedding.contract import EmbeddingSource, Progress, load_source
-from semtok.quantizers.contract import Quantizer, load_quantizer
-from semtok.reduction import Pca
+from semtok.embedding.contract import EmbeddingSource, Progress
+from semtok.quantizers.contract import Quantizer
+from semtok.ray_tasks import Worker, packed, read_chunks
 from semtok.runs import KeyRuns
 from semtok.semantic_ids import SemanticIds
 from semtok.storage import replacing_folder
 from semtok.tokenizer import Encoding, Tokenizer
 from semtok.views import View
+
+_BLOCK = 8 << 20  # bytes that a task hands on at a time: small, so that all actors have some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +203,9 @@ def catalog_files(inputs: Sequence[str | Path]) -> list[Path]:
         if not found:
             raise CatalogError(f"{name}: no catalogue there")
         files += found
-    repeated = next((path for path in files if files.count(path) > 1), None)
-    if repeated is not None:
-        raise CatalogError(f"{repeated}: is given twice")
+    for number, path in enumerate(sorted_files := sorted(files)):
+        if path in sorted_files[number + 1 : number + 2]:
+            raise CatalogError(f"{path}: is given twice")
     return files
 
 
@@ -224,9 +224,6 @@ def _run(
     """Batches of `item_id`, `x` and, with a quantizer, `codes`, in the order of the files."""
     files = [path.absolute() for path in catalog_files(inputs)]
     ray = _ray()
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
     kind = "GPU" if options.device.startswith("cuda") else "CPU"
     total = int(ray.cluster_resources().get(kind, 0))
     most = options.num_workers or max(1, total - (kind == "CPU"))  # one reads
@@ -237,26 +234,34 @@ def _run(
             override_num_blocks=len(files),
         )
         .map_batches(
-            _read,
+            read_chunks,
             batch_size=1,
             batch_format="numpy",
             num_cpus=0.5,  # unlike the actors, so that reading is not made a part of them
             fn_kwargs={"id_column": id_column, "size": options.batch_size, "wanted": wanted},
         )
         .map_batches(
-            _Worker,
+            Worker,
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            fn_constructor_args=(ray.put(_packed(views, quantizer)), options.device),
+            fn_constructor_args=(ray.put(packed(views, quantizer)), options.device),
             num_cpus=1 if ray.cluster_resources().get("CPU", 0) > 1 else 0.5,
             num_gpus=1 if kind == "GPU" else 0,
         )
     )
-    seen, done = KeyRuns(), 0
+    context = dataset.context
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.target_max_block_size = _BLOCK
+    seen, done, last = KeyRuns(), 0, (0, -1)
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
             ids, number = batch["item_id"].tolist(), int(batch["number"][0])
+            places = list(zip(batch["number"].tolist(), batch["row"].tolist(), strict=True))
+            assert places == sorted(places), "Ray keeps the order"
+            assert last < places[0] <= places[-1] < (number + 1, 0), "Ray keeps the order"
+            last = places[-1]
             _refuse_repeated(seen, ids, files, number)
             done += len(ids)
             if progress is not None:
@@ -294,104 +299,6 @@ def _refuse_repeated(seen: KeyRuns, item_ids: list[str], files: list[Path], numb
             f"{files[number]}: item id {item_ids[row]!r} is already in {files[int(before[row])]}"
         )
     seen.add(keys, np.full(len(keys), number, dtype=np.int64))
-
-
-def _read(
-    batch: Mapping[str, np.ndarray], id_column: str, size: int, wanted: list[list[str]]
-) -> Iterator[dict[str, np.ndarray]]:
-    """The chunks of a file, as JSON, with the fields that are wanted."""
-    path = Path(str(batch["path"][0]))
-    names = dict.fromkeys(name for fields in wanted for name in fields)
-    found: set[str] = set()
-    for catalog in stream_catalog(path, id_column=id_column, chunk_size=size):
-        found |= catalog.fields.keys()
-        absent = [None] * len(catalog)
-        fields = {name: list(catalog.fields.get(name, absent)) for name in names}
-        chunk = {
-            "item_ids": catalog.item_ids,
-            "fields": fields,
-            "folder": str(catalog.folder),
-        }
-        text = json.dumps(chunk, default=_as_text)
-        yield {"number": batch["number"], "chunk": np.array([text], dtype=object)}
-    for fields_of_view in wanted:
-        if fields_of_view and found.isdisjoint(fields_of_view):
-            raise CatalogError(
-                f"{path}: has none of the fields {', '.join(fields_of_view)} "
-                f"(fields: {', '.join(sorted(found)) or 'none'})"
-            )
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bytes):
-        raise ValueError("fields must hold text, numbers or lists of them, got bytes")
-    return str(value)
-
-
-class _Worker:
-    """An actor: the models, loaded once, and what they make of a chunk."""
-
-    def __init__(self, packed: Any, device: str) -> None:
-        import ray
-
-        parts: dict[str, bytes] = ray.get(packed)
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            for inner, data in parts.items():
-                (folder / inner).parent.mkdir(parents=True, exist_ok=True)
-                (folder / inner).write_bytes(data)
-            self._views = [_load_view(path, device) for path in sorted(folder.glob("view-*"))]
-            quantizer = folder / "quantizer"
-            self._quantizer = load_quantizer(quantizer) if quantizer.exists() else None
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        chunk = json.loads(str(batch["chunk"][0]))
-        catalog = Catalog(
-            item_ids=chunk["item_ids"], fields=chunk["fields"], folder=Path(chunk["folder"])
-        )
-        parts = []
-        for view in self._views:
-            assert view.source is not None
-            part = view.source.embed(catalog)
-            parts.append(part if view.reduction is None else view.reduction.transform(part))
-        x = np.concatenate(parts, axis=1, dtype=np.float32)
-        result = {
-            "number": np.repeat(batch["number"], len(catalog)),
-            "item_id": np.array(catalog.item_ids, dtype=object),
-            "x": x,
-        }
-        if self._quantizer is not None:
-            result["codes"] = self._quantizer.encode(x)
-        return result
-
-
-def _packed(views: Sequence[View], quantizer: Quantizer | None) -> dict[str, bytes]:
-    """The files that an actor needs, by path: no object crosses to it but plain bytes."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for number, view in enumerate(views):
-            assert view.source is not None
-            part = folder / f"view-{number:04d}"
-            part.mkdir()
-            view.source.save(part / "source")
-            if view.reduction is not None:
-                view.reduction.save(part / "reduction")
-        if quantizer is not None:
-            quantizer.save(folder / "quantizer")
-        files = (path for path in folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def _load_view(folder: Path, device: str) -> View:
-    source: Any = load_source(folder / "source")
-    if hasattr(source, "device"):
-        source = replace(source, device=device)
-    reduction = folder / "reduction"
-    return View(
-        name=folder.name,
-        source=source,
-        reduction=Pca.load(reduction) if reduction.exists() else None,
-    )
 
 
 def _cause(error: BaseException) -> BaseException:
