@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from semtok import (
     CatalogError,
+    Quantizer,
     SemanticIds,
     measure_collisions,
     measure_health,
     resolve_collisions,
 )
+from semtok.semantic_ids import number_rows
 
 CODES = np.array([[0, 1], [0, 2], [3, 0]])
 
@@ -54,10 +56,13 @@ def test_a_table_checks_its_codes() -> None:
         SemanticIds(codes=CODES, codebook_sizes=(4, 4), item_ids=["a", "b", "a"])
 
 
-@pytest.mark.parametrize("name", ["codes.jsonl", "codes.parquet"])
-def test_files_round_trip(tmp_path: Path, name: str) -> None:
-    ids = table()
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"])
+def test_files_round_trip(tmp_path: Path, suffix: str) -> None:
+    ids, name = table(), f"codes{suffix}"
     ids.write(tmp_path / name)
+    once = (tmp_path / name).read_bytes()
+    ids.write(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == once
     read = SemanticIds.read(tmp_path / name, codebook_sizes=(4, 4))
     assert (read.codes.tolist(), read.item_ids) == (CODES.tolist(), ids.item_ids)
     assert SemanticIds.read(tmp_path / name).codebook_sizes == (4, 3)
@@ -68,8 +73,17 @@ def test_jsonl_holds_one_item_a_line(tmp_path: Path) -> None:
     table().write(tmp_path / "x.jsonl")
     lines = (tmp_path / "x.jsonl").read_text().splitlines()
     assert json.loads(lines[1]) == {"item_id": "i1", "codes": [0, 2]}
-    with pytest.raises(ValueError, match=r"must end in .jsonl or .parquet"):
-        table().write(tmp_path / "x.csv")
+    table().write(tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text().splitlines()[:2] == ["item_id,code_1,code_2", "i0,0,1"]
+    with pytest.raises(ValueError, match=r"path must end in one of .jsonl, .jsonl.gz, .csv"):
+        table().write(tmp_path / "x.txt")
+
+
+def test_items_are_taken_by_id() -> None:
+    ids = table().take(["i2", "i0"])
+    assert (ids.item_ids, ids.codes.tolist()) == (["i2", "i0"], [[3, 0], [0, 1]])
+    with pytest.raises(ValueError, match="one of the 3 items, got 'x'"):
+        table().take(["x"])
 
 
 @pytest.mark.parametrize(
@@ -88,6 +102,9 @@ def test_broken_code_files_are_refused(tmp_path: Path, line: str, words: str) ->
     path.write_text('{"item_id": "a", "codes": [0, 1]}\n' + line + "\n")
     with pytest.raises(CatalogError, match=words):
         SemanticIds.read(path)
+    (tmp_path / "x.csv").write_text("item_id,code_1\na,one\n")
+    with pytest.raises(CatalogError, match=r"non-negative integers, got \['one'\] for item 'a'"):
+        SemanticIds.read(tmp_path / "x.csv")
     path.write_text('{"item_id": "a"}\n')
     with pytest.raises(CatalogError, match="no column 'codes'"):
         SemanticIds.read(path)
@@ -102,15 +119,99 @@ def test_collisions_are_counted_on_items() -> None:
 
 def test_policies_by_example() -> None:
     codes = np.array([[0, 1], [0, 1], [0, 0], [0, 1]])
-    suffixed, sizes = resolve_collisions(codes, (4, 3), policy="suffix")
-    assert sizes == (4, 3, 3)
+    suffixed, sizes, found = resolve_collisions(codes, (4, 3), policy="suffix")
+    assert sizes == (4, 3, 6)
     assert suffixed.tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 0], [0, 1, 2]]
-    moved, sizes = resolve_collisions(codes, (4, 3), policy="reassign")
+    assert (found.rate, found.largest_bucket) == (3 / 4, 3)
+    assert (found.policy, found.num_moved) == ("suffix", 2)
+    moved, sizes, found = resolve_collisions(codes, (4, 3), policy="reassign")
     assert sizes == (4, 3)
     assert moved.tolist() == [[0, 1], [0, 2], [0, 0], [1, 0]]  # below 0 all three are taken
-    assert resolve_collisions(codes, (4, 3), policy="allow")[0].tolist() == codes.tolist()
-    # A suffix grows with the largest bucket.
-    assert resolve_collisions(codes[[0] * 5], (4, 3), policy="suffix")[1] == (4, 3, 5)
+    assert found.outcome == "collisions resolved by reassign: 2 items moved to a free code"
+    same, _, found = resolve_collisions(codes, (4, 3), policy="allow")
+    assert same.tolist() == codes.tolist()
+    assert (found.policy, found.num_moved, found.rate) == ("allow", 0, 3 / 4)
+    # A suffix grows with the largest bucket, and leaves room for later items.
+    assert resolve_collisions(codes[[0] * 5], (4, 3), policy="suffix")[1] == (4, 3, 10)
+    with pytest.raises(ValueError, match="quantizer and x must be given together"):
+        resolve_collisions(codes, (4, 3), policy="reassign", x=np.ones((4, 2)))
+
+
+class Lattice(Quantizer):
+    """Codes stand for the sum of one vector a level."""
+
+    num_levels, dim, codebook_sizes = 2, 2, (3, 4)
+
+    def __init__(self, tables: list[np.ndarray]) -> None:
+        self.tables = tables
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        parts = [table[code] for table, code in zip(self.tables, codes.T, strict=False)]
+        return np.sum(parts, axis=0).astype(np.float32)
+
+
+def reassigned_slowly(
+    codes: list[tuple[int, int]], taken: set[tuple[int, int]], quantizer: Lattice, x: np.ndarray
+) -> list[tuple[int, int]]:
+    """The policy in plain loops: losers after all keepers, in order."""
+    result: dict[int, tuple[int, int]] = {}
+    taken = set(taken)
+    for row, path in enumerate(codes):
+        if path not in taken:
+            taken.add(path)
+            result[row] = path
+    for row, (first, _) in enumerate(codes):
+        if row in result:
+            continue
+
+        def gap(path: tuple[int, ...], row: int = row) -> float:
+            stands_for = quantizer.decode(np.array([path]))[0].astype(float)
+            return float(((stands_for - x[row]) ** 2).sum())
+
+        def free(prefix: int) -> list[tuple[int, int]]:
+            return [(prefix, code) for code in range(4) if (prefix, code) not in taken]
+
+        if not free(first):
+            first = min((code for code in range(3) if free(code)), key=lambda code: gap((code,)))
+        result[row] = min(free(first), key=gap)
+        taken.add(result[row])
+    return [result[row] for row in range(len(codes))]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_reassign_takes_the_nearest_free_code(data: st.DataObject, seed: int) -> None:
+    paths = st.tuples(st.integers(0, 2), st.integers(0, 3))
+    old = data.draw(st.lists(paths, max_size=4, unique=True))
+    new = data.draw(st.lists(paths, min_size=1, max_size=12 - len(old)))
+    rng = np.random.default_rng(seed)
+    quantizer = Lattice([rng.normal(size=(3, 2)), rng.normal(size=(4, 2))])
+    x = rng.normal(size=(len(new), 2)).astype(np.float32)
+    given_ids = SemanticIds(
+        codes=np.array(old, dtype=np.int64).reshape(-1, 2),
+        codebook_sizes=(3, 4),
+        item_ids=[f"o{row}" for row in range(len(old))],
+    )
+    resolved, _, found = resolve_collisions(
+        np.array(new), (3, 4), policy="reassign", given=given_ids, quantizer=quantizer, x=x
+    )
+    expected = reassigned_slowly(new, set(old), quantizer, x)
+    assert [tuple(path) for path in resolved.tolist()] == expected
+    assert found.num_moved == sum(a != b for a, b in zip(new, expected, strict=True))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(
+        st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 2), min_size=3, max_size=3), max_size=9
+    )
+)
+def test_rows_are_numbered_alike_and_in_their_order(rows: list[list[int]]) -> None:
+    codes = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    numbers = number_rows(codes).tolist()
+    for a, left in zip(numbers, rows, strict=True):
+        for b, right in zip(numbers, rows, strict=True):
+            assert (a < b) == (left < right)
 
 
 @settings(max_examples=80, deadline=None)
@@ -123,7 +224,7 @@ def test_codes_given_never_move_and_new_ones_never_collide(
     old: list[tuple[int, int]], new: list[tuple[int, int]], policy: str
 ) -> None:
     sizes = (9, 9)
-    first, resolved = resolve_collisions(np.array(old), sizes, policy=policy)
+    first, resolved, _ = resolve_collisions(np.array(old), sizes, policy=policy)
     given_ids = SemanticIds(
         codes=first, codebook_sizes=resolved, item_ids=[f"o{row}" for row in range(len(old))]
     )
@@ -131,7 +232,7 @@ def test_codes_given_never_move_and_new_ones_never_collide(
         if codes not in old[:row]:
             assert first[row, :2].tolist() == list(codes)
     try:
-        second, same = resolve_collisions(np.array(new), sizes, policy=policy, given=given_ids)
+        second, same, _ = resolve_collisions(np.array(new), sizes, policy=policy, given=given_ids)
     except ValueError as refusal:
         full = str(refusal)
     else:

@@ -11,6 +11,7 @@ from semtok import (
     CatalogError,
     HierarchicalKMeans,
     LsaEmbedding,
+    ResidualQuantizer,
     SemanticIds,
     Tokenizer,
     load_tokenizer,
@@ -38,7 +39,7 @@ def test_ids_given_never_move_and_new_ones_never_collide(policy: str) -> None:
     tokenizer = fit(policy)
     given = tokenizer.semantic_ids
     assert given.num_levels == tokenizer.quantizer.num_levels + (policy == "suffix")
-    ids = tokenizer.encode(catalog(20, 60))
+    ids = tokenizer.encode(catalog(20, 60)).semantic_ids
     assert ids.item_ids == [f"i{row}" for row in range(20, 60)]
     np.testing.assert_array_equal(ids.codes[:20], given.codes[20:])
     everything = np.unique(np.concatenate([given.codes, ids.codes[20:]]), axis=0)
@@ -46,7 +47,9 @@ def test_ids_given_never_move_and_new_ones_never_collide(policy: str) -> None:
     longer = tokenizer.extended(ids)
     assert len(longer.semantic_ids) == 60
     np.testing.assert_array_equal(longer.semantic_ids.codes[:40], given.codes)
-    np.testing.assert_array_equal(longer.encode(catalog(20, 60)).codes, ids.codes)
+    again = longer.encode(catalog(20, 60))
+    np.testing.assert_array_equal(again.semantic_ids.codes, ids.codes)
+    assert (again.drift, again.collisions) == (None, None)
 
 
 def test_identical_items_have_codes_of_their_own() -> None:
@@ -61,12 +64,14 @@ def test_embeddings_from_elsewhere_pass_pca() -> None:
     items = catalog(0, 40)
     x = np.random.default_rng(0).normal(size=(40, 6))
     tokenizer = Tokenizer.fit(items, embeddings=x, pca_dim=3, whiten=True, quantizer=FIT)
-    assert tokenizer.reduction is not None
-    np.testing.assert_allclose(tokenizer.reduction.transform(x).std(axis=0, ddof=1), 1, atol=1e-4)
-    np.testing.assert_array_equal(tokenizer.encode(items).codes, tokenizer.semantic_ids.codes)
+    reduction = tokenizer.views[0].reduction
+    assert reduction is not None
+    np.testing.assert_allclose(reduction.transform(x).std(axis=0, ddof=1), 1, atol=1e-4)
+    same = tokenizer.encode(items).semantic_ids
+    np.testing.assert_array_equal(same.codes, tokenizer.semantic_ids.codes)
     with pytest.raises(ValueError, match="embeddings must be given for 5 new items"):
         tokenizer.encode(catalog(38, 45))
-    new = tokenizer.encode(catalog(38, 45), embeddings=x[:7])
+    new = tokenizer.encode(catalog(38, 45), embeddings=x[:7]).semantic_ids
     np.testing.assert_array_equal(new.codes[:2], tokenizer.semantic_ids.codes[38:])
     with pytest.raises(ValueError, match=r"one row an item \(7\), got 40"):
         tokenizer.encode(catalog(38, 45), embeddings=x)
@@ -76,7 +81,7 @@ def test_stages_are_reported() -> None:
     calls: list[tuple[str, int, int]] = []
     fit(progress=lambda *call: calls.append(call))
     assert ("embedding", 40, 40) in calls
-    assert calls[-1] == ("clustering", 40, 40)
+    assert calls[-1] == ("quantizing", 40, 40)
 
 
 def test_folders_round_trip(tmp_path: Path) -> None:
@@ -84,13 +89,16 @@ def test_folders_round_trip(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "t", tokenizer)
     loaded = load_tokenizer(tmp_path / "t")
     new = catalog(30, 44)
-    np.testing.assert_array_equal(loaded.encode(new).codes, tokenizer.encode(new).codes)
+    mine, theirs = loaded.encode(new), tokenizer.encode(new)
+    np.testing.assert_array_equal(mine.semantic_ids.codes, theirs.semantic_ids.codes)
+    assert mine.drift == theirs.drift
     assert loaded.info == {"paper": "PRORec"}
-    for name in ("policy", "collisions", "distortion"):
+    for name in ("policy", "collisions", "distortion", "neighbour_overlap"):
         assert getattr(loaded, name) == getattr(tokenizer, name)
     assert loaded.semantic_ids.codebook_sizes == tokenizer.semantic_ids.codebook_sizes
     assert {path.suffix for path in (tmp_path / "t").rglob("*") if path.is_file()} == {
         ".json",
+        ".npy",
         ".parquet",
         ".safetensors",
     }
@@ -106,7 +114,8 @@ def test_a_quantizer_of_ones_own_needs_no_source(tmp_path: Path) -> None:
     )
     save_tokenizer(tmp_path / "t", Tokenizer(quantizer=quantizer, semantic_ids=ids))
     loaded = load_tokenizer(tmp_path / "t")
-    assert (loaded.source, loaded.reduction, loaded.distortion) == (None, None, None)
+    assert (loaded.views[0].source, loaded.views[0].reduction) == (None, None)
+    assert (loaded.distortion, loaded.neighbour_overlap) == (None, None)
     np.testing.assert_array_equal(loaded.quantizer.encode(x), quantizer.codes)
     np.testing.assert_array_equal(loaded.semantic_ids.codes, quantizer.codes)
 
@@ -158,6 +167,64 @@ def test_a_corrupt_or_newer_folder_is_refused(
         load_tokenizer(tmp_path / "t")
 
 
+def test_a_folder_of_one_view_as_written_before_there_were_views(tmp_path: Path) -> None:
+    tokenizer = fit(pca_dim=4)
+    save_tokenizer(tmp_path / "t", tokenizer)
+    for part in ("source", "reduction"):
+        (tmp_path / "t" / "views" / "0" / part).rename(tmp_path / "t" / part)
+    path = tmp_path / "t" / "config.json"
+    config = json.loads(path.read_text())
+    del config["views"], config["neighbour_overlap"]
+    config["collisions"] = {"rate": 0.0, "largest_bucket": 1}
+    path.write_text(json.dumps({**config, "has_source": True, "has_reduction": True}))
+    new = catalog(38, 45)
+    np.testing.assert_array_equal(
+        load_tokenizer(tmp_path / "t").encode(new).semantic_ids.codes,
+        tokenizer.encode(new).semantic_ids.codes,
+    )
+
+
+def test_drift_is_the_ratio_of_distortions() -> None:
+    x = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
+    items = Catalog(item_ids=[f"i{row}" for row in range(100)], fields={})
+    quantizer = partial(ResidualQuantizer.fit, num_levels=2, codebook_size=16)
+    tokenizer = Tokenizer.fit(items, embeddings=x[:100], quantizer=quantizer)
+    new = Catalog(item_ids=[f"n{row}" for row in range(20)], fields={})
+
+    def error(vectors: np.ndarray) -> float:
+        decoded = tokenizer.quantizer.decode(tokenizer.quantizer.encode(vectors))
+        return float(((vectors - decoded) ** 2).sum(axis=1).mean())
+
+    drift = tokenizer.encode(new, embeddings=x[100:]).drift
+    assert drift is not None
+    assert drift.level == 2
+    assert drift.ratio == pytest.approx(error(x[100:]) / error(x[:100]), rel=1e-4)
+    assert 1 < drift.ratio < drift.threshold == 1.5
+    assert not drift.refit
+    far = tokenizer.encode(new, embeddings=x[100:] + 5).drift
+    assert far is not None
+    assert far.refit
+    assert "fit anew, as it is above 1.5" in str(far)
+    patient = tokenizer.encode(new, embeddings=x[100:] + 5, refit_above=1e6).drift
+    assert patient is not None
+    assert not patient.refit
+    # A tree's leaves are its items: only the clusters of its first level tell how far others are.
+    tree = Tokenizer.fit(items, embeddings=x[:100], quantizer=FIT)
+    assert tree.distortion is not None
+    found = tree.encode(new, embeddings=x[100:])
+    assert found.drift is not None
+    assert found.drift.level == 1
+    assert found.drift.ratio == pytest.approx(
+        tree.quantizer.distortion(x[100:])[0] / tree.distortion[0]
+    )
+    assert found.drift.num_moved == 20
+    same = Tokenizer.fit(items, embeddings=np.ones((100, 2)), quantizer=FIT)
+    still = same.encode(new, embeddings=np.ones((20, 2))).drift
+    assert still is not None
+    assert still.ratio is None
+    assert "not measured" in str(still)
+
+
 def test_missing_files_of_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match=r"no config.json there, so not a semtok folder"):
         load_tokenizer(tmp_path / "absent")
@@ -170,16 +237,16 @@ def test_missing_files_of_a_folder_are_named(tmp_path: Path) -> None:
 def test_a_tokenizer_checks_its_parts() -> None:
     items = catalog(0, 40)
     x = np.zeros((40, 2))
-    source = LsaEmbedding.fit(items, dim=2)
-    for options in ({}, {"source": source, "embeddings": x}):
-        with pytest.raises(ValueError, match="either source or embeddings"):
-            Tokenizer.fit(items, **options)
+    with pytest.raises(ValueError, match="source or embeddings must be given"):
+        Tokenizer.fit(items)
     with pytest.raises(ValueError, match="whiten must be given with pca_dim"):
         Tokenizer.fit(items, embeddings=x, whiten=True)
     with pytest.raises(ValueError, match=r"one row an item \(40\), got 3"):
         Tokenizer.fit(items, embeddings=x[:3])
-    with pytest.raises(ValueError, match="embeddings must be left out"):
-        fit().encode(items, embeddings=x)
+    with pytest.raises(ValueError, match="embeddings must be of the views embedding, got 'title'"):
+        fit().encode(items, embeddings={"title": x})
+    with pytest.raises(ValueError, match="fuse must be left on for a single view"):
+        Tokenizer.fit(items, embeddings=x, fuse=False)
     tokenizer = fit()
     longer = np.column_stack([tokenizer.semantic_ids.codes, np.zeros(40, dtype=np.int64)])
     with pytest.raises(ValueError, match="semantic_ids must have"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.hierarchical import HierarchicalKMeans
@@ -27,10 +27,7 @@ def code_costs(quantizer: Quantizer) -> CodeCosts:
         return _view_costs(quantizer)
 
     def costs(x: np.ndarray, prefix: tuple[int, ...]) -> Float[np.ndarray, " codes"]:
-        size = quantizer.codebook_sizes[len(prefix)]
-        paths = np.empty((size, len(prefix) + 1), dtype=np.int64)
-        paths[:, :-1] = prefix
-        paths[:, -1] = np.arange(size)
+        paths = _paths(prefix, quantizer.codebook_sizes[len(prefix)])
         return _squared_distances(x, quantizer.decode(paths))
 
     return costs
@@ -47,8 +44,8 @@ def _tree_costs(tree: HierarchicalKMeans) -> CodeCosts:
                 return found
             node = int(first_child[node]) + code
         count = int(tree.num_children[node])
-        children = tree.centroids[first_child[node] : first_child[node] + count]
-        found[:count] = _squared_distances(x, children)
+        if count:
+            found[:count] = _squared_distances(x, tree.decode(_paths(prefix, count)))
         return found
 
     return costs
@@ -67,6 +64,13 @@ def _view_costs(quantizer: ViewQuantizer) -> CodeCosts:
         return parts[view](part, prefix[first_level[view] :])
 
     return costs
+
+
+def _paths(prefix: tuple[int, ...], count: int) -> Int64[np.ndarray, "codes levels"]:
+    paths = np.empty((count, len(prefix) + 1), dtype=np.int64)
+    paths[:, :-1] = prefix
+    paths[:, -1] = np.arange(count)
+    return paths
 
 
 def _squared_distances(

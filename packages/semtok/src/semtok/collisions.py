@@ -52,6 +52,17 @@ class Collisions:
     policy: Policy = "allow"
     num_moved: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.rate, bool) or not 0 <= self.rate <= 1:
+            raise ValueError(f"rate must be within [0, 1], got {self.rate}")
+        for name, count in (("largest_bucket", self.largest_bucket), ("num_moved", self.num_moved)):
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{name} must be a count, got {count}")
+        if self.policy not in get_args(Policy):
+            raise ValueError(
+                f"policy must be one of {', '.join(get_args(Policy))}, got {self.policy!r}"
+            )
+
     @property
     def outcome(self) -> str:
         """What was done, in words."""
@@ -96,8 +107,8 @@ def resolve_collisions(
 
     Returns:
         The codes, unique except under `allow`; their codebook sizes, where the level that
-        `suffix` adds is as large as the last one, or as the largest bucket if that is larger; and
-        how many items collided among `codes`, and were moved.
+        `suffix` adds is as large as the last one, or twice the largest bucket if that is larger;
+        and how many items collided among `codes`, and were moved.
 
     Raises:
         ValueError: If no free code is left, or the policy is unknown.
@@ -111,7 +122,7 @@ def resolve_collisions(
     if policy == "allow":
         return codes, sizes, found
     if policy == "suffix":
-        sizes = (*sizes, max(sizes[-1], found.largest_bucket))
+        sizes = (*sizes, max(sizes[-1], 2 * found.largest_bucket))
         codes = np.column_stack([codes, np.zeros(len(codes), dtype=np.int64)])
     taken = np.empty((0, len(sizes)), dtype=np.int64)
     if given is not None:
