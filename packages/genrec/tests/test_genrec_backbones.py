@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ WALKS = [[(start + step) % NUM_ITEMS for step in range(5)] for start in range(NU
         (SASRec, SequenceBatches),
         (GRU4Rec, SequenceBatches),
         (HSTU, PairBatches),
-        (BERT4Rec, MaskedBatches),
+        (BERT4Rec, partial(MaskedBatches, last_share=0.5)),
     ],
 )
 def test_each_learns_a_walk(kind, source):
@@ -124,7 +125,7 @@ def test_each_learns_a_walk(kind, source):
         states = (backbone.last_state if by_pair else backbone)(batch.history, vectors)
         return {"next": full_cross_entropy(states, vectors, batch.targets)}
 
-    steps = 300 if kind is BERT4Rec else 100
+    steps = 200 if kind is BERT4Rec else 80
     config = TrainingConfig(
         epochs=steps // len(batches),
         learning_rate=0.01 if kind is BERT4Rec else 0.03,
@@ -132,8 +133,9 @@ def test_each_learns_a_walk(kind, source):
     )
     fit(backbone, batches, loss, config)
     with torch.no_grad():
-        best = backbone.score(torch.tensor([walk[:3] for walk in WALKS])).argmax(1)
-    assert best.tolist() == [walk[3] for walk in WALKS]
+        best = backbone.score(torch.tensor([walk[:4] for walk in WALKS])).argmax(1)
+    right = best == torch.tensor([walk[4] for walk in WALKS])
+    assert right.sum() >= NUM_ITEMS - 1
 
 
 def plain_hstu_layer(layer, x: Tensor, buckets: Tensor | None) -> Tensor:
