@@ -5,7 +5,8 @@
 Prints the parameters that validation chose, the test figures with and without seen items, and the
 time of fitting and of testing. Where the data is Amazon Beauty (by its counts), every figure stands
 beside the reference, which was measured independently, and the exit status is 1 where one is more
-than 3 % away.
+than 3 % away. Popularity's reference puts the target before items that are equally popular; here it
+comes last, as in every figure of evalrec, so it is counted both ways.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import html
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from evalrec import (
     DataError,
+    PopularityFloor,
     Report,
+    Split,
     evaluate,
     find_interactions,
     fit_floors,
@@ -32,9 +37,9 @@ from rich.console import Console
 from rich.table import Table
 
 BEAUTY = (22_363, 12_101, 198_502)
-# Popularity's reference, .0120 / .0055, counts ties for the target: 11 items share the first 10
-# places. With ties against it, as here, it is .0106 / .0051.
+FLATTERED = "popularity, ties for the target"
 REFERENCE = {
+    (FLATTERED, "unfiltered"): (0.0120, 0.0055),
     ("markov", "filtered"): (0.0652, 0.0425),
     ("graph", "unfiltered"): (0.0777, 0.0468),
     ("graph", "filtered"): (0.0825, 0.0514),
@@ -73,6 +78,14 @@ def reference_table(reports: dict[str, Report]) -> tuple[Table, bool]:
     return table, good
 
 
+def flattered_popularity(split: Split, report: Report) -> Report:
+    """Popularity with the target put before its equals, seen items kept in."""
+    counts = PopularityFloor.fit(split.train, split.num_items).counts
+    above = np.sort(-counts)
+    ranks = np.searchsorted(above, -counts[split.test.targets]) + 1
+    return replace(report, ranks={mode: ranks for mode in report.ranks})
+
+
 def main() -> int:
     """Fit, test, print; 1 where a reference is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -105,6 +118,7 @@ def main() -> int:
     )
     good = True
     if (interactions.num_users, interactions.num_items, len(interactions)) == BEAUTY:
+        reports[FLATTERED] = flattered_popularity(split, reports["popularity"])
         table, good = reference_table(reports)
         console.print(table)
     return 0 if good else 1

@@ -70,7 +70,7 @@ def problems(draw, *, distinct=False):
 
 
 @given(problems(), st.integers(1, 7))
-@calmly(100)
+@calmly(50)
 def test_ranks_from_scores_are_the_plain_ones(problem, batch_size):
     queries, scores = problem
     report = evaluate(queries, scorer_of(scores), ks=(1, 3), batch_size=batch_size)
@@ -87,7 +87,7 @@ def test_ranks_from_scores_are_the_plain_ones(problem, batch_size):
 
 
 @given(problems(distinct=True), st.data())
-@calmly(100)
+@calmly(50)
 def test_ranks_from_lists_are_the_plain_ones(problem, data):
     queries, scores = problem
     order = scores.argsort(dim=1, descending=True)
@@ -108,7 +108,7 @@ def test_ranks_from_lists_are_the_plain_ones(problem, data):
 
 
 @given(problems(distinct=True))
-@calmly(100)
+@calmly(50)
 def test_scores_and_full_lists_of_one_scorer_agree(problem):
     queries, scores = problem
     ranked = rank_items(queries, scorer_of(scores), top_k=queries.num_items)
@@ -136,7 +136,7 @@ def test_rank_items_is_a_plain_sort(problem, data):
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 25))
-@calmly(100)
+@calmly(50)
 def test_metrics_are_the_plain_ones(ranks, k):
     array = np.array(ranks)
     assert recall(array, k).tolist() == [1.0 if rank <= k else 0.0 for rank in ranks]
@@ -308,7 +308,7 @@ LISTS = st.lists(st.lists(st.integers(0, 8), max_size=6, unique=True), min_size=
 
 
 @given(LISTS, st.integers(1, 6))
-@calmly(100)
+@calmly(50)
 def test_coverage_and_gini_are_the_plain_ones(ranked, k):
     shown = Counter(item for items in ranked.tolist() for item in items[:k] if item != -1)
     found = exposures(ranked, k, 9)
@@ -324,7 +324,7 @@ def test_coverage_and_gini_are_the_plain_ones(ranked, k):
     st.lists(st.integers(0, 2), min_size=1, max_size=6),
     st.data(),
 )
-@calmly(100)
+@calmly(50)
 def test_popularity_groups_are_the_plain_ones(item_counts, targets, data):
     cold = np.array([data.draw(st.booleans()) for _ in targets])
     groups = popularity_groups(np.array(targets), cold, np.array(item_counts))

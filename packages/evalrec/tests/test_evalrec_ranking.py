@@ -78,7 +78,7 @@ def embedding_problems(draw):
 
 
 @given(embedding_problems(), st.integers(1, 6), st.booleans())
-@calmly(60)
+@calmly(30)
 def test_ranks_from_embeddings_are_those_of_exact_products(problem, batch_size, as_function):
     queries, vectors, items = problem
     rows = iter(torch.from_numpy(vectors))
@@ -184,7 +184,7 @@ def test_counting_true_does_not_overflow():
 
 
 @given(embedding_problems(), st.data())
-@calmly(60)
+@calmly(30)
 def test_code_ranks_are_the_plain_ones(problem, data):
     queries, vectors, items = problem
     num_items = queries.num_items
@@ -222,7 +222,7 @@ def test_code_ranks_are_the_plain_ones(problem, data):
 
 
 @given(embedding_problems(), st.data())
-@calmly(60)
+@calmly(30)
 def test_code_places_in_lists_are_the_plain_ones(problem, data):
     queries, _, _ = problem
     num_items = queries.num_items
@@ -263,7 +263,7 @@ def test_unique_codes_change_nothing_and_shared_ones_flatter():
 
 
 @given(embedding_problems(), st.integers(1, 4), st.booleans())
-@calmly(60)
+@calmly(30)
 def test_lists_gathered_in_blocks_are_a_plain_sort(problem, top_k, filter_seen):
     queries, vectors, items = problem
     with pytest.MonkeyPatch.context() as patch:
