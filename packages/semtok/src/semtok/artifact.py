@@ -10,12 +10,12 @@ from typing import Any
 from semtok.catalog import CatalogError
 from semtok.collisions import Collisions
 from semtok.embedding.contract import load_source
-from semtok.quantizers.contract import Quantizer, load_quantizer
+from semtok.quantizers.contract import load_quantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
 from semtok.storage import read_part, refusing, replacing_folder, write_config
 from semtok.tokenizer import Tokenizer
-from semtok.views import View, ViewQuantizer
+from semtok.views import View
 
 _KIND = "tokenizer"
 
@@ -79,7 +79,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         collisions, distortion = config["collisions"], config["distortion"]
         overlap = config.get("neighbour_overlap")
         return Tokenizer(
-            quantizer=_load_quantizer(folder / "quantizer"),
+            quantizer=load_quantizer(folder / "quantizer"),
             semantic_ids=SemanticIds.read(
                 folder / "codes.parquet",
                 codebook_sizes=config["codebook_sizes"],
@@ -101,12 +101,6 @@ def is_tokenizer(folder: str | Path) -> bool:
     except CatalogError:
         return False
     return True
-
-
-def _load_quantizer(folder: Path) -> Quantizer:
-    if read_part(folder)[0].get("kind") == ViewQuantizer.kind:
-        return ViewQuantizer.load(folder)
-    return load_quantizer(folder)
 
 
 def _load_views(folder: Path, config: Mapping[str, Any]) -> tuple[View, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semtok.console import Console
-from semtok.options import FitOptions, RunOptions, refuse_fitting, with_options
+from semtok.options import FitOptions, RunOptions, refuse_cache_with_ray, refuse_fitting, with_options
 
 if TYPE_CHECKING:
     from semtok.fitting import Items
@@ -102,6 +102,7 @@ def encode(
     """Write the codes of every item: one line an item, in order, no two items with the same."""
     if tokenizer is not None:
         refuse_fitting(options)
+        refuse_cache_with_ray(run)
     else:
         options.check(run)
         for given, flag in ((extend, "--extend"), (refit_above, "--refit-above")):

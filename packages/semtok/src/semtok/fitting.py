@@ -122,7 +122,7 @@ def fit_tokenizer(
             arrays[name] = read_embeddings(spec, items.item_ids, id_column=run.id_column)
             continue
         sources[name] = _source(name, spec, items, options, run, console)
-        arrays[name] = _embed(name, sources[name], items.chunks(), run, work, console)
+        arrays[name] = _embed(name, sources[name], items, None, run, work, console)
     quantizer = QUANTIZERS[options.quantizer]
     return Tokenizer.fit(
         Catalog(item_ids=items.item_ids, fields={}),
@@ -151,6 +151,20 @@ def encode_items(
 ) -> Encoding:
     """The semantic IDs of all items: those that the tokenizer knows keep theirs."""
     tokenizer = _placed(tokenizer, run)
+    threshold = REFIT_ABOVE if refit_above is None else refit_above
+    if run.engine == "ray":
+        from semtok.ray_engine import RayOptions, encode_files
+
+        console("embedding and encoding", 0, 1)
+        return encode_files(
+            tokenizer,
+            [items.path],
+            workspace=work,
+            id_column=run.id_column,
+            refit_above=threshold,
+            options=RayOptions(device=run.device or "cpu"),
+            progress=partial(console, "embedding and encoding"),
+        )
     given = tokenizer.semantic_ids
     new = [item_id for item_id in items.item_ids if not given.has(item_id)]
     arrays = _stored(tokenizer, items, options, run)
@@ -160,11 +174,13 @@ def encode_items(
         for view in tokenizer.views:
             if view.source is not None:
                 chunks = _new_items(items, tokenizer)
-                arrays[view.name] = _embed(view.name, view.source, chunks, run, work, console)
+                arrays[view.name] = _embed(
+                    view.name, view.source, items, chunks, run, work, console
+                )
         found = tokenizer.encode(
             Catalog(item_ids=new, fields={}),
             embeddings=arrays,
-            refit_above=REFIT_ABOVE if refit_above is None else refit_above,
+            refit_above=threshold,
             workspace=work,
             progress=console,
         )
@@ -272,21 +288,33 @@ def _source(
 def _embed(
     name: str,
     source: EmbeddingSource,
-    chunks: Iterator[Catalog],
+    items: Items,
+    chunks: Iterator[Catalog] | None,
     run: RunOptions,
     work: Path,
     console: Console,
 ) -> np.ndarray:
-    """The embeddings of a view, in a file of the workspace."""
+    """The embeddings of a view, in a file of the workspace: of some chunks, or of all items."""
     stage = "embedding" if name == "embedding" else f"embedding {name}"
     console(stage, 0, 1)
-    number = len(list(work.glob("view*.npy")))
+    path = work / f"view{len(list(work.glob('view*.npy')))}.npy"
+    progress = partial(console, stage)
+    if run.engine == "ray" and chunks is None:
+        from semtok.ray_engine import RayOptions, embed_files
+
+        device = RayOptions(device=run.device or "cpu")
+        item_ids, array = embed_files(
+            source, [items.path], path, id_column=run.id_column, options=device, progress=progress
+        )
+        assert item_ids == items.item_ids, "the engine keeps the order"
+        return array
     return embed_chunks(
         source,
-        chunks,
-        path=work / f"view{number}.npy",
+        items.chunks() if chunks is None else chunks,
+        path=path,
         cache=run.cache,
-        progress=partial(console, stage),
+        total=len(items.item_ids) if chunks is None else None,
+        progress=progress,
     )
 
 

@@ -197,6 +197,7 @@ class FitOptions:
             _refuse(self.fields, "--fields", "has no effect with --views, which names the fields")
             if all("=" in part for part in self.views.split(",")):
                 _refuse(self.embedding, "--embedding", "has no effect: each view names its own")
+        refuse_cache_with_ray(run)
         if len(specs) == 1:
             _refuse(self.fuse, "--fuse", "needs several --views")
         if self.pca is None:
@@ -204,6 +205,7 @@ class FitOptions:
         if all(map(is_stored, specs.values())):
             _refuse(self.fields, "--fields", "has no effect with stored embeddings")
             _refuse(run.cache, "--cache", "has no effect with stored embeddings")
+            _refuse(run.engine == "ray", "--engine", "has no effect with stored embeddings")
         images = [is_image(name, spec) for name, spec in specs.items()]
         texts = [
             not image and spec != "lsa" and not is_stored(spec)
@@ -268,6 +270,12 @@ def refuse_fitting(options: FitOptions) -> None:
                 "has no effect with --tokenizer, which is fitted already",
                 param_hint="--" + field.name.replace("_", "-"),
             )
+
+
+def refuse_cache_with_ray(run: RunOptions) -> None:
+    """Raises BadParameter if a cache is asked of the Ray engine, which has none."""
+    if run.engine == "ray":
+        _refuse(run.cache, "--cache", "has no effect with --engine ray")
 
 
 def _refuse(value: object, flag: str, reason: str) -> None:

@@ -150,4 +150,8 @@ def load_quantizer(folder: str | Path) -> Quantizer:
         if known.kind == config.get("kind"):
             loaded: Quantizer = known.quantizer_class.load(folder)
             return loaded
+    from semtok.views import ViewQuantizer
+
+    if config.get("kind") == ViewQuantizer.kind:
+        return ViewQuantizer.load(folder)
     raise CatalogError(f"{folder}: unknown kind of quantizer {config.get('kind')!r}")
