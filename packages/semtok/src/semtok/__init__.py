@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.random import RandomCodes, random_codes
     from semtok.quantizers.residual import ResidualQuantizer
     from semtok.quantizers.rqvae import RqVae
+    from semtok.ray_engine import RayOptions, embed_files, encode_files, write_shards
     from semtok.reduction import Pca
     from semtok.semantic_ids import SemanticIds
     from semtok.sequences import read_sequences
@@ -49,6 +50,7 @@ __all__ = [
     "ProductQuantizer",
     "Quantizer",
     "RandomCodes",
+    "RayOptions",
     "ResidualQuantizer",
     "RqVae",
     "SemanticIds",
@@ -58,6 +60,8 @@ __all__ = [
     "View",
     "ViewQuantizer",
     "embed_chunks",
+    "embed_files",
+    "encode_files",
     "find_catalog",
     "load_tokenizer",
     "measure_collisions",
@@ -71,6 +75,7 @@ __all__ = [
     "save_tokenizer",
     "stream_catalog",
     "write_page",
+    "write_shards",
 ]
 
 # Modules are loaded on first use of a name of theirs, so that `semtok --help` answers at once.
@@ -95,6 +100,7 @@ _MODULES = {
     "quantizers.random": ("RandomCodes", "random_codes"),
     "quantizers.residual": ("ResidualQuantizer",),
     "quantizers.rqvae": ("RqVae",),
+    "ray_engine": ("RayOptions", "embed_files", "encode_files", "write_shards"),
     "reduction": ("Pca",),
     "semantic_ids": ("SemanticIds",),
     "sequences": ("read_sequences",),
