@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import io
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from semtok import Catalog, CatalogError
 from semtok.embedding.chunks import embed_chunks
 from semtok.embedding.contract import EmbeddingSource
@@ -90,12 +93,13 @@ def test_every_batch_is_full_and_neighbours_do_not_matter(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("absent.png", r"item 'i1': image absent.png cannot be read \(No such file"),
+        ("absent.png", r"item 'i1': image 'absent.png' cannot be read \(No such file"),
         (None, "item 'i1': image cannot be read"),
         ("", "item 'i1': image cannot be read"),
         ("cut.png", "item 'i1': image is broken"),
         ("text.png", "item 'i1': image is broken"),
-        ("blue folder", "item 'i1': image blue folder cannot be read"),
+        ("a\0b.png", "item 'i1': image .* cannot be read"),
+        ("blue folder", "item 'i1': image 'blue folder' cannot be read"),
     ],
 )
 def test_missing_and_broken_images(folder: Path, path: object, words: str) -> None:
@@ -153,8 +157,39 @@ def test_options_and_round_trip(tmp_path: Path) -> None:
         ImageEmbedding(model="resnet50", weights="w.pth")
     with pytest.raises(FileNotFoundError, match="no such file of weights"):
         _ = ImageEmbedding(model="resnet50", weights=str(tmp_path / "w.safetensors")).dim
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match="device must be one that torch can use here, got 'abacus'"
+    ):
+        _ = ImageEmbedding(
+            model="resnet50", weights=str(tmp_path / "w.safetensors"), device="abacus"
+        ).dim
     with pytest.raises(CatalogError, match="image field 'image' is not among the fields: title"):
         ImageEmbedding().contents(Catalog(item_ids=["a"], fields={"title": ["x"]}))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), kind=st.sampled_from(["png", "jpeg", "gif", "webp", "tiff", "bmp"]))
+def test_any_bytes_are_an_image_or_broken(data: st.DataObject, kind: str) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((12, 9)).save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about broken metadata and large images
+        image = source(missing="empty")._decode(bytes(content), "a")
+        refusal = ""
+        try:
+            source()._decode(bytes(content), "a")
+        except CatalogError as error:
+            refusal = str(error)
+    assert (image is None) == refusal.startswith("item 'a': image is broken (")
+    assert "\n" not in refusal
+    assert image is None or image.mode == "RGB"
 
 
 def test_fingerprints_name_weights_and_options() -> None:

@@ -75,3 +75,20 @@ def digest(*parts: str | bytes | np.ndarray) -> str:
         state.update(len(data).to_bytes(8, "little"))
         state.update(data)
     return state.hexdigest()
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError unless torch can use a device here."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be one that torch can use here, got {device!r} ({first_line(error)})"
+        ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

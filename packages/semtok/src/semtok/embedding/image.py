@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import Catalog, CatalogError
-from semtok.embedding.contract import Progress, digest
+from semtok.embedding.contract import Progress, check_device, digest, first_line
 from semtok.storage import read_part, read_tensors, refusing, write_part
 
 _WEIGHTS = {"ViT-B-32": "laion2b_s34b_b79k", "resnet50": "IMAGENET1K_V2"}
@@ -161,11 +161,12 @@ class ImageEmbedding:
                 if path is None:
                     raise FileNotFoundError("no path")
                 data = (catalog.folder / path).read_bytes()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a null character in the path
                 if self.missing == "error":
-                    where = f" {path}" if path else ""
+                    where = "" if path is None else f" {str(path)!r}"
+                    reason = getattr(error, "strerror", None) or error
                     raise CatalogError(
-                        f"item {item_id!r}: image{where} cannot be read ({error.strerror or error})"
+                        f"item {item_id!r}: image{where} cannot be read ({reason})"
                     ) from None
                 data = None
             yield data
@@ -179,9 +180,11 @@ class ImageEmbedding:
                 if upright.mode == "P" and "transparency" in upright.info:
                     upright = upright.convert("RGBA")
                 return upright.convert("RGB")
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except Exception as error:  # whatever one of Pillow's decoders makes of broken bytes
             if self.missing == "error":
-                raise CatalogError(f"item {item_id!r}: image is broken ({error})") from None
+                raise CatalogError(
+                    f"item {item_id!r}: image is broken ({first_line(error)})"
+                ) from None
             return None
 
     def _forward(self, images: Sequence[Any]) -> np.ndarray:
@@ -205,6 +208,7 @@ class ImageEmbedding:
         local = Path(weights) if weights.endswith(".safetensors") else None
         if local is not None and not local.is_file():
             raise FileNotFoundError(f"{local}: no such file of weights")
+        check_device(self.device)
         load = _resnet50 if self.model == "resnet50" else _open_clip
         model, transform = load(self.model, weights, local)
         model = model.to(self.device).eval()
@@ -261,7 +265,7 @@ def _open_clip(name: str, weights: str, local: Path | None) -> tuple[Any, Any]:
             name, pretrained=None if local is not None else weights
         )
     except (OSError, RuntimeError) as error:
-        raise OSError(f"weights {weights!r} cannot be loaded: {_first_line(error)}") from None
+        raise OSError(f"weights {weights!r} cannot be loaded: {first_line(error)}") from None
     if local is not None:
         _fill(model, local)
     return model, transform
@@ -278,7 +282,7 @@ def _resnet50(_: str, weights: str, local: Path | None) -> tuple[Any, Any]:
     try:
         model = models.resnet50(weights=chosen if local is None else None)
     except OSError as error:
-        raise OSError(f"weights {weights!r} cannot be loaded: {_first_line(error)}") from None
+        raise OSError(f"weights {weights!r} cannot be loaded: {first_line(error)}") from None
     if local is not None:
         _fill(model, local)
     import torch
@@ -302,7 +306,3 @@ def _fill(model: Any, path: Path) -> None:
         lines = [line.strip() for line in str(error).splitlines()]
         reason = lines[1] if len(lines) > 1 else lines[0]
         raise CatalogError(f"{path}: not the weights of this model ({reason[:200]})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

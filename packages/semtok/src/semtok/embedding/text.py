@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
-from semtok.embedding.contract import Progress, digest
+from semtok.embedding.contract import Progress, check_device, digest, first_line
 from semtok.storage import read_part, refusing, write_part
 
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -207,6 +207,8 @@ class TextEmbedding:
             raise ImportError(
                 f"text models need an extra (no module {error.name}): pip install 'semtok[text]'"
             ) from None
+        check_device(self.device)
+        from safetensors import SafetensorError
         from transformers.utils import logging as transformers_logging
 
         shown = transformers_logging.is_progress_bar_enabled()
@@ -217,8 +219,8 @@ class TextEmbedding:
             if limit is None or self.max_tokens < limit < math.inf:
                 encoder.max_seq_length = self.max_tokens
             return encoder
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
+        except (OSError, SafetensorError) as error:
+            reason = first_line(error)
             raise OSError(f"text model {self.model!r} cannot be loaded: {reason}") from None
         finally:
             if shown:
