@@ -11,8 +11,9 @@ from genrec.backbones import (
     SASRec,
     StateBackbone,
 )
+from genrec.catalogue import with_catalogue
 from genrec.cloze import MaskedBatches
-from genrec.decoding import Ranked, beam_search, exact_scores
+from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
 from genrec.losses import (
     binary_cross_entropy,
     candidate_binary_cross_entropy,
@@ -23,10 +24,11 @@ from genrec.losses import (
     sampled_cross_entropy,
 )
 from genrec.progress import TrainingEvent, rich_progress
-from genrec.recommender import Answer, Recommendation, Recommender
+from genrec.recommender import Answer, Recommendation, Recommender, Request
 from genrec.sampling import sample_candidates, sample_negatives
 from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
+from genrec.streams import Streams
 from genrec.training import TrainingConfig, TrainingResult, fit
 from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
@@ -46,6 +48,7 @@ __all__ = [
     "Ranked",
     "Recommendation",
     "Recommender",
+    "Request",
     "SASRec",
     "SavedModel",
     "Seq2Seq",
@@ -53,11 +56,13 @@ __all__ = [
     "Seq2SeqOutput",
     "SequenceBatches",
     "StateBackbone",
+    "Streams",
     "TrainingConfig",
     "TrainingEvent",
     "TrainingResult",
     "Trie",
     "Vocabulary",
+    "beam_recall",
     "beam_search",
     "binary_cross_entropy",
     "candidate_binary_cross_entropy",
@@ -74,4 +79,6 @@ __all__ = [
     "sample_negatives",
     "sampled_cross_entropy",
     "save_model",
+    "score_items",
+    "with_catalogue",
 ]

@@ -7,7 +7,7 @@ that serves many beams with one encoded history needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from einops import rearrange
@@ -155,34 +155,6 @@ class MultiHeadAttention(nn.Module):
         )
         result: Tensor = self.output(rearrange(out, "b h n d -> b n (h d)"))
         return result
-
-    def step(
-        self,
-        x: Float[Tensor, "users beams dim"],
-        past: Sequence[Float[Tensor, "users _ two_dim"]],
-    ) -> tuple[Float[Tensor, "users beams dim"], Float[Tensor, "users beams two_dim"]]:
-        """Adds one position to many sequences side by side, each attending to its own past.
-
-        Args:
-            x: The new position of each beam.
-            past: Keys and values of each earlier position as this method returned them, row i those
-                of beam i; or a single row that all beams of a user share.
-
-        Returns:
-            The attention's output and the new position's keys and values, to be passed on.
-        """
-        new = self.key_value(x)
-        query = rearrange(self.query(x), "u n (h d) -> u n h d", h=self.num_heads)
-        query = query * query.shape[-1] ** -0.5
-        pairs = [
-            rearrange(entry, "u n (two h d) -> two u n h d", two=2, h=self.num_heads)
-            for entry in (*past, new)
-        ]
-        weights = torch.stack([(query * key).sum(dim=-1) for key, _ in pairs]).softmax(dim=0)
-        out = weights[0, ..., None] * pairs[0][1]
-        for weight, (_, value) in zip(weights[1:], pairs[1:], strict=True):
-            out = torch.addcmul(out, weight[..., None], value)
-        return self.output(rearrange(out, "u n h d -> u n (h d)")), new
 
 
 class FeedForward(nn.Sequential):
@@ -339,22 +311,15 @@ class DecoderLayer(nn.Module):
         memory: KeysValues,
         *,
         memory_padding: Bool[Tensor, "batch keys"] | None = None,
-        attention: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Returns the layer's states.
 
         Args:
-            x: Input states. With an `attention` of its own these need not be one sequence: to the
-                encoder's states every position is a query by itself, so the beams of one user may
-                lie side by side and share `memory`.
+            x: Input states.
             memory: The encoder's keys and values, from `cross_attention.project`.
             memory_padding: True where the encoder's positions are padding.
-            attention: Takes the place of the causal self-attention; cached decoding passes its own.
         """
-        if attention is None:
-            x = self.attention_residual(x, lambda normed: self.attention(normed, causal=True))
-        else:
-            x = self.attention_residual(x, attention)
+        x = self.attention_residual(x, lambda normed: self.attention(normed, causal=True))
         x = self.cross_residual(
             x,
             lambda normed: self.cross_attention(normed, keys_values=memory, padding=memory_padding),
