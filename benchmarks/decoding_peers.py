@@ -116,7 +116,7 @@ class Peer:
     ) -> None:
         self.t5, self.trie = t5, trie
         offsets = [FIRST_CODE + sum(trie.codebook_sizes[:k]) for k in range(trie.num_levels)]
-        self.tokens = trie.codes + torch.tensor(offsets)
+        self.tokens = trie.codes + torch.tensor(offsets, device=trie.device)
         rows = [tuple(row) for row in self.tokens.tolist()]
         self.item = {row: item for item, row in enumerate(rows)}
         below: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
@@ -145,7 +145,7 @@ class Peer:
                 **constraint,
             )
         rows = [self.item[tuple(row)] for row in found[:, 1:].tolist()]
-        return torch.tensor(rows).view(len(history), -1)
+        return torch.tensor(rows, device=history.device).view(len(history), -1)
 
     def with_callback(self, history: Tensor) -> Tensor:
         """Answers by `prefix_allowed_tokens_fn`, a look-up in a dict for each beam."""
@@ -175,4 +175,4 @@ class TrieProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Returns the scores with minus infinity at what is not legal."""
         rows = [self.row.get(tuple(prefix), self.none) for prefix in input_ids[:, 1:].tolist()]
-        return scores.masked_fill(self.mask[rows], -torch.inf)
+        return scores.masked_fill(self.mask[rows].to(scores.device), -torch.inf)

@@ -7,7 +7,7 @@ start, another where its leaves do; neither a search nor a dense table is needed
 nodes of the last level, the leaves, are the items.
 
 Numbers are stored in 32 bits, codes in 16 where they fit, and look-ups return int64. A catalogue
-of 10 million items and three levels of 256 codes takes about 140 MB.
+of 10 million items and three levels of 256 codes takes about 100 MB.
 """
 
 from __future__ import annotations
