@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,7 @@ import pytest
 from semtok import CatalogError, HierarchicalKMeans, LsaEmbedding, SemanticIds, Tokenizer
 from semtok.catalog import Catalog, read_catalog
 from semtok.ray_engine import RayOptions, catalog_files, embed_files, encode_files, write_shards
+from semtok.ray_tasks import Worker, packed, read_chunks
 
 WORDS = ("red", "blue", "nail", "polish", "dry", "hair", "shampoo", "face", "cream", "oil")
 
@@ -82,6 +85,37 @@ def cluster() -> Iterator[None]:
 
 # Ray sets options of its own that it calls deprecated, and leaves sockets open.
 quiet = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("chunk_size", [37, 1000])
+def test_actors_make_of_chunks_what_the_local_engine_makes_of_all(
+    folder: Path,
+    catalog: Catalog,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk_size: int,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda packed: packed))
+    worker = Worker(packed(tokenizer.views, tokenizer.quantizer), "cpu")
+    batches = []
+    for number, path in enumerate(catalog_files([folder])):
+        task = {"number": np.array([number]), "path": np.array([str(path)], dtype=object)}
+        for chunk in read_chunks(task, "item_id", chunk_size, [["title"], ["brand"]]):
+            batches.append(worker(chunk))  # noqa: PERF401
+    found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    assert found["item_id"].tolist() == catalog.item_ids
+    assert found["number"].tolist() == [0] * 150 + [1] * 150 + [2] * 90
+    assert found["row"].tolist() == [*range(150), *range(150), *range(90)]
+    x = np.concatenate(
+        [
+            view.reduction.transform(view.source.embed(catalog))
+            for view in tokenizer.views
+            if view.source is not None and view.reduction is not None
+        ],
+        axis=1,
+    )
+    np.testing.assert_array_equal(found["x"], x)
+    np.testing.assert_array_equal(found["codes"], tokenizer.quantizer.encode(x))
 
 
 @needs_ray

@@ -53,9 +53,13 @@ class EmbeddingCache:
                 progress(done, len(catalog))
             for start in range(0, len(new), _SHARD):
                 rows = new[start : start + _SHARD]
-                self._write(keys[rows], self.source.embed(catalog.take(rows.tolist())))
-                if progress is not None:
-                    progress(done + start + len(rows), len(catalog))
+
+                def report(in_shard: int, _: int, before: int = done + start) -> None:
+                    if progress is not None:
+                        progress(before + in_shard, len(catalog))
+
+                part = self.source.embed(catalog.take(rows.tolist()), progress=report)
+                self._write(keys[rows], part)
             embeddings = self._read(self._index.find(keys))
             if embeddings is not None:
                 return embeddings
