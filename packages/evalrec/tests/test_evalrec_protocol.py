@@ -158,7 +158,7 @@ def timed(rows) -> Interactions:
     st.integers(1, 10),
     st.integers(11, 19),
 )
-@calmly(200)
+@calmly(100)
 def test_temporal_split_is_the_plain_one(rows, validation_time, test_time):
     ordered = sorted(rows, key=lambda row: (row[0], row[2]))
 

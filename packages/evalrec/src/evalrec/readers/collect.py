@@ -97,6 +97,7 @@ def collect(
         left = f" of at least {min_rating:g}" if num_rows and min_rating is not None else ""
         raise DataError(f"{source} holds no interactions{left}")
     timed = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else []
+    parts.clear()  # as large as the table itself
     front = []
     for only_missing, rows in earlier:
         if only_missing and timed:
