@@ -151,10 +151,10 @@ def ours(
 
     model.train()
     with FlopCounterMode(display=False) as counter:
-        for batch in islice(source(0), 4):
+        for batch in islice(source(0), 20):
             sum(loss(model, batch.to(options.device)).values()).backward()
     model.zero_grad()
-    return Contestant(name, run, flops=counter.get_total_flops() / 4)
+    return Contestant(name, run, flops=counter.get_total_flops() / 20)
 
 
 def t5_peer(source: PairBatches, codes: Tensor, options: argparse.Namespace) -> Contestant:

@@ -202,10 +202,9 @@ def test_batches_weigh_as_many_samples_as_they_hold():
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     """Two processes with a batch each a step, beside one that accumulates two."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    port = ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*command, *port, __file__, str(tmp_path / "two"), "processes"],
+        [*torchrun, "--nproc-per-node", "2", __file__, str(tmp_path / "two"), "processes"],
         timeout=600,
         check=False,
         capture_output=True,

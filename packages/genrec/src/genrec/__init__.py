@@ -24,7 +24,13 @@ from genrec.losses import (
     sampled_cross_entropy,
 )
 from genrec.progress import TrainingEvent, rich_progress
-from genrec.recommender import Answer, Recommendation, Recommender, Request
+from genrec.recommender import (
+    Answer,
+    DenseRecommender,
+    Recommendation,
+    Recommender,
+    Request,
+)
 from genrec.sampling import sample_candidates, sample_negatives
 from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
@@ -41,6 +47,7 @@ __all__ = [
     "BERT4Rec",
     "Backbone",
     "Batch",
+    "DenseRecommender",
     "GRU4Rec",
     "ItemTable",
     "MaskedBatches",
