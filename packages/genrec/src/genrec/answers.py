@@ -1,0 +1,243 @@
+"""What a recommender is asked and what it answers, and the way from one to the other.
+
+Whatever the model, ids become rows, histories are cut and padded, requests with allow-lists of
+their own go together, and a history without any known item gets the popular ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from genrec.decoding import Ranked
+
+Rank = Callable[[Tensor, Tensor | None, Tensor | None], Ranked]
+"""From padded histories, padded items to leave out, and items allowed to the best items."""
+
+
+class Recommendation(NamedTuple):
+    """One recommended item.
+
+    Attributes:
+        item_id: The item's id.
+        score: Log-probability of the item as the model has it; for popular items the logarithm of
+            the item's share in all interactions.
+    """
+
+    item_id: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A history with wishes of its own.
+
+    Attributes:
+        history: Item ids, oldest first.
+        allow: Ids of the items that alone may be returned; None for all.
+        deny: Ids of items that must not be returned.
+    """
+
+    history: Sequence[str]
+    allow: Collection[str] | None = None
+    deny: Collection[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one history is answered with.
+
+    Attributes:
+        items: Recommendations, best first.
+        unknown: How many ids of the history the model does not know; they were skipped.
+        popular: True where the history held no known item, so that `items` are merely the popular
+            ones.
+    """
+
+    items: list[Recommendation]
+    unknown: int
+    popular: bool
+
+
+class _Asked(NamedTuple):
+    """A request in item rows."""
+
+    history: list[int]
+    allow: list[int] | None
+    deny: list[int]
+    unknown: int
+
+
+class Answers:
+    """What all recommenders have in common: a catalogue of ids, and answers to requests.
+
+    Args:
+        item_ids: Id of each item row.
+        history_length: Most items of a history that the model reads.
+        device: Where the model is.
+        popularity: How often each item was had. With it, a history without any known item is
+            answered with the items had most; without it, by the model, from nothing.
+    """
+
+    def __init__(
+        self,
+        item_ids: Sequence[str],
+        *,
+        history_length: int,
+        device: torch.device,
+        popularity: Int[Tensor, " items"] | None,
+    ) -> None:
+        self.item_ids = list(item_ids)
+        self.rows = {item_id: row for row, item_id in enumerate(item_ids)}
+        self.popularity = popularity
+        self.history_length = history_length
+        self.device = device
+        if popularity is not None:
+            order = popularity.argsort(descending=True, stable=True)
+            self._most_popular = order[: int((popularity > 0).sum())].tolist()
+
+    def answers(
+        self,
+        histories: Iterable[Sequence[str] | Request],
+        rank: Rank,
+        *,
+        top_k: int,
+        exclude_seen: bool,
+        allow: Collection[str] | None,
+        deny: Collection[str],
+        unknown: Literal["skip", "error"],
+        batch_size: int,
+    ) -> Iterator[Answer]:
+        """Answers requests as they come, a batch at a time; arguments as for `recommend`."""
+        if unknown not in ("skip", "error"):
+            raise ValueError(f'unknown must be "skip" or "error", got {unknown!r}')
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        search = _Search(self, rank, top_k, exclude_seen, self._marks(allow, deny))
+        return self._stream(iter(histories), search, unknown, batch_size)
+
+    def _marks(
+        self, allow: Collection[str] | None, deny: Collection[str]
+    ) -> Bool[Tensor, " items"] | None:
+        """Returns one mark an item, True where anybody may be given it; None where all may."""
+        if allow is None and not deny:
+            return None
+        marks = torch.full((len(self.item_ids),), allow is None)
+        if allow is not None:
+            marks[self._known(allow)] = True
+        marks[self._known(deny)] = False
+        return marks.to(self.device)
+
+    def _stream(
+        self,
+        histories: Iterator[Sequence[str] | Request],
+        search: _Search,
+        unknown: str,
+        batch_size: int,
+    ) -> Iterator[Answer]:
+        first = 0
+        while batch := list(islice(histories, batch_size)):
+            asked = [
+                self._asked(request, first + number, unknown)
+                for number, request in enumerate(batch)
+            ]
+            popular = [not one.history and self.popularity is not None for one in asked]
+            found = search(
+                [one for one, is_popular in zip(asked, popular, strict=True) if not is_popular]
+            )
+            for one, is_popular in zip(asked, popular, strict=True):
+                items = search.popular(one) if is_popular else next(found)
+                yield Answer(items=items, unknown=one.unknown, popular=is_popular)
+            first += len(batch)
+
+    def _asked(self, request: Sequence[str] | Request, number: int, unknown: str) -> _Asked:
+        """Returns a request in rows, without the ids that are not known."""
+        if not isinstance(request, Request):
+            request = Request(history=request)
+        for ids in (request.history, request.allow, request.deny):
+            if isinstance(ids, str):
+                raise TypeError(f"histories must be sequences of ids, got the string {ids!r}")
+        if unknown == "error":
+            for item_id in request.history:
+                if item_id not in self.rows:
+                    raise ValueError(f"history {number} must hold known ids only, got {item_id!r}")
+        history = self._known(request.history)
+        allow = None if request.allow is None else self._known(request.allow)
+        deny = self._known(request.deny)
+        return _Asked(history, allow, deny, len(request.history) - len(history))
+
+    def _known(self, ids: Collection[str]) -> list[int]:
+        """Returns the rows of the ids that are known."""
+        return [self.rows[item_id] for item_id in ids if item_id in self.rows]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How all histories of a call are searched."""
+
+    catalogue: Answers
+    rank: Rank
+    top_k: int
+    exclude_seen: bool
+    marks: Bool[Tensor, " items"] | None
+
+    def __call__(self, asked: list[_Asked]) -> Iterator[list[Recommendation]]:
+        """Returns the items for each request; those with allow-lists of their own go together."""
+        answers: list[list[Recommendation]] = [[]] * len(asked)
+        for own in (False, True):
+            numbers = [i for i, one in enumerate(asked) if (one.allow is not None) == own]
+            if numbers:
+                found = self._found([asked[number] for number in numbers], own)
+                for number, items in zip(numbers, found, strict=True):
+                    answers[number] = items
+        return iter(answers)
+
+    def popular(self, one: _Asked) -> list[Recommendation]:
+        """Returns the items had most, of those that may be returned."""
+        popularity, ids = self.catalogue.popularity, self.catalogue.item_ids
+        assert popularity is not None
+        total = int(popularity.sum())
+        denied = set(one.deny)
+        allowed = (
+            row
+            for row in self.catalogue._most_popular
+            if row not in denied
+            and (one.allow is None or row in one.allow)
+            and (self.marks is None or bool(self.marks[row]))
+        )
+        return [
+            Recommendation(ids[row], math.log(int(popularity[row]) / total))
+            for row in islice(allowed, self.top_k)
+        ]
+
+    def _found(self, asked: list[_Asked], own: bool) -> Iterator[list[Recommendation]]:
+        newest = [one.history[-self.catalogue.history_length :] for one in asked]
+        exclude = [one.deny + one.history * self.exclude_seen for one in asked]
+        allow: Tensor | None = self.marks
+        if own:
+            lists = [one.allow or [] for one in asked]
+            if self.marks is not None:
+                allowed = self.marks.tolist()
+                lists = [[row for row in rows if allowed[row]] for rows in lists]
+            allow = self._padded(lists)
+        ranked = self.rank(
+            self._padded(newest), self._padded(exclude) if any(exclude) else None, allow
+        )
+        ids = self.catalogue.item_ids
+        for rows, scores in zip(ranked.items.tolist(), ranked.scores.tolist(), strict=True):
+            pairs = zip(rows, scores, strict=True)
+            yield [Recommendation(ids[row], score) for row, score in pairs if row >= 0]
+
+    def _padded(self, lists: list[list[int]]) -> Int[Tensor, "batch length"]:
+        num_items, length = len(self.catalogue.item_ids), max(map(len, lists))
+        rows = [rows + [num_items] * (length - len(rows)) for rows in lists]
+        return torch.tensor(rows, dtype=torch.long, device=self.catalogue.device)
