@@ -74,6 +74,18 @@ def test_the_same_input_writes_the_same_bytes(raw, tmp_path):
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
 
 
+def test_every_stage_is_reported_to_its_end(make_raw, tmp_path):
+    raw, calls = make_raw("hm"), {}
+    prepare(
+        "hm",
+        [raw.folder],
+        tmp_path / "out",
+        progress=lambda stage, done, total: calls.update({stage: (done, total)}),
+    )
+    assert list(calls) == ["reading", "filtering", "reading items", "writing"]
+    assert all(done == total for done, total in calls.values())
+
+
 def test_the_hash_is_of_the_content(make_raw, tmp_path):
     raw = make_raw("movielens-csv")
     one = prepare("movielens", [raw.folder], tmp_path / "one")

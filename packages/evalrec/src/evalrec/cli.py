@@ -151,8 +151,9 @@ def _read(directory: Path, files: list[Path]) -> tuple[Interactions, Split]:
 
 def _print_prepared(prepared: Prepared) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=str(prepared.folder), title_justify="left")
+    table = Table(title=Text(str(prepared.folder)), title_justify="left")
     table.add_column("step")
     for name in ("users", "items", "interactions"):
         table.add_column(name, justify="right")

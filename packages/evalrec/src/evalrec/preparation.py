@@ -113,6 +113,8 @@ def prepare(
     table, steps = _reduce(read.interactions, options, progress)
     table = _renumbered(table)
     records = read_catalogue(name, files, dict.fromkeys(table.item_ids), progress=progress)
+    if progress is not None:
+        progress("writing", 0, 1)
     lines = [
         json.dumps(records.get(item) or {"item_id": item}, ensure_ascii=False) + "\n"
         for item in table.item_ids
@@ -146,6 +148,8 @@ def prepare(
         "content_sha256": prepared.content_sha256,
     }
     _write(out, table, catalogue, description)
+    if progress is not None:
+        progress("writing", 1, 1)
     return prepared
 
 
