@@ -244,7 +244,7 @@ def _import(module: str) -> Any:
         raise ImportError(
             f"image models need an extra (no module {error.name}): pip install 'semtok[image]'"
         ) from None
-    except (RuntimeError, ImportError, OSError) as error:
+    except (RuntimeError, ImportError, AttributeError, OSError) as error:
         import torch
 
         raise ImportError(
