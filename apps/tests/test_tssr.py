@@ -1,0 +1,187 @@
+"""TSSR: its model against plain parts, and the app as its user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from evalrec import write_synthetic
+from fusion import item_contrast, user_contrast
+from genrec import Batch, full_cross_entropy
+from tssr_model import Content, Model, TwoStream, tssr_loss
+
+APP = Path(__file__).resolve().parents[1] / "tssr.py"
+SMALL = """
+[content]
+embedding = "lsa"
+streams = ["title", "brand+categories"]
+dim = 16
+[model]
+dim = 16
+num_heads = 2
+feedforward_dim = 32
+epochs = 3
+batch_size = 64
+warmup_steps = 10
+[evaluation]
+validation_users = 100
+"""
+
+
+@pytest.fixture
+def contents() -> list[torch.Tensor]:
+    return list(torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return Batch(
+        history=torch.tensor([[0, 3, 5], [4, 1, 9], [2, 9, 9]]),
+        targets=torch.tensor([[3, 5, 7], [1, 8, 9], [6, 9, 9]]),
+        users=torch.arange(3),
+    )
+
+
+def small(**options: object) -> Model:
+    sizes = {"dim": 8, "num_heads": 2, "feedforward_dim": 16, "num_negatives": 0}
+    return Model(**{**sizes, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("head", ["ids", "sum"])
+def test_the_loss_is_equation_4(contents: list[torch.Tensor], batch: Batch, head: str) -> None:
+    config = small(head=head, user_weight=0.5, item_weight=0.25)
+    torch.manual_seed(0)
+    model = TwoStream(config, contents).eval()
+    losses = tssr_loss(config, model, batch)
+    tables = [stream.item_vectors() for stream in model.streams]
+    states = [stream(batch.history) for stream in model.streams]
+    vectors = sum(tables[1:], tables[0]) if head == "sum" else tables[0]
+    torch.testing.assert_close(vectors, model.item_vectors())
+    joined = model(batch.history)
+    torch.testing.assert_close(joined, model.gate(model.cross(states)))
+    expected = full_cross_entropy(
+        joined, vectors, batch.targets, similarity="cosine", temperature=0.07
+    )
+    torch.testing.assert_close(losses["next_item"], expected)
+    valid = batch.targets < 9
+    following = [torch.cat([table, table[:1]])[batch.targets] for table in tables]
+    users = [user_contrast(states[0], other, valid, temperature=0.2) for other in states[1:]]
+    torch.testing.assert_close(losses["user_contrast"], 0.5 * (users[0] + users[1]) / 2)
+    items = [
+        item_contrast(
+            states[0],
+            states[n],
+            following[0],
+            following[n],
+            batch.targets,
+            valid,
+            temperature=1.0,
+        )
+        for n in (1, 2)
+    ]
+    torch.testing.assert_close(losses["item_contrast"], 0.25 * (items[0] + items[1]) / 2)
+
+
+def test_only_the_items_of_a_batch_pass_the_content_projection(
+    contents: list[torch.Tensor], batch: Batch
+) -> None:
+    """The same gradients as with all items, when negatives are drawn."""
+    config = small(num_negatives=4)
+    torch.manual_seed(0)
+    model = TwoStream(config, contents).eval()
+    rows = torch.tensor([0, 2, 5])
+    for some, whole in zip(model.tables(rows), model.tables(), strict=True):
+        torch.testing.assert_close(some[rows], whole[rows])
+    torch.manual_seed(1)
+    sum(tssr_loss(config, model, batch).values()).backward()  # type: ignore[union-attr]
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    tables = type(model).tables
+    try:
+        TwoStream.tables = lambda self, rows=None: tables(self)  # type: ignore[method-assign]
+        torch.manual_seed(1)
+        sum(tssr_loss(config, model, batch).values()).backward()  # type: ignore[union-attr]
+    finally:
+        TwoStream.tables = tables  # type: ignore[method-assign]
+    assert len(found) > 20
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
+
+
+def test_the_state_of_a_history_does_not_depend_on_its_padding(
+    contents: list[torch.Tensor],
+) -> None:
+    model = TwoStream(small(), contents).eval()
+    short = model.last_state(torch.tensor([[3, 1]]))
+    torch.testing.assert_close(model.last_state(torch.tensor([[3, 1, 9, 9]])), short)
+    assert model.score(torch.tensor([[9, 9]])).isfinite().all()
+
+
+def test_a_weight_of_zero_leaves_its_term_out(contents: list[torch.Tensor], batch: Batch) -> None:
+    config = small(user_weight=0.0, item_weight=0.0)
+    assert list(tssr_loss(config, TwoStream(config, contents), batch)) == ["next_item"]
+
+
+def test_wrong_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="streams must name fields"):
+        Content(streams=("title", " + "))
+    with pytest.raises(ValueError, match="contrast_temperature must be positive, got 0"):
+        Model(contrast_temperature=0.0)
+    with pytest.raises(ValueError, match="user_weight must be at least 0, got -1"):
+        Model(user_weight=-1.0)
+
+
+def tssr(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(APP), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(
+        tmp_path_factory.mktemp("tssr") / "data", num_items=100, num_users=300, seed=3
+    )
+
+
+@pytest.fixture(scope="module")
+def complete(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tssr_run")
+    (folder / "small.toml").write_text(SMALL)
+    out = folder / "run"
+    done = tssr("run", "--data", data, "--out", out, "--config", folder / "small.toml")
+    assert done.returncode == 0, done.stderr
+    assert "TSSR" in done.stdout
+    return out
+
+
+def test_a_run_leaves_what_it_promises(complete: Path) -> None:
+    document = json.loads((complete / "metrics.json").read_text())
+    models = {"TSSR", "SASRec, ids", "SASRec, content", "SASRec, ids and content"}
+    assert models | {"popularity", "graph + text"} <= set(document["test"])
+    assert all(report["counts"]["users"] == 300 for report in document["test"].values())
+    assert set(document["streams"]) == {"ids", "title", "brand+categories"}
+    assert document["streams"]["ids"]["alignment"] == pytest.approx(0.0, abs=1e-6)
+    page = (complete / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") >= 11
+
+
+def test_recommend_answers(complete: Path, data: Path, tmp_path: Path) -> None:
+    lines = (data / "items.jsonl").read_text().splitlines()
+    ids = [json.loads(line)["item_id"] for line in lines]
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    histories = [ids[:4], [ids[7]], []]
+    source.write_text("".join(json.dumps({"history": h}) + "\n" for h in histories))
+    command = ["recommend", "--run", complete, "--input", source, "--output", target]
+    done = tssr(*command, "--top-k", 7, "--exclude-seen")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [answer["popular"] for answer in answers] == [False, False, True]
+    for history, answer in zip(histories, answers, strict=True):
+        found = [item["item_id"] for item in answer["items"]]
+        assert len(set(found)) == 7
+        assert set(found) <= set(ids) - set(history)

@@ -1,0 +1,119 @@
+"""What a TSSR run shows: metrics.json, how the streams agree, report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import page
+import torch
+from evalrec import Report
+from experiment import Run
+from figures import scatter_panels, tsne_panel
+from fusion import alignment_distance, uniformity
+from genrec import Answer, DenseRecommender
+from jaxtyping import Float
+from report import Section, table, write_report
+from stages import Data
+from torch import Tensor
+from tssr_model import Config, TwoStream
+
+MODEL = "TSSR"
+"""The model's row in tables."""
+
+BASELINES = {"ids": "SASRec, ids", "content": "SASRec, content", "both": "SASRec, ids and content"}
+"""Rows of the baselines, by what they read."""
+
+
+def content_stages(config: Config) -> tuple[str, ...]:
+    """The stages of the content embeddings."""
+    return tuple(f"content_{number}" for number in range(1, len(config.content.streams) + 1))
+
+
+def stages(config: Config) -> tuple[str, ...]:
+    """All stages of a run."""
+    return (*content_stages(config), "floors", "tssr", *(f"sasrec_{name}" for name in BASELINES))
+
+
+def metrics(
+    run: Run, data: Data, config: Config, reports: Mapping[str, Report], model: TwoStream
+) -> dict[str, Any]:
+    """What metrics.json holds."""
+    agreement = {
+        name: {"alignment": a, "uniformity": u} for name, a, u in _agreement(config, model)
+    }
+    return page.metrics(run, data, stages(config), reports) | {"streams": agreement}
+
+
+def _streams(config: Config, model: TwoStream) -> dict[str, Float[Tensor, "items dim"]]:
+    """The embeddings of each stream."""
+    with torch.no_grad():
+        tables = [table.detach().cpu() for table in model.tables()]
+    return dict(zip(("ids", *config.content.streams), tables, strict=True))
+
+
+def _agreement(config: Config, model: TwoStream) -> list[tuple[str, float, float]]:
+    """Each stream's distance from the ids, and how evenly it spreads (figure 3)."""
+    streams = _streams(config, model)
+    return [
+        (name, alignment_distance(streams["ids"], vectors), uniformity(vectors))
+        for name, vectors in streams.items()
+    ]
+
+
+def write_page(
+    run: Run, data: Data, config: Config, reports: Mapping[str, Report], model: TwoStream
+) -> None:
+    """Writes report.html from what the stages left."""
+    terms = ["next_item"]
+    terms += ["user_contrast"] if config.model.user_weight else []
+    terms += ["item_contrast"] if config.model.item_weight else []
+    trainings: dict[str, tuple[str, list[str]]] = {"tssr": (MODEL, terms)}
+    if config.evaluation.baselines:
+        trainings |= {f"sasrec_{name}": (title, ["next_item"]) for name, title in BASELINES.items()}
+    recommender = DenseRecommender(
+        model, data.catalog.item_ids, history_length=config.model.history_length
+    )
+
+    def recommend(histories: list[list[str]]) -> list[Answer]:
+        return recommender.recommend(histories, top_k=10)
+
+    sections = [
+        page.results_section(data, reports, MODEL),
+        page.training_section(run, trainings),
+        Section(
+            title="Streams",
+            body=[
+                table(
+                    ["stream", "distance to ids", "uniformity"],
+                    [list(row) for row in _agreement(config, model)],
+                ),
+                scatter_panels(
+                    [
+                        tsne_panel(name, vectors.numpy(), seed=config.seed)
+                        for name, vectors in _streams(config, model).items()
+                    ]
+                ),
+            ],
+            note="Item embeddings of each stream: mean squared distance of unit vectors to the "
+            "ids' (0 is perfect, 2 is unrelated), and uniformity (lower spreads more evenly), "
+            "after Wang and Isola; t-SNE, coloured by 10 k-means clusters.",
+        ),
+        page.examples_section(data, recommend, config.seed),
+    ]
+    write_report(
+        run.path / "report.html",
+        title=MODEL,
+        lead=f"Collaborative signals and semantic relatedness in two streams, {run.path.name}",
+        summary={
+            "Data": data.counts,
+            "Choices": {
+                "content": config.content.embedding,
+                "streams": ", ".join(config.content.streams),
+                "scores": {"ids": "id embeddings", "sum": "ids and content"}[config.model.head],
+                "seed": config.seed,
+            },
+            "Time": page.times(run, stages(config)),
+        },
+        sections=sections,
+    )
