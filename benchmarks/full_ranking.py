@@ -363,7 +363,9 @@ def main() -> None:
         size = SIZES[name]
         if arguments.users:
             fewer = min(arguments.users, size.users)
-            size = Size(fewer, size.items, *(min(fewer, n) for n in (size.bare, size.numpy, 50)))
+            size = Size(
+                fewer, size.items, *(min(fewer, n) for n in (size.bare, size.numpy, size.slow))
+            )
         results.append(measure(name, size, arguments.runs, arguments.ranx_python))
         show(console, results[-1])
     if arguments.json:
