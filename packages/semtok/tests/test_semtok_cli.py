@@ -368,7 +368,9 @@ def test_a_stopped_run_writes_nothing(tmp_path: Path, number: int, code: int) ->
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from semtok.cli import main; main()"
     )
-    command = [sys.executable, "-c", script, "encode", str(items)]
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20_000, 16)))
+    stored = ("--embedding", str(tmp_path / "x.npy"))
+    command = [sys.executable, "-c", script, "encode", str(items), *stored]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV) as process:
         assert process.stderr is not None
         seen = ""
@@ -382,13 +384,15 @@ def test_a_stopped_run_writes_nothing(tmp_path: Path, number: int, code: int) ->
     assert process.returncode == code, seen
     assert code != 130 or seen.splitlines()[-1] == "semtok: interrupted; nothing is half-written"
     assert "Traceback" not in seen
-    assert names(tmp_path) == ["items.jsonl"]
+    assert names(tmp_path) == ["items.jsonl", "x.npy"]
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     write_items(tmp_path / "items.jsonl", 0, 3000)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(3000, 4)))
     script = "from semtok.cli import main; main()"
-    semtok = f"{sys.executable} -c '{script}' encode items.jsonl -o - | head -n 1"
+    command = f"{sys.executable} -c '{script}' encode items.jsonl --embedding x.npy -o -"
+    semtok = f"{command} | head -n 1"
     done = subprocess.run(
         semtok, shell=True, capture_output=True, text=True, env=ENV, cwd=tmp_path, check=False
     )

@@ -187,8 +187,8 @@ def test_a_folder_of_one_view_as_written_before_there_were_views(tmp_path: Path)
 def test_drift_is_the_ratio_of_distortions() -> None:
     x = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
     items = Catalog(item_ids=[f"i{row}" for row in range(100)], fields={})
-    quantizer = partial(ResidualQuantizer.fit, num_levels=2, codebook_size=16)
-    tokenizer = Tokenizer.fit(items, embeddings=x[:100], quantizer=quantizer)
+    quantizer = partial(ResidualQuantizer.fit, num_levels=2, codebook_size=4)
+    tokenizer = Tokenizer.fit(items, embeddings=x[:100], quantizer=quantizer, policy="allow")
     new = Catalog(item_ids=[f"n{row}" for row in range(20)], fields={})
 
     def error(vectors: np.ndarray) -> float:
@@ -199,7 +199,7 @@ def test_drift_is_the_ratio_of_distortions() -> None:
     assert drift is not None
     assert drift.level == 2
     assert drift.ratio == pytest.approx(error(x[100:]) / error(x[:100]), rel=1e-4)
-    assert 1 < drift.ratio < drift.threshold == 1.5
+    assert drift.ratio < drift.threshold == 1.5
     assert not drift.refit
     far = tokenizer.encode(new, embeddings=x[100:] + 5).drift
     assert far is not None

@@ -140,6 +140,9 @@ def test_trees_of_views_give_unique_codes() -> None:
     assert len(np.unique(tokenizer.semantic_ids.codes, axis=0)) == 60
     new = tokenizer.encode(items(55, 64), embeddings={"a": X[:9, :4], "b": np.ones((9, 2))})
     assert len(np.unique(new.semantic_ids.codes, axis=0)) == 9
+    assert new.drift is not None
+    assert new.drift.level == 1  # below it, fitted items are leaves
+    assert new.drift.ratio is not None
 
 
 def test_progress_of_views_is_one_bar() -> None:

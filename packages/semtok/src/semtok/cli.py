@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semtok.console import Console
-from semtok.options import FitOptions, RunOptions, refuse_cache_with_ray, refuse_fitting, with_options
+from semtok.options import (
+    FitOptions,
+    RunOptions,
+    refuse_cache_with_ray,
+    refuse_fitting,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from semtok.fitting import Items

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 REFIT_ABOVE = 1.5
-"""The drift at which refitting is advised unless another threshold is given."""
+"""The drift above which refitting is advised unless another threshold is given.
+
+With 256 codes a level on nine in ten of 12,101 beauty products (LSA), the tenth held out came to
+1.08 by hierarchical k-means, 1.10 by PQ (4 levels) and 1.29 by RQ (3 levels); with half of them
+replaced by video games, to 3.1 to 7.4. The fewer items a code has, the higher the first figure.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +22,8 @@ class Drift:
         num_moved: How many of them got another code than the quantizer gave, as theirs was taken.
         ratio: Their distortion over that of the fitted items; None where the fitted one is 0 or
             not known. 1 says that they are no farther from what their codes stand for.
-        level: The level, from 1, after which both were measured: the last, except for
-            hierarchical k-means, where every fitted item ends at itself, the first.
+        level: The level, from 1, after which both were measured: the last; with hierarchical
+            k-means, where every fitted item ends at itself, the first.
         threshold: The ratio above which refitting is advised.
     """
 

@@ -251,13 +251,19 @@ class Tokenizer:
     def _drift(
         self, x: Float[np.ndarray, "items dim"], num_moved: int, threshold: float
     ) -> Drift | None:
-        # A fitted item of a tree is its own leaf, at distance 0: only its first cluster compares.
-        level = 1 if isinstance(self.quantizer, HierarchicalKMeans) else self.quantizer.num_levels
+        level = 1 if _has_tree(self.quantizer) else self.quantizer.num_levels
         fitted = 0.0 if self.distortion is None else self.distortion[level - 1]
         ratio = self.quantizer.distortion(x)[level - 1] / fitted if fitted > 0 else None
         return Drift(
             num_new=len(x), num_moved=num_moved, ratio=ratio, level=level, threshold=threshold
         )
+
+
+def _has_tree(quantizer: Quantizer) -> bool:
+    """Whether fitted items are leaves, at distance 0: then only the first clusters compare."""
+    if isinstance(quantizer, ViewQuantizer):
+        return any(map(_has_tree, quantizer.parts))
+    return isinstance(quantizer, HierarchicalKMeans)
 
 
 def code_space(quantizer: Quantizer) -> CodeSpace:
