@@ -22,7 +22,7 @@ from semtok.catalog import CATALOG_SUFFIXES, CatalogError, id_hashes
 from semtok.collisions import resolve_collisions
 from semtok.drift import REFIT_ABOVE
 from semtok.embedding.chunks import writing_npy
-from semtok.embedding.contract import EmbeddingSource, Progress
+from semtok.embedding.contract import EmbeddingSource, Progress, first_line
 from semtok.quantizers.contract import Quantizer
 from semtok.ray_tasks import Worker, packed, read_chunks
 from semtok.runs import KeyRuns
@@ -302,13 +302,13 @@ def _refuse_repeated(seen: KeyRuns, item_ids: list[str], files: list[Path], numb
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong in an actor or a task, as it was raised there."""
+    """What went wrong in an actor or a task, without the lines that Ray adds to it."""
     cause: BaseException | None = error
     while cause is not None:
-        inner = getattr(cause, "cause", None) or cause.__cause__
         # Ray's own errors are of the type of their cause, too.
         is_original = not hasattr(cause, "cause")
-        if is_original and isinstance(cause, ValueError | ImportError | OSError):
-            return cause
-        cause = inner
+        for kind in (CatalogError, ValueError, ImportError, OSError):
+            if is_original and isinstance(cause, kind):
+                return kind(first_line(cause))
+        cause = getattr(cause, "cause", None) or cause.__cause__
     return error
