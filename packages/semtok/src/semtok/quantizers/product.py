@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
@@ -25,6 +24,8 @@ from semtok.quantizers.vectors import (
     vector_chunks,
 )
 from semtok.storage import read_part, refusing, write_part
+
+_ROTATIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,7 +100,7 @@ class ProductQuantizer:
             )
         mean = mean_vector(sample)
         sample = _padded(sample, num_levels)
-        rotation = _learned_rotation(sample, num_levels, codebook_size) if rotate else None
+        rotation = _learned_rotation(sample, num_levels, codebook_size, seed) if rotate else None
         if rotation is not None:
             sample = stable_product(sample, rotation).astype(np.float32)
         codebooks = []
@@ -206,18 +207,42 @@ def _parts(
 
 
 def _learned_rotation(
-    x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int
+    x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int, seed: int
 ) -> Float32[np.ndarray, "padded padded"]:
-    """The rotation of OPQ (faiss), to be multiplied from the right."""
-    dim = x.shape[1]
-    bits = int(np.log2(min(codebook_size, len(x))))  # faiss quantizes by powers of two here
-    if bits == 0:
-        return np.eye(dim, dtype=np.float32)
-    inner = faiss.ProductQuantizer(dim, num_levels, bits)
-    inner.cp.min_points_per_centroid = 1
-    rotation = faiss.OPQMatrix(dim, num_levels)
-    rotation.pq = inner
-    rotation.max_train_points = len(x)
-    rotation.train(np.ascontiguousarray(x))
-    matrix = faiss.vector_to_array(rotation.A).reshape(dim, dim)
-    return np.ascontiguousarray(matrix.T, dtype=np.float32)
+    """The rotation of OPQ, to be multiplied from the right: the best of a few rounds.
+
+    The first shares out the principal directions so that the variances of each part have about
+    the same product; each other fits the vectors to what the codes of the last stand for. (The
+    OPQ of faiss ends the process where there are few vectors or dimensions.)
+    """
+    rotation = _shared_directions(x, num_levels)
+    best = (np.inf, rotation)
+    for step in range(_ROTATIONS):
+        known = []
+        rotated = stable_product(x, rotation).astype(np.float32)
+        for level, part in enumerate(_parts(rotated, num_levels)):
+            codebook = kmeans(part, codebook_size, iterations=10, seed=(seed, level, step))
+            known.append(codebook[nearest(part, codebook)])
+        decoded = np.concatenate(known, axis=1)
+        error = float(np.square(rotated - decoded).sum(dtype=np.float64))
+        if error < best[0]:
+            best = (error, rotation)
+        left, _, right = np.linalg.svd(x.T.astype(np.float64) @ decoded)
+        rotation = (left @ right).astype(np.float32)
+    return best[1]
+
+
+def _shared_directions(
+    x: Float32[np.ndarray, "items padded"], num_levels: int
+) -> Float32[np.ndarray, "padded padded"]:
+    """Principal directions, dealt out to equal parts (Ge et al., eigenvalue allocation)."""
+    gaps = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    variances, directions = np.linalg.eigh(gaps.T @ gaps)
+    logs = np.log(np.maximum(variances, variances.max() * 1e-12 + 1e-300))
+    parts: list[list[int]] = [[] for _ in range(num_levels)]
+    for direction in np.argsort(-logs, kind="stable").tolist():
+        open_parts = [part for part in parts if len(part) < len(logs) // num_levels]
+        min(open_parts, key=lambda part: float(logs[part].sum())).append(direction)
+    order = np.concatenate(parts)
+    rotation: Float32[np.ndarray, "padded padded"] = directions[:, order].astype(np.float32)
+    return rotation

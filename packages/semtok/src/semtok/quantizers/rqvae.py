@@ -74,7 +74,8 @@ class RqVaeConfig:
     Attributes:
         num_levels: Codes an item.
         codebook_size: Codes to choose from at each level.
-        latent_dim: Dimensions that are quantized.
+        latent_dim: Dimensions that are quantized. The fewer, the fewer collisions at the same
+            distortion, and the longer the training that reaches it.
         hidden_dims: Widths of the encoder's hidden layers; the decoder's in reverse.
         epochs: Passes over the training vectors.
         batch_size: Vectors a step.
@@ -92,11 +93,11 @@ class RqVaeConfig:
 
     num_levels: int = 3
     codebook_size: int = 256
-    latent_dim: int = 32
+    latent_dim: int = 8
     hidden_dims: tuple[int, ...] = (512, 256)
     epochs: int = 60
     batch_size: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.0
     commitment_weight: float = 0.25
     codebook_decay: float = 0.95

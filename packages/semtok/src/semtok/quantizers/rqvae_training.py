@@ -75,7 +75,8 @@ def train(
         table = found.detach().cpu().numpy().astype(np.float32)
         used = _used_codes(encoder, table, batches)
     _warn_of_collapse(used, min(config.codebook_size, len(x)))
-    info = {**asdict(config), "final": {**health, "used": used}}
+    info = {**asdict(config), "hidden_dims": list(config.hidden_dims)}
+    info["final"] = {**health, "used": used}
     return _layers(encoder), table, _layers(decoder), info
 
 

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from semtok import Pca
+from sklearn.decomposition import PCA
+
+
+def vectors(num_items: int, dim: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    mixed = generator.normal(size=(num_items, dim)) @ generator.normal(size=(dim, dim)) + 2
+    return mixed.astype(np.float32)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_pca_agrees_with_scikit_learn(whiten: bool) -> None:
+    x = vectors(200, 6)
+    ours = Pca.fit(x, dim=3, whiten=whiten).transform(x)
+    theirs = PCA(n_components=3, whiten=whiten, svd_solver="full").fit_transform(x)
+    signs = np.sign((ours * theirs).sum(axis=0))
+    np.testing.assert_allclose(ours, theirs * signs, atol=1e-3)
+
+
+def test_rows_do_not_depend_on_batch_or_chunk() -> None:
+    x = vectors(1100, 6)
+    reduction = Pca.fit(x, dim=4, whiten=True)
+    whole = reduction.transform(x)
+    for size in (1, 600):
+        parts = [reduction.transform(x[start : start + size]) for start in range(0, 1100, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_fitting_learns_from_a_sample_of_a_memory_map(tmp_path: Path) -> None:
+    x = vectors(500, 5)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    rows = np.sort(np.random.default_rng(3).choice(500, 200, replace=False))
+    sampled = Pca.fit(mapped, dim=2, max_training_items=200, seed=3)
+    np.testing.assert_array_equal(sampled.components, Pca.fit(x[rows], dim=2).components)
+    everything = Pca.fit(mapped, dim=2).transform(mapped)
+    np.testing.assert_array_equal(everything, Pca.fit(x, dim=2).transform(x))
+
+
+def test_bad_arguments_are_refused() -> None:
+    x = vectors(20, 3)
+    with pytest.raises(ValueError, match=r"dim must be within \[1, 3\] for x, got 4"):
+        Pca.fit(x, dim=4)
+    with pytest.raises(ValueError, match="x must hold at least one vector, got none"):
+        Pca.fit(x[:0], dim=1)
+    with pytest.raises(ValueError, match="max_training_items must be at least 1, got 0"):
+        Pca.fit(x, dim=1, max_training_items=0)
+    reduction = Pca.fit(x, dim=2)
+    with pytest.raises(ValueError, match="x must have dim 3, as the fitted vectors, got 2"):
+        reduction.transform(x[:, :2])
+    x[4, 1] = np.nan
+    with pytest.raises(ValueError, match="got others in row 4"):
+        reduction.transform(x)
