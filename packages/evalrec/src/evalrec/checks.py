@@ -36,7 +36,7 @@ def check_interactions(interactions: Interactions) -> list[Finding]:
         *_ties(interactions, same_user, ties),
         *_repeats(interactions),
     ]
-    unused = interactions.num_items - len(np.unique(interactions.items))
+    unused = interactions.num_items - int(np.count_nonzero(np.bincount(interactions.items)))
     if unused:
         findings.append(
             Finding(
@@ -133,8 +133,8 @@ def _ties(
 
 
 def _repeats(interactions: Interactions) -> Iterator[Finding]:
-    pairs = interactions.users * interactions.num_items + interactions.items
-    count = len(pairs) - len(np.unique(pairs))
+    pairs = np.sort(interactions.users * interactions.num_items + interactions.items)
+    count = int(np.count_nonzero(pairs[1:] == pairs[:-1]))
     if count:
         yield Finding(
             code="repeated-pairs",

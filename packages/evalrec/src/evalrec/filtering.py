@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from evalrec.interactions import DataError, Interactions
 
@@ -68,8 +68,8 @@ def keep_last(interactions: Interactions, *, n: int) -> Interactions:
 
 def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -> Interactions:
     """Some interactions; users and items left without any leave the key tables."""
-    kept_users, users = np.unique(interactions.users[keep], return_inverse=True)
-    kept_items, items = np.unique(interactions.items[keep], return_inverse=True)
+    kept_users, users = _renumbered(interactions.users[keep], interactions.num_users)
+    kept_items, items = _renumbered(interactions.items[keep], interactions.num_items)
     return Interactions(
         users=users,
         items=items,
@@ -77,3 +77,11 @@ def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -
         user_ids=tuple(interactions.user_ids[row] for row in kept_users),
         item_ids=tuple(interactions.item_ids[row] for row in kept_items),
     )
+
+
+def _renumbered(
+    rows: Int[np.ndarray, " kept"], num_rows: int
+) -> tuple[Int[np.ndarray, " used"], Int[np.ndarray, " kept"]]:
+    """The rows that occur, ascending, and each occurrence's place among them."""
+    occurs = np.bincount(rows, minlength=num_rows) > 0
+    return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[rows]

@@ -53,7 +53,9 @@ class Interactions:
             raise ValueError("interactions must be at least one, got none")
         _check_rows("users", self.users, self.user_ids)
         _check_rows("items", self.items, self.item_ids)
-        order = np.lexsort((self.timestamps, self.users))  # stable: ties keep the input's order
+        order: slice | Int[np.ndarray, " interactions"] = slice(None)
+        if not _is_sorted(self.users, self.timestamps):
+            order = np.lexsort((self.timestamps, self.users))  # stable: ties keep their order
         for name in ("users", "items", "timestamps"):
             column = getattr(self, name)[order].astype(np.int64)
             column.setflags(write=False)
@@ -76,6 +78,13 @@ class Interactions:
         """The item rows of every user, oldest first: one array a user row, views of one array."""
         counts = np.bincount(self.users, minlength=self.num_users)
         return np.split(self.items, np.cumsum(counts)[:-1])
+
+
+def _is_sorted(
+    users: Int[np.ndarray, " interactions"], timestamps: Int[np.ndarray, " interactions"]
+) -> bool:
+    later = (users[1:] == users[:-1]) & (timestamps[1:] >= timestamps[:-1])
+    return bool((later | (users[1:] > users[:-1])).all())
 
 
 def _check_rows(name: str, rows: Int[np.ndarray, " interactions"], keys: tuple[str, ...]) -> None:

@@ -190,12 +190,13 @@ def _renumbered(table: Interactions) -> Interactions:
 
 
 def _step(name: str, table: Interactions) -> dict[str, Any]:
-    users, items = (len(np.unique(rows)) for rows in (table.users, table.items))
-    return {"step": name, "users": users, "items": items, "interactions": len(table)}
+    users, items = (np.count_nonzero(np.bincount(rows)) for rows in (table.users, table.items))
+    return {"step": name, "users": int(users), "items": int(items), "interactions": len(table)}
 
 
 def _num_repeats(table: Interactions) -> int:
-    return len(table) - len(np.unique(table.users * table.num_items + table.items))
+    pairs = np.sort(table.users * table.num_items + table.items)
+    return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
 
 
 def _hash(table: Interactions, catalogue: bytes) -> str:
