@@ -92,34 +92,6 @@ def test_a_beam_as_wide_as_the_catalogue_equals_exact_scoring(data: st.DataObjec
             torch.testing.assert_close(ranked.scores[user, : len(found)], scores, atol=1e-4, rtol=0)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.data())
-def test_a_narrow_beam_still_fills_the_list_with_allowed_items(data: st.DataObject):
-    model = data.draw(models())
-    num_items = model.trie.num_items
-    history = data.draw(histories(num_items))
-    exclude = torch.tensor(
-        [
-            data.draw(st.lists(st.integers(0, num_items), min_size=6, max_size=6))
-            for _ in range(len(history))
-        ]
-    )
-    top_k = data.draw(st.integers(1, 4))
-    beams = data.draw(st.integers(top_k, 6))
-    ranked = beam_search(model, model.trie, history, num_beams=beams, top_k=top_k, exclude=exclude)
-    truth = teacher_forced(model, history)
-    for user in range(len(history)):
-        banned = set(exclude[user].tolist())
-        allowed = num_items - len(banned - {num_items})
-        found = [item for item in ranked.items[user].tolist() if item >= 0]
-        assert len(found) == min(top_k, allowed)
-        assert len(set(found)) == len(found)
-        assert not banned & set(found)
-        scores = ranked.scores[user]
-        torch.testing.assert_close(scores[: len(found)], truth[user, found], atol=1e-4, rtol=1e-4)
-        assert bool((scores[:-1] >= scores[1:]).all() | (scores == -torch.inf).any())
-
-
 def big_model(**options: object) -> Seq2Seq:
     torch.manual_seed(0)
     codes = torch.unique(torch.randint(0, 12, (600, 3)), dim=0)
