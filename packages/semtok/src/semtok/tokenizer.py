@@ -143,7 +143,10 @@ class Tokenizer:
         else:
             fitted = ViewQuantizer.fit(x, dims=dims, quantizer=quantizer, progress=report)
         # Identical vectors have codes of their own as fitted, but not as encoded.
-        raw = fitted.codes if isinstance(fitted, HierarchicalKMeans) else fitted.encode(x)
+        if isinstance(fitted, HierarchicalKMeans):
+            raw = fitted.codes
+        else:
+            raw = _encoded(fitted, x, _stage(progress, "encoding"))
         codes, sizes, collisions = resolve_collisions(
             raw, fitted.codebook_sizes, policy=policy, quantizer=fitted, x=x
         )
@@ -158,7 +161,7 @@ class Tokenizer:
             views=tuple(views),
             policy=policy,
             collisions=collisions,
-            distortion=fitted.distortion(x),
+            distortion=_distortion(fitted, x, raw),
             neighbour_overlap=_overlap(fitted, x, codes),
             info=info or {},
         )
@@ -215,7 +218,7 @@ class Tokenizer:
                 arrays[view.name] = view.source.embed(items, progress=report)
         x, _ = _side_by_side(self.views, arrays, workspace)
         codes, _, collisions = resolve_collisions(
-            self.quantizer.encode(x),
+            _encoded(self.quantizer, x, _stage(progress, "encoding")),
             self.quantizer.codebook_sizes,
             policy=self.policy,
             given=given,
@@ -273,6 +276,32 @@ def code_space(quantizer: Quantizer) -> CodeSpace:
     return "hamming" if isinstance(quantizer, ProductQuantizer | ViewQuantizer) else "prefix"
 
 
+def _encoded(
+    quantizer: Quantizer, x: Float[np.ndarray, "items dim"], report: Progress | None
+) -> Int64[np.ndarray, "items levels"]:
+    codes = np.empty((len(x), quantizer.num_levels), dtype=np.int64)
+    for start in range(0, len(x), CHUNK):
+        codes[start : start + CHUNK] = quantizer.encode(x[start : start + CHUNK])
+        if report is not None:
+            report(min(start + CHUNK, len(x)), len(x))
+    return codes
+
+
+def _distortion(
+    quantizer: Quantizer,
+    x: Float[np.ndarray, "items dim"],
+    codes: Int64[np.ndarray, "items levels"],
+) -> tuple[float, ...]:
+    """What `quantizer.distortion` measures, of codes that are there already."""
+    totals = np.zeros(quantizer.num_levels)
+    for start in range(0, len(x), CHUNK):
+        part, own = x[start : start + CHUNK], codes[start : start + CHUNK]
+        for level in range(quantizer.num_levels):
+            gaps = part - quantizer.decode(own[:, : level + 1])
+            totals[level] += np.einsum("nd,nd->n", gaps, gaps).sum(dtype=np.float64)
+    return tuple((totals / len(x)).tolist())
+
+
 def _overlap(
     quantizer: Quantizer, x: Float[np.ndarray, "items dim"], codes: Int64[np.ndarray, "items _"]
 ) -> float | None:
@@ -326,7 +355,7 @@ def _by_view(value: Any, name: str = _ONLY) -> dict[str, Any]:
 def _stage(progress: StageProgress | None, name: str) -> Progress | None:
     if progress is None:
         return None
-    stage = name if name in ("quantizing", _ONLY) else f"embedding {name}"
+    stage = name if name in ("quantizing", "encoding", _ONLY) else f"embedding {name}"
     progress(stage, 0, 1)
     return partial(progress, stage)
 
