@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test lint format bench install clean
+.PHONY: demo test lint format bench install image clean
 
 install: $(VENV)/.installed
 
@@ -17,11 +17,20 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt $(wild
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+# Image models stand apart: torchvision is built for one build of torch and disturbs any other.
+IMAGE := .image-env
+image: install $(IMAGE)/.installed
+
+$(IMAGE)/.installed: requirements-image.txt | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(IMAGE) -r requirements-image.txt
+	touch $@
+
 demo: install
 	$(BIN)/python apps/prorec.py demo --out runs/demo
 
-test: install
+test: image
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
+	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -37,4 +46,4 @@ bench: install
 	@echo "Each file under benchmarks/ runs alone: .venv/bin/python benchmarks/NAME.py --help"; ls benchmarks
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(IMAGE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

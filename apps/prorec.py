@@ -32,7 +32,15 @@ from answers import (
     answer,
     check_answer_options,
 )
-from evalrec import DataError, Queries, Report, evaluate, reports_table, write_synthetic
+from evalrec import (
+    DataError,
+    Queries,
+    Report,
+    evaluate,
+    read_report,
+    reports_table,
+    write_synthetic,
+)
 from experiment import (
     Bar,
     Run,
@@ -88,7 +96,6 @@ from stages import (
     generate,
     keep_items,
     read_data,
-    read_report,
     report_stage,
     sample_queries,
     standardised,

@@ -20,6 +20,7 @@ from evalrec import (
     fit_floors,
     leave_one_out,
     read_interactions,
+    read_report,
 )
 from experiment import Bar, ExperimentError, Run, Screen, read_json
 from genrec import Seq2Seq, beam_search, query_batches
@@ -240,7 +241,7 @@ def fit_and_test_floors(
         parameters = {}
         with run.screen.bar("floors, test") as bar:
             for number, (name, floor) in enumerate(floors.items()):
-                report = evaluate(data.split.test, floor.score, ks=ks)
+                report = evaluate(data.split.test, floor.score, ks=ks, name=name)
                 report.write_json(folder / f"{number}.json")
                 parameters[name] = dict(floor.parameters)
                 bar.update(number + 1, len(floors), name)
@@ -251,11 +252,6 @@ def fit_and_test_floors(
         name: read_report(run.path / "floors" / f"{number}.json")
         for number, name in enumerate(names)
     }
-
-
-def read_report(path: Path) -> Report:
-    """Reads a report that a stage wrote."""
-    return Report.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def report_stage(run: Run, name: str, build: Callable[[Bar], Report]) -> Report:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from evalrec import Queries, Report, evaluate
+from evalrec import Queries, Report, evaluate, read_report
 from experiment import ExperimentError, Run
 from genrec import (
     Backbone,
@@ -26,7 +26,6 @@ from genrec import (
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from stages import read_report
 from torch import Tensor, nn
 
 
@@ -158,7 +157,7 @@ def dense_stage(run: Run, name: str, plan: DenseTraining) -> Report:
                 callback=bar.training,
             )
         model.eval()
-        evaluate(plan.test, score, ks=plan.ks).write_json(folder / "report.json")
+        evaluate(plan.test, score, ks=plan.ks, name=name).write_json(folder / "report.json")
         plan.keep(model, folder)
         return {"best_epoch": result.best_epoch, "validation": result.metrics}
 
