@@ -19,7 +19,7 @@ cluster with room.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from semtok.quantizers.contract import Quantizer
 
 Policy = Literal["suffix", "reassign", "allow"]
+
+_REPORT_EVERY = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,7 @@ def resolve_collisions(
     given: SemanticIds | None = None,
     quantizer: Quantizer | None = None,
     x: Float[np.ndarray, "items dim"] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Int64[np.ndarray, "items resolved"], tuple[int, ...], Collisions]:
     """Applies a policy to codes.
 
@@ -104,6 +107,7 @@ def resolve_collisions(
         quantizer: Tells `reassign` which free code is the nearest; without it, all are equally
             near, and the lowest is taken.
         x: What the quantizer encoded; goes with it.
+        progress: Called with how many items of those to be moved are done, and of how many.
 
     Returns:
         The codes, unique except under `allow`; their codebook sizes, where the level that
@@ -135,14 +139,15 @@ def resolve_collisions(
         return codes, sizes, found
     resolved = codes.copy()
     free = _FreeCodes(everything[keeps], sizes)
-    if policy == "suffix":
-        for row in losers:
+    costs = None if policy == "suffix" else _costs(quantizer)
+    for done, row in enumerate(losers, start=1):
+        if policy == "suffix":
             resolved[row] = free.number(tuple(codes[row, :-1].tolist()))
-    else:
-        costs = _costs(quantizer)
-        for row in losers:
+        else:
             vector = None if x is None else x[row]
             resolved[row] = free.nearest(tuple(codes[row].tolist()), costs, vector)
+        if progress is not None and (done % _REPORT_EVERY == 0 or done == len(losers)):
+            progress(done, len(losers))
     return resolved, sizes, replace(found, num_moved=len(losers))
 
 

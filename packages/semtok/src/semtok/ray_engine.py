@@ -160,7 +160,7 @@ def encode_files(
     return Encoding(
         semantic_ids=tokenizer.extended(table).semantic_ids.take(item_ids),
         collisions=collisions,
-        drift=tokenizer._drift(x, collisions.num_moved, refit_above),
+        drift=tokenizer.drift(x, collisions.num_moved, refit_above),
     )
 
 

@@ -128,7 +128,9 @@ class Tokenizer:
         views = []
         for name in {**sources, **arrays}:
             if name not in arrays:
-                arrays[name] = sources[name].embed(catalog, progress=_stage(progress, name))
+                arrays[name] = sources[name].embed(
+                    catalog, progress=_stage(progress, _embedding(name))
+                )
             _check_length(arrays[name], catalog)
             reduction = None
             if pca_dim is not None:
@@ -148,8 +150,17 @@ class Tokenizer:
         else:
             raw = _encoded(fitted, x, _stage(progress, "encoding"))
         codes, sizes, collisions = resolve_collisions(
-            raw, fitted.codebook_sizes, policy=policy, quantizer=fitted, x=x
+            raw,
+            fitted.codebook_sizes,
+            policy=policy,
+            quantizer=fitted,
+            x=x,
+            progress=progress and partial(progress, "resolving collisions"),
         )
+        report = _stage(progress, "measuring")
+        distortion, overlap = _distortion(fitted, x, raw), _overlap(fitted, x, codes)
+        if report is not None:
+            report(1, 1)
         return cls(
             quantizer=fitted,
             semantic_ids=SemanticIds(
@@ -161,8 +172,8 @@ class Tokenizer:
             views=tuple(views),
             policy=policy,
             collisions=collisions,
-            distortion=_distortion(fitted, x, raw),
-            neighbour_overlap=_overlap(fitted, x, codes),
+            distortion=distortion,
+            neighbour_overlap=overlap,
             info=info or {},
         )
 
@@ -214,7 +225,7 @@ class Tokenizer:
                     "fitted on embeddings made elsewhere"
                 )
             else:
-                report = _stage(progress, view.name)
+                report = _stage(progress, _embedding(view.name))
                 arrays[view.name] = view.source.embed(items, progress=report)
         x, _ = _side_by_side(self.views, arrays, workspace)
         codes, _, collisions = resolve_collisions(
@@ -224,12 +235,13 @@ class Tokenizer:
             given=given,
             quantizer=self.quantizer,
             x=x,
+            progress=progress and partial(progress, "resolving collisions"),
         )
         table = replace(given, codes=codes, item_ids=items.item_ids)
         return Encoding(
             semantic_ids=self.extended(table).semantic_ids.take(catalog.item_ids),
             collisions=collisions,
-            drift=self._drift(x, collisions.num_moved, refit_above),
+            drift=self.drift(x, collisions.num_moved, refit_above),
         )
 
     def extended(self, semantic_ids: SemanticIds) -> Tokenizer:
@@ -251,9 +263,14 @@ class Tokenizer:
     def _view_names(self) -> list[str]:
         return [view.name for view in self.views]
 
-    def _drift(
-        self, x: Float[np.ndarray, "items dim"], num_moved: int, threshold: float
-    ) -> Drift | None:
+    def drift(self, x: Float[np.ndarray, "items dim"], num_moved: int, threshold: float) -> Drift:
+        """How far new items are from the fitted ones.
+
+        Args:
+            x: Their vectors, as `quantizer` takes them.
+            num_moved: How many of them got other codes than the quantizer gave.
+            threshold: The drift above which refitting is advised.
+        """
         level = 1 if _has_tree(self.quantizer) else self.quantizer.num_levels
         fitted = 0.0 if self.distortion is None else self.distortion[level - 1]
         ratio = self.quantizer.distortion(x)[level - 1] / fitted if fitted > 0 else None
@@ -355,9 +372,13 @@ def _by_view(value: Any, name: str = _ONLY) -> dict[str, Any]:
 def _stage(progress: StageProgress | None, name: str) -> Progress | None:
     if progress is None:
         return None
-    stage = name if name in ("quantizing", "encoding", _ONLY) else f"embedding {name}"
-    progress(stage, 0, 1)
-    return partial(progress, stage)
+    progress(name, 0, 1)
+    return partial(progress, name)
+
+
+def _embedding(view: str) -> str:
+    """The name of the stage that embeds a view."""
+    return view if view == _ONLY else f"embedding {view}"
 
 
 def _check_length(embeddings: Float[np.ndarray, "rows dim"], catalog: Catalog) -> None:
