@@ -2,16 +2,16 @@
 
 Each centroid carries a price that is added to its squared distances. Prices of crowded clusters
 rise by just what makes their surplus rows look elsewhere (an auction); what surplus is left is
-moved at the least regret. A price is one more coordinate of a centroid, so faiss finds the cheapest
-centroids as it finds the nearest. All rows are visited in chunks, so memory stays bounded.
+moved at the least regret. All rows are visited in chunks, so memory stays bounded.
 """
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 from jaxtyping import Float32, Int64
+from scipy.sparse import csr_array
 
+from semtok.quantizers.nearest import best_two
 from semtok.quantizers.vectors import CHUNK
 
 _CANDIDATES = 4  # rows that are considered for each one that must leave its cluster
@@ -93,19 +93,11 @@ def _cheapest(
 ) -> tuple[Int64[np.ndarray, " rows"], Float32[np.ndarray, " rows"], Float32[np.ndarray, " rows"]]:
     """The cheapest centroid of each row, its cost, and how much more the second would cost."""
     labels = np.empty(len(rows), dtype=np.int64)
-    costs = np.empty(len(rows), dtype=np.float32)
-    margins = np.full(len(rows), np.inf, dtype=np.float32)
-    middle, low = centroids.mean(axis=0), prices.min()
-    priced = np.column_stack([centroids - middle, np.sqrt(prices - low)])
-    wide = np.zeros((min(CHUNK, len(rows)), priced.shape[1]), dtype=np.float32)
+    costs, margins = np.empty((2, len(rows)), dtype=np.float32)
     for start in range(0, len(rows), CHUNK):
-        part = slice(start, min(start + CHUNK, len(rows)))
-        chunk = wide[: part.stop - part.start]
-        np.subtract(x[rows[part]], middle, out=chunk[:, :-1])
-        distances, best = faiss.knn(chunk, priced, min(2, len(priced)))
-        labels[part], costs[part] = best[:, 0], distances[:, 0] + low
-        if len(priced) > 1:
-            margins[part] = distances[:, 1] - distances[:, 0]
+        part = slice(start, start + CHUNK)
+        labels[part], least, second, squares = best_two(x[rows[part]], centroids, prices)
+        costs[part], margins[part] = least + squares, second - least
     return labels, costs, margins
 
 
@@ -146,9 +138,16 @@ def _means(
     sums = np.zeros(centroids.shape, dtype=np.float64)
     for start in range(0, len(rows), CHUNK):
         some = labels[start : start + CHUNK]
-        order = np.argsort(some, kind="stable")
-        codes, firsts = np.unique(some[order], return_index=True)
-        sums[codes] += np.add.reduceat(x[rows[start : start + CHUNK][order]], firsts, axis=0)
+        ends = np.bincount(some, minlength=len(centroids)).cumsum()
+        members = csr_array(
+            (
+                np.ones(len(some), dtype=np.float32),
+                np.argsort(some, kind="stable"),
+                np.concatenate([[0], ends]),
+            ),
+            shape=(len(centroids), len(some)),
+        )
+        sums += members @ x[rows[start : start + CHUNK]]
     counts = np.bincount(labels, minlength=len(centroids))
     means = sums / np.maximum(counts, 1)[:, None]
     return np.where(counts[:, None] > 0, means, centroids).astype(np.float32)
