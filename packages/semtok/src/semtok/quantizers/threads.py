@@ -1,0 +1,38 @@
+"""Rows shared out among threads: numpy lets others run while it computes, but uses one itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+
+import faiss
+from threadpoolctl import ThreadpoolController
+
+_LEAST_ROWS = 4096  # rows that are worth a thread of their own
+
+
+def in_threads(work: Callable[[slice], None], num_rows: int) -> None:
+    """Calls `work` for slices that make up all rows, at once, as many as faiss has threads.
+
+    Matrix products within it use one thread each: together they use them all.
+    """
+    count = max(1, min(faiss.omp_get_max_threads(), num_rows // _LEAST_ROWS))
+    if count == 1:
+        work(slice(0, num_rows))
+        return
+    bounds = [number * num_rows // count for number in range(count + 1)]
+    slices = [slice(*ends) for ends in pairwise(bounds)]
+    with _controller().limit(limits=1, user_api="blas"):
+        list(_pool(count).map(work, slices))
+
+
+@cache
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count)
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
