@@ -23,7 +23,7 @@ def balanced_kmeans(
     sample: Float32[np.ndarray, "sample dim"],
     centroids: Float32[np.ndarray, "codes dim"],
     *,
-    iterations: int = 8,
+    iterations: int = 5,
 ) -> tuple[Int64[np.ndarray, " rows"], Float32[np.ndarray, "codes dim"]]:
     """Moves centroids, such as those of plain k-means, to clusters of equal size.
 

@@ -16,16 +16,17 @@ _LEAST_ROWS = 4096  # rows that are worth a thread of their own
 def in_threads(work: Callable[[slice], None], num_rows: int) -> None:
     """Calls `work` for slices that make up all rows, at once, as many as faiss has threads.
 
-    Matrix products within it use one thread each: together they use them all.
+    Matrix products within it use one thread each: together they use them all. Nor does a single
+    slice use more: numpy's threads go on spinning when they are done, and faiss waits for them.
     """
     count = max(1, min(faiss.omp_get_max_threads(), num_rows // _LEAST_ROWS))
-    if count == 1:
-        work(slice(0, num_rows))
-        return
     bounds = [number * num_rows // count for number in range(count + 1)]
     slices = [slice(*ends) for ends in pairwise(bounds)]
     with _controller().limit(limits=1, user_api="blas"):
-        list(_pool(count).map(work, slices))
+        if count == 1:
+            work(slices[0])
+        else:
+            list(_pool(count).map(work, slices))
 
 
 @cache
