@@ -29,8 +29,6 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own lines are no result
-
 import torch
 from genrec import Seq2Seq, Seq2SeqConfig, Trie, beam_search
 from genrec.decoding import beam_recall

@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 from semtok.quantizers.contract import QUANTIZERS
 
-CODES, SAMPLE, ITERATIONS, BALANCING = 256, 256 * 256, 25, 8
+CODES, SAMPLE, ITERATIONS, BALANCING = 256, 256 * 256, 25, 5
 OURS = ("hierarchical", "balanced", "pq", "opq", "rq", "rq, 4 beams", "rqvae, 1 epoch", "random")
 PEERS = ("faiss recursion", "scikit-learn recursion", "faiss PQ", "faiss RQ, 1 beam", "vqp RQ")
 OPTIONS: dict[str, dict[str, Any]] = {

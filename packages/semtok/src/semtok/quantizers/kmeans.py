@@ -39,10 +39,13 @@ def kmeans(
     if len(x) > SAMPLE_PER_CODE * num_codes:
         rows = generator.choice(len(x), SAMPLE_PER_CODE * num_codes, replace=False)
         x = x[np.sort(rows)]
-    _, firsts = np.unique(vector_keys(x), return_index=True)
-    if len(firsts) <= num_codes:
-        distinct = x[np.sort(firsts)]
-        return np.concatenate([distinct, np.repeat(distinct[-1:], num_codes - len(distinct), 0)])
+    # A few vectors mostly show that enough are distinct.
+    if len(np.unique(vector_keys(x[: 2 * num_codes]))) <= num_codes:
+        _, firsts = np.unique(vector_keys(x), return_index=True)
+        if len(firsts) <= num_codes:
+            distinct = x[np.sort(firsts)]
+            missing = num_codes - len(distinct)
+            return np.concatenate([distinct, np.repeat(distinct[-1:], missing, axis=0)])
     x = np.ascontiguousarray(x)
     draw = int(generator.integers(2**31 - 1))
     if progressive and x.shape[1] > 1:

@@ -218,16 +218,18 @@ def _learned_rotation(
     rotation = _shared_directions(x, num_levels)
     best = (np.inf, rotation)
     for step in range(_ROTATIONS):
-        known = []
         rotated = stable_product(x, rotation).astype(np.float32)
+        decoded = np.empty_like(rotated)
+        size = rotated.shape[1] // num_levels
         for level, part in enumerate(_parts(rotated, num_levels)):
             codebook = kmeans(part, codebook_size, iterations=10, seed=(seed, level, step))
-            known.append(codebook[nearest(part, codebook)])
-        decoded = np.concatenate(known, axis=1)
-        error = float(np.square(rotated - decoded).sum(dtype=np.float64))
+            decoded[:, level * size : (level + 1) * size] = codebook[nearest(part, codebook)]
+        rotated -= decoded
+        error = float(np.einsum("nd,nd->n", rotated, rotated).sum(dtype=np.float64))
+        del rotated
         if error < best[0]:
             best = (error, rotation)
-        left, _, right = np.linalg.svd(x.T.astype(np.float64) @ decoded)
+        left, _, right = np.linalg.svd(_cross_product(x, decoded))
         rotation = (left @ right).astype(np.float32)
     return best[1]
 
@@ -236,8 +238,8 @@ def _shared_directions(
     x: Float32[np.ndarray, "items padded"], num_levels: int
 ) -> Float32[np.ndarray, "padded padded"]:
     """Principal directions, dealt out to equal parts (Ge et al., eigenvalue allocation)."""
-    gaps = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
-    variances, directions = np.linalg.eigh(gaps.T @ gaps)
+    gaps = x - mean_vector(x)
+    variances, directions = np.linalg.eigh(_cross_product(gaps, gaps))
     logs = np.log(np.maximum(variances, variances.max() * 1e-12 + 1e-300))
     parts: list[list[int]] = [[] for _ in range(num_levels)]
     for direction in np.argsort(-logs, kind="stable").tolist():
@@ -246,3 +248,13 @@ def _shared_directions(
     order = np.concatenate(parts)
     rotation: Float32[np.ndarray, "padded padded"] = directions[:, order].astype(np.float32)
     return rotation
+
+
+def _cross_product(
+    x: Float32[np.ndarray, "items padded"], y: Float32[np.ndarray, "items padded"]
+) -> Float[np.ndarray, "padded padded"]:
+    """`x.T @ y` in float64, chunk by chunk."""
+    total = np.zeros((x.shape[1], y.shape[1]))
+    for rows, part in vector_chunks(x):
+        total += part.T.astype(np.float64) @ y[rows].astype(np.float64)
+    return total

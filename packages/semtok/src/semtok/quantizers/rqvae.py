@@ -23,6 +23,8 @@ from semtok.quantizers.vectors import (
 )
 from semtok.storage import read_part, refusing, write_part
 
+_CHUNK = 2048  # rows encoded together: the hidden layers are wide, and in float64
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mlp:
@@ -103,7 +105,7 @@ class RqVaeConfig:
     codebook_decay: float = 0.95
     dead_code_share: float = 0.5
     sinkhorn: float = 0.0
-    max_training_items: int = 262_144
+    max_training_items: int = 200_000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -327,7 +329,7 @@ class RqVae:
     def _latent_chunks(
         self, x: Float[np.ndarray, "items dim"]
     ) -> Iterator[tuple[slice, Float32[np.ndarray, "rows latent"]]]:
-        for rows, part in vector_chunks(x, dim=self.dim):
+        for rows, part in vector_chunks(x, dim=self.dim, size=_CHUNK):
             yield rows, self.encoder((part - self.mean) / np.float32(self.scale))
 
 

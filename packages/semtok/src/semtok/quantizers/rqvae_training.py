@@ -23,7 +23,7 @@ from semtok.quantizers.rqvae import RqVaeConfig
 from semtok.quantizers.vectors import report
 
 _LOGGER = logging.getLogger("semtok.quantizers.rqvae")
-_BATCH = 8192  # vectors that pass the encoder together where nothing is learned
+_BATCH = 4096  # vectors that pass the encoder together where nothing is trained
 _SINKHORN_ROUNDS = 20
 
 Layers = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
