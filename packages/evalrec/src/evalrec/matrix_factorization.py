@@ -121,7 +121,7 @@ def _load() -> ModuleType:
 def _train(
     bpr: ModuleType, split: Split, num_factors: int, epochs: int, regularization: float, seed: int
 ) -> tuple[Float32[np.ndarray, "users dim"], Float32[np.ndarray, "items dim"]]:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     owners, items = flatten(split.train)
     had = sparse.csr_matrix(
