@@ -79,7 +79,7 @@ def grow(
     leaves = np.empty(num_items, dtype=np.int64)
     rows = np.arange(num_items)  # those of the level's nodes, side by side
     sizes = np.array([num_items])
-    first, placed = 0, 0
+    first, placed, told = 0, 0, 0
     while len(sizes):
         starts = np.cumsum(sizes) - sizes
         is_leaf = (sizes == 1) & (first + np.arange(len(sizes)) > 0)
@@ -94,8 +94,9 @@ def grow(
             groups.append(parts)
             centroids.append(vectors)
             placed += int((parts == 1).sum())
-            report(progress, placed, num_items)
-        report(progress, placed, num_items)
+            report(progress, told := placed, num_items)
+        if placed > told:
+            report(progress, told := placed, num_items)
         below = np.ones(counts.sum(), dtype=np.int64)
         first_below = np.cumsum(counts) - counts
         for node, parts in zip(np.flatnonzero(sizes > size), groups, strict=True):
