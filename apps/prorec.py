@@ -32,21 +32,28 @@ from answers import (
     answer,
     check_answer_options,
 )
+from commands import (
+    ConfigOption,
+    DataOption,
+    DemoSeedOption,
+    DeviceOption,
+    EmbeddingOption,
+    OutOption,
+    SeedOption,
+    Setting,
+    chosen,
+    demo_data,
+    run_app,
+)
 from evalrec import (
     DataError,
-    Queries,
     Report,
     evaluate,
     read_report,
-    reports_table,
-    write_synthetic,
 )
 from experiment import (
     Bar,
-    Run,
-    Screen,
     choose_device,
-    content_hash,
     guarded,
     load_config,
     write_json,
@@ -78,7 +85,6 @@ from prorec_model import (
     stage_two_loss,
 )
 from prorec_page import MODEL, Spaces, metrics, modality_spaces, write_page
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from semtok import (
     CatalogError,
@@ -88,16 +94,12 @@ from semtok import (
     save_tokenizer,
 )
 from stages import (
-    Data,
     check_complete,
-    check_embedding,
     embed_texts,
     fit_and_test_floors,
     generate,
     keep_items,
-    read_data,
     report_stage,
-    sample_queries,
     standardised,
 )
 from torch import Tensor, nn
@@ -105,21 +107,10 @@ from training import DenseTraining, dense_stage, ndcg
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """The stages of a run, and what each of them needs: folder, inputs, configuration, device."""
+class Pipeline(Setting):
+    """The stages of a run."""
 
-    run: Run
-    data: Data
     config: Config
-    device: torch.device
-
-    @property
-    def validation(self) -> Queries:
-        """The users on whom early stopping decides."""
-        evaluation = self.config.evaluation
-        return sample_queries(
-            self.data.split.validation, evaluation.validation_users, self.config.seed
-        )
 
     def semantic(self) -> Float[Tensor, "items semantic_dim"]:
         """E_S after PCA, of unit variance overall: the stage "text"."""
@@ -316,61 +307,36 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
 
 
 @app.command()
 def run(
-    data: Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")],
-    out: Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")],
-    config: Annotated[Path | None, typer.Option(help="TOML: whatever is not a default")] = None,
-    embedding: Annotated[
-        str | None, typer.Option(help="minilm, lsa, a model's name or folder, or a file")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides all that is drawn")] = None,
+    data: DataOption,
+    out: OutOption,
+    config: ConfigOption = None,
+    embedding: EmbeddingOption = None,
+    seed: SeedOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Train both stages, test, and write report.html; the same command continues a stopped run."""
-    resolved = load_config(Config, config)
-    if embedding is not None:
-        resolved = dataclasses.replace(
-            resolved, text=dataclasses.replace(resolved.text, embedding=embedding)
-        )
-    if seed is not None:
-        resolved = dataclasses.replace(resolved, seed=seed)
-    _run(data, out, resolved, device)
+    _run(data, out, chosen(load_config(Config, config), "text", embedding, seed), device)
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")],
-    seed: Annotated[int, typer.Option(help="Decides all that is drawn")] = 0,
+    out: OutOption,
+    seed: DemoSeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """The same on a small synthetic catalogue, which is made first: a few minutes on a CPU."""
-    data = out.with_name(f"{out.name}-data")
-    if not data.exists():
-        write_synthetic(data)
-    _run(data, out, dataclasses.replace(DEMO, seed=seed), device)
+    _run(demo_data(out), out, dataclasses.replace(DEMO, seed=seed), device)
 
 
-def _run(folder: Path, out: Path, config: Config, device_name: str) -> None:
-    screen = Screen()
-    device = choose_device(device_name)
-    data = read_data(folder, config.columns, screen)
-    stored = check_embedding(config.text.embedding, data)
-    started = Run(
-        out,
-        app="prorec",
-        config=dataclasses.asdict(config),
-        data=content_hash([*data.files, *stored]),
-        screen=screen,
-    )
-    pipeline = Pipeline(run=started, data=data, config=config, device=device)
-    reports = run_stages(pipeline)
-    typer.echo()
-    Console().print(reports_table(reports, title="PRORec on the test"))
-    typer.echo(f"report: {out / 'report.html'}")
+def _run(folder: Path, out: Path, config: Config, device: str) -> None:
+    def stages(setting: Setting) -> dict[str, Report]:
+        return run_stages(Pipeline(**vars(setting)))
+
+    run_app(MODEL, stages, folder, out, config, config.text.embedding, device)
 
 
 @app.command()

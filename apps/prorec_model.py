@@ -22,7 +22,7 @@ from genrec import (
 from jaxtyping import Float, Int
 from stages import Columns
 from torch import Tensor, nn
-from training import NextItem, Training
+from training import SequenceModel, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOne(NextItem):
+class StageOne(SequenceModel):
     """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
 
     Attributes:
@@ -60,23 +60,12 @@ class StageOne(NextItem):
     item_input: Literal["collaborative", "sum"] = "sum"
     integrated: Literal["collaborative", "adapted", "sum", "concatenated"] = "sum"
     adapted_weight: float = 0.1
-    dim: int = 128
-    num_layers: int = 2
-    num_heads: int = 4
-    dropout: float = 0.4
-    history_length: int = 20
     alpha: float = 1.0
     alignment_temperature: float = 0.07
     alignment_items: int = 768
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim < 1 or self.dim % self.num_heads:
-            raise ValueError(
-                f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.alpha < 0:
             raise ValueError(f"alpha must be at least 0, got {self.alpha}")
         if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":

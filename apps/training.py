@@ -107,6 +107,26 @@ class NextItem(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequenceModel(NextItem):
+    """The sizes and the training of a self-attention model that scores all items."""
+
+    dim: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    dropout: float = 0.4
+    history_length: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim < 1 or self.dim % self.num_heads:
+            raise ValueError(
+                f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DenseTraining:
     """A model that scores the whole catalogue, and all that its training needs.
 

@@ -12,7 +12,7 @@ from genrec import Batch, ItemTable, SASRec, StateBackbone
 from jaxtyping import Float, Int
 from stages import Columns
 from torch import Tensor, nn
-from training import NextItem
+from training import SequenceModel
 
 Streams = tuple[str, ...]
 
@@ -47,7 +47,7 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(NextItem):
+class Model(SequenceModel):
     """The two-stream model and its training (sections 3.2 to 3.5); the baselines share it.
 
     Attributes:
@@ -62,13 +62,9 @@ class Model(NextItem):
     """
 
     head: Literal["ids", "sum"] = "sum"
-    dim: int = 128
     num_layers: int = 1
     num_cross_layers: int = 1
-    num_heads: int = 4
     feedforward_dim: int = 256
-    dropout: float = 0.4
-    history_length: int = 20
     user_weight: float = 1.0
     item_weight: float = 1.0
     contrast_temperature: float = 0.2
@@ -76,12 +72,6 @@ class Model(NextItem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim < 1 or self.dim % self.num_heads:
-            raise ValueError(
-                f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         for name in ("user_weight", "item_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -1,0 +1,107 @@
+"""`run` and `demo`, as the three apps have them: options, and what surrounds the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from evalrec import Queries, Report, reports_table, write_synthetic
+from experiment import Run, Screen, choose_device, content_hash
+from rich.console import Console
+from stages import Data, check_embedding, read_data, sample_queries
+
+DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]
+OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")]
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML: whatever is not a default")]
+EmbeddingOption = Annotated[
+    str | None, typer.Option(help="minilm, lsa, a model's name or folder, or a file")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Decides all that is drawn")]
+DemoSeedOption = Annotated[int, typer.Option(help="Decides all that is drawn")]
+DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
+
+Config = TypeVar("Config", bound=Any)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the stages of a run need: folder, inputs, configuration, device."""
+
+    run: Run
+    data: Data
+    config: Any
+    device: torch.device
+
+    @property
+    def validation(self) -> Queries:
+        """The users on whom early stopping decides."""
+        evaluation = self.config.evaluation
+        return sample_queries(
+            self.data.split.validation, evaluation.validation_users, self.config.seed
+        )
+
+
+def chosen(config: Config, part: str, embedding: str | None, seed: int | None) -> Config:
+    """A configuration with what the command line says of it.
+
+    Args:
+        config: The configuration.
+        part: Which of its parts has the embedding.
+        embedding: Replaces that embedding, unless it is None.
+        seed: Replaces the seed, unless it is None.
+    """
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if embedding is not None:
+        changes[part] = dataclasses.replace(getattr(config, part), embedding=embedding)
+    changed: Config = dataclasses.replace(config, **changes)
+    return changed
+
+
+def demo_data(out: Path) -> Path:
+    """The folder of the demo's synthetic catalogue, beside the run; made if it is not there."""
+    data = out.with_name(f"{out.name}-data")
+    if not data.exists():
+        write_synthetic(data)
+    return data
+
+
+def run_app(
+    title: str,
+    stages: Callable[[Setting], Mapping[str, Report]],
+    folder: Path,
+    out: Path,
+    config: Any,
+    embedding: str,
+    device_name: str,
+) -> None:
+    """Begins or continues a run, goes through its stages and prints the results.
+
+    Args:
+        title: The model's name; in lower case, the app's.
+        stages: Goes through the stages and returns the test reports.
+        folder: Of the data.
+        out: Of the run.
+        config: The resolved configuration.
+        embedding: The one that the configuration names; a file of it is part of the inputs.
+        device_name: As `choose_device` takes it.
+    """
+    screen = Screen()
+    device = choose_device(device_name)
+    data = read_data(folder, config.columns, screen)
+    stored = check_embedding(embedding, data)
+    run = Run(
+        out,
+        app=title.lower(),
+        config=dataclasses.asdict(config),
+        data=content_hash([*data.files, *stored]),
+        screen=screen,
+    )
+    reports = stages(Setting(run=run, data=data, config=config, device=device))
+    typer.echo()
+    Console().print(reports_table(reports, title=f"{title} on the test"))
+    typer.echo(f"report: {out / 'report.html'}")
