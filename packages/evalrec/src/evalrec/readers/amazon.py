@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,58 +42,41 @@ def _read_reviews(
         yield from read_json_columns(path, asked(_REVIEWS, "overall", rated), advance=advance)
 
 
-def _read_items_2014(
-    path: Path, keep: Container[str], *, advance: Advance | None
+def _read_items(
+    path: Path,
+    keep: Container[str],
+    *,
+    id_field: str,
+    texts: Callable[[dict[str, Any]], dict[str, Any]],
+    literal: bool = False,
+    advance: Advance | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    records = read_json_records(path, id_field="asin", keep=keep, literal=True, advance=advance)
+    """The items of a file of metadata; `texts` names what a record says of its item."""
+    records = read_json_records(
+        path, id_field=id_field, keep=keep, literal=literal, advance=advance
+    )
     for line, record in records:
-        yield (
-            line,
-            item_record(
-                item_key(path, line, record, "asin"),
-                title=record.get("title"),
-                brand=record.get("brand"),
-                categories=record.get("categories"),
-                description=record.get("description"),
-            ),
-        )
+        item_id = item_key(path, line, record, id_field)
+        yield line, item_record(item_id, **texts(record))
 
 
-def _read_items_2018(
-    path: Path, keep: Container[str], *, advance: Advance | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, record in read_json_records(path, id_field="asin", keep=keep, advance=advance):
-        yield (
-            line,
-            item_record(
-                item_key(path, line, record, "asin"),
-                title=record.get("title"),
-                brand=record.get("brand"),
-                categories=record.get("category"),
-                features=record.get("feature"),
-                description=record.get("description"),
-            ),
-        )
+def _texts_2014(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: record.get(name) for name in ("title", "brand", "categories", "description")}
 
 
-def _read_items_2023(
-    path: Path, keep: Container[str], *, advance: Advance | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    records = read_json_records(path, id_field="parent_asin", keep=keep, advance=advance)
-    for line, record in records:
-        details = record.get("details")
-        brand = details.get("Brand") if isinstance(details, dict) else None
-        yield (
-            line,
-            item_record(
-                item_key(path, line, record, "parent_asin"),
-                title=record.get("title"),
-                brand=brand or record.get("store"),
-                categories=record.get("categories") or record.get("main_category"),
-                features=record.get("features"),
-                description=record.get("description"),
-            ),
-        )
+def _texts_2018(record: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: record.get(name) for name in ("title", "brand", "description")}
+    return texts | {"categories": record.get("category"), "features": record.get("feature")}
+
+
+def _texts_2023(record: dict[str, Any]) -> dict[str, Any]:
+    details = record.get("details")
+    brand = details.get("Brand") if isinstance(details, dict) else None
+    texts = {name: record.get(name) for name in ("title", "features", "description")}
+    return texts | {
+        "brand": brand or record.get("store"),
+        "categories": record.get("categories") or record.get("main_category"),
+    }
 
 
 def _read_interactions_2023(
@@ -179,7 +163,7 @@ AMAZON_2014 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_reviews,
-    read_items=_read_items_2014,
+    read_items=partial(_read_items, id_field="asin", texts=_texts_2014, literal=True),
 )
 
 AMAZON_2018 = Format(
@@ -191,7 +175,7 @@ AMAZON_2018 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_reviews,
-    read_items=_read_items_2018,
+    read_items=partial(_read_items, id_field="asin", texts=_texts_2018),
 )
 
 AMAZON_2023 = Format(
@@ -203,5 +187,5 @@ AMAZON_2023 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_interactions_2023,
-    read_items=_read_items_2023,
+    read_items=partial(_read_items, id_field="parent_asin", texts=_texts_2023),
 )
