@@ -18,11 +18,11 @@ else:
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
-        import torch
+        from torch import library
 
         boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for name in ("torchvision::nms", "torchvision::qnms"):
-            torch.library.define(name, boxes)
+            library.define(name, boxes)
         for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[module]
         importlib.import_module("torchvision")
