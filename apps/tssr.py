@@ -58,9 +58,9 @@ from genrec import (
     Backbone,
     Batch,
     DenseRecommender,
-    ItemTable,
     SequenceBatches,
 )
+from item_tables import Items, item_table
 from jaxtyping import Float
 from semtok import CatalogError
 from stages import (
@@ -75,10 +75,8 @@ from stages import (
 from torch import Tensor, nn
 from training import DenseTraining, dense_stage, load_weights, save_weights
 from tssr_model import (
-    Concatenated,
     Config,
     Content,
-    ContentTable,
     Evaluation,
     Model,
     TwoStream,
@@ -146,13 +144,10 @@ def read_contents(run: Path, config: Config) -> list[Float[Tensor, "items dim"]]
     ]
 
 
-def baseline(name: str, config: Model, contents: list[Tensor]) -> Backbone:
+def baseline(name: Items, config: Model, contents: list[Tensor]) -> Backbone:
     """SASRec on "ids", on "content" or on "both", as deep as the two-stream model."""
-    num_items, dim = len(contents[0]), config.dim
-    tables = [ItemTable(num_items, dim), *(ContentTable(content, dim) for content in contents)]
-    chosen = {"ids": tables[:1], "content": tables[1:], "both": tables}[name]
-    encoder = chosen[0] if len(chosen) == 1 else Concatenated(chosen, dim)
-    return sasrec(config, num_items, encoder, config.num_layers + config.num_cross_layers)
+    encoder = item_table(name, contents, config.dim)
+    return sasrec(config, len(contents[0]), encoder, config.num_layers + config.num_cross_layers)
 
 
 def run_stages(pipeline: Pipeline) -> dict[str, Report]:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from fusion import CrossModalEncoder, Gate, item_contrast, user_contrast
 from genrec import Batch, ItemTable, SASRec, StateBackbone
+from item_tables import ContentTable
 from jaxtyping import Float, Int
 from stages import Columns
 from torch import Tensor, nn
@@ -104,43 +105,6 @@ class Config:
     content: Content = field(default_factory=Content)
     model: Model = field(default_factory=Model)
     evaluation: Evaluation = field(default_factory=Evaluation)
-
-
-class ContentTable(nn.Module):
-    """Stored content embeddings through a linear layer: one vector an item.
-
-    Args:
-        features: Content embeddings, row i for item i; not trained.
-        dim: Width of the vectors.
-    """
-
-    features: Tensor
-
-    def __init__(self, features: Float[Tensor, "items feature_dim"], dim: int) -> None:
-        super().__init__()
-        self.register_buffer("features", features, persistent=False)
-        self.projection = nn.Linear(features.shape[1], dim)
-        nn.init.normal_(self.projection.weight, std=0.02 / features.std().item())
-        nn.init.zeros_(self.projection.bias)
-
-    def forward(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
-        """The vectors of some items, or of all."""
-        vectors: Tensor = self.projection(self.features if rows is None else self.features[rows])
-        return vectors
-
-
-class Concatenated(nn.Module):
-    """Id and content embeddings side by side, through a linear layer: SASRec-Hybrid's items."""
-
-    def __init__(self, tables: Sequence[nn.Module], dim: int) -> None:
-        super().__init__()
-        self.tables = nn.ModuleList(tables)
-        self.projection = nn.Linear(len(self.tables) * dim, dim)
-
-    def forward(self) -> Float[Tensor, "items dim"]:
-        """The vectors of all items."""
-        vectors: Tensor = self.projection(torch.cat([table() for table in self.tables], dim=1))
-        return vectors
 
 
 def sasrec(config: Model, num_items: int, item_encoder: nn.Module, num_layers: int) -> SASRec:

@@ -12,6 +12,7 @@ from experiment import Run
 from figures import scatter_panels, tsne_panel
 from fusion import alignment_distance, uniformity
 from genrec import Answer, DenseRecommender
+from item_tables import Items
 from jaxtyping import Float
 from report import Section, table, write_report
 from stages import Data
@@ -21,7 +22,11 @@ from tssr_model import Config, TwoStream
 MODEL = "TSSR"
 """The model's row in tables."""
 
-BASELINES = {"ids": "SASRec, ids", "content": "SASRec, content", "both": "SASRec, ids and content"}
+BASELINES: dict[Items, str] = {
+    "ids": "SASRec, ids",
+    "content": "SASRec, content",
+    "both": "SASRec, ids and content",
+}
 """Rows of the baselines, by what they read."""
 
 
