@@ -60,6 +60,9 @@ class Model(SequenceModel):
         item_weight: lambda_2 of eq. 4.
         contrast_temperature: tau of eq. 1; .2 in the authors' code.
         item_temperature: tau of eq. 2; the authors' code divides by none, which is 1.
+        item_similarity: s of eq. 2; the paper's is the inner product, "dot".
+        residual_start: What each part of the cross-modal encoder is scaled by at first; 1e-8 in the
+            authors' code, 1 for none.
     """
 
     head: Literal["ids", "sum"] = "sum"
@@ -70,6 +73,8 @@ class Model(SequenceModel):
     item_weight: float = 1.0
     contrast_temperature: float = 0.2
     item_temperature: float = 1.0
+    item_similarity: Literal["dot", "cosine"] = "dot"
+    residual_start: float = 1e-8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,6 +164,7 @@ class TwoStream(StateBackbone):
             num_heads=config.num_heads,
             feedforward_dim=config.feedforward_dim,
             dropout=config.dropout,
+            residual_start=config.residual_start,
         )
         self.gate = Gate(len(tables), config.dim)
 
@@ -256,6 +262,7 @@ def tssr_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor
                         batch.targets,
                         valid,
                         temperature=config.item_temperature,
+                        similarity=config.item_similarity,
                     )
                     for number, content in enumerate(contents, start=1)
                 ]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fusion import (
     CrossModalEncoder,
+    CrossModalLayer,
     Gate,
     item_contrast,
     masked_sequence_alignment,
@@ -59,7 +63,14 @@ def test_user_contrast_is_equation_1(batch: dict[str, Tensor]) -> None:
     assert float(found) == pytest.approx(total / len(users), abs=1e-12)
 
 
-def test_item_contrast_is_equation_2(batch: dict[str, Tensor]) -> None:
+def dot(x: Tensor, y: Tensor) -> float:
+    return float(x @ y)
+
+
+@pytest.mark.parametrize(("similarity", "compare"), [("dot", dot), ("cosine", cosine)])
+def test_item_contrast_is_equation_2(
+    batch: dict[str, Tensor], similarity: Any, compare: Callable[[Tensor, Tensor], float]
+) -> None:
     total = 0.0
     for states, following in (("ids", "next_content"), ("content", "next_ids")):
         terms = []
@@ -68,18 +79,20 @@ def test_item_contrast_is_equation_2(batch: dict[str, Tensor]) -> None:
                 if not batch["valid"][user, step]:
                     continue
                 others = [
-                    float(batch[states][user, step] @ batch[following][j, step])
+                    compare(batch[states][user, step], batch[following][j, step])
                     for j in range(4)
                     if batch["valid"][j, step]
                     and batch["next_items"][j, step] != batch["next_items"][user, step]
                 ]
                 if others:
-                    own = float(batch[states][user, step] @ batch[following][user, step])
+                    own = compare(batch[states][user, step], batch[following][user, step])
                     terms.append(nce(own, others))
         assert len(terms) == 5  # three at step 0, two at step 1, none at step 2
         total += sum(terms) / len(terms)
-    found = item_contrast(**batch, temperature=TEMPERATURE)
+    found = item_contrast(**batch, temperature=TEMPERATURE, similarity=similarity)
     assert float(found) == pytest.approx(total, abs=1e-12)
+    if similarity == "dot":
+        assert item_contrast(**batch, temperature=TEMPERATURE) == found
 
 
 def test_a_last_batch_of_one_user_gives_no_loss_and_no_gradient(batch: dict[str, Tensor]) -> None:
@@ -179,3 +192,16 @@ def test_refusals() -> None:
         Gate(2, 8)([torch.zeros(1, 8)])
     with pytest.raises(ValueError, match="streams must be 2, got 3"):
         CrossModalEncoder(2, 8)([torch.zeros(1, 2, 8)] * 3)
+
+
+def test_sub_layers_count_from_the_first_step_where_that_is_asked() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, other = torch.randn(2, 2, 3, 8, generator=generator)
+    closed = CrossModalLayer(8, 2, 16, dropout=0.0)
+    plain = F.layer_norm(F.layer_norm(x, (8,)), (8,))
+    torch.testing.assert_close(closed(x, other), plain)
+    opened = CrossModalEncoder(2, 8, num_layers=1, num_heads=2, residual_start=1.0, dropout=0.0)
+    assert all((cross.scales == 1.0).all() for cross in opened.layers[0])
+    assert (opened([x, other])[0] - plain).abs().max() > 0.1
+    with pytest.raises(ValueError, match="residual_start must be finite, got nan"):
+        CrossModalLayer(8, 2, 16, dropout=0.0, residual_start=math.nan)

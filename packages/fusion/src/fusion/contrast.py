@@ -137,11 +137,13 @@ def item_contrast(
     valid: Bool[Tensor, "batch length"],
     *,
     temperature: float,
+    similarity: Similarity = "dot",
 ) -> Float[Tensor, ""]:
     """Item-grained contrast: each stream foretells the other stream's next item.
 
     TSSR, eq. 2: inner products, both directions summed; the negatives of a step are the other
-    users' next items at the same step, but never the same item.
+    users' next items at the same step, but never the same item. Under inner products the term also
+    trains the lengths of the vectors; ``similarity="cosine"`` leaves these to the other terms.
 
     Differs: the mean over all steps that have a negative, where the paper sums over the steps of a
     user, so that long histories do not outweigh the other terms. The authors' code leaves out the
@@ -154,10 +156,11 @@ def item_contrast(
         next_content: Content embeddings E^con of the same items.
         next_items: Which item that is.
         valid: False where no item follows.
-        temperature: Divides the inner products.
+        temperature: Divides the similarities.
+        similarity: ``dot``, as in the paper, or ``cosine``.
 
     Raises:
-        ValueError: ``temperature`` is not positive.
+        ValueError: ``temperature`` is not positive or ``similarity`` is unknown.
     """
     rows, known = next_items.transpose(0, 1), valid.transpose(0, 1)
 
@@ -168,7 +171,7 @@ def item_contrast(
             states.transpose(0, 1),
             following.transpose(0, 1),
             temperature=temperature,
-            similarity="dot",
+            similarity=similarity,
             ids=rows,
             valid=known,
         )

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_RESIDUAL_START = 1e-8  # so that training starts from the streams as they come
-
 
 class CrossModalLayer(nn.Module):
     """One stream asks another: cross-attention, then feed-forward, each with a residual path.
 
-    TSSR, 3.4. Post-LN, and each sub-layer's output is scaled by a number that is learned from 1e-8
-    on, as in the authors' code.
+    TSSR, 3.4. Post-LN, and each sub-layer's output is scaled by a number that is learned. It starts
+    at 1e-8 as in the authors' code, so that training starts from the streams as they come.
 
     Args:
         dim: Width of the streams.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
+        residual_start: What each sub-layer's output is scaled by at first; 1 is plain post-LN.
     """
 
-    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, *, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        *,
+        dropout: float,
+        residual_start: float = 1e-8,
+    ) -> None:
         super().__init__()
+        if not math.isfinite(residual_start):
+            raise ValueError(f"residual_start must be finite, got {residual_start}")
         self.attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.feedforward = nn.Sequential(
             nn.Linear(dim, feedforward_dim),
@@ -35,7 +45,7 @@ class CrossModalLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
-        self.scales = nn.Parameter(torch.full((2,), _RESIDUAL_START))
+        self.scales = nn.Parameter(torch.full((2,), residual_start))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
@@ -70,6 +80,7 @@ class CrossModalEncoder(nn.Module):
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
+        residual_start: What each sub-layer's output is scaled by at first.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class CrossModalEncoder(nn.Module):
         num_heads: int = 4,
         feedforward_dim: int = 256,
         dropout: float = 0.1,
+        residual_start: float = 1e-8,
     ) -> None:
         super().__init__()
         if num_streams < 2:
@@ -90,7 +102,9 @@ class CrossModalEncoder(nn.Module):
         self.num_streams = num_streams
         self.layers = nn.ModuleList(
             nn.ModuleList(
-                CrossModalLayer(dim, num_heads, feedforward_dim, dropout=dropout)
+                CrossModalLayer(
+                    dim, num_heads, feedforward_dim, dropout=dropout, residual_start=residual_start
+                )
                 for _ in range(num_streams)
             )
             for _ in range(num_layers)
