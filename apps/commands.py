@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import torch
 import typer
@@ -45,6 +45,25 @@ class Setting:
             self.data.split.validation, evaluation.validation_users, self.config.seed
         )
 
+    def varied(self, *, seed: int | None = None, **changes: Mapping[str, Any]) -> Self:
+        """The same with some of the configuration changed, as a study needs it.
+
+        Args:
+            seed: Another seed, unless it is None.
+            changes: Part of the configuration to the values that are different there.
+        """
+        parts = {
+            part: dataclasses.replace(getattr(self.config, part), **values)
+            for part, values in changes.items()
+        }
+        if seed is not None:
+            parts["seed"] = seed
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **parts))
+
+    def stage(self, name: str, *parts: str) -> str:
+        """The name of a stage that depends on these parts of the configuration, such as "seed"."""
+        return self.run.stage_name(name, dataclasses.asdict(self.config), parts)
+
 
 def chosen(config: Config, part: str, embedding: str | None, seed: int | None) -> Config:
     """A configuration with what the command line says of it.
@@ -70,28 +89,21 @@ def demo_data(out: Path) -> Path:
     return data
 
 
-def run_app(
-    title: str,
-    stages: Callable[[Setting], Mapping[str, Report]],
-    folder: Path,
-    out: Path,
-    config: Any,
-    embedding: str,
-    device_name: str,
-) -> None:
-    """Begins or continues a run, goes through its stages and prints the results.
+def open_run(
+    title: str, folder: Path, out: Path, config: Any, embedding: str, device: str
+) -> Setting:
+    """Reads the data and begins or continues a run.
 
     Args:
         title: The model's name; in lower case, the app's.
-        stages: Goes through the stages and returns the test reports.
         folder: Of the data.
         out: Of the run.
         config: The resolved configuration.
         embedding: The one that the configuration names; a file of it is part of the inputs.
-        device_name: As `choose_device` takes it.
+        device: As `choose_device` takes it.
     """
     screen = Screen()
-    device = choose_device(device_name)
+    chosen_device = choose_device(device)
     data = read_data(folder, config.columns, screen)
     stored = check_embedding(embedding, data)
     run = Run(
@@ -101,7 +113,11 @@ def run_app(
         data=content_hash([*data.files, *stored]),
         screen=screen,
     )
-    reports = stages(Setting(run=run, data=data, config=config, device=device))
+    return Setting(run=run, data=data, config=config, device=chosen_device)
+
+
+def show_results(title: str, run: Run, reports: Mapping[str, Report]) -> None:
+    """Prints the test's results and where the report is."""
     typer.echo()
     Console().print(reports_table(reports, title=f"{title} on the test"))
-    typer.echo(f"report: {out / 'report.html'}")
+    typer.echo(f"report: {run.path / 'report.html'}")

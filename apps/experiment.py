@@ -11,16 +11,18 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
+from filelock import FileLock, Timeout
 from genrec import TrainingEvent
 from report import duration
 from rich.console import Console
@@ -169,11 +171,11 @@ class Run:
         if path.exists() and not path.is_dir():
             raise ExperimentError(f"{path} is a file: choose another --out")
         if marker.exists():
-            difference = _difference(read_json(marker), identity)
-            if difference:
-                raise ExperimentError(
-                    f"{path} holds another run ({difference}): choose another --out"
-                )
+            for key, there, here in _differences(read_json(marker), identity):
+                what = f"{key.removeprefix('config.')} is {there!r} there and {here!r} now"
+                if key == "data":
+                    what = "its input files had other contents"
+                raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
         else:
             # A run killed while it wrote its first file has left just that.
             foreign = path.exists() and [p for p in path.iterdir() if p != _beside(marker)]
@@ -182,7 +184,35 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             write_json(marker, identity)
         self.path = path
+        self.config: dict[str, Any] = identity["config"]
         self.screen = screen
+
+    def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
+        """A stage's name under a configuration that may be a variant of the run's.
+
+        Stages of the run's own configuration stand under their names; those of a variant under
+        `variants/`, with all that is different: variants that agree in what a stage depends on
+        share it.
+
+        Args:
+            name: The stage.
+            config: The configuration under which it is to run.
+            parts: The keys of the configuration on which the stage depends: tables, or single
+                values as "table.key".
+        """
+        theirs = json.loads(json.dumps(config))
+        changes = [
+            f"{key}={here}"
+            for key, _, here in _differences(self.config, theirs)
+            if any(key == part or key.startswith(f"{part}.") for part in parts)
+        ]
+        if not changes:
+            return name
+        plain = ",".join([name, *changes])
+        safe = re.sub(r"[^\w.,=+-]+", "_", plain)
+        if safe != plain or len(safe) > 120:
+            safe = f"{safe[:120]}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+        return f"variants/{safe}"
 
     def stage(self, name: str, build: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
         """Runs a stage unless it is complete.
@@ -197,16 +227,26 @@ class Run:
         """
         folder = self.path / name
         marker = folder / "stage.json"
-        if marker.exists():
-            self.screen.say(f"{name}: complete, kept")
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._lock(name, folder):
+            if marker.exists():
+                self.screen.say(f"{name}: complete, kept")
+                return self.facts(name)
+            start = time.perf_counter()
+            facts = dict(build(folder))
+            facts["seconds"] = round(time.perf_counter() - start, 1)
+            write_json(marker, facts)
+            self.screen.say(f"{name}: done in {duration(facts['seconds'])}")
             return self.facts(name)
-        folder.mkdir(exist_ok=True)
-        start = time.perf_counter()
-        facts = dict(build(folder))
-        facts["seconds"] = round(time.perf_counter() - start, 1)
-        write_json(marker, facts)
-        self.screen.say(f"{name}: done in {duration(facts['seconds'])}")
-        return self.facts(name)
+
+    def _lock(self, name: str, folder: Path) -> AbstractContextManager[object]:
+        """Takes a stage for this process; waits while another, such as a second study, has it."""
+        lock = FileLock(folder / "lock")
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            self.screen.say(f"{name}: another process is at it; waiting")
+            return lock.acquire()
 
     def facts(self, name: str) -> dict[str, Any]:
         """Returns what a complete stage left: the facts of its `build`, and "seconds".
@@ -217,20 +257,16 @@ class Run:
         return read_json(self.path / name / "stage.json")
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """Returns the first value in which two nested mappings differ, or nothing."""
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the values in which two nested mappings differ: dotted key, old and new value."""
     for key in dict.fromkeys([*old, *new]):
         there, here = old.get(key), new.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
-            inner = _difference(there, here, f"{prefix}{key}.")
-            if inner:
-                return inner
+            yield from _differences(there, here, f"{prefix}{key}.")
         elif there != here:
-            if key == "data":
-                return "its input files had other contents"
-            name = f"{prefix}{key}".removeprefix("config.")
-            return f"{name} is {there!r} there and {here!r} now"
-    return ""
+            yield f"{prefix}{key}", there, here
 
 
 def choose_device(name: str) -> torch.device:

@@ -67,6 +67,14 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bars:
+    """One bar a row: name to value and the ends of its interval."""
+
+    title: str
+    values: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scatter:
     """Points in the plane and the cluster of each; see `tsne_panel`."""
 
@@ -118,6 +126,31 @@ def curves(panels: Sequence[Panel]) -> Html:
         axes.legend()
 
     figures = [_figure(p.title, partial(draw, panel=p), size=(5, 3)) for p in panels]
+    return tag("div", *figures, css="grid wide")
+
+
+def bars(panels: Sequence[Bars]) -> Html:
+    """Bar charts side by side, the first row on top and in another colour, with intervals."""
+
+    def draw(axes: Axes, panel: Bars) -> None:
+        names = list(panel.values)
+        values, low, high = np.array(list(panel.values.values())).T
+        places = np.arange(len(names))
+        colours = [_SERIES[0 if place == 0 else 1] for place in places]
+        axes.barh(places, values, color=colours, height=0.62, antialiased=False)
+        axes.errorbar(
+            values, places, xerr=[values - low, high - values], fmt="none", ecolor=_INK, lw=1
+        )
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+        axes.set_xlim(max(0.0, 1.5 * low.min() - 0.5 * high.max()), None)
+
+    figures = [
+        _figure(p.title, partial(draw, panel=p), size=(5, 0.7 + 0.3 * len(p.values)))
+        for p in panels
+    ]
     return tag("div", *figures, css="grid wide")
 
 

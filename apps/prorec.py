@@ -43,7 +43,8 @@ from commands import (
     Setting,
     chosen,
     demo_data,
-    run_app,
+    open_run,
+    show_results,
 )
 from evalrec import (
     DataError,
@@ -131,18 +132,23 @@ class Pipeline(Setting):
         Returns:
             Its item embeddings: "collaborative" (E_C), "adapted" (E_T) and "integrated".
         """
-        pairs = PairBatches if config.backbone == "din" else partial(SequenceBatches, stride=10)
-        plan = DenseTraining(
-            model=lambda: stage_one_model(config, semantic).to(self.device),
-            loss=partial(stage_one_loss, config),
-            batches=pairs(
-                self.data.split.train,
+        train, seed = self.data.split.train, self.config.seed
+        batches: PairBatches | SequenceBatches = (
+            PairBatches(
+                config.training_histories(train, seed),
                 num_items=len(semantic),
                 history_length=config.history_length,
                 batch_size=config.batch_size,
-                seed=self.config.seed,
+                seed=seed,
                 bucket=20,
-            ),
+            )
+            if config.backbone == "din"
+            else config.sequences(train, len(semantic), seed)
+        )
+        plan = DenseTraining(
+            model=lambda: stage_one_model(config, semantic).to(self.device),
+            loss=partial(stage_one_loss, config),
+            batches=batches,
             training=config,
             history_length=config.history_length,
             validation=self.validation,
@@ -333,10 +339,13 @@ def demo(
 
 
 def _run(folder: Path, out: Path, config: Config, device: str) -> None:
-    def stages(setting: Setting) -> dict[str, Report]:
-        return run_stages(Pipeline(**vars(setting)))
+    pipeline = _open(folder, out, config, device)
+    show_results(MODEL, pipeline.run, run_stages(pipeline))
 
-    run_app(MODEL, stages, folder, out, config, config.text.embedding, device)
+
+def _open(folder: Path, out: Path, config: Config, device: str) -> Pipeline:
+    setting = open_run(MODEL, folder, out, config, config.text.embedding, device)
+    return Pipeline(**vars(setting))
 
 
 @app.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from evalrec import Queries, Report, evaluate, read_report
 from experiment import ExperimentError, Run
@@ -108,22 +109,54 @@ class NextItem(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceModel(NextItem):
-    """The sizes and the training of a self-attention model that scores all items."""
+    """The sizes and the training of a self-attention model that scores all items.
+
+    Attributes:
+        history_length: Most items of a history that are read, the newest ones.
+        data_share: Share of the users whose histories are trained on, drawn by the seed.
+    """
 
     dim: int = 128
     num_layers: int = 2
     num_heads: int = 4
     dropout: float = 0.4
     history_length: int = 20
+    data_share: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.data_share <= 1:
+            raise ValueError(f"data_share must be in (0, 1], got {self.data_share}")
         if self.dim < 1 or self.dim % self.num_heads:
             raise ValueError(
                 f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def training_histories(
+        self, histories: Sequence[Int[np.ndarray, " length"]], seed: int
+    ) -> Sequence[Int[np.ndarray, " length"]]:
+        """The histories of the share of users that are trained on."""
+        if self.data_share == 1:
+            return histories
+        count = max(round(self.data_share * len(histories)), 1)
+        users = np.random.default_rng(seed).choice(len(histories), size=count, replace=False)
+        return [histories[user] for user in np.sort(users)]
+
+    def sequences(
+        self, histories: Sequence[Int[np.ndarray, " length"]], num_items: int, seed: int
+    ) -> SequenceBatches:
+        """Training sequences, a prediction at every step; long ones in windows that overlap."""
+        return SequenceBatches(
+            self.training_histories(histories, seed),
+            num_items=num_items,
+            history_length=self.history_length,
+            batch_size=self.batch_size,
+            stride=max(self.history_length // 2, 1),
+            seed=seed,
+            bucket=20,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

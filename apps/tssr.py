@@ -6,6 +6,7 @@ stage: content embeddings; the floors; SASRec on ids, on content and on both, wi
 cross-attention and a gate. Each stage is a folder of the run.
 
     python apps/tssr.py run --data DIR --out RUN
+    python apps/tssr.py study NAME --data DIR --out RUN
     python apps/tssr.py recommend --run RUN --history ID,ID,... --top-k 10
     python apps/tssr.py demo --out RUN
 """
@@ -13,8 +14,6 @@ cross-attention and a gate. Each stage is a folder of the run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,146 +38,28 @@ from commands import (
     EmbeddingOption,
     OutOption,
     SeedOption,
-    Setting,
     chosen,
     demo_data,
-    run_app,
+    open_run,
+    show_results,
 )
-from evalrec import DataError, Report
-from experiment import (
-    build_config,
-    choose_device,
-    guarded,
-    load_config,
-    read_json,
-    write_json,
-)
-from genrec import (
-    ArtifactError,
-    Backbone,
-    Batch,
-    DenseRecommender,
-    SequenceBatches,
-)
-from item_tables import Items, item_table
-from jaxtyping import Float
+from evalrec import DataError
+from experiment import build_config, choose_device, guarded, load_config, read_json
+from genrec import ArtifactError, DenseRecommender
 from semtok import CatalogError
-from stages import (
-    check_complete,
-    embed_texts,
-    fit_and_test_floors,
-    keep_items,
-    read_embedded,
-    read_items,
-    standardised,
+from stages import check_complete, read_items
+from studies import (
+    SeedsOption,
+    StudyArgument,
+    choose_study,
+    parse_seeds,
+    run_study,
+    studies_help,
 )
-from torch import Tensor, nn
-from training import DenseTraining, dense_stage, load_weights, save_weights
-from tssr_model import (
-    Config,
-    Content,
-    Evaluation,
-    Model,
-    TwoStream,
-    baseline_loss,
-    sasrec,
-    tssr_loss,
-)
-from tssr_page import BASELINES, MODEL, content_stages, metrics, write_page
-
-Loss = Callable[[Model, nn.Module, Batch], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pipeline(Setting):
-    """The stages of a run."""
-
-    config: Config
-
-    def contents(self) -> list[Float[Tensor, "items dim"]]:
-        """The content embeddings, one array a stream: the stages "content_1", ..."""
-        content = self.config.content
-        for stage, fields in zip(content_stages(self.config), content.fields, strict=True):
-            embed_texts(
-                self.run,
-                self.data,
-                content.embedding,
-                fields,
-                device=str(self.device),
-                seed=self.config.seed,
-                stage=stage,
-            )
-        return read_contents(self.run.path, self.config)
-
-    def train(self, name: str, build: Callable[[], Backbone], loss: Loss) -> Report:
-        """A stage that trains a model and tests its ranking."""
-        config = self.config.model
-        plan = DenseTraining(
-            model=lambda: build().to(self.device),
-            loss=partial(loss, config),
-            batches=SequenceBatches(
-                self.data.split.train,
-                num_items=len(self.data.catalog),
-                history_length=config.history_length,
-                batch_size=config.batch_size,
-                stride=max(config.history_length // 2, 1),
-                seed=self.config.seed,
-                bucket=20,
-            ),
-            training=config,
-            history_length=config.history_length,
-            validation=self.validation,
-            test=self.data.split.test,
-            ks=self.config.evaluation.ks,
-            seed=self.config.seed,
-            keep=lambda model, folder: save_weights(folder / "weights.safetensors", model),
-        )
-        return dense_stage(self.run, name, plan)
-
-
-def read_contents(run: Path, config: Config) -> list[Float[Tensor, "items dim"]]:
-    """The content embeddings that a run keeps, reduced and standardised."""
-    return [
-        standardised(read_embedded(run, stage), config.content.dim)
-        for stage in content_stages(config)
-    ]
-
-
-def baseline(name: Items, config: Model, contents: list[Tensor]) -> Backbone:
-    """SASRec on "ids", on "content" or on "both", as deep as the two-stream model."""
-    encoder = item_table(name, contents, config.dim)
-    return sasrec(config, len(contents[0]), encoder, config.num_layers + config.num_cross_layers)
-
-
-def run_stages(pipeline: Pipeline) -> dict[str, Report]:
-    """Goes through the stages, skipping those that are complete; writes metrics and report.
-
-    Returns:
-        Test reports: the model, the baselines, the floors.
-    """
-    run, data, config = pipeline.run, pipeline.data, pipeline.config
-    keep_items(run, data)
-    contents = pipeline.contents()
-    text_fields = tuple(dict.fromkeys(name for names in config.content.fields for name in names))
-    floors = fit_and_test_floors(run, data, text_fields, config.evaluation.ks)
-    reports = {MODEL: pipeline.train("tssr", lambda: TwoStream(config.model, contents), tssr_loss)}
-    if config.evaluation.baselines:
-        for name, title in BASELINES.items():
-            build = partial(baseline, name, config.model, contents)
-            reports[title] = pipeline.train(f"sasrec_{name}", build, baseline_loss)
-    reports |= floors
-    model = load_model(run.path, config)
-    write_json(run.path / "metrics.json", metrics(run, data, config, reports, model))
-    write_page(run, data, config, reports, model)
-    return reports
-
-
-def load_model(run: Path, config: Config) -> TwoStream:
-    """The trained model of a run."""
-    model = TwoStream(config.model, read_contents(run, config))
-    load_weights(run / "tssr/weights.safetensors", model)
-    return model.eval()
-
+from tssr_model import Config, Content, Evaluation, Model
+from tssr_page import MODEL, content_stages
+from tssr_stages import Pipeline, load_model, read_contents, run_stages
+from tssr_studies import STUDIES
 
 DEMO = Config(
     content=Content(embedding="lsa", dim=64),
@@ -219,10 +100,30 @@ def demo(
 
 
 def _run(folder: Path, out: Path, config: Config, device: str) -> None:
-    def stages(setting: Setting) -> dict[str, Report]:
-        return run_stages(Pipeline(**vars(setting)))
+    pipeline = _open(folder, out, config, device)
+    show_results(MODEL, pipeline.run, run_stages(pipeline))
 
-    run_app(MODEL, stages, folder, out, config, config.content.embedding, device)
+
+def _open(folder: Path, out: Path, config: Config, device: str) -> Pipeline:
+    setting = open_run(MODEL, folder, out, config, config.content.embedding, device)
+    return Pipeline(**vars(setting))
+
+
+@app.command(help=studies_help(STUDIES))
+def study(
+    name: StudyArgument,
+    data: DataOption,
+    out: OutOption,
+    config: ConfigOption = None,
+    embedding: EmbeddingOption = None,
+    seed: SeedOption = None,
+    seeds: SeedsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train the variants of a study; see `studies_help`."""
+    resolved = chosen(load_config(Config, config), "content", embedding, seed)
+    found, all_seeds = choose_study(STUDIES, name), parse_seeds(seeds, resolved.seed)
+    run_study(name, found, _open(data, out, resolved, device), all_seeds, run_stages)
 
 
 @app.command()
@@ -250,8 +151,9 @@ def recommend(
 def recommender_of(run: Path, config: Config, device: torch.device) -> DenseRecommender:
     """The recommender of a run's model."""
     items = read_items(run)
+    contents = read_contents(run, config, content_stages(config))
     return DenseRecommender(
-        load_model(run, config).to(device),
+        load_model(run / "tssr", config, contents).to(device),
         [item["item_id"] for item in items],
         history_length=config.model.history_length,
         popularity=torch.tensor([item["count"] for item in items]),

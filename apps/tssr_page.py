@@ -16,6 +16,7 @@ from item_tables import Items
 from jaxtyping import Float
 from report import Section, table, write_report
 from stages import Data
+from studies import study_sections
 from torch import Tensor
 from tssr_model import Config, TwoStream
 
@@ -31,8 +32,8 @@ BASELINES: dict[Items, str] = {
 
 
 def content_stages(config: Config) -> tuple[str, ...]:
-    """The stages of the content embeddings."""
-    return tuple(f"content_{number}" for number in range(1, len(config.content.streams) + 1))
+    """The stages of the content embeddings, named after their fields."""
+    return tuple("_".join(["content", *fields]) for fields in config.content.fields)
 
 
 def stages(config: Config) -> tuple[str, ...]:
@@ -44,26 +45,26 @@ def metrics(
     run: Run, data: Data, config: Config, reports: Mapping[str, Report], model: TwoStream
 ) -> dict[str, Any]:
     """What metrics.json holds."""
-    agreement = {
-        name: {"alignment": a, "uniformity": u} for name, a, u in _agreement(config, model)
-    }
-    return page.metrics(run, data, stages(config), reports) | {"streams": agreement}
+    return page.metrics(run, data, stages(config), reports) | {"streams": agreement(config, model)}
 
 
-def _streams(config: Config, model: TwoStream) -> dict[str, Float[Tensor, "items dim"]]:
+def stream_tables(config: Config, model: TwoStream) -> dict[str, Float[Tensor, "items dim"]]:
     """The embeddings of each stream."""
     with torch.no_grad():
         tables = [table.detach().cpu() for table in model.tables()]
     return dict(zip(("ids", *config.content.streams), tables, strict=True))
 
 
-def _agreement(config: Config, model: TwoStream) -> list[tuple[str, float, float]]:
+def agreement(config: Config, model: TwoStream) -> dict[str, dict[str, float]]:
     """Each stream's distance from the ids, and how evenly it spreads (figure 3)."""
-    streams = _streams(config, model)
-    return [
-        (name, alignment_distance(streams["ids"], vectors), uniformity(vectors))
-        for name, vectors in streams.items()
-    ]
+    tables = stream_tables(config, model)
+    return {
+        name: {
+            "alignment": alignment_distance(tables["ids"], vectors),
+            "uniformity": uniformity(vectors),
+        }
+        for name, vectors in tables.items()
+    }
 
 
 def write_page(
@@ -91,12 +92,12 @@ def write_page(
             body=[
                 table(
                     ["stream", "distance to ids", "uniformity"],
-                    [list(row) for row in _agreement(config, model)],
+                    [[name, *values.values()] for name, values in agreement(config, model).items()],
                 ),
                 scatter_panels(
                     [
                         tsne_panel(name, vectors.numpy(), seed=config.seed)
-                        for name, vectors in _streams(config, model).items()
+                        for name, vectors in stream_tables(config, model).items()
                     ]
                 ),
             ],
@@ -104,6 +105,7 @@ def write_page(
             "ids' (0 is perfect, 2 is unrelated), and uniformity (lower spreads more evenly), "
             "after Wang and Isola; t-SNE, coloured by 10 k-means clusters.",
         ),
+        *study_sections(run),
         page.examples_section(data, recommend, config.seed),
     ]
     write_report(

@@ -185,3 +185,35 @@ def test_recommend_answers(complete: Path, data: Path, tmp_path: Path) -> None:
         found = [item["item_id"] for item in answer["items"]]
         assert len(set(found)) == 7
         assert set(found) <= set(ids) - set(history)
+
+
+def test_studies_stand_in_the_report_and_share_what_they_train(complete: Path, data: Path) -> None:
+    config = complete.parent / "small.toml"
+    same = ["--data", data, "--out", complete, "--config", config]
+    done = tssr("study", "contrast", *same, "--seeds", "0,1")
+    assert done.returncode == 0, done.stderr
+    assert "tssr: complete, kept" in done.stderr  # seed 0 of the whole model is the run's own
+    kept = {path.name for path in (complete / "variants").iterdir()}
+    assert "tssr,model.user_weight=0.0,model.item_weight=0.0" in kept
+    assert len(kept) == 7
+    found = json.loads((complete / "studies/contrast.json").read_text())
+    systems = found["comparison"]["systems"]
+    assert [system["name"] for system in systems][::3] == ["TSSR", "without both"]
+    assert all(system["seeds"] == 2 for system in systems)
+    assert set(found["facts"]["TSSR"]) == {"alignment", "uniformity"}
+
+    done = tssr("study", "tsne", *same)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (complete / "variants").iterdir()} == kept
+    page = (complete / "report.html").read_text()
+    assert "Study: hierarchical contrast" in page
+    assert "Study: item embeddings with and without contrast" in page
+
+
+def test_a_wrong_study_is_refused_before_anything_is_done(data: Path, tmp_path: Path) -> None:
+    done = tssr("study", "everything", "--data", data, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "NAME must be one of hybrid, contrast" in " ".join(done.stderr.split())
+    done = tssr("study", "contrast", "--data", data, "--out", tmp_path / "run", "--seeds", "0,0")
+    assert done.returncode == 2
+    assert not (tmp_path / "run").exists()

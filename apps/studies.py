@@ -1,0 +1,202 @@
+"""`study NAME`: variants of a run side by side, each trained in the run's folder and kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import typer
+from commands import Setting
+from evalrec import Comparison, Report, compare
+from experiment import Run, read_json, write_json
+from figures import Bars, Panel, bars, curves
+from report import Html, Section, table
+from rich.console import Console
+
+StudyArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of those above")]
+SeedsOption = Annotated[
+    str | None, typer.Option(help="Seeds by commas; all variants with each. The run's own if unset")
+]
+
+AnyPipeline = TypeVar("AnyPipeline", bound=Setting)
+Study = Callable[[AnyPipeline, Sequence[int]], "Outcome"]
+"""Trains what a study needs for each of the seeds, and says what came of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a study found.
+
+    Attributes:
+        title: Its heading in the report.
+        note: What is compared, and where it stands in the paper.
+        systems: Test reports of each variant, one a seed. The first is what the others are
+            compared with.
+        facts: Further columns: by variant, name and value.
+        places: Where each variant stands on the axis of a line chart, for a study of a number;
+            bars where there are none.
+        axis: What that number is.
+        figures: Further figures, below.
+        k: Cut-off of the table; the last one of the reports where they lack it.
+    """
+
+    title: str
+    note: str
+    systems: Mapping[str, Sequence[Report]]
+    facts: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
+    places: Mapping[str, float] = field(default_factory=dict)
+    axis: str = ""
+    figures: Sequence[Html] = ()
+    k: int = 10
+
+
+def studies_help(studies: Mapping[str, Study[AnyPipeline]]) -> str:
+    """The help text of `study`: what each study asks, from the docstrings."""
+    lines = [f"{name}: {(study.__doc__ or '').strip()}" for name, study in studies.items()]
+    return "\n\n".join(
+        [
+            "Train variants of a run beside it and compare them in its report. What another study "
+            "or the run itself has trained is not trained again.",
+            *lines,
+        ]
+    )
+
+
+def choose_study(studies: Mapping[str, Study[AnyPipeline]], name: str) -> Study[AnyPipeline]:
+    """The study of that name; a usage error where there is none."""
+    if name not in studies:
+        raise typer.BadParameter(f"NAME must be one of {', '.join(studies)}, got {name!r}")
+    return studies[name]
+
+
+def parse_seeds(seeds: str | None, own: int) -> list[int]:
+    """The seeds that a command line names; the run's own where it names none."""
+    if seeds is None:
+        return [own]
+    try:
+        found = [int(part) for part in seeds.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--seeds must be whole numbers by commas, got {seeds}") from error
+    if len(set(found)) < len(found):
+        raise typer.BadParameter(f"--seeds must be different, got {seeds}")
+    return found
+
+
+def run_study(
+    name: str,
+    study: Study[AnyPipeline],
+    pipeline: AnyPipeline,
+    seeds: Sequence[int],
+    run_stages: Callable[[AnyPipeline], object],
+) -> None:
+    """Goes through a study, then through the run that it belongs to, and prints what it found.
+
+    Args:
+        name: The study's.
+        study: As in the app's studies.
+        pipeline: The run's.
+        seeds: All variants are trained with each.
+        run_stages: Completes the run and writes its report, the study's card included.
+    """
+    outcome = study(pipeline, seeds)
+    comparison = keep_study(pipeline.run, name, outcome)
+    run_stages(pipeline)
+    typer.echo()
+    Console().print(comparison)
+    typer.echo(f"report: {pipeline.run.path / 'report.html'}")
+
+
+def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
+    """Writes a study's comparison into the run, for `study_sections` to show."""
+    ks = next(iter(outcome.systems.values()))[0].ks
+    k = outcome.k if outcome.k in ks else ks[-1]
+    comparison = compare(outcome.systems, metrics=(f"recall@{k}", f"ndcg@{k}"))
+    folder = run.path / "studies"
+    folder.mkdir(exist_ok=True)
+    write_json(
+        folder / f"{name}.json",
+        {
+            "title": outcome.title,
+            "note": outcome.note,
+            "comparison": comparison.to_json(),
+            "facts": {row: dict(values) for row, values in outcome.facts.items()},
+            "body": [comparison_table(comparison, outcome.facts), *_figures(comparison, outcome)],
+        },
+    )
+    return comparison
+
+
+def study_sections(run: Run) -> list[Section]:
+    """The cards of all studies that a run has."""
+    found = [read_json(path) for path in sorted((run.path / "studies").glob("*.json"))]
+    return [
+        Section(
+            title=f"Study: {study['title']}",
+            body=[Html(part) for part in study["body"]],
+            note=study["note"],
+        )
+        for study in found
+    ]
+
+
+def comparison_table(
+    comparison: Comparison, facts: Mapping[str, Mapping[str, float | str]]
+) -> Html:
+    """A row a variant: its figures, the spread of its seeds, and whether it differs from the first.
+
+    Every p-value is that of the paired bootstrap over users, corrected by Holm over the table.
+    """
+    columns = [
+        (mode, metric) for mode in ("unfiltered", "filtered") for metric in comparison.metrics
+    ]
+    header = ["variant", "seeds"]
+    for mode, metric in columns:
+        header += [f"{metric}, {mode}", "p"]
+    further = list(dict.fromkeys(name for values in facts.values() for name in values))
+    p_values = {(d.system, d.mode, d.metric): d.bootstrap_p for d in comparison.differences}
+    rows = []
+    for system in comparison.systems:
+        row: list[Any] = [system.name, system.num_seeds]
+        for mode, metric in columns:
+            spread = system.seed_spread and f" ± {system.seed_spread[mode, metric]:.4f}"
+            row.append(f"{system.figures[mode, metric].mean:.4f}{spread or ''}")
+            p_value = p_values.get((system.name, mode, metric))
+            row.append(
+                "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< .001"
+            )
+        own = facts.get(system.name, {})
+        rows.append([*row, *(own.get(name, "") for name in further)])
+    return table([*header, *further], rows)
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< .001"
+
+
+def _figures(comparison: Comparison, outcome: Outcome) -> list[Html]:
+    """NDCG@10 or what stands for it, as bars with intervals over users, or over a number."""
+    metric = comparison.metrics[-1]
+    shown = {"all items": "unfiltered", "seen filtered": "filtered"}
+    if outcome.places:
+        lines = {
+            label: [
+                (outcome.places[system.name], system.figures[mode, metric].mean)
+                for system in comparison.systems
+                if system.name in outcome.places
+            ]
+            for label, mode in shown.items()
+        }
+        lines = {label: sorted(points) for label, points in lines.items()}
+        chart = curves([Panel(title=f"{metric}", lines=lines, x_label=outcome.axis, mark="max")])
+    else:
+        chart = bars(
+            [
+                Bars(
+                    title=f"{metric}, {label}",
+                    values={s.name: s.figures[mode, metric] for s in comparison.systems},
+                )
+                for label, mode in shown.items()
+            ]
+        )
+    return [chart, *outcome.figures]

@@ -1,0 +1,173 @@
+"""TSSR's studies: the paper's tables and figures, and its second limitation lifted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evalrec import Report
+from figures import Scatter, scatter_panels, tsne_panel
+from studies import Outcome, Study
+from tssr_page import BASELINES, MODEL, agreement, stream_tables
+from tssr_stages import Pipeline
+
+_WITHOUT = {
+    MODEL: {},
+    "without user-grained contrast": {"user_weight": 0.0},
+    "without item-grained contrast": {"item_weight": 0.0},
+    "without both": {"user_weight": 0.0, "item_weight": 0.0},
+}
+
+
+def hybrid(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """TSSR beside SASRec on ids, on content, and on both concatenated (table 1)."""
+    systems: dict[str, list[Report]] = {MODEL: _seeds(pipeline, seeds)}
+    for items, title in BASELINES.items():
+        systems[title] = [pipeline.varied(seed=seed).baseline(items) for seed in seeds]
+    return Outcome(
+        title="one source of item embeddings, or both",
+        note="Table 1. All are trained for the same number of epochs at most, with the same "
+        "optimiser, batches, depth and loss. p-values: TSSR against each.",
+        systems=systems,
+    )
+
+
+def contrast(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Without user-grained contrast, without item-grained, without both (figure 3)."""
+    variants = {name: pipeline.varied(model=changes) for name, changes in _WITHOUT.items()}
+    return Outcome(
+        title="hierarchical contrast",
+        note="Figure 3. Alignment: mean squared distance of the content's unit vectors to the "
+        "ids'; uniformity: lower is more even; both of the first seed.",
+        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+        facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
+        k=20,
+    )
+
+
+def tsne(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Id and content embeddings in the plane, with contrast and without (figures 1 and 4)."""
+    variants = {name: pipeline.varied(model=_WITHOUT[name]) for name in (MODEL, "without both")}
+    panels: list[Scatter] = []
+    systems = {name: _seeds(variant, seeds) for name, variant in variants.items()}
+    for name, variant in variants.items():
+        one = variant.varied(seed=seeds[0])
+        panels += [
+            tsne_panel(f"{name}: {stream}", vectors.numpy(), seed=seeds[0])
+            for stream, vectors in stream_tables(one.config, one.model()).items()
+        ]
+    return Outcome(
+        title="item embeddings with and without contrast",
+        note="Figures 1 and 4: t-SNE of the same items in each panel, coloured by 10 k-means "
+        "clusters of the panel's own embeddings; first seed.",
+        systems=systems,
+        figures=[scatter_panels(panels)],
+    )
+
+
+def batch_size(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Sequences a batch, which is the number of in-batch negatives (figure 5)."""
+    sizes = (32, 64, 128, 256, 512)
+    return _over(
+        pipeline,
+        seeds,
+        "batch_size",
+        sizes,
+        title="batch size",
+        axis="sequences a batch",
+        note="Figure 5. The learning rate is the same for all; alignment and uniformity are those "
+        "of the first seed.",
+    )
+
+
+def temperature(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Temperature of the user-grained contrast, .1 to 1 (section 4.1)."""
+    return _over(
+        pipeline,
+        seeds,
+        "contrast_temperature",
+        [step / 10 for step in range(1, 11)],
+        title="temperature of user-grained contrast",
+        axis="temperature",
+        note="The paper searches {.1, .2, ..., 1}.",
+    )
+
+
+def data_share(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """20, 50, 80 and 100 % of the users' histories to train on, SASRec on ids beside (figure 6)."""
+    systems: dict[str, list[Report]] = {}
+    for share in (1.0, 0.8, 0.5, 0.2):
+        variant = pipeline.varied(model={"data_share": share})
+        systems[f"{MODEL}, {share:.0%}"] = _seeds(variant, seeds)
+        systems[f"{BASELINES['ids']}, {share:.0%}"] = [
+            variant.varied(seed=seed).baseline("ids") for seed in seeds
+        ]
+    return Outcome(
+        title="amount of training data",
+        note="Figure 6. Users are drawn by the seed; the test takes all users.",
+        systems=systems,
+    )
+
+
+def modalities(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Each content stream alone, all in one stream, and as streams of their own."""
+    fields = list(dict.fromkeys(name for names in pipeline.config.content.fields for name in names))
+    one = "+".join(fields)
+    streams: dict[str, tuple[str, ...]] = {f"one stream: {one}": (one,)}
+    streams |= {f"{field} alone": (field,) for field in fields}
+    if len(fields) > 1:
+        streams[f"{len(fields)} streams: {', '.join(fields)}"] = tuple(fields)
+    variants = {
+        name: pipeline.varied(content={"streams": chosen}) for name, chosen in streams.items()
+    }
+    return Outcome(
+        title="several modalities",
+        note="The paper's second limitation: more than one content modality at once, each a "
+        "stream with an encoder of its own.",
+        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+    )
+
+
+STUDIES: dict[str, Study[Pipeline]] = {
+    "hybrid": hybrid,
+    "contrast": contrast,
+    "tsne": tsne,
+    "batch-size": batch_size,
+    "data-share": data_share,
+    "temperature": temperature,
+    "modalities": modalities,
+}
+"""By the names of the command line."""
+
+
+def _seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[Report]:
+    return [pipeline.varied(seed=seed).tssr() for seed in seeds]
+
+
+def _agreement(pipeline: Pipeline, seed: int) -> dict[str, float | str]:
+    """Alignment and uniformity of the content streams of a trained variant, their means."""
+    one = pipeline.varied(seed=seed)
+    streams = agreement(one.config, one.model())
+    contents = [values for name, values in streams.items() if name != "ids"]
+    return {key: sum(v[key] for v in contents) / len(contents) for key in contents[0]}
+
+
+def _over(
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    setting: str,
+    values: Sequence[Any],
+    **texts: Any,
+) -> Outcome:
+    """A study of one number of the model, the run's own value first."""
+    own = getattr(pipeline.config.model, setting)
+    order = [own, *(value for value in values if value != own)]
+    variants: Mapping[str, Pipeline] = {
+        f"{texts['axis']} {value}": pipeline.varied(model={setting: value}) for value in order
+    }
+    return Outcome(
+        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+        facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
+        places=dict(zip(variants, map(float, order), strict=True)),
+        **texts,
+    )
