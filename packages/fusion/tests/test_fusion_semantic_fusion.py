@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from fusion import SemanticFusion, mask_codes, masked_code_loss, pool_codes
+from fusion import SemanticFusion, mask_codes, masked_code_loss, masking, pool_codes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -141,6 +141,24 @@ def test_masked_code_loss_is_equation_6() -> None:
     assert float(found) == pytest.approx(sum(terms) / len(terms), abs=1e-12)
     nothing = masked_code_loss(states[:0], targets[:0], table, temperature=0.2)
     assert float(nothing) == 0.0
+
+
+def test_a_weight_stands_for_repeated_codes_and_pieces_for_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    states = torch.randn(7, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(9, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(9, (7,), generator=generator)
+    times = torch.tensor([1, 3, 0, 2, 1, 1, 5])
+    every = torch.arange(7).repeat_interleave(times)
+    plain = masked_code_loss(states[every], targets[every], table, temperature=0.2)
+    expected = torch.autograd.grad(plain, (states, table))
+    for logits in (masking._LOGITS_AT_A_TIME, 27):
+        monkeypatch.setattr(masking, "_LOGITS_AT_A_TIME", logits)
+        found = masked_code_loss(states, targets, table, temperature=0.2, weights=times.double())
+        torch.testing.assert_close(found, plain)
+        torch.testing.assert_close(torch.autograd.grad(found, (states, table)), expected)
 
 
 def test_masked_codes_are_learned_from_the_views() -> None:

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 _SHOWN_AS_MASK, _SHOWN_AS_RANDOM = 0.8, 0.1
+_LOGITS_AT_A_TIME = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +76,21 @@ def masked_code_loss(
     code_vectors: Float[Tensor, "tokens dim"],
     *,
     temperature: float,
+    weights: Float[Tensor, " masked"] | None = None,
 ) -> Float[Tensor, ""]:
     """Masked code modelling: guess each chosen code among all codes of all positions.
 
     CoCoRec, eq. 6: cross-entropy of cosine / `temperature`, with h-hat as `states`, z^c as
-    `code_vectors` and C, "the set of all semantic codes", as its rows.
+    `code_vectors` and C, "the set of all semantic codes", as its rows. The logits of some 4,000
+    codes of 4,000 are held at a time; more are computed again in the backward pass.
 
     Args:
         states: The semantic-fusion module's output where a code was chosen.
         targets: The row of `code_vectors` of each true code; see `SemanticFusion.tokens`.
         code_vectors: The embeddings of all codes, position after position.
         temperature: Divides the cosines.
+        weights: How much each code counts in the mean, such as how often its item occurs in a
+            batch where each item is guessed once; 1 where none are given.
 
     Returns:
         The mean over the chosen codes, in nats; 0 where none was chosen.
@@ -99,6 +105,27 @@ def masked_code_loss(
     # In full precision even under autocast: a temperature magnifies bf16's rounding.
     with torch.autocast(device_type=states.device.type, enabled=False):
         dtype = torch.promote_types(states.dtype, torch.float32)
-        guesses = F.normalize(states.to(dtype), dim=-1)
+        guesses = F.normalize(states.to(dtype), dim=-1) / temperature
         rows = F.normalize(code_vectors.to(dtype), dim=-1)
-        return F.cross_entropy(guesses @ rows.T / temperature, targets)
+        shares = guesses.new_ones(len(guesses)) if weights is None else weights.to(dtype)
+        parts = (guesses, targets, shares / shares.sum())
+        size = max(_LOGITS_AT_A_TIME // len(rows), 1)
+        if len(guesses) <= size:
+            return _weighted_cross_entropy(rows, *parts)
+        pieces = (slice(start, start + size) for start in range(0, len(guesses), size))
+        terms = [
+            checkpoint(
+                _weighted_cross_entropy,
+                rows,
+                *(part[piece] for part in parts),
+                use_reentrant=False,
+            )
+            for piece in pieces
+        ]
+        return torch.stack(terms).sum()
+
+
+def _weighted_cross_entropy(
+    rows: Tensor, guesses: Tensor, targets: Tensor, weights: Tensor
+) -> Tensor:
+    return F.cross_entropy(guesses @ rows.T, targets, reduction="none") @ weights

@@ -1,0 +1,695 @@
+"""CoCoRec's configuration, its model, its three losses, and what is deployed of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, cast
+
+import torch
+from experiment import ExperimentError
+from fusion import (
+    SemanticFusion,
+    mask_codes,
+    masked_code_loss,
+    masked_sequence_alignment,
+    pool_codes,
+)
+from genrec import (
+    Batch,
+    PairBatches,
+    SASRec,
+    SequenceBatches,
+    TrainingConfig,
+    sampled_cross_entropy,
+)
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from stages import Columns
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from training import NextItem, SequenceModel, load_weights
+
+T = TypeVar("T", bound=tuple[Tensor, ...])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The text embeddings Z^t, one a view (section 2.2.1).
+
+    Attributes:
+        embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
+            stored embeddings. The paper's is Sentence-T5 base.
+        views: The catalogue's fields of each view, joined by "+". The paper has title, brand,
+            features, categories and description, one a view.
+        dim: Dimensions kept by PCA, of each view.
+        whiten: Whether PCA gives every dimension the same variance, as in the authors' code.
+    """
+
+    embedding: str = "minilm"
+    views: tuple[str, ...] = ("title", "brand", "categories")
+    dim: int = 128
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.views or not all(self.fields):
+            raise ValueError(f"views must name fields, such as 'title', got {self.views}")
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"views must be different ones, got {self.views}")
+        if self.dim < 1:
+            raise ValueError(f"dim must be at least 1, got {self.dim}")
+
+    @property
+    def fields(self) -> tuple[tuple[str, ...], ...]:
+        """The fields of each view."""
+        return tuple(
+            tuple(name.strip() for name in view.split("+") if name.strip()) for view in self.views
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """The semantic codes (section 2.2.2).
+
+    Attributes:
+        quantizer: Product or residual quantization; the paper's tables have both.
+        codes_per_view: k.
+        codebook_size: C.
+        source: What is quantized: the text; the items of a SASRec on ids; "mixed", half the codes
+            of each view from either (figure 2); or nothing, random codes.
+    """
+
+    quantizer: Literal["pq", "rq"] = "pq"
+    codes_per_view: int = 4
+    codebook_size: int = 256
+    source: Literal["text", "random", "sasrec", "mixed"] = "text"
+
+    def __post_init__(self) -> None:
+        if self.codes_per_view < 1:
+            raise ValueError(f"codes_per_view must be at least 1, got {self.codes_per_view}")
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
+        if self.source == "mixed" and self.codes_per_view % 2:
+            raise ValueError(
+                f'codes_per_view must be even where source is "mixed", got {self.codes_per_view}'
+            )
+        if self.source == "random" and self.quantizer != "pq":
+            raise ValueError(
+                'quantizer must be left out where source is "random", which quantizes nothing, '
+                f"got {self.quantizer!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(SequenceModel):
+    """The model and its training (sections 2.3, 2.4 and 3.1.4; rates of the authors' code).
+
+    Attributes:
+        temperature: tau of eq. 5 to 8, which all compare by cosine.
+        num_negatives: Drawn uniformly for a step, with logQ correction; 0 takes all items (the
+            authors' code draws some 24,000 of 24,587).
+        num_layers: Layers of the backbone, L_r.
+        feedforward_dim: Inner width of the feed-forward parts of both modules.
+        dropout: Of the backbone.
+        fusion_layers: Layers of the semantic-fusion module, L.
+        fusion_dropout: Its dropout.
+        pooling: Whether Pool(Z^c) is added to Pool(H) for all items, as in the "paper", or not for
+            those of the history, as in the authors' "code".
+        read_views: False lets the codes attend to themselves in place of the views (table 4).
+        mask_ratio: rho.
+        alpha: Weight of masked code modelling (eq. 6); 0 leaves it out.
+        beta: Weight of masked sequence alignment (eq. 7-8); 0 leaves it out.
+        samples: A target at every position of a window, all in one causal pass, or "pairs": every
+            prefix with its next item, as in the paper. Both see the same targets in an epoch.
+        batch_size: Windows, or pairs (the paper has 400, which some 60 windows hold).
+        checkpoint_items: Most items that the semantic-fusion module has its activations held of.
+            More pass in portions of this size, each computed again in the backward pass.
+        weight_decay: AdamW's.
+    """
+
+    num_negatives: int = 0
+    num_layers: int = 2
+    num_heads: int = 2
+    feedforward_dim: int = 512
+    dropout: float = 0.1
+    fusion_layers: int = 2
+    fusion_dropout: float = 0.2
+    pooling: Literal["paper", "code"] = "paper"
+    read_views: bool = True
+    mask_ratio: float = 0.5
+    alpha: float = 0.5
+    beta: float = 0.3
+    samples: Literal["sequences", "pairs"] = "sequences"
+    checkpoint_items: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 500
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    batch_size: int = 64
+    epochs: int = 100
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("fusion_layers", "feedforward_dim", "num_layers", "checkpoint_items"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("alpha", "beta"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.fusion_dropout < 1:
+            raise ValueError(f"fusion_dropout must be in [0, 1), got {self.fusion_dropout}")
+        if not 0 < self.mask_ratio <= 1:
+            raise ValueError(f"mask_ratio must be in (0, 1], got {self.mask_ratio}")
+        if self.similarity != "cosine":
+            raise ValueError(f"similarity must be 'cosine' (eq. 5), got {self.similarity!r}")
+        if not self.alpha and not self.beta and self.mask_ratio != Model.mask_ratio:
+            raise ValueError(
+                "mask_ratio must be left out where alpha and beta are 0 and nothing is masked, "
+                f"got {self.mask_ratio}"
+            )
+
+    def settings(self, seed: int, *, monitor: str) -> TrainingConfig:
+        """What `genrec.fit` needs: AdamW, as in the authors' code."""
+        settings = super().settings(seed, monitor=monitor)
+        return dataclasses.replace(settings, optimizer="adamw", weight_decay=self.weight_decay)
+
+    def batches(
+        self, histories: Sequence[Any], num_items: int, seed: int
+    ) -> PairBatches | SequenceBatches:
+        """What it is trained on."""
+        sizes: dict[str, Any] = {
+            "num_items": num_items,
+            "history_length": self.history_length,
+            "batch_size": self.batch_size,
+            "seed": seed,
+            "bucket": 20,
+        }
+        if self.samples == "pairs":
+            return PairBatches(histories, **sizes)
+        return SequenceBatches(histories, **sizes, stride=max(self.history_length // 2, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemIds(NextItem):
+    """Fine-tuning of an id table on top of the frozen model, by eq. 5 alone (section 3.4.5).
+
+    Attributes:
+        targets: Whether the table is added to what states are compared with too. The paper says
+            that it is "fed as input to the sequential recommender", and scores by the same item
+            representations that it feeds; False is its words taken strictly.
+        weight_decay: AdamW's.
+    """
+
+    targets: bool = True
+    weight_decay: float = 1e-4
+    num_negatives: int = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+
+    def settings(self, seed: int, *, monitor: str) -> TrainingConfig:
+        """What `genrec.fit` needs."""
+        settings = super().settings(seed, monitor=monitor)
+        return dataclasses.replace(settings, optimizer="adamw", weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How models are chosen and tested.
+
+    Attributes:
+        ks: Cut-offs.
+        validation_users: Users drawn for early stopping; the test takes all.
+        baselines: Whether SASRec on ids and on text is trained too (table 3).
+    """
+
+    ks: tuple[int, ...] = (5, 10, 20)
+    validation_users: int = 5000
+    baselines: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that makes a run what it is."""
+
+    seed: int = 0
+    columns: Columns = field(default_factory=Columns)
+    views: Views = field(default_factory=Views)
+    codes: Codes = field(default_factory=Codes)
+    model: Model = field(default_factory=Model)
+    item_ids: ItemIds = field(default_factory=ItemIds)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        if self.views.dim != self.model.dim:
+            raise ValueError(
+                "views.dim must be model.dim, since codes attend to views, "
+                f"got {self.views.dim} and {self.model.dim}"
+            )
+        if self.codes.quantizer == "pq" and self.views.dim % self.codes.codes_per_view:
+            raise ValueError(
+                "views.dim must be a multiple of codes.codes_per_view, the sub-vectors of product "
+                f"quantization, got {self.views.dim} and {self.codes.codes_per_view}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guesses:
+    """Items with masked codes, and what the semantic-fusion module makes of them.
+
+    Attributes:
+        inputs: What the backbone reads of each item.
+        states: h-hat of each code that is to be guessed.
+        targets: The row of the true code among all codes.
+        items: Which of the items each code is of.
+    """
+
+    inputs: Float[Tensor, "items dim"]
+    states: Float[Tensor, "guesses dim"]
+    targets: Int[Tensor, " guesses"]
+    items: Int[Tensor, " guesses"]
+
+
+class FusedItems(nn.Module):
+    """The items' codes and views, and the semantic-fusion module that makes vectors of them.
+
+    The stored codes and views are the caller's, and no part of the weights.
+
+    Args:
+        config: Sizes.
+        codes: One row an item.
+        codebook_sizes: Number of codes at each position.
+        views: One embedding a view, as wide as the model.
+    """
+
+    codes: Tensor
+    views: Tensor
+
+    def __init__(
+        self,
+        config: Model,
+        codes: Int[Tensor, "items codes"],
+        codebook_sizes: Sequence[int],
+        views: Float[Tensor, "items views dim"],
+    ) -> None:
+        super().__init__()
+        if len(codes) != len(views):
+            raise ValueError(f"codes must have a row an item, {len(views)}, got {len(codes)}")
+        if views.shape[2] != config.dim:
+            raise ValueError(f"views must have width dim, {config.dim}, got {views.shape[2]}")
+        sizes = torch.tensor(codebook_sizes, device=codes.device)
+        if len(sizes) != codes.shape[1] or (codes < 0).any() or (codes >= sizes).any():
+            raise ValueError(f"codes must be within codebook_sizes, {tuple(codebook_sizes)}")
+        self.config = config
+        self.register_buffer("codes", codes.long(), persistent=False)
+        self.register_buffer("views", views, persistent=False)
+        self.fusion = SemanticFusion(
+            codebook_sizes,
+            config.dim,
+            num_layers=config.fusion_layers,
+            num_heads=config.num_heads,
+            feedforward_dim=config.feedforward_dim,
+            dropout=config.fusion_dropout,
+        )
+
+    def forward(
+        self, rows: Int[Tensor, " rows"] | None = None
+    ) -> tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]]:
+        """What the backbone reads of some items, or of all, and what states are compared with.
+
+        Each item passes the semantic-fusion module once. Both are the same tensor where Pool(Z^c)
+        is added everywhere.
+        """
+        if rows is None:
+            rows = torch.arange(len(self.codes), device=self.codes.device)
+
+        def pooled(rows: Tensor) -> tuple[Tensor, ...]:
+            states, queries = self._fuse(rows, self.codes[rows])
+            if self.config.pooling == "paper":
+                return (pool_codes(states, queries),)
+            inputs = pool_codes(states)
+            return inputs, inputs + queries.mean(dim=1)
+
+        found = self._in_portions(pooled, rows)
+        return found[0], found[-1]
+
+    def guess(self, rows: Int[Tensor, " rows"]) -> Guesses:
+        """Masks codes of some items and passes these once."""
+        true = self.codes[rows]
+        masked = mask_codes(true, self.fusion.codebook_sizes, ratio=self.config.mask_ratio)
+
+        def guessed(
+            rows: Tensor, codes: Tensor, hidden: Tensor, chosen: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            states, queries = self._fuse(rows, codes, hidden)
+            added = queries if self.config.pooling == "paper" else None
+            return pool_codes(states, added), states[chosen]
+
+        inputs, states = self._in_portions(
+            guessed, rows, masked.codes, masked.hidden, masked.chosen
+        )
+        return Guesses(
+            inputs=inputs,
+            states=states,
+            targets=self.fusion.tokens(true)[masked.chosen],
+            items=masked.chosen.nonzero()[:, 0],
+        )
+
+    def _fuse(
+        self,
+        rows: Int[Tensor, " rows"],
+        codes: Int[Tensor, "rows codes"],
+        hidden: Bool[Tensor, "rows codes"] | None = None,
+    ) -> tuple[Float[Tensor, "rows codes dim"], Float[Tensor, "rows codes dim"]]:
+        """H and Z^c."""
+        queries = self.fusion.embed(codes, hidden)
+        views = self.views[rows] if self.config.read_views else queries
+        return self.fusion(queries, views), queries
+
+    def _in_portions(self, function: Callable[..., T], *arguments: Tensor) -> T:
+        """Calls a function on some items at a time; its activations are held of one portion."""
+        count, most = len(arguments[0]), self.config.checkpoint_items
+        if count <= most:
+            return function(*arguments)
+        size = -(-count // -(-count // most))  # even portions
+        portions = [
+            tuple(argument[start : start + size] for argument in arguments)
+            for start in range(0, count, size)
+        ]
+        if torch.is_grad_enabled():
+            parts = [checkpoint(function, *portion, use_reentrant=False) for portion in portions]
+        else:
+            parts = [function(*portion) for portion in portions]
+        return cast(T, tuple(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+class FusedBackbone(SASRec):
+    """SASRec that may read other item vectors than those that its states are compared with.
+
+    A table given to `forward` may hold the items of a batch alone: the padding of a history is the
+    number of the table's rows.
+
+    Args:
+        config: Sizes.
+        num_items: Size of the catalogue.
+        item_encoder: Whose forward returns both tables.
+    """
+
+    def __init__(self, config: Model, num_items: int, item_encoder: nn.Module) -> None:
+        super().__init__(
+            num_items,
+            dim=config.dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            history_length=config.history_length,
+            dropout=config.dropout,
+            feedforward_dim=config.feedforward_dim,
+            item_encoder=item_encoder,
+            similarity=config.similarity,
+            temperature=config.temperature,
+        )
+
+    def tables(self) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items dim"]]:
+        """What is read of all items, and what states are compared with."""
+        inputs, outputs = self.item_encoder()
+        return inputs, outputs
+
+    def item_vectors(self) -> Float[Tensor, "items dim"]:
+        """What states are compared with."""
+        return self.tables()[1]
+
+    def look_up(
+        self, history: Int[Tensor, "*batch"], item_vectors: Float[Tensor, "items dim"] | None
+    ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
+        """The vectors of the items in `history`, zero at padding, and where padding is."""
+        vectors = self.tables()[0] if item_vectors is None else item_vectors
+        padding = history == len(vectors)
+        found = F.embedding(history.masked_fill(padding, 0), vectors)
+        return found.masked_fill(padding[..., None], 0.0), padding
+
+    def score(self, history: Int[Tensor, "batch length"]) -> Float[Tensor, "batch items"]:
+        """Scores the whole catalogue for each history; higher is better."""
+        inputs, outputs = self.tables()
+        return self.compare(self.last_state(history, inputs), outputs)
+
+
+class CoCoRec(FusedBackbone):
+    """The semantic-fusion module, and a backbone that reads what it makes of items (section 2.3).
+
+    Args:
+        config: Sizes.
+        codes: One row an item.
+        codebook_sizes: Number of codes at each position.
+        views: One embedding a view, as wide as the model.
+    """
+
+    item_encoder: FusedItems
+
+    def __init__(
+        self,
+        config: Model,
+        codes: Int[Tensor, "items codes"],
+        codebook_sizes: Sequence[int],
+        views: Float[Tensor, "items views dim"],
+    ) -> None:
+        super().__init__(config, len(codes), FusedItems(config, codes, codebook_sizes, views))
+        self.config = config
+        self._kept: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
+
+    def tables(self) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items dim"]]:
+        """What is read of all items, and what states are compared with.
+
+        Outside training they are computed once, and again after training or with other weights.
+        """
+        if self.training or torch.is_grad_enabled():
+            return super().tables()
+        # Changes in place count versions up, but those of fused optimizers do not: see `train`.
+        state = [(value.data_ptr(), value._version) for value in self.item_encoder.parameters()]
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, super().tables()
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; what was computed before either is forgotten."""
+        self._kept = None
+        return super().train(mode)
+
+
+class StoredItems(nn.Module):
+    """Item vectors as they were precomputed, plus a table of ids where there is one.
+
+    Args:
+        inputs: What the backbone reads.
+        outputs: What states are compared with; None for the same.
+        ids: Whether a trainable vector an item is added, zero at first.
+        id_targets: Whether it is added to what states are compared with too.
+    """
+
+    inputs: Tensor
+    outputs: Tensor | None
+
+    def __init__(
+        self,
+        inputs: Float[Tensor, "items dim"],
+        outputs: Float[Tensor, "items dim"] | None = None,
+        *,
+        ids: bool = False,
+        id_targets: bool = True,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("inputs", inputs)
+        self.register_buffer("outputs", outputs)
+        self.ids = nn.Parameter(torch.zeros_like(inputs)) if ids else None
+        self.id_targets = id_targets
+
+    def forward(self) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items dim"]]:
+        """What the backbone reads of all items, and what states are compared with."""
+        outputs = self.inputs if self.outputs is None else self.outputs
+        if self.ids is None:
+            return self.inputs, outputs
+        inputs = self.inputs + self.ids
+        if not self.id_targets:
+            return inputs, outputs
+        return inputs, inputs if self.outputs is None else outputs + self.ids
+
+
+class Deployed(FusedBackbone):
+    """CoCoRec with its item vectors precomputed and the semantic-fusion module dropped.
+
+    Appendix A: what is left is SASRec, at SASRec's cost. With `pooling="code"` it has two tables,
+    one to read and one to compare with, and so twice the memory of one.
+
+    Args:
+        config: Sizes.
+        items: The item vectors.
+    """
+
+    item_encoder: StoredItems
+
+    def __init__(self, config: Model, items: StoredItems) -> None:
+        super().__init__(config, len(items.inputs), items)
+        self.config = config
+
+
+def load_deployed(path: Path, config: Model, *, id_targets: bool = True) -> Deployed:
+    """A deployed model from the file that `save_weights` wrote of one.
+
+    Args:
+        path: The file.
+        config: Sizes.
+        id_targets: `ItemIds.targets`, where the model still has an id table of its own.
+
+    Raises:
+        ExperimentError: The file is damaged, or of another model.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ExperimentError(f"{path}: not a model's weights: {error}") from error
+    table = torch.zeros(shapes.get("item_encoder.inputs", (1, config.dim)))
+    items = StoredItems(
+        table,
+        torch.zeros_like(table) if "item_encoder.outputs" in shapes else None,
+        ids="item_encoder.ids" in shapes,
+        id_targets=id_targets,
+    )
+    model = Deployed(config, items)
+    load_weights(path, model)
+    return model.eval()
+
+
+@torch.no_grad()
+def deployed(model: CoCoRec | Deployed) -> Deployed:
+    """The model with its item vectors precomputed: the same answers without semantic fusion.
+
+    Of a model with an id table, the table is added up into the vectors. Put into eval mode.
+    """
+    training = model.training
+    inputs, outputs = (table.clone() for table in model.eval().tables())
+    model.train(training)
+    # Without ids on both sides alone, or with pooling="paper", one table does for both.
+    return _with_items(model, StoredItems(inputs, None if inputs.equal(outputs) else outputs))
+
+
+@torch.no_grad()
+def with_item_ids(model: CoCoRec | Deployed, config: ItemIds) -> Deployed:
+    """The model frozen, with a trainable vector an item, zero at first (section 3.4.5).
+
+    Since all but the id table stays as it is, the fused vectors are precomputed.
+    """
+    plain = deployed(model)
+    fused = plain.item_encoder
+    items = StoredItems(fused.inputs, fused.outputs, ids=True, id_targets=config.targets)
+    result = _with_items(plain, items).requires_grad_(False)
+    assert result.item_encoder.ids is not None
+    result.item_encoder.ids.requires_grad_(True)
+    return result
+
+
+def _with_items(model: CoCoRec | Deployed, items: StoredItems) -> Deployed:
+    """The same backbone over stored items."""
+    result = Deployed(model.config, items).to(items.inputs)
+    backbone = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("item_encoder.")
+    }
+    missing, unexpected = result.load_state_dict(backbone, strict=False)
+    assert not unexpected
+    assert all(name.startswith("item_encoder.") for name in missing)
+    return result.eval()
+
+
+def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """L_CE, alpha L_MCM and beta L_MSA (eq. 5 to 9).
+
+    Each item of the history, the targets and the negatives passes the semantic-fusion module once,
+    and each of the history once more with masked codes, however often it occurs; what comes out is
+    looked up wherever the item stands. The terms and gradients are those of passing every
+    occurrence on its own, where these have the same codes masked and the same values dropped.
+
+    Differs: the authors' code draws masks and dropout for each occurrence.
+    """
+    assert isinstance(model, CoCoRec)
+    num_items, items = model.num_items, model.item_encoder
+    negatives = config.draw(num_items, batch.history.device)
+    rows = config.rows(num_items, batch.history, batch.targets, negatives)
+    inputs, outputs = items(rows)
+    history, targets = (_local(rows, part) for part in (batch.history, batch.targets))
+    if targets.ndim == 2:  # a target at every position
+        states = model(history, inputs)
+        last = model.newest(states, batch.history)
+    else:
+        states = last = model.last_state(history, inputs)
+    losses = {
+        "next_item": _next_item(
+            config, states, outputs, targets, _local(rows, negatives), num_items
+        )
+    }
+    if not config.alpha and not config.beta:
+        return losses
+
+    read, counts = torch.unique(batch.history, return_counts=True)
+    read, counts = read[read < num_items], counts[read < num_items]
+    guesses = items.guess(read)
+    if config.alpha:
+        losses["masked_codes"] = config.alpha * masked_code_loss(
+            guesses.states,
+            guesses.targets,
+            items.fusion.code_vectors.weight,
+            temperature=config.temperature,
+            weights=counts[guesses.items].to(guesses.states.dtype),
+        )
+    if config.beta:
+        losses["alignment"] = config.beta * masked_sequence_alignment(
+            model.last_state(_local(read, batch.history), guesses.inputs),
+            last,
+            temperature=config.temperature,
+            user_rows=batch.users,
+        )
+    return losses
+
+
+def item_id_loss(config: ItemIds, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """L_CE alone (eq. 5), for the id table of `with_item_ids`."""
+    assert isinstance(model, Deployed)
+    inputs, outputs = model.tables()
+    states = (
+        model(batch.history, inputs)
+        if batch.targets.ndim == 2
+        else model.last_state(batch.history, inputs)
+    )
+    negatives = config.draw(model.num_items, batch.history.device)
+    return {"next_item": config.next_item(states, outputs, batch.targets, negatives)}
+
+
+def _local(rows: Int[Tensor, " rows"], part: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """Where each item stands among `rows`; their number where it is padding."""
+    return torch.searchsorted(rows, part.contiguous())
+
+
+def _next_item(
+    config: Model,
+    states: Float[Tensor, "*batch dim"],
+    vectors: Float[Tensor, "rows dim"],
+    targets: Int[Tensor, "*batch"],
+    negatives: Int[Tensor, " negatives"],
+    num_items: int,
+) -> Float[Tensor, ""]:
+    """`NextItem.next_item` over the vectors of some of the items."""
+    if len(vectors) == num_items:
+        return config.next_item(states, vectors, targets, negatives)
+    log_q = vectors.new_full((len(vectors),), -math.log(num_items))
+    return sampled_cross_entropy(
+        states,
+        vectors,
+        targets,
+        negatives,
+        log_q=log_q,
+        similarity=config.similarity,
+        temperature=config.temperature,
+    )
