@@ -77,6 +77,19 @@ def test_pooling_without_the_codes_is_the_mean_of_the_states(
     torch.testing.assert_close(pool_codes(states, queries), states.mean(1) + queries.mean(1))
 
 
+def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
+    sfm = SemanticFusion(SIZES, 8, dropout=0.3)
+    parts = [part for part in sfm.layers[0].children() if isinstance(part, nn.Dropout)]
+    assert len(parts) == 4
+    x = torch.full((301, 333), 2.0)
+    torch.manual_seed(0)
+    for part in parts:
+        dropped = part(x)
+        assert abs((dropped == 0).double().mean() - 77 / 256) < 0.01
+        assert abs(dropped.mean() - 2) < 0.02
+        assert part.eval()(x) is x
+
+
 def test_neither_codes_nor_views_have_an_order(
     sfm: SemanticFusion, items: tuple[Tensor, Tensor]
 ) -> None:
