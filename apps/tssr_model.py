@@ -11,11 +11,19 @@ from fusion import CrossModalEncoder, Gate, item_contrast, user_contrast
 from genrec import Batch, ItemTable, SASRec, StateBackbone
 from item_tables import ContentTable
 from jaxtyping import Float, Int
-from stages import Columns
+from semtok import Catalog
+from stages import STORED, Columns
 from torch import Tensor, nn
 from training import SequenceModel
+from tssr_encoders import ContentEncoder, Encoder, TextEncoder, VectorTable
+from tssr_images import RANDOM, ImageEncoder, image_paths
 
 Streams = tuple[str, ...]
+
+ONLY_IDS = (
+    "head must be 'ids', as in the paper, where content is encoded end to end, got {!r}: it would "
+    "encode every negative's content too"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,20 +31,52 @@ class Content:
     """What items say of themselves.
 
     Attributes:
+        mode: "stored" embeddings through a trained projection; or "end-to-end", the network that
+            makes the embeddings trained with the rest, as in the paper.
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
-            stored embeddings.
+            stored embeddings; end to end, a sentence-transformers one.
         streams: The catalogue's fields of each content stream, joined by "+". The paper has one;
             more are its second limitation lifted.
-        dim: Dimensions kept by PCA.
+        dim: Dimensions of stored embeddings kept by PCA.
+        image_field: The field with the path of an item's image; a stream of it alone is of images.
+        image_embedding: "resnet50", or a name that open_clip knows.
+        image_weights: As torchvision or open_clip name them, "" for their usual ones; a
+            .safetensors file; or, end to end, "random".
+        encoder: How networks are trained end to end.
     """
 
+    mode: Literal["stored", "end-to-end"] = "stored"
     embedding: str = "minilm"
     streams: Streams = ("title+brand+categories",)
     dim: int = 128
+    image_field: str = "image"
+    image_embedding: str = "resnet50"
+    image_weights: str = ""
+    encoder: Encoder = field(default_factory=Encoder)
 
     def __post_init__(self) -> None:
+        if self.mode not in ("stored", "end-to-end"):
+            raise ValueError(f"mode must be 'stored' or 'end-to-end', got {self.mode!r}")
         if not self.streams or not all(self.fields):
             raise ValueError(f"streams must name fields, such as 'title+brand', got {self.streams}")
+        for names in self.fields:
+            if self.image_field in names and not self.is_image(names):
+                raise ValueError(
+                    f"streams must have {self.image_field!r}, the images, for itself, "
+                    f"got {'+'.join(names)!r}"
+                )
+        if self.mode == "stored":
+            if self.encoder != Encoder():
+                raise ValueError("mode must be 'end-to-end' where [encoder] is set, got 'stored'")
+            if self.image_weights == RANDOM:
+                raise ValueError("image_weights must not be 'random' for stored embeddings")
+        elif not all(map(self.is_image, self.fields)) and (
+            self.embedding == "lsa" or self.embedding.endswith(STORED)
+        ):
+            raise ValueError(
+                "embedding must be minilm, or the name or folder of a sentence-transformers model, "
+                f"to be trained end to end, got {self.embedding!r}"
+            )
 
     @property
     def fields(self) -> tuple[tuple[str, ...], ...]:
@@ -45,6 +85,39 @@ class Content:
             tuple(name.strip() for name in stream.split("+") if name.strip())
             for stream in self.streams
         )
+
+    def is_image(self, fields: Sequence[str]) -> bool:
+        """Whether a stream of these fields is of images."""
+        return tuple(fields) == (self.image_field,)
+
+    def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
+        """The content encoders of the end-to-end mode, one a stream, to be given to `TwoStream`.
+
+        Args:
+            catalog: The items; row i is item i.
+            dim: Width of the vectors: the model's.
+
+        Raises:
+            CatalogError: An image is missing.
+            ValueError: A field is not among the catalogue's, or `encoder` does not fit the network.
+        """
+        found: list[ContentEncoder] = []
+        for fields in self.fields:
+            if self.is_image(fields):
+                encoder: ContentEncoder = ImageEncoder(
+                    image_paths(catalog, self.image_field),
+                    dim,
+                    model=self.image_embedding,
+                    weights=self.image_weights,
+                    options=self.encoder,
+                )
+            else:
+                known = [name for name in fields if name in catalog.fields]
+                catalog.require_fields(known or fields)
+                texts = catalog.texts(known)
+                encoder = TextEncoder(texts, dim, model=self.embedding, options=self.encoder)
+            found.append(encoder)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +184,10 @@ class Config:
     model: Model = field(default_factory=Model)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
+    def __post_init__(self) -> None:
+        if self.content.mode == "end-to-end" and self.model.head != "ids":
+            raise ValueError(ONLY_IDS.format(self.model.head))
+
 
 def sasrec(config: Model, num_items: int, item_encoder: nn.Module, num_layers: int) -> SASRec:
     """A unimodal encoder (section 3.3), which alone is SASRec."""
@@ -136,16 +213,28 @@ class TwoStream(StateBackbone):
 
     Args:
         config: Sizes.
-        contents: Content embeddings, one array a stream.
+        contents: One a stream: stored embeddings; an encoder that is trained with the rest; or the
+            table of vectors that is left of one.
+
+    Raises:
+        ValueError: Items are to be scored by the sum of ids and content that is encoded here.
     """
 
     def __init__(
-        self, config: Model, contents: Sequence[Float[Tensor, "items feature_dim"]]
+        self,
+        config: Model,
+        contents: Sequence[Float[Tensor, "items feature_dim"] | ContentEncoder | VectorTable],
     ) -> None:
-        num_items = len(contents[0])
-        tables = [
+        if config.head == "sum" and any(isinstance(one, ContentEncoder) for one in contents):
+            raise ValueError(ONLY_IDS.format(config.head))
+        first = contents[0]
+        num_items = len(first) if isinstance(first, Tensor) else first.num_items
+        tables: list[nn.Module] = [
             ItemTable(num_items, config.dim),
-            *(ContentTable(content, config.dim) for content in contents),
+            *(
+                ContentTable(content, config.dim) if isinstance(content, Tensor) else content
+                for content in contents
+            ),
         ]
         super().__init__(
             num_items,
@@ -173,10 +262,10 @@ class TwoStream(StateBackbone):
         found = []
         for stream in self.streams:
             encoder = stream.item_encoder
-            if rows is None or not isinstance(encoder, ContentTable):
+            if rows is None or isinstance(encoder, ItemTable):
                 found.append(stream.item_vectors())  # type: ignore[operator]
             else:
-                some = encoder(rows)
+                some: Tensor = encoder(rows)  # type: ignore[operator]
                 found.append(some.new_zeros(self.num_items, self.dim).index_copy(0, rows, some))
         return found
 
@@ -212,6 +301,18 @@ class TwoStream(StateBackbone):
         return states[torch.arange(len(states), device=states.device), newest]
 
 
+def kept_model(config: Model, num_items: int, num_contents: int) -> TwoStream:
+    """The model as it is kept of an end-to-end training: content is tables; weights are to come.
+
+    Args:
+        config: Sizes.
+        num_items: Size of the catalogue.
+        num_contents: Content streams.
+    """
+    zeros = torch.zeros(num_items, config.dim)
+    return TwoStream(config, [VectorTable(zeros.clone()) for _ in range(num_contents)])
+
+
 class Head(nn.Module):
     """The item vectors that states are compared with: the sum of some streams' tables."""
 
@@ -229,7 +330,8 @@ def tssr_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor
     """lambda_1 L_u, lambda_2 L_i (eq. 1-2) and the cross-entropy (eq. 4)."""
     assert isinstance(model, TwoStream)
     negatives = config.draw(model.num_items, batch.history.device)
-    rows = config.rows(model.num_items, batch.history, batch.targets, negatives)
+    scored = (negatives,) if config.head == "sum" else ()  # by the content too
+    rows = config.rows(model.num_items, batch.history, batch.targets, *scored)
     tables = model.tables(rows)
     ids, *contents = states = model.unimodal(batch.history, tables)
     vectors = sum(tables[1:], tables[0]) if config.head == "sum" else tables[0]
