@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 import torch
 from experiment import ExperimentError
 from fusion import (
+    MaskedCodes,
     SemanticFusion,
     mask_codes,
     masked_code_loss,
@@ -249,10 +250,10 @@ class Config:
                 "views.dim must be model.dim, since codes attend to views, "
                 f"got {self.views.dim} and {self.model.dim}"
             )
-        if self.codes.quantizer == "pq" and self.views.dim % self.codes.codes_per_view:
+        if self.codes.quantizer == "pq" and self.views.dim < self.codes.codes_per_view:
             raise ValueError(
-                "views.dim must be a multiple of codes.codes_per_view, the sub-vectors of product "
-                f"quantization, got {self.views.dim} and {self.codes.codes_per_view}"
+                "codes.codes_per_view must be at most views.dim, which product quantization parts, "
+                f"got {self.codes.codes_per_view} and {self.views.dim}"
             )
 
 
@@ -336,10 +337,14 @@ class FusedItems(nn.Module):
         found = self._in_portions(pooled, rows)
         return found[0], found[-1]
 
-    def guess(self, rows: Int[Tensor, " rows"]) -> Guesses:
-        """Masks codes of some items and passes these once."""
-        true = self.codes[rows]
-        masked = mask_codes(true, self.fusion.codebook_sizes, ratio=self.config.mask_ratio)
+    def mask(self, rows: Int[Tensor, " rows"]) -> MaskedCodes:
+        """Draws which codes of some items are masked."""
+        return mask_codes(
+            self.codes[rows], self.fusion.codebook_sizes, ratio=self.config.mask_ratio
+        )
+
+    def guess(self, rows: Int[Tensor, " rows"], masked: MaskedCodes) -> Guesses:
+        """Passes some items with masked codes, once each."""
 
         def guessed(
             rows: Tensor, codes: Tensor, hidden: Tensor, chosen: Tensor
@@ -354,7 +359,7 @@ class FusedItems(nn.Module):
         return Guesses(
             inputs=inputs,
             states=states,
-            targets=self.fusion.tokens(true)[masked.chosen],
+            targets=self.fusion.tokens(self.codes[rows])[masked.chosen],
             items=masked.chosen.nonzero()[:, 0],
         )
 
@@ -635,7 +640,7 @@ def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Ten
 
     read, counts = torch.unique(batch.history, return_counts=True)
     read, counts = read[read < num_items], counts[read < num_items]
-    guesses = items.guess(read)
+    guesses = items.guess(read, items.mask(read))
     if config.alpha:
         losses["masked_codes"] = config.alpha * masked_code_loss(
             guesses.states,

@@ -418,7 +418,7 @@ def test_full_negatives_are_the_sampled_ones_when_all_are_drawn() -> None:
         (Model, {"mask_ratio": 0.3, "alpha": 0.0, "beta": 0.0}, "mask_ratio must be left out"),
         (Model, {"similarity": "dot"}, "similarity must be 'cosine'"),
         (Config, {"views": Views(dim=64)}, "views.dim must be model.dim"),
-        (Config, {"codes": Codes(codes_per_view=3)}, "views.dim must be a multiple of codes"),
+        (Config, {"codes": Codes(codes_per_view=129)}, "codes_per_view must be at most views.dim"),
     ],
 )
 def test_settings_out_of_range_are_refused(
