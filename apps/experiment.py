@@ -186,6 +186,7 @@ class Run:
         self.path = path
         self.config: dict[str, Any] = identity["config"]
         self.screen = screen
+        self._told: set[str] = set()
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.
@@ -230,13 +231,16 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with self._lock(name, folder):
             if marker.exists():
-                self.screen.say(f"{name}: complete, kept")
+                if name not in self._told:
+                    self.screen.say(f"{name}: complete, kept")
+                    self._told.add(name)
                 return self.facts(name)
             start = time.perf_counter()
             facts = dict(build(folder))
             facts["seconds"] = round(time.perf_counter() - start, 1)
             write_json(marker, facts)
             self.screen.say(f"{name}: done in {duration(facts['seconds'])}")
+            self._told.add(name)
             return self.facts(name)
 
     def _lock(self, name: str, folder: Path) -> AbstractContextManager[object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +36,12 @@ def times(run: Run, stages: Sequence[str]) -> dict[str, str]:
     return {name: duration(value) for name, value in seconds.items()} | {
         "all": duration(sum(seconds.values()))
     }
+
+
+def seconds_an_epoch(run: Run, stage: str) -> float:
+    """How long an epoch of a training took on the average, validation left out."""
+    lines = (run.path / stage / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return statistics.fmean(json.loads(line)["seconds"] for line in lines)
 
 
 def results_section(data: Data, reports: Mapping[str, Report], model: str) -> Section:
