@@ -170,10 +170,6 @@ def comparison_table(
     return table([*header, *further], rows)
 
 
-def _p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< .001"
-
-
 def _figures(comparison: Comparison, outcome: Outcome) -> list[Html]:
     """NDCG@10 or what stands for it, as bars with intervals over users, or over a number."""
     metric = comparison.metrics[-1]
