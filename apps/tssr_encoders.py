@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
 _SAMPLE = 256  # items of which the features' mean and scale are taken
@@ -30,6 +31,9 @@ M = TypeVar("M", bound=nn.Module)
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
     """How content encoders are trained within the model, and at what cost in memory.
+
+    They share the model's learning rate: the paper's 1e-4 for all suits pretrained networks too,
+    the 1e-3 that suits stored embeddings does not.
 
     Attributes:
         trained: "all" of the network; its last "layers" alone, all before them frozen and without
@@ -243,32 +247,33 @@ class TextEncoder(ContentEncoder):
 
 
 class Adapted(nn.Module):
-    """A frozen linear layer beside a trained product of two narrow ones.
+    """A frozen matrix, and added to it a trained product of two narrow ones.
 
     LoRA: Hu et al., Low-Rank Adaptation of Large Language Models, ICLR 2022, eq. 3, with alpha = r.
-    B starts at zero, so that the layer starts as it was.
+    B starts at zero, so that training starts from the matrix as it was.
 
     Args:
-        linear: The layer W.
+        out_dim: Rows of the matrix W.
+        in_dim: Its columns.
         rank: Width r between A and B.
     """
 
-    def __init__(self, linear: nn.Linear, rank: int) -> None:
+    def __init__(self, out_dim: int, in_dim: int, rank: int) -> None:
         super().__init__()
-        self.linear = linear
-        self.down = nn.Parameter(torch.empty(rank, linear.in_features))
-        self.up = nn.Parameter(torch.zeros(linear.out_features, rank))
-        nn.init.normal_(self.down, std=linear.in_features**-0.5)
+        self.down = nn.Parameter(torch.empty(rank, in_dim))
+        self.up = nn.Parameter(torch.zeros(out_dim, rank))
+        nn.init.normal_(self.down, std=in_dim**-0.5)
 
-    def forward(self, x: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
-        """W x + B A x."""
-        narrow = nn.functional.linear(x, self.down)
-        found: Tensor = self.linear(x) + nn.functional.linear(narrow, self.up)
-        return found
+    def forward(self, weight: Float[Tensor, "out_dim in_dim"]) -> Float[Tensor, "out_dim in_dim"]:
+        """W + B A."""
+        return weight + self.up @ self.down
 
 
 def restrict(network: nn.Module, layers: Sequence[nn.Module], options: Encoder) -> None:
     """Freezes what of a network is not to be trained; for "lora", puts adapters into it.
+
+    Adapted are the matrices that make queries and values; where one matrix makes the keys too, as
+    in open_clip's models, all of it.
 
     Args:
         network: A pretrained network.
@@ -276,7 +281,7 @@ def restrict(network: nn.Module, layers: Sequence[nn.Module], options: Encoder) 
         options: What is trained.
 
     Raises:
-        ValueError: It has fewer layers, or no linear queries and values for adapters.
+        ValueError: It has fewer layers, or no attention for adapters.
     """
     network.requires_grad_(options.trained == "all")
     if options.trained == "layers":
@@ -288,20 +293,21 @@ def restrict(network: nn.Module, layers: Sequence[nn.Module], options: Encoder) 
         for layer in layers[-options.trained_layers :]:
             layer.requires_grad_(True)
     elif options.trained == "lora":
-        targets = [
-            (parent, name)
+        matrices = [
+            (module, "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight")
             for layer in layers
-            for parent in layer.modules()
-            for name, child in parent.named_children()
-            if name in _ADAPTED and isinstance(child, nn.Linear)
+            for name, module in layer.named_modules()
+            if isinstance(module, nn.MultiheadAttention)
+            or (isinstance(module, nn.Linear) and name.rpartition(".")[2] in _ADAPTED)
         ]
-        if not targets:
+        if not matrices:
             raise ValueError(
-                "trained must be 'all' or 'layers' for this encoder, got 'lora': it has no linear "
-                "query and value projections to adapt"
+                "trained must be 'all' or 'layers' for this encoder, got 'lora': it has no "
+                "attention to adapt"
             )
-        for parent, name in targets:
-            setattr(parent, name, Adapted(getattr(parent, name), options.lora_rank))
+        for module, name in matrices:
+            out_dim, in_dim = getattr(module, name).shape
+            register_parametrization(module, name, Adapted(out_dim, in_dim, options.lora_rank))
     for name, module in network.named_modules():
         if name.rpartition(".")[2] == "pooler":  # BERT's, of which embeddings make no use
             module.requires_grad_(False)

@@ -90,6 +90,19 @@ class Content:
         """Whether a stream of these fields is of images."""
         return tuple(fields) == (self.image_field,)
 
+    def check(self, catalog: Catalog) -> None:
+        """Refuses streams that a catalogue cannot fill, before anything is trained.
+
+        Raises:
+            CatalogError: An image is missing.
+            ValueError: A stream has no field of the catalogue.
+        """
+        for fields in self.fields:
+            if self.is_image(fields):
+                image_paths(catalog, self.image_field)
+            else:
+                catalog.texts(fields)
+
     def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
         """The content encoders of the end-to-end mode, one a stream, to be given to `TwoStream`.
 
@@ -99,7 +112,7 @@ class Content:
 
         Raises:
             CatalogError: An image is missing.
-            ValueError: A field is not among the catalogue's, or `encoder` does not fit the network.
+            ValueError: A stream has no field of the catalogue, or `encoder` does not fit a network.
         """
         found: list[ContentEncoder] = []
         for fields in self.fields:
@@ -112,9 +125,7 @@ class Content:
                     options=self.encoder,
                 )
             else:
-                known = [name for name in fields if name in catalog.fields]
-                catalog.require_fields(known or fields)
-                texts = catalog.texts(known)
+                texts = catalog.texts(fields)
                 encoder = TextEncoder(texts, dim, model=self.embedding, options=self.encoder)
             found.append(encoder)
         return found

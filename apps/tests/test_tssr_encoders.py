@@ -435,8 +435,11 @@ def test_wrong_values_are_refused(bert: str, texts: list[str], tmp_path: Path) -
     with pytest.raises(FileNotFoundError, match=r"none.safetensors: no such file of weights"):
         tssr_images.image_network("resnet50", str(tmp_path / "none.safetensors"), 224)
     catalog = Catalog(item_ids=["a"], fields={"title": ["w1"]})
-    with pytest.raises(ValueError, match="fields must be among those of the catalogue"):
-        Content(mode="end-to-end", embedding=bert, streams=("brand",)).encoders(catalog, 8)
+    Content(streams=("title+brand",)).check(catalog)
+    with pytest.raises(ValueError, match="fields must name at least one field of the catalogue"):
+        Content(streams=("title", "brand")).check(catalog)
+    with pytest.raises(CatalogError, match="image field 'image' is not among the fields: title"):
+        Content(streams=("title", "image")).check(catalog)
 
 
 REAL = """
@@ -468,9 +471,10 @@ tiny = {
 (folder / "tiny-clip.json").write_text(json.dumps(tiny))
 open_clip.add_model_config(folder / "tiny-clip.json")
 rows = torch.tensor([2, 0])
-for model, stages in (("resnet50", 4), ("tiny-clip", 2)):
+cases = (("resnet50", "layers"), ("tiny-clip", "layers"), ("tiny-clip", "lora"))
+for model, trained in cases:
     torch.manual_seed(0)
-    options = Encoder(image_size=32, trained="layers", trained_layers=stages - 1)
+    options = Encoder(image_size=32, trained=trained, trained_layers=1)
     content = ImageEncoder(paths, 8, model=model, weights="random", options=options)
     vectors = content(rows)
     vectors.sum().backward()
@@ -479,18 +483,22 @@ for model, stages in (("resnet50", 4), ("tiny-clip", 2)):
     sizes = {"dim": 8, "num_heads": 2, "feedforward_dim": 16, "head": "ids"}
     whole = TwoStream(Model(**sizes), [content])
     history = torch.tensor([[0, 1]])
-    torch.testing.assert_close(precomputed(whole).score(history), whole.eval().score(history))
+    scores = precomputed(whole).score(history), whole.eval().score(history)
+    torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-4)
     print(model, content.counts, content.projection.in_features)
-    for options, weights, words in (
-        (Encoder(image_size=32, trained="lora"), "random", "got 'lora'"),
-        (Encoder(image_size=32), "none", "image_weights of"),
-    ):
-        try:
-            ImageEncoder(paths, 8, model=model, weights=weights, options=options)
-        except ValueError as error:
-            assert words in str(error), error
-        else:
-            raise AssertionError(words)
+for model, trained, weights, words in (
+    ("resnet50", "lora", "random", "got 'lora'"),
+    ("resnet50", "all", "none", "image_weights of"),
+    ("tiny-clip", "all", "none", "image_weights of"),
+    ("unknown", "all", "random", "image_embedding must be"),
+):
+    try:
+        options = Encoder(image_size=32, trained=trained)
+        ImageEncoder(paths, 8, model=model, weights=weights, options=options)
+    except ValueError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
 torch.manual_seed(0)
 first = torchvision.models.resnet50()
 save_file(first.state_dict(), folder / "resnet.safetensors")
