@@ -21,8 +21,9 @@ occurrence, 24,000 of 24,587 items as negatives in proportion, without correctio
 
 Before either, the plain step and the distinct one are compared: same loss, same gradients.
 
-FLOP/s are those of matrix products as torch counts them, recomputed ones included, and stand beside
-what a plain product reaches when its turn comes. Memory is what a step adds to the process.
+CPU seconds are those of all threads. FLOP/s are those of matrix products as torch counts them,
+recomputed ones included, and stand beside what a plain product reaches when its turn comes. Memory
+is what a step adds to the process.
 """
 
 from __future__ import annotations
@@ -310,8 +311,9 @@ def report_steps(ways: list[Way], steps: dict[str, int], flops: dict[str, float]
         steps: Of an epoch, by name.
         flops: Of the products of the first step, by name.
     """
-    print(f"{'way':32} {'s a step':>9} {'min':>7} {'max':>7} {'targets':>7} {'h an epoch':>10} "
-          f"{'x plain':>8} {'MiB':>6} {'GFLOP':>7} {'GFLOP/s':>8} {'of product':>10}")  # fmt: skip
+    print(f"{'way':32} {'s a step':>9} {'min':>7} {'max':>7} {'CPU s':>7} {'targets':>7} "
+          f"{'h an epoch':>10} {'x plain':>8} {'MiB':>6} {'GFLOP':>7} {'GFLOP/s':>8} "
+          f"{'of product':>10}")  # fmt: skip
     plain = 0.0
     for way in ways:
         took = {name: [one[name] for one in way.rounds] for name in way.rounds[0]}
@@ -320,6 +322,7 @@ def report_steps(ways: list[Way], steps: dict[str, int], flops: dict[str, float]
         speed = flops[way.name] / took["seconds"][0]
         print(f"{way.name:32} {statistics.median(took['seconds']):9.2f} "
               f"{min(took['seconds']):7.2f} {max(took['seconds']):7.2f} "
+              f"{statistics.median(took['cpu']):7.2f} "
               f"{statistics.mean(took['targets']):7.0f} {epoch / 3600:10.3f} {plain / epoch:8.1f} "
               f"{max(took['memory']) / MIB:6.0f} {flops[way.name] / 1e9:7.0f} {speed / 1e9:8.1f} "
               f"{speed / statistics.median(took['product']):10.0%}")  # fmt: skip
@@ -342,13 +345,14 @@ def _timed(
     model.item_encoder.config = way.config
     optimizer.zero_grad()
     with Watch(device) as watch:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         sum(way.loss(way.config, model, batch).values(), torch.zeros((), device=device)).backward()
         optimizer.step()
         model.norm.weight[0].item()  # waits for the device
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
         "seconds": seconds,
+        "cpu": cpu,
         "targets": float((batch.targets < model.num_items).sum()),
         "memory": float(watch.most),
         "product": product,
