@@ -15,8 +15,9 @@ from semtok import Catalog
 from stages import STORED, Columns
 from torch import Tensor, nn
 from training import SequenceModel
-from tssr_encoders import ContentEncoder, Encoder, TextEncoder, VectorTable
+from tssr_encoders import ContentEncoder, Encoder, VectorTable
 from tssr_images import RANDOM, ImageEncoder, image_paths
+from tssr_texts import TextEncoder
 
 Streams = tuple[str, ...]
 

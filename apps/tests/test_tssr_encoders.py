@@ -23,13 +23,13 @@ from tssr_encoders import (
     Adapted,
     ContentEncoder,
     Encoder,
-    TextEncoder,
     VectorTable,
     encoder_counts,
     precomputed,
 )
 from tssr_images import ImageEncoder, ImageNetwork, image_paths
 from tssr_model import Config, Content, Model, TwoStream, kept_model, tssr_loss
+from tssr_texts import TextEncoder
 
 WORDS = [f"w{number}" for number in range(40)]
 IMAGE_ENV = Path(__file__).resolve().parents[2] / ".image-env"
