@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from fusion import ModalityAdaptionLayer, alignment_loss
@@ -20,9 +20,21 @@ from genrec import (
     sample_candidates,
 )
 from jaxtyping import Float, Int
-from stages import Columns
+from semtok import (
+    HierarchicalKMeans,
+    ProductQuantizer,
+    Quantizer,
+    RandomCodes,
+    ResidualQuantizer,
+    RqVae,
+)
+from stages import Columns, standardised
 from torch import Tensor, nn
 from training import SequenceModel, Training
+
+Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
+Tables = Mapping[str, Float[Tensor, "items dim"]]
+"""Item embeddings by name: "collaborative" is E_C, "adapted" E_T."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +45,23 @@ class Text:
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
             stored embeddings. The paper's is Llama2-7b.
         fields: The catalogue's fields that make an item's text; absent ones are passed over.
-        dim: Dimensions kept by PCA.
+        dim: Dimensions kept by PCA, of each view.
+        further: Embeddings beside that one, each a view of its own: E_S is all views side by side.
+        by_field: Whether each field is a view of its own, in place of one text of all fields.
     """
 
     embedding: str = "minilm"
     fields: tuple[str, ...] = ("title", "brand", "categories")
     dim: int = 128
+    further: tuple[str, ...] = ()
+    by_field: bool = False
+
+    def __post_init__(self) -> None:
+        names = (self.embedding, *self.further)
+        if len(set(names)) < len(names):
+            raise ValueError(f"further must be embeddings not named yet, got {self.further}")
+        if not self.fields:
+            raise ValueError("fields must be at least one, got none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +100,68 @@ class StageOne(SequenceModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """Hierarchical k-means over the integrated embeddings; K = 256 in section 4.1."""
+    """What becomes codes, and how; the paper's are hierarchical k-means with K = 256 (section 4.1).
 
+    Attributes:
+        source: The item embeddings that are quantized, read and distilled in stage II:
+            "integrated", those of stage I; "semantic", E_S alone; "collaborative", E_C of a model
+            trained on ids alone; "concatenated", E_S reduced to the width of E_C beside it, as they
+            are; "concatenated_unit", both of length 1 before (table 5).
+        quantizer: Hierarchical k-means, product quantization, residual quantization, RQ-VAE, or
+            codes at random (figure 8).
+        codebook_size: Codes a level; the K of k-means.
+        balanced: Of hierarchical k-means: clusters of equal size, by default.
+        num_levels: Of the other quantizers; 3 by default.
+        collisions: How the other quantizers' codes become unique: by a last code ("suffix", the
+            default of RQ-VAE as in the paper), or by moving items to the nearest free code.
+        epochs: Of RQ-VAE; semtok's default if unset.
+    """
+
+    source: Source = "integrated"
+    quantizer: Literal["hierarchical", "pq", "rq", "rqvae", "random"] = "hierarchical"
     codebook_size: int = 256
-    balanced: bool = True
+    balanced: bool | None = None
+    num_levels: int | None = None
+    collisions: Literal["suffix", "reassign"] | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
+        for name, quantizers in (
+            ("balanced", ("hierarchical",)),
+            ("num_levels", ("pq", "rq", "rqvae", "random")),
+            ("collisions", ("pq", "rq", "rqvae", "random")),
+            ("epochs", ("rqvae",)),
+        ):
+            value = getattr(self, name)
+            if value is not None and self.quantizer not in quantizers:
+                raise ValueError(
+                    f"{name} must be unset where quantizer is {self.quantizer!r}, got {value}"
+                )
+            if type(value) is int and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def policy(self) -> Literal["suffix", "reassign"]:
+        """How collisions are resolved."""
+        return self.collisions or ("suffix" if self.quantizer == "rqvae" else "reassign")
+
+    def fitting(self, seed: int) -> Callable[..., Quantizer]:
+        """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
+        shared: dict[str, Any] = {"codebook_size": self.codebook_size, "seed": seed}
+        if self.quantizer == "hierarchical":
+            return partial(HierarchicalKMeans.fit, balanced=self.balanced is not False, **shared)
+        kinds: dict[str, Any] = {
+            "pq": ProductQuantizer,
+            "rq": ResidualQuantizer,
+            "rqvae": RqVae,
+            "random": RandomCodes,
+        }
+        shared["num_levels"] = self.num_levels or 3
+        if self.epochs is not None:
+            shared["epochs"] = self.epochs
+        return partial(kinds[self.quantizer].fit, **shared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +241,7 @@ class ItemEncoder(nn.Module):
 
     Args:
         semantic: E_S, standardised.
-        config: Which of them the sequence model reads, and which are the integrated embeddings.
+        config: Which of them the sequence model reads.
     """
 
     semantic: Tensor
@@ -184,18 +265,37 @@ class ItemEncoder(nn.Module):
             return self.collaborative
         return self.collaborative + self.adapted()
 
-    def integrated(self) -> Float[Tensor, "items integrated_dim"]:
-        """The integrated embeddings, of length 1; the paper leaves open which they are."""
-        unit = partial(nn.functional.normalize, dim=-1)
-        options: dict[str, Callable[[], Tensor]] = {
-            "collaborative": lambda: self.collaborative,
-            "adapted": self.adapted,
-            "sum": lambda: self.collaborative + self.adapted(),
-            "concatenated": lambda: torch.cat(
-                [unit(self.collaborative), unit(self.adapted())], dim=1
-            ),
-        }
-        return unit(options[self.config.integrated]())
+
+def integrated(
+    tables: Tables, which: Literal["collaborative", "adapted", "sum", "concatenated"]
+) -> Float[Tensor, "items integrated_dim"]:
+    """The integrated embeddings, of length 1; the paper leaves open which they are."""
+    unit = partial(nn.functional.normalize, dim=-1)
+    collaborative, adapted = tables["collaborative"], tables["adapted"]
+    if which == "concatenated":
+        return unit(torch.cat([unit(collaborative), unit(adapted)], dim=1))
+    options = {"collaborative": collaborative, "adapted": adapted, "sum": collaborative + adapted}
+    return unit(options[which])
+
+
+def concatenated(
+    semantic: Float[Tensor, "items semantic_dim"],
+    collaborative: Float[Tensor, "items dim"],
+    *,
+    unit: bool,
+) -> Float[Tensor, "items both"]:
+    """E_S, reduced by PCA to the width of E_C, beside E_C (section 4.4's concatenation).
+
+    Args:
+        semantic: E_S.
+        collaborative: E_C of a model trained on ids alone.
+        unit: Whether the rows of both are scaled to length 1 first.
+    """
+    reduced = standardised(semantic.cpu().numpy(), collaborative.shape[1])
+    parts = [reduced.to(collaborative), collaborative]
+    if unit:
+        parts = [nn.functional.normalize(part, dim=1) for part in parts]
+    return torch.cat(parts, dim=1)
 
 
 def stage_one_model(config: StageOne, semantic: Tensor) -> SASRec | DIN:

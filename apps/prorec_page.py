@@ -19,10 +19,14 @@ from prorec_model import Config
 from report import Section, share_bars, table, tag, write_report
 from semtok import load_tokenizer, measure_health
 from stages import Data
+from studies import study_sections
 from torch import Tensor
 
 MODEL = "PRORec"
 """The model's row in tables."""
+
+BACKBONES = {"sasrec": "SASRec", "din": "DIN"}
+"""What the sequence models of stage I are called."""
 
 STAGES = ("text", "floors", "reference", "stage_one", "tokenizer", "stage_two", "test")
 
@@ -77,8 +81,12 @@ def write_page(
         page.training_section(
             run,
             {
-                "stage_one": ("stage I", ("next_item", "alignment")),
-                "stage_two": ("stage II", ("generation", "distillation")),
+                stage: terms
+                for stage, terms in {
+                    "stage_one": ("stage I", ("next_item", "alignment")),
+                    "stage_two": ("stage II", ("generation", "distillation")),
+                }.items()
+                if (run.path / stage).exists()
             },
         ),
         Section(
@@ -125,6 +133,7 @@ def write_page(
                 "backbone trained on ids alone.",
             )
         )
+    sections += study_sections(run)
     recommender = Recommender.load(run.path / "stage_two/model")
     sections.append(page.examples_section(data, recommender.recommend, config.seed))
     write_report(
@@ -137,7 +146,9 @@ def write_page(
             "Choices": {
                 "text": config.text.embedding,
                 "backbone": config.stage_one.backbone,
+                "codes of": config.codes.source,
                 "integrated embedding": config.stage_one.integrated,
+                "quantizer": config.codes.quantizer,
                 "history": config.stage_two.history_input,
                 "output": config.stage_two.output_vocabulary,
                 "seed": config.seed,

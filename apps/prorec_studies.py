@@ -1,0 +1,301 @@
+"""PRORec's studies: the paper's tables and figures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+from evalrec import Report
+from figures import Bars, Panel, bars, curves, scatter_panels, tsne_panel
+from fusion import modality_share
+from prorec_page import MODEL
+from prorec_search import Searched, dense_rivals, eager, prorec, searched, tiger
+from prorec_speed import AT_ONCE, measure_speed
+from prorec_stages import Pipeline
+from prorec_two_codes import two_codes
+from report import share_bars
+from stages import fit_and_test_floors
+from studies import Outcome, Study
+
+_ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    MODEL: {},
+    "without distillation": {"stage_two": {"beta": 0.0}},
+    "without alignment": {"stage_one": {"alpha": 0.0}},
+    "without both": {"stage_one": {"alpha": 0.0}, "stage_two": {"beta": 0.0}},
+}
+_SOURCES = {
+    MODEL: "integrated",
+    "semantic only": "semantic",
+    "collaborative only": "collaborative",
+    "concatenated": "concatenated",
+    "concatenated, length 1": "concatenated_unit",
+}
+_PLAIN = {"balanced": None, "num_levels": None, "collisions": None, "epochs": None}
+_QUANTIZERS: dict[str, dict[str, Any]] = {
+    "hierarchical k-means, balanced": {"quantizer": "hierarchical"},
+    "hierarchical k-means": {"quantizer": "hierarchical", "balanced": False},
+    "random": {"quantizer": "random"},
+    "RQ-VAE with suffix": {"quantizer": "rqvae"},
+    "RQ": {"quantizer": "rq"},
+    "PQ": {"quantizer": "pq"},
+}
+
+
+def domination(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Codes of text, of behaviour, of both concatenated, or ours (tables 4, 5, figures 3, 5)."""
+    variants = {
+        name: pipeline.varied(codes={"source": source}) for name, source in _SOURCES.items()
+    }
+    systems = {name: _seeds(variant, seeds) for name, variant in variants.items()}
+    shares, panels = {}, []
+    for name, variant in variants.items():
+        one = variant.varied(seed=seeds[0])
+        final = one.embeddings
+        share = modality_share(
+            one.semantic.cpu(), one.reference["collaborative"], final, seed=seeds[0]
+        )
+        shares[name] = {"semantic": share.semantic, "collaborative": share.collaborative}
+        panels.append(tsne_panel(name, final.numpy(), seed=seeds[0]))
+    return Outcome(
+        title="domination of one modality",
+        note="Tables 4 and 5, figures 3 and 5. What the codes are made of, and what stage II reads "
+        "and distils. Shares of the modalities by KL (eq. 9-10), the collaborative one being that "
+        "of the backbone trained on ids alone; t-SNE, coloured by 10 k-means clusters; both of "
+        "the first seed.",
+        systems=systems,
+        facts={name: {"semantic share": f"{s['semantic']:.1%}"} for name, s in shares.items()},
+        figures=[share_bars(shares), scatter_panels(panels)],
+    )
+
+
+def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Without distillation, without alignment, without both (table 6)."""
+    variants = {name: pipeline.varied(seed=None, **changes) for name, changes in _ABLATIONS.items()}
+    return Outcome(
+        title="alignment and distillation",
+        note="Table 6. Without alignment the integrated embeddings are trained by the next item "
+        "alone.",
+        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+    )
+
+
+def encoders(
+    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("lsa", "minilm")
+) -> Outcome:
+    """Text encoders: LSA and MiniLM, or the names, folders or files of --values (figure 7).
+
+    A decoder-only language model is pooled by the mean over its tokens.
+    """
+    own = pipeline.config.text.embedding
+    variants = {name: pipeline.varied(text={"embedding": name}) for name in _first(own, values)}
+    systems = {_short(name): _seeds(variant, seeds) for name, variant in variants.items()}
+    facts = {}
+    for name, variant in variants.items():
+        fact = pipeline.run.facts(variant.text_stage)
+        facts[_short(name)] = {"dimensions": fact["dim"], "seconds": fact["seconds"]}
+    return Outcome(
+        title="text encoders",
+        note="Figure 7. All are reduced by PCA to the same width; seconds are those of embedding "
+        "the catalogue.",
+        systems=systems,
+        facts=facts,
+    )
+
+
+def quantizers(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Hierarchical k-means, balanced or not, random codes, RQ-VAE, RQ and PQ (figure 8)."""
+    variants = {
+        name: pipeline.varied(codes={**_PLAIN, **codes}) for name, codes in _QUANTIZERS.items()
+    }
+    systems = {name: _seeds(variant, seeds) for name, variant in variants.items()}
+    return Outcome(
+        title="quantizers",
+        note="Figure 8. Codes of the same embeddings. RQ-VAE's become unique by a last code, as in "
+        "the paper; those of RQ, PQ and of random codes by moving items to a free code. "
+        "Collisions: share of the items that shared all their codes before; first seed.",
+        systems=systems,
+        facts={name: _code_facts(variant, seeds[0]) for name, variant in variants.items()},
+    )
+
+
+def clusters(
+    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("64", "128", "256", "512")
+) -> Outcome:
+    """K of hierarchical k-means: those of --values, or 64, 128, 256 and 512 (figure 9)."""
+    own = pipeline.config.codes.codebook_size
+    variants = {k: pipeline.varied(codes={"codebook_size": k}) for k in _first(own, _whole(values))}
+    return Outcome(
+        title="number of clusters",
+        note="Figure 9.",
+        systems={f"K = {k}": _seeds(variant, seeds) for k, variant in variants.items()},
+        facts={f"K = {k}": _code_facts(variant, seeds[0]) for k, variant in variants.items()},
+        places={f"K = {k}": float(k) for k in variants},
+        axis="K",
+        k=20,
+    )
+
+
+def scaling(
+    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("1", "2", "4", "8")
+) -> Outcome:
+    """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
+    layers = _first(pipeline.config.stage_two.num_decoder_layers, _whole(values))
+    systems: dict[str, list[Report]] = {}
+    for count in layers:
+        variant = pipeline.varied(stage_two={"num_decoder_layers": count})
+        systems[f"{MODEL}, {count} layers"] = _seeds(variant, seeds)
+    for count in layers:
+        variant = pipeline.varied(stage_one={"num_layers": count})
+        systems[f"HSTU, {count} layers"] = [
+            variant.varied(seed=seed).rival("hstu", "both") for seed in seeds
+        ]
+    ks = systems[f"{MODEL}, {layers[0]} layers"][0].ks
+    metric = f"ndcg@{20 if 20 in ks else ks[-1]}"
+    lines = {
+        f"{name}, {label}": [
+            (count, _mean(systems[f"{name}, {count} layers"], metric, mode))
+            for count in sorted(layers)
+        ]
+        for name in (MODEL, "HSTU")
+        for label, mode in (("all items", "unfiltered"), ("seen filtered", "filtered"))
+    }
+    return Outcome(
+        title="number of layers",
+        note="Figure 6. Decoder layers of PRORec; HSTU reads ids and text, in stage I's sizes, and "
+        "ranks the catalogue.",
+        systems=systems,
+        figures=[curves([Panel(title=metric, lines=lines, x_label="layers", mark="max")])],
+        k=20,
+    )
+
+
+def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """One code an item against two, as accurate and as fast as they are (figure 2)."""
+    systems = {
+        MODEL: _seeds(pipeline, seeds),
+        "two codes": [two_codes(pipeline.varied(seed=seed)) for seed in seeds],
+    }
+    found = measure_speed(pipeline.varied(seed=seeds[0]))
+    panels = [
+        Bars(
+            title=f"seconds a user, {count} at once",
+            values={name: tuple(rows[str(count)]) for name, rows in found.items()},  # type: ignore[misc]
+        )
+        for count in AT_ONCE
+    ]
+    return Outcome(
+        title="one code or two",
+        note="Figure 2: beam 100, top 5, the same encoder and decoder sizes; two codes have a "
+        "decoder each, and both score the union of what they found. Seconds a user: medians of "
+        "rounds in turn, with quartiles in the figure; first seed.",
+        systems=systems,
+        facts={
+            name: {
+                f"seconds a user, {count} at once": f"{value[0]:.4f}"
+                for count, value in rows.items()
+            }
+            for name, rows in found.items()
+        },
+        figures=[bars(panels)],
+    )
+
+
+def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("4",)) -> Outcome:
+    """Sequence models, TIGER, EAGER's two codes, the floors (table 3); --values: trials of each."""
+    (trials,) = _whole(values) if len(values) == 1 else (0,)
+    if trials < 1:
+        raise typer.BadParameter(f"--values must be one number of trials, got {','.join(values)}")
+    found: dict[str, Searched] = {MODEL: searched(prorec(pipeline), trials, seeds)}
+    for name, rival in dense_rivals(pipeline).items():
+        found[name] = searched(rival, trials, seeds)
+    found["TIGER"] = searched(tiger(pipeline), trials, seeds)
+    found["EAGER's two codes"] = searched(eager(pipeline), trials, seeds)
+    systems = {name: one.reports for name, one in found.items()}
+    config = pipeline.config
+    floors = fit_and_test_floors(
+        pipeline.run, pipeline.data, config.text.fields, config.evaluation.ks
+    )
+    systems |= {name: [report] for name, report in floors.items()}
+    return Outcome(
+        title="rivals",
+        note=f"Table 3, on the same split, epochs at most, batches, and users of early stopping. "
+        f"Each but the floors, ours included, had {trials} trials, and the best by NDCG@10 on "
+        "validation, seen items filtered, with the first seed is shown with all seeds.",
+        systems=systems,
+        facts={
+            name: {"validation NDCG@10": f"{one.validation:.4f}", "chosen": one.chosen}
+            for name, one in found.items()
+        },
+    )
+
+
+STUDIES: dict[str, Study[Pipeline]] = {
+    "domination": domination,
+    "ablation": ablation,
+    "encoders": encoders,
+    "quantizers": quantizers,
+    "clusters": clusters,
+    "scaling": scaling,
+    "speed": speed,
+    "rivals": rivals,
+}
+"""By the names of the command line."""
+
+
+def with_options(name: str, study: Study[Pipeline], values: str | None) -> Study[Pipeline]:
+    """A study with the values that it is to go through.
+
+    Args:
+        name: The study's.
+        study: One of `STUDIES`.
+        values: By commas; None leaves those that it has.
+    """
+    if values is None:
+        return study
+    if "values" not in inspect.signature(study).parameters:
+        takers = [n for n, one in STUDIES.items() if "values" in inspect.signature(one).parameters]
+        raise typer.BadParameter(f"--values must be unset for {name}: {', '.join(takers)} take it")
+    parts = tuple(part.strip() for part in values.split(","))
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise typer.BadParameter(f"--values must be different values by commas, got {values!r}")
+    if study is not encoders:
+        _whole(parts)
+    given: Callable[..., Outcome] = study
+    return partial(given, values=parts)
+
+
+def _whole(values: Sequence[str]) -> list[int]:
+    """The values as positive whole numbers."""
+    if not all(value.isdecimal() and int(value) for value in values):
+        raise typer.BadParameter(f"--values must be positive numbers, got {','.join(values)}")
+    return [int(value) for value in values]
+
+
+def _first(own: Any, values: Sequence[Any]) -> list[Any]:
+    """The run's own value, which the others are compared with, and the others."""
+    return [own, *(value for value in values if value != own)]
+
+
+def _seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[Report]:
+    return [pipeline.varied(seed=seed).test() for seed in seeds]
+
+
+def _mean(reports: Sequence[Report], metric: str, mode: str) -> float:
+    return float(sum(report.per_user(metric, mode).mean() for report in reports) / len(reports))
+
+
+def _short(embedding: str) -> str:
+    """A name for tables: that of the folder or file where it is a path."""
+    return Path(embedding).name
+
+
+def _code_facts(pipeline: Pipeline, seed: int) -> Mapping[str, float | str]:
+    """How many codes an item has, and how many items shared theirs at first."""
+    tokenizer = pipeline.varied(seed=seed).tokenizer
+    collisions = tokenizer.collisions
+    rate = "" if collisions is None else f"{collisions.rate:.1%}"
+    return {"levels": tokenizer.semantic_ids.num_levels, "collisions": rate}
