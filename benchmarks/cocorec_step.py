@@ -388,7 +388,7 @@ def product_rate(device: torch.device) -> float:
 
 def quality_part(options: argparse.Namespace) -> None:
     """Trains by three ways on the same small data for the same number of epochs."""
-    seeds, epochs = (1, 2) if options.quick else (options.seeds, options.epochs)
+    seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
     with tempfile.TemporaryDirectory() as folder:
         data = options.data
         if data is None:
@@ -495,7 +495,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("step", "quality", "both"), default="both")
     parser.add_argument("--items", type=int, default=PAPER_ITEMS, help="of the first part")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--users", type=int, default=1500)
+    parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
