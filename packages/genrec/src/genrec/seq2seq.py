@@ -20,6 +20,7 @@ OutputVocabulary = Literal["level", "node"]
 Scoring = Literal["masked", "renormalized"]
 NodeStart = Literal["random", "vectors"]
 Similarity = Literal["dot", "cosine"]
+DistillationState = Literal["last", "first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,9 @@ class Seq2SeqConfig:
             Needs "renormalized" scoring.
         label_smoothing: Share of the target's probability spread over the children of its parent.
         distillation_dim: Width of the vectors that <c_dis> is compared with; None leaves it out.
+        distillation_state: Which state that is: "last", that of <c_dis> after the target's codes,
+            as in the paper, which exists in training only; "first", that of <BOS>, which knows the
+            history alone and so ranks items at inference, too (`Seq2Seq.dense_state`).
     """
 
     dim: int = 128
@@ -71,6 +75,7 @@ class Seq2SeqConfig:
     history_bias: bool = False
     label_smoothing: float = 0.0
     distillation_dim: int | None = None
+    distillation_state: DistillationState = "last"
 
     @classmethod
     def tiger(cls, **changes: Any) -> Seq2SeqConfig:
@@ -107,6 +112,7 @@ class Seq2SeqConfig:
             ("scoring", Scoring),
             ("node_start", NodeStart),
             ("similarity", Similarity),
+            ("distillation_state", DistillationState),
         ):
             if getattr(self, name) not in get_args(words):
                 known = ", ".join(get_args(words))
@@ -118,6 +124,10 @@ class Seq2SeqConfig:
             raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
         if self.distillation_dim is not None and self.distillation_dim < 1:
             raise ValueError(f"distillation_dim must be at least 1, got {self.distillation_dim}")
+        if self.distillation_state == "first" and self.distillation_dim is None:
+            raise ValueError(
+                'distillation_state must be "last" when distillation_dim is None, got "first"'
+            )
         if self.output_vocabulary == "node" and self.scoring == "masked":
             raise ValueError(
                 'scoring must be "renormalized" when output_vocabulary is "node", got "masked": '
@@ -162,8 +172,8 @@ class Seq2SeqOutput:
             PRORec, eq. 1 and 6); their sum is that of the item.
         loss: PRORec, eq. 6 with its sign turned: the mean over the batch of the sum over the
             levels, with label smoothing where the config has it.
-        distillation: Final state of <c_dis>, projected to `distillation_dim` (PRORec, eq. 7), or
-            None where the config leaves it out.
+        distillation: Final state of <c_dis>, or that of <BOS>, as `distillation_state` has it,
+            projected to `distillation_dim` (PRORec, eq. 7); None where the config leaves it out.
     """
 
     log_prob: Float[Tensor, "batch levels"]
@@ -296,16 +306,12 @@ class Seq2Seq(nn.Module):
         paths = self.trie.paths(targets)
         num_levels = paths.shape[1]
         inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)
-        if self.distillation is None:
+        first = self.config.distillation_state == "first"
+        if self.distillation is None or first:
             inputs = inputs[:, :-1]
         else:
             inputs = F.pad(inputs, (0, 1), value=self.vocabulary.c_dis)
-        x = self.dropout(self.tokens(inputs, self.node_vectors))
-        for layer, keys_values in zip(
-            self.decoder_layers, self.project_memory(memory), strict=True
-        ):
-            x = layer(x, keys_values, memory_padding=memory.padding)
-        states = self.decoder_norm(x)
+        states = self._decoder_states(memory, inputs)
         parents = F.pad(paths[:, :-1], (1, 0))
         terms = [
             self._target_log_prob(
@@ -318,8 +324,37 @@ class Seq2Seq(nn.Module):
         return Seq2SeqOutput(
             log_prob=log_prob,
             loss=-smoothed.sum(dim=1).mean(),
-            distillation=None if self.distillation is None else self.distillation(states[:, -1]),
+            distillation=None
+            if self.distillation is None
+            else self.distillation(states[:, 0 if first else -1]),
         )
+
+    def dense_state(self, memory: Memory) -> Float[Tensor, "batch distillation_dim"]:
+        """Returns the state that distillation trains, of encoded histories alone.
+
+        Raises:
+            ValueError: `distillation_state` is not "first", so that it needs the target's codes.
+        """
+        if self.distillation is None or self.config.distillation_state != "first":
+            raise ValueError(
+                'distillation_state must be "first" for a state without codes, '
+                f"got {self.config.distillation_state!r}"
+            )
+        start = memory.items.new_full((len(memory.items), 1), self.vocabulary.bos)
+        state: Tensor = self.distillation(self._decoder_states(memory, start)[:, 0])
+        return state
+
+    def _decoder_states(
+        self, memory: Memory, inputs: Int[Tensor, "batch positions"]
+    ) -> Float[Tensor, "batch positions dim"]:
+        """Returns the decoder's state after each of these tokens."""
+        x = self.dropout(self.tokens(inputs, self.node_vectors))
+        for layer, keys_values in zip(
+            self.decoder_layers, self.project_memory(memory), strict=True
+        ):
+            x = layer(x, keys_values, memory_padding=memory.padding)
+        states: Tensor = self.decoder_norm(x)
+        return states
 
     def path_tokens(self, paths: Int[Tensor, "*batch levels"]) -> Int[Tensor, "*batch levels"]:
         """Returns the token of each node of paths that start at level 0."""
