@@ -48,7 +48,8 @@ from experiment import choose_device, guarded, load_config
 from genrec import ArtifactError, Recommender
 from prorec_model import Codes, Config, Evaluation, StageOne, StageTwo, Text
 from prorec_page import MODEL
-from prorec_stages import Pipeline, run_stages
+from prorec_run import run_stages
+from prorec_stages import Pipeline
 from prorec_studies import STUDIES, with_options
 from semtok import CatalogError
 from stages import check_complete

@@ -185,6 +185,7 @@ class StageTwo(Training):
     distillation_similarity: Literal["cosine", "dot"] = "cosine"
     distillation_temperature: float = 0.07
     distillation_negatives: int = 2048
+    distillation_state: Literal["last", "first"] = "last"
     warmup_steps: int = 500
     batch_size: int = 256
     epochs: int = 8
@@ -201,6 +202,39 @@ class StageTwo(Training):
         own = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
         shared = {name: value for name, value in vars(self).items() if name in own}
         return Seq2SeqConfig(**shared, distillation_dim=integrated_dim if self.beta else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joining:
+    """What is joined to the scores of generation, beyond the paper; nothing by default.
+
+    Each feature has a weight, picked on validation; see `prorec_joining`.
+
+    Attributes:
+        c_dis: The dense item head: the state distilled from the integrated embeddings, compared
+            with these. Needs `stage_two.distillation_state` "first".
+        stage_one: The scores of stage I's sequence model.
+        transition: Those of the transition graph, a floor.
+        popularity: Minus the logarithm of an item's count, which corrects the catalogue's prior.
+        candidates: Best items of each dense ranking at hand that are ranked beside the beam's.
+        exact: Whether the whole catalogue is scored in place of beam search.
+    """
+
+    c_dis: bool = False
+    stage_one: bool = False
+    transition: bool = False
+    popularity: bool = False
+    candidates: int = 0
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.candidates < 0:
+            raise ValueError(f"candidates must be at least 0, got {self.candidates}")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is joined."""
+        return self != Joining()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +267,23 @@ class Config:
     stage_one: StageOne = field(default_factory=StageOne)
     codes: Codes = field(default_factory=Codes)
     stage_two: StageTwo = field(default_factory=StageTwo)
+    joining: Joining = field(default_factory=Joining)
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        first = self.stage_two.distillation_state == "first"
+        integrated = self.codes.source == "integrated"
+        if self.joining.c_dis and not first:
+            raise ValueError(
+                'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
+            )
+        if self.joining.stage_one and not integrated:
+            raise ValueError(
+                'joining.stage_one needs codes.source to be "integrated", '
+                f"got {self.codes.source!r}"
+            )
+        if self.joining.candidates and not (first or integrated):
+            raise ValueError("joining.candidates must be 0 where there is no dense ranking")
 
 
 class ItemEncoder(nn.Module):

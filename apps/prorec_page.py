@@ -28,7 +28,18 @@ MODEL = "PRORec"
 BACKBONES = {"sasrec": "SASRec", "din": "DIN"}
 """What the sequence models of stage I are called."""
 
-STAGES = ("text", "floors", "reference", "stage_one", "tokenizer", "stage_two", "test")
+STAGES = (
+    "text",
+    "floors",
+    "reference",
+    "stage_one",
+    "tokenizer",
+    "stage_two",
+    "test",
+    "candidates_validation",
+    "candidates_test",
+    "joined",
+)
 
 Spaces = Mapping[str, tuple[Tensor, ModalityShare]]
 """Item embeddings by name, and how much of each modality they keep."""

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from commands import Setting
 from evalrec import Report, evaluate, read_report
-from experiment import Bar, write_json
 from genrec import DIN, PairBatches, SASRec, Seq2Seq, SequenceBatches, Trie, fit, load_model
 from genrec import save_model as save_generator
 from item_tables import Items
 from jaxtyping import Float
+from prorec_joining import generated
 from prorec_model import (
     Config,
     ItemEncoder,
@@ -32,20 +32,15 @@ from prorec_model import (
     stage_one_model,
     stage_two_loss,
 )
-from prorec_page import BACKBONES, MODEL, Spaces, metrics, modality_spaces, write_page
 from rivals import Rival, RivalBackbone, train_rival
 from safetensors.torch import load_file, save_file
 from semtok import Tokenizer, load_tokenizer, save_tokenizer
 from stages import (
     embed_texts,
-    fit_and_test_floors,
-    generate,
-    keep_items,
-    report_stage,
     standardised,
 )
 from torch import Tensor, nn
-from training import DenseTraining, SequenceModel, dense_stage, ndcg
+from training import DenseTraining, SequenceModel, dense_stage, ndcg, save_weights
 
 _DENSE = ("evaluation.ks", "evaluation.validation_users")
 _SIZES = tuple(field.name for field in dataclasses.fields(SequenceModel))
@@ -98,9 +93,12 @@ class Pipeline(Setting):
     @cached_property
     def stage_one(self) -> Tables:
         """The stage "stage_one": the item embeddings of the sequence model with alignment."""
-        return self._train_one(
-            self.stage("stage_one", *self._stage_one_parts), self.config.stage_one
-        )
+        return self._train_one(self.stage_one_stage, self.config.stage_one)
+
+    @property
+    def stage_one_stage(self) -> str:
+        """The stage of the sequence model, complete or not."""
+        return self.stage("stage_one", *self._stage_one_parts)
 
     @property
     def _stage_one_parts(self) -> tuple[str, ...]:
@@ -245,7 +243,7 @@ class Pipeline(Setting):
                 folder,
                 model,
                 partial(stage_two_loss, config, self.embeddings.to(self.device)),
-                lambda histories, num_beams: generate(model, histories, num_beams=num_beams),
+                lambda histories, num_beams: generated(model, histories, num_beams=num_beams)[0],
             )
             save_generator(
                 folder / "model",
@@ -302,14 +300,20 @@ class Pipeline(Setting):
 
     def test(self) -> Report:
         """The stage "test": beam search for every user."""
-        model, queries = self.generator(), self.data.split.test
+        queries, evaluation, name = self.data.split.test, self.config.evaluation, self.test_stage
+        model = self.generator()
 
-        def build(bar: Bar) -> Report:
-            num_beams = self.config.evaluation.num_beams
-            ranked = generate(model, queries.histories, num_beams=num_beams, progress=bar.update)
-            return evaluate(queries, ranked, ks=self.config.evaluation.ks)
+        def build(folder: Path) -> Mapping[str, Any]:
+            with self.run.screen.bar(name) as bar:
+                items, log_probs = generated(
+                    model, queries.histories, num_beams=evaluation.num_beams, progress=bar.update
+                )
+            save_file({"items": items, "log_probs": log_probs}, folder / "lists.safetensors")
+            evaluate(queries, items, ks=evaluation.ks).write_json(folder / "report.json")
+            return {}
 
-        return report_stage(self.run, self.test_stage, build)
+        self.run.stage(name, build)
+        return read_report(self.run.path / name / "report.json")
 
     @property
     def test_stage(self) -> str:
@@ -337,36 +341,10 @@ class Pipeline(Setting):
 
 
 def _keep_items(model: SASRec | DIN, folder: Path) -> None:
-    """Saves the item embeddings of stage I."""
+    """Saves the item embeddings of stage I, and the model."""
     encoder = model.item_encoder
     assert isinstance(encoder, ItemEncoder)
     with torch.no_grad():
         tables = {"collaborative": encoder.collaborative.clone(), "adapted": encoder.adapted()}
     save_file({n: table.cpu() for n, table in tables.items()}, folder / "items.safetensors")
-
-
-def run_stages(pipeline: Pipeline) -> dict[str, Report]:
-    """Goes through the stages, skipping those that are complete; writes metrics and report.
-
-    Returns:
-        Test reports: the model, the sequence models it grew from, the floors.
-    """
-    run, data, config = pipeline.run, pipeline.data, pipeline.config
-    keep_items(run, data)
-    semantic = pipeline.semantic
-    floors = fit_and_test_floors(run, data, config.text.fields, config.evaluation.ks)
-    name, source = BACKBONES[config.stage_one.backbone], config.codes.source
-    final = pipeline.embeddings
-    reports = {MODEL: pipeline.test()}
-    if source == "integrated":
-        report = read_report(run.path / "stage_one/report.json")
-        reports[f"stage I ({name}, ids and text)"] = report
-    spaces: Spaces = {}
-    if config.evaluation.reference or "reference" in vars(pipeline):
-        collaborative = pipeline.reference["collaborative"]
-        reports[f"{name}, ids alone"] = read_report(run.path / "reference/report.json")
-        spaces = modality_spaces(semantic.cpu(), collaborative, final, config.seed)
-    reports |= floors
-    write_json(run.path / "metrics.json", metrics(run, data, reports, spaces))
-    write_page(run, data, config, reports, spaces)
-    return reports
+    save_weights(folder / "weights.safetensors", model)

@@ -1,0 +1,151 @@
+"""The stages of what is joined to generation: candidates, their weights, the test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from evalrec import ItemToItemFloor, Queries, Report, evaluate, read_report
+from evalrec.item_to_item import cooccurrences
+from genrec import Seq2Seq, query_batches
+from genrec.similarity import item_scores
+from jaxtyping import Float
+from prorec_joining import (
+    Candidates,
+    Scorer,
+    candidates_of,
+    generated,
+    pick_weights,
+    popularity_correction,
+    transition_prior,
+)
+from prorec_model import stage_one_model
+from prorec_stages import Pipeline
+from safetensors.torch import load_file, save_file
+from stages import fit_and_test_floors
+from torch import Tensor
+from training import dense_scorer, load_weights
+
+FEATURES = ("c_dis", "stage_one", "transition", "popularity")
+"""What can be joined; the names are those of `Joining`."""
+
+
+def joined_stage(pipeline: Pipeline) -> str:
+    """The stage of the joined test, complete or not; its facts hold the weights."""
+    return pipeline.stage("joined", *_candidate_parts(pipeline), "joining", "evaluation.ks")
+
+
+def joined(pipeline: Pipeline) -> Report:
+    """The stage "joined": weights by NDCG@10 of the validation users, all items; then the test."""
+    names = [name for name in FEATURES if getattr(pipeline.config.joining, name)]
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        choice = pick_weights(pipeline.validation, candidates(pipeline, "validation"), names)
+        ranked = candidates(pipeline, "test").ranked(choice.weights)
+        report = evaluate(pipeline.data.split.test, ranked, ks=pipeline.config.evaluation.ks)
+        report.write_json(folder / "report.json")
+        return dataclasses.asdict(choice)
+
+    name = joined_stage(pipeline)
+    pipeline.run.stage(name, build)
+    return read_report(pipeline.run.path / name / "report.json")
+
+
+def candidates(pipeline: Pipeline, part: str) -> Candidates:
+    """The stage "candidates_validation" or "candidates_test": with every feature there is."""
+    name = pipeline.stage(f"candidates_{part}", *_candidate_parts(pipeline))
+    queries = pipeline.validation if part == "validation" else pipeline.data.split.test
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        model, joining = pipeline.generator().eval(), pipeline.config.joining
+        scorers = _scorers(pipeline, model)
+        rankings = [name for name in FEATURES[:2] if name in scorers and joining.candidates]
+        dense = dict.fromkeys(rankings, joining.candidates)
+        beams = _beams(pipeline, model, part, queries)
+        with pipeline.run.screen.bar(name) as bar:
+            found = candidates_of(
+                model, queries.histories, beams, scorers, dense=dense, progress=bar.update
+            )
+        arrays = {"items": found.items, "log_probs": found.log_probs, **found.features}
+        save_file(arrays, folder / "candidates.safetensors")
+        return {"features": list(scorers)}
+
+    features = pipeline.run.stage(name, build)["features"]
+    arrays = load_file(pipeline.run.path / name / "candidates.safetensors")
+    return Candidates(
+        items=arrays["items"],
+        log_probs=arrays["log_probs"],
+        features={feature: arrays[feature] for feature in features},
+    )
+
+
+def _candidate_parts(pipeline: Pipeline) -> tuple[str, ...]:
+    beams = ("evaluation.num_beams", "joining.exact", "joining.candidates")
+    return (*pipeline.stage_two_parts, *beams)
+
+
+def _beams(
+    pipeline: Pipeline, model: Seq2Seq, part: str, queries: Queries
+) -> tuple[Tensor, Tensor]:
+    """What generation finds; for the test the stage "test" has it already."""
+    exact = pipeline.config.joining.exact
+    if part == "test" and not exact:
+        pipeline.test()
+        lists = load_file(pipeline.run.path / pipeline.test_stage / "lists.safetensors")
+        return lists["items"], lists["log_probs"]
+    with pipeline.run.screen.bar(f"generation, {part}") as bar:
+        return generated(
+            model,
+            queries.histories,
+            num_beams=pipeline.config.evaluation.num_beams,
+            exact=exact,
+            progress=bar.update,
+        )
+
+
+def _scorers(pipeline: Pipeline, model: Seq2Seq) -> dict[str, Scorer]:
+    """Every feature that this variant has."""
+    config, data = pipeline.config, pipeline.data
+    found: dict[str, Scorer] = {}
+    if config.stage_two.distillation_state == "first":
+        found["c_dis"] = _dense_head(pipeline, model)
+    if config.codes.source == "integrated":
+        backbone = stage_one_model(config.stage_one, pipeline.semantic).to(pipeline.device)
+        load_weights(pipeline.run.path / pipeline.stage_one_stage / "weights.safetensors", backbone)
+        found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
+    fit_and_test_floors(pipeline.run, data, config.text.fields, config.evaluation.ks)
+    graph = pipeline.run.facts("floors")["parameters"]["graph"]
+    floor = ItemToItemFloor(
+        matrix=cooccurrences(data.split.train, len(data.catalog)),
+        last_items=int(graph["last_items"]),
+        decay=graph["decay"],
+    )
+    found["transition"] = transition_prior(floor.score)
+    found["popularity"] = popularity_correction(data.popularity())
+    return found
+
+
+def _dense_head(pipeline: Pipeline, model: Seq2Seq) -> Scorer:
+    """The state that knows the history alone, against the embeddings that it was distilled from."""
+    config, vectors = pipeline.config.stage_two, pipeline.embeddings.to(pipeline.device)
+
+    def score(histories: Any) -> Float[Tensor, "batch items"]:
+        ((_, history),) = query_batches(
+            histories,
+            num_items=len(vectors),
+            history_length=config.history_length,
+            batch_size=len(histories),
+        )
+        with torch.inference_mode():
+            state = model.dense_state(model.encode(history.to(pipeline.device)))
+            return item_scores(
+                state,
+                vectors,
+                similarity=config.distillation_similarity,
+                temperature=config.distillation_temperature,
+            )
+
+    return score

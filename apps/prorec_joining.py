@@ -1,0 +1,231 @@
+"""Scores from elsewhere joined to those of generation. Beyond the paper; none of it needs training.
+
+The beam's items, and those of dense rankings where they are asked for, are ranked by
+
+    log p(item | history) + sum of weight * feature
+
+with weights picked on validation, 0 among them: what does not help there is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from evalrec import Queries, evaluate
+from genrec import Seq2Seq, beam_search, exact_scores, query_batches, score_items
+from jaxtyping import Float, Int
+from torch import Tensor
+
+GRIDS: dict[str, tuple[float, ...]] = {
+    "c_dis": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+    "stage_one": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+    "transition": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
+    "popularity": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
+}
+"""The weights that are tried of each feature."""
+
+Scorer = Callable[[Any], Float[Tensor, "batch items"]]
+"""Histories to a feature of all items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Items to be ranked for each user, with what is known of them.
+
+    Attributes:
+        items: Item rows, no two alike; -1 where there are fewer.
+        log_probs: log p(item | history); minus infinity where there is no item.
+        features: Further scores by name, 0 where there is no item.
+    """
+
+    items: Int[Tensor, "users candidates"]
+    log_probs: Float[Tensor, "users candidates"]
+    features: Mapping[str, Float[Tensor, "users candidates"]]
+
+    def ranked(self, weights: Mapping[str, float]) -> Int[np.ndarray, "users candidates"]:
+        """The items by their joined scores, best first.
+
+        Args:
+            weights: Feature to weight; those left out weigh nothing.
+        """
+        total = self.log_probs
+        for name, weight in weights.items():
+            if weight:
+                total = total + weight * self.features[name]
+        order = total.argsort(dim=1, descending=True, stable=True)
+        ranked: Int[np.ndarray, "users candidates"] = self.items.gather(1, order).numpy()
+        return ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Weights, and NDCG@10 on validation, all items ranked, without them and with them."""
+
+    weights: Mapping[str, float]
+    without: float
+    validation: float
+
+
+def pick_weights(
+    queries: Queries, candidates: Candidates, names: list[str], *, passes: int = 2
+) -> Choice:
+    """Weights by NDCG@10 over all items, one feature after the other from the grid of each.
+
+    Args:
+        queries: The users of the candidates, with their targets.
+        candidates: Of validation.
+        names: The features that are joined.
+        passes: How often all features are gone through.
+
+    Returns:
+        The weights; the smaller of equally good ones.
+    """
+
+    def value(weights: Mapping[str, float]) -> float:
+        report = evaluate(queries, candidates.ranked(weights), ks=(10,))
+        return float(report.per_user("ndcg@10", "unfiltered").mean())
+
+    weights = dict.fromkeys(names, 0.0)
+    without = best = value(weights)
+    for _ in range(passes):
+        for name in names:
+            for weight in GRIDS[name]:
+                found = value({**weights, name: weight})
+                if found > best or (found == best and weight < weights[name]):
+                    best, weights[name] = found, weight
+    return Choice(weights=weights, without=without, validation=best)
+
+
+def merged(
+    items: Int[Tensor, "users candidates"], further: Int[Tensor, "users further"]
+) -> Int[Tensor, "users further"]:
+    """The further items of each user that are neither among `items` nor named before; else -1."""
+    everything = torch.cat([items, further], dim=1)
+    order = everything.argsort(dim=1, stable=True)
+    ordered = everything.gather(1, order)
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    repeated = torch.zeros_like(again).scatter(1, order, again)
+    return further.masked_fill(repeated[:, items.shape[1] :], -1)
+
+
+@torch.inference_mode()
+def generated(
+    model: Seq2Seq,
+    histories: Any,
+    *,
+    num_beams: int,
+    exact: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Int[Tensor, "users beams"], Float[Tensor, "users beams"]]:
+    """Each history's best items with their log-probabilities.
+
+    Args:
+        model: The generator, in eval mode.
+        histories: Item rows, oldest first.
+        num_beams: Beams of the search, and items a history.
+        exact: Score the whole catalogue, so that no item is missed that the beam lost.
+        progress: Called with the histories done, and all.
+    """
+    num_items, device = model.trie.num_items, model.trie.device
+    num_beams, done, tables = min(num_beams, num_items), 0, model.tables()
+    items = torch.full((len(histories), num_beams), -1)
+    scores = torch.full((len(histories), num_beams), -torch.inf)
+    for rows, history in _batches(model, histories):
+        if exact:
+            found = exact_scores(model, model.trie, history.to(device), tables=tables)
+            best = found.topk(num_beams, dim=1)
+            items[rows], scores[rows] = best.indices.cpu(), best.values.cpu()
+        else:
+            ranked = beam_search(
+                model,
+                model.trie,
+                history.to(device),
+                num_beams=num_beams,
+                top_k=num_beams,
+                tables=tables,
+            )
+            items[rows], scores[rows] = ranked.items.cpu(), ranked.scores.cpu()
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(histories))
+    return items, scores
+
+
+@torch.inference_mode()
+def candidates_of(
+    model: Seq2Seq,
+    histories: Any,
+    beams: tuple[Int[Tensor, "users beams"], Float[Tensor, "users beams"]],
+    scorers: Mapping[str, Scorer],
+    *,
+    dense: Mapping[str, int],
+    progress: Callable[[int, int], None] | None = None,
+) -> Candidates:
+    """The beam's items and those of dense rankings, with their log-probabilities and features.
+
+    Args:
+        model: The generator, in eval mode.
+        histories: Item rows, oldest first.
+        beams: What `generated` gave.
+        scorers: Features of all items, by name.
+        dense: Features whose best items become candidates as well, and how many of each.
+        progress: Called with the histories done, and all.
+    """
+    items, log_probs = beams
+    num_items, device, done = model.trie.num_items, model.trie.device, 0
+    width = items.shape[1] + sum(min(count, num_items) for count in dense.values())
+    found = torch.full((len(items), width), -1)
+    scores = torch.full((len(items), width), -torch.inf)
+    features = {name: torch.zeros(len(items), width) for name in scorers}
+    tables = model.tables()
+    for rows, history in _batches(model, histories):
+        batch = [histories[row] for row in rows.tolist()]
+        values = {name: scorer(batch).float().cpu() for name, scorer in scorers.items()}
+        best = [values[n].topk(min(k, num_items), dim=1).indices for n, k in dense.items()]
+        own, own_scores = items[rows], log_probs[rows]
+        if best:
+            further = merged(own, torch.cat(best, dim=1))
+            asked = further.masked_fill(further < 0, num_items).to(device)
+            rescored = score_items(model, model.trie, history.to(device), asked, tables=tables)
+            own = torch.cat([own, further], dim=1)
+            own_scores = torch.cat([own_scores, rescored.cpu()], dim=1)
+        found[rows], scores[rows] = own, own_scores
+        missing = own < 0
+        for name, value in values.items():
+            picked = value.gather(1, own.clamp(min=0))
+            features[name][rows] = picked.masked_fill(missing, 0.0)
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(items))
+    return Candidates(items=found, log_probs=scores, features=features)
+
+
+def transition_prior(score: Scorer) -> Scorer:
+    """A floor's scores as a feature: each history's, divided by its greatest."""
+
+    def prior(histories: Any) -> Float[Tensor, "batch items"]:
+        scores = score(histories).float()
+        return scores / scores.amax(dim=1, keepdim=True).clamp(min=1e-12)
+
+    return prior
+
+
+def popularity_correction(counts: Int[np.ndarray, " items"]) -> Scorer:
+    """Minus the logarithm of how often an item was had: logit adjustment (Menon et al., 2021)."""
+    adjusted = -torch.from_numpy(np.log1p(counts)).float()
+    return lambda histories: adjusted.expand(len(histories), -1)
+
+
+def _batches(model: Seq2Seq, histories: Any) -> Any:
+    return query_batches(
+        histories,
+        num_items=model.trie.num_items,
+        history_length=model.config.history_length,
+        batch_size=128,
+        by_length=True,
+    )
