@@ -1,0 +1,121 @@
+"""What is joined to generation, against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from evalrec import Queries
+from genrec import Seq2Seq, Seq2SeqConfig, Trie, exact_scores
+from prorec_joining import (
+    Candidates,
+    candidates_of,
+    generated,
+    merged,
+    pick_weights,
+    popularity_correction,
+    transition_prior,
+)
+
+CODES = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 1], [2, 0], [2, 1], [2, 2], [1, 0]])
+HISTORIES = [np.array([0, 3, 5]), np.array([2]), np.array([7, 6, 1, 4])]
+
+
+@pytest.fixture(scope="module")
+def model() -> Seq2Seq:
+    torch.manual_seed(0)
+    sizes = {"dim": 8, "num_heads": 2, "num_decoder_layers": 1, "feedforward_dim": 16}
+    return Seq2Seq(Seq2SeqConfig(**sizes), Trie.build(CODES, (3, 3))).eval()  # type: ignore[arg-type]
+
+
+def exact(model: Seq2Seq, history: np.ndarray) -> torch.Tensor:
+    return exact_scores(model, model.trie, torch.from_numpy(history)[None])[0]
+
+
+def test_candidates_are_ranked_by_the_weighted_sum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    items = torch.stack([torch.randperm(9, generator=generator)[:5] for _ in range(4)])
+    log_probs = -torch.rand(4, 5, generator=generator)
+    features = {name: torch.rand(4, 5, generator=generator) for name in ("a", "b", "c")}
+    items[1, 2], log_probs[1, 2] = -1, -torch.inf
+    found = Candidates(items=items, log_probs=log_probs, features=features).ranked(
+        {"a": 0.5, "b": 2.0}
+    )
+    for user in range(4):
+        scores = {
+            int(items[user, place]): float(
+                log_probs[user, place]
+                + 0.5 * features["a"][user, place]
+                + 2 * features["b"][user, place]
+            )
+            for place in range(5)
+        }
+        assert found[user].tolist() == sorted(scores, key=lambda item: -scores[item])
+    assert found[1, -1] == -1
+
+
+def test_merged_leaves_each_further_item_once() -> None:
+    items = torch.tensor([[3, 1, -1, -1], [0, 2, 5, 4]])
+    further = torch.tensor([[1, 7, 7, 2], [6, 0, 6, 4]])
+    assert merged(items, further).tolist() == [[-1, 7, -1, 2], [6, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_generated_lists_hold_exact_log_probabilities(model: Seq2Seq, whole: bool) -> None:
+    items, log_probs = generated(model, HISTORIES, num_beams=8 if not whole else 4, exact=whole)
+    for history, row, scores in zip(HISTORIES, items, log_probs, strict=True):
+        expected = exact(model, history).topk(len(row))
+        assert row.tolist() == expected.indices.tolist()
+        torch.testing.assert_close(scores, expected.values)
+
+
+def test_dense_rankings_add_candidates_and_features_follow_their_items(model: Seq2Seq) -> None:
+    table = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    lengths = {len(history): row for row, history in enumerate(HISTORIES)}
+
+    def score(histories: list[np.ndarray]) -> torch.Tensor:
+        return torch.stack([table[lengths[len(history)]] for history in histories])
+
+    beams = generated(model, HISTORIES, num_beams=2)
+    found = candidates_of(model, HISTORIES, beams, {"dense": score}, dense={"dense": 3})
+    for user, history in enumerate(HISTORIES):
+        own = [item for item in found.items[user].tolist() if item >= 0]
+        best = table[user].topk(3).indices.tolist()
+        assert own == [*beams[0][user].tolist(), *(i for i in best if i not in beams[0][user])]
+        scores = exact(model, history)
+        for place, item in enumerate(found.items[user].tolist()):
+            expected = (float(scores[item]), float(table[user, item])) if item >= 0 else None
+            value = float(found.log_probs[user, place]), float(found.features["dense"][user, place])
+            assert value == pytest.approx(expected or (-math.inf, 0.0), abs=1e-5)
+
+
+def test_weights_that_help_are_picked_and_others_stay_zero() -> None:
+    """The targets are what one feature says; the other is the same for all items."""
+    generator = torch.Generator().manual_seed(0)
+    items = torch.arange(20).repeat(40, 1)
+    oracle = torch.rand(40, 20, generator=generator)
+    found = Candidates(
+        items=items,
+        log_probs=torch.randn(40, 20, generator=generator),
+        features={"stage_one": 3 * oracle, "popularity": torch.ones(40, 20)},
+    )
+    queries = Queries(
+        histories=[np.array([0])] * 40,
+        targets=oracle.argmax(dim=1).numpy(),
+        num_items=20,
+        cold=np.zeros(40, dtype=bool),
+    )
+    choice = pick_weights(queries, found, ["stage_one", "popularity"])
+    assert choice.weights["stage_one"] >= 1
+    assert choice.weights["popularity"] == 0
+    assert choice.validation > choice.without + 0.2
+    assert pick_weights(queries, found, []).validation == choice.without
+
+
+def test_features_of_floors() -> None:
+    prior = transition_prior(lambda _: torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert prior([None, None]).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    corrected = popularity_correction(np.array([0, 1, 7]))([None])
+    torch.testing.assert_close(corrected, -torch.tensor([[1.0, 2.0, 8.0]]).log())

@@ -1,0 +1,315 @@
+"""PRORec's studies, in one process on a tiny run: shared stages, interruption, the report."""
+
+from __future__ import annotations
+
+import json
+
+import prorec_search
+import pytest
+import torch
+import typer
+from evalrec import write_synthetic
+from genrec import Batch
+from prorec import _open
+from prorec_model import Codes, Config, Joining, StageTwo, Text, concatenated, integrated
+from prorec_run import run_stages
+from prorec_search import DENSE_TRIALS, prorec, searched, tiger
+from prorec_speed import timed
+from prorec_stages import Pipeline
+from prorec_studies import STUDIES, with_options
+from prorec_two_codes import load_two_codes, two_codes, two_codes_loss
+from studies import run_study
+
+SMALL: dict[str, dict[str, object]] = {
+    "text": {"embedding": "lsa", "dim": 8},
+    "stage_one": {"dim": 8, "num_heads": 2, "num_layers": 1, "epochs": 1, "batch_size": 64},
+    "codes": {"codebook_size": 8},
+    "stage_two": {
+        "dim": 8,
+        "num_heads": 2,
+        "feedforward_dim": 16,
+        "num_decoder_layers": 1,
+        "epochs": 1,
+        "warmup_steps": 5,
+    },
+    "evaluation": {"num_beams": 20, "validation_users": 50, "validation_beams": 10},
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("studies")
+    write_synthetic(folder / "data", num_items=60, num_users=120, seed=3)
+    defaults = _open(folder / "data", folder / "defaults", Config(), "cpu")
+    found = _open(
+        folder / "data", folder / "run", defaults.varied(seed=None, **SMALL).config, "cpu"
+    )
+    run_stages(found)
+    return found
+
+
+def study(pipeline: Pipeline, name: str, values: str | None = None) -> dict[str, object]:
+    chosen = with_options(name, STUDIES[name], values)
+    run_study(name, chosen, pipeline, [0], run_stages)
+    found: dict[str, object] = json.loads(
+        (pipeline.run.path / f"studies/{name}.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def complete(pipeline: Pipeline) -> dict[str, int]:
+    """When each complete stage was finished."""
+    root = pipeline.run.path
+    return {
+        str(path.parent.relative_to(root)): path.stat().st_mtime_ns
+        for path in root.rglob("stage.json")
+    }
+
+
+def names(found: dict[str, object]) -> list[str]:
+    return [system["name"] for system in found["comparison"]["systems"]]  # type: ignore[index]
+
+
+def test_an_interrupted_study_goes_on_and_reuses_what_is_there(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = complete(pipeline)
+    test, calls = Pipeline.test, []
+
+    def stopped(self: Pipeline) -> object:
+        calls.append(self.config)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return test(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "test", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            study(pipeline, "ablation")
+    there = complete(pipeline)
+    undistilled = "stage_two.beta=0.0"
+    assert set(there) - set(before) == {
+        f"variants/stage_two,{undistilled}",
+        f"variants/test,{undistilled}",
+    }
+    found = study(pipeline, "ablation")
+    after = complete(pipeline)
+    assert {name: after[name] for name in there} == there
+    unaligned = "stage_one.alpha=0.0"
+    assert set(after) - set(there) == {
+        *(f"variants/{s},{unaligned}" for s in ("stage_one", "tokenizer", "stage_two", "test")),
+        *(f"variants/{s},{unaligned},{undistilled}" for s in ("stage_two", "test")),
+    }
+    assert names(found) == [
+        "PRORec",
+        "without distillation",
+        "without alignment",
+        "without both",
+    ]
+    assert "Study: alignment and distillation" in (pipeline.run.path / "report.html").read_text()
+
+
+def test_codes_do_not_retrain_stage_one(pipeline: Pipeline) -> None:
+    before = complete(pipeline)
+    found = study(pipeline, "clusters", "4,8")
+    assert names(found) == ["K = 8", "K = 4"]
+    added = set(complete(pipeline)) - set(before)
+    assert added == {
+        f"variants/{stage},codes.codebook_size=4" for stage in ("tokenizer", "stage_two", "test")
+    }
+
+
+def test_domination_shows_what_each_space_keeps(pipeline: Pipeline) -> None:
+    found = study(pipeline, "domination")
+    shares = {name: facts["semantic share"] for name, facts in found["facts"].items()}  # type: ignore[attr-defined]
+    assert shares["semantic only"] == "100.0%"
+    assert shares["collaborative only"] == "0.0%"
+    page = (pipeline.run.path / "report.html").read_text()
+    assert "Study: domination of one modality" in page
+    stages = [name for name in complete(pipeline) if "codes.source=semantic" in name]
+    assert sorted(name.split(",")[0] for name in stages) == [
+        "variants/stage_two",
+        "variants/test",
+        "variants/tokenizer",
+    ]
+
+
+def test_one_code_is_timed_beside_two(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("prorec_speed.AT_ONCE", (1, 4)), ("prorec_speed.ROUNDS", 2)):
+        monkeypatch.setattr(name, value)
+    monkeypatch.setattr("prorec_studies.AT_ONCE", (1, 4))
+    found = study(pipeline, "speed")
+    assert names(found) == ["PRORec", "two codes"]
+    facts = found["facts"]
+    assert all(float(value) > 0 for row in facts.values() for value in row.values())  # type: ignore[attr-defined]
+    model = load_two_codes(pipeline)
+    assert len(model.streams) == 2
+    semantic = pipeline.varied(codes={"source": "semantic"}).tokenizer.semantic_ids.codes
+    assert model.streams[0].trie.codes.tolist() == semantic.tolist()
+    assert two_codes(pipeline).counts["users"] == 120
+
+
+def test_two_codes_lose_what_each_stream_loses(pipeline: Pipeline) -> None:
+    model = load_two_codes(pipeline)
+    batch = Batch(
+        history=torch.tensor([[1, 2], [3, 60]]),
+        targets=torch.tensor([4, 5]),
+        users=torch.arange(2),
+    )
+    spaces = [torch.randn(60, 8, generator=torch.Generator().manual_seed(0))] * 2
+    config = StageTwo(distillation_negatives=60, beta=0.5)
+    losses = two_codes_loss(config, spaces, model, batch)
+    one, two = model(batch.history, batch.targets)
+    torch.testing.assert_close(losses["generation"], one.loss + two.loss)
+    expected = torch.zeros(())
+    for output in (one, two):
+        unit = torch.nn.functional.normalize
+        logits = unit(output.distillation, dim=1) @ unit(spaces[0], dim=1).T / 0.07
+        expected = expected + 0.5 * torch.nn.functional.cross_entropy(logits, batch.targets)
+    torch.testing.assert_close(losses["distillation"], expected)
+
+
+def test_scaling_has_hstu_beside(pipeline: Pipeline) -> None:
+    found = study(pipeline, "scaling", "1,2")
+    assert names(found) == [f"{m}, {n} layers" for m in ("PRORec", "HSTU") for n in (1, 2)]
+    added = {name for name in complete(pipeline) if "num_decoder_layers=2" in name}
+    assert {name.split(",")[0] for name in added} == {"variants/stage_two", "variants/test"}
+
+
+def test_quantizers_and_encoders(pipeline: Pipeline) -> None:
+    found = study(pipeline, "quantizers")
+    assert len(names(found)) == 6
+    facts: dict[str, dict[str, object]] = found["facts"]  # type: ignore[assignment]
+    assert facts["RQ-VAE with suffix"]["levels"] == 4
+    assert facts["RQ"]["levels"] == facts["PQ"]["levels"] == facts["random"]["levels"] == 3
+    found = study(pipeline, "encoders", "lsa")
+    assert found["facts"]["lsa"]["dimensions"] > 0  # type: ignore[index]
+
+
+def test_rivals_have_as_many_trials_each(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = {"num_encoder_layers": 1, "num_decoder_layers": 1, "feedforward_dim": 16}
+    monkeypatch.setattr(prorec_search, "_TIGER", {**prorec_search._TIGER, **tiny})
+    codes = {**prorec_search._TIGER_CODES, "codebook_size": 8, "epochs": 2}
+    monkeypatch.setattr(prorec_search, "_TIGER_CODES", codes)
+    found = study(pipeline, "rivals", "1")
+    assert names(found)[:2] == ["PRORec", "SASRec, ids, full softmax"]
+    assert {"TIGER", "EAGER's two codes", "BERT4Rec, ids", "graph + text"} <= set(names(found))
+    one = tiger(pipeline).pipeline
+    assert one.tokenizer.semantic_ids.num_levels == 4
+    assert one.generator().config.output_vocabulary == "level"
+
+
+def test_the_best_trial_on_validation_is_tested(pipeline: Pipeline) -> None:
+    contestant = prorec(pipeline)
+    found = searched(contestant, 2, [0])
+    values = {}
+    for words, changes in (("the run's own", {}), ("dropout 0.1", {"dropout": 0.1})):
+        one = pipeline.varied(stage_two=changes)
+        facts = pipeline.run.facts(one.generator_stage)
+        values[words] = facts["validation"]["ndcg@10 filtered"]
+    assert found.chosen == max(values, key=lambda words: values[words])
+    assert found.validation == values[found.chosen]
+    with pytest.raises(ValueError, match="num_trials must be at most"):
+        searched(contestant, len(DENSE_TRIALS) + 5, [0])
+
+
+def test_what_lies_beyond_is_weighed_on_validation(pipeline: Pipeline) -> None:
+    found = study(pipeline, "beyond")
+    assert "all joined" in names(found)
+    facts: dict[str, dict[str, str]] = found["facts"]  # type: ignore[assignment]
+    for name in ("joined: stage I", "joined: transition prior", "joined: popularity corrected"):
+        assert float(facts[name]["on validation"]) >= 0  # a weight of 0 is always tried
+    stages = complete(pipeline)
+    assert "candidates_test" in stages  # shared by all that is joined to the run's own lists
+    lists = [name for name in stages if "candidates_test" in name]
+    assert len(lists) == 5, lists
+
+
+def test_a_run_may_join(pipeline: Pipeline) -> None:
+    reports = run_stages(pipeline.varied(joining={"transition": True}))
+    assert list(reports)[:2] == ["PRORec", "PRORec, joined"]
+
+
+def test_timing_goes_round_all_systems() -> None:
+    calls: list[str] = []
+
+    class Found:
+        items = torch.zeros(1)
+
+    def system(name: str) -> object:
+        return lambda history: calls.append(name) or Found()
+
+    found = timed(
+        {"one": system("one"), "two": system("two")},  # type: ignore[dict-item]
+        {1: [torch.zeros(1, 1, dtype=torch.long)] * 2},
+        2,
+        lambda done, total: None,
+    )
+    assert calls[:4] == ["one", "one", "two", "two"]
+    assert set(found) == {"one", "two"}
+    assert all(low <= median <= high for median, low, high in (r["1"] for r in found.values()))
+
+
+def test_spaces_are_what_they_are_called() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tables = {name: torch.randn(5, 3, generator=generator) for name in ("collaborative", "adapted")}
+    unit = torch.nn.functional.normalize
+    torch.testing.assert_close(
+        integrated(tables, "sum"), unit(tables["collaborative"] + tables["adapted"], dim=1)
+    )
+    both = integrated(tables, "concatenated")
+    assert both.shape == (5, 6)
+    torch.testing.assert_close(both[:, :3] * 2**0.5, unit(tables["collaborative"], dim=1))
+    semantic = torch.randn(20, 7, generator=generator)
+    own = torch.randn(20, 3, generator=generator)
+    plain = concatenated(semantic, own, unit=False)
+    assert plain.shape == (20, 6)
+    assert plain[:, 3:].equal(own)
+    assert float(plain[:, :3].std(correction=0)) == pytest.approx(1, abs=1e-4)
+    lengths = concatenated(semantic, own, unit=True)[:, 3:].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(20))
+
+
+def test_settings_without_effect_are_refused(pipeline: Pipeline) -> None:
+    for options, words in (
+        ({"quantizer": "pq", "balanced": True}, "balanced must be unset where quantizer is 'pq'"),
+        ({"num_levels": 3}, "num_levels must be unset where quantizer is 'hierarchical'"),
+        ({"quantizer": "rq", "epochs": 3}, "epochs must be unset where quantizer is 'rq'"),
+        ({"quantizer": "rq", "num_levels": 0}, "num_levels must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Codes(**options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="further must be embeddings not named yet"):
+        Text(embedding="lsa", further=("lsa",))
+    with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
+        Config(joining=Joining(c_dis=True))
+    with pytest.raises(ValueError, match=r"joining\.stage_one needs codes\.source"):
+        Config(joining=Joining(stage_one=True), codes=Codes(source="semantic"))
+    with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
+        pipeline.varied(stage_one={"backbone": "din"}).rival("gru4rec", "ids")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("ablation", "1", "--values must be unset for ablation: encoders, clusters, scaling"),
+        ("scaling", "1,two", "--values must be positive numbers"),
+        ("clusters", "4,4", "--values must be different"),
+    ],
+)
+def test_wrong_values_of_a_study_are_refused(name: str, values: str, words: str) -> None:
+    with pytest.raises(typer.BadParameter, match=words):
+        with_options(name, STUDIES[name], values)
+
+
+def test_views_are_shared_with_the_encoders_study(pipeline: Pipeline) -> None:
+    views = pipeline.varied(text={"by_field": True}).views()
+    assert [view.config.text.fields for view in views] == [
+        (field,) for field in pipeline.config.text.fields if field in pipeline.data.catalog.fields
+    ]
+    further = pipeline.varied(text={"further": ("minilm",)})
+    (own, other), alone = further.views(), pipeline.varied(text={"embedding": "minilm"})
+    assert (own.text_stage, other.text_stage) == ("text", alone.text_stage)
+    assert other.text_stage == "variants/text,text.embedding=minilm"
