@@ -1,7 +1,8 @@
-"""PRORec as its user runs it: in a process of its own, on synthetic data."""
+"""PRORec as its user runs it, on synthetic data; in processes of its own where they are ended."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,12 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import polars as pl
 import pytest
-from evalrec import write_synthetic
+from evalrec import DataError, write_synthetic
+from experiment import guarded
+from genrec import ArtifactError
+from prorec import app
+from semtok import CatalogError
 
 APP = Path(__file__).resolve().parents[1] / "prorec.py"
 SMALL = """
@@ -42,8 +49,18 @@ validation_users = 100
 
 
 def prorec(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(APP), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    """The command line, in this process: importing torch takes longer than most of the tests."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        mock.patch.object(sys, "argv", [str(APP), *map(str, arguments)]),
+    ):
+        try:
+            guarded(app, (ArtifactError, CatalogError, DataError))
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
