@@ -6,7 +6,7 @@ code is compared with, in accuracy (table 3) and in speed (figure 2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from evalrec import Report, evaluate, read_report
-from genrec import Batch, Streams, distillation_loss, query_batches
+from genrec import Batch, Streams, Trie, distillation_loss, query_batches
 from jaxtyping import Float, Int
 from prorec_model import StageTwo
 from prorec_stages import Pipeline
@@ -39,11 +39,13 @@ def two_codes_stage(pipeline: Pipeline) -> str:
 def two_codes(pipeline: Pipeline) -> Report:
     """A stage that trains a decoder for each of the two codes, and tests them together."""
     name = two_codes_stage(pipeline)
+    variants = [_source(pipeline, source) for source in SOURCES]
+    tries = [variant.trie for variant in variants]  # the codes are stages of their own, before
 
     def build(folder: Path) -> Mapping[str, Any]:
         torch.manual_seed(pipeline.config.seed)
-        model = _untrained(pipeline).to(pipeline.device)
-        spaces = [_source(pipeline, source).embeddings for source in SOURCES]
+        model = _untrained(pipeline, tries).to(pipeline.device)
+        spaces = [variant.embeddings for variant in variants]
         width = max(space.shape[1] for space in spaces)
         padded = [nn.functional.pad(s, (0, width - s.shape[1])).to(pipeline.device) for s in spaces]
         rank = partial(ranked, model)
@@ -61,7 +63,7 @@ def two_codes(pipeline: Pipeline) -> Report:
 
 def load_two_codes(pipeline: Pipeline) -> Streams:
     """The model that the stage left."""
-    model = _untrained(pipeline)
+    model = _untrained(pipeline, [_source(pipeline, source).trie for source in SOURCES])
     load_weights(pipeline.run.path / two_codes_stage(pipeline) / "weights.safetensors", model)
     return model.to(pipeline.device).eval()
 
@@ -117,11 +119,8 @@ def _source(pipeline: Pipeline, source: str) -> Pipeline:
     return pipeline.varied(codes={"source": source})
 
 
-def _untrained(pipeline: Pipeline) -> Streams:
-    variants = [_source(pipeline, source) for source in SOURCES]
-    width = max(variant.embeddings.shape[1] for variant in variants)
+def _untrained(pipeline: Pipeline, tries: Sequence[Trie]) -> Streams:
+    width = max(_source(pipeline, source).embeddings.shape[1] for source in SOURCES)
     return Streams(
-        pipeline.config.stage_two.model(width),
-        [variant.trie for variant in variants],
-        item_vectors=both(pipeline).item_vectors(),
+        pipeline.config.stage_two.model(width), tries, item_vectors=both(pipeline).item_vectors()
     )
