@@ -20,7 +20,8 @@ import pytest
 from evalrec import DataError, write_synthetic
 from experiment import guarded
 from genrec import ArtifactError
-from prorec import app
+from prorec import _open, app
+from prorec_model import Config
 from semtok import CatalogError
 
 APP = Path(__file__).resolve().parents[1] / "prorec.py"
@@ -313,13 +314,10 @@ def test_a_folder_of_something_else_is_refused(data: Path, tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
-def test_a_run_killed_at_its_first_file_can_begin_again(
-    data: Path, config: Path, tmp_path: Path
-) -> None:
+def test_a_run_killed_at_its_first_file_can_begin_again(data: Path, tmp_path: Path) -> None:
     (tmp_path / ".run.json.unfinished").write_text('{"form')
-    done = prorec("run", "--data", data, "--out", tmp_path, "--config", config, "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "metrics.json").exists()
+    assert _open(data, tmp_path, Config(), "cpu").run.path == tmp_path
+    assert json.loads((tmp_path / "run.json").read_text())["app"] == "prorec"
 
 
 @pytest.mark.slow
