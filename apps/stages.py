@@ -183,14 +183,31 @@ def embed_texts(
         CatalogError: A stored file does not fit the catalogue.
     """
 
-    def build(folder: Path) -> Mapping[str, Any]:
+    def embed(bar: Bar) -> Float[np.ndarray, "items dim"]:
         if embedding.endswith(STORED):
-            vectors = read_embeddings(embedding, data.catalog.item_ids)
-        else:
-            with run.screen.bar(f"{stage} embeddings") as bar:
-                vectors = _embed(data.catalog, embedding, fields, device, seed, bar)
+            return read_embeddings(embedding, data.catalog.item_ids)
+        return _embed(data.catalog, embedding, fields, device, seed, bar)
+
+    return embedding_stage(run, stage, embed, embedding)
+
+
+def embedding_stage(
+    run: Run, stage: str, embed: Callable[[Bar], Float[np.ndarray, "items dim"]], name: str
+) -> Float[np.ndarray, "items dim"]:
+    """A stage that leaves one embedding an item.
+
+    Args:
+        run: The run.
+        stage: Its name.
+        embed: Makes the embeddings.
+        name: What makes them, for the record.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        with run.screen.bar(f"{stage} embeddings") as bar:
+            vectors = embed(bar)
         np.save(folder / "embeddings.npy", vectors)
-        return {"embedding": embedding, "dim": vectors.shape[1]}
+        return {"embedding": name, "dim": vectors.shape[1]}
 
     run.stage(stage, build)
     return read_embedded(run.path, stage)

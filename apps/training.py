@@ -174,6 +174,8 @@ class DenseTraining:
         ks: Cut-offs of the test.
         seed: Decides all that is drawn.
         keep: Called with the trained model and the stage's folder, to save what is to stay.
+        scored: What of the model scores histories: the model itself, or what is precomputed of it.
+        facts: What is to be known of the trained model, JSON values only.
     """
 
     model: Callable[[], Backbone]
@@ -186,6 +188,8 @@ class DenseTraining:
     ks: tuple[int, ...]
     seed: int
     keep: Callable[[Any, Path], None]
+    scored: Callable[[Any], Backbone] = lambda model: model
+    facts: Callable[[Any], Mapping[str, Any]] = lambda _: {}
 
 
 def dense_stage(run: Run, name: str, plan: DenseTraining) -> Report:
@@ -194,10 +198,12 @@ def dense_stage(run: Run, name: str, plan: DenseTraining) -> Report:
     def build(folder: Path) -> Mapping[str, Any]:
         torch.manual_seed(plan.seed)
         model = plan.model()
-        score = dense_scorer(model, plan.history_length)
+
+        def scorer() -> Callable[[Any], Tensor]:
+            return dense_scorer(plan.scored(model), plan.history_length)
 
         def validate(_: nn.Module) -> dict[str, float]:
-            return ndcg(evaluate(plan.validation, score, ks=(10,)))
+            return ndcg(evaluate(plan.validation, scorer(), ks=(10,)))
 
         with run.screen.bar(name) as bar:
             result = fit(
@@ -210,9 +216,10 @@ def dense_stage(run: Run, name: str, plan: DenseTraining) -> Report:
                 callback=bar.training,
             )
         model.eval()
-        evaluate(plan.test, score, ks=plan.ks, name=name).write_json(folder / "report.json")
+        evaluate(plan.test, scorer(), ks=plan.ks, name=name).write_json(folder / "report.json")
         plan.keep(model, folder)
-        return {"best_epoch": result.best_epoch, "validation": result.metrics}
+        facts = {"best_epoch": result.best_epoch, "validation": result.metrics}
+        return facts | dict(plan.facts(model))
 
     run.stage(name, build)
     return read_report(run.path / name / "report.json")

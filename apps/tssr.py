@@ -24,7 +24,7 @@ from semtok import CatalogError
 from stages import read_items
 from tssr_model import Config, Content, Evaluation, Model
 from tssr_page import MODEL, content_stages
-from tssr_stages import Pipeline, load_model, read_contents, run_stages
+from tssr_stages import Pipeline, load_model, run_stages
 from tssr_studies import STUDIES
 
 DEMO = Config(
@@ -38,9 +38,8 @@ DEMO = Config(
 def recommender_of(run: Path, config: Config, device: torch.device) -> DenseRecommender:
     """The recommender of a run's model."""
     items = read_items(run)
-    contents = read_contents(run, config, content_stages(config))
     return DenseRecommender(
-        load_model(run / "tssr", config, contents).to(device),
+        load_model(run, run / "tssr", config, content_stages(config), len(items)).to(device),
         [item["item_id"] for item in items],
         history_length=config.model.history_length,
         popularity=torch.tensor([item["count"] for item in items]),

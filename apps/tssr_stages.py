@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from commands import Setting
 from evalrec import Report
@@ -13,10 +14,19 @@ from experiment import write_json
 from genrec import Backbone, Batch
 from item_tables import Items, item_table
 from jaxtyping import Float
-from stages import embed_texts, fit_and_test_floors, keep_items, read_embedded, standardised
+from semtok import ImageEmbedding
+from stages import (
+    embed_texts,
+    embedding_stage,
+    fit_and_test_floors,
+    keep_items,
+    read_embedded,
+    standardised,
+)
 from torch import Tensor, nn
 from training import DenseTraining, dense_stage, load_weights, save_weights
-from tssr_model import Config, Model, TwoStream, baseline_loss, sasrec, tssr_loss
+from tssr_encoders import ContentEncoder, encoder_counts, precomputed
+from tssr_model import Config, Model, TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
 from tssr_page import BASELINES, MODEL, content_stages, metrics, write_page
 
 Loss = Callable[[Model, nn.Module, Batch], Mapping[str, Tensor]]
@@ -29,9 +39,25 @@ class Pipeline(Setting):
     config: Config
 
     def contents(self) -> list[Float[Tensor, "items dim"]]:
-        """The content embeddings, one array a stream: a stage each, such as "content_title"."""
+        """The stored content embeddings, one array a stream: a stage each, as "content_title"."""
         content = self.config.content
-        for stage, fields in zip(content_stages(self.config), content.fields, strict=True):
+        for stage, fields in zip(self._content_stages(), content.fields, strict=True):
+            if content.is_image(fields):
+                source = ImageEmbedding(
+                    model=content.image_embedding,
+                    weights=content.image_weights,
+                    image_field=content.image_field,
+                    device=str(self.device),
+                )
+                embedding_stage(
+                    self.run,
+                    stage,
+                    lambda bar, source=source: source.embed(  # type: ignore[misc]
+                        self.data.catalog, progress=bar.update
+                    ),
+                    content.image_embedding,
+                )
+                continue
             embed_texts(
                 self.run,
                 self.data,
@@ -39,22 +65,27 @@ class Pipeline(Setting):
                 fields,
                 device=str(self.device),
                 seed=self.run.config["seed"],
-                stage=self.stage(stage, "content.embedding"),
+                stage=stage,
             )
-        return self.read_contents()
+        return read_contents(self.run.path, self._content_stages(), content.dim)
 
-    def read_contents(self) -> list[Float[Tensor, "items dim"]]:
-        """The content embeddings that the run keeps."""
-        return read_contents(
-            self.run.path,
-            self.config,
-            [self.stage(stage, "content.embedding") for stage in content_stages(self.config)],
-        )
+    def _content_stages(self) -> list[str]:
+        content = self.config.content
+        image = ("content.image_embedding", "content.image_weights", "content.image_field")
+        return [
+            self.stage(stage, *(image if content.is_image(fields) else ("content.embedding",)))
+            for stage, fields in zip(content_stages(self.config), content.fields, strict=True)
+        ]
 
     def tssr(self) -> Report:
         """The stage "tssr": trains the two-stream model and tests its ranking."""
-        contents = self.contents()
-        return self._train("tssr", lambda: TwoStream(self.config.model, contents), tssr_loss)
+        config = self.config
+        contents: Sequence[Tensor | ContentEncoder]
+        if config.content.mode == "stored":
+            contents = self.contents()
+        else:
+            contents = config.content.encoders(self.data.catalog, config.model.dim)
+        return self._train("tssr", lambda: TwoStream(config.model, contents), tssr_loss)
 
     def baseline(self, items: Items) -> Report:
         """SASRec on ids, on content or on both, as deep as the two-stream model (table 1)."""
@@ -81,9 +112,17 @@ class Pipeline(Setting):
             test=self.data.split.test,
             ks=self.config.evaluation.ks,
             seed=self.config.seed,
-            keep=lambda model, folder: save_weights(folder / "weights.safetensors", model),
+            keep=lambda model, folder: save_weights(
+                folder / "weights.safetensors", precomputed(model)
+            ),
+            scored=precomputed,
+            facts=self._facts,
         )
         return dense_stage(self.run, self._model_stage(name), plan)
+
+    def _facts(self, model: nn.Module) -> dict[str, Any]:
+        end_to_end = self.config.content.mode == "end-to-end"
+        return {"encoder_parameters": encoder_counts(model)} if end_to_end else {}
 
     def _model_stage(self, name: str) -> str:
         return self.stage(name, "seed", "content", "model", "evaluation")
@@ -91,19 +130,32 @@ class Pipeline(Setting):
     def model(self) -> TwoStream:
         """The trained model."""
         folder = self.run.path / self._model_stage("tssr")
-        return load_model(folder, self.config, self.read_contents())
+        return load_model(
+            self.run.path, folder, self.config, self._content_stages(), len(self.data.catalog)
+        )
 
 
-def read_contents(
-    run: Path, config: Config, stages: Sequence[str]
-) -> list[Float[Tensor, "items dim"]]:
+def read_contents(run: Path, stages: Sequence[str], dim: int) -> list[Float[Tensor, "items dim"]]:
     """The content embeddings that some stages left, reduced and standardised."""
-    return [standardised(read_embedded(run, stage), config.content.dim) for stage in stages]
+    return [standardised(read_embedded(run, stage), dim) for stage in stages]
 
 
-def load_model(folder: Path, config: Config, contents: list[Tensor]) -> TwoStream:
-    """The model that the stage "tssr" left in its folder."""
-    model = TwoStream(config.model, contents)
+def load_model(
+    run: Path, folder: Path, config: Config, contents: Sequence[str], num_items: int
+) -> TwoStream:
+    """The model that the stage "tssr" left; it needs no content encoder.
+
+    Args:
+        run: The run.
+        folder: The stage's.
+        config: Its configuration.
+        contents: The stages of the content embeddings; there are none end to end.
+        num_items: Size of the catalogue.
+    """
+    if config.content.mode == "end-to-end":
+        model = kept_model(config.model, num_items, len(contents))
+    else:
+        model = TwoStream(config.model, read_contents(run, contents, config.content.dim))
     load_weights(folder / "weights.safetensors", model)
     return model.eval()
 
@@ -115,9 +167,10 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
         Test reports: the model, the baselines, the floors.
     """
     run, data, config = pipeline.run, pipeline.data, pipeline.config
+    config.content.check(data.catalog)
     keep_items(run, data)
-    pipeline.contents()
-    text_fields = tuple(dict.fromkeys(name for names in config.content.fields for name in names))
+    texts = [names for names in config.content.fields if not config.content.is_image(names)]
+    text_fields = tuple(dict.fromkeys(name for names in texts for name in names))
     floors = fit_and_test_floors(run, data, text_fields, config.evaluation.ks)
     reports = {MODEL: pipeline.tssr()}
     if config.evaluation.baselines:

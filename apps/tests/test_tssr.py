@@ -217,3 +217,38 @@ def test_a_wrong_study_is_refused_before_anything_is_done(data: Path, tmp_path: 
     done = tssr("study", "contrast", "--data", data, "--out", tmp_path / "run", "--seeds", "0,0")
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()
+
+
+END_TO_END = """
+[content]
+mode = "end-to-end"
+streams = ["title"]
+[content.encoder]
+trained = "lora"
+[model]
+head = "ids"
+dim = 16
+num_heads = 2
+feedforward_dim = 32
+epochs = 1
+warmup_steps = 10
+learning_rate = 1e-4
+[evaluation]
+validation_users = 50
+baselines = false
+"""
+
+
+def test_content_trained_along_is_stored_in_the_end(tmp_path: Path) -> None:
+    """Adapters of a MiniLM; what is kept answers without it."""
+    data = write_synthetic(tmp_path / "data", num_items=60, num_users=80, seed=3)
+    (tmp_path / "config.toml").write_text(END_TO_END)
+    out = tmp_path / "run"
+    done = tssr("run", "--data", data, "--out", out, "--config", tmp_path / "config.toml")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((out / "tssr/stage.json").read_text())["encoder_parameters"]
+    assert 0 < counts["trained"] < counts["frozen"] / 100
+    assert (out / "tssr/weights.safetensors").stat().st_size < 200_000
+    assert json.loads((out / "metrics.json").read_text())["streams"]["title"]["alignment"] > 0
+    done = tssr("recommend", "--run", out, "--history", "item-00000", "--top-k", 3)
+    assert done.returncode == 0, done.stderr
