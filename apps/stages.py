@@ -23,7 +23,6 @@ from evalrec import (
     read_report,
 )
 from experiment import Bar, ExperimentError, Run, Screen, read_json
-from genrec import Seq2Seq, beam_search, query_batches
 from jaxtyping import Float, Int
 from semtok import (
     Catalog,
@@ -271,18 +270,6 @@ def fit_and_test_floors(
     }
 
 
-def report_stage(run: Run, name: str, build: Callable[[Bar], Report]) -> Report:
-    """A stage that ends in one report, kept as `report.json` in the stage's folder."""
-
-    def stage(folder: Path) -> Mapping[str, Any]:
-        with run.screen.bar(name) as bar:
-            build(bar).write_json(folder / "report.json")
-        return {}
-
-    run.stage(name, stage)
-    return read_report(run.path / name / "report.json")
-
-
 def sample_queries(queries: Queries, count: int, seed: int) -> Queries:
     """Returns the queries of `count` users drawn without repetition, or all of them."""
     if count >= len(queries):
@@ -294,39 +281,3 @@ def sample_queries(queries: Queries, count: int, seed: int) -> Queries:
         num_items=queries.num_items,
         cold=queries.cold[users],
     )
-
-
-@torch.inference_mode()
-def generate(
-    model: Seq2Seq,
-    histories: Any,
-    *,
-    num_beams: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> Int[np.ndarray, "users beams"]:
-    """Returns each history's best items by beam search, as many as beams."""
-    device = model.trie.codes.device
-    num_items, done = model.trie.num_items, 0
-    num_beams = min(num_beams, num_items)
-    ranked = np.full((len(histories), num_beams), -1, dtype=np.int64)
-    tables = model.tables()
-    for rows, history in query_batches(
-        histories,
-        num_items=num_items,
-        history_length=model.config.history_length,
-        batch_size=128,
-        by_length=True,
-    ):
-        found = beam_search(
-            model,
-            model.trie,
-            history.to(device),
-            num_beams=num_beams,
-            top_k=num_beams,
-            tables=tables,
-        )
-        ranked[rows.numpy()] = found.items.cpu().numpy()
-        done += len(rows)
-        if progress is not None:
-            progress(done, len(histories))
-    return ranked

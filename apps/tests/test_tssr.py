@@ -53,7 +53,13 @@ def small(**options: object) -> Model:
 
 @pytest.mark.parametrize("head", ["ids", "sum"])
 def test_the_loss_is_equation_4(contents: list[torch.Tensor], batch: Batch, head: str) -> None:
-    config = small(head=head, user_weight=0.5, item_weight=0.25)
+    config = small(
+        head=head,
+        user_weight=0.5,
+        item_weight=0.25,
+        item_temperature=1.0,
+        item_similarity="dot",
+    )
     torch.manual_seed(0)
     model = TwoStream(config, contents).eval()
     losses = tssr_loss(config, model, batch)
@@ -119,6 +125,16 @@ def test_the_state_of_a_history_does_not_depend_on_its_padding(
     short = model.last_state(torch.tensor([[3, 1]]))
     torch.testing.assert_close(model.last_state(torch.tensor([[3, 1, 9, 9]])), short)
     assert model.score(torch.tensor([[9, 9]])).isfinite().all()
+
+
+def test_ids_may_start_from_content(contents: list[torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    random = TwoStream(small(id_start="random"), contents).streams[0].item_vectors()
+    torch.manual_seed(0)
+    started = TwoStream(small(id_start="content"), contents).streams[0].item_vectors()
+    expected = 0.1 * sum(contents) / len(contents) ** 0.5
+    torch.testing.assert_close(started[:, :6] - random[:, :6], expected)
+    torch.testing.assert_close(started[:, 6:], random[:, 6:])
 
 
 def test_a_weight_of_zero_leaves_its_term_out(contents: list[torch.Tensor], batch: Batch) -> None:
@@ -227,6 +243,7 @@ streams = ["title"]
 trained = "lora"
 [model]
 head = "ids"
+id_start = "random"
 dim = 16
 num_heads = 2
 feedforward_dim = 32
