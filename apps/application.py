@@ -44,10 +44,11 @@ from studies import (
     SeedsOption,
     Study,
     StudyArgument,
-    choose_study,
+    ValuesOption,
     parse_seeds,
     run_study,
     studies_help,
+    with_values,
 )
 
 
@@ -121,10 +122,12 @@ def command_line(app: App) -> typer.Typer:
         embedding: EmbeddingOption = None,
         seed: SeedOption = None,
         seeds: SeedsOption = None,
+        values: ValuesOption = None,
         device: DeviceOption = "auto",
     ) -> None:
         resolved: Any = chosen(load_config(app.config, config), app.embedding, embedding, seed)
-        found, all_seeds = choose_study(app.studies, name), parse_seeds(seeds, resolved.seed)
+        found = with_values(app.studies, name, values)
+        all_seeds = parse_seeds(seeds, resolved.seed)
         run_study(name, found, app.open(data, out, resolved, device), all_seeds, app.run_stages)
 
     return commands

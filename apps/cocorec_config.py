@@ -199,11 +199,18 @@ class Evaluation:
         ks: Cut-offs.
         validation_users: Users drawn for early stopping; the test takes all.
         baselines: Whether SASRec on ids and on text is trained too (table 3).
+        baseline_dropout: Of these and of the other sequence models; the model's where it is unset.
+            A table of ids fits its data by heart sooner than codes that items share.
     """
 
     ks: tuple[int, ...] = (5, 10, 20)
     validation_users: int = 5000
     baselines: bool = True
+    baseline_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.baseline_dropout is not None and not 0 <= self.baseline_dropout < 1:
+            raise ValueError(f"baseline_dropout must be in [0, 1), got {self.baseline_dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,6 +190,9 @@ class Pipeline(Setting):
         """A sequence model of the same sizes, trained the same way, on ids or on the views."""
         names = {field.name for field in dataclasses.fields(Rival)}
         own = {name: value for name, value in vars(self.config.model).items() if name in names}
+        dropout = self.config.evaluation.baseline_dropout
+        if dropout is not None:
+            own["dropout"] = dropout
         return Rival(**{**own, **changes})
 
     def baseline(self, items: Items, backbone: str = "sasrec") -> Report:

@@ -49,10 +49,10 @@ def views(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def codes(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def codes(pipeline: Pipeline, seeds: Sequence[int], values: Sequence[int] = (2, 4, 8)) -> Outcome:
     """2, 4 and 8 codes a view, and residual quantization (tables 3 and 6)."""
     own = pipeline.config.codes
-    counts = [own.codes_per_view, *(k for k in (2, 4, 8) if k != own.codes_per_view)]
+    counts = [own.codes_per_view, *(k for k in values if k != own.codes_per_view)]
     variants = {
         f"{own.quantizer.upper()}, {k} a view": pipeline.varied(codes={"codes_per_view": k})
         for k in counts

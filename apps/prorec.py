@@ -13,9 +13,7 @@ with distillation (section 3.4); the floors; the test. Each stage is a folder of
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,37 +28,18 @@ from answers import (
     answer,
     check_answer_options,
 )
-from commands import (
-    ConfigOption,
-    DataOption,
-    DemoSeedOption,
-    DeviceOption,
-    EmbeddingOption,
-    OutOption,
-    SeedOption,
-    chosen,
-    demo_data,
-    open_run,
-    show_results,
-)
+from application import App, command_line
+from commands import DeviceOption
 from evalrec import DataError
-from experiment import choose_device, guarded, load_config
+from experiment import choose_device, guarded
 from genrec import ArtifactError, Recommender
 from prorec_model import Codes, Config, Evaluation, StageOne, StageTwo, Text
 from prorec_page import MODEL
 from prorec_run import run_stages
 from prorec_stages import Pipeline
-from prorec_studies import STUDIES, with_options
+from prorec_studies import STUDIES
 from semtok import CatalogError
 from stages import check_complete
-from studies import (
-    SeedsOption,
-    StudyArgument,
-    choose_study,
-    parse_seeds,
-    run_study,
-    studies_help,
-)
 
 DEMO = Config(
     text=Text(embedding="lsa", dim=64),
@@ -71,67 +50,16 @@ DEMO = Config(
 )
 """Sizes that suit the synthetic catalogue of the demo: 600 items, 2,000 users."""
 
-app = typer.Typer(
-    help="PRORec: from items and interactions to recommended item ids.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+APP = App(
+    title=MODEL,
+    config=Config,
+    embedding="text",
+    demo=DEMO,
+    pipeline=Pipeline,
+    run_stages=run_stages,
+    studies=STUDIES,
 )
-
-
-@app.command()
-def run(
-    data: DataOption,
-    out: OutOption,
-    config: ConfigOption = None,
-    embedding: EmbeddingOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Train both stages, test, and write report.html; the same command continues a stopped run."""
-    _run(data, out, chosen(load_config(Config, config), "text", embedding, seed), device)
-
-
-@app.command()
-def demo(
-    out: OutOption,
-    seed: DemoSeedOption = 0,
-    device: DeviceOption = "auto",
-) -> None:
-    """The same on a small synthetic catalogue, which is made first: a few minutes on a CPU."""
-    _run(demo_data(out), out, dataclasses.replace(DEMO, seed=seed), device)
-
-
-def _run(folder: Path, out: Path, config: Config, device: str) -> None:
-    pipeline = _open(folder, out, config, device)
-    show_results(MODEL, pipeline.run, run_stages(pipeline))
-
-
-def _open(folder: Path, out: Path, config: Config, device: str) -> Pipeline:
-    setting = open_run(MODEL, folder, out, config, config.text.embedding, device)
-    return Pipeline(**vars(setting))
-
-
-@app.command(help=studies_help(STUDIES))
-def study(
-    name: StudyArgument,
-    data: DataOption,
-    out: OutOption,
-    config: ConfigOption = None,
-    embedding: EmbeddingOption = None,
-    seed: SeedOption = None,
-    seeds: SeedsOption = None,
-    values: Annotated[
-        str | None,
-        typer.Option(help="What encoders, clusters, scaling or rivals goes through, by commas"),
-    ] = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Train the variants of a study; see `studies_help`."""
-    resolved = chosen(load_config(Config, config), "text", embedding, seed)
-    found = with_options(name, choose_study(STUDIES, name), values)
-    all_seeds = parse_seeds(seeds, resolved.seed)
-    run_study(name, found, _open(data, out, resolved, device), all_seeds, run_stages)
+app = command_line(APP)
 
 
 @app.command()

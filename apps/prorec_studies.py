@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +130,11 @@ def quantizers(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def clusters(
-    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("64", "128", "256", "512")
+    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (64, 128, 256, 512)
 ) -> Outcome:
     """K of hierarchical k-means: those of --values, or 64, 128, 256 and 512 (figure 9)."""
     own = pipeline.config.codes.codebook_size
-    variants = {k: pipeline.varied(codes={"codebook_size": k}) for k in _first(own, _whole(values))}
+    variants = {k: pipeline.varied(codes={"codebook_size": k}) for k in _first(own, values)}
     return Outcome(
         title="number of clusters",
         note="Figure 9.",
@@ -149,10 +147,10 @@ def clusters(
 
 
 def scaling(
-    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("1", "2", "4", "8")
+    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (1, 2, 4, 8)
 ) -> Outcome:
     """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
-    layers = _first(pipeline.config.stage_two.num_decoder_layers, _whole(values))
+    layers = _first(pipeline.config.stage_two.num_decoder_layers, values)
     systems: dict[str, list[Report]] = {}
     for count in layers:
         variant = pipeline.varied(stage_two={"num_decoder_layers": count})
@@ -214,11 +212,13 @@ def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("4",)) -> Outcome:
+def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (4,)) -> Outcome:
     """Sequence models, TIGER, EAGER's two codes, the floors (table 3); --values: trials of each."""
-    (trials,) = _whole(values) if len(values) == 1 else (0,)
+    (trials,) = values if len(values) == 1 else (0,)
     if trials < 1:
-        raise typer.BadParameter(f"--values must be one number of trials, got {','.join(values)}")
+        raise typer.BadParameter(
+            f"--values must be one number of trials, got {','.join(map(str, values))}"
+        )
     pipeline = pipeline.varied(joining=_UNJOINED)
     found: dict[str, Searched] = {MODEL: searched(prorec(pipeline), trials, seeds)}
     for name, rival in dense_rivals(pipeline).items():
@@ -302,35 +302,6 @@ STUDIES: dict[str, Study[Pipeline]] = {
     "beyond": beyond,
 }
 """By the names of the command line."""
-
-
-def with_options(name: str, study: Study[Pipeline], values: str | None) -> Study[Pipeline]:
-    """A study with the values that it is to go through.
-
-    Args:
-        name: The study's.
-        study: One of `STUDIES`.
-        values: By commas; None leaves those that it has.
-    """
-    if values is None:
-        return study
-    if "values" not in inspect.signature(study).parameters:
-        takers = [n for n, one in STUDIES.items() if "values" in inspect.signature(one).parameters]
-        raise typer.BadParameter(f"--values must be unset for {name}: {', '.join(takers)} take it")
-    parts = tuple(part.strip() for part in values.split(","))
-    if not all(parts) or len(set(parts)) < len(parts):
-        raise typer.BadParameter(f"--values must be different values by commas, got {values!r}")
-    if study is not encoders:
-        _whole(parts)
-    given: Callable[..., Outcome] = study
-    return partial(given, values=parts)
-
-
-def _whole(values: Sequence[str]) -> list[int]:
-    """The values as positive whole numbers."""
-    if not all(value.isdecimal() and int(value) for value in values):
-        raise typer.BadParameter(f"--values must be positive numbers, got {','.join(values)}")
-    return [int(value) for value in values]
 
 
 def _first(own: Any, values: Sequence[Any]) -> list[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 from commands import Setting
@@ -17,6 +18,10 @@ from rich.console import Console
 StudyArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of those above")]
 SeedsOption = Annotated[
     str | None, typer.Option(help="Seeds by commas; all variants with each. The run's own if unset")
+]
+
+ValuesOption = Annotated[
+    str | None, typer.Option(help="What a study of one setting goes through, by commas")
 ]
 
 AnyPipeline = TypeVar("AnyPipeline", bound=Setting)
@@ -68,6 +73,45 @@ def choose_study(studies: Mapping[str, Study[AnyPipeline]], name: str) -> Study[
     if name not in studies:
         raise typer.BadParameter(f"NAME must be one of {', '.join(studies)}, got {name!r}")
     return studies[name]
+
+
+def with_values(
+    studies: Mapping[str, Study[AnyPipeline]], name: str, values: str | None
+) -> Study[AnyPipeline]:
+    """A study with the values that it is to go through.
+
+    Args:
+        studies: Those of the app; some have a parameter `values`, whose type says what it takes.
+        name: Which of them.
+        values: By commas; None leaves those that it has.
+    """
+    study = choose_study(studies, name)
+    if values is None:
+        return study
+    kinds = {n: get_type_hints(one).get("values") for n, one in studies.items()}
+    if kinds[name] is None:
+        known = ", ".join(n for n, kind in kinds.items() if kind) or "no study"
+        raise typer.BadParameter(f"--values must be unset for {name}: {known} take it")
+    parts = [part.strip() for part in values.split(",")]
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise typer.BadParameter(f"--values must be different values by commas, got {values!r}")
+    (kind,) = get_args(kinds[name])
+    given: Callable[..., Outcome] = study
+    return partial(given, values=[_value(part, kind) for part in parts])
+
+
+def _value(text: str, kind: type) -> int | float | str:
+    """A value of a study; numbers are positive."""
+    if kind is str:
+        return text
+    words = {int: "whole numbers", float: "numbers"}[kind]
+    try:
+        value: int | float = kind(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--values must be {words}, got {text!r}") from error
+    if not value > 0:
+        raise typer.BadParameter(f"--values must be positive, got {text!r}")
+    return value
 
 
 def parse_seeds(seeds: str | None, own: int) -> list[int]:

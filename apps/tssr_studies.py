@@ -65,14 +65,15 @@ def tsne(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def batch_size(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def batch_size(
+    pipeline: Pipeline, seeds: Sequence[int], values: Sequence[int] = (32, 64, 128, 256)
+) -> Outcome:
     """Sequences a batch, which is the number of in-batch negatives (figure 5)."""
-    sizes = (32, 64, 128, 256, 512)
     return _over(
         pipeline,
         seeds,
         "batch_size",
-        sizes,
+        values,
         title="batch size",
         axis="sequences a batch",
         note="Figure 5. The learning rate is the same for all; alignment and uniformity are those "
@@ -80,23 +81,29 @@ def batch_size(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def temperature(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def temperature(
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    values: Sequence[float] = tuple(step / 10 for step in range(1, 11)),
+) -> Outcome:
     """Temperature of the user-grained contrast, .1 to 1 (section 4.1)."""
     return _over(
         pipeline,
         seeds,
         "contrast_temperature",
-        [step / 10 for step in range(1, 11)],
+        values,
         title="temperature of user-grained contrast",
         axis="temperature",
         note="The paper searches {.1, .2, ..., 1}.",
     )
 
 
-def data_share(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def data_share(
+    pipeline: Pipeline, seeds: Sequence[int], values: Sequence[float] = (0.8, 0.5, 0.2)
+) -> Outcome:
     """20, 50, 80 and 100 % of the users' histories to train on, SASRec on ids beside (figure 6)."""
     systems: dict[str, list[Report]] = {}
-    for share in (1.0, 0.8, 0.5, 0.2):
+    for share in (pipeline.config.model.data_share, *values):
         variant = pipeline.varied(model={"data_share": share})
         systems[f"{MODEL}, {share:.0%}"] = _seeds(variant, seeds)
         systems[f"{BASELINES['ids']}, {share:.0%}"] = [

@@ -20,7 +20,8 @@ import pytest
 from evalrec import DataError, write_synthetic
 from experiment import guarded
 from genrec import ArtifactError
-from prorec import _open, app
+from prorec import APP as PRORec
+from prorec import app
 from prorec_model import Config
 from semtok import CatalogError
 
@@ -316,7 +317,7 @@ def test_a_folder_of_something_else_is_refused(data: Path, tmp_path: Path) -> No
 
 def test_a_run_killed_at_its_first_file_can_begin_again(data: Path, tmp_path: Path) -> None:
     (tmp_path / ".run.json.unfinished").write_text('{"form')
-    assert _open(data, tmp_path, Config(), "cpu").run.path == tmp_path
+    assert PRORec.open(data, tmp_path, Config(), "cpu").run.path == tmp_path
     assert json.loads((tmp_path / "run.json").read_text())["app"] == "prorec"
 
 

@@ -10,15 +10,15 @@ import torch
 import typer
 from evalrec import write_synthetic
 from genrec import Batch
-from prorec import _open
+from prorec import APP as PRORec
 from prorec_model import Codes, Config, Joining, StageTwo, Text, concatenated, integrated
 from prorec_run import run_stages
 from prorec_search import DENSE_TRIALS, prorec, searched, tiger
 from prorec_speed import timed
 from prorec_stages import Pipeline
-from prorec_studies import STUDIES, with_options
+from prorec_studies import STUDIES
 from prorec_two_codes import load_two_codes, two_codes, two_codes_loss
-from studies import run_study
+from studies import run_study, with_values
 
 SMALL: dict[str, dict[str, object]] = {
     "text": {"embedding": "lsa", "dim": 8},
@@ -40,8 +40,8 @@ SMALL: dict[str, dict[str, object]] = {
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("studies")
     write_synthetic(folder / "data", num_items=60, num_users=120, seed=3)
-    defaults = _open(folder / "data", folder / "defaults", Config(), "cpu")
-    found = _open(
+    defaults = PRORec.open(folder / "data", folder / "defaults", Config(), "cpu")
+    found = PRORec.open(
         folder / "data", folder / "run", defaults.varied(seed=None, **SMALL).config, "cpu"
     )
     run_stages(found)
@@ -49,7 +49,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 def study(pipeline: Pipeline, name: str, values: str | None = None) -> dict[str, object]:
-    chosen = with_options(name, STUDIES[name], values)
+    chosen = with_values(STUDIES, name, values)
     run_study(name, chosen, pipeline, [0], run_stages)
     found: dict[str, object] = json.loads(
         (pipeline.run.path / f"studies/{name}.json").read_text(encoding="utf-8")
@@ -295,13 +295,13 @@ def test_settings_without_effect_are_refused(pipeline: Pipeline) -> None:
     ("name", "values", "words"),
     [
         ("ablation", "1", "--values must be unset for ablation: encoders, clusters, scaling"),
-        ("scaling", "1,two", "--values must be positive numbers"),
+        ("scaling", "1,two", "--values must be whole numbers"),
         ("clusters", "4,4", "--values must be different"),
     ],
 )
 def test_wrong_values_of_a_study_are_refused(name: str, values: str, words: str) -> None:
     with pytest.raises(typer.BadParameter, match=words):
-        with_options(name, STUDIES[name], values)
+        with_values(STUDIES, name, values)
 
 
 def test_views_are_shared_with_the_encoders_study(pipeline: Pipeline) -> None:

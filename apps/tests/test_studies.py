@@ -13,7 +13,15 @@ import typer
 from evalrec import Queries, Report, evaluate
 from experiment import Run, Screen
 from figures import Bars, bars
-from studies import Outcome, choose_study, keep_study, parse_seeds, studies_help, study_sections
+from studies import (
+    Outcome,
+    choose_study,
+    keep_study,
+    parse_seeds,
+    studies_help,
+    study_sections,
+    with_values,
+)
 
 CONFIG = {
     "seed": 0,
@@ -132,6 +140,8 @@ def test_what_a_command_line_says_is_checked() -> None:
 
     assert choose_study({"ask": ask}, "ask") is ask
     assert "ask: Whether it works." in studies_help({"ask": ask})
+    with pytest.raises(typer.BadParameter, match="--values must be unset for ask: no study"):
+        with_values({"ask": ask}, "ask", "1")
     with pytest.raises(typer.BadParameter, match="NAME must be one of ask, got 'tell'"):
         choose_study({"ask": ask}, "tell")
     assert parse_seeds(None, 7) == [7]
