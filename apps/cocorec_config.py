@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from genrec import PairBatches, SequenceBatches, TrainingConfig
+from genrec import PairBatches, SequenceBatches
 from stages import Columns
 from training import NextItem, SequenceModel
 
@@ -148,25 +147,20 @@ class Model(SequenceModel):
                 f"got {self.mask_ratio}"
             )
 
-    def settings(self, seed: int, *, monitor: str) -> TrainingConfig:
-        """What `genrec.fit` needs: AdamW, as in the authors' code."""
-        settings = super().settings(seed, monitor=monitor)
-        return dataclasses.replace(settings, optimizer="adamw", weight_decay=self.weight_decay)
-
     def batches(
         self, histories: Sequence[Any], num_items: int, seed: int
     ) -> PairBatches | SequenceBatches:
         """What it is trained on."""
-        sizes: dict[str, Any] = {
-            "num_items": num_items,
-            "history_length": self.history_length,
-            "batch_size": self.batch_size,
-            "seed": seed,
-            "bucket": 20,
-        }
-        if self.samples == "pairs":
-            return PairBatches(histories, **sizes)
-        return SequenceBatches(histories, **sizes, stride=max(self.history_length // 2, 1))
+        if self.samples == "sequences":
+            return self.sequences(histories, num_items, seed)
+        return PairBatches(
+            self.training_histories(histories, seed),
+            num_items=num_items,
+            history_length=self.history_length,
+            batch_size=self.batch_size,
+            seed=seed,
+            bucket=20,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,11 +178,6 @@ class ItemIds(NextItem):
     weight_decay: float = 1e-4
     num_negatives: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-
-    def settings(self, seed: int, *, monitor: str) -> TrainingConfig:
-        """What `genrec.fit` needs."""
-        settings = super().settings(seed, monitor=monitor)
-        return dataclasses.replace(settings, optimizer="adamw", weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)

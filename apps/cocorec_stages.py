@@ -174,7 +174,7 @@ class Pipeline(Setting):
         return DenseTraining(
             model=model,
             loss=loss,
-            batches=config.model.batches(
+            batches=dataclasses.replace(config.model, batch_size=training.batch_size).batches(
                 self.data.split.train, len(self.data.catalog), config.seed
             ),
             training=training,

@@ -32,9 +32,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a model is trained; the names are those of `genrec.TrainingConfig`."""
+    """How a model is trained; the names are those of `genrec.TrainingConfig`.
+
+    Attributes:
+        weight_decay: AdamW's; 0 is Adam.
+    """
 
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
     warmup_steps: int = 200
     schedule: Literal["constant", "cosine", "linear"] = "linear"
     gradient_clip: float = 1.0
@@ -49,7 +54,9 @@ class Training:
         """What `genrec.fit` needs; the best epoch is the one with the greatest `monitor`."""
         return TrainingConfig(
             epochs=self.epochs,
+            optimizer="adamw" if self.weight_decay else "adam",
             learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,
             schedule=self.schedule,
             gradient_clip=self.gradient_clip,
