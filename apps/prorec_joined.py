@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evalrec import ItemToItemFloor, Queries, Report, evaluate, read_report
-from evalrec.item_to_item import cooccurrences
-from genrec import Seq2Seq, query_batches
-from genrec.similarity import item_scores
+from evalrec import ItemToItemFloor, Queries, Report, cooccurrences, evaluate, read_report
+from genrec import Seq2Seq, item_scores, query_batches
 from jaxtyping import Float
 from prorec_joining import (
     Candidates,

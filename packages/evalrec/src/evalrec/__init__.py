@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evalrec.findings import Finding
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
     from evalrec.interactions import DataError, Interactions
+    from evalrec.item_to_item import cooccurrences
     from evalrec.leaks import check_split
     from evalrec.list_metrics import coverage, exposures, gini
     from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
@@ -67,6 +68,7 @@ __all__ = [
     "check_interactions",
     "check_split",
     "compare",
+    "cooccurrences",
     "coverage",
     "drop_repeats",
     "evaluate",
@@ -105,6 +107,7 @@ _MODULES = {
     "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
     "interactions": ("DataError", "Interactions"),
+    "item_to_item": ("cooccurrences",),
     "leaks": ("check_split",),
     "matrix_factorization": ("MatrixFactorizationFloor", "fit_matrix_factorization"),
     "comparison": ("Comparison", "Difference", "System", "compare"),

@@ -34,6 +34,7 @@ from genrec.recommender import (
 from genrec.sampling import sample_candidates, sample_negatives
 from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
+from genrec.similarity import item_scores
 from genrec.streams import Streams
 from genrec.training import TrainingConfig, TrainingResult, fit
 from genrec.trie import Trie
@@ -79,6 +80,7 @@ __all__ = [
     "fit",
     "full_cross_entropy",
     "in_batch_cross_entropy",
+    "item_scores",
     "load_model",
     "query_batches",
     "rich_progress",
