@@ -122,7 +122,7 @@ GOOD = jsonl(*items())
 JUNK = bytes(np.random.default_rng(0).integers(0, 256, 4096, dtype=np.uint8))
 
 BROKEN = {
-    "truncated.jsonl.gz": (gzip.compress(GOOD)[:-20], "broken gzip file"),
+    "truncated.jsonl.gz": (gzip.compress(GOOD, mtime=0)[:-20], "broken gzip file"),
     "damaged.jsonl.gz": (gzip.compress(GOOD)[:40] + b"\xff" * 40, "broken gzip file"),
     "plain.jsonl.gz": (GOOD, "broken gzip file"),
     "empty.jsonl.gz": (b"", "holds no items"),
