@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from fusion import (
 from genrec import (
     Batch,
     SASRec,
-    sampled_cross_entropy,
 )
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
@@ -427,9 +425,7 @@ def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Ten
     else:
         states = last = model.last_state(history, inputs)
     losses = {
-        "next_item": _next_item(
-            config, states, outputs, targets, _local(rows, negatives), num_items
-        )
+        "next_item": config.next_item(states, outputs, targets, _local(rows, negatives), num_items)
     }
     if not config.alpha and not config.beta:
         return losses
@@ -471,26 +467,3 @@ def item_id_loss(config: ItemIds, model: nn.Module, batch: Batch) -> dict[str, T
 def _local(rows: Int[Tensor, " rows"], part: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
     """Where each item stands among `rows`; their number where it is padding."""
     return torch.searchsorted(rows, part.contiguous())
-
-
-def _next_item(
-    config: Model,
-    states: Float[Tensor, "*batch dim"],
-    vectors: Float[Tensor, "rows dim"],
-    targets: Int[Tensor, "*batch"],
-    negatives: Int[Tensor, " negatives"],
-    num_items: int,
-) -> Float[Tensor, ""]:
-    """`NextItem.next_item` over the vectors of some of the items."""
-    if len(vectors) == num_items:
-        return config.next_item(states, vectors, targets, negatives)
-    log_q = vectors.new_full((len(vectors),), -math.log(num_items))
-    return sampled_cross_entropy(
-        states,
-        vectors,
-        targets,
-        negatives,
-        log_q=log_q,
-        similarity=config.similarity,
-        temperature=config.temperature,
-    )

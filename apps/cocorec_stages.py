@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Pipeline(Setting):
 
     config: Config
 
+    @cached_property
     def views(self) -> list[Float[np.ndarray, "items dim"]]:
         """Z^t, one array a view, reduced by PCA: from a stage each, such as "view_title"."""
         views = self.config.views
@@ -95,7 +96,7 @@ class Pipeline(Setting):
 
     def _tokenizers(self) -> dict[str, Tokenizer]:
         """What gives the codes, by where they come from."""
-        views, codes = self.views(), self.config.codes
+        views, codes = self.views, self.config.codes
         per_view, total = codes.codes_per_view, codes.codes_per_view * len(views)
         own = dict(zip(view_stages(self.config.views), views, strict=True))
         if codes.source == "random":
@@ -217,10 +218,10 @@ class Pipeline(Setting):
         return self.stage(f"{backbone}_{items}", *parts)
 
     def _contents(self) -> list[Float[Tensor, "items dim"]]:
-        return [torch.from_numpy(view).to(self.device) for view in self.views()]
+        return [torch.from_numpy(view).to(self.device) for view in self.views]
 
     def _view_tensor(self) -> Float[Tensor, "items views dim"]:
-        return torch.from_numpy(np.stack(self.views(), axis=1))
+        return torch.from_numpy(np.stack(self.views, axis=1))
 
     def model_stage(self, name: str, *parts: str) -> str:
         """The name of a stage that trains CoCoRec, or what comes after."""
@@ -287,7 +288,6 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
     """
     run, data, config = pipeline.run, pipeline.data, pipeline.config
     keep_items(run, data)
-    pipeline.views()
     fields = tuple(dict.fromkeys(name for names in config.views.fields for name in names))
     floors = fit_and_test_floors(run, data, fields, config.evaluation.ks)
     reports = {MODEL: pipeline.cocorec()}

@@ -105,12 +105,23 @@ class NextItem(Training):
         vectors: Float[Tensor, "items dim"],
         targets: Int[Tensor, "*batch"],
         negatives: Int[Tensor, " negatives"],
+        num_items: int | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of the targets, against the negatives drawn or all items."""
+        """Cross-entropy of the targets, against the negatives drawn or all items.
+
+        Args:
+            states: What is compared with items.
+            vectors: Of all items; where negatives are drawn, those of the batch will do.
+            targets: Rows of `vectors`, their number for padding.
+            negatives: Rows of `vectors`.
+            num_items: Size of the catalogue, where `vectors` are of some of it.
+        """
         how: Any = {"similarity": self.similarity, "temperature": self.temperature}
         if not self.num_negatives:
             return full_cross_entropy(states, vectors, targets, **how)
-        log_q = torch.full((len(vectors),), -math.log(len(vectors)), device=vectors.device)
+        log_q = torch.full(
+            (len(vectors),), -math.log(num_items or len(vectors)), device=vectors.device
+        )
         return sampled_cross_entropy(states, vectors, targets, negatives, log_q=log_q, **how)
 
 

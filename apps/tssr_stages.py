@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Pipeline(Setting):
 
     config: Config
 
+    @cached_property
     def contents(self) -> list[Float[Tensor, "items dim"]]:
         """The stored content embeddings, one array a stream: a stage each, as "content_title"."""
         content = self.config.content
@@ -82,14 +83,14 @@ class Pipeline(Setting):
         config = self.config
         contents: Sequence[Tensor | ContentEncoder]
         if config.content.mode == "stored":
-            contents = self.contents()
+            contents = self.contents
         else:
             contents = config.content.encoders(self.data.catalog, config.model.dim)
         return self._train("tssr", lambda: TwoStream(config.model, contents), tssr_loss)
 
     def baseline(self, items: Items) -> Report:
         """SASRec on ids, on content or on both, as deep as the two-stream model (table 1)."""
-        config, contents = self.config.model, self.contents()
+        config, contents = self.config.model, self.contents
         depth = config.num_layers + config.num_cross_layers
 
         def build() -> Backbone:
