@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,22 +14,7 @@ from fusion import item_contrast, user_contrast
 from genrec import Batch, full_cross_entropy
 from tssr_model import Content, Model, TwoStream, tssr_loss
 
-APP = Path(__file__).resolve().parents[1] / "tssr.py"
-SMALL = """
-[content]
-embedding = "lsa"
-streams = ["title", "brand+categories"]
-dim = 16
-[model]
-dim = 16
-num_heads = 2
-feedforward_dim = 32
-epochs = 3
-batch_size = 64
-warmup_steps = 10
-[evaluation]
-validation_users = 100
-"""
+Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -151,27 +136,14 @@ def test_wrong_values_are_refused() -> None:
         Model(user_weight=-1.0)
 
 
-def tssr(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(APP), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+@pytest.fixture
+def complete(completed: Callable[[str], Path]) -> Path:
+    return completed("tssr")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic(
-        tmp_path_factory.mktemp("tssr") / "data", num_items=100, num_users=300, seed=3
-    )
-
-
-@pytest.fixture(scope="module")
-def complete(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tssr_run")
-    (folder / "small.toml").write_text(SMALL)
-    out = folder / "run"
-    done = tssr("run", "--data", data, "--out", out, "--config", folder / "small.toml")
-    assert done.returncode == 0, done.stderr
-    assert "TSSR" in done.stdout
-    return out
+@pytest.fixture
+def config(small: Callable[[str], Path]) -> Path:
+    return small("tssr")
 
 
 def test_a_run_leaves_what_it_promises(complete: Path) -> None:
@@ -186,27 +158,11 @@ def test_a_run_leaves_what_it_promises(complete: Path) -> None:
     assert page.count("<svg") >= 11
 
 
-def test_recommend_answers(complete: Path, data: Path, tmp_path: Path) -> None:
-    lines = (data / "items.jsonl").read_text().splitlines()
-    ids = [json.loads(line)["item_id"] for line in lines]
-    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
-    histories = [ids[:4], [ids[7]], []]
-    source.write_text("".join(json.dumps({"history": h}) + "\n" for h in histories))
-    command = ["recommend", "--run", complete, "--input", source, "--output", target]
-    done = tssr(*command, "--top-k", 7, "--exclude-seen")
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in target.read_text().splitlines()]
-    assert [answer["popular"] for answer in answers] == [False, False, True]
-    for history, answer in zip(histories, answers, strict=True):
-        found = [item["item_id"] for item in answer["items"]]
-        assert len(set(found)) == 7
-        assert set(found) <= set(ids) - set(history)
-
-
-def test_studies_stand_in_the_report_and_share_what_they_train(complete: Path, data: Path) -> None:
-    config = complete.parent / "small.toml"
+def test_studies_stand_in_the_report_and_share_what_they_train(
+    complete: Path, data: Path, config: Path, launch: Launch
+) -> None:
     same = ["--data", data, "--out", complete, "--config", config]
-    done = tssr("study", "contrast", *same, "--seeds", "0,1")
+    done = launch("tssr", "study", "contrast", *same, "--seeds", "0,1")
     assert done.returncode == 0, done.stderr
     assert "tssr: complete, kept" in done.stderr  # seed 0 of the whole model is the run's own
     kept = {path.name for path in (complete / "variants").iterdir()}
@@ -218,7 +174,7 @@ def test_studies_stand_in_the_report_and_share_what_they_train(complete: Path, d
     assert all(system["seeds"] == 2 for system in systems)
     assert set(found["facts"]["TSSR"]) == {"alignment", "uniformity"}
 
-    done = tssr("study", "tsne", *same)
+    done = launch("tssr", "study", "tsne", *same)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (complete / "variants").iterdir()} == kept
     page = (complete / "report.html").read_text()
@@ -226,11 +182,15 @@ def test_studies_stand_in_the_report_and_share_what_they_train(complete: Path, d
     assert "Study: item embeddings with and without contrast" in page
 
 
-def test_a_wrong_study_is_refused_before_anything_is_done(data: Path, tmp_path: Path) -> None:
-    done = tssr("study", "everything", "--data", data, "--out", tmp_path / "run")
+def test_a_wrong_study_is_refused_before_anything_is_done(
+    data: Path, launch: Launch, tmp_path: Path
+) -> None:
+    done = launch("tssr", "study", "everything", "--data", data, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "NAME must be one of hybrid, contrast" in " ".join(done.stderr.split())
-    done = tssr("study", "contrast", "--data", data, "--out", tmp_path / "run", "--seeds", "0,0")
+    done = launch(
+        "tssr", "study", "contrast", "--data", data, "--out", tmp_path / "run", "--seeds", "0,0"
+    )
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()
 
@@ -256,16 +216,16 @@ baselines = false
 """
 
 
-def test_content_trained_along_is_stored_in_the_end(tmp_path: Path) -> None:
+def test_content_trained_along_is_stored_in_the_end(launch: Launch, tmp_path: Path) -> None:
     """Adapters of a MiniLM; what is kept answers without it."""
     data = write_synthetic(tmp_path / "data", num_items=60, num_users=80, seed=3)
     (tmp_path / "config.toml").write_text(END_TO_END)
     out = tmp_path / "run"
-    done = tssr("run", "--data", data, "--out", out, "--config", tmp_path / "config.toml")
+    done = launch("tssr", "run", "--data", data, "--out", out, "--config", tmp_path / "config.toml")
     assert done.returncode == 0, done.stderr
     counts = json.loads((out / "tssr/stage.json").read_text())["encoder_parameters"]
     assert 0 < counts["trained"] < counts["frozen"] / 100
     assert (out / "tssr/weights.safetensors").stat().st_size < 200_000
     assert json.loads((out / "metrics.json").read_text())["streams"]["title"]["alignment"] > 0
-    done = tssr("recommend", "--run", out, "--history", "item-00000", "--top-k", 3)
+    done = launch("tssr", "recommend", "--run", out, "--history", "item-00000", "--top-k", 3)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,302 @@
+"""What the command lines of all three apps promise; in processes of their own where these end."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+APPS = Path(__file__).resolve().parents[1]
+TITLES = {"prorec": "PRORec", "cocorec": "CoCoRec", "tssr": "TSSR"}
+STAGES = [
+    ("prorec", "stage_one"),
+    ("prorec", "stage_two"),
+    ("cocorec", "cocorec"),
+    ("tssr", "tssr"),
+]
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+OfApp = Callable[[str], Path]
+
+
+@pytest.fixture(params=TITLES)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def metrics(run: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run / "metrics.json").read_text())
+    return found
+
+
+def same(run: Path, data: Path, config: Path) -> list[object]:
+    return ["run", "--data", data, "--out", run, "--config", config, "--device", "cpu"]
+
+
+def test_a_complete_run_is_not_run_again(
+    name: str, launch: Launch, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    run = completed(name)
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/stage.json")}
+    again = launch(name, *same(run, data, small(name)))
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in run.glob("*/stage.json")}
+    assert again.stderr.count("complete, kept") >= len(before)
+    assert TITLES[name] in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "stage"), STAGES)
+def test_a_killed_run_continues_to_the_same_result(
+    name: str,
+    stage: str,
+    launch: Launch,
+    completed: OfApp,
+    small: OfApp,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "killed"
+    arguments = same(out, data, small(name))
+    with subprocess.Popen(
+        [sys.executable, str(APPS / f"{name}.py"), *map(str, arguments)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for(out / stage / "log.jsonl", process)
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "metrics.json").exists()
+    again = launch(name, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert metrics(out) == metrics(completed(name))
+
+
+def test_ctrl_c_says_how_to_go_on(name: str, data: Path, small: OfApp, tmp_path: Path) -> None:
+    out, path = tmp_path / "stopped", APPS / f"{name}.py"
+    # A shell that runs the tests in the background has them, and so this, ignore SIGINT.
+    code = (
+        "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.path.insert(0, {str(APPS)!r}); runpy.run_path({str(path)!r}, None, '__main__')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, same(out, data, small(name)))],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        wait_for(out / dict(reversed(STAGES))[name], process)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        shown = process.stderr.read()
+    assert process.returncode == 130
+    assert "goes on from here" in shown
+    assert "Traceback" not in shown
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 600
+    while not (path.exists() and (path.is_dir() or path.read_text().strip())):
+        assert process.poll() is None, "the run ended before it could be ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def item_ids(data: Path) -> list[str]:
+    lines = (data / "items.jsonl").read_text().splitlines()
+    return [json.loads(line)["item_id"] for line in lines]
+
+
+def test_recommend_answers_one_history(
+    name: str, launch: Launch, completed: OfApp, data: Path
+) -> None:
+    ids = item_ids(data)
+    history = ",".join(ids[:3])
+    done = launch(name, "recommend", "--run", completed(name), "--history", history, "--top-k", 5)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if any(item in line for item in ids)]
+    assert len(rows) == 5
+
+
+def test_recommend_answers_a_file(
+    name: str, launch: Launch, completed: OfApp, data: Path, tmp_path: Path
+) -> None:
+    ids = item_ids(data)
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    histories = [ids[:4], [ids[7]], []]
+    lines = [json.dumps({"user": n, "history": h}) for n, h in enumerate(histories)]
+    source.write_text("\n".join(lines) + "\n")
+    command = ["recommend", "--run", completed(name), "--input", source, "--output", target]
+    done = launch(name, *command, "--top-k", 7, "--exclude-seen")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [answer["user"] for answer in answers] == [0, 1, 2]
+    assert [answer["popular"] for answer in answers] == [False, False, True]
+    for history, answer in zip(histories, answers, strict=True):
+        found = [item["item_id"] for item in answer["items"]]
+        assert len(set(found)) == 7
+        assert set(found) <= set(ids) - set(history)
+        assert all(item["title"] for item in answer["items"])
+    again = launch(name, *command)
+    assert again.returncode == 1
+    assert "--force" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"history": ["nobody"]}', "line 1.*nobody"),
+        ('{"history": 3}', "line 1.*list"),
+        ("{", "line 1.*JSON"),
+    ],
+)
+def test_recommend_refuses(
+    name: str, launch: Launch, completed: OfApp, tmp_path: Path, line: str, words: str
+) -> None:
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    source.write_text(line + "\n")
+    command = ["recommend", "--run", completed(name), "--input", source, "--output", target]
+    refused(launch(name, *command), words)
+    assert not target.exists()
+
+
+def test_recommend_needs_a_run(name: str, launch: Launch, tmp_path: Path) -> None:
+    refused(launch(name, "recommend", "--run", tmp_path, "--history", "a"), "run.json")
+
+
+def refused(done: subprocess.CompletedProcess[str], words: str) -> None:
+    assert done.returncode == 1, done.stderr + done.stdout
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("data: ")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert re.search(words, lines[0]), lines[0]
+
+
+def break_data(way: str, folder: Path) -> list[str]:
+    """Breaks a copy of the data in one way; returns further arguments."""
+    items, interactions = folder / "items.jsonl", folder / "interactions.parquet"
+    lines = items.read_text().splitlines()
+    table = pl.read_parquet(interactions)
+    stored = folder / "vectors.npy"
+    vectors = np.random.default_rng(0).normal(size=(len(lines), 8)).astype(np.float32)
+    match way:
+        case "missing column":
+            table.rename({"user_id": "customer"}).write_parquet(interactions)
+        case "column named wrong":
+            (folder / "c.toml").write_text('[columns]\nuser = "buyer"\n')
+            return ["--config", str(folder / "c.toml")]
+        case "malformed JSON":
+            items.write_text("\n".join([*lines[:4], "{", *lines[5:]]))
+        case "empty file":
+            items.write_text("")
+        case "unknown item":
+            table.with_columns(item_id=pl.lit("nobody")).write_parquet(interactions)
+        case "duplicate ids":
+            items.write_text("\n".join([*lines, lines[0]]))
+        case "short users":
+            table.group_by("user_id", maintain_order=True).head(2).write_parquet(interactions)
+        case "NaN embeddings":
+            vectors[7, 3] = np.nan
+            np.save(stored, vectors)
+            return ["--embedding", str(stored)]
+        case "embeddings too short":
+            np.save(stored, vectors[:-1])
+            return ["--embedding", str(stored)]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("missing column", "interactions.parquet.*user_id.*customer"),
+        ("column named wrong", "interactions.parquet.*buyer.*user_id"),
+        ("malformed JSON", "items.jsonl.*line 5"),
+        ("empty file", "items.jsonl.*no items"),
+        ("unknown item", "interactions.parquet.*nobody"),
+        ("duplicate ids", "items.jsonl, line 101.*line 1"),
+        ("short users", "3 interactions"),
+        ("NaN embeddings", "vectors.npy.*(7|8)"),
+        ("embeddings too short", "vectors.npy.*100"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_writes_nothing(
+    name: str, way: str, words: str, launch: Launch, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in data.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    more = break_data(way, folder)
+    out = tmp_path / "out"
+    refused(launch(name, "run", "--data", folder, "--out", out, *more), words)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("prorec", "[stage_one]\nlayers = 3\n", "layers.*num_layers"),
+        ("prorec", '[stage_two]\nepochs = "many"\n', "epochs.*int.*many"),
+        ("prorec", "[stage_two]\ndropout = 2.0\n", "dropout"),
+        ("cocorec", "[views]\ndim = 64\n", "views.dim must be model.dim"),
+        ("cocorec", '[views]\nviews = ["title", "title"]\n', "views must be different"),
+        ("cocorec", '[codes]\nquantizer = "opq"\n', "quantizer must be"),
+        ("cocorec", "[model]\nmask_ratio = 0.0\n", "mask_ratio must be in"),
+        ("tssr", "[model]\nlayers = 3\n", "layers.*num_layers"),
+        ("tssr", '[content]\nstreams = ["title", "colour"]\n', "colour"),
+        ("tssr", '[content]\nmode = "end-to-end"\n', "head must be 'ids'"),
+        ("tssr", "[model]\nitem_temperature = 0.0\n", "item_temperature must be positive"),
+    ],
+)
+def test_bad_configurations_get_one_sentence_and_train_nothing(
+    name: str, text: str, words: str, launch: Launch, data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    refused(launch(name, "run", "--data", data, "--out", tmp_path / "run", "--config", path), words)
+    assert not list(tmp_path.glob("run/*/stage.json"))
+
+
+def test_the_folder_of_another_run_is_refused(
+    name: str, launch: Launch, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    run = completed(name)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = launch(name, *same(run, data, small(name)), "--seed", 1)
+    refused(done, "another run.*seed is 0 there and 1 now")
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_the_folder_of_another_app_is_refused(
+    launch: Launch, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    refused(launch("tssr", *same(completed("prorec"), data, small("tssr"))), "prorec")
+
+
+def test_a_folder_of_something_else_is_refused(
+    name: str, launch: Launch, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    refused(launch(name, "run", "--data", data, "--out", tmp_path), "not empty and no run")
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_run_killed_at_its_first_file_can_begin_again(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".run.json.unfinished").write_text('{"form')
+    app = importlib.import_module(name).APP
+    assert app.open(data, tmp_path, app.config(), "cpu").run.path == tmp_path
+    assert json.loads((tmp_path / "run.json").read_text())["app"] == name
