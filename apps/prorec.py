@@ -31,8 +31,9 @@ from answers import (
 from application import App, command_line
 from commands import DeviceOption
 from evalrec import DataError
-from experiment import choose_device, guarded
-from genrec import ArtifactError, Recommender
+from experiment import build_config, choose_device, guarded, read_json
+from genrec import ArtifactError
+from prorec_answers import load_recommender
 from prorec_model import Codes, Config, Evaluation, StageOne, StageTwo, Text
 from prorec_page import MODEL
 from prorec_run import run_stages
@@ -79,7 +80,8 @@ def recommend(
     if num_beams < top_k:
         raise typer.BadParameter(f"--num-beams must be at least --top-k, {top_k}")
     check_complete(run)
-    recommender = Recommender.load(run / "stage_two/model", device=choose_device(device))
+    config: Config = build_config(Config, read_json(run / "run.json")["config"], str(run))
+    recommender = load_recommender(run, config, choose_device(device))
     stream = partial(
         recommender.stream,
         top_k=top_k,

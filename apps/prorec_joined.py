@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from evalrec import ItemToItemFloor, Queries, Report, cooccurrences, evaluate, read_report
+from experiment import read_json
 from genrec import Seq2Seq, item_scores, query_batches
 from jaxtyping import Float
 from prorec_joining import (
@@ -20,9 +21,10 @@ from prorec_joining import (
     popularity_correction,
     transition_prior,
 )
-from prorec_model import stage_one_model
+from prorec_model import Config, stage_one_model
 from prorec_stages import Pipeline
 from safetensors.torch import load_file, save_file
+from scipy import sparse
 from stages import fit_and_test_floors
 from torch import Tensor
 from training import dense_scorer, load_weights
@@ -37,7 +39,10 @@ def joined_stage(pipeline: Pipeline) -> str:
 
 
 def joined(pipeline: Pipeline) -> Report:
-    """The stage "joined": weights by NDCG@10 of the validation users, all items; then the test."""
+    """The stage "joined": weights by NDCG@10 of the validation users, all items; then the test.
+
+    What `recommend` needs of the features stays in the stage.
+    """
     names = [name for name in FEATURES if getattr(pipeline.config.joining, name)]
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -45,6 +50,7 @@ def joined(pipeline: Pipeline) -> Report:
         ranked = candidates(pipeline, "test").ranked(choice.weights)
         report = evaluate(pipeline.data.split.test, ranked, ks=pipeline.config.evaluation.ks)
         report.write_json(folder / "report.json")
+        save_file(_features(pipeline), folder / "features.safetensors")
         return dataclasses.asdict(choice)
 
     name = joined_stage(pipeline)
@@ -60,8 +66,7 @@ def candidates(pipeline: Pipeline, part: str) -> Candidates:
     def build(folder: Path) -> Mapping[str, Any]:
         model, joining = pipeline.generator().eval(), pipeline.config.joining
         scorers = _scorers(pipeline, model)
-        rankings = [name for name in FEATURES[:2] if name in scorers and joining.candidates]
-        dense = dict.fromkeys(rankings, joining.candidates)
+        dense = dense_candidates(scorers, joining.candidates)
         beams = _beams(pipeline, model, part, queries)
         with pipeline.run.screen.bar(name) as bar:
             found = candidates_of(
@@ -85,6 +90,11 @@ def _candidate_parts(pipeline: Pipeline) -> tuple[str, ...]:
     return (*pipeline.stage_two_parts, *beams)
 
 
+def dense_candidates(scorers: Mapping[str, Scorer], count: int) -> dict[str, int]:
+    """The dense rankings whose best items are candidates too, and how many of each."""
+    return {name: count for name in FEATURES[:2] if name in scorers and count}
+
+
 def _beams(
     pipeline: Pipeline, model: Seq2Seq, part: str, queries: Queries
 ) -> tuple[Tensor, Tensor]:
@@ -104,46 +114,80 @@ def _beams(
         )
 
 
+def _features(pipeline: Pipeline) -> dict[str, Tensor]:
+    """What the features are computed from, so that the run alone can answer."""
+    config, data = pipeline.config, pipeline.data
+    found = {"counts": torch.from_numpy(data.popularity())}
+    if config.stage_two.distillation_state == "first":
+        found["embeddings"] = pipeline.embeddings.cpu().contiguous()
+    if config.codes.source == "integrated":
+        found["semantic"] = pipeline.semantic.cpu().contiguous()
+    graph = cooccurrences(data.split.train, len(data.catalog))
+    for name in ("data", "indices", "indptr"):
+        found[f"graph.{name}"] = torch.from_numpy(getattr(graph, name))
+    return found
+
+
 def _scorers(pipeline: Pipeline, model: Seq2Seq) -> dict[str, Scorer]:
     """Every feature that this variant has."""
     config, data = pipeline.config, pipeline.data
-    found: dict[str, Scorer] = {}
-    if config.stage_two.distillation_state == "first":
-        found["c_dis"] = _dense_head(pipeline, model)
-    if config.codes.source == "integrated":
-        backbone = stage_one_model(config.stage_one, pipeline.semantic).to(pipeline.device)
-        load_weights(pipeline.run.path / pipeline.stage_one_stage / "weights.safetensors", backbone)
-        found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
     fit_and_test_floors(pipeline.run, data, config.text.fields, config.evaluation.ks)
-    graph = pipeline.run.facts("floors")["parameters"]["graph"]
+    return load_scorers(
+        config, model, _features(pipeline), pipeline.run.path, pipeline.stage_one_stage
+    )
+
+
+def load_scorers(
+    config: Config, model: Seq2Seq, features: Mapping[str, Tensor], run: Path, stage_one: str
+) -> dict[str, Scorer]:
+    """The features' scorers.
+
+    Args:
+        config: The variant's configuration.
+        model: The generator, in eval mode.
+        features: What they are computed from, as the stage "joined" keeps it.
+        run: The run.
+        stage_one: The stage of stage I's model.
+    """
+    found: dict[str, Scorer] = {}
+    device = model.trie.device
+    if "embeddings" in features:
+        found["c_dis"] = _dense_head(config, model, features["embeddings"].to(device))
+    if "semantic" in features:
+        backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
+        load_weights(run / stage_one / "weights.safetensors", backbone)
+        found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
+    counts = features["counts"]
+    arrays = (features[f"graph.{name}"].numpy() for name in ("data", "indices", "indptr"))
+    graph = read_json(run / "floors/stage.json")["parameters"]["graph"]
     floor = ItemToItemFloor(
-        matrix=cooccurrences(data.split.train, len(data.catalog)),
+        matrix=sparse.csr_array(tuple(arrays), shape=(len(counts), len(counts))),
         last_items=int(graph["last_items"]),
         decay=graph["decay"],
     )
     found["transition"] = transition_prior(floor.score)
-    found["popularity"] = popularity_correction(data.popularity())
+    found["popularity"] = popularity_correction(counts.numpy())
     return found
 
 
-def _dense_head(pipeline: Pipeline, model: Seq2Seq) -> Scorer:
+def _dense_head(config: Config, model: Seq2Seq, vectors: Float[Tensor, "items dim"]) -> Scorer:
     """The state that knows the history alone, against the embeddings that it was distilled from."""
-    config, vectors = pipeline.config.stage_two, pipeline.embeddings.to(pipeline.device)
+    stage_two = config.stage_two
 
     def score(histories: Any) -> Float[Tensor, "batch items"]:
         ((_, history),) = query_batches(
             histories,
             num_items=len(vectors),
-            history_length=config.history_length,
+            history_length=stage_two.history_length,
             batch_size=len(histories),
         )
         with torch.inference_mode():
-            state = model.dense_state(model.encode(history.to(pipeline.device)))
+            state = model.dense_state(model.encode(history.to(vectors.device)))
             return item_scores(
                 state,
                 vectors,
-                similarity=config.distillation_similarity,
-                temperature=config.distillation_temperature,
+                similarity=stage_two.distillation_similarity,
+                temperature=stage_two.distillation_temperature,
             )
 
     return score

@@ -46,8 +46,8 @@ class Candidates:
     log_probs: Float[Tensor, "users candidates"]
     features: Mapping[str, Float[Tensor, "users candidates"]]
 
-    def ranked(self, weights: Mapping[str, float]) -> Int[np.ndarray, "users candidates"]:
-        """The items by their joined scores, best first.
+    def scores(self, weights: Mapping[str, float]) -> Float[Tensor, "users candidates"]:
+        """The joined scores of the items.
 
         Args:
             weights: Feature to weight; those left out weigh nothing.
@@ -56,7 +56,11 @@ class Candidates:
         for name, weight in weights.items():
             if weight:
                 total = total + weight * self.features[name]
-        order = total.argsort(dim=1, descending=True, stable=True)
+        return total
+
+    def ranked(self, weights: Mapping[str, float]) -> Int[np.ndarray, "users candidates"]:
+        """The items by their joined scores, best first."""
+        order = self.scores(weights).argsort(dim=1, descending=True, stable=True)
         ranked: Int[np.ndarray, "users candidates"] = self.items.gather(1, order).numpy()
         return ranked
 

@@ -209,7 +209,7 @@ class Joining:
     """What is joined to the scores of generation, beyond the paper; nothing by default.
 
     Each feature has a weight, picked on validation; see `prorec_joining`. A test of its own shows
-    what it gives; the command `recommend` goes by generation alone.
+    what it gives; the command `recommend` answers by the joined scores of a run that joins.
 
     Attributes:
         c_dis: The dense item head: the state distilled from the integrated embeddings, compared

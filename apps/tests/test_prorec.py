@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,6 +35,37 @@ def test_a_run_leaves_what_it_promises(complete: Path) -> None:
     resolved = json.loads((complete / "run.json").read_text())["config"]
     assert resolved["stage_two"]["num_encoder_layers"] == 1
     assert resolved["codes"]["codebook_size"] == 8
+
+
+@pytest.mark.slow
+def test_recommend_answers_by_the_joined_scores_of_a_run_that_joins(
+    launch: Launch, data: Path, small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = tmp_path / "joining.toml"
+    joining = "transition = true\nstage_one = true\npopularity = true\ncandidates = 5\n"
+    config.write_text(small("prorec").read_text() + "[joining]\n" + joining)
+    out = tmp_path / "run"
+    done = launch("prorec", "run", "--data", data, "--out", out, "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert "PRORec, joined" in done.stdout
+    assert any(json.loads((out / "joined/stage.json").read_text())["weights"].values())
+
+    bought = pl.read_parquet(data / "interactions.parquet").sort("timestamp", maintain_order=True)
+    users = bought.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list()
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    source.write_text("".join(json.dumps({"history": items[:-1]}) + "\n" for items in users))
+    command = ["recommend", "--run", out, "--input", source, "--output", target]
+    done = launch("prorec", *command, "--num-beams", 30)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line)["items"] for line in target.read_text().splitlines()]
+    hits = [
+        items[-1] in {item["item_id"] for item in answer}
+        for items, answer in zip(users, answers, strict=True)
+    ]
+    report = metrics(out)["test"]["PRORec, joined"]
+    assert sum(hits) / len(hits) == pytest.approx(
+        report["metrics"]["unfiltered"]["recall@10"]["mean"], abs=0.004
+    )
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 import torch
 from evalrec import Queries
 from genrec import Seq2Seq, Seq2SeqConfig, Trie, exact_scores
+from prorec_answers import JoinedRecommender
 from prorec_joining import (
     Candidates,
     candidates_of,
@@ -18,6 +19,7 @@ from prorec_joining import (
     popularity_correction,
     transition_prior,
 )
+from prorec_model import Joining
 
 CODES = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 1], [2, 0], [2, 1], [2, 2], [1, 0]])
 HISTORIES = [np.array([0, 3, 5]), np.array([2]), np.array([7, 6, 1, 4])]
@@ -119,3 +121,35 @@ def test_features_of_floors() -> None:
     assert prior([None, None]).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
     corrected = popularity_correction(np.array([0, 1, 7]))([None])
     torch.testing.assert_close(corrected, -torch.tensor([[1.0, 2.0, 8.0]]).log())
+
+
+@pytest.mark.parametrize("joining", [Joining(), Joining(exact=True), Joining(candidates=8)])
+def test_answers_are_the_best_joined_scores_of_what_was_not_had(
+    model: Seq2Seq, joining: Joining
+) -> None:
+    feature = torch.tensor([0.0, 3.0, -1.0, 2.0, 0.5, 0.0, 1.0, -2.0])
+    recommender = JoinedRecommender(
+        model,
+        [f"item {row}" for row in range(8)],
+        scorers={"c_dis": lambda histories: feature.expand(len(histories), -1)},
+        weights={"c_dis": 1.5},
+        joining=joining,
+        popularity=None,
+    )
+    asked = [[f"item {row}" for row in history] for history in HISTORIES]
+    beams = 2 if joining.candidates or joining.exact else 8
+    for seen in (False, True):
+        answers = list(
+            recommender.stream(asked, top_k=2, num_beams=beams, exclude_seen=seen, batch_size=2)
+        )
+        for history, answer in zip(HISTORIES, answers, strict=True):
+            scores = exact(model, history) + 1.5 * feature
+            if joining.exact and not joining.candidates:
+                kept = exact(model, history).topk(beams + len(history) * seen).indices
+                scores = torch.full((8,), -torch.inf).scatter(0, kept, scores[kept])
+            if seen:
+                scores[torch.from_numpy(history)] = -torch.inf
+            best = scores.topk(2)
+            assert [item.item_id for item in answer.items] == [f"item {i}" for i in best.indices]
+            found = torch.tensor([item.score for item in answer.items])
+            torch.testing.assert_close(found, best.values)

@@ -1,5 +1,6 @@
 """Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
 
+from genrec.answers import Answers
 from genrec.artifact import ArtifactError, SavedModel, load_model, save_model
 from genrec.backbones import (
     DIN,
@@ -44,6 +45,7 @@ __all__ = [
     "DIN",
     "HSTU",
     "Answer",
+    "Answers",
     "ArtifactError",
     "BERT4Rec",
     "Backbone",
