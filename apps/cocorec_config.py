@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from genrec import PairBatches, SequenceBatches
-from stages import Columns
+from stages import Choosing, Columns, field_groups
 from training import NextItem, SequenceModel
 
 
@@ -40,9 +40,7 @@ class Views:
     @property
     def fields(self) -> tuple[tuple[str, ...], ...]:
         """The fields of each view."""
-        return tuple(
-            tuple(name.strip() for name in view.split("+") if name.strip()) for view in self.views
-        )
+        return field_groups(self.views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,19 +179,15 @@ class ItemIds(NextItem):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Choosing):
     """How models are chosen and tested.
 
     Attributes:
-        ks: Cut-offs.
-        validation_users: Users drawn for early stopping; the test takes all.
         baselines: Whether SASRec on ids and on text is trained too (table 3).
         baseline_dropout: Of these and of the other sequence models; the model's where it is unset.
             A table of ids fits its data by heart sooner than codes that items share.
     """
 
-    ks: tuple[int, ...] = (5, 10, 20)
-    validation_users: int = 5000
     baselines: bool = True
     baseline_dropout: float | None = None
 

@@ -28,7 +28,7 @@ from semtok import (
     ResidualQuantizer,
     RqVae,
 )
-from stages import Columns, standardised
+from stages import Choosing, Columns, standardised
 from torch import Tensor, nn
 from training import SequenceModel, Training
 
@@ -239,21 +239,17 @@ class Joining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Choosing):
     """How models are chosen and tested.
 
     Attributes:
-        ks: Cut-offs.
         num_beams: Beams of the test; as many items are ranked.
-        validation_users: Users drawn for early stopping; the test takes all.
         validation_beams: Beams of early stopping.
         reference: Whether to train the stage I model on ids alone as well: a baseline, and the
             collaborative modality that the modality share is measured against.
     """
 
-    ks: tuple[int, ...] = (5, 10, 20)
     num_beams: int = 100
-    validation_users: int = 5000
     validation_beams: int = 30
     reference: bool = True
 

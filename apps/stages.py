@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,24 @@ class Columns:
     user: str = "user_id"
     item: str = "item_id"
     timestamp: str = "timestamp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing:
+    """How models are chosen and tested, whatever the app.
+
+    Attributes:
+        ks: Cut-offs.
+        validation_users: Users drawn for early stopping; the test takes all.
+    """
+
+    ks: tuple[int, ...] = (5, 10, 20)
+    validation_users: int = 5000
+
+
+def field_groups(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The catalogue's fields that each text is made of: "title+brand" is of two."""
+    return tuple(tuple(name.strip() for name in text.split("+") if name.strip()) for text in texts)
 
 
 @dataclass(frozen=True, kw_only=True)

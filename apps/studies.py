@@ -206,9 +206,7 @@ def comparison_table(
             spread = system.seed_spread and f" ± {system.seed_spread[mode, metric]:.4f}"
             row.append(f"{system.figures[mode, metric].mean:.4f}{spread or ''}")
             p_value = p_values.get((system.name, mode, metric))
-            row.append(
-                "" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< .001"
-            )
+            row.append("" if p_value is None else f"{p_value:.3f}")
         own = facts.get(system.name, {})
         rows.append([*row, *(own.get(name, "") for name in further)])
     return table([*header, *further], rows)

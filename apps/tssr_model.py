@@ -12,7 +12,7 @@ from genrec import Batch, ItemTable, SASRec, StateBackbone
 from item_tables import ContentTable
 from jaxtyping import Float, Int
 from semtok import Catalog
-from stages import STORED, Columns
+from stages import STORED, Choosing, Columns, field_groups
 from torch import Tensor, nn
 from training import SequenceModel
 from tssr_encoders import ContentEncoder, Encoder, VectorTable
@@ -84,10 +84,7 @@ class Content:
     @property
     def fields(self) -> tuple[tuple[str, ...], ...]:
         """The fields of each stream."""
-        return tuple(
-            tuple(name.strip() for name in stream.split("+") if name.strip())
-            for stream in self.streams
-        )
+        return field_groups(self.streams)
 
     def is_image(self, fields: Sequence[str]) -> bool:
         """Whether a stream of these fields is of images."""
@@ -180,17 +177,13 @@ class Model(SequenceModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Choosing):
     """How models are chosen and tested.
 
     Attributes:
-        ks: Cut-offs.
-        validation_users: Users drawn for early stopping; the test takes all.
         baselines: Whether SASRec on ids, on content and on both is trained too (table 1).
     """
 
-    ks: tuple[int, ...] = (5, 10, 20)
-    validation_users: int = 5000
     baselines: bool = True
 
 
