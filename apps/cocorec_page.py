@@ -10,10 +10,10 @@ from cocorec_model import Config, Deployed, Views
 from evalrec import Report
 from experiment import Run
 from figures import scatter_panels, tsne_panel
-from genrec import Answer, DenseRecommender
+from genrec import DenseRecommender
 from item_tables import Items
 from report import Section, table, write_report
-from semtok import SemanticIds, measure_health
+from semtok import CodeHealth
 from stages import Data
 from studies import study_sections
 
@@ -36,13 +36,12 @@ def stages(config: Config) -> tuple[str, ...]:
 
 
 def metrics(
-    run: Run, data: Data, config: Config, reports: Mapping[str, Report], ids: SemanticIds
+    run: Run, data: Data, config: Config, reports: Mapping[str, Report], health: CodeHealth
 ) -> dict[str, Any]:
     """What metrics.json holds."""
-    health = measure_health(ids)
     return page.metrics(run, data, stages(config), reports) | {
         "codes": {
-            "codebook_sizes": list(ids.codebook_sizes),
+            "codebook_sizes": [level.codebook_size for level in health.levels],
             "collision_rate": health.collision_rate,
             "perplexity": [level.perplexity for level in health.levels],
         }
@@ -54,7 +53,7 @@ def write_page(
     data: Data,
     config: Config,
     reports: Mapping[str, Report],
-    ids: SemanticIds,
+    health: CodeHealth,
     model: Deployed,
 ) -> None:
     """Writes report.html from what the stages left."""
@@ -67,14 +66,9 @@ def write_page(
     recommender = DenseRecommender(
         model, data.catalog.item_ids, history_length=config.model.history_length
     )
-
-    def recommend(histories: list[list[str]]) -> list[Answer]:
-        return recommender.recommend(histories, top_k=10)
-
-    health = measure_health(ids)
     names = [f"{view} {k}" for view in config.views.views for k in range(1, _per_view(config) + 1)]
     if config.codes.source != "text":
-        names = [f"{config.codes.source} {k}" for k in range(1, ids.num_levels + 1)]
+        names = [f"{config.codes.source} {k}" for k in range(1, len(health.levels) + 1)]
     levels = [
         [name, level.codebook_size, level.used, f"{level.utilisation:.1%}", level.perplexity]
         for name, level in zip(names, health.levels, strict=True)
@@ -95,7 +89,7 @@ def write_page(
             note="What the backbone reads and ranks: t-SNE, coloured by 10 k-means clusters.",
         ),
         *study_sections(run),
-        page.examples_section(data, recommend, config.seed),
+        page.examples_section(data, recommender.recommend, config.seed),
     ]
     write_report(
         run.path / "report.html",

@@ -38,6 +38,7 @@ from semtok import (
     SemanticIds,
     Tokenizer,
     load_tokenizer,
+    measure_health,
     save_tokenizer,
 )
 from stages import embed_texts, fit_and_test_floors, keep_items, read_embedded
@@ -295,7 +296,7 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
         for items, title in BASELINES.items():
             reports[title] = pipeline.baseline(items)
     reports |= floors
-    ids = pipeline.codes()
-    write_json(run.path / "metrics.json", metrics(run, data, config, reports, ids))
-    write_page(run, data, config, reports, ids, pipeline.deployed())
+    health = measure_health(pipeline.codes())
+    write_json(run.path / "metrics.json", metrics(run, data, config, reports, health))
+    write_page(run, data, config, reports, health, pipeline.deployed())
     return reports

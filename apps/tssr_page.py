@@ -11,7 +11,7 @@ from evalrec import Report
 from experiment import Run
 from figures import scatter_panels, tsne_panel
 from fusion import alignment_distance, uniformity
-from genrec import Answer, DenseRecommender
+from genrec import DenseRecommender
 from item_tables import Items
 from jaxtyping import Float
 from report import Section, table, write_report
@@ -31,6 +31,10 @@ BASELINES: dict[Items, str] = {
 """Rows of the baselines, by what they read."""
 
 
+Agreement = dict[str, dict[str, float]]
+"""By stream: "alignment" and "uniformity"."""
+
+
 def content_stages(config: Config) -> tuple[str, ...]:
     """The stages of the content embeddings, named after their fields."""
     return tuple("_".join(["content", *fields]) for fields in config.content.fields)
@@ -42,10 +46,10 @@ def stages(config: Config) -> tuple[str, ...]:
 
 
 def metrics(
-    run: Run, data: Data, config: Config, reports: Mapping[str, Report], model: TwoStream
+    run: Run, data: Data, config: Config, reports: Mapping[str, Report], streams: Agreement
 ) -> dict[str, Any]:
     """What metrics.json holds."""
-    return page.metrics(run, data, stages(config), reports) | {"streams": agreement(config, model)}
+    return page.metrics(run, data, stages(config), reports) | {"streams": streams}
 
 
 def stream_tables(config: Config, model: TwoStream) -> dict[str, Float[Tensor, "items dim"]]:
@@ -55,7 +59,7 @@ def stream_tables(config: Config, model: TwoStream) -> dict[str, Float[Tensor, "
     return dict(zip(("ids", *config.content.streams), tables, strict=True))
 
 
-def agreement(config: Config, model: TwoStream) -> dict[str, dict[str, float]]:
+def agreement(config: Config, model: TwoStream) -> Agreement:
     """Each stream's distance from the ids, and how evenly it spreads (figure 3)."""
     tables = stream_tables(config, model)
     return {
@@ -68,7 +72,12 @@ def agreement(config: Config, model: TwoStream) -> dict[str, dict[str, float]]:
 
 
 def write_page(
-    run: Run, data: Data, config: Config, reports: Mapping[str, Report], model: TwoStream
+    run: Run,
+    data: Data,
+    config: Config,
+    reports: Mapping[str, Report],
+    streams: Agreement,
+    model: TwoStream,
 ) -> None:
     """Writes report.html from what the stages left."""
     terms = ["next_item"]
@@ -80,10 +89,6 @@ def write_page(
     recommender = DenseRecommender(
         model, data.catalog.item_ids, history_length=config.model.history_length
     )
-
-    def recommend(histories: list[list[str]]) -> list[Answer]:
-        return recommender.recommend(histories, top_k=10)
-
     sections = [
         page.results_section(data, reports, MODEL),
         page.training_section(run, trainings),
@@ -92,7 +97,7 @@ def write_page(
             body=[
                 table(
                     ["stream", "distance to ids", "uniformity"],
-                    [[name, *values.values()] for name, values in agreement(config, model).items()],
+                    [[name, *values.values()] for name, values in streams.items()],
                 ),
                 scatter_panels(
                     [
@@ -106,7 +111,7 @@ def write_page(
             "after Wang and Isola; t-SNE, coloured by 10 k-means clusters.",
         ),
         *study_sections(run),
-        page.examples_section(data, recommend, config.seed),
+        page.examples_section(data, recommender.recommend, config.seed),
     ]
     write_report(
         run.path / "report.html",

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from training import DenseTraining, dense_stage, load_weights, save_weights
 from tssr_encoders import ContentEncoder, encoder_counts, precomputed
 from tssr_model import Config, Model, TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
-from tssr_page import BASELINES, MODEL, content_stages, metrics, write_page
+from tssr_page import BASELINES, MODEL, agreement, content_stages, metrics, write_page
 
 Loss = Callable[[Model, nn.Module, Batch], Mapping[str, Tensor]]
 
@@ -179,6 +179,7 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
             reports[title] = pipeline.baseline(items)
     reports |= floors
     model = pipeline.model()
-    write_json(run.path / "metrics.json", metrics(run, data, config, reports, model))
-    write_page(run, data, config, reports, model)
+    streams = agreement(config, model)
+    write_json(run.path / "metrics.json", metrics(run, data, config, reports, streams))
+    write_page(run, data, config, reports, streams, model)
     return reports
