@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 from application import App, add_recommend, command_line
-from cocorec_model import Codes, Config, Evaluation, Model, Views, load_deployed
+from cocorec_config import Codes, Config, Evaluation, Model, Views
+from cocorec_deployed import load_deployed
 from cocorec_page import MODEL
 from cocorec_stages import Pipeline, run_stages
 from cocorec_studies import STUDIES

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import page
-from cocorec_model import Config, Deployed, Views
+from cocorec_config import Config, Views
+from cocorec_deployed import Deployed
 from evalrec import Report
 from experiment import Run
 from figures import scatter_panels, tsne_panel

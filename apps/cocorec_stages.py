@@ -12,16 +12,9 @@ from typing import Any
 import numpy as np
 import page
 import torch
-from cocorec_model import (
-    CoCoRec,
-    Config,
-    Deployed,
-    cocorec_loss,
-    deployed,
-    item_id_loss,
-    load_deployed,
-    with_item_ids,
-)
+from cocorec_config import Config
+from cocorec_deployed import Deployed, deployed, item_id_loss, load_deployed, with_item_ids
+from cocorec_model import CoCoRec, cocorec_loss
 from cocorec_page import BASELINES, MODEL, metrics, view_stages, write_page
 from commands import Setting
 from evalrec import Report

@@ -34,7 +34,7 @@ from evalrec import DataError
 from experiment import build_config, choose_device, guarded, read_json
 from genrec import ArtifactError
 from prorec_answers import load_recommender
-from prorec_model import Codes, Config, Evaluation, StageOne, StageTwo, Text
+from prorec_config import Codes, Config, Evaluation, StageOne, StageTwo, Text
 from prorec_page import MODEL
 from prorec_run import run_stages
 from prorec_stages import Pipeline

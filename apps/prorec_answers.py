@@ -9,9 +9,9 @@ import torch
 from experiment import read_json
 from genrec import Answer, Answers, Ranked, Recommender, Seq2Seq, beam_search, load_model
 from jaxtyping import Int
+from prorec_config import Config, Joining
 from prorec_joined import dense_candidates, load_scorers
 from prorec_joining import Candidates, Scorer, candidates_of, generated
-from prorec_model import Config, Joining
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -12,6 +12,7 @@ from evalrec import ItemToItemFloor, Queries, Report, cooccurrences, evaluate, r
 from experiment import read_json
 from genrec import Seq2Seq, item_scores, query_batches
 from jaxtyping import Float
+from prorec_config import Config
 from prorec_joining import (
     Candidates,
     Scorer,
@@ -21,7 +22,7 @@ from prorec_joining import (
     popularity_correction,
     transition_prior,
 )
-from prorec_model import Config, stage_one_model
+from prorec_model import stage_one_model
 from prorec_stages import Pipeline
 from safetensors.torch import load_file, save_file
 from scipy import sparse

@@ -15,7 +15,7 @@ from figures import histogram, scatter_panels, tsne_panel
 from fusion import ModalityShare, modality_share
 from genrec import Recommender
 from jaxtyping import Float
-from prorec_model import Config
+from prorec_config import Config
 from report import Section, share_bars, table, tag, write_report
 from semtok import load_tokenizer, measure_health
 from stages import Data

@@ -20,11 +20,10 @@ from genrec import DIN, PairBatches, SASRec, Seq2Seq, SequenceBatches, Trie, fit
 from genrec import save_model as save_generator
 from item_tables import Items
 from jaxtyping import Float
+from prorec_config import Config, StageOne
 from prorec_joining import generated
 from prorec_model import (
-    Config,
     ItemEncoder,
-    StageOne,
     Tables,
     concatenated,
     integrated,

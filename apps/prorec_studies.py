@@ -11,8 +11,8 @@ import typer
 from evalrec import Report
 from figures import Bars, Panel, bars, curves, scatter_panels, tsne_panel
 from fusion import modality_share
+from prorec_config import Joining
 from prorec_joined import FEATURES, joined, joined_stage
-from prorec_model import Joining
 from prorec_page import MODEL
 from prorec_search import Searched, dense_rivals, eager, prorec, searched, tiger
 from prorec_speed import AT_ONCE, measure_speed

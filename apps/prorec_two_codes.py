@@ -16,7 +16,7 @@ import torch
 from evalrec import Report, evaluate, read_report
 from genrec import Batch, Streams, Trie, distillation_loss, query_batches
 from jaxtyping import Float, Int
-from prorec_model import StageTwo
+from prorec_config import StageTwo
 from prorec_stages import Pipeline
 from torch import Tensor, nn
 from training import load_weights, save_weights

@@ -22,7 +22,7 @@ from experiment import guarded
 from genrec import ArtifactError, DenseRecommender
 from semtok import CatalogError
 from stages import read_items
-from tssr_model import Config, Content, Evaluation, Model
+from tssr_config import Config, Content, Evaluation, Model
 from tssr_page import MODEL, content_stages
 from tssr_stages import Pipeline, load_model, run_stages
 from tssr_studies import STUDIES

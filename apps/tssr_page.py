@@ -18,7 +18,8 @@ from report import Section, table, write_report
 from stages import Data
 from studies import study_sections
 from torch import Tensor
-from tssr_model import Config, TwoStream
+from tssr_config import Config
+from tssr_model import TwoStream
 
 MODEL = "TSSR"
 """The model's row in tables."""

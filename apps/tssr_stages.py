@@ -25,8 +25,9 @@ from stages import (
 )
 from torch import Tensor, nn
 from training import DenseTraining, dense_stage, load_weights, save_weights
+from tssr_config import Config, Model
 from tssr_encoders import ContentEncoder, encoder_counts, precomputed
-from tssr_model import Config, Model, TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
+from tssr_model import TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
 from tssr_page import BASELINES, MODEL, agreement, content_stages, metrics, write_page
 
 Loss = Callable[[Model, nn.Module, Batch], Mapping[str, Tensor]]

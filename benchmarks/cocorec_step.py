@@ -50,7 +50,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "apps"))
 
 import numpy as np
 import torch
-from cocorec_model import CoCoRec, FusedItems, Model, cocorec_loss
+from cocorec_config import Model
+from cocorec_model import CoCoRec, FusedItems, cocorec_loss
 from evalrec import evaluate, find_interactions, leave_one_out, read_interactions, write_synthetic
 from fusion import MaskedCodes, masked_code_loss, masked_sequence_alignment
 from genrec import Batch, candidate_cross_entropy, fit, sample_negatives

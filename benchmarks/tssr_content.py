@@ -54,8 +54,9 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     from evalrec import find_interactions, leave_one_out, read_interactions
     from genrec import TrainingConfig, fit
     from semtok import find_catalog, read_catalog
+    from tssr_config import Content, Model
     from tssr_encoders import Encoder, encoder_counts, precomputed
-    from tssr_model import Content, Model, TwoStream, tssr_loss
+    from tssr_model import TwoStream, tssr_loss
 
     catalog = read_catalog(find_catalog(options.data))
     table = read_interactions(find_interactions(options.data), item_ids=catalog.item_ids)

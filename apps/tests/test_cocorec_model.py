@@ -9,21 +9,16 @@ from pathlib import Path
 import cocorec_model
 import pytest
 import torch
-from cocorec_model import (
-    CoCoRec,
-    Codes,
-    Config,
+from cocorec_config import Codes, Config, ItemIds, Model, Views
+from cocorec_deployed import (
     Deployed,
-    FusedItems,
-    ItemIds,
-    Model,
-    Views,
-    cocorec_loss,
+    StoredItems,
     deployed,
     item_id_loss,
     load_deployed,
     with_item_ids,
 )
+from cocorec_model import CoCoRec, FusedItems, cocorec_loss
 from experiment import ExperimentError
 from fusion import mask_codes
 from genrec import Batch, DenseRecommender, PairBatches, SASRec, SequenceBatches, fit
@@ -438,5 +433,5 @@ def test_items_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             CoCoRec(small(), *given)
-    table = Deployed(small(), cocorec_model.StoredItems(torch.zeros(4, DIM)))
+    table = Deployed(small(), StoredItems(torch.zeros(4, DIM)))
     assert table.num_items == 4

@@ -10,6 +10,7 @@ import torch
 from evalrec import Queries
 from genrec import Seq2Seq, Seq2SeqConfig, Trie, exact_scores
 from prorec_answers import JoinedRecommender
+from prorec_config import Joining
 from prorec_joining import (
     Candidates,
     candidates_of,
@@ -19,7 +20,6 @@ from prorec_joining import (
     popularity_correction,
     transition_prior,
 )
-from prorec_model import Joining
 
 CODES = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 1], [2, 0], [2, 1], [2, 2], [1, 0]])
 HISTORIES = [np.array([0, 3, 5]), np.array([2]), np.array([7, 6, 1, 4])]

@@ -11,7 +11,8 @@ import typer
 from evalrec import write_synthetic
 from genrec import Batch
 from prorec import APP as PRORec
-from prorec_model import Codes, Config, Joining, StageTwo, Text, concatenated, integrated
+from prorec_config import Codes, Config, Joining, StageTwo, Text
+from prorec_model import concatenated, integrated
 from prorec_run import run_stages
 from prorec_search import DENSE_TRIALS, prorec, searched, tiger
 from prorec_speed import timed

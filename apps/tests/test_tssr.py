@@ -12,7 +12,8 @@ import torch
 from evalrec import write_synthetic
 from fusion import item_contrast, user_contrast
 from genrec import Batch, full_cross_entropy
-from tssr_model import Content, Model, TwoStream, tssr_loss
+from tssr_config import Content, Model
+from tssr_model import TwoStream, tssr_loss
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 

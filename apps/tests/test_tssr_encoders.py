@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from semtok import Catalog, CatalogError
 from torch import nn
+from tssr_config import Config, Content, Model
 from tssr_encoders import (
     Adapted,
     ContentEncoder,
@@ -28,7 +29,7 @@ from tssr_encoders import (
     precomputed,
 )
 from tssr_images import ImageEncoder, ImageNetwork, image_paths
-from tssr_model import Config, Content, Model, TwoStream, kept_model, tssr_loss
+from tssr_model import TwoStream, kept_model, tssr_loss
 from tssr_texts import TextEncoder
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -459,7 +460,8 @@ import open_clip
 from safetensors.torch import save_file
 from tssr_encoders import Encoder, precomputed
 from tssr_images import ImageEncoder, image_network
-from tssr_model import Model, TwoStream
+from tssr_config import Model
+from tssr_model import TwoStream
 
 folder = Path(sys.argv[1])
 paths = sorted(folder.glob("*.png"))

@@ -1,0 +1,271 @@
+"""PRORec's configuration: text, stage I, codes, stage II, joining, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from genrec import (
+    Seq2SeqConfig,
+)
+from semtok import (
+    HierarchicalKMeans,
+    ProductQuantizer,
+    Quantizer,
+    RandomCodes,
+    ResidualQuantizer,
+    RqVae,
+)
+from stages import Choosing, Columns
+from training import SequenceModel, Training
+
+Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """E_S, the semantic embeddings.
+
+    Attributes:
+        embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
+            stored embeddings. The paper's is Llama2-7b.
+        fields: The catalogue's fields that make an item's text; absent ones are passed over.
+        dim: Dimensions kept by PCA, of each view.
+        further: Embeddings beside that one, each a view of its own: E_S is all views side by side.
+        by_field: Whether each field is a view of its own, in place of one text of all fields.
+    """
+
+    embedding: str = "minilm"
+    fields: tuple[str, ...] = ("title", "brand", "categories")
+    dim: int = 128
+    further: tuple[str, ...] = ()
+    by_field: bool = False
+
+    def __post_init__(self) -> None:
+        names = (self.embedding, *self.further)
+        if len(set(names)) < len(names):
+            raise ValueError(f"further must be embeddings not named yet, got {self.further}")
+        if not self.fields:
+            raise ValueError("fields must be at least one, got none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOne(SequenceModel):
+    """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
+
+    Attributes:
+        backbone: "din" is the paper's.
+        item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
+        integrated: What is quantized and distilled; left open by the paper.
+        adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
+        num_negatives: SASRec: drawn uniformly for a batch, with logQ correction; 0 is the softmax
+            over the whole catalogue. DIN: drawn for each row (EAGER: 60).
+        alignment_items: Most items of a batch that are aligned.
+        batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
+    """
+
+    backbone: Literal["sasrec", "din"] = "sasrec"
+    item_input: Literal["collaborative", "sum"] = "sum"
+    integrated: Literal["collaborative", "adapted", "sum", "concatenated"] = "sum"
+    adapted_weight: float = 0.1
+    alpha: float = 1.0
+    alignment_temperature: float = 0.07
+    alignment_items: int = 768
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha < 0:
+            raise ValueError(f"alpha must be at least 0, got {self.alpha}")
+        if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":
+            raise ValueError(
+                f'integrated must be "collaborative" when nothing trains the adaption layer '
+                f"(alpha is 0 and item_input is collaborative), got {self.integrated!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """What becomes codes, and how; the paper's are hierarchical k-means with K = 256 (section 4.1).
+
+    Attributes:
+        source: The item embeddings that are quantized, read and distilled in stage II:
+            "integrated", those of stage I; "semantic", E_S alone; "collaborative", E_C of a model
+            trained on ids alone; "concatenated", E_S reduced to the width of E_C beside it, as they
+            are; "concatenated_unit", both of length 1 before (table 5).
+        quantizer: Hierarchical k-means, product quantization, residual quantization, RQ-VAE, or
+            codes at random (figure 8).
+        codebook_size: Codes a level; the K of k-means.
+        balanced: Of hierarchical k-means: clusters of equal size, by default.
+        num_levels: Of the other quantizers; 3 by default.
+        collisions: How the other quantizers' codes become unique: by a last code ("suffix", the
+            default of RQ-VAE as in the paper), or by moving items to the nearest free code.
+        epochs: Of RQ-VAE; semtok's default if unset.
+    """
+
+    source: Source = "integrated"
+    quantizer: Literal["hierarchical", "pq", "rq", "rqvae", "random"] = "hierarchical"
+    codebook_size: int = 256
+    balanced: bool | None = None
+    num_levels: int | None = None
+    collisions: Literal["suffix", "reassign"] | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
+        for name, quantizers in (
+            ("balanced", ("hierarchical",)),
+            ("num_levels", ("pq", "rq", "rqvae", "random")),
+            ("collisions", ("pq", "rq", "rqvae", "random")),
+            ("epochs", ("rqvae",)),
+        ):
+            value = getattr(self, name)
+            if value is not None and self.quantizer not in quantizers:
+                raise ValueError(
+                    f"{name} must be unset where quantizer is {self.quantizer!r}, got {value}"
+                )
+            if type(value) is int and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def policy(self) -> Literal["suffix", "reassign"]:
+        """How collisions are resolved."""
+        return self.collisions or ("suffix" if self.quantizer == "rqvae" else "reassign")
+
+    def fitting(self, seed: int) -> Callable[..., Quantizer]:
+        """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
+        shared: dict[str, Any] = {"codebook_size": self.codebook_size, "seed": seed}
+        if self.quantizer == "hierarchical":
+            return partial(HierarchicalKMeans.fit, balanced=self.balanced is not False, **shared)
+        kinds: dict[str, Any] = {
+            "pq": ProductQuantizer,
+            "rq": ResidualQuantizer,
+            "rqvae": RqVae,
+            "random": RandomCodes,
+        }
+        shared["num_levels"] = self.num_levels or 3
+        if self.epochs is not None:
+            shared["epochs"] = self.epochs
+        return partial(kinds[self.quantizer].fit, **shared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTwo(Training):
+    """Generation with distillation (section 3.4). Sizes and rates are section 4.1's."""
+
+    num_encoder_layers: int = 1
+    num_decoder_layers: int = 4
+    dim: int = 128
+    num_heads: int = 4
+    feedforward_dim: int = 256
+    dropout: float = 0.2
+    history_length: int = 20
+    history_input: Literal["vectors", "codes", "both"] = "vectors"
+    output_vocabulary: Literal["level", "node"] = "node"
+    scoring: Literal["masked", "renormalized"] = "renormalized"
+    node_start: Literal["random", "vectors"] = "vectors"
+    history_bias: bool = True
+    label_smoothing: float = 0.0
+    beta: float = 1.0
+    distillation_similarity: Literal["cosine", "dot"] = "cosine"
+    distillation_temperature: float = 0.07
+    distillation_negatives: int = 2048
+    distillation_state: Literal["last", "first"] = "last"
+    warmup_steps: int = 500
+    batch_size: int = 256
+    epochs: int = 8
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model(1)
+        if self.beta < 0:
+            raise ValueError(f"beta must be at least 0, got {self.beta}")
+
+    def model(self, integrated_dim: int) -> Seq2SeqConfig:
+        """The encoder-decoder's own configuration."""
+        own = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
+        shared = {name: value for name, value in vars(self).items() if name in own}
+        return Seq2SeqConfig(**shared, distillation_dim=integrated_dim if self.beta else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joining:
+    """What is joined to the scores of generation, beyond the paper; nothing by default.
+
+    Each feature has a weight, picked on validation; see `prorec_joining`. A test of its own shows
+    what it gives; the command `recommend` answers by the joined scores of a run that joins.
+
+    Attributes:
+        c_dis: The dense item head: the state distilled from the integrated embeddings, compared
+            with these. Needs `stage_two.distillation_state` "first".
+        stage_one: The scores of stage I's sequence model.
+        transition: Those of the transition graph, a floor.
+        popularity: Minus the logarithm of an item's count, which corrects the catalogue's prior.
+        candidates: Best items of each dense ranking at hand that are ranked beside the beam's.
+        exact: Whether the whole catalogue is scored in place of beam search.
+    """
+
+    c_dis: bool = False
+    stage_one: bool = False
+    transition: bool = False
+    popularity: bool = False
+    candidates: int = 0
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.candidates < 0:
+            raise ValueError(f"candidates must be at least 0, got {self.candidates}")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is joined."""
+        return self != Joining()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Choosing):
+    """How models are chosen and tested.
+
+    Attributes:
+        num_beams: Beams of the test; as many items are ranked.
+        validation_beams: Beams of early stopping.
+        reference: Whether to train the stage I model on ids alone as well: a baseline, and the
+            collaborative modality that the modality share is measured against.
+    """
+
+    num_beams: int = 100
+    validation_beams: int = 30
+    reference: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that makes a run what it is."""
+
+    seed: int = 0
+    columns: Columns = field(default_factory=Columns)
+    text: Text = field(default_factory=Text)
+    stage_one: StageOne = field(default_factory=StageOne)
+    codes: Codes = field(default_factory=Codes)
+    stage_two: StageTwo = field(default_factory=StageTwo)
+    joining: Joining = field(default_factory=Joining)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        first = self.stage_two.distillation_state == "first"
+        integrated = self.codes.source == "integrated"
+        if self.joining.c_dis and not first:
+            raise ValueError(
+                'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
+            )
+        if self.joining.stage_one and not integrated:
+            raise ValueError(
+                'joining.stage_one needs codes.source to be "integrated", '
+                f"got {self.codes.source!r}"
+            )
+        if self.joining.candidates and not (first or integrated):
+            raise ValueError("joining.candidates must be 0 where there is no dense ranking")
