@@ -8,9 +8,7 @@ import torch
 from cocorec_config import ItemIds, Model
 from cocorec_model import CoCoRec, FusedBackbone
 from experiment import ExperimentError
-from genrec import (
-    Batch,
-)
+from genrec import Batch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn

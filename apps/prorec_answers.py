@@ -40,8 +40,13 @@ class JoinedRecommender(Answers):
         joining: Joining,
         popularity: Int[Tensor, " items"] | None,
     ) -> None:
-        self.model, self.scorers, self.weights = model.eval(), scorers, weights
-        self.joining = joining
+        self.model, self.weights, self.exact = model.eval(), weights, joining.exact
+        self.dense = dense_candidates(scorers, joining.candidates)
+        self.scorers = {
+            name: scorer
+            for name, scorer in scorers.items()
+            if weights.get(name) or name in self.dense
+        }
         super().__init__(
             item_ids,
             history_length=model.config.history_length,
@@ -85,7 +90,7 @@ class JoinedRecommender(Answers):
         num_items = self.model.trie.num_items
         spare = 0 if exclude is None else exclude.shape[1]  # so many may be struck out
         histories = [row[row < num_items] for row in history.cpu().numpy()]
-        if self.joining.exact:
+        if self.exact:
             beams = generated(self.model, histories, num_beams=num_beams + spare, exact=True)
         else:
             found = beam_search(
@@ -97,8 +102,7 @@ class JoinedRecommender(Answers):
                 exclude=exclude,
             )
             beams = found.items.cpu(), found.scores.cpu()
-        dense = dense_candidates(self.scorers, self.joining.candidates)
-        return candidates_of(self.model, histories, beams, self.scorers, dense=dense)
+        return candidates_of(self.model, histories, beams, self.scorers, dense=self.dense)
 
     def _best(
         self, found: Candidates, exclude: Int[Tensor, "batch excluded"] | None, top_k: int
