@@ -204,15 +204,20 @@ class Joining:
             with these. Needs `stage_two.distillation_state` "first".
         stage_one: The scores of stage I's sequence model.
         transition: Those of the transition graph, a floor.
+        graph_text: Those of the floor "graph + text": the same with text neighbours.
         popularity: Minus the logarithm of an item's count, which corrects the catalogue's prior.
-        candidates: Best items of each dense ranking at hand that are ranked beside the beam's.
+        seen: Minus 1 for the items of the history: what the others rank high and nobody buys twice.
+        candidates: Best items of each ranking of the catalogue at hand that are ranked beside the
+            beam's: of the item head, of stage I, of "graph + text".
         exact: Whether the whole catalogue is scored in place of beam search.
     """
 
     c_dis: bool = False
     stage_one: bool = False
     transition: bool = False
+    graph_text: bool = False
     popularity: bool = False
+    seen: bool = False
     candidates: int = 0
     exact: bool = False
 
@@ -267,5 +272,3 @@ class Config:
                 'joining.stage_one needs codes.source to be "integrated", '
                 f"got {self.codes.source!r}"
             )
-        if self.joining.candidates and not (first or integrated):
-            raise ValueError("joining.candidates must be 0 where there is no dense ranking")

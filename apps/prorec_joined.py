@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evalrec import ItemToItemFloor, Queries, Report, cooccurrences, evaluate, read_report
-from experiment import read_json
+from evalrec import Queries, Report, evaluate, read_report
+from experiment import ExperimentError
 from genrec import Seq2Seq, item_scores, query_batches
 from jaxtyping import Float
 from prorec_config import Config
@@ -20,18 +20,23 @@ from prorec_joining import (
     generated,
     pick_weights,
     popularity_correction,
-    transition_prior,
+    scaled,
+    seen_items,
 )
 from prorec_model import stage_one_model
 from prorec_stages import Pipeline
 from safetensors.torch import load_file, save_file
-from scipy import sparse
-from stages import fit_and_test_floors
+from stages import fit_and_test_floors, load_graph_floors
 from torch import Tensor
 from training import dense_scorer, load_weights
 
-FEATURES = ("c_dis", "stage_one", "transition", "popularity")
+FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")
 """What can be joined; the names are those of `Joining`."""
+
+RANKINGS = ("c_dis", "stage_one", "graph_text")
+"""Those whose best items are candidates, too."""
+
+_FLOORS = {"graph": "transition", "graph + text": "graph_text"}
 
 
 def joined_stage(pipeline: Pipeline) -> str:
@@ -47,7 +52,11 @@ def joined(pipeline: Pipeline) -> Report:
     names = [name for name in FEATURES if getattr(pipeline.config.joining, name)]
 
     def build(folder: Path) -> Mapping[str, Any]:
-        choice = pick_weights(pipeline.validation, candidates(pipeline, "validation"), names)
+        found = candidates(pipeline, "validation")
+        for name in names:
+            if name not in found.features:
+                raise ExperimentError(f"joining.{name} must be false: the items have no texts")
+        choice = pick_weights(pipeline.validation, found, names)
         ranked = candidates(pipeline, "test").ranked(choice.weights)
         report = evaluate(pipeline.data.split.test, ranked, ks=pipeline.config.evaluation.ks)
         report.write_json(folder / "report.json")
@@ -92,8 +101,8 @@ def _candidate_parts(pipeline: Pipeline) -> tuple[str, ...]:
 
 
 def dense_candidates(scorers: Mapping[str, Scorer], count: int) -> dict[str, int]:
-    """The dense rankings whose best items are candidates too, and how many of each."""
-    return {name: count for name in FEATURES[:2] if name in scorers and count}
+    """The rankings whose best items are candidates too, and how many of each."""
+    return {name: count for name in RANKINGS if name in scorers and count}
 
 
 def _beams(
@@ -123,9 +132,6 @@ def _features(pipeline: Pipeline) -> dict[str, Tensor]:
         found["embeddings"] = pipeline.embeddings.cpu().contiguous()
     if config.codes.source == "integrated":
         found["semantic"] = pipeline.semantic.cpu().contiguous()
-    graph = cooccurrences(data.split.train, len(data.catalog))
-    for name in ("data", "indices", "indptr"):
-        found[f"graph.{name}"] = torch.from_numpy(getattr(graph, name))
     return found
 
 
@@ -158,16 +164,10 @@ def load_scorers(
         backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
         load_weights(run / stage_one / "weights.safetensors", backbone)
         found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
-    counts = features["counts"]
-    arrays = (features[f"graph.{name}"].numpy() for name in ("data", "indices", "indptr"))
-    graph = read_json(run / "floors/stage.json")["parameters"]["graph"]
-    floor = ItemToItemFloor(
-        matrix=sparse.csr_array(tuple(arrays), shape=(len(counts), len(counts))),
-        last_items=int(graph["last_items"]),
-        decay=graph["decay"],
-    )
-    found["transition"] = transition_prior(floor.score)
-    found["popularity"] = popularity_correction(counts.numpy())
+    for name, floor in load_graph_floors(run).items():
+        found[_FLOORS[name]] = scaled(floor.score)
+    found["popularity"] = popularity_correction(features["counts"].numpy())
+    found["seen"] = seen_items(len(features["counts"]), config.stage_two.history_length)
     return found
 
 

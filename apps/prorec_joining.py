@@ -24,7 +24,9 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "c_dis": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "stage_one": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "transition": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
+    "graph_text": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
     "popularity": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
+    "seen": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
 """The weights that are tried of each feature."""
 
@@ -74,16 +76,15 @@ class Choice:
     validation: float
 
 
-def pick_weights(
-    queries: Queries, candidates: Candidates, names: list[str], *, passes: int = 2
-) -> Choice:
+def pick_weights(queries: Queries, candidates: Candidates, names: list[str]) -> Choice:
     """Weights by NDCG@10 over all items, one feature after the other from the grid of each.
+
+    All are gone through again until none changes.
 
     Args:
         queries: The users of the candidates, with their targets.
         candidates: Of validation.
         names: The features that are joined.
-        passes: How often all features are gone through.
 
     Returns:
         The weights; the smaller of equally good ones.
@@ -95,7 +96,9 @@ def pick_weights(
 
     weights = dict.fromkeys(names, 0.0)
     without = best = value(weights)
-    for _ in range(passes):
+    before = None
+    while weights != before:
+        before = dict(weights)
         for name in names:
             for weight in GRIDS[name]:
                 found = value({**weights, name: weight})
@@ -209,14 +212,26 @@ def candidates_of(
     return Candidates(items=found, log_probs=scores, features=features)
 
 
-def transition_prior(score: Scorer) -> Scorer:
+def scaled(score: Scorer) -> Scorer:
     """A floor's scores as a feature: each history's, divided by its greatest."""
 
-    def prior(histories: Any) -> Float[Tensor, "batch items"]:
+    def shares(histories: Any) -> Float[Tensor, "batch items"]:
         scores = score(histories).float()
         return scores / scores.amax(dim=1, keepdim=True).clamp(min=1e-12)
 
-    return prior
+    return shares
+
+
+def seen_items(num_items: int, history_length: int) -> Scorer:
+    """Minus 1 for the newest `history_length` items of a history, 0 for all others."""
+
+    def seen(histories: Any) -> Float[Tensor, "batch items"]:
+        found = np.zeros((len(histories), num_items), dtype=np.float32)
+        for row, history in enumerate(histories):
+            found[row, history[-history_length:]] = -1.0
+        return torch.from_numpy(found)
+
+    return seen
 
 
 def popularity_correction(counts: Int[np.ndarray, " items"]) -> Scorer:

@@ -257,14 +257,17 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     everything = {name: True for name in FEATURES} | {"candidates": 50}
     joinings = {
         "exact scores": pipeline.varied(joining={"exact": True}),
-        "joined: stage I": pipeline.varied(joining={"stage_one": True}),
+        "joined: seen items": pipeline.varied(joining={"seen": True}),
+        "joined: stage I": pipeline.varied(joining={"stage_one": True, "seen": True}),
         "joined: stage I, its 50 best": pipeline.varied(
-            joining={"stage_one": True, "candidates": 50}
+            joining={"stage_one": True, "seen": True, "candidates": 50}
         ),
         "joined: transition prior": pipeline.varied(joining={"transition": True}),
+        "joined: graph + text": pipeline.varied(joining={"graph_text": True}),
         "joined: popularity corrected": pipeline.varied(joining={"popularity": True}),
+        "all joined": pipeline.varied(joining={**everything, "c_dis": False}),
         "dense item head, joined": first.varied(joining={"c_dis": True}),
-        "all joined": first.varied(joining=everything),
+        "dense item head, all joined": first.varied(joining=everything),
     }
     systems = {name: _seeds(variant, seeds) for name, variant in retrained.items()}
     facts: dict[str, dict[str, float | str]] = {}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from evalrec import (
     Interactions,
+    ItemToItemFloor,
     Queries,
     Report,
     Split,
@@ -24,6 +25,8 @@ from evalrec import (
 )
 from experiment import Bar, ExperimentError, Run, Screen, read_json
 from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from scipy import sparse
 from semtok import (
     Catalog,
     EmbeddingSource,
@@ -37,6 +40,9 @@ from semtok import (
 from torch import Tensor
 
 STORED = (".npy", ".safetensors", ".parquet")
+
+_GRAPHS = ("graph", "graph + text")
+_SPARSE = ("data", "indices", "indptr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +285,13 @@ def fit_and_test_floors(
                 report.write_json(folder / f"{number}.json")
                 parameters[name] = dict(floor.parameters)
                 bar.update(number + 1, len(floors), name)
+        entries = {
+            f"{name}.{part}": torch.from_numpy(getattr(floor.matrix, part))
+            for name, floor in floors.items()
+            if name in _GRAPHS and isinstance(floor, ItemToItemFloor)
+            for part in _SPARSE
+        }
+        save_file(entries, folder / "graphs.safetensors")
         return {"parameters": parameters}
 
     names = run.stage("floors", build)["parameters"]
@@ -286,6 +299,25 @@ def fit_and_test_floors(
         name: read_report(run.path / "floors" / f"{number}.json")
         for number, name in enumerate(names)
     }
+
+
+def load_graph_floors(run: Path) -> dict[str, ItemToItemFloor]:
+    """The floors "graph" and, where items have texts, "graph + text" of a run."""
+    parameters = read_json(run / "floors/stage.json")["parameters"]
+    entries = load_file(run / "floors/graphs.safetensors")
+    found = {}
+    for name in _GRAPHS:
+        if name not in parameters:
+            continue
+        arrays = tuple(entries[f"{name}.{part}"].numpy() for part in _SPARSE)
+        num_items = len(arrays[-1]) - 1
+        found[name] = ItemToItemFloor(
+            matrix=sparse.csr_array(arrays, shape=(num_items, num_items)),
+            last_items=int(parameters[name]["last_items"]),
+            decay=parameters[name]["decay"],
+            parameters=parameters[name],
+        )
+    return found
 
 
 def sample_queries(queries: Queries, count: int, seed: int) -> Queries:

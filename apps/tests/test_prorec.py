@@ -42,7 +42,7 @@ def test_recommend_answers_by_the_joined_scores_of_a_run_that_joins(
     launch: Launch, data: Path, small: Callable[[str], Path], tmp_path: Path
 ) -> None:
     config = tmp_path / "joining.toml"
-    joining = "transition = true\nstage_one = true\npopularity = true\ncandidates = 5\n"
+    joining = "graph_text = true\nstage_one = true\nseen = true\ncandidates = 5\n"
     config.write_text(small("prorec").read_text() + "[joining]\n" + joining)
     out = tmp_path / "run"
     done = launch("prorec", "run", "--data", data, "--out", out, "--config", config)

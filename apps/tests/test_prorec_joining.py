@@ -18,7 +18,8 @@ from prorec_joining import (
     merged,
     pick_weights,
     popularity_correction,
-    transition_prior,
+    scaled,
+    seen_items,
 )
 
 CODES = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 1], [2, 0], [2, 1], [2, 2], [1, 0]])
@@ -117,8 +118,10 @@ def test_weights_that_help_are_picked_and_others_stay_zero() -> None:
 
 
 def test_features_of_floors() -> None:
-    prior = transition_prior(lambda _: torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    prior = scaled(lambda _: torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     assert prior([None, None]).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    seen = seen_items(5, 2)([np.array([0, 3, 1]), np.array([], dtype=np.int64)])
+    assert seen.tolist() == [[0, -1, 0, -1, 0], [0] * 5]
     corrected = popularity_correction(np.array([0, 1, 7]))([None])
     torch.testing.assert_close(corrected, -torch.tensor([[1.0, 2.0, 8.0]]).log())
 

@@ -8,7 +8,7 @@ import prorec_search
 import pytest
 import torch
 import typer
-from evalrec import write_synthetic
+from evalrec import evaluate, write_synthetic
 from genrec import Batch
 from prorec import APP as PRORec
 from prorec_config import Codes, Config, Joining, StageTwo, Text
@@ -19,6 +19,7 @@ from prorec_speed import timed
 from prorec_stages import Pipeline
 from prorec_studies import STUDIES
 from prorec_two_codes import load_two_codes, two_codes, two_codes_loss
+from stages import fit_and_test_floors, load_graph_floors
 from studies import run_study, with_values
 
 SMALL: dict[str, dict[str, object]] = {
@@ -231,6 +232,16 @@ def test_what_lies_beyond_is_weighed_on_validation(pipeline: Pipeline) -> None:
 def test_a_run_may_join(pipeline: Pipeline) -> None:
     reports = run_stages(pipeline.varied(joining={"transition": True}))
     assert list(reports)[:2] == ["PRORec", "PRORec, joined"]
+
+
+def test_kept_graphs_score_as_the_floors_did(pipeline: Pipeline) -> None:
+    data, config = pipeline.data, pipeline.config
+    reports = fit_and_test_floors(pipeline.run, data, config.text.fields, config.evaluation.ks)
+    graphs = load_graph_floors(pipeline.run.path)
+    assert list(graphs) == ["graph", "graph + text"]
+    for name, floor in graphs.items():
+        again = evaluate(data.split.test, floor.score, ks=config.evaluation.ks)
+        assert again.metrics == reports[name].metrics
 
 
 def test_timing_goes_round_all_systems() -> None:
