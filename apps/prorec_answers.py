@@ -26,7 +26,7 @@ class JoinedRecommender(Answers):
         item_ids: Id of each item row.
         scorers: The features of all items, by name.
         weights: Of the features.
-        joining: What else becomes a candidate.
+        joining: What the scores are added to, and what else becomes a candidate.
         popularity: How often each item was had.
     """
 
@@ -40,12 +40,12 @@ class JoinedRecommender(Answers):
         joining: Joining,
         popularity: Int[Tensor, " items"] | None,
     ) -> None:
-        self.model, self.weights, self.exact = model.eval(), weights, joining.exact
+        self.model, self.weights, self.joining = model.eval(), weights, joining
         self.dense = dense_candidates(scorers, joining.candidates)
         self.scorers = {
             name: scorer
             for name, scorer in scorers.items()
-            if weights.get(name) or name in self.dense
+            if weights.get(name) or name in self.dense or name == joining.base
         }
         super().__init__(
             item_ids,
@@ -90,10 +90,10 @@ class JoinedRecommender(Answers):
         num_items = self.model.trie.num_items
         spare = 0 if exclude is None else exclude.shape[1]  # so many may be struck out
         histories = [row[row < num_items] for row in history.cpu().numpy()]
-        if self.exact:
+        if self.joining.exact:
             beams = generated(self.model, histories, num_beams=num_beams + spare, exact=True)
         else:
-            found = beam_search(
+            best = beam_search(
                 self.model,
                 self.model.trie,
                 history,
@@ -101,8 +101,9 @@ class JoinedRecommender(Answers):
                 top_k=num_beams,
                 exclude=exclude,
             )
-            beams = found.items.cpu(), found.scores.cpu()
-        return candidates_of(self.model, histories, beams, self.scorers, dense=self.dense)
+            beams = best.items.cpu(), best.scores.cpu()
+        found = candidates_of(self.model, histories, beams, self.scorers, dense=self.dense)
+        return found.on(self.joining.base)
 
     def _best(
         self, found: Candidates, exclude: Int[Tensor, "batch excluded"] | None, top_k: int

@@ -192,17 +192,23 @@ class StageTwo(Training):
         return Seq2SeqConfig(**shared, distillation_dim=integrated_dim if self.beta else None)
 
 
+FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")
+"""What can be joined to generation; the names are those of `Joining`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Joining:
-    """What is joined to the scores of generation, beyond the paper; nothing by default.
+    """What is joined to the scores of generation, beyond the paper.
 
-    Each feature has a weight, picked on validation; see `prorec_joining`. A test of its own shows
-    what it gives; the command `recommend` answers by the joined scores of a run that joins.
+    Each feature has a weight, picked on validation; see `prorec_joining`. A run tests generation
+    alone as well; the command `recommend` answers by the joined scores of a run that joins.
 
     Attributes:
+        base: What the features are added to: the log-probabilities of generation or, to see what
+            these are worth, the scores of stage I.
         c_dis: The dense item head: the state distilled from the integrated embeddings, compared
             with these. Needs `stage_two.distillation_state` "first".
-        stage_one: The scores of stage I's sequence model.
+        stage_one: The scores of stage I's sequence model, whatever the codes are made of.
         transition: Those of the transition graph, a floor.
         graph_text: Those of the floor "graph + text": the same with text neighbours.
         popularity: Minus the logarithm of an item's count, which corrects the catalogue's prior.
@@ -212,23 +218,36 @@ class Joining:
         exact: Whether the whole catalogue is scored in place of beam search.
     """
 
+    base: Literal["generation", "stage_one"] = "generation"
     c_dis: bool = False
-    stage_one: bool = False
+    stage_one: bool = True
     transition: bool = False
-    graph_text: bool = False
+    graph_text: bool = True
     popularity: bool = False
-    seen: bool = False
-    candidates: int = 0
+    seen: bool = True
+    candidates: int = 50
     exact: bool = False
 
     def __post_init__(self) -> None:
         if self.candidates < 0:
             raise ValueError(f"candidates must be at least 0, got {self.candidates}")
+        if self.base == "stage_one" and self.stage_one:
+            raise ValueError('stage_one must be false where base is "stage_one", got true')
+
+    @classmethod
+    def nothing(cls) -> Joining:
+        """Generation alone, as in the paper."""
+        return cls(stage_one=False, graph_text=False, seen=False, candidates=0)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is joined."""
+        return tuple(name for name in FEATURES if getattr(self, name))
 
     @property
     def any(self) -> bool:
-        """Whether anything is joined."""
-        return self != Joining()
+        """Whether anything is joined, or ranked by other scores than those of beam search."""
+        return bool(self.features) or self.exact or self.base != "generation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,13 +281,7 @@ class Config:
 
     def __post_init__(self) -> None:
         first = self.stage_two.distillation_state == "first"
-        integrated = self.codes.source == "integrated"
         if self.joining.c_dis and not first:
             raise ValueError(
                 'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
-            )
-        if self.joining.stage_one and not integrated:
-            raise ValueError(
-                'joining.stage_one needs codes.source to be "integrated", '
-                f"got {self.codes.source!r}"
             )

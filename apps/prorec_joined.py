@@ -30,11 +30,8 @@ from stages import fit_and_test_floors, load_graph_floors
 from torch import Tensor
 from training import dense_scorer, load_weights
 
-FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")
-"""What can be joined; the names are those of `Joining`."""
-
 RANKINGS = ("c_dis", "stage_one", "graph_text")
-"""Those whose best items are candidates, too."""
+"""Features whose best items are candidates, too."""
 
 _FLOORS = {"graph": "transition", "graph + text": "graph_text"}
 
@@ -49,15 +46,16 @@ def joined(pipeline: Pipeline) -> Report:
 
     What `recommend` needs of the features stays in the stage.
     """
-    names = [name for name in FEATURES if getattr(pipeline.config.joining, name)]
+    joining = pipeline.config.joining
+    names = list(joining.features)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        found = candidates(pipeline, "validation")
+        found = candidates(pipeline, "validation").on(joining.base)
         for name in names:
             if name not in found.features:
                 raise ExperimentError(f"joining.{name} must be false: the items have no texts")
         choice = pick_weights(pipeline.validation, found, names)
-        ranked = candidates(pipeline, "test").ranked(choice.weights)
+        ranked = candidates(pipeline, "test").on(joining.base).ranked(choice.weights)
         report = evaluate(pipeline.data.split.test, ranked, ks=pipeline.config.evaluation.ks)
         report.write_json(folder / "report.json")
         save_file(_features(pipeline), folder / "features.safetensors")
@@ -97,7 +95,7 @@ def candidates(pipeline: Pipeline, part: str) -> Candidates:
 
 def _candidate_parts(pipeline: Pipeline) -> tuple[str, ...]:
     beams = ("evaluation.num_beams", "joining.exact", "joining.candidates")
-    return (*pipeline.stage_two_parts, *beams)
+    return tuple(dict.fromkeys((*pipeline.stage_two_parts, *pipeline.stage_one_parts, *beams)))
 
 
 def dense_candidates(scorers: Mapping[str, Scorer], count: int) -> dict[str, int]:
@@ -127,17 +125,19 @@ def _beams(
 def _features(pipeline: Pipeline) -> dict[str, Tensor]:
     """What the features are computed from, so that the run alone can answer."""
     config, data = pipeline.config, pipeline.data
-    found = {"counts": torch.from_numpy(data.popularity())}
+    found = {
+        "counts": torch.from_numpy(data.popularity()),
+        "semantic": pipeline.semantic.cpu().contiguous(),
+    }
     if config.stage_two.distillation_state == "first":
         found["embeddings"] = pipeline.embeddings.cpu().contiguous()
-    if config.codes.source == "integrated":
-        found["semantic"] = pipeline.semantic.cpu().contiguous()
     return found
 
 
 def _scorers(pipeline: Pipeline, model: Seq2Seq) -> dict[str, Scorer]:
     """Every feature that this variant has."""
     config, data = pipeline.config, pipeline.data
+    _ = pipeline.stage_one  # its weights are read below
     fit_and_test_floors(pipeline.run, data, config.text.fields, config.evaluation.ks)
     return load_scorers(
         config, model, _features(pipeline), pipeline.run.path, pipeline.stage_one_stage
@@ -160,10 +160,9 @@ def load_scorers(
     device = model.trie.device
     if "embeddings" in features:
         found["c_dis"] = _dense_head(config, model, features["embeddings"].to(device))
-    if "semantic" in features:
-        backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
-        load_weights(run / stage_one / "weights.safetensors", backbone)
-        found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
+    backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
+    load_weights(run / stage_one / "weights.safetensors", backbone)
+    found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
     for name, floor in load_graph_floors(run).items():
         found[_FLOORS[name]] = scaled(floor.score)
     found["popularity"] = popularity_correction(features["counts"].numpy())

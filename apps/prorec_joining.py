@@ -10,7 +10,7 @@ with weights picked on validation, 0 among them: what does not help there is lef
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "c_dis": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "stage_one": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
     "transition": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
-    "graph_text": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
-    "popularity": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
+    "graph_text": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0),
+    "popularity": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0),
     "seen": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
 """The weights that are tried of each feature."""
@@ -47,6 +47,13 @@ class Candidates:
     items: Int[Tensor, "users candidates"]
     log_probs: Float[Tensor, "users candidates"]
     features: Mapping[str, Float[Tensor, "users candidates"]]
+
+    def on(self, base: str) -> Candidates:
+        """With a feature in place of the log-probabilities, or, of "generation", as they are."""
+        if base == "generation":
+            return self
+        missing = self.items < 0
+        return replace(self, log_probs=self.features[base].masked_fill(missing, -torch.inf))
 
     def scores(self, weights: Mapping[str, float]) -> Float[Tensor, "users candidates"]:
         """The joined scores of the items.

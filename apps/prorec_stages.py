@@ -97,10 +97,10 @@ class Pipeline(Setting):
     @property
     def stage_one_stage(self) -> str:
         """The stage of the sequence model, complete or not."""
-        return self.stage("stage_one", *self._stage_one_parts)
+        return self.stage("stage_one", *self.stage_one_parts)
 
     @property
-    def _stage_one_parts(self) -> tuple[str, ...]:
+    def stage_one_parts(self) -> tuple[str, ...]:
         """All but `integrated`, which says what becomes of the tables afterwards."""
         own = dataclasses.fields(StageOne)
         names = [f"stage_one.{field.name}" for field in own if field.name != "integrated"]
@@ -173,7 +173,7 @@ class Pipeline(Setting):
     def _codes_parts(self) -> tuple[str, ...]:
         """What the codes depend on."""
         parts = {
-            "integrated": (*self._stage_one_parts, "stage_one.integrated"),
+            "integrated": (*self.stage_one_parts, "stage_one.integrated"),
             "semantic": ("text",),
             "collaborative": self._reference_parts,
         }.get(self.config.codes.source, ("text", *self._reference_parts))

@@ -11,8 +11,8 @@ import typer
 from evalrec import Report
 from figures import Bars, Panel, bars, curves, scatter_panels, tsne_panel
 from fusion import modality_share
-from prorec_config import Joining
-from prorec_joined import FEATURES, joined, joined_stage
+from prorec_config import FEATURES, Joining
+from prorec_joined import joined, joined_stage
 from prorec_page import MODEL
 from prorec_search import Searched, dense_rivals, eager, prorec, searched, tiger
 from prorec_speed import AT_ONCE, measure_speed
@@ -22,7 +22,7 @@ from report import share_bars
 from stages import fit_and_test_floors
 from studies import Outcome, Study
 
-_UNJOINED = dataclasses.asdict(Joining())
+_UNJOINED = dataclasses.asdict(Joining.nothing())
 _UNDISTILLED = {"beta": 0.0, "distillation_state": "last"}
 _ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     MODEL: {},
@@ -265,6 +265,10 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "joined: transition prior": pipeline.varied(joining={"transition": True}),
         "joined: graph + text": pipeline.varied(joining={"graph_text": True}),
         "joined: popularity corrected": pipeline.varied(joining={"popularity": True}),
+        "joined: stage I, graph + text": pipeline.varied(joining=dataclasses.asdict(Joining())),
+        "the same without generation": pipeline.varied(
+            joining={**dataclasses.asdict(Joining()), "base": "stage_one", "stage_one": False}
+        ),
         "all joined": pipeline.varied(joining={**everything, "c_dis": False}),
         "dense item head, joined": first.varied(joining={"c_dis": True}),
         "dense item head, all joined": first.varied(joining=everything),

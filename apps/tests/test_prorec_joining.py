@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -117,6 +118,15 @@ def test_weights_that_help_are_picked_and_others_stay_zero() -> None:
     assert pick_weights(queries, found, []).validation == choice.without
 
 
+def test_a_feature_may_stand_in_for_generation() -> None:
+    items = torch.tensor([[4, 2, -1], [1, 0, 3]])
+    feature = torch.tensor([[0.1, 0.9, 0.0], [0.3, 0.2, 0.7]])
+    log_probs = torch.tensor([[-1.0, -2.0, -torch.inf], [-1.0, -2.0, -3.0]])
+    found = Candidates(items=items, log_probs=log_probs, features={"stage_one": feature})
+    assert found.on("generation") is found
+    assert found.on("stage_one").ranked({}).tolist() == [[2, 4, -1], [3, 1, 0]]
+
+
 def test_features_of_floors() -> None:
     prior = scaled(lambda _: torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     assert prior([None, None]).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
@@ -126,7 +136,14 @@ def test_features_of_floors() -> None:
     torch.testing.assert_close(corrected, -torch.tensor([[1.0, 2.0, 8.0]]).log())
 
 
-@pytest.mark.parametrize("joining", [Joining(), Joining(exact=True), Joining(candidates=8)])
+@pytest.mark.parametrize(
+    "joining",
+    [
+        Joining.nothing(),
+        dataclasses.replace(Joining.nothing(), exact=True),
+        dataclasses.replace(Joining.nothing(), candidates=8),
+    ],
+)
 def test_answers_are_the_best_joined_scores_of_what_was_not_had(
     model: Seq2Seq, joining: Joining
 ) -> None:

@@ -12,6 +12,7 @@ from evalrec import evaluate, write_synthetic
 from genrec import Batch
 from prorec import APP as PRORec
 from prorec_config import Codes, Config, Joining, StageTwo, Text
+from prorec_joined import joined, joined_stage
 from prorec_model import concatenated, integrated
 from prorec_run import run_stages
 from prorec_search import DENSE_TRIALS, prorec, searched, tiger
@@ -230,8 +231,12 @@ def test_what_lies_beyond_is_weighed_on_validation(pipeline: Pipeline) -> None:
 
 
 def test_a_run_may_join(pipeline: Pipeline) -> None:
-    reports = run_stages(pipeline.varied(joining={"transition": True}))
+    reports = run_stages(pipeline)
     assert list(reports)[:2] == ["PRORec", "PRORec, joined"]
+    semantic = pipeline.varied(codes={"source": "semantic"})
+    joined(semantic)
+    weights = pipeline.run.facts(joined_stage(semantic))["weights"]
+    assert set(weights) == {"stage_one", "graph_text", "seen"}
 
 
 def test_kept_graphs_score_as_the_floors_did(pipeline: Pipeline) -> None:
@@ -297,8 +302,6 @@ def test_settings_without_effect_are_refused(pipeline: Pipeline) -> None:
         Text(embedding="lsa", further=("lsa",))
     with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
         Config(joining=Joining(c_dis=True))
-    with pytest.raises(ValueError, match=r"joining\.stage_one needs codes\.source"):
-        Config(joining=Joining(stage_one=True), codes=Codes(source="semantic"))
     with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
         pipeline.varied(stage_one={"backbone": "din"}).rival("gru4rec", "ids")
 
