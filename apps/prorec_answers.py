@@ -41,6 +41,7 @@ class JoinedRecommender(Answers):
         popularity: Int[Tensor, " items"] | None,
     ) -> None:
         self.model, self.weights, self.joining = model.eval(), weights, joining
+        self.tables = self.model.tables()
         self.dense = dense_candidates(scorers, joining.candidates)
         self.scorers = {
             name: scorer
@@ -91,7 +92,9 @@ class JoinedRecommender(Answers):
         spare = 0 if exclude is None else exclude.shape[1]  # so many may be struck out
         histories = [row[row < num_items] for row in history.cpu().numpy()]
         if self.joining.exact:
-            beams = generated(self.model, histories, num_beams=num_beams + spare, exact=True)
+            beams = generated(
+                self.model, histories, num_beams=num_beams + spare, exact=True, tables=self.tables
+            )
         else:
             best = beam_search(
                 self.model,
@@ -100,9 +103,12 @@ class JoinedRecommender(Answers):
                 num_beams=num_beams,
                 top_k=num_beams,
                 exclude=exclude,
+                tables=self.tables,
             )
             beams = best.items.cpu(), best.scores.cpu()
-        found = candidates_of(self.model, histories, beams, self.scorers, dense=self.dense)
+        found = candidates_of(
+            self.model, histories, beams, self.scorers, dense=self.dense, tables=self.tables
+        )
         return found.on(self.joining.base)
 
     def _best(

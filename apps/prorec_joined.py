@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from evalrec import Queries, Report, evaluate, read_report
 from experiment import ExperimentError
-from genrec import Seq2Seq, item_scores, query_batches
+from genrec import ItemTable, Seq2Seq, item_scores, query_batches
 from jaxtyping import Float
 from prorec_config import Config
 from prorec_joining import (
@@ -162,6 +162,10 @@ def load_scorers(
         found["c_dis"] = _dense_head(config, model, features["embeddings"].to(device))
     backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
     load_weights(run / stage_one / "weights.safetensors", backbone)
+    items = ItemTable(backbone.num_items, backbone.dim).to(device)
+    with torch.no_grad():  # once for all histories
+        items.ids.copy_(backbone.item_vectors())
+    backbone.item_encoder = items
     found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
     for name, floor in load_graph_floors(run).items():
         found[_FLOORS[name]] = scaled(floor.score)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from evalrec import Queries, evaluate
-from genrec import Seq2Seq, beam_search, exact_scores, query_batches, score_items
+from genrec import Seq2Seq, Tables, beam_search, exact_scores, query_batches, score_items
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -134,6 +134,7 @@ def generated(
     *,
     num_beams: int,
     exact: bool = False,
+    tables: Tables | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Int[Tensor, "users beams"], Float[Tensor, "users beams"]]:
     """Each history's best items with their log-probabilities.
@@ -143,10 +144,12 @@ def generated(
         histories: Item rows, oldest first.
         num_beams: Beams of the search, and items a history.
         exact: Score the whole catalogue, so that no item is missed that the beam lost.
+        tables: `model.tables()`, if at hand.
         progress: Called with the histories done, and all.
     """
     num_items, device = model.trie.num_items, model.trie.device
-    num_beams, done, tables = min(num_beams, num_items), 0, model.tables()
+    num_beams, done = min(num_beams, num_items), 0
+    tables = model.tables() if tables is None else tables
     items = torch.full((len(histories), num_beams), -1)
     scores = torch.full((len(histories), num_beams), -torch.inf)
     for rows, history in _batches(model, histories):
@@ -178,6 +181,7 @@ def candidates_of(
     scorers: Mapping[str, Scorer],
     *,
     dense: Mapping[str, int],
+    tables: Tables | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Candidates:
     """The beam's items and those of dense rankings, with their log-probabilities and features.
@@ -188,6 +192,7 @@ def candidates_of(
         beams: What `generated` gave.
         scorers: Features of all items, by name.
         dense: Features whose best items become candidates as well, and how many of each.
+        tables: `model.tables()`, if at hand.
         progress: Called with the histories done, and all.
     """
     items, log_probs = beams
@@ -196,7 +201,7 @@ def candidates_of(
     found = torch.full((len(items), width), -1)
     scores = torch.full((len(items), width), -torch.inf)
     features = {name: torch.zeros(len(items), width) for name in scorers}
-    tables = model.tables()
+    tables = model.tables() if tables is None else tables
     for rows, history in _batches(model, histories):
         batch = [histories[row] for row in rows.tolist()]
         values = {name: scorer(batch).float().cpu() for name, scorer in scorers.items()}

@@ -33,7 +33,7 @@ from genrec.recommender import (
     Request,
 )
 from genrec.sampling import sample_candidates, sample_negatives
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput
+from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput, Tables
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
 from genrec.similarity import item_scores
 from genrec.streams import Streams
@@ -67,6 +67,7 @@ __all__ = [
     "SequenceBatches",
     "StateBackbone",
     "Streams",
+    "Tables",
     "TrainingConfig",
     "TrainingEvent",
     "TrainingResult",
