@@ -11,8 +11,8 @@ import typer
 from evalrec import Report
 from figures import Bars, Panel, bars, curves, scatter_panels, tsne_panel
 from fusion import modality_share
-from prorec_config import FEATURES, Joining
-from prorec_joined import joined, joined_stage
+from prorec_beyond import beyond, joining
+from prorec_config import Joining
 from prorec_page import MODEL
 from prorec_search import Searched, dense_rivals, eager, prorec, searched, tiger
 from prorec_speed import AT_ONCE, measure_speed
@@ -244,59 +244,6 @@ def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = 
     )
 
 
-def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
-    """Beyond the paper: scores joined, exact search, label smoothing, several views of the text."""
-    pipeline = pipeline.varied(joining=_UNJOINED)
-    first = pipeline.varied(stage_two={"distillation_state": "first"})
-    retrained = {
-        MODEL: pipeline,
-        "siblings' labels smoothed": pipeline.varied(stage_two={"label_smoothing": 0.1}),
-        "each field a view": pipeline.varied(text={"by_field": True}),
-        "dense item head": first,
-    }
-    everything = {name: True for name in FEATURES} | {"candidates": 50}
-    joinings = {
-        "exact scores": pipeline.varied(joining={"exact": True}),
-        "joined: seen items": pipeline.varied(joining={"seen": True}),
-        "joined: stage I": pipeline.varied(joining={"stage_one": True, "seen": True}),
-        "joined: stage I, its 50 best": pipeline.varied(
-            joining={"stage_one": True, "seen": True, "candidates": 50}
-        ),
-        "joined: transition prior": pipeline.varied(joining={"transition": True}),
-        "joined: graph + text": pipeline.varied(joining={"graph_text": True}),
-        "joined: popularity corrected": pipeline.varied(joining={"popularity": True}),
-        "joined: stage I, graph + text": pipeline.varied(joining=dataclasses.asdict(Joining())),
-        "the same without generation": pipeline.varied(
-            joining={**dataclasses.asdict(Joining()), "base": "stage_one", "stage_one": False}
-        ),
-        "all joined": pipeline.varied(joining={**everything, "c_dis": False}),
-        "dense item head, joined": first.varied(joining={"c_dis": True}),
-        "dense item head, all joined": first.varied(joining=everything),
-    }
-    systems = {name: _seeds(variant, seeds) for name, variant in retrained.items()}
-    facts: dict[str, dict[str, float | str]] = {}
-    own = _validation(pipeline, seeds)
-    for name, variant in retrained.items():
-        facts[name] = {"on validation": f"{_validation(variant, seeds) - own:+.4f}"}
-    for name, variant in joinings.items():
-        variants = [variant.varied(seed=seed) for seed in seeds]
-        systems[name] = [joined(one) for one in variants]
-        found = [_joined_facts(one) for one in variants]
-        base = [_joined_facts(one.varied(joining=_UNJOINED)) for one in variants]
-        gain = sum(one["validation"] for one in found) - sum(one["validation"] for one in base)
-        gain /= len(seeds)
-        weights = ", ".join(f"{key} {value}" for key, value in found[0]["weights"].items())
-        facts[name] = {"on validation": f"{gain:+.4f}", "weights": weights}
-    return Outcome(
-        title="beyond the paper",
-        note="What is not in the paper, one by one. On validation: NDCG@10 of all items more than "
-        f"{MODEL}'s or, where scores are joined, than the same model's beam search. Weights "
-        "are picked there, 0 among them; those of the first seed.",
-        systems=systems,
-        facts=facts,
-    )
-
-
 STUDIES: dict[str, Study[Pipeline]] = {
     "domination": domination,
     "ablation": ablation,
@@ -306,6 +253,7 @@ STUDIES: dict[str, Study[Pipeline]] = {
     "scaling": scaling,
     "speed": speed,
     "rivals": rivals,
+    "joining": joining,
     "beyond": beyond,
 }
 """By the names of the command line."""
@@ -318,21 +266,6 @@ def _first(own: Any, values: Sequence[Any]) -> list[Any]:
 
 def _seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[Report]:
     return [pipeline.varied(seed=seed).test() for seed in seeds]
-
-
-def _joined_facts(variant: Pipeline) -> Mapping[str, Any]:
-    """Weights and validation of a variant's joining."""
-    joined(variant)
-    return variant.run.facts(joined_stage(variant))
-
-
-def _validation(pipeline: Pipeline, seeds: Sequence[int]) -> float:
-    """NDCG@10 of all items at the best epoch of stage II, the mean over seeds."""
-    values = [
-        pipeline.run.facts(pipeline.varied(seed=seed).generator_stage)["validation"]["ndcg@10"]
-        for seed in seeds
-    ]
-    return float(sum(values) / len(values))
 
 
 def _mean(reports: Sequence[Report], metric: str, mode: str) -> float:

@@ -218,16 +218,24 @@ def test_the_best_trial_on_validation_is_tested(pipeline: Pipeline) -> None:
         searched(contestant, len(DENSE_TRIALS) + 5, [0])
 
 
-def test_what_lies_beyond_is_weighed_on_validation(pipeline: Pipeline) -> None:
-    found = study(pipeline, "beyond")
-    assert "all joined" in names(found)
+def test_what_is_joined_is_weighed_on_validation(pipeline: Pipeline) -> None:
+    found = study(pipeline, "joining")
     facts: dict[str, dict[str, str]] = found["facts"]  # type: ignore[assignment]
-    for name in ("joined: stage I", "joined: transition prior", "joined: popularity corrected"):
+    for name in ("stage I", "transition prior", "popularity corrected", "graph + text"):
         assert float(facts[name]["on validation"]) >= 0  # a weight of 0 is always tried
+    assert "stage_one" not in facts["the same without generation"]["weights"]
     stages = complete(pipeline)
     assert "candidates_test" in stages  # shared by all that is joined to the run's own lists
     lists = [name for name in stages if "candidates_test" in name]
-    assert len(lists) == 5, lists
+    assert len(lists) == 3, lists
+
+
+def test_what_lies_beyond_is_trained_anew(pipeline: Pipeline) -> None:
+    found = study(pipeline, "beyond")
+    assert names(found)[0] == "PRORec"
+    facts: dict[str, dict[str, str]] = found["facts"]  # type: ignore[assignment]
+    assert float(facts["dense item head, joined"]["on validation"]) >= 0
+    assert "c_dis" in facts["dense item head, all joined"]["weights"]
 
 
 def test_a_run_may_join(pipeline: Pipeline) -> None:

@@ -1,0 +1,113 @@
+"""What lies beyond the paper, one by one: scores joined, exact search, smoothing, several views."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prorec_config import FEATURES, Joining
+from prorec_joined import joined, joined_stage
+from prorec_page import MODEL
+from prorec_stages import Pipeline
+from studies import Outcome
+
+_UNJOINED = dataclasses.asdict(Joining.nothing())
+
+
+def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Scores joined to generation and exact search: no training (beyond the paper)."""
+    default = dataclasses.asdict(Joining())
+    alone = pipeline.varied(joining=_UNJOINED)
+    stage_one = {"stage_one": True, "seen": True}
+    joinings: dict[str, dict[str, Any]] = {
+        "exact scores": {"exact": True},
+        "seen items": {"seen": True},
+        "stage I": stage_one,
+        "stage I, its 50 best": {**stage_one, "candidates": 50},
+        "transition prior": {"transition": True},
+        "graph + text": {"graph_text": True},
+        "popularity corrected": {"popularity": True},
+        "stage I, graph + text, seen items": default,
+        "the same without generation": {**default, "base": "stage_one", "stage_one": False},
+        "all of them": {**dict.fromkeys(FEATURES, True), "c_dis": False, "candidates": 50},
+    }
+    systems, facts = _joined(
+        {name: alone.varied(joining=changes) for name, changes in joinings.items()}, seeds
+    )
+    return Outcome(
+        title="joined scores",
+        note="Beyond the paper: what is joined to the scores of generation. On validation: NDCG@10 "
+        f"of all items more than {MODEL}'s. Weights are picked there, 0 among them; those of the "
+        "first seed.",
+        systems={MODEL: [alone.varied(seed=seed).test() for seed in seeds], **systems},
+        facts=facts,
+    )
+
+
+def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Label smoothing, several views of the text, a dense item head (beyond the paper)."""
+    alone = pipeline.varied(joining=_UNJOINED)
+    head = alone.varied(stage_two={"distillation_state": "first"})
+    retrained = {
+        MODEL: alone,
+        "siblings' labels smoothed": alone.varied(stage_two={"label_smoothing": 0.1}),
+        "each field a view": alone.varied(text={"by_field": True}),
+        "dense item head": head,
+    }
+    everything = {**dict.fromkeys(FEATURES, True), "candidates": 50}
+    joinings = {
+        "dense item head, joined": head.varied(joining={"c_dis": True}),
+        "dense item head, all joined": head.varied(joining=everything),
+    }
+    systems = {
+        name: [variant.varied(seed=seed).test() for seed in seeds]
+        for name, variant in retrained.items()
+    }
+    own = _validation(alone, seeds)
+    facts: dict[str, dict[str, float | str]] = {
+        name: {"on validation": f"{_validation(variant, seeds) - own:+.4f}"}
+        for name, variant in retrained.items()
+    }
+    joined_systems, joined_facts = _joined(joinings, seeds)
+    return Outcome(
+        title="beyond the paper",
+        note="What is not in the paper, one by one. On validation: NDCG@10 of all items more than "
+        f"{MODEL}'s or, where scores are joined, than the same model's beam search.",
+        systems=systems | joined_systems,
+        facts=facts | joined_facts,
+    )
+
+
+def _joined(
+    variants: Mapping[str, Pipeline], seeds: Sequence[int]
+) -> tuple[dict[str, list[Report]], dict[str, dict[str, float | str]]]:
+    """Joined tests of variants, and what each gains on validation by which weights."""
+    systems: dict[str, list[Report]] = {}
+    facts: dict[str, dict[str, float | str]] = {}
+    for name, variant in variants.items():
+        own = [variant.varied(seed=seed) for seed in seeds]
+        systems[name] = [joined(one) for one in own]
+        found = [_joined_facts(one) for one in own]
+        base = [_joined_facts(one.varied(joining=_UNJOINED)) for one in own]
+        gain = sum(one["validation"] for one in found) - sum(one["validation"] for one in base)
+        facts[name] = {
+            "on validation": f"{gain / len(seeds):+.4f}",
+            "weights": ", ".join(f"{key} {value}" for key, value in found[0]["weights"].items()),
+        }
+    return systems, facts
+
+
+def _joined_facts(variant: Pipeline) -> Mapping[str, Any]:
+    """Weights and validation of a variant's joining."""
+    joined(variant)
+    return variant.run.facts(joined_stage(variant))
+
+
+def _validation(pipeline: Pipeline, seeds: Sequence[int]) -> float:
+    """NDCG@10 of all items at the best epoch of stage II, the mean over seeds."""
+    values = [
+        pipeline.run.facts(pipeline.varied(seed=seed).generator_stage)["validation"]["ndcg@10"]
+        for seed in seeds
+    ]
+    return float(sum(values) / len(values))
