@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prorec_config import FEATURES, Joining
+from prorec_config import Joining
 from prorec_joined import joined, joined_stage
 from prorec_page import MODEL
 from prorec_stages import Pipeline
@@ -28,18 +28,20 @@ def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "transition prior": {"transition": True},
         "graph + text": {"graph_text": True},
         "popularity corrected": {"popularity": True},
-        "stage I, graph + text, seen items": default,
-        "the same without generation": {**default, "base": "stage_one", "stage_one": False},
-        "all of them": {**dict.fromkeys(FEATURES, True), "c_dis": False, "candidates": 50},
+        "all joined": default,
+        "all joined, without stage I": {**default, "stage_one": False},
+        "all joined, without graph + text": {**default, "graph_text": False},
+        "all joined, without generation": {**default, "base": "stage_one", "stage_one": False},
     }
     systems, facts = _joined(
         {name: alone.varied(joining=changes) for name, changes in joinings.items()}, seeds
     )
     return Outcome(
         title="joined scores",
-        note="Beyond the paper: what is joined to the scores of generation. On validation: NDCG@10 "
-        f"of all items more than {MODEL}'s. Weights are picked there, 0 among them; those of the "
-        "first seed.",
+        note="Beyond the paper: what is joined to the scores of generation; all joined is what a "
+        "run does by default. Without generation the features are added to stage I's scores. On "
+        f"validation: NDCG@10 of all items more than {MODEL}'s. Weights are picked there, 0 among "
+        "them; those of the first seed.",
         systems={MODEL: [alone.varied(seed=seed).test() for seed in seeds], **systems},
         facts=facts,
     )
@@ -55,7 +57,7 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "each field a view": alone.varied(text={"by_field": True}),
         "dense item head": head,
     }
-    everything = {**dict.fromkeys(FEATURES, True), "candidates": 50}
+    everything = {**dataclasses.asdict(Joining()), "c_dis": True}
     joinings = {
         "dense item head, joined": head.varied(joining={"c_dis": True}),
         "dense item head, all joined": head.varied(joining=everything),

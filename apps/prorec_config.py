@@ -223,7 +223,7 @@ class Joining:
     stage_one: bool = True
     transition: bool = False
     graph_text: bool = True
-    popularity: bool = False
+    popularity: bool = True
     seen: bool = True
     candidates: int = 50
     exact: bool = False
@@ -237,7 +237,7 @@ class Joining:
     @classmethod
     def nothing(cls) -> Joining:
         """Generation alone, as in the paper."""
-        return cls(stage_one=False, graph_text=False, seen=False, candidates=0)
+        return cls(stage_one=False, graph_text=False, popularity=False, seen=False, candidates=0)
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ def test_what_is_joined_is_weighed_on_validation(pipeline: Pipeline) -> None:
     facts: dict[str, dict[str, str]] = found["facts"]  # type: ignore[assignment]
     for name in ("stage I", "transition prior", "popularity corrected", "graph + text"):
         assert float(facts[name]["on validation"]) >= 0  # a weight of 0 is always tried
-    assert "stage_one" not in facts["the same without generation"]["weights"]
+    assert "stage_one" not in facts["all joined, without generation"]["weights"]
     stages = complete(pipeline)
     assert "candidates_test" in stages  # shared by all that is joined to the run's own lists
     lists = [name for name in stages if "candidates_test" in name]
@@ -244,7 +244,7 @@ def test_a_run_may_join(pipeline: Pipeline) -> None:
     semantic = pipeline.varied(codes={"source": "semantic"})
     joined(semantic)
     weights = pipeline.run.facts(joined_stage(semantic))["weights"]
-    assert set(weights) == {"stage_one", "graph_text", "seen"}
+    assert set(weights) == {"stage_one", "graph_text", "popularity", "seen"}
 
 
 def test_kept_graphs_score_as_the_floors_did(pipeline: Pipeline) -> None:
