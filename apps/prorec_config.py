@@ -154,7 +154,14 @@ class Codes:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTwo(Training):
-    """Generation with distillation (section 3.4). Sizes and rates are section 4.1's."""
+    """Generation with distillation (section 3.4). Sizes and rates are section 4.1's.
+
+    Attributes, those of `genrec.Seq2SeqConfig` aside:
+        beta: Weight of distillation; 0 leaves out <c_dis> as well.
+        distillation_similarity: Of its state and the integrated embeddings.
+        distillation_temperature: Divides the similarity.
+        distillation_negatives: Items drawn for a batch.
+    """
 
     num_encoder_layers: int = 1
     num_decoder_layers: int = 4
@@ -164,9 +171,12 @@ class StageTwo(Training):
     dropout: float = 0.2
     history_length: int = 20
     history_input: Literal["vectors", "codes", "both"] = "vectors"
+    train_item_vectors: bool = False
     output_vocabulary: Literal["level", "node"] = "node"
     scoring: Literal["masked", "renormalized"] = "renormalized"
     node_start: Literal["random", "vectors"] = "vectors"
+    similarity: Literal["dot", "cosine"] = "dot"
+    temperature: float = 1.0
     history_bias: bool = True
     label_smoothing: float = 0.0
     beta: float = 1.0

@@ -153,6 +153,7 @@ def test_one_code_is_timed_beside_two(pipeline: Pipeline, monkeypatch: pytest.Mo
 
 
 def test_two_codes_lose_what_each_stream_loses(pipeline: Pipeline) -> None:
+    two_codes(pipeline)  # trained, unless it is there
     model = load_two_codes(pipeline)
     batch = Batch(
         history=torch.tensor([[1, 2], [3, 60]]),
