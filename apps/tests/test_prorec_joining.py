@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from evalrec import Queries
+from evalrec import Queries, evaluate
 from genrec import Seq2Seq, Seq2SeqConfig, Trie, exact_scores
 from prorec_answers import JoinedRecommender
 from prorec_config import Joining
@@ -58,6 +58,26 @@ def test_candidates_are_ranked_by_the_weighted_sum() -> None:
         }
         assert found[user].tolist() == sorted(scores, key=lambda item: -scores[item])
     assert found[1, -1] == -1
+
+
+def test_ndcg_is_that_of_the_ranked_lists() -> None:
+    generator = torch.Generator().manual_seed(1)
+    items = torch.stack([torch.randperm(40, generator=generator)[:25] for _ in range(200)])
+    log_probs = torch.randint(-4, 0, (200, 25), generator=generator).float()  # many ties
+    items[::3, 20:], log_probs[::3, 20:] = -1, -torch.inf
+    feature = torch.randint(0, 3, (200, 25), generator=generator).float()
+    found = Candidates(items=items, log_probs=log_probs, features={"a": feature})
+    targets = torch.randint(0, 40, (200,), generator=generator)
+    queries = Queries(
+        histories=[np.array([], dtype=np.int64)] * 200,
+        targets=targets.numpy(),
+        num_items=40,
+        cold=np.zeros(200, dtype=bool),
+    )
+    for weight in (0.0, 0.7, 1.0):
+        report = evaluate(queries, found.ranked({"a": weight}), ks=(10,))
+        expected = report.metrics["unfiltered"]["ndcg@10"].mean
+        assert found.ndcg(targets, {"a": weight}) == pytest.approx(expected, abs=1e-12)
 
 
 def test_merged_leaves_each_further_item_once() -> None:
