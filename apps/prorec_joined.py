@@ -61,13 +61,30 @@ def joined(pipeline: Pipeline) -> Report:
         save_file(_features(pipeline), folder / "features.safetensors")
         return dataclasses.asdict(choice)
 
+    for part in ("validation", "test"):
+        candidate_stage(pipeline, part)
     name = joined_stage(pipeline)
     pipeline.run.stage(name, build)
     return read_report(pipeline.run.path / name / "report.json")
 
 
 def candidates(pipeline: Pipeline, part: str) -> Candidates:
-    """The stage "candidates_validation" or "candidates_test": with every feature there is."""
+    """What the stage "candidates_validation" or "candidates_test" left."""
+    name, features = candidate_stage(pipeline, part)
+    arrays = load_file(pipeline.run.path / name / "candidates.safetensors")
+    return Candidates(
+        items=arrays["items"],
+        log_probs=arrays["log_probs"],
+        features={feature: arrays[feature] for feature in features},
+    )
+
+
+def candidate_stage(pipeline: Pipeline, part: str) -> tuple[str, list[str]]:
+    """The stage "candidates_validation" or "candidates_test": with every feature there is.
+
+    Returns:
+        Its name, and the features.
+    """
     name = pipeline.stage(f"candidates_{part}", *_candidate_parts(pipeline))
     queries = pipeline.validation if part == "validation" else pipeline.data.split.test
 
@@ -84,13 +101,7 @@ def candidates(pipeline: Pipeline, part: str) -> Candidates:
         save_file(arrays, folder / "candidates.safetensors")
         return {"features": list(scorers)}
 
-    features = pipeline.run.stage(name, build)["features"]
-    arrays = load_file(pipeline.run.path / name / "candidates.safetensors")
-    return Candidates(
-        items=arrays["items"],
-        log_probs=arrays["log_probs"],
-        features={feature: arrays[feature] for feature in features},
-    )
+    return name, list(pipeline.run.stage(name, build)["features"])
 
 
 def _candidate_parts(pipeline: Pipeline) -> tuple[str, ...]:
