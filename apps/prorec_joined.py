@@ -49,29 +49,29 @@ def joined(pipeline: Pipeline) -> Report:
     joining = pipeline.config.joining
     names = list(joining.features)
 
+    validation, test = (candidate_stage(pipeline, part) for part in ("validation", "test"))
+
     def build(folder: Path) -> Mapping[str, Any]:
-        found = candidates(pipeline, "validation").on(joining.base)
+        found = load_candidates(pipeline, validation).on(joining.base)
         for name in names:
             if name not in found.features:
                 raise ExperimentError(f"joining.{name} must be false: the items have no texts")
         choice = pick_weights(pipeline.validation, found, names)
-        ranked = candidates(pipeline, "test").on(joining.base).ranked(choice.weights)
+        ranked = load_candidates(pipeline, test).on(joining.base).ranked(choice.weights)
         report = evaluate(pipeline.data.split.test, ranked, ks=pipeline.config.evaluation.ks)
         report.write_json(folder / "report.json")
         save_file(_features(pipeline), folder / "features.safetensors")
         return dataclasses.asdict(choice)
 
-    for part in ("validation", "test"):
-        candidate_stage(pipeline, part)
     name = joined_stage(pipeline)
     pipeline.run.stage(name, build)
     return read_report(pipeline.run.path / name / "report.json")
 
 
-def candidates(pipeline: Pipeline, part: str) -> Candidates:
-    """What the stage "candidates_validation" or "candidates_test" left."""
-    name, features = candidate_stage(pipeline, part)
+def load_candidates(pipeline: Pipeline, name: str) -> Candidates:
+    """What a stage of `candidate_stage` left."""
     arrays = load_file(pipeline.run.path / name / "candidates.safetensors")
+    features = pipeline.run.facts(name)["features"]
     return Candidates(
         items=arrays["items"],
         log_probs=arrays["log_probs"],
@@ -79,12 +79,8 @@ def candidates(pipeline: Pipeline, part: str) -> Candidates:
     )
 
 
-def candidate_stage(pipeline: Pipeline, part: str) -> tuple[str, list[str]]:
-    """The stage "candidates_validation" or "candidates_test": with every feature there is.
-
-    Returns:
-        Its name, and the features.
-    """
+def candidate_stage(pipeline: Pipeline, part: str) -> str:
+    """The stage "candidates_validation" or "candidates_test": with every feature there is."""
     name = pipeline.stage(f"candidates_{part}", *_candidate_parts(pipeline))
     queries = pipeline.validation if part == "validation" else pipeline.data.split.test
 
@@ -101,7 +97,8 @@ def candidate_stage(pipeline: Pipeline, part: str) -> tuple[str, list[str]]:
         save_file(arrays, folder / "candidates.safetensors")
         return {"features": list(scorers)}
 
-    return name, list(pipeline.run.stage(name, build)["features"])
+    pipeline.run.stage(name, build)
+    return name
 
 
 def _candidate_parts(pipeline: Pipeline) -> tuple[str, ...]:
