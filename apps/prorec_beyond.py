@@ -6,19 +6,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prorec_config import Joining
+from evalrec import Report
+from prorec_config import UNJOINED, Joining
 from prorec_joined import joined, joined_stage
 from prorec_page import MODEL
 from prorec_stages import Pipeline
 from studies import Outcome
 
-_UNJOINED = dataclasses.asdict(Joining.nothing())
-
 
 def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Scores joined to generation and exact search: no training (beyond the paper)."""
     default = dataclasses.asdict(Joining())
-    alone = pipeline.varied(joining=_UNJOINED)
+    alone = pipeline.varied(joining=UNJOINED)
     stage_one = {"stage_one": True, "seen": True}
     joinings: dict[str, dict[str, Any]] = {
         "exact scores": {"exact": True},
@@ -33,9 +32,7 @@ def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "all joined, without graph + text": {**default, "graph_text": False},
         "all joined, without generation": {**default, "base": "stage_one", "stage_one": False},
     }
-    systems, facts = _joined(
-        {name: alone.varied(joining=changes) for name, changes in joinings.items()}, seeds
-    )
+    systems, facts = _joined(alone, joinings, seeds)
     return Outcome(
         title="joined scores",
         note="Beyond the paper: what is joined to the scores of generation; all joined is what a "
@@ -49,7 +46,7 @@ def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 
 def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Label smoothing, several views of the text, a dense item head (beyond the paper)."""
-    alone = pipeline.varied(joining=_UNJOINED)
+    alone = pipeline.varied(joining=UNJOINED)
     head = alone.varied(stage_two={"distillation_state": "first"})
     retrained = {
         MODEL: alone,
@@ -57,10 +54,9 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "each field a view": alone.varied(text={"by_field": True}),
         "dense item head": head,
     }
-    everything = {**dataclasses.asdict(Joining()), "c_dis": True}
-    joinings = {
-        "dense item head, joined": head.varied(joining={"c_dis": True}),
-        "dense item head, all joined": head.varied(joining=everything),
+    joinings: dict[str, dict[str, Any]] = {
+        "dense item head, joined": {"c_dis": True},
+        "dense item head, all joined": {**dataclasses.asdict(Joining()), "c_dis": True},
     }
     systems = {
         name: [variant.varied(seed=seed).test() for seed in seeds]
@@ -71,7 +67,7 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         name: {"on validation": f"{_validation(variant, seeds) - own:+.4f}"}
         for name, variant in retrained.items()
     }
-    joined_systems, joined_facts = _joined(joinings, seeds)
+    joined_systems, joined_facts = _joined(head, joinings, seeds)
     return Outcome(
         title="beyond the paper",
         note="What is not in the paper, one by one. On validation: NDCG@10 of all items more than "
@@ -82,28 +78,30 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def _joined(
-    variants: Mapping[str, Pipeline], seeds: Sequence[int]
+    alone: Pipeline, joinings: Mapping[str, dict[str, Any]], seeds: Sequence[int]
 ) -> tuple[dict[str, list[Report]], dict[str, dict[str, float | str]]]:
-    """Joined tests of variants, and what each gains on validation by which weights."""
+    """Joined tests of a variant that joins nothing, and what each gains by which weights."""
+    own = [alone.varied(seed=seed) for seed in seeds]
+    before = _mean_validation(_tested(own)[1])
     systems: dict[str, list[Report]] = {}
     facts: dict[str, dict[str, float | str]] = {}
-    for name, variant in variants.items():
-        own = [variant.varied(seed=seed) for seed in seeds]
-        systems[name] = [joined(one) for one in own]
-        found = [_joined_facts(one) for one in own]
-        base = [_joined_facts(one.varied(joining=_UNJOINED)) for one in own]
-        gain = sum(one["validation"] for one in found) - sum(one["validation"] for one in base)
+    for name, changes in joinings.items():
+        systems[name], found = _tested([one.varied(joining=changes) for one in own])
         facts[name] = {
-            "on validation": f"{gain / len(seeds):+.4f}",
+            "on validation": f"{_mean_validation(found) - before:+.4f}",
             "weights": ", ".join(f"{key} {value}" for key, value in found[0]["weights"].items()),
         }
     return systems, facts
 
 
-def _joined_facts(variant: Pipeline) -> Mapping[str, Any]:
-    """Weights and validation of a variant's joining."""
-    joined(variant)
-    return variant.run.facts(joined_stage(variant))
+def _tested(variants: Sequence[Pipeline]) -> tuple[list[Report], list[Mapping[str, Any]]]:
+    """Joined tests, and the weights and the validation of each."""
+    reports = [joined(variant) for variant in variants]
+    return reports, [variant.run.facts(joined_stage(variant)) for variant in variants]
+
+
+def _mean_validation(found: Sequence[Mapping[str, Any]]) -> float:
+    return float(sum(one["validation"] for one in found) / len(found))
 
 
 def _validation(pipeline: Pipeline, seeds: Sequence[int]) -> float:

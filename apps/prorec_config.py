@@ -260,6 +260,10 @@ class Joining:
         return bool(self.features) or self.exact or self.base != "generation"
 
 
+UNJOINED: dict[str, Any] = dataclasses.asdict(Joining.nothing())
+"""What makes a variant of a run one that joins nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Choosing):
     """How models are chosen and tested.

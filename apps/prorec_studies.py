@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from evalrec import Report
 from figures import Bars, Panel, bars, curves, scatter_panels, tsne_panel
 from fusion import modality_share
 from prorec_beyond import beyond, joining
-from prorec_config import Joining
+from prorec_config import UNJOINED
 from prorec_page import MODEL
 from prorec_search import Searched, dense_rivals, eager, prorec, searched, tiger
 from prorec_speed import AT_ONCE, measure_speed
@@ -22,7 +21,6 @@ from report import share_bars
 from stages import fit_and_test_floors
 from studies import Outcome, Study
 
-_UNJOINED = dataclasses.asdict(Joining.nothing())
 _UNDISTILLED = {"beta": 0.0, "distillation_state": "last"}
 _ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     MODEL: {},
@@ -51,7 +49,7 @@ _QUANTIZERS: dict[str, dict[str, Any]] = {
 def domination(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Codes of text, of behaviour, of both concatenated, or ours (tables 4, 5, figures 3, 5)."""
     variants = {
-        name: pipeline.varied(codes={"source": source}, joining=_UNJOINED)
+        name: pipeline.varied(codes={"source": source}, joining=UNJOINED)
         for name, source in _SOURCES.items()
     }
     systems = {name: _seeds(variant, seeds) for name, variant in variants.items()}
@@ -79,7 +77,7 @@ def domination(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Without distillation, without alignment, without both (table 6)."""
     variants = {
-        name: pipeline.varied(seed=None, joining=_UNJOINED, **changes)
+        name: pipeline.varied(seed=None, joining=UNJOINED, **changes)
         for name, changes in _ABLATIONS.items()
     }
     return Outcome(
@@ -182,7 +180,7 @@ def scaling(
 
 def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """One code an item against two, as accurate and as fast as they are (figure 2)."""
-    pipeline = pipeline.varied(joining=_UNJOINED)
+    pipeline = pipeline.varied(joining=UNJOINED)
     systems = {
         MODEL: _seeds(pipeline, seeds),
         "two codes": [two_codes(pipeline.varied(seed=seed)) for seed in seeds],
@@ -219,7 +217,7 @@ def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = 
         raise typer.BadParameter(
             f"--values must be one number of trials, got {','.join(map(str, values))}"
         )
-    pipeline = pipeline.varied(joining=_UNJOINED)
+    pipeline = pipeline.varied(joining=UNJOINED)
     found: dict[str, Searched] = {MODEL: searched(prorec(pipeline), trials, seeds)}
     for name, rival in dense_rivals(pipeline).items():
         found[name] = searched(rival, trials, seeds)
