@@ -152,12 +152,15 @@ def run_study(
 
 
 def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
-    """Writes a study's comparison into the run, for `study_sections` to show."""
+    """Writes a study's comparison into the run: for `study_sections` to show, and in Markdown."""
     ks = next(iter(outcome.systems.values()))[0].ks
     k = outcome.k if outcome.k in ks else ks[-1]
     comparison = compare(outcome.systems, metrics=(f"recall@{k}", f"ndcg@{k}"))
+    header, rows = comparison_rows(comparison, outcome.facts)
     folder = run.path / "studies"
     folder.mkdir(exist_ok=True)
+    lines = [f"# {outcome.title}", "", outcome.note, "", *markdown_table(header, rows)]
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(
         folder / f"{name}.json",
         {
@@ -165,7 +168,7 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
             "note": outcome.note,
             "comparison": comparison.to_json(),
             "facts": {row: dict(values) for row, values in outcome.facts.items()},
-            "body": [comparison_table(comparison, outcome.facts), *_figures(comparison, outcome)],
+            "body": [table(header, rows), *_figures(comparison, outcome)],
         },
     )
     return comparison
@@ -184,9 +187,9 @@ def study_sections(run: Run) -> list[Section]:
     ]
 
 
-def comparison_table(
+def comparison_rows(
     comparison: Comparison, facts: Mapping[str, Mapping[str, float | str]]
-) -> Html:
+) -> tuple[list[str], list[list[Any]]]:
     """A row a variant: its figures, the spread of its seeds, and whether it differs from the first.
 
     Every p-value is that of the paired bootstrap over users, corrected by Holm over the table.
@@ -209,7 +212,15 @@ def comparison_table(
             row.append("" if p_value is None else f"{p_value:.3f}")
         own = facts.get(system.name, {})
         rows.append([*row, *(own.get(name, "") for name in further)])
-    return table([*header, *further], rows)
+    return [*header, *further], rows
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return [
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+    ]
 
 
 def _figures(comparison: Comparison, outcome: Outcome) -> list[Html]:

@@ -120,6 +120,14 @@ def test_a_study_leaves_a_table_and_a_figure_in_the_run(tmp_path: Path) -> None:
     table, chart = section.body
     for words in ("recall@3, filtered", "whole", "±", "seconds", "2.5", "0.002"):
         assert words in table
+    title, _, note, _, header, rule, whole, half = (
+        (one.path / "studies/question.md").read_text(encoding="utf-8").splitlines()
+    )
+    assert (title, note) == ("# a question", "Table 0.")
+    assert header.startswith("| variant | seeds | recall@3, unfiltered | p |")
+    assert rule.count("---") == header.count("|") - 1 == whole.count("|") - 1
+    assert whole.startswith("| whole | 2 | ")
+    assert half.endswith(" | 2.5 |")
     assert chart.count("<svg") == 2
     keep_study(one, "question", outcome(places={"whole": 1.0, "half": 0.5}, axis="share"))
     (section,) = study_sections(one)
