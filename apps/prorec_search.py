@@ -177,17 +177,9 @@ def dense_rivals(pipeline: Pipeline) -> dict[str, Contestant]:
             pipeline=pipeline.varied(stage_one={"num_negatives": negatives}),
             part="stage_one",
             trials=DENSE_TRIALS,
-            train=partial(_rival, backbone=backbone, items=items),
-            stage=partial(_rival_stage, backbone=backbone, items=items),
-            test=partial(_rival, backbone=backbone, items=items),
+            train=partial(Pipeline.rival, backbone=backbone, items=items),
+            stage=partial(Pipeline.rival_stage, backbone=backbone, items=items),
+            test=partial(Pipeline.rival, backbone=backbone, items=items),
         )
         for backbone, items, loss, negatives in kinds
     }
-
-
-def _rival(variant: Pipeline, *, backbone: RivalBackbone, items: Items) -> Report:
-    return variant.rival(backbone, items)
-
-
-def _rival_stage(variant: Pipeline, *, backbone: RivalBackbone, items: Items) -> str:
-    return variant.rival_stage(backbone, items)
