@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from cocorec_page import BASELINES, MODEL
@@ -13,7 +14,7 @@ from evalrec import Report
 from figures import Panel, curves
 from genrec import query_batches
 from item_tables import Items
-from studies import Outcome, Study
+from studies import Outcome, Study, tested
 
 _BACKBONES = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec"}
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
@@ -31,7 +32,7 @@ def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="ablation",
         note="Table 4. Without text embeddings, the codes stand in the place of the views.",
-        systems=_trained(variants, seeds),
+        systems=tested(variants, seeds, Pipeline.cocorec),
     )
 
 
@@ -45,7 +46,7 @@ def views(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="views",
         note="Table 5. Each view has as many codes as the others.",
-        systems=_trained(variants, seeds),
+        systems=tested(variants, seeds, Pipeline.cocorec),
     )
 
 
@@ -64,7 +65,7 @@ def codes(pipeline: Pipeline, seeds: Sequence[int], values: Sequence[int] = (2, 
     return Outcome(
         title="number of codes and quantizer",
         note="Table 6, and the two quantizers of table 3.",
-        systems=_trained(variants, seeds),
+        systems=tested(variants, seeds, Pipeline.cocorec),
     )
 
 
@@ -76,7 +77,7 @@ def code_type(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="what the codes are made of",
         note="Figure 2. The number of codes is the same; the views that they ask stay.",
-        systems=_trained(variants, seeds),
+        systems=tested(variants, seeds, Pipeline.cocorec),
     )
 
 
@@ -90,7 +91,7 @@ def weights(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
             name = f"alpha {alpha}, beta {beta}"
             variants[name] = pipeline.varied(model={"alpha": alpha, "beta": beta})
             grid[name] = (alpha, beta)
-    systems = _trained(variants, seeds)
+    systems = tested(variants, seeds, Pipeline.cocorec)
     panels = [
         Panel(
             title=f"{metric}, seen items filtered",
@@ -125,7 +126,7 @@ def negatives(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         )
         for count in counts
     }
-    systems = _trained(variants, seeds)
+    systems = tested(variants, seeds, Pipeline.cocorec)
     return Outcome(
         title="negatives",
         note="The paper takes about all items. Fewer are drawn uniformly and corrected for. "
@@ -144,23 +145,20 @@ def item_id(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         title="item ids on top",
         note="Table 7: all but the id table is frozen.",
         systems={
-            MODEL: [pipeline.varied(seed=seed).cocorec() for seed in seeds],
-            "+ item ids": [pipeline.varied(seed=seed).item_ids() for seed in seeds],
+            **tested({MODEL: pipeline}, seeds, Pipeline.cocorec),
+            **tested({"+ item ids": pipeline}, seeds, Pipeline.item_ids),
         },
     )
 
 
 def backbones(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """SASRec, GRU4Rec and BERT4Rec on ids, on text and on both, trained alike (table 3)."""
-    systems: dict[str, list[Report]] = {
-        MODEL: [pipeline.varied(seed=seed).cocorec() for seed in seeds]
-    }
+    systems = tested({MODEL: pipeline}, seeds, Pipeline.cocorec)
     sources: dict[Items, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
     for backbone, title in _BACKBONES.items():
         for items, source in sources.items():
-            systems[f"{title}, {source}"] = [
-                pipeline.varied(seed=seed).baseline(items, backbone) for seed in seeds
-            ]
+            rival = partial(Pipeline.baseline, items=items, backbone=backbone)
+            systems |= tested({f"{title}, {source}": pipeline}, seeds, rival)
     return Outcome(
         title="other sequence models",
         note="Table 3. The same sizes, negatives, optimiser and number of epochs at most; text is "
@@ -218,13 +216,6 @@ STUDIES: dict[str, Study[Pipeline]] = {
     "deploy": deploy,
 }
 """By the names of the command line."""
-
-
-def _trained(variants: Mapping[str, Pipeline], seeds: Sequence[int]) -> dict[str, list[Report]]:
-    return {
-        name: [variant.varied(seed=seed).cocorec() for seed in seeds]
-        for name, variant in variants.items()
-    }
 
 
 def _mean(reports: Sequence[Report], metric: str) -> float:

@@ -141,7 +141,7 @@ def bars(panels: Sequence[Bars]) -> Html:
         axes.errorbar(
             values, places, xerr=[values - low, high - values], fmt="none", ecolor=_INK, lw=1
         )
-        axes.set_yticks(places, names)
+        axes.set_yticks(places, [_shortened(name) for name in names])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
@@ -152,6 +152,13 @@ def bars(panels: Sequence[Bars]) -> Html:
         for p in panels
     ]
     return tag("div", *figures, css="grid wide")
+
+
+def _shortened(name: str, most: int = 40) -> str:
+    """A name that leaves room for the chart: the middle of a long one is cut, as of a path."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
 def histogram(counts: Mapping[int, int], *, title: str, x_label: str) -> Html:

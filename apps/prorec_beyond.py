@@ -11,7 +11,7 @@ from prorec_config import UNJOINED, Joining
 from prorec_joined import joined, joined_stage
 from prorec_page import MODEL
 from prorec_stages import Pipeline
-from studies import Outcome
+from studies import Outcome, tested
 
 
 def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
@@ -39,7 +39,7 @@ def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "run does by default. Without generation the features are added to stage I's scores. On "
         f"validation: NDCG@10 of all items more than {MODEL}'s. Weights are picked there, 0 among "
         "them; those of the first seed.",
-        systems={MODEL: [alone.varied(seed=seed).test() for seed in seeds], **systems},
+        systems={**tested({MODEL: alone}, seeds, Pipeline.test), **systems},
         facts=facts,
     )
 
@@ -58,10 +58,7 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "dense item head, joined": {"c_dis": True},
         "dense item head, all joined": {**dataclasses.asdict(Joining()), "c_dis": True},
     }
-    systems = {
-        name: [variant.varied(seed=seed).test() for seed in seeds]
-        for name, variant in retrained.items()
-    }
+    systems = tested(retrained, seeds, Pipeline.test)
     own = _validation(alone, seeds)
     facts: dict[str, dict[str, float | str]] = {
         name: {"on validation": f"{_validation(variant, seeds) - own:+.4f}"}

@@ -113,11 +113,12 @@ def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> S
         if variant.config in configs or len(configs) == num_trials:
             continue
         configs.append(variant.config)
+        words = ", ".join(f"{name} {value}" for name, value in changes.items()) or "the run's own"
+        variant.run.screen.say(f"-- trial {len(configs)} of {num_trials}: {words}")
         first = variant.varied(seed=seeds[0])
         contestant.train(first)
         value = first.run.facts(contestant.stage(first))["validation"]["ndcg@10 filtered"]
-        words = ", ".join(f"{name} {value}" for name, value in changes.items())
-        found[words or "the run's own"] = (float(value), variant)
+        found[words] = (float(value), variant)
     if len(configs) < num_trials:
         raise ValueError(f"num_trials must be at most {len(configs)}, got {num_trials}")
     chosen = max(found, key=lambda words: found[words][0])

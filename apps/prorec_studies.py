@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from prorec_stages import Pipeline
 from prorec_two_codes import two_codes
 from report import share_bars
 from stages import fit_and_test_floors
-from studies import Outcome, Study
+from studies import Outcome, Study, tested
 
 _UNDISTILLED = {"beta": 0.0, "distillation_state": "last"}
 _ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -52,7 +53,7 @@ def domination(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         name: pipeline.varied(codes={"source": source}, joining=UNJOINED)
         for name, source in _SOURCES.items()
     }
-    systems = {name: _seeds(variant, seeds) for name, variant in variants.items()}
+    systems = tested(variants, seeds, Pipeline.test)
     shares, panels = {}, []
     for name, variant in variants.items():
         one = variant.varied(seed=seeds[0])
@@ -84,7 +85,7 @@ def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         title="alignment and distillation",
         note="Table 6. Without alignment the integrated embeddings are trained by the next item "
         "alone.",
-        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+        systems=tested(variants, seeds, Pipeline.test),
     )
 
 
@@ -96,12 +97,15 @@ def encoders(
     A decoder-only language model is pooled by the mean over its tokens.
     """
     own = pipeline.config.text.embedding
-    variants = {name: pipeline.varied(text={"embedding": name}) for name in _first(own, values)}
-    systems = {_short(name): _seeds(variant, seeds) for name, variant in variants.items()}
+    names = {value: Path(value).name for value in _first(own, values)}
+    if len(set(names.values())) < len(names):  # files of one name in different folders
+        names = {value: value for value in names}
+    variants = {name: pipeline.varied(text={"embedding": value}) for value, name in names.items()}
+    systems = tested(variants, seeds, Pipeline.test)
     facts = {}
     for name, variant in variants.items():
         fact = pipeline.run.facts(variant.text_stage)
-        facts[_short(name)] = {"dimensions": fact["dim"], "seconds": fact["seconds"]}
+        facts[name] = {"dimensions": fact["dim"], "seconds": fact["seconds"]}
     return Outcome(
         title="text encoders",
         note="Figure 7. All are reduced by PCA to the same width; seconds are those of embedding "
@@ -116,7 +120,7 @@ def quantizers(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     variants = {
         name: pipeline.varied(codes={**_PLAIN, **codes}) for name, codes in _QUANTIZERS.items()
     }
-    systems = {name: _seeds(variant, seeds) for name, variant in variants.items()}
+    systems = tested(variants, seeds, Pipeline.test)
     return Outcome(
         title="quantizers",
         note="Figure 8. Codes of the same embeddings. RQ-VAE's become unique by a last code, as in "
@@ -132,13 +136,14 @@ def clusters(
 ) -> Outcome:
     """K of hierarchical k-means: those of --values, or 64, 128, 256 and 512 (figure 9)."""
     own = pipeline.config.codes.codebook_size
-    variants = {k: pipeline.varied(codes={"codebook_size": k}) for k in _first(own, values)}
+    places = {f"K = {k}": k for k in _first(own, values)}
+    variants = {name: pipeline.varied(codes={"codebook_size": k}) for name, k in places.items()}
     return Outcome(
         title="number of clusters",
         note="Figure 9.",
-        systems={f"K = {k}": _seeds(variant, seeds) for k, variant in variants.items()},
-        facts={f"K = {k}": _code_facts(variant, seeds[0]) for k, variant in variants.items()},
-        places={f"K = {k}": float(k) for k in variants},
+        systems=tested(variants, seeds, Pipeline.test),
+        facts={name: _code_facts(variant, seeds[0]) for name, variant in variants.items()},
+        places=places,
         axis="K",
         k=20,
     )
@@ -149,15 +154,16 @@ def scaling(
 ) -> Outcome:
     """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
     layers = _first(pipeline.config.stage_two.num_decoder_layers, values)
-    systems: dict[str, list[Report]] = {}
-    for count in layers:
-        variant = pipeline.varied(stage_two={"num_decoder_layers": count})
-        systems[f"{MODEL}, {count} layers"] = _seeds(variant, seeds)
-    for count in layers:
-        variant = pipeline.varied(stage_one={"num_layers": count})
-        systems[f"HSTU, {count} layers"] = [
-            variant.varied(seed=seed).rival("hstu", "both") for seed in seeds
-        ]
+    own = {
+        f"{MODEL}, {count} layers": pipeline.varied(stage_two={"num_decoder_layers": count})
+        for count in layers
+    }
+    hstu = {
+        f"HSTU, {count} layers": pipeline.varied(stage_one={"num_layers": count})
+        for count in layers
+    }
+    systems = tested(own, seeds, Pipeline.test)
+    systems |= tested(hstu, seeds, partial(Pipeline.rival, backbone="hstu", items="both"))
     ks = systems[f"{MODEL}, {layers[0]} layers"][0].ks
     metric = f"ndcg@{20 if 20 in ks else ks[-1]}"
     lines = {
@@ -182,8 +188,8 @@ def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """One code an item against two, as accurate and as fast as they are (figure 2)."""
     pipeline = pipeline.varied(joining=UNJOINED)
     systems = {
-        MODEL: _seeds(pipeline, seeds),
-        "two codes": [two_codes(pipeline.varied(seed=seed)) for seed in seeds],
+        **tested({MODEL: pipeline}, seeds, Pipeline.test),
+        **tested({"two codes": pipeline}, seeds, two_codes),
     }
     found = measure_speed(pipeline.varied(seed=seeds[0]))
     panels = [
@@ -218,11 +224,16 @@ def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = 
             f"--values must be one number of trials, got {','.join(map(str, values))}"
         )
     pipeline = pipeline.varied(joining=UNJOINED)
-    found: dict[str, Searched] = {MODEL: searched(prorec(pipeline), trials, seeds)}
-    for name, rival in dense_rivals(pipeline).items():
-        found[name] = searched(rival, trials, seeds)
-    found["TIGER"] = searched(tiger(pipeline), trials, seeds)
-    found["EAGER's two codes"] = searched(eager(pipeline), trials, seeds)
+    contestants = {
+        MODEL: prorec(pipeline),
+        **dense_rivals(pipeline),
+        "TIGER": tiger(pipeline),
+        "EAGER's two codes": eager(pipeline),
+    }
+    found: dict[str, Searched] = {}
+    for number, (name, contestant) in enumerate(contestants.items(), start=1):
+        pipeline.run.screen.say(f"-- {name} ({number} of {len(contestants)})")
+        found[name] = searched(contestant, trials, seeds)
     systems = {name: one.reports for name, one in found.items()}
     config = pipeline.config
     floors = fit_and_test_floors(
@@ -262,17 +273,8 @@ def _first(own: Any, values: Sequence[Any]) -> list[Any]:
     return [own, *(value for value in values if value != own)]
 
 
-def _seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[Report]:
-    return [pipeline.varied(seed=seed).test() for seed in seeds]
-
-
 def _mean(reports: Sequence[Report], metric: str, mode: str) -> float:
     return float(sum(report.per_user(metric, mode).mean() for report in reports) / len(reports))
-
-
-def _short(embedding: str) -> str:
-    """A name for tables: that of the folder or file where it is a path."""
-    return Path(embedding).name
 
 
 def _code_facts(pipeline: Pipeline, seed: int) -> Mapping[str, float | str]:

@@ -127,6 +127,29 @@ def parse_seeds(seeds: str | None, own: int) -> list[int]:
     return found
 
 
+def tested(
+    variants: Mapping[str, AnyPipeline],
+    seeds: Sequence[int],
+    test: Callable[[AnyPipeline], Report],
+) -> dict[str, list[Report]]:
+    """Tests variants with each of the seeds, and says which of them it is at.
+
+    Args:
+        variants: By the names that tables give them.
+        seeds: All variants are tested with each.
+        test: Trains one unless it is there, and tests it.
+
+    Returns:
+        Reports by variant, one a seed.
+    """
+    systems = {}
+    for number, (name, variant) in enumerate(variants.items(), start=1):
+        place = f" ({number} of {len(variants)})" if len(variants) > 1 else ""
+        variant.run.screen.say(f"-- {name}{place}")
+        systems[name] = [test(variant.varied(seed=seed)) for seed in seeds]
+    return systems
+
+
 def run_study(
     name: str,
     study: Study[AnyPipeline],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from evalrec import Report
 from figures import Scatter, scatter_panels, tsne_panel
-from studies import Outcome, Study
+from studies import Outcome, Study, tested
 from tssr_page import BASELINES, MODEL, agreement, stream_tables
 from tssr_stages import Pipeline
 
@@ -21,9 +22,9 @@ _WITHOUT = {
 
 def hybrid(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """TSSR beside SASRec on ids, on content, and on both concatenated (table 1)."""
-    systems: dict[str, list[Report]] = {MODEL: _seeds(pipeline, seeds)}
+    systems = tested({MODEL: pipeline}, seeds, Pipeline.tssr)
     for items, title in BASELINES.items():
-        systems[title] = [pipeline.varied(seed=seed).baseline(items) for seed in seeds]
+        systems |= tested({title: pipeline}, seeds, partial(Pipeline.baseline, items=items))
     return Outcome(
         title="one source of item embeddings, or both",
         note="Table 1. All are trained for the same number of epochs at most, with the same "
@@ -39,7 +40,7 @@ def contrast(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         title="hierarchical contrast",
         note="Figure 3. Alignment: mean squared distance of the content's unit vectors to the "
         "ids'; uniformity: lower is more even; both of the first seed.",
-        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+        systems=tested(variants, seeds, Pipeline.tssr),
         facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
         k=20,
     )
@@ -49,7 +50,7 @@ def tsne(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Id and content embeddings in the plane, with contrast and without (figures 1 and 4)."""
     variants = {name: pipeline.varied(model=_WITHOUT[name]) for name in (MODEL, "without both")}
     panels: list[Scatter] = []
-    systems = {name: _seeds(variant, seeds) for name, variant in variants.items()}
+    systems = tested(variants, seeds, Pipeline.tssr)
     for name, variant in variants.items():
         one = variant.varied(seed=seeds[0])
         panels += [
@@ -102,13 +103,15 @@ def data_share(
     pipeline: Pipeline, seeds: Sequence[int], values: Sequence[float] = (0.8, 0.5, 0.2)
 ) -> Outcome:
     """20, 50, 80 and 100 % of the users' histories to train on, SASRec on ids beside (figure 6)."""
+    shares = {
+        f"{share:.0%}": pipeline.varied(model={"data_share": share})
+        for share in (pipeline.config.model.data_share, *values)
+    }
+    alone = partial(Pipeline.baseline, items="ids")
     systems: dict[str, list[Report]] = {}
-    for share in (pipeline.config.model.data_share, *values):
-        variant = pipeline.varied(model={"data_share": share})
-        systems[f"{MODEL}, {share:.0%}"] = _seeds(variant, seeds)
-        systems[f"{BASELINES['ids']}, {share:.0%}"] = [
-            variant.varied(seed=seed).baseline("ids") for seed in seeds
-        ]
+    for share, variant in shares.items():
+        systems |= tested({f"{MODEL}, {share}": variant}, seeds, Pipeline.tssr)
+        systems |= tested({f"{BASELINES['ids']}, {share}": variant}, seeds, alone)
     return Outcome(
         title="amount of training data",
         note="Figure 6. Users are drawn by the seed; the test takes all users.",
@@ -131,7 +134,7 @@ def modalities(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         title="several modalities",
         note="The paper's second limitation: more than one content modality at once, each a "
         "stream with an encoder of its own.",
-        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+        systems=tested(variants, seeds, Pipeline.tssr),
     )
 
 
@@ -145,10 +148,6 @@ STUDIES: dict[str, Study[Pipeline]] = {
     "modalities": modalities,
 }
 """By the names of the command line."""
-
-
-def _seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[Report]:
-    return [pipeline.varied(seed=seed).tssr() for seed in seeds]
 
 
 def _agreement(pipeline: Pipeline, seed: int) -> dict[str, float | str]:
@@ -173,7 +172,7 @@ def _over(
         f"{texts['axis']} {value}": pipeline.varied(model={setting: value}) for value in order
     }
     return Outcome(
-        systems={name: _seeds(variant, seeds) for name, variant in variants.items()},
+        systems=tested(variants, seeds, Pipeline.tssr),
         facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
         places=dict(zip(variants, map(float, order), strict=True)),
         **texts,

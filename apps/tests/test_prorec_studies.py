@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import prorec_search
 import pytest
 import torch
@@ -112,10 +114,14 @@ def test_an_interrupted_study_goes_on_and_reuses_what_is_there(
     assert "Study: alignment and distillation" in (pipeline.run.path / "report.html").read_text()
 
 
-def test_codes_do_not_retrain_stage_one(pipeline: Pipeline) -> None:
+def test_codes_do_not_retrain_stage_one(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = complete(pipeline)
     found = study(pipeline, "clusters", "4,8")
     assert names(found) == ["K = 8", "K = 4"]
+    said = capsys.readouterr().err
+    assert said.index("-- K = 8 (1 of 2)") < said.index("-- K = 4 (2 of 2)")
     added = set(complete(pipeline)) - set(before)
     assert added == {
         f"variants/{stage},codes.codebook_size=4" for stage in ("tokenizer", "stage_two", "test")
@@ -180,7 +186,7 @@ def test_scaling_has_hstu_beside(pipeline: Pipeline) -> None:
     assert {name.split(",")[0] for name in added} == {"variants/stage_two", "variants/test"}
 
 
-def test_quantizers_and_encoders(pipeline: Pipeline) -> None:
+def test_quantizers_and_encoders(pipeline: Pipeline, tmp_path: Path) -> None:
     found = study(pipeline, "quantizers")
     assert len(names(found)) == 6
     facts: dict[str, dict[str, object]] = found["facts"]  # type: ignore[assignment]
@@ -188,6 +194,15 @@ def test_quantizers_and_encoders(pipeline: Pipeline) -> None:
     assert facts["RQ"]["levels"] == facts["PQ"]["levels"] == facts["random"]["levels"] == 3
     found = study(pipeline, "encoders", "lsa")
     assert found["facts"]["lsa"]["dimensions"] > 0  # type: ignore[index]
+    files = [tmp_path / folder / "vectors.npy" for folder in ("one", "two")]
+    for seed, file in enumerate(files):
+        file.parent.mkdir()
+        vectors = np.random.default_rng(seed).normal(size=(len(pipeline.data.catalog), 8))
+        np.save(file, vectors.astype(np.float32))
+    found = study(pipeline, "encoders", f"{files[0]}")
+    assert names(found) == ["lsa", "vectors.npy"]
+    found = study(pipeline, "encoders", f"{files[0]},{files[1]}")
+    assert names(found) == ["lsa", str(files[0]), str(files[1])]
 
 
 def test_rivals_have_as_many_trials_each(

@@ -139,6 +139,10 @@ def test_bars_begin_where_they_can_be_told_apart() -> None:
     chart = bars([Bars(title="b", values={"one": (0.5, 0.4, 0.6), "two": (0.1, 0.05, 0.2)})])
     assert "one" in chart
     assert "two" in chart
+    path = f"/{'folder/' * 30}vectors.npy"
+    chart = bars([Bars(title="b", values={path: (0.5, 0.4, 0.6)})])
+    assert path not in chart
+    assert "er/vectors.npy" in chart
 
 
 def test_what_a_command_line_says_is_checked() -> None:
