@@ -187,6 +187,7 @@ class Run:
         self.config: dict[str, Any] = identity["config"]
         self.screen = screen
         self._told: set[str] = set()
+        self._within = 0.0  # seconds that other stages took within the present one
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.
@@ -224,8 +225,17 @@ class Run:
                 returns facts about the stage, JSON values only.
 
         Returns:
-            The facts, with "seconds" added: how long the try that completed the stage took.
+            The facts, with "seconds" added: how long the try that completed the stage took, other
+            stages that it went through left out.
         """
+        start, outside = time.perf_counter(), self._within
+        self._within = 0.0
+        try:
+            return self._stage(name, build)
+        finally:
+            self._within = outside + time.perf_counter() - start
+
+    def _stage(self, name: str, build: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
         folder = self.path / name
         marker = folder / "stage.json"
         folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +247,7 @@ class Run:
                 return self.facts(name)
             start = time.perf_counter()
             facts = dict(build(folder))
-            facts["seconds"] = round(time.perf_counter() - start, 1)
+            facts["seconds"] = round(time.perf_counter() - start - self._within, 1)
             write_json(marker, facts)
             self.screen.say(f"{name}: done in {duration(facts['seconds'])}")
             self._told.add(name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import experiment
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,31 @@ def test_a_stage_that_another_process_has_is_waited_for(tmp_path: Path) -> None:
     assert second.stage("train", other)["by"] == "first"
     thread.join()
     assert built == ["first"]
+
+
+def test_a_stage_takes_its_own_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, now = run(tmp_path / "run"), [0.0]
+    monkeypatch.setattr(experiment, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def inner(_: Path) -> dict[str, str]:
+        now[0] += 5
+        return {}
+
+    def outer(_: Path) -> dict[str, str]:
+        now[0] += 1
+        one.stage("inner", inner)
+        one.stage("other", inner)
+        now[0] += 2
+        return {}
+
+    def broken(_: Path) -> dict[str, str]:
+        one.stage("third", inner)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one.stage("broken", broken)
+    assert one.stage("outer", outer)["seconds"] == 3
+    assert one.stage("inner", inner)["seconds"] == 5
 
 
 def report(seed: int, gain: float) -> Report:
