@@ -104,12 +104,15 @@ def test_an_interrupted_study_goes_on_and_reuses_what_is_there(
     assert set(after) - set(there) == {
         *(f"variants/{s},{unaligned}" for s in ("stage_one", "tokenizer", "stage_two", "test")),
         *(f"variants/{s},{unaligned},{undistilled}" for s in ("stage_two", "test")),
+        "variants/tokenizer,codes.source=concatenated",
+        *(f"variants/{s},codes.source=concatenated,{undistilled}" for s in ("stage_two", "test")),
     }
     assert names(found) == [
         "PRORec",
         "without distillation",
         "without alignment",
         "without both",
+        "concatenated, without both",
     ]
     assert "Study: alignment and distillation" in (pipeline.run.path / "report.html").read_text()
 
