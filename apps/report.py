@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import NewType
 
 Html = NewType("Html", str)
 """A fragment whose text is already escaped."""
+
+_NUMBER = re.compile(r"([+-]?[\d.]+( ± [\d.]+)?%?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ def results_table(results: Mapping[str, Mapping[str, Mapping[str, float]]], *, m
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
-    """A plain table; columns of numbers are set to the right.
+    """A plain table; columns of numbers are set to the right, those with a spread or a sign too.
 
     Raises:
         ValueError: A row is not as long as the header.
@@ -122,15 +125,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"rows must have {len(header)} cells, got {len(row)}: {list(row)}")
-    css = [
-        "number" if all(isinstance(row[i], int | float) for row in rows) else ""
-        for i in range(len(header))
-    ]
+    css = ["number" if all(_is_number(row[i]) for row in rows) else "" for i in range(len(header))]
 
     def line(kind: str, cells: Sequence[object]) -> Html:
         return tag("tr", *(tag(kind, text(v), css=c) for v, c in zip(cells, css, strict=True)))
 
     return _table([line("th", header)], [line("td", row) for row in rows])
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number, is written as one, or is left out among numbers."""
+    return isinstance(value, int | float) or bool(_NUMBER.fullmatch(str(value)))
 
 
 def examples_table(examples: Sequence[Example]) -> Html:

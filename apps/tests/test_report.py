@@ -156,6 +156,12 @@ def test_results_are_grouped_by_mode_with_the_best_in_bold() -> None:
     assert re.findall(r'<tr class="model"><th>([^<]*)<', fragment) == ["PRORec"]
 
 
+def test_columns_of_numbers_are_set_to_the_right() -> None:
+    rows = [["a", 1, "0.1 ± 0.2", "", "3 of 4"], ["b", 0.5, "12.5%", "+0.001", ""]]
+    fragment = table(["name", "count", "figure", "p", "note"], rows)
+    assert re.findall(r'<th class="number">([^<]*)<', fragment) == ["count", "figure", "p"]
+
+
 def test_a_hit_is_marked_and_nothing_else() -> None:
     example = Example(history=["x", "b"], recommended=["a", "b", "c"], target="b")
     assert re.findall(r'<li class="hit">([^<]*)</li>', examples_table([example])) == ["b"]
