@@ -27,12 +27,12 @@ DENSE_TRIALS: tuple[dict[str, Any], ...] = (
 
 GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
     {},
+    {"dropout": 0.4},
     {"dropout": 0.1},
     {"learning_rate": 5e-4},
-    {"dropout": 0.3},
-    {"learning_rate": 2e-3},
     {"label_smoothing": 0.1},
-    {"dropout": 0.4},
+    {"learning_rate": 2e-3},
+    {"dropout": 0.3},
     {"num_decoder_layers": 2},
 )
 """What is tried of models that generate codes."""
