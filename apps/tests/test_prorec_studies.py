@@ -17,7 +17,7 @@ from prorec_config import Codes, Config, Joining, StageTwo, Text
 from prorec_joined import joined, joined_stage
 from prorec_model import concatenated, integrated
 from prorec_run import run_stages
-from prorec_search import DENSE_TRIALS, prorec, searched, tiger
+from prorec_search import GENERATOR_TRIALS, prorec, searched, tiger
 from prorec_speed import timed
 from prorec_stages import Pipeline
 from prorec_studies import STUDIES
@@ -227,14 +227,15 @@ def test_the_best_trial_on_validation_is_tested(pipeline: Pipeline) -> None:
     contestant = prorec(pipeline)
     found = searched(contestant, 2, [0])
     values = {}
-    for words, changes in (("the run's own", {}), ("dropout 0.1", {"dropout": 0.1})):
+    for changes in GENERATOR_TRIALS[:2]:
         one = pipeline.varied(stage_two=changes)
+        words = ", ".join(f"{name} {value}" for name, value in changes.items()) or "the run's own"
         facts = pipeline.run.facts(one.generator_stage)
         values[words] = facts["validation"]["ndcg@10 filtered"]
     assert found.chosen == max(values, key=lambda words: values[words])
     assert found.validation == values[found.chosen]
     with pytest.raises(ValueError, match="num_trials must be at most"):
-        searched(contestant, len(DENSE_TRIALS) + 5, [0])
+        searched(contestant, len(GENERATOR_TRIALS) + 1, [0])
 
 
 def test_what_is_joined_is_weighed_on_validation(pipeline: Pipeline) -> None:
