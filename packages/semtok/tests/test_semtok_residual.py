@@ -99,6 +99,14 @@ def test_every_level_improves_on_the_one_before(
         assert all(b < a for a, b in pairwise(distortion))
 
 
+@pytest.mark.parametrize(("num_items", "dim"), [(3, 4), (40, 64), (64, 64)])
+def test_a_small_catalogue_of_long_vectors_is_quantized(num_items: int, dim: int) -> None:
+    x = vectors(num_items, dim)
+    quantizer = ResidualQuantizer.fit(x, num_levels=3, codebook_size=2)
+    distortion = quantizer.distortion(x)
+    assert all(b < a for a, b in pairwise(distortion))
+
+
 def test_distortion_falls_by_as_much_as_that_of_faiss() -> None:
     import faiss
 

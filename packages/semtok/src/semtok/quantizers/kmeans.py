@@ -32,7 +32,8 @@ def kmeans(
         iterations: Rounds of assignment and update.
         progressive: Whether to start in the first few principal directions and add others step by
             step, each with as many iterations: slower, and at lower distortion where the variance
-            is spread over many directions, as that of residuals is.
+            is spread over many directions, as that of residuals is. Fewer vectors than dimensions
+            have no principal direction for each, and start as they do without.
         seed: Draws the sample and the start.
     """
     generator = np.random.default_rng(seed)
@@ -48,7 +49,7 @@ def kmeans(
             return np.concatenate([distinct, np.repeat(distinct[-1:], missing, axis=0)])
     x = np.ascontiguousarray(x)
     draw = int(generator.integers(2**31 - 1))
-    if progressive and x.shape[1] > 1:
+    if progressive and 1 < x.shape[1] <= len(x):
         stepwise: Any = faiss.ProgressiveDimClustering(x.shape[1], num_codes)
         stepwise.niter, stepwise.seed = iterations, draw
         stepwise.min_points_per_centroid = 1
