@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import typer
 from commands import Setting
 from evalrec import Comparison, Report, compare
-from experiment import Run, read_json, write_json
+from experiment import Run, read_json, replacing, write_json
 from figures import Bars, Panel, bars, curves
 from report import Html, Section, table
 from rich.console import Console
@@ -179,11 +179,12 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
     ks = next(iter(outcome.systems.values()))[0].ks
     k = outcome.k if outcome.k in ks else ks[-1]
     comparison = compare(outcome.systems, metrics=(f"recall@{k}", f"ndcg@{k}"))
-    header, rows = comparison_rows(comparison, outcome.facts)
+    header, rows = _comparison_rows(comparison, outcome.facts)
     folder = run.path / "studies"
     folder.mkdir(exist_ok=True)
-    lines = [f"# {outcome.title}", "", outcome.note, "", *markdown_table(header, rows)]
-    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [f"# {outcome.title}", "", outcome.note, "", *_markdown_lines(header, rows)]
+    with replacing(folder / f"{name}.md") as beside:
+        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(
         folder / f"{name}.json",
         {
@@ -210,7 +211,7 @@ def study_sections(run: Run) -> list[Section]:
     ]
 
 
-def comparison_rows(
+def _comparison_rows(
     comparison: Comparison, facts: Mapping[str, Mapping[str, float | str]]
 ) -> tuple[list[str], list[list[Any]]]:
     """A row a variant: its figures, the spread of its seeds, and whether it differs from the first.
@@ -238,7 +239,7 @@ def comparison_rows(
     return [*header, *further], rows
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def _markdown_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """The lines of a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return [
