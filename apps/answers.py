@@ -23,6 +23,13 @@ InputOption = Annotated[
 OutputOption = Annotated[Path | None, typer.Option(help="JSONL to write, for --input")]
 TopKOption = Annotated[int, typer.Option(min=1, help="Items a history")]
 SeenOption = Annotated[bool, typer.Option(help="Leave out items of the history")]
+AllowOption = Annotated[
+    Path | None,
+    typer.Option(help="Item ids, one a line, that alone may be recommended, as those in stock"),
+]
+DenyOption = Annotated[
+    Path | None, typer.Option(help="Item ids, one a line, that must not be recommended")
+]
 ForceOption = Annotated[bool, typer.Option(help="Overwrite --output")]
 
 Stream = Callable[[Iterable[list[str]]], Iterator[Answer]]
@@ -121,3 +128,28 @@ def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]
                 if item_id not in known:
                     raise ExperimentError(f"{path}, line {number}: unknown item id {item_id!r}")
             yield query
+
+
+def read_ids(path: Path | None, known: Container[str]) -> frozenset[str] | None:
+    """The item ids of a file, one a line; None where there is no file.
+
+    Ids that are not known are counted on stderr.
+
+    Args:
+        path: The file.
+        known: The ids that there are.
+
+    Raises:
+        ExperimentError: None of them is known.
+    """
+    if path is None:
+        return None
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    ids = frozenset(line.strip() for line in lines) - {""}
+    found = frozenset(item_id for item_id in ids if item_id in known)
+    if not found:
+        raise ExperimentError(f"{path}: the run knows none of its {len(ids):,} item ids")
+    if len(found) < len(ids):
+        unknown = len(ids) - len(found)
+        typer.echo(f"{path}: the run does not know {unknown:,} of {len(ids):,} item ids", err=True)
+    return found

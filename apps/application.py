@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import typer
 from answers import (
+    AllowOption,
+    DenyOption,
     ForceOption,
     HistoryOption,
     InputOption,
@@ -21,6 +23,7 @@ from answers import (
     TopKOption,
     answer,
     check_answer_options,
+    read_ids,
 )
 from commands import (
     ConfigOption,
@@ -154,6 +157,8 @@ def add_recommend(
         output: OutputOption = None,
         top_k: TopKOption = 10,
         exclude_seen: SeenOption = False,
+        allow: AllowOption = None,
+        deny: DenyOption = None,
         force: ForceOption = False,
         device: DeviceOption = "auto",
     ) -> None:
@@ -162,8 +167,13 @@ def add_recommend(
         check_complete(run)
         config: Any = build_config(app.config, read_json(run / "run.json")["config"], str(run))
         recommender = recommender_of(run, config, choose_device(device))
-        stream = partial(
-            recommender.stream, top_k=top_k, exclude_seen=exclude_seen, unknown="error"
-        )
         known = recommender.rows
+        stream = partial(
+            recommender.stream,
+            top_k=top_k,
+            exclude_seen=exclude_seen,
+            unknown="error",
+            allow=read_ids(allow, known),
+            deny=read_ids(deny, known) or (),
+        )
         answer(run, stream, known, history=history, source=source, output=output, force=force)

@@ -18,6 +18,8 @@ from typing import Annotated
 
 import typer
 from answers import (
+    AllowOption,
+    DenyOption,
     ForceOption,
     HistoryOption,
     InputOption,
@@ -27,6 +29,7 @@ from answers import (
     TopKOption,
     answer,
     check_answer_options,
+    read_ids,
 )
 from application import App, command_line
 from commands import DeviceOption
@@ -72,6 +75,8 @@ def recommend(
     top_k: TopKOption = 10,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams, at least top-k")] = 100,
     exclude_seen: SeenOption = False,
+    allow: AllowOption = None,
+    deny: DenyOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -88,6 +93,8 @@ def recommend(
         num_beams=num_beams,
         exclude_seen=exclude_seen,
         unknown="error",
+        allow=read_ids(allow, recommender.rows),
+        deny=read_ids(deny, recommender.rows) or (),
     )
     answer(
         run, stream, recommender.rows, history=history, source=source, output=output, force=force

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from experiment import read_json
-from genrec import Answer, Answers, Ranked, Recommender, Seq2Seq, beam_search, load_model
+from genrec import (
+    Answer,
+    Answers,
+    Ranked,
+    Recommender,
+    Request,
+    Seq2Seq,
+    beam_search,
+    exact_scores,
+    load_model,
+)
 from jaxtyping import Int
 from prorec_config import Config, Joining
 from prorec_joined import dense_candidates, load_scorers
-from prorec_joining import Candidates, Scorer, candidates_of, generated
+from prorec_joining import Candidates, Scorer, candidates_of
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -57,70 +68,74 @@ class JoinedRecommender(Answers):
 
     def stream(
         self,
-        histories: Iterable[Sequence[str]],
+        histories: Iterable[Sequence[str] | Request],
         *,
         top_k: int = 10,
         num_beams: int = 100,
         exclude_seen: bool = False,
-        unknown: str = "skip",
+        allow: Collection[str] | None = None,
+        deny: Collection[str] = (),
+        unknown: Literal["skip", "error"] = "skip",
         batch_size: int = 64,
     ) -> Iterator[Answer]:
         """Answers histories as they come; arguments as for `genrec.Recommender.recommend`."""
 
         def rank(history: Tensor, exclude: Tensor | None, allowed: Tensor | None) -> Ranked:
-            assert allowed is None
-            return self._best(self._candidates(history, exclude, num_beams), exclude, top_k)
+            found = self._candidates(history, exclude, allowed, num_beams)
+            scores = found.scores(self.weights)
+            best = scores.topk(min(top_k, scores.shape[1]), dim=1)
+            items = found.items.gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
+            return Ranked(items=items, scores=best.values)
 
         return self.answers(
             histories,
             rank,
             top_k=top_k,
             exclude_seen=exclude_seen,
-            allow=None,
-            deny=(),
-            unknown=unknown,  # type: ignore[arg-type]
+            allow=allow,
+            deny=deny,
+            unknown=unknown,
             batch_size=batch_size,
         )
 
+    @torch.inference_mode()
     def _candidates(
         self,
         history: Int[Tensor, "batch length"],
         exclude: Int[Tensor, "batch excluded"] | None,
+        allowed: Tensor | None,
         num_beams: int,
     ) -> Candidates:
-        num_items = self.model.trie.num_items
-        spare = 0 if exclude is None else exclude.shape[1]  # so many may be struck out
+        """The items to be ranked, all of which may be returned."""
+        model, num_items = self.model, self.model.trie.num_items
         histories = [row[row < num_items] for row in history.cpu().numpy()]
+        permitted = self.permitted(len(history), exclude, allowed)
         if self.joining.exact:
-            beams = generated(
-                self.model, histories, num_beams=num_beams + spare, exact=True, tables=self.tables
-            )
+            scores = exact_scores(model, model.trie, history, tables=self.tables)
+            best = scores.masked_fill(~permitted, -torch.inf).topk(min(num_beams, num_items), dim=1)
+            items = best.indices.masked_fill(best.values == -torch.inf, -1)
+            beams = items.cpu(), best.values.cpu()
         else:
-            best = beam_search(
-                self.model,
-                self.model.trie,
+            found = beam_search(
+                model,
+                model.trie,
                 history,
                 num_beams=num_beams,
                 top_k=num_beams,
                 exclude=exclude,
+                allow=allowed,
                 tables=self.tables,
             )
-            beams = best.items.cpu(), best.scores.cpu()
-        found = candidates_of(
-            self.model, histories, beams, self.scorers, dense=self.dense, tables=self.tables
-        )
-        return found.on(self.joining.base)
-
-    def _best(
-        self, found: Candidates, exclude: Int[Tensor, "batch excluded"] | None, top_k: int
-    ) -> Ranked:
-        scores = found.scores(self.weights)
-        if exclude is not None:
-            struck = (found.items[:, :, None] == exclude.cpu()[:, None]).any(dim=2)
-            scores = scores.masked_fill(struck, -torch.inf)
-        best = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        items = found.items.gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
-        return Ranked(items=items, scores=best.values)
+            beams = found.items.cpu(), found.scores.cpu()
+        return candidates_of(
+            model,
+            histories,
+            beams,
+            self.scorers,
+            dense=self.dense,
+            permitted=permitted.cpu(),
+            tables=self.tables,
+        ).on(self.joining.base)
 
 
 def load_recommender(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from evalrec import Queries
 from genrec import Seq2Seq, Tables, beam_search, exact_scores, query_batches, score_items
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 GRIDS: dict[str, tuple[float, ...]] = {
@@ -152,7 +152,6 @@ def generated(
     *,
     num_beams: int,
     exact: bool = False,
-    tables: Tables | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Int[Tensor, "users beams"], Float[Tensor, "users beams"]]:
     """Each history's best items with their log-probabilities.
@@ -162,12 +161,10 @@ def generated(
         histories: Item rows, oldest first.
         num_beams: Beams of the search, and items a history.
         exact: Score the whole catalogue, so that no item is missed that the beam lost.
-        tables: `model.tables()`, if at hand.
         progress: Called with the histories done, and all.
     """
     num_items, device = model.trie.num_items, model.trie.device
-    num_beams, done = min(num_beams, num_items), 0
-    tables = model.tables() if tables is None else tables
+    num_beams, done, tables = min(num_beams, num_items), 0, model.tables()
     items = torch.full((len(histories), num_beams), -1)
     scores = torch.full((len(histories), num_beams), -torch.inf)
     for rows, history in _batches(model, histories):
@@ -199,6 +196,7 @@ def candidates_of(
     scorers: Mapping[str, Scorer],
     *,
     dense: Mapping[str, int],
+    permitted: Bool[Tensor, "users items"] | None = None,
     tables: Tables | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Candidates:
@@ -210,6 +208,7 @@ def candidates_of(
         beams: What `generated` gave.
         scorers: Features of all items, by name.
         dense: Features whose best items become candidates as well, and how many of each.
+        permitted: What of those may become a candidate, one mark an item; None for all.
         tables: `model.tables()`, if at hand.
         progress: Called with the histories done, and all.
     """
@@ -223,7 +222,8 @@ def candidates_of(
     for rows, history in _batches(model, histories):
         batch = [histories[row] for row in rows.tolist()]
         values = {name: scorer(batch).float().cpu() for name, scorer in scorers.items()}
-        best = [values[n].topk(min(k, num_items), dim=1).indices for n, k in dense.items()]
+        open_ = None if permitted is None else permitted[rows]
+        best = [_best(values[name], min(k, num_items), open_) for name, k in dense.items()]
         own, own_scores = items[rows], log_probs[rows]
         if best:
             further = merged(own, torch.cat(best, dim=1))
@@ -240,6 +240,16 @@ def candidates_of(
         if progress is not None:
             progress(done, len(items))
     return Candidates(items=found, log_probs=scores, features=features)
+
+
+def _best(
+    scores: Float[Tensor, "batch items"], count: int, permitted: Bool[Tensor, "batch items"] | None
+) -> Int[Tensor, "batch count"]:
+    """The items of the highest scores, of those permitted; -1 where there are fewer."""
+    if permitted is None:
+        return scores.topk(count, dim=1).indices
+    best = scores.masked_fill(~permitted, -torch.inf).topk(count, dim=1)
+    return best.indices.masked_fill(~permitted.gather(1, best.indices), -1)
 
 
 def scaled(score: Scorer) -> Scorer:

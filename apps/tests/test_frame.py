@@ -153,6 +153,19 @@ def test_recommend_answers_a_file(
     assert again.returncode == 1
     assert "--force" in again.stderr
 
+    allowed, denied = tmp_path / "stock.txt", tmp_path / "denied.txt"
+    allowed.write_text("\n".join([*ids[:9], "gone", ""]))
+    denied.write_text("\n".join(ids[7:12]))
+    command = [*command, "--force", "--deny", denied]
+    done = launch(name, *command, "--allow", allowed)
+    assert "stock.txt: the run does not know 1 of 10 item ids" in done.stderr
+    for line in target.read_text().splitlines():
+        found = [item["item_id"] for item in json.loads(line)["items"]]
+        assert found
+        assert set(found) <= set(ids[:7])
+    denied.write_text("\ngone\n")
+    refused(launch(name, *command), "denied.txt.*none of its 1 item ids")
+
 
 @pytest.mark.parametrize(
     ("line", "words"),

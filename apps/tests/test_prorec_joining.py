@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from evalrec import Queries, evaluate
-from genrec import Seq2Seq, Seq2SeqConfig, Trie, exact_scores
+from genrec import Request, Seq2Seq, Seq2SeqConfig, Trie, exact_scores
 from prorec_answers import JoinedRecommender
 from prorec_config import Joining
 from prorec_joining import (
@@ -176,20 +178,35 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
         joining=joining,
         popularity=None,
     )
-    asked = [[f"item {row}" for row in history] for history in HISTORIES]
     beams = 2 if joining.candidates or joining.exact else 8
-    for seen in (False, True):
-        answers = list(
-            recommender.stream(asked, top_k=2, num_beams=beams, exclude_seen=seen, batch_size=2)
+    lists = [(seen, None, []) for seen in (False, True)]
+    lists += [(True, None, [1, 3]), (False, [0, 2, 3, 5, 7], [2]), (True, [1, 4, 6], [])]
+    for (seen, allow, deny), own in itertools.product(lists, (False, True)):
+        barred = torch.tensor([row in deny or row not in (allow or range(8)) for row in range(8)])
+        wishes = {"deny": named(deny), **({} if allow is None else {"allow": named(allow)})}
+        asked = [named(history) for history in HISTORIES]
+        answers = recommender.stream(
+            [Request(history=one, **wishes) for one in asked] if own else asked,
+            top_k=2,
+            num_beams=beams,
+            exclude_seen=seen,
+            batch_size=2,
+            **({} if own else wishes),
         )
         for history, answer in zip(HISTORIES, answers, strict=True):
-            scores = exact(model, history) + 1.5 * feature
+            struck = barred.clone()
+            struck[torch.from_numpy(history)] |= seen
+            generation = exact(model, history).masked_fill(struck, -torch.inf)
+            scores = generation + 1.5 * feature
             if joining.exact and not joining.candidates:
-                kept = exact(model, history).topk(beams + len(history) * seen).indices
+                kept = generation.topk(beams).indices
                 scores = torch.full((8,), -torch.inf).scatter(0, kept, scores[kept])
-            if seen:
-                scores[torch.from_numpy(history)] = -torch.inf
             best = scores.topk(2)
-            assert [item.item_id for item in answer.items] == [f"item {i}" for i in best.indices]
+            kept = [f"item {i}" for i in best.indices[best.values > -torch.inf]]
+            assert [item.item_id for item in answer.items] == kept
             found = torch.tensor([item.score for item in answer.items])
-            torch.testing.assert_close(found, best.values)
+            torch.testing.assert_close(found, best.values[: len(kept)])
+
+
+def named(rows: Sequence[int]) -> list[str]:
+    return [f"item {row}" for row in rows]

@@ -125,6 +125,27 @@ class Answers:
         search = _Search(self, rank, top_k, exclude_seen, self._marks(allow, deny))
         return self._stream(iter(histories), search, unknown, batch_size)
 
+    def permitted(
+        self, count: int, exclude: Tensor | None, allowed: Tensor | None
+    ) -> Bool[Tensor, "count items"]:
+        """What may be returned to each of a batch, one mark an item.
+
+        Args:
+            count: Requests of the batch.
+            exclude: Their items to leave out, padded with the number of items; None for none.
+            allowed: One mark an item that holds for all of them, or their items that alone may be
+                returned, padded likewise; None for all.
+        """
+        # One column more takes what is written at the padding.
+        marks = torch.ones(count, len(self.item_ids) + 1, dtype=torch.bool, device=self.device)
+        if allowed is not None and allowed.ndim == 1:
+            marks[:, :-1] = allowed
+        elif allowed is not None:
+            marks = torch.zeros_like(marks).scatter_(1, allowed, True)
+        if exclude is not None:
+            marks.scatter_(1, exclude, False)
+        return marks[:, :-1]
+
     def _marks(
         self, allow: Collection[str] | None, deny: Collection[str]
     ) -> Bool[Tensor, " items"] | None:

@@ -287,15 +287,8 @@ class DenseRecommender(Answers):
             top_k: How many.
         """
         scores = self.model.score(history).float().log_softmax(dim=1)
-        # One column more takes what is written at the padding.
-        open_ = torch.ones(len(scores), scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
-        if allowed is not None and allowed.ndim == 1:
-            open_[:, :-1] = allowed
-        elif allowed is not None:
-            open_ = torch.zeros_like(open_).scatter_(1, allowed, True)
-        if exclude is not None:
-            open_.scatter_(1, exclude, False)
-        scores = scores.masked_fill(~open_[:, :-1], -torch.inf)
+        permitted = self.permitted(len(scores), exclude, allowed)
+        scores = scores.masked_fill(~permitted, -torch.inf)
         best = scores.topk(min(top_k, scores.shape[1]), dim=1)
         items = best.indices.masked_fill(best.values == -torch.inf, -1)
         return Ranked(items=items, scores=best.values)
