@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from experiment import ExperimentError, Screen, replacing
+from experiment import ExperimentError, replacing
 from genrec import Answer
 from rich.console import Console
 from rich.table import Table
+from screen import Screen
 from stages import read_items
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of a complete run")]

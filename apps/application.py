@@ -39,8 +39,9 @@ from commands import (
     open_run,
     show_results,
 )
+from configuration import build_config, load_config
 from evalrec import Report
-from experiment import build_config, choose_device, load_config, read_json
+from experiment import choose_device, read_json
 from genrec import DenseRecommender
 from stages import check_complete
 from studies import (

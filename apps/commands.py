@@ -11,8 +11,9 @@ from typing import Annotated, Any, Self, TypeVar
 import torch
 import typer
 from evalrec import Queries, Report, reports_table, write_synthetic
-from experiment import Run, Screen, choose_device, content_hash
+from experiment import Run, choose_device, content_hash
 from rich.console import Console
+from screen import Screen
 from stages import Data, check_embedding, read_data, sample_queries
 
 DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]

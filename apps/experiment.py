@@ -1,4 +1,4 @@
-"""What the three apps share besides reports: configuration, run folder, stages, device, progress.
+"""The folder of a run and its stages; the device, and how errors end a command.
 
 A run is a folder. `run.json` says what it is a run of (the resolved configuration and a hash of
 the inputs); each stage has a folder of its own in it, complete once it holds `stage.json`. A run
@@ -7,98 +7,27 @@ that was stopped, however, goes on with the first stage that is not complete.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import re
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType, UnionType
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 import torch
 from filelock import FileLock, Timeout
-from genrec import TrainingEvent
 from report import duration
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from screen import Screen
 
 FORMAT = 1
-
-Config = TypeVar("Config")
 
 
 class ExperimentError(Exception):
     """Something about a run that its user can put right; the message says how."""
-
-
-def load_config(kind: type[Config], path: Path | None) -> Config:
-    """Returns the defaults of `kind`, overridden by the tables of a TOML file.
-
-    Args:
-        kind: A frozen dataclass whose fields are values, or dataclasses for the TOML's tables.
-        path: The file; None gives the defaults.
-
-    Raises:
-        ExperimentError: The file is no TOML, or a key or value in it is not one of `kind`.
-    """
-    if path is None:
-        return kind()
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"{path}: not TOML: {error}") from error
-    return build_config(kind, values, f"{path}")
-
-
-def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """Returns a configuration from nested mappings; what they leave out is the default.
-
-    Raises:
-        ExperimentError: A key or value is not one of `kind`; the message begins with `where`.
-    """
-    types = get_type_hints(kind)
-    unknown = sorted(set(values) - set(types))
-    if unknown:
-        known = ", ".join(types)
-        raise ExperimentError(f"{where}: unknown key {unknown[0]!r}; known keys are {known}")
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        hint = types[name]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, dict):
-                raise ExperimentError(f"{where}: {name} must be a table, [{name}], got {value!r}")
-            arguments[name] = build_config(hint, value, f"{where}: [{name}]")  # type: ignore[arg-type]
-        else:
-            value = tuple(value) if isinstance(value, list) else value
-            if not _fits(value, hint):
-                wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
-                wanted = (wanted or str(hint)).replace("typing.", "")
-                raise ExperimentError(f"{where}: {name} must be {wanted}, got {value!r}")
-            arguments[name] = value
-    try:
-        return kind(**arguments)
-    except ValueError as error:
-        raise ExperimentError(f"{where}: {error}") from error
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a TOML value is of a type; a whole number may stand for a float."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(part, arguments[0]) for part in value)
-    if origin in (Union, UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if isinstance(value, bool) or hint is bool:
-        return hint is bool and isinstance(value, bool)
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def content_hash(paths: Iterable[Path]) -> str:
@@ -298,76 +227,6 @@ def choose_device(name: str) -> torch.device:
         first = str(error).splitlines()[0]
         raise ExperimentError(f"--device {name} cannot be used here: {first}") from error
     return device
-
-
-class Screen:
-    """What a person sees of a run: bars on a terminal, plain lines elsewhere, all on stderr."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.live = self.console.is_terminal
-
-    def say(self, message: str) -> None:
-        """Prints one line."""
-        self.console.print(message, markup=False, soft_wrap=True)
-
-    def bar(self, title: str) -> Bar:
-        """Returns a progress bar, to be used in a `with` block."""
-        return Bar(self, title)
-
-
-class Bar:
-    """A bar on a terminal; elsewhere a line every `PERIOD` seconds."""
-
-    PERIOD = 10.0
-
-    def __init__(self, screen: Screen, title: str) -> None:
-        self.screen = screen
-        self.title = title
-        self.last = time.perf_counter()
-        self.progress: Progress | None = None
-        if screen.live:
-            self.progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=screen.console,
-                transient=True,
-            )
-            self.task = self.progress.add_task(title, total=None, note="")
-
-    def __enter__(self) -> Bar:
-        if self.progress is not None:
-            self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Shows that `done` of `total` are done, and a remark."""
-        if self.progress is not None:
-            self.progress.update(self.task, completed=done, total=total, note=note)
-        elif time.perf_counter() - self.last >= self.PERIOD:
-            self.last = time.perf_counter()
-            self.screen.say(f"{self.title}: {done} of {total} {note}".rstrip())
-
-    def training(self, event: TrainingEvent) -> None:
-        """Shows where a training stands; each epoch leaves a line. To be given to `genrec.fit`."""
-        figures = {**event.losses, **event.metrics}
-        note = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        if event.kind == "epoch":
-            self.screen.say(f"{self.title}: epoch {event.epoch} of at most {event.epochs}, {note}")
-        else:
-            self.update(event.step, event.total_steps, note)
 
 
 def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:

@@ -33,8 +33,9 @@ from answers import (
 )
 from application import App, command_line
 from commands import DeviceOption
+from configuration import build_config
 from evalrec import DataError
-from experiment import build_config, choose_device, guarded, read_json
+from experiment import choose_device, guarded, read_json
 from genrec import ArtifactError
 from prorec_answers import load_recommender
 from prorec_config import Codes, Config, Evaluation, StageOne, StageTwo, Text

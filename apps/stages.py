@@ -23,10 +23,11 @@ from evalrec import (
     read_interactions,
     read_report,
 )
-from experiment import Bar, ExperimentError, Run, Screen, read_json
+from experiment import ExperimentError, Run, read_json
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from scipy import sparse
+from screen import Bar, Screen
 from semtok import (
     Catalog,
     EmbeddingSource,

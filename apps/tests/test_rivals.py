@@ -9,9 +9,10 @@ import pytest
 import torch
 from commands import Setting
 from evalrec import read_report, write_synthetic
-from experiment import Run, Screen
+from experiment import Run
 from genrec import MaskedBatches
 from rivals import Rival, RivalBackbone, rival_loss, train_rival
+from screen import Screen
 from stages import Columns, read_data
 
 SMALL = {

@@ -13,8 +13,9 @@ import pytest
 import torch
 import typer
 from evalrec import Queries, Report, evaluate
-from experiment import Run, Screen
+from experiment import Run
 from figures import Bars, bars
+from screen import Screen
 from studies import (
     Outcome,
     choose_study,

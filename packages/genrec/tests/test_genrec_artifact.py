@@ -9,7 +9,8 @@ import pytest
 import torch
 from genrec.artifact import ArtifactError, _config_digest, load_model, save_model
 from genrec.decoding import exact_scores
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -5,7 +5,8 @@ import torch
 from genrec.catalogue import with_catalogue
 from genrec.decoding import beam_search, exact_scores
 from genrec.recommender import Recommender
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 
 CODES = torch.cartesian_prod(torch.arange(4), torch.arange(3), torch.arange(2))[:22]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from genrec.decoding import beam_recall, beam_search, exact_scores, score_items
 from genrec.masks import Mask
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 from genrec.decoding import beam_search, exact_scores
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 
 PEERS = Path(__file__).resolve().parents[3] / "benchmarks" / "decoding_peers.py"

@@ -9,7 +9,8 @@ import torch
 from genrec.artifact import ArtifactError, save_model
 from genrec.decoding import exact_scores
 from genrec.recommender import Recommender, Request
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 
 IDS = [f"item-{row}" for row in range(12)]

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from genrec.vocabulary import node_means
 from torch import Tensor

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from genrec.decoding import exact_scores
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig
+from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.streams import Streams
 from genrec.trie import Trie
 

@@ -33,7 +33,8 @@ from genrec.recommender import (
     Request,
 )
 from genrec.sampling import sample_candidates, sample_negatives
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput, Tables
+from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
 from genrec.similarity import item_scores
 from genrec.streams import Streams

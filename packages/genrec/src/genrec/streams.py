@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from genrec.decoding import Ranked, search
 from genrec.masks import Mask
-from genrec.seq2seq import Seq2Seq, Seq2SeqConfig, Seq2SeqOutput, Tables
+from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
+from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from genrec.walk import Walk
 

@@ -1,0 +1,80 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from genrec import TrainingEvent
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Screen:
+    """What a person sees of a run: bars on a terminal, plain lines elsewhere, all on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.live = self.console.is_terminal
+
+    def say(self, message: str) -> None:
+        """Prints one line."""
+        self.console.print(message, markup=False, soft_wrap=True)
+
+    def bar(self, title: str) -> Bar:
+        """Returns a progress bar, to be used in a `with` block."""
+        return Bar(self, title)
+
+
+class Bar:
+    """A bar on a terminal; elsewhere a line every `PERIOD` seconds."""
+
+    PERIOD = 10.0
+
+    def __init__(self, screen: Screen, title: str) -> None:
+        self.screen = screen
+        self.title = title
+        self.last = time.perf_counter()
+        self.progress: Progress | None = None
+        if screen.live:
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=screen.console,
+                transient=True,
+            )
+            self.task = self.progress.add_task(title, total=None, note="")
+
+    def __enter__(self) -> Bar:
+        if self.progress is not None:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Shows that `done` of `total` are done, and a remark."""
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done, total=total, note=note)
+        elif time.perf_counter() - self.last >= self.PERIOD:
+            self.last = time.perf_counter()
+            self.screen.say(f"{self.title}: {done} of {total} {note}".rstrip())
+
+    def training(self, event: TrainingEvent) -> None:
+        """Shows where a training stands; each epoch leaves a line. To be given to `genrec.fit`."""
+        figures = {**event.losses, **event.metrics}
+        note = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        if event.kind == "epoch":
+            self.screen.say(f"{self.title}: epoch {event.epoch} of at most {event.epochs}, {note}")
+        else:
+            self.update(event.step, event.total_steps, note)
