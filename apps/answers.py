@@ -113,7 +113,7 @@ def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]
     Raises:
         ExperimentError: A line is something else, or names an unknown id.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 query = json.loads(line)
@@ -123,7 +123,7 @@ def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]
             if not isinstance(history, list) or not all(isinstance(i, str) for i in history):
                 raise ExperimentError(
                     f'{path}, line {number}: "history" must be a list of item ids, '
-                    f"got {line.strip()[:80]}"
+                    f"got {json.dumps(query)[:80]}"
                 )
             for item_id in history:
                 if item_id not in known:
@@ -141,11 +141,14 @@ def read_ids(path: Path | None, known: Container[str]) -> frozenset[str] | None:
         known: The ids that there are.
 
     Raises:
-        ExperimentError: None of them is known.
+        ExperimentError: None of them is known, or the file is no text.
     """
     if path is None:
         return None
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{path}: not UTF-8 text: {error}") from error
     ids = frozenset(line.strip() for line in lines) - {""}
     found = frozenset(item_id for item_id in ids if item_id in known)
     if not found:

@@ -165,6 +165,8 @@ def test_recommend_answers_a_file(
         assert set(found) <= set(ids[:7])
     denied.write_text("\ngone\n")
     refused(launch(name, *command), "denied.txt.*none of its 1 item ids")
+    denied.write_bytes(b"\xff")
+    refused(launch(name, *command), "denied.txt.*UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -173,13 +175,14 @@ def test_recommend_answers_a_file(
         ('{"history": ["nobody"]}', "line 1.*nobody"),
         ('{"history": 3}', "line 1.*list"),
         ("{", "line 1.*JSON"),
+        ('{"history": ["\udcff"]}', "line 1.*JSON.*utf-8"),
     ],
 )
 def test_recommend_refuses(
     name: str, launch: Launch, completed: OfApp, tmp_path: Path, line: str, words: str
 ) -> None:
     source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
-    source.write_text(line + "\n")
+    source.write_bytes((line + "\n").encode(errors="surrogateescape"))
     command = ["recommend", "--run", completed(name), "--input", source, "--output", target]
     refused(launch(name, *command), words)
     assert not target.exists()
