@@ -82,10 +82,7 @@ class JoinedRecommender(Answers):
 
         def rank(history: Tensor, exclude: Tensor | None, allowed: Tensor | None) -> Ranked:
             found = self._candidates(history, exclude, allowed, num_beams)
-            scores = found.scores(self.weights)
-            best = scores.topk(min(top_k, scores.shape[1]), dim=1)
-            items = found.items.gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
-            return Ranked(items=items, scores=best.values)
+            return Ranked.best(found.scores(self.weights), top_k, items=found.items)
 
         return self.answers(
             histories,
@@ -112,9 +109,7 @@ class JoinedRecommender(Answers):
         permitted = self.permitted(len(history), exclude, allowed)
         if self.joining.exact:
             scores = exact_scores(model, model.trie, history, tables=self.tables)
-            best = scores.masked_fill(~permitted, -torch.inf).topk(min(num_beams, num_items), dim=1)
-            items = best.indices.masked_fill(best.values == -torch.inf, -1)
-            beams = items.cpu(), best.values.cpu()
+            found = Ranked.best(scores, num_beams, permitted=permitted)
         else:
             found = beam_search(
                 model,
@@ -126,14 +121,13 @@ class JoinedRecommender(Answers):
                 allow=allowed,
                 tables=self.tables,
             )
-            beams = found.items.cpu(), found.scores.cpu()
         return candidates_of(
             model,
             histories,
-            beams,
+            (found.items.cpu(), found.scores.cpu()),
             self.scorers,
             dense=self.dense,
-            permitted=permitted.cpu(),
+            permitted=None if permitted is None else permitted.cpu(),
             tables=self.tables,
         ).on(self.joining.base)
 

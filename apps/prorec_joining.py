@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from evalrec import Queries
-from genrec import Seq2Seq, Tables, beam_search, exact_scores, query_batches, score_items
+from genrec import (
+    Ranked,
+    Seq2Seq,
+    Tables,
+    beam_search,
+    exact_scores,
+    query_batches,
+    score_items,
+)
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -169,11 +177,10 @@ def generated(
     scores = torch.full((len(histories), num_beams), -torch.inf)
     for rows, history in _batches(model, histories):
         if exact:
-            found = exact_scores(model, model.trie, history.to(device), tables=tables)
-            best = found.topk(num_beams, dim=1)
-            items[rows], scores[rows] = best.indices.cpu(), best.values.cpu()
+            every = exact_scores(model, model.trie, history.to(device), tables=tables)
+            found = Ranked.best(every, num_beams)
         else:
-            ranked = beam_search(
+            found = beam_search(
                 model,
                 model.trie,
                 history.to(device),
@@ -181,7 +188,7 @@ def generated(
                 top_k=num_beams,
                 tables=tables,
             )
-            items[rows], scores[rows] = ranked.items.cpu(), ranked.scores.cpu()
+        items[rows], scores[rows] = found.items.cpu(), found.scores.cpu()
         done += len(rows)
         if progress is not None:
             progress(done, len(histories))
@@ -223,7 +230,7 @@ def candidates_of(
         batch = [histories[row] for row in rows.tolist()]
         values = {name: scorer(batch).float().cpu() for name, scorer in scorers.items()}
         open_ = None if permitted is None else permitted[rows]
-        best = [_best(values[name], min(k, num_items), open_) for name, k in dense.items()]
+        best = [Ranked.best(values[name], k, permitted=open_).items for name, k in dense.items()]
         own, own_scores = items[rows], log_probs[rows]
         if best:
             further = merged(own, torch.cat(best, dim=1))
@@ -240,16 +247,6 @@ def candidates_of(
         if progress is not None:
             progress(done, len(items))
     return Candidates(items=found, log_probs=scores, features=features)
-
-
-def _best(
-    scores: Float[Tensor, "batch items"], count: int, permitted: Bool[Tensor, "batch items"] | None
-) -> Int[Tensor, "batch count"]:
-    """The items of the highest scores, of those permitted; -1 where there are fewer."""
-    if permitted is None:
-        return scores.topk(count, dim=1).indices
-    best = scores.masked_fill(~permitted, -torch.inf).topk(count, dim=1)
-    return best.indices.masked_fill(~permitted.gather(1, best.indices), -1)
 
 
 def scaled(score: Scorer) -> Scorer:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from genrec.decoding import beam_search, exact_scores
+from genrec.decoding import Ranked, beam_search, exact_scores
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -126,6 +126,34 @@ def test_codes_by_level_can_be_searched_in_a_smaller_catalogue():
     by_node = big_model(output_vocabulary="node", scoring="renormalized")
     with pytest.raises(ValueError, match="trie must have the model's level_sizes"):
         beam_search(by_node, half, history)
+
+
+@given(st.data())
+def test_the_best_are_those_of_a_plain_sort(data: st.DataObject):
+    size = data.draw(st.integers(1, 6))
+    marks = st.lists(st.booleans(), min_size=size, max_size=size)
+    present, permitted = data.draw(marks), data.draw(st.none() | marks)
+    items = data.draw(st.none() | st.permutations(range(10)))
+    count = data.draw(st.integers(1, 8))
+    values = data.draw(st.permutations(range(size)))
+    pairs = sorted(
+        (
+            (float(values[i]), items[i] if items else i)
+            for i in range(size)
+            if present[i] and (permitted is None or permitted[i])
+        ),
+        reverse=True,
+    )
+    scores = [float(v) if p else -torch.inf for v, p in zip(values, present, strict=True)]
+    found = Ranked.best(
+        torch.tensor([scores]),
+        count,
+        items=None if items is None else torch.tensor([items[:size]]),
+        permitted=None if permitted is None else torch.tensor([permitted]),
+    )
+    expected = (pairs + [(-torch.inf, -1)] * size)[: min(count, size)]
+    assert found.scores.tolist() == [[score for score, _ in expected]]
+    assert found.items.tolist() == [[item for _, item in expected]]
 
 
 def test_refusals():

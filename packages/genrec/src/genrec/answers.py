@@ -127,8 +127,8 @@ class Answers:
 
     def permitted(
         self, count: int, exclude: Tensor | None, allowed: Tensor | None
-    ) -> Bool[Tensor, "count items"]:
-        """What may be returned to each of a batch, one mark an item.
+    ) -> Bool[Tensor, "count items"] | None:
+        """What may be returned to each of a batch, one mark an item; None where all may.
 
         Args:
             count: Requests of the batch.
@@ -136,6 +136,8 @@ class Answers:
             allowed: One mark an item that holds for all of them, or their items that alone may be
                 returned, padded likewise; None for all.
         """
+        if exclude is None and allowed is None:
+            return None
         # One column more takes what is written at the padding.
         marks = torch.ones(count, len(self.item_ids) + 1, dtype=torch.bool, device=self.device)
         if allowed is not None and allowed.ndim == 1:

@@ -26,6 +26,29 @@ class Ranked:
     items: Int[Tensor, "batch k"]
     scores: Float[Tensor, "batch k"]
 
+    @classmethod
+    def best(
+        cls,
+        scores: Float[Tensor, "batch candidates"],
+        count: int,
+        *,
+        items: Int[Tensor, "batch candidates"] | None = None,
+        permitted: Bool[Tensor, "batch candidates"] | None = None,
+    ) -> Ranked:
+        """Returns the candidates of the highest scores, at most as many as there are.
+
+        Args:
+            scores: Of the candidates; minus infinity where there is none.
+            count: Items returned.
+            items: The candidates; None where they are all items in order.
+            permitted: Which of them may be returned; None for all.
+        """
+        if permitted is not None:
+            scores = scores.masked_fill(~permitted, -torch.inf)
+        best = scores.topk(min(count, scores.shape[1]), dim=1)
+        found = best.indices if items is None else items.gather(1, best.indices)
+        return cls(items=found.masked_fill(best.values == -torch.inf, -1), scores=best.values)
+
 
 @torch.inference_mode()
 def beam_search(

@@ -288,7 +288,4 @@ class DenseRecommender(Answers):
         """
         scores = self.model.score(history).float().log_softmax(dim=1)
         permitted = self.permitted(len(scores), exclude, allowed)
-        scores = scores.masked_fill(~permitted, -torch.inf)
-        best = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        items = best.indices.masked_fill(best.values == -torch.inf, -1)
-        return Ranked(items=items, scores=best.values)
+        return Ranked.best(scores, top_k, permitted=permitted)

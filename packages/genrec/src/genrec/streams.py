@@ -135,6 +135,4 @@ def _ranked_by_all(walks: Sequence[Walk], lists: Sequence[Ranked], top_k: int) -
     again = torch.zeros_like(items, dtype=torch.bool)
     again[:, 1:] = items[:, 1:] == items[:, :-1]
     total = (total / len(walks)).gather(1, order).masked_fill(again | (items < 0), -torch.inf)
-    best = total.topk(top_k, dim=1)
-    items = items.gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
-    return Ranked(items=items, scores=best.values)
+    return Ranked.best(total, top_k, items=items)
