@@ -27,11 +27,11 @@ DENSE_TRIALS: tuple[dict[str, Any], ...] = (
 
 GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
     {},
+    {"learning_rate": 2e-3},
     {"dropout": 0.4},
     {"dropout": 0.1},
     {"learning_rate": 5e-4},
     {"label_smoothing": 0.1},
-    {"learning_rate": 2e-3},
     {"dropout": 0.3},
     {"num_decoder_layers": 2},
 )
