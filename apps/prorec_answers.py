@@ -61,6 +61,7 @@ class JoinedRecommender(Answers):
         }
         super().__init__(
             item_ids,
+            num_items=model.trie.num_items,
             history_length=model.config.history_length,
             device=model.trie.device,
             popularity=popularity,

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from genrec.artifact import ArtifactError, _config_digest, load_model, save_model
 from genrec.decoding import exact_scores
+from genrec.recommender import Recommender
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -51,20 +53,37 @@ def test_round_trip(tmp_path: Path, options: dict[str, object]):
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_a_model_folder_is_replaced_and_another_folder_is_not(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("thesis.tex", "x"),
+        ("config.json", '{"architectures": ["T5"]}'),  # a Hugging Face model
+        ("config.json", '{"format": 1, "views": []}'),  # a tokenizer
+        ("config.json", "half"),
+    ],
+)
+def test_a_model_folder_is_replaced_and_another_folder_is_not(
+    tmp_path: Path, name: str, content: str
+):
     save_model(tmp_path / "m", make(), IDS)
     save_model(tmp_path / "m", make(), IDS[::-1])
     assert load_model(tmp_path / "m").item_ids == IDS[::-1]
     assert load_model(tmp_path / "m").popularity is None
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    (tmp_path / "mine" / name).write_text(content)
     with pytest.raises(FileExistsError, match="is no model folder, so it is not replaced"):
         save_model(tmp_path / "mine", make(), IDS)
+    assert (tmp_path / "mine" / name).read_text() == content
+
+
+def test_info_comes_back_as_json_has_it(tmp_path: Path):
+    save_model(tmp_path / "m", make(), IDS, info={"recall": {5: 0.1, 10: 0.2}, "ks": (5, 10)})
+    assert load_model(tmp_path / "m").info == {"recall": {"5": 0.1, "10": 0.2}, "ks": [5, 10]}
 
 
 def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path):
     save_model(tmp_path / "m", make(), IDS)
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError, match=r"info must be what JSON can hold: .* not JSON ser"):
         save_model(tmp_path / "m", make(), IDS[::-1], info={"bad": object()})
     assert load_model(tmp_path / "m").item_ids == IDS
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
@@ -81,6 +100,21 @@ def test_ids_are_checked(tmp_path: Path, ids: list[str], words: str):
     with pytest.raises(ValueError, match=words):
         save_model(tmp_path / "m", make(), ids)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("popularity", "words"),
+    [
+        (torch.arange(4), r"whole number, 0 or more, for each of 5 items, got shape \(4,\)"),
+        (torch.full((5,), 0.5), "got torch.float32"),
+        (torch.tensor([1, 2, -3, 0, 0]), "got -3"),
+    ],
+)
+def test_popularity_is_checked(tmp_path: Path, popularity: torch.Tensor, words: str):
+    for use in (partial(save_model, tmp_path / "m"), Recommender):
+        with pytest.raises(ValueError, match=words):
+            use(make(), IDS, popularity=popularity)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "catalogue.safetensors", "item_ids.json"])

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from genrec.decoding import Ranked
+from genrec.item_checks import check_item_ids, check_popularity
 
 Rank = Callable[[Tensor, Tensor | None, Tensor | None], Ranked]
 """From padded histories, padded items to leave out, and items allowed to the best items."""
@@ -79,7 +80,8 @@ class Answers:
     """What all recommenders have in common: a catalogue of ids, and answers to requests.
 
     Args:
-        item_ids: Id of each item row.
+        item_ids: Id of each item row, no two alike.
+        num_items: Items that the model knows.
         history_length: Most items of a history that the model reads.
         device: Where the model is.
         popularity: How often each item was had. With it, a history without any known item is
@@ -90,16 +92,19 @@ class Answers:
         self,
         item_ids: Sequence[str],
         *,
+        num_items: int,
         history_length: int,
         device: torch.device,
         popularity: Int[Tensor, " items"] | None,
     ) -> None:
+        check_item_ids(item_ids, num_items)
         self.item_ids = list(item_ids)
         self.rows = {item_id: row for row, item_id in enumerate(item_ids)}
         self.popularity = popularity
         self.history_length = history_length
         self.device = device
         if popularity is not None:
+            check_popularity(popularity, num_items)
             order = popularity.argsort(descending=True, stable=True)
             self._most_popular = order[: int((popularity > 0).sum())].tolist()
 

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from genrec.item_checks import check_item_ids, check_popularity
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -72,23 +73,21 @@ def save_model(
         model: The model; its trie's codes go with it.
         item_ids: Id of each item row, no two alike.
         popularity: How often each item was had in training, for users without a history.
-        info: Whatever else JSON can hold: where the model comes from, how well it does.
+        info: Whatever else JSON can hold: where the model comes from, how well it does; keys
+            become strings.
 
     Raises:
         FileExistsError: The folder holds something else than a model.
+        TypeError: `info` is not what JSON can hold, or an id is no string.
         ValueError: `item_ids` or `popularity` does not fit the model.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+    if folder.exists() and not _holds_model(folder):
         raise FileExistsError(f"{folder} exists and is no model folder, so it is not replaced")
-    _check_ids(item_ids, model.trie.num_items)
+    check_item_ids(item_ids, model.trie.num_items)
     catalogue = {"codes": model.trie.codes.cpu().contiguous()}
     if popularity is not None:
-        if popularity.shape != (model.trie.num_items,) or bool((popularity < 0).any()):
-            raise ValueError(
-                f"popularity must be one count, 0 or more, for each of {model.trie.num_items} "
-                f"items, got shape {tuple(popularity.shape)}"
-            )
+        check_popularity(popularity, model.trie.num_items)
         catalogue["popularity"] = popularity.long().cpu().contiguous()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -103,7 +102,7 @@ def save_model(
             "model": asdict(model.config),
             "codebook_sizes": model.trie.codebook_sizes,
             "vector_dim": _vector_dim(model),
-            "info": dict(info or {}),
+            "info": _as_json(info or {}),
             "files": {name: _digest(beside / name) for name in _FILES},
         }
         config["digest"] = _config_digest(config)
@@ -152,7 +151,7 @@ def load_model(
         weights = load_file(folder / WEIGHTS_FILE)
         item_ids = json.loads((folder / IDS_FILE).read_text(encoding="utf-8"))
         trie = Trie.build(catalogue["codes"], codebook_sizes)
-        _check_ids(item_ids, trie.num_items)
+        check_item_ids(item_ids, trie.num_items)
         vectors = None if vector_dim is None else torch.zeros(trie.num_items, int(vector_dim))
         with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten below
             model = Seq2Seq(model_config, trie, item_vectors=vectors)
@@ -188,6 +187,23 @@ def _vector_dim(model: Seq2Seq) -> int | None:
     return None
 
 
+def _holds_model(folder: Path) -> bool:
+    """Returns whether a folder is one of ours; a `config.json` alone is many a library's."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"format", "model", "files"} <= config.keys()
+
+
+def _as_json(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what JSON makes of it, as which the digest is taken: keys become strings."""
+    try:
+        return dict(json.loads(json.dumps(dict(info))))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"info must be what JSON can hold: {error}") from error
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     try:
@@ -210,20 +226,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if found > 1 and config.pop("digest", None) != _config_digest(config):
         raise ArtifactError(f"{path} is damaged: its digest disagrees with the rest of it")
     return config
-
-
-def _check_ids(item_ids: Sequence[str], num_items: int) -> None:
-    if len(item_ids) != num_items:
-        raise ValueError(
-            f"item_ids must be one id for each of {num_items} items, got {len(item_ids)}"
-        )
-    seen: set[str] = set()
-    for row, item_id in enumerate(item_ids):
-        if not isinstance(item_id, str):
-            raise TypeError(f"item_ids must be strings, got {item_id!r} in row {row}")
-        if item_id in seen:
-            raise ValueError(f"item_ids must differ, got {item_id!r} twice, again in row {row}")
-        seen.add(item_id)
 
 
 def _put_in_place(beside: Path, folder: Path) -> None:

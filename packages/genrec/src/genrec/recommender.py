@@ -15,6 +15,7 @@ from genrec.artifact import load_model
 from genrec.backbones import Backbone
 from genrec.catalogue import with_catalogue
 from genrec.decoding import Ranked, beam_search
+from genrec.item_checks import check_item_ids
 from genrec.seq2seq import Seq2Seq
 from genrec.trie import Trie
 
@@ -38,19 +39,15 @@ class Recommender(Answers):
         *,
         popularity: Int[Tensor, " items"] | None = None,
     ) -> None:
-        if len(item_ids) != model.trie.num_items:
-            raise ValueError(
-                f"item_ids must be one id for each of {model.trie.num_items} items, "
-                f"got {len(item_ids)}"
-            )
-        self.model = model.eval()
-        self._tables = model.tables()
         super().__init__(
             item_ids,
+            num_items=model.trie.num_items,
             history_length=model.config.history_length,
-            device=self._tables.head.device,
+            device=model.trie.device,
             popularity=popularity,
         )
+        self.model = model.eval()
+        self._tables = model.tables()
 
     @classmethod
     def load(
@@ -94,8 +91,10 @@ class Recommender(Answers):
             item_vectors: One vector an item, where new items need theirs.
 
         Raises:
-            ValueError: The codebooks differ, or the model knows nothing of some new items.
+            ValueError: The codebooks differ, the ids or the popularity do not fit the codes, or the
+                model knows nothing of some new items.
         """
+        check_item_ids(item_ids, len(codes))
         trie = Trie.build(codes.to(self.device), self.model.trie.codebook_sizes)
         rows = [self.rows.get(item_id, -1) for item_id in item_ids]
         old_rows = torch.tensor(rows, dtype=torch.long, device=self.device)
@@ -211,17 +210,14 @@ class DenseRecommender(Answers):
         history_length: int,
         popularity: Int[Tensor, " items"] | None = None,
     ) -> None:
-        if len(item_ids) != model.num_items:
-            raise ValueError(
-                f"item_ids must be one id for each of {model.num_items} items, got {len(item_ids)}"
-            )
-        self.model = model.eval()
         super().__init__(
             item_ids,
+            num_items=model.num_items,
             history_length=history_length,
             device=next(model.parameters()).device,
             popularity=popularity,
         )
+        self.model = model.eval()
 
     def recommend(
         self,
