@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,16 +147,22 @@ def test_a_run_killed_at_a_random_step_equals_the_uninterrupted_one(
 ACCUMULATING = TrainingConfig(epochs=2, accumulate=3, learning_rate=0.05, gradient_clip=0.5)
 
 
-def test_a_resumed_run_with_accumulation_equals_the_uninterrupted_one(tmp_path):
-    def run(folder: Path | None = None, callback=None):
-        module = model()
-        return module, fit(module, batches(), loss, ACCUMULATING, folder=folder, callback=callback)
+@pytest.fixture(scope="module")
+def accumulated() -> tuple[SASRec, TrainingResult]:
+    return train_accumulating()
 
-    whole = run()
-    assert whole[1].steps == 6  # 8 batches an epoch, in steps of 3, 3 and 2
+
+def train_accumulating(folder: Path | None = None, callback=None) -> tuple[SASRec, TrainingResult]:
+    module = model()
+    return module, fit(module, batches(), loss, ACCUMULATING, folder=folder, callback=callback)
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_resumed_run_with_accumulation_equals_the_uninterrupted_one(tmp_path, accumulated, step):
+    assert accumulated[1].steps == 6  # 8 batches an epoch, in steps of 3, 3 and 2
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, at_step(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert_same(run(tmp_path), whole)
+        train_accumulating(tmp_path, at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert_same(train_accumulating(tmp_path), accumulated)
 
 
 @pytest.mark.parametrize("batch_size", [12, 25])  # 60 pairs: batches of 12, and of 20
@@ -573,9 +580,18 @@ def lose_weights(folder: Path) -> None:
     (folder / "last-13.safetensors").unlink()
 
 
-def age(folder: Path) -> None:
+def edit(folder: Path, **changes: object) -> None:
     path = folder / "checkpoint.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def empty(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"format": 1}')
+
+
+def break_log(folder: Path) -> None:
+    path = folder / "log.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"epoch", b"stage"))
 
 
 @pytest.mark.parametrize(
@@ -584,15 +600,54 @@ def age(folder: Path) -> None:
         (break_json, "checkpoint.json is no checkpoint"),
         (break_weights, "last-13.safetensors cannot be read"),
         (lose_weights, "last-13.safetensors cannot be read"),
-        (age, "has format 99, this version reads format 1"),
+        (partial(edit, format=99), "has format 99, this version reads format 1"),
+        (partial(edit, state={"pace": 1}), "checkpoint.json is damaged: .*'pace'"),
+        (empty, "checkpoint.json is damaged: it lacks config, files, state, steps_per_epoch"),
+        (lambda folder: (folder / "log.jsonl").unlink(), "log.jsonl is damaged: it has 0 bytes"),
+        (lambda folder: (folder / "log.jsonl").write_text("{}"), "damaged: it has 2 bytes"),
+        (break_log, "log.jsonl is damaged or not the log of a training"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(tmp_path, damage, words):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, at_step(13, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     damage(tmp_path)
+    before = contents(tmp_path)
     with pytest.raises(ArtifactError, match=words):
         train(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_of_others_stay_in_the_folder(tmp_path):
+    others = ["embeddings.safetensors", "final.npy", "best-model.safetensors", "thesis.part"]
+    for name in others:
+        (tmp_path / name).write_text("precious")
+    train(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *others,
+        "checkpoint.json",
+        "final.safetensors",
+        "log.jsonl",
+    }
+
+
+def test_the_log_of_something_else_is_refused(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"message": "started"}\n')
+    with pytest.raises(ArtifactError, match="not the log of a training: move it away"):
+        train(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == '{"message": "started"}\n'
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path, uninterrupted):
+    config = TrainingConfig(**{**vars(CONFIG), "checkpoint_every": 3})
+    with pytest.raises(Crash):
+        train(tmp_path, at_step(STEPS + 1, crash), config)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert_same(train(tmp_path, config=config), uninterrupted)
 
 
 def test_the_checkpoint_of_another_model_is_refused(tmp_path):

@@ -1,14 +1,15 @@
 """A training run on disk: one JSON file that names the safetensors files that belong to it.
 
 The tensors are written under new names, then the JSON is put in place by one rename, then what it
-no longer names is deleted. So a run that is killed at any moment leaves a whole checkpoint, the old
-one or the new one.
+no longer names is deleted, as far as it bears a checkpoint's name. So a run that is killed at any
+moment leaves a whole checkpoint, the old one or the new one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 from genrec.artifact import ArtifactError
 
 FORMAT = 1
-
-
 STATE_FILE = "checkpoint.json"
 LOG_FILE = "log.jsonl"
+_TENSOR_FILE = re.compile(r"(last-\d+|best-\d+|final)\.safetensors(\.part)?")
+_RECORD = {"epoch", "step", "losses"}  # what each line of a log has, among others
 
 
 def save_checkpoint(
@@ -35,8 +36,8 @@ def save_checkpoint(
     Args:
         folder: Where it goes; made if need be.
         state: What JSON holds, floats exactly.
-        tensors: What the files hold, by their stem, such as `last-12`; None where the present
-            checkpoint's file of that name stays.
+        tensors: What the files hold, by their stem: `last-12`, `best-3` or `final`; None where the
+            present checkpoint's file of that name stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [f"{stem}.safetensors" for stem in tensors]
@@ -48,8 +49,8 @@ def save_checkpoint(
     beside = folder / f"{STATE_FILE}.part"
     beside.write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1) + "\n")
     os.replace(beside, folder / STATE_FILE)
-    for path in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
-        if path.name not in files:
+    for path in list(folder.iterdir()):
+        if _TENSOR_FILE.fullmatch(path.name) and path.name not in files:
             path.unlink()
 
 
@@ -72,6 +73,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
         raise ArtifactError(f"{path} is no checkpoint: {error!r}") from error
     if found != FORMAT:
         raise ArtifactError(f"{path} has format {found}, this version reads format {FORMAT}")
+    missing = {"config", "steps_per_epoch", "state", "files"} - state.keys()
+    if missing:
+        raise ArtifactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
     tensors = {}
     for name in state["files"]:
         try:
@@ -79,6 +83,35 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
         except (OSError, SafetensorError) as error:
             raise ArtifactError(f"{folder / name} cannot be read: {error}") from error
     return state, tensors
+
+
+def resume_log(folder: Path, size: int | None) -> list[dict[str, Any]]:
+    """Reads the log up to where its checkpoint was saved, and cuts off what was written later.
+
+    Args:
+        folder: Where it is; without a log there, an empty one is made.
+        size: Bytes that the log had then; None without a checkpoint, where all of it is cut off:
+            the log of a run that was killed before its first one.
+
+    Raises:
+        ArtifactError: The log is damaged or of something else, and is left as it is.
+    """
+    path = folder / LOG_FILE
+    content = path.read_bytes() if path.exists() else b""
+    if size is not None and len(content) < size:
+        raise ArtifactError(
+            f"{path} is damaged: it has {len(content)} bytes, {STATE_FILE} was saved at {size}"
+        )
+    try:
+        records = [json.loads(line) for line in content[:size].splitlines()]
+        is_ours = all(record.keys() >= _RECORD for record in records)
+    except (ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise ArtifactError(f"{path} is damaged or not the log of a training: move it away")
+    with path.open("ab") as file:
+        file.truncate(size or 0)
+    return records if size else []
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

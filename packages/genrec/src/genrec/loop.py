@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from genrec.artifact import ArtifactError
 from genrec.checkpoint import (
     LOG_FILE,
     STATE_FILE,
@@ -23,6 +24,7 @@ from genrec.checkpoint import (
     optimizer_tensors,
     restore_module,
     restore_optimizer,
+    resume_log,
     save_checkpoint,
 )
 from genrec.objective import Objective, Sealed
@@ -139,6 +141,7 @@ class TrainingLoop:
         """
         state, processes, size = self.state, self.fabric.world_size, self.config.accumulate
         done = (state.step - state.epochs * self.steps_per_epoch) * size
+        done = min(done, self.batches_per_epoch)  # an epoch's last step may have had fewer
         first, last = done * processes + self.fabric.global_rank, self.batches_per_epoch * processes
         mine = islice(self.batches(state.epochs), first, last, processes)
         while group := list(islice(mine, size)):
@@ -341,7 +344,10 @@ class TrainingLoop:
                         f"folder must be of a training with the same settings, got {self.folder} "
                         f"with {name} {former.get(name)}, not {value}"
                     )
-            self.state = State(**about["state"])
+            try:
+                self.state = State(**about["state"])
+            except TypeError as error:
+                raise ArtifactError(f"{self.folder / STATE_FILE} is damaged: {error}") from error
             for stem, tensors in files.items():
                 if stem.startswith("best-"):
                     self.best, self.saved_best = tensors, self.state.best_epoch
@@ -349,10 +355,7 @@ class TrainingLoop:
                     self._restore(tensors)
         if self.fabric.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / LOG_FILE).open("ab+") as file:
-                file.truncate(self.state.log_bytes)  # what a killed run wrote after it
-                file.seek(0)
-                self.log = [json.loads(line) for line in file]
+            self.log = resume_log(self.folder, None if loaded is None else self.state.log_bytes)
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         assert self.folder is not None

@@ -79,7 +79,8 @@ def fit(
     Raises:
         ValueError: A loss term is not finite, the settings do not fit the arguments, `validate`
             lacks the monitored figure, or `folder` holds a training with other settings.
-        ArtifactError: The checkpoint in `folder` is damaged, or of another model.
+        ArtifactError: The checkpoint in `folder` is damaged, or of another model, or `log.jsonl` is
+            not that of a training.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; the checkpoint is saved.
     """
     if validate is None and (config.monitor is not None or config.validate_every != 1):
