@@ -481,6 +481,32 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_in_the_weights():
     assert module.weight.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        (lambda w, b: w.sum(), "must return tensors by name, got Tensor"),
+        (lambda w, b: {}, "must return tensors by name, got dict"),
+        (lambda w, b: {"rows": w}, r"'rows' must be a tensor of one number, got shape \(2,\)"),
+        (lambda w, b: {"fine": w.sum(), "zero": 0.0}, "'zero' must be a tensor .* got 0.0"),
+        (lambda w, b: {"ab"[b.value % 2]: w.sum()}, r"for each batch, got \['b'\] after \['a'\]"),
+    ],
+)
+def test_a_loss_that_is_no_named_scalars_is_refused(terms, words):
+    config = TrainingConfig(epochs=1, accumulate=2)
+    with pytest.raises(ValueError, match=words):
+        fit(Line(), Numbers(4), lambda m, b: terms(m.weight, b), config)
+
+
+def test_terms_may_come_in_any_order():
+    def objective(module: Line, batch: Number) -> dict[str, Tensor]:
+        one, ten = module.weight[0] + 1, module.weight[1] + 10
+        return {"one": one, "ten": ten} if batch.value % 2 else {"ten": ten, "one": one}
+
+    config = TrainingConfig(epochs=1, accumulate=2)
+    (record,) = fit(Line(), Numbers(2), objective, config).log
+    assert record["losses"] == {"ten": 10.0, "one": 1.0}
+
+
 def test_gradients_that_are_not_finite_stop_too():
     module = Line()
     with pytest.raises(

@@ -28,7 +28,22 @@ class Objective(nn.Module):
         self.names: tuple[str, ...] = ()
 
     def forward(self, sealed: Sealed) -> Tensor:
-        """Returns the loss terms side by side."""
+        """Returns the loss terms side by side.
+
+        Raises:
+            ValueError: They are not scalar tensors by name, or have other names than before.
+        """
         terms = self.loss(self.module, sealed.batch)
-        self.names = tuple(terms)
-        return torch.stack([term.float() for term in terms.values()])
+        if not isinstance(terms, Mapping) or not terms:
+            raise ValueError(f"loss must return tensors by name, got {type(terms).__name__}")
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.ndim:
+                got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
+                raise ValueError(f"loss term {name!r} must be a tensor of one number, got {got}")
+        self.names = self.names or tuple(terms)
+        if terms.keys() != set(self.names):
+            raise ValueError(
+                f"loss must return the same terms for each batch, got {sorted(terms)} after "
+                f"{sorted(self.names)}"
+            )
+        return torch.stack([terms[name].float() for name in self.names])

@@ -65,7 +65,8 @@ def fit(
     Args:
         module: What is trained: its parameters that require gradients, all on one device.
         batches: The batches of each epoch. Under `torchrun`, process r of n takes each n-th.
-        loss: Named terms whose sum is minimised; called in training mode, under autocast.
+        loss: Named terms whose sum is minimised, scalar tensors, the same names for each batch;
+            called in training mode, under autocast.
         config: How to train.
         validate: Named figures of the module; called in evaluation mode, without gradients, in
             full precision.
@@ -77,8 +78,9 @@ def fit(
         monitored, and is in evaluation mode.
 
     Raises:
-        ValueError: A loss term is not finite, the settings do not fit the arguments, `validate`
-            lacks the monitored figure, or `folder` holds a training with other settings.
+        ValueError: Loss terms are not finite, or not those of `loss` above; the settings do not fit
+            the arguments; `validate` lacks the monitored figure; or `folder` holds a training with
+            other settings.
         ArtifactError: The checkpoint in `folder` is damaged, or of another model, or `log.jsonl` is
             not that of a training.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; the checkpoint is saved.
