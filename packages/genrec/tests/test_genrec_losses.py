@@ -77,6 +77,15 @@ def test_full_cross_entropy_gives_gradients_to_whom_wants_them():
         torch.testing.assert_close(full_cross_entropy(states, vectors, targets), expected.detach())
 
 
+def test_cosines_of_zeros_are_finite_in_half_precision():
+    states, vectors = torch.randn(2, 4).half(), torch.zeros(3, 4).half()
+    vectors[0] = 1e-4  # its square is 0 in fp16
+    scores = item_scores(states, vectors, similarity="cosine", temperature=0.1)
+    assert scores.dtype == torch.float16
+    expected = item_scores(states.float(), vectors.float(), similarity="cosine", temperature=0.1)
+    torch.testing.assert_close(scores.float(), expected, atol=0.05, rtol=0.01)
+
+
 def test_full_cosine_cross_entropy_equals_plain_python():
     states, vectors, targets = tensors()
     loss = full_cross_entropy(states, vectors, targets, similarity="cosine", temperature=0.1)

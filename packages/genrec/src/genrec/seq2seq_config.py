@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from genrec.history import HistoryInput
+from genrec.similarity import Similarity
 
 OutputVocabulary = Literal["level", "node"]
 Scoring = Literal["masked", "renormalized"]
 NodeStart = Literal["random", "vectors"]
-Similarity = Literal["dot", "cosine"]
 DistillationState = Literal["last", "first"]
 
 

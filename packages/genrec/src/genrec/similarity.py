@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,5 +49,11 @@ def comparable(
     """
     check_similarity(similarity, temperature)
     if similarity == "cosine":
-        states, item_vectors = F.normalize(states, dim=-1), F.normalize(item_vectors, dim=-1)
+        states, item_vectors = unit(states), unit(item_vectors)
     return (states if temperature == 1 else states / temperature), item_vectors
+
+
+def unit(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+    """Returns vectors of length 1, zeros for zeros: in fp16 those would be 0 / 0."""
+    wide = x.float() if x.dtype == torch.float16 else x
+    return F.normalize(wide, dim=-1).to(x.dtype)
