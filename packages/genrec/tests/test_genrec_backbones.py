@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from genrec.backbones import HSTU, BERT4Rec, GRU4Rec, SASRec, StateBackbone
+from genrec.backbones import DIN, HSTU, BERT4Rec, GRU4Rec, SASRec, StateBackbone
 from genrec.backbones.hstu import time_buckets
 from genrec.cloze import MaskedBatches
 from genrec.losses import full_cross_entropy
@@ -204,6 +204,14 @@ def test_hstu_tells_times_apart_and_does_not_need_them():
 def test_refusals(kind, options, words):
     with pytest.raises(ValueError, match=words):
         model(kind, **options)
+
+
+@pytest.mark.parametrize("kind", [*ALL, DIN])
+@pytest.mark.parametrize("row", [-1, NUM_ITEMS + 2])
+def test_what_is_no_item_row_is_refused(kind, row):
+    backbone = DIN(NUM_ITEMS) if kind is DIN else model(kind)
+    with pytest.raises(ValueError, match=f"from 0 to 11, or 12 as padding, got {row}"):
+        backbone.score(torch.tensor([[1, row]]))
 
 
 def test_a_history_too_long_is_refused():

@@ -127,8 +127,30 @@ def test_exact_scoring_decodes_a_bounded_number_of_prefixes(monkeypatch: pytest.
 def test_bad_masks_are_refused():
     trie = MODELS[0].trie
     with pytest.raises(ValueError, match=r"exclude must hold item rows from 0 to 17.*, got 19"):
-        Mask(trie, exclude=torch.tensor([[0, 19]]))
+        Mask(trie, 1, exclude=torch.tensor([[0, 19]]))
     with pytest.raises(ValueError, match="allow must hold item rows from 0 to 17"):
-        Mask(trie, allow=torch.tensor([[-1]]))
+        Mask(trie, 1, allow=torch.tensor([[-1]]))
     with pytest.raises(ValueError, match=r"one mark for each of 18 items, got shape \(3,\)"):
-        Mask(trie, allow=torch.ones(3, dtype=torch.bool))
+        Mask(trie, 1, allow=torch.ones(3, dtype=torch.bool))
+    for name in ("exclude", "allow"):
+        with pytest.raises(ValueError, match=rf"{name} .* each of 2 histories, got shape \(1, 1\)"):
+            Mask(trie, 2, **{name: torch.tensor([[3]])})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_lists_and_no_users_give_nothing(model: Seq2Seq):
+    none = torch.empty(1, 0, dtype=torch.long)
+    history, allow = torch.tensor([[1]]), torch.tensor([[4, 2]])
+    masked = {"num_beams": NUM_ITEMS, "top_k": 3, "exclude": none}
+    found = beam_search(model, model.trie, history, allow=allow, **masked).items  # type: ignore[arg-type]
+    assert sorted(found[0].tolist()) == [-1, 2, 4]
+    found = beam_search(model, model.trie, history, allow=none, **masked).items  # type: ignore[arg-type]
+    assert found.tolist() == [[-1, -1, -1]]
+    nobody = torch.empty(0, 3, dtype=torch.long)
+    ranked = beam_search(model, model.trie, nobody, num_beams=5, top_k=4, exclude=nobody)
+    assert ranked.items.shape == ranked.scores.shape == (0, 4)
+    assert exact_scores(model, model.trie, nobody).shape == (0, NUM_ITEMS)
+    assert score_items(model, model.trie, nobody, nobody).shape == (0, 3)
+    assert beam_recall(model, model.trie, nobody).shape == (0,)
+    with pytest.raises(ValueError, match=r"items must hold item rows from 0 to 17.*, got -1"):
+        score_items(model, model.trie, history, torch.tensor([[-1]]))

@@ -241,6 +241,18 @@ def test_tiger_is_four_layers_over_codes_without_a_distillation_state():
     assert model(torch.tensor([[1, 2]]), torch.tensor([3])).distillation is None
 
 
+@pytest.mark.parametrize("history_input", ["codes", "vectors"])
+def test_what_is_no_item_row_is_refused(history_input: str):
+    model = make(history_input=history_input)
+    size = model.trie.num_items
+    for row in (-1, size + 1):
+        with pytest.raises(ValueError, match=f"{size} as padding, got {row}"):
+            model(torch.tensor([[1, row]]), torch.tensor([0]))
+    for row in (-1, size):
+        with pytest.raises(ValueError, match=f"targets .* to {size - 1}, got {row}"):
+            model(torch.tensor([[1], [size]]), torch.tensor([0, row]))
+
+
 def test_item_vectors_are_checked():
     trie = Trie.build(CODES, SIZES)
     reads = Seq2SeqConfig(**SMALL, history_input="vectors")

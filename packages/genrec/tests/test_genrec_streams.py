@@ -51,6 +51,7 @@ def test_masks_hold_in_every_stream(streams: Streams):
     assert sorted(found.items[0].tolist()) == [-1, 3, 5, 9]
     assert found.items[1].tolist() == [1, -1, -1, -1]
     assert found.scores[1, 1:].tolist() == [-torch.inf] * 3
+    assert streams.beam_search(history[:0], num_beams=9, top_k=4).items.shape == (0, 4)
 
 
 def test_each_weight_is_held_once_and_both_streams_train(streams: Streams):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from genrec.item_checks import check_rows
 from genrec.masks import Mask
 from genrec.seq2seq import Seq2Seq, Tables
 from genrec.trie import Trie
@@ -70,7 +71,7 @@ def beam_search(
     Args:
         model: The model, in eval mode.
         trie: The catalogue's code sequences: `model.trie`, or, where the output vocabulary is by
-            level, any other trie over the same codebooks.
+            level and the config has no `history_bias`, any other trie over the same codebooks.
         history: Item rows, oldest first, padded with the number of items.
         num_beams: Prefixes kept at each level.
         top_k: Items returned, at most `num_beams`.
@@ -89,9 +90,7 @@ def beam_search(
         ValueError: The model is in training mode, the trie is not its, or a number is out of range.
     """
     _check_beams(model, num_beams, top_k)
-    mask = None
-    if exclude is not None or allow is not None:
-        mask = Mask(trie, exclude=exclude, allow=allow)
+    mask = Mask.of(trie, len(history), exclude, allow)
     with torch.autocast(history.device.type, enabled=False):
         memory = model.encode(history)
         walk = Walk(model, trie, memory, tables=tables, mask=mask)
@@ -101,6 +100,10 @@ def beam_search(
 def search(walk: Walk, *, num_beams: int, top_k: int) -> Ranked:
     """Runs a beam search from the root down; numbers are those of `beam_search`."""
     trie, prefixes = walk.trie, walk.start()
+    if not len(prefixes.nodes):
+        return Ranked(
+            items=prefixes.nodes.new_empty(0, top_k), scores=prefixes.scores.new_empty(0, top_k)
+        )
     for level in range(trie.num_levels):
         candidates = walk.expand(level, prefixes)
         width = top_k if level == trie.num_levels - 1 else num_beams
@@ -146,6 +149,8 @@ def exact_scores(
     with torch.autocast(history.device.type, enabled=False):
         walk = Walk(model, trie, model.encode(history), tables=tables)
         scores = torch.empty(len(history), trie.num_items, device=history.device)
+        if not len(history):
+            return scores
         at_once = max(prefixes_at_once // max(len(history), 1), 1)
         for leaves in walk.subtrees(0, walk.start(), at_once):
             items = trie.leaf_items[leaves.nodes[leaves.place]].long()
@@ -178,8 +183,7 @@ def score_items(
         ValueError: The model is in training mode, or the trie is not its.
     """
     _check_mode(model)
-    if not items.numel():
-        return torch.empty(items.shape, device=items.device)
+    check_rows("items", items, trie.num_items)
     missing = items == trie.num_items
     with torch.autocast(history.device.type, enabled=False):
         walk = Walk(model, trie, model.encode(history), tables=tables)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.item_checks import check_range
 from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
 
@@ -74,9 +75,16 @@ class HistoryEmbedding(nn.Module):
         """Returns one vector a position, and True where a position is padding.
 
         There are as many positions as the longest history needs, at least one item's.
+
+        Raises:
+            ValueError: There is neither an item row nor padding in some place.
         """
-        is_item = history != self.num_items
-        longest = int(is_item.sum(dim=1).max()) if history.numel() else 0
+        longest = 0
+        if history.numel():
+            lengths = (history != self.num_items).sum(dim=1)
+            # A device is waited for once, for all three.
+            longest, least, most = torch.stack([lengths.max(), *history.aminmax()]).tolist()
+            check_range("history", least, most, self.num_items)
         length = min(max(longest, 1), self.history_length)
         history = F.pad(history, (max(length - history.shape[1], 0), 0), value=self.num_items)
         newest_last = (history != self.num_items).long().argsort(dim=1, stable=True)

@@ -1,9 +1,10 @@
-"""Checks of what is known of the items, row by row: their ids, and how often each was had."""
+"""Checks of item rows, and of what is known of each item: its id, and how often it was had."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -44,3 +45,24 @@ def check_popularity(popularity: Tensor, num_items: int) -> None:
     raise ValueError(
         f"popularity must be one whole number, 0 or more, for each of {num_items} items, got {got}"
     )
+
+
+def check_rows(name: str, rows: Tensor, num_items: int, *, padded: bool = True) -> None:
+    """Refuses what is neither an item row nor padding; other devices than a CPU are waited for.
+
+    Raises:
+        ValueError: A row is below 0 or too large; below 0 it would be counted from the end.
+    """
+    if rows.numel():
+        least, most = torch.stack(rows.aminmax()).tolist()
+        check_range(name, least, most, num_items, padded=padded)
+
+
+def check_range(name: str, least: int, most: int, num_items: int, *, padded: bool = True) -> None:
+    """Refuses rows of which the least or the largest is out of range, as `check_rows` does."""
+    if least < 0 or most >= num_items + padded:
+        padding = f", or {num_items} as padding" if padded else ""
+        raise ValueError(
+            f"{name} must hold item rows from 0 to {num_items - 1}{padding}, "
+            f"got {least if least < 0 else most}"
+        )

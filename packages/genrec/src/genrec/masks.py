@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from genrec.item_checks import check_rows
 from genrec.trie import Children, Trie, distinct
 
 
@@ -18,17 +19,20 @@ class Mask:
 
     Args:
         trie: The catalogue.
+        num_users: How many there are.
         exclude: Each user's items that must not be returned, padded with `num_items`.
         allow: Each user's items that may be returned and no others, padded with `num_items`; or one
             mark an item, True where it may, for all users.
 
     Raises:
-        ValueError: A list holds what is no item row, or there is not one mark an item.
+        ValueError: A list holds what is no item row, there is not one list a user, or there is not
+            one mark an item.
     """
 
     def __init__(
         self,
         trie: Trie,
+        num_users: int,
         *,
         exclude: Int[Tensor, "users m"] | None = None,
         allow: Int[Tensor, "users n"] | Bool[Tensor, " items"] | None = None,
@@ -36,13 +40,13 @@ class Mask:
         self.trie = trie
         self.exclude: Tensor | None = None
         if exclude is not None:
-            self.exclude = _distinct_rows("exclude", exclude, trie.num_items)
+            self.exclude = _lists("exclude", exclude, trie, num_users)
         self.allow: Tensor | None = None
         self.allowed_before: Tensor | None = None
         if allow is None:
             return
         if allow.dtype != torch.bool:
-            self.allow = _distinct_rows("allow", allow, trie.num_items)
+            self.allow = _lists("allow", allow, trie, num_users)
             if self.exclude is not None:
                 self.allow = _without(self.allow, self.exclude, trie.num_items)
                 self.exclude = None
@@ -59,6 +63,15 @@ class Mask:
             known = self.exclude < trie.num_items
             known &= allow[self.exclude.masked_fill(~known, 0)]
             self.exclude = self.exclude.masked_fill(~known, trie.num_items)
+
+    @classmethod
+    def of(
+        cls, trie: Trie, num_users: int, exclude: Tensor | None, allow: Tensor | None
+    ) -> Mask | None:
+        """Returns the mask of these lists; None where all items may be returned."""
+        if exclude is None and allow is None:
+            return None
+        return cls(trie, num_users, exclude=exclude, allow=allow)
 
     def strike(
         self, level: int, parents: Int[Tensor, "users beams"], children: Children, scores: Tensor
@@ -87,18 +100,20 @@ class Mask:
             scores.masked_fill_(closed, -torch.inf)
 
 
-def _distinct_rows(name: str, items: Tensor, num_items: int) -> Tensor:
-    if items.numel() and (int(items.min()) < 0 or int(items.max()) > num_items):
-        wrong = items[(items < 0) | (items > num_items)]
+def _lists(name: str, items: Tensor, trie: Trie, num_users: int) -> Tensor:
+    if items.ndim != 2 or len(items) != num_users:
         raise ValueError(
-            f"{name} must hold item rows from 0 to {num_items - 1}, or {num_items} as padding, "
-            f"got {int(wrong[0])}"
+            f"{name} must hold a list of items for each of {num_users} histories, got shape "
+            f"{tuple(items.shape)}"
         )
-    return distinct(items, num_items)
+    check_rows(name, items, trie.num_items)
+    return distinct(items, trie.num_items)
 
 
 def _without(items: Tensor, banned: Tensor, num_items: int) -> Tensor:
     """Returns each row's items but those banned in the same row; both come sorted."""
+    if not banned.shape[1]:
+        return items
     banned = banned.sort(dim=1).values
     place = torch.searchsorted(banned, items).clamp(max=banned.shape[1] - 1)
     return items.masked_fill(banned.gather(1, place) == items, num_items)

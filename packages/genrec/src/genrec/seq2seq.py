@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from genrec.cached import CachedLayer, cached_layers
 from genrec.history import HistoryEmbedding
+from genrec.item_checks import check_rows
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.seq2seq_config import Seq2SeqConfig
+from genrec.similarity import unit
 from genrec.trie import Children, Trie, distinct
 from genrec.vocabulary import TokenTable, Vocabulary, node_means
 
@@ -168,11 +170,16 @@ class Seq2Seq(nn.Module):
 
         Returns:
             Log-probabilities by level, the generation loss and the state of <c_dis>.
+
+        Raises:
+            ValueError: The history, or on a CPU the targets, hold what is no item row.
         """
         return self.decode(self.encode(history), targets)
 
     def decode(self, memory: Memory, targets: Int[Tensor, " batch"]) -> Seq2SeqOutput:
         """Scores the target of each encoded history, as `forward` does."""
+        if targets.device.type == "cpu":  # any other would be waited for
+            check_rows("targets", targets, self.trie.num_items, padded=False)
         paths = self.trie.paths(targets)
         num_levels = paths.shape[1]
         inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)
@@ -262,7 +269,7 @@ class Seq2Seq(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             states = states.float()
             if self.config.similarity == "cosine":
-                states = F.normalize(states, dim=-1)
+                states = unit(states)
             states = states / self.config.temperature
             first = self.vocabulary.level_offsets[level]
             size = self.vocabulary.level_sizes[level]
@@ -314,7 +321,7 @@ class Seq2Seq(nn.Module):
     def _head_rows(self, codes: Int[Tensor, " codes"]) -> Float[Tensor, "codes dim"]:
         rows: Tensor = self.head(codes, self.node_vectors)
         if self.config.similarity == "cosine":
-            rows = F.normalize(rows, dim=-1)
+            rows = unit(rows)
         return rows
 
 

@@ -112,9 +112,7 @@ class Streams(nn.Module):
             memory = self.streams[0].encode(history)
             walks, lists = [], []
             for stream, table in zip(self.streams, tables, strict=True):
-                mask = None
-                if exclude is not None or allow is not None:
-                    mask = Mask(stream.trie, exclude=exclude, allow=allow)
+                mask = Mask.of(stream.trie, len(history), exclude, allow)
                 walk = Walk(stream, stream.trie, memory, tables=table, mask=mask)
                 walks.append(walk)
                 lists.append(search(walk, num_beams=num_beams, top_k=candidates))

@@ -75,6 +75,11 @@ class Walk:
                 f"trie must have the model's {sizes} {model.vocabulary.level_sizes}, "
                 f"got {getattr(trie, sizes)}"
             )
+        if model.history_bias is not None and trie is not model.trie:
+            raise ValueError(
+                "trie must be model.trie where the config has history_bias, got another one: the "
+                "history's items are rows of the model's; take with_catalogue(...) and its trie"
+            )
         self.model = model
         self.trie = trie
         self.mask = mask
@@ -138,6 +143,8 @@ class Walk:
         Args:
             items: Item rows; several of a user may be alike.
         """
+        if not items.numel():
+            return torch.empty(items.shape, device=items.device)
         paths, prefixes = self.trie.paths(items), self.start()
         beam = torch.zeros_like(items)  # the prefix that each item goes on from
         user = torch.arange(len(items), device=items.device)[:, None]

@@ -119,9 +119,9 @@ class BERT4Rec(StateBackbone):
                 f"history must have at most {len(self.position_vectors)} columns with its mask, "
                 f"got {length}"
             )
-        vectors, padding = self.look_up(history, item_vectors)
-        masked = (history == self.mask_item)[..., None]
-        x = torch.where(masked, self.mask_vector.to(vectors.dtype), vectors)
+        masked = history == self.mask_item
+        vectors, padding = self.look_up(history.masked_fill(masked, 0), item_vectors)
+        x = torch.where(masked[..., None], self.mask_vector.to(vectors.dtype), vectors)
         x = self.dropout(self.input_norm(x + self.position_vectors[:length]))
         for layer in self.layers:
             x = layer(x, padding=padding)

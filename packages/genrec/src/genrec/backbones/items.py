@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.item_checks import check_rows
 from genrec.similarity import Similarity, check_similarity, item_scores
 
 
@@ -90,10 +91,16 @@ class Backbone(nn.Module):
         history: Int[Tensor, "*batch"],
         item_vectors: Float[Tensor, "items dim"] | None,
     ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
-        """Returns the vectors of the items in `history`, zero at padding, and where padding is."""
+        """Returns the vectors of the items in `history`, zero at padding, and where padding is.
+
+        Raises:
+            ValueError: On a CPU: there is neither an item row nor padding in some place.
+        """
+        if history.device.type == "cpu":  # any other would be waited for
+            check_rows("history", history, self.num_items)
         vectors = self.item_vectors() if item_vectors is None else item_vectors
         padding = history == self.num_items
-        found = F.embedding(history.clamp(max=self.num_items - 1), vectors)
+        found = F.embedding(history.masked_fill(padding, 0), vectors)
         return found.masked_fill(padding[..., None], 0.0), padding
 
     def score(self, history: Int[Tensor, "batch length"]) -> Float[Tensor, "batch items"]:
