@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from genrec import DenseRecommender, Request, SASRec
+from genrec import DIN, HSTU, Backbone, BERT4Rec, DenseRecommender, GRU4Rec, Request, SASRec
 
 NUM_ITEMS = 12
 IDS = [f"i{row}" for row in range(NUM_ITEMS)]
@@ -79,9 +79,40 @@ def test_an_empty_history_gets_the_popular_items(recommender: DenseRecommender) 
     assert strange.unknown == 1
 
 
+@pytest.mark.parametrize("kind", [SASRec, GRU4Rec, BERT4Rec, HSTU, DIN])
+def test_without_counts_an_empty_history_is_answered_by_the_model(kind: type[Backbone]) -> None:
+    recommender = DenseRecommender(kind(NUM_ITEMS, dim=8), IDS, history_length=3)
+    alone = recommender.recommend([["stranger"], []], top_k=4)
+    beside = recommender.recommend([["stranger"], ["i1"], []], top_k=4)
+    for answer in (*alone, *beside):
+        assert len(answer.items) == 4
+        assert not answer.popular
+    assert [item.item_id for item in alone[1].items] == [item.item_id for item in beside[2].items]
+
+
+def test_where_nothing_permitted_was_ever_had_the_model_answers(
+    recommender: DenseRecommender,
+) -> None:
+    new = ["i0", "i4", "i5"]
+    requests = [Request(history=[], allow=new), Request(history=[], allow=[*new, "i3"])]
+    modelled, popular = recommender.recommend(requests)
+    assert not modelled.popular
+    assert sorted(item.item_id for item in modelled.items) == new
+    assert [item.item_id for item in popular.items] == ["i3"]
+    assert recommender.recommend([[]], allow=new) == [modelled]
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_refusals(model: SASRec, recommender: DenseRecommender) -> None:
     with pytest.raises(ValueError, match="item_ids must be one id for each of 12 items, got 3"):
         DenseRecommender(model, IDS[:3], history_length=3)
+    with pytest.raises(ValueError, match="got 'i0' twice, again in row 11"):
+        DenseRecommender(model, [*IDS[:11], "i0"], history_length=3)
+    for lists in ({"allow": "i4"}, {"deny": "i4"}):
+        with pytest.raises(TypeError, match="must be lists of ids, got the string 'i4'"):
+            recommender.recommend([["i1"]], **lists)
+        with pytest.raises(TypeError, match="must be lists of ids, got the string 'i4'"):
+            recommender.recommend([Request(history=["i1"], **lists)])
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         recommender.recommend([["i1"]], top_k=0)
     with pytest.raises(ValueError, match="known ids only, got 'stranger'"):

@@ -1,7 +1,7 @@
 """What a recommender is asked and what it answers, and the way from one to the other.
 
 Whatever the model, ids become rows, histories are cut and padded, requests with allow-lists of
-their own go together, and a history without any known item gets the popular ones.
+their own go together, and a history without any known item gets the popular ones, if there are any.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ class Answer:
     Attributes:
         items: Recommendations, best first.
         unknown: How many ids of the history the model does not know; they were skipped.
-        popular: True where the history held no known item, so that `items` are merely the popular
-            ones.
+        popular: True where the history held no known item, so that `items` are merely those had
+            most, all of them had at least once. False where the model answered, from nothing if
+            need be.
     """
 
     items: list[Recommendation]
@@ -85,7 +86,8 @@ class Answers:
         history_length: Most items of a history that the model reads.
         device: Where the model is.
         popularity: How often each item was had. With it, a history without any known item is
-            answered with the items had most; without it, by the model, from nothing.
+            answered with the items had most, none that was never had; without it, or where none of
+            the items that may be returned was ever had, by the model, from nothing.
     """
 
     def __init__(
@@ -178,33 +180,31 @@ class Answers:
                 self._asked(request, first + number, unknown)
                 for number, request in enumerate(batch)
             ]
-            popular = [not one.history and self.popularity is not None for one in asked]
-            found = search(
-                [one for one, is_popular in zip(asked, popular, strict=True) if not is_popular]
-            )
-            for one, is_popular in zip(asked, popular, strict=True):
-                items = search.popular(one) if is_popular else next(found)
-                yield Answer(items=items, unknown=one.unknown, popular=is_popular)
+            popular = [[] if one.history else search.popular(one) for one in asked]
+            found = search([one for one, items in zip(asked, popular, strict=True) if not items])
+            for one, items in zip(asked, popular, strict=True):
+                yield Answer(items=items or next(found), unknown=one.unknown, popular=bool(items))
             first += len(batch)
 
     def _asked(self, request: Sequence[str] | Request, number: int, unknown: str) -> _Asked:
         """Returns a request in rows, without the ids that are not known."""
         if not isinstance(request, Request):
             request = Request(history=request)
-        for ids in (request.history, request.allow, request.deny):
-            if isinstance(ids, str):
-                raise TypeError(f"histories must be sequences of ids, got the string {ids!r}")
+        history = self._known(request.history)
         if unknown == "error":
             for item_id in request.history:
                 if item_id not in self.rows:
                     raise ValueError(f"history {number} must hold known ids only, got {item_id!r}")
-        history = self._known(request.history)
         allow = None if request.allow is None else self._known(request.allow)
         deny = self._known(request.deny)
         return _Asked(history, allow, deny, len(request.history) - len(history))
 
     def _known(self, ids: Collection[str]) -> list[int]:
-        """Returns the rows of the ids that are known."""
+        """Returns the rows of the ids that are known; a string is no list of letters."""
+        if isinstance(ids, str):
+            raise TypeError(
+                f"histories, allow and deny must be lists of ids, got the string {ids!r}"
+            )
         return [self.rows[item_id] for item_id in ids if item_id in self.rows]
 
 
@@ -230,9 +230,10 @@ class _Search:
         return iter(answers)
 
     def popular(self, one: _Asked) -> list[Recommendation]:
-        """Returns the items had most, of those that may be returned."""
+        """Returns the items had most, of those that may be returned and were ever had."""
         popularity, ids = self.catalogue.popularity, self.catalogue.item_ids
-        assert popularity is not None
+        if popularity is None:
+            return []
         total = int(popularity.sum())
         denied = set(one.deny)
         allowed = (
@@ -266,6 +267,7 @@ class _Search:
             yield [Recommendation(ids[row], score) for row, score in pairs if row >= 0]
 
     def _padded(self, lists: list[list[int]]) -> Int[Tensor, "batch length"]:
-        num_items, length = len(self.catalogue.item_ids), max(map(len, lists))
+        """Returns a table of at least one column, since models read one or more."""
+        num_items, length = len(self.catalogue.item_ids), max(1, *map(len, lists))
         rows = [rows + [num_items] * (length - len(rows)) for rows in lists]
         return torch.tensor(rows, dtype=torch.long, device=self.catalogue.device)

@@ -29,7 +29,8 @@ class Recommender(Answers):
         model: The model; put into eval mode.
         item_ids: Id of each item row.
         popularity: How often each item was had. With it, a history without any known item is
-            answered with the items had most; without it, by the model, from nothing.
+            answered with the items had most, none that was never had; without it, or where none of
+            the items that may be returned was ever had, by the model, from nothing.
     """
 
     def __init__(
@@ -195,11 +196,12 @@ class DenseRecommender(Answers):
     Scores are log-probabilities: the model's scores through a log-softmax over all items.
 
     Args:
-        model: The model; put into eval mode. Its item vectors are kept as they are now.
+        model: The model; put into eval mode. Its item vectors are computed anew for each batch.
         item_ids: Id of each item row.
         history_length: Most items of a history that the model reads, the newest ones.
         popularity: How often each item was had. With it, a history without any known item is
-            answered with the items had most; without it, by the model, from nothing.
+            answered with the items had most, none that was never had; without it, or where none of
+            the items that may be returned was ever had, by the model, from nothing.
     """
 
     def __init__(
