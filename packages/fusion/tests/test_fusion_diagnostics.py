@@ -123,3 +123,6 @@ def test_refusals() -> None:
         uniformity(x[:1])
     with pytest.raises(ValueError, match="x must have at least 1 row, got 0"):
         alignment_distance(x[:0], x[:0])
+    for y in (x[:1], x[:, :2]):
+        with pytest.raises(ValueError, match=r"y must have the shape of x, \(6, 3\), got"):
+            alignment_distance(x, y)

@@ -218,5 +218,9 @@ def test_wrong_masking_is_refused() -> None:
             mask_codes(codes, SIZES, ratio=ratio)
     with pytest.raises(ValueError, match="codebook_sizes must be one a position, 3, got 2"):
         mask_codes(codes, (5, 3), ratio=0.5)
+    for code in (-1, 9):
+        codes[1, 2] = code
+        with pytest.raises(ValueError, match=f"from 0 to {SIZES[2] - 1} at position 2, got {code}"):
+            mask_codes(codes, SIZES, ratio=0.5)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         masked_code_loss(torch.ones(1, 2), torch.tensor([0]), torch.ones(3, 2), temperature=0)

@@ -186,6 +186,8 @@ def test_refusals() -> None:
         CrossModalEncoder(1, 8)
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         CrossModalEncoder(2, 8, num_layers=0)
+    with pytest.raises(ValueError, match="dim must be a positive multiple of num_heads, got 9 a"):
+        CrossModalEncoder(2, 9, num_heads=2)
     with pytest.raises(ValueError, match="num_streams must be at least 2, got 1"):
         Gate(1, 8)
     with pytest.raises(ValueError, match="streams must be 2, got 1"):

@@ -111,8 +111,10 @@ def alignment_distance(x: Float[Tensor, "items dim"], y: Float[Tensor, "items di
         y: The other view of the same items.
 
     Raises:
-        ValueError: No rows, or a value that is not finite.
+        ValueError: The shapes differ, there are no rows, or a value is not finite.
     """
+    if x.shape != y.shape:
+        raise ValueError(f"y must have the shape of x, {tuple(x.shape)}, got {tuple(y.shape)}")
     return float((_unit_rows("x", x) - _unit_rows("y", y)).square().sum(dim=-1).mean())
 
 

@@ -53,7 +53,8 @@ def mask_codes(
         generator: Of the choice, on the device of `codes`; None is torch's default one.
 
     Raises:
-        ValueError: `ratio` is not in (0, 1], or the sizes do not fit the codes.
+        ValueError: `ratio` is not in (0, 1], or the sizes do not fit the codes; codes beyond their
+            codebook are looked for on a CPU alone, since any other device would be waited for.
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], got {ratio}")
@@ -61,11 +62,19 @@ def mask_codes(
         raise ValueError(
             f"codebook_sizes must be one a position, {codes.shape[1]}, got {len(codebook_sizes)}"
         )
+    sizes = codes.new_tensor(codebook_sizes)
+    if codes.device.type == "cpu":
+        wrong = (codes < 0) | (codes >= sizes)
+        if bool(wrong.any()):
+            position = int(wrong.any(dim=0).nonzero()[0])
+            raise ValueError(
+                f"codes must be from 0 to {codebook_sizes[position] - 1} at position {position}, "
+                f"got {int(codes[wrong[:, position], position][0])}"
+            )
     chance, fate, draw = torch.rand(3, *codes.shape, generator=generator, device=codes.device)
     chosen = chance < ratio
     hidden = chosen & (fate < _SHOWN_AS_MASK)
     random = chosen & ~hidden & (fate < _SHOWN_AS_MASK + _SHOWN_AS_RANDOM)
-    sizes = codes.new_tensor(codebook_sizes)
     drawn = (draw * sizes).to(codes.dtype).minimum(sizes - 1)
     return MaskedCodes(codes=torch.where(random, drawn, codes), hidden=hidden, chosen=chosen)
 

@@ -22,6 +22,9 @@ class CrossModalLayer(nn.Module):
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
         residual_start: What each sub-layer's output is scaled by at first; 1 is plain post-LN.
+
+    Raises:
+        ValueError: `dim` is no multiple of `num_heads`, or `residual_start` is not finite.
     """
 
     def __init__(
@@ -34,6 +37,10 @@ class CrossModalLayer(nn.Module):
         residual_start: float = 1e-8,
     ) -> None:
         super().__init__()
+        if dim < 1 or num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"dim must be a positive multiple of num_heads, got {dim} and {num_heads}"
+            )
         if not math.isfinite(residual_start):
             raise ValueError(f"residual_start must be finite, got {residual_start}")
         self.attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
