@@ -351,7 +351,9 @@ def test_an_unknown_similarity_is_refused():
         inspect.unwrap(check_similarity)("euclid", 1.0)  # past the type checker
 
 
-def test_more_negatives_than_items_are_refused():
+def test_more_negatives_or_weights_than_items_are_refused():
+    with pytest.raises(ValueError, match=r"one for each of 10 items, got shape \(20,\)"):
+        sample_negatives(10, 5, weights=torch.ones(20))
     with pytest.raises(ValueError, match=r"at most num_items \(5\), got 6"):
         sample_negatives(5, 6)
     with pytest.raises(ValueError, match="at least 1, got 0"):

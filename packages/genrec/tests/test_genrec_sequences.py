@@ -164,8 +164,12 @@ def test_batches_move_between_devices():
         ([[0, 1]], {"history_length": 0}, "history_length must be at least 1"),
         ([[0, 1]], {"bucket": 0}, "bucket must be at least 1"),
         ([[0, 1]], {"num_items": 0}, "num_items must be from 1"),
+        ([[0], [1, 2]], {"timestamps": [[5.0], [6.0, 6.7]]}, "whole .*, got 6.7 in history 1"),
+        ([[0, 1]], {"timestamps": [[1.0, float("inf")]]}, "whole .*, got inf in history 0"),
+        ([[], []], {"timestamps": [[], []]}, "histories must hold at least one"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("source", [PairBatches, SequenceBatches])
 def test_refusals(source, histories, options, words):
     with pytest.raises(ValueError, match=words):
@@ -244,6 +248,10 @@ def test_timestamps_stand_beside_their_items(source):
                 elif item < NUM_ITEMS:
                     assert stamp % 10 == user
                     assert histories[user][stamp // 10] == item
+    floats = [np.array(row, dtype=np.float64) for row in times]
+    same = source(histories, num_items=NUM_ITEMS, history_length=4, timestamps=floats)
+    for one, two in zip(batches(0), same(0), strict=True):
+        assert torch.equal(one.timestamps, two.timestamps)
     assert next(iter(source(histories, num_items=NUM_ITEMS)(0))).timestamps is None
     with pytest.raises(ValueError, match="each of 4 histories, got 1"):
         source(histories, num_items=NUM_ITEMS, timestamps=[[1]])

@@ -130,7 +130,7 @@ class Recommender(Answers):
 
         Returns:
             One answer a history, in order; shorter than `top_k` only where fewer items may be
-            returned.
+            returned, or, for a history without any known item, fewer of them were ever had.
 
         Raises:
             ValueError: An id is unknown and `unknown` is "error", or a number is out of range.

@@ -29,12 +29,18 @@ def sample_negatives(
         device: Where the result lies (and the generator, if there is one).
 
     Raises:
-        ValueError: More items asked for without repetition than there are, or fewer than 1.
+        ValueError: More items asked for without repetition than there are, or fewer than 1; or not
+            one weight an item.
     """
     shape = (num_negatives,) if isinstance(num_negatives, int) else num_negatives
     if min(shape) < 1:
         raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
     if weights is not None:
+        if weights.shape != (num_items,):
+            raise ValueError(
+                f"weights must be one for each of {num_items} items, got shape "
+                f"{tuple(weights.shape)}"
+            )
         drawn = torch.multinomial(weights, math.prod(shape), replacement=True, generator=generator)
         return drawn.view(shape).to(device)
     if isinstance(num_negatives, int):
@@ -64,7 +70,7 @@ def sample_candidates(
         generator: Draws the negatives; torch's default generator when None.
 
     Raises:
-        ValueError: `num_negatives` is below 1.
+        ValueError: `num_negatives` is below 1, or there is not one weight an item.
     """
     negatives = sample_negatives(
         num_items,

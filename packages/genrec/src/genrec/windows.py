@@ -57,8 +57,18 @@ def flatten_timestamps(
                 f"timestamps must be one for each of {size} items, got {len(times)} in "
                 f"history {user}"
             )
-    flat = np.concatenate([np.asarray(t, dtype=np.int64) for t in timestamps if len(t)])
-    return flat
+    if offsets[-1] == 0:
+        return np.empty(0, dtype=np.int64)
+    flat = np.concatenate([np.asarray(t) for t in timestamps if len(t)])
+    if flat.dtype.kind == "f":
+        wrong = np.flatnonzero(~np.isfinite(flat) | (flat != np.trunc(flat)))
+        if len(wrong):
+            user = int(np.searchsorted(offsets, wrong[0], side="right")) - 1
+            raise ValueError(
+                f"timestamps must be whole numbers, got {flat[wrong[0]]} in history {user}: "
+                "multiply them to count in smaller units"
+            )
+    return np.concatenate([np.asarray(t, dtype=np.int64) for t in timestamps if len(t)])
 
 
 def ramp(counts: NDArray[np.int64]) -> NDArray[np.int64]:
