@@ -39,8 +39,7 @@ class CachedLayer(NamedTuple):
 
 
 def cached_layers(layers: Sequence[DecoderLayer]) -> list[CachedLayer]:
-    """Arranges the weights of pre-LN layers; what is returned holds while they do not change."""
-    assert all(layer.attention_residual.norm_first for layer in layers)
+    """Arranges the weights of layers; what is returned holds while they do not change."""
     return [
         CachedLayer(layer, _attending(layer.attention), _attending(layer.cross_attention))
         for layer in layers

@@ -123,28 +123,24 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch queries dim"],
-        memory: Float[Tensor, "batch keys dim"] | None = None,
         *,
         padding: Bool[Tensor, "batch keys"] | None = None,
         causal: bool = False,
         keys_values: KeysValues | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Attends from `x` to itself, to `memory`, or to keys and values projected before.
+        """Attends from `x` to itself, or to keys and values projected before.
 
         Args:
             x: The queries' sequence.
-            memory: The sequence attended to; `x` itself when neither it nor `keys_values` is given.
             padding: True where the sequence attended to is padding.
             causal: Position i sees positions 0 to i only.
-            keys_values: What `project` returned, in place of `memory`.
+            keys_values: What `project` returned of the sequence attended to; None for `x` itself.
 
         Returns:
             One row a query; rows that see nothing but padding carry the output bias alone.
         """
         if keys_values is None:
-            keys_values = self.project(x if memory is None else memory)
-        elif memory is not None:
-            raise ValueError("memory must be None when keys_values is given, got both")
+            keys_values = self.project(x)
         query = rearrange(self.query(x), "b n (h d) -> b h n d", h=self.num_heads)
         out = attend(
             query,
@@ -176,33 +172,28 @@ class FeedForward(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Joins a sub-layer's output to its input: layer norm before it (pre-LN) or after the sum.
+    """Joins a sub-layer's output to its input, with a layer norm before it: `x + f(norm(x))`.
 
     Args:
         dim: Width of the stream.
         dropout: Probability that an output value of the sub-layer is dropped in training.
-        norm_first: Pre-LN, `x + f(norm(x))`, or else post-LN, `norm(x + f(x))`.
     """
 
-    def __init__(self, dim: int, *, dropout: float, norm_first: bool) -> None:
+    def __init__(self, dim: int, *, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
-        self.norm_first = norm_first
 
     def forward(
         self, x: Float[Tensor, "*batch dim"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "*batch dim"]:
         """Runs `sublayer` on `x` and joins the two."""
-        if self.norm_first:
-            out: Tensor = x + self.dropout(sublayer(self.norm(x)))
-        else:
-            out = self.norm(x + self.dropout(sublayer(x)))
+        out: Tensor = x + self.dropout(sublayer(self.norm(x)))
         return out
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with a residual path; pre-LN unless told otherwise.
+    """Self-attention and feed-forward, each with a residual path, pre-LN.
 
     A stack of pre-LN layers needs one more layer norm at its end, which is the stack's to add.
 
@@ -211,7 +202,6 @@ class EncoderLayer(nn.Module):
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
-        norm_first: Pre-LN (True) or post-LN (False).
     """
 
     def __init__(
@@ -221,13 +211,12 @@ class EncoderLayer(nn.Module):
         feedforward_dim: int,
         *,
         dropout: float = 0.1,
-        norm_first: bool = True,
     ) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(dim, num_heads, dropout=dropout)
         self.feedforward = FeedForward(dim, feedforward_dim, dropout=dropout)
-        self.attention_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
-        self.feedforward_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
+        self.attention_residual = Residual(dim, dropout=dropout)
+        self.feedforward_residual = Residual(dim, dropout=dropout)
 
     def forward(
         self,
@@ -259,7 +248,7 @@ class EncoderLayer(nn.Module):
         """Returns what `forward` has in one place a row, at the cost of that place.
 
         The place asks and all others only answer, so of the layer's products one row each is left,
-        save those of keys and values. For pre-LN layers.
+        save those of keys and values.
 
         Args:
             x: Input states.
@@ -278,14 +267,13 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention over the encoder's states, and feed-forward.
+    """Causal self-attention, attention over the encoder's states, and feed-forward, pre-LN.
 
     Args:
         dim: Width of the stream.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
-        norm_first: Pre-LN (True) or post-LN (False).
     """
 
     def __init__(
@@ -295,15 +283,14 @@ class DecoderLayer(nn.Module):
         feedforward_dim: int,
         *,
         dropout: float = 0.1,
-        norm_first: bool = True,
     ) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(dim, num_heads, dropout=dropout)
         self.cross_attention = MultiHeadAttention(dim, num_heads, dropout=dropout)
         self.feedforward = FeedForward(dim, feedforward_dim, dropout=dropout)
-        self.attention_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
-        self.cross_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
-        self.feedforward_residual = Residual(dim, dropout=dropout, norm_first=norm_first)
+        self.attention_residual = Residual(dim, dropout=dropout)
+        self.cross_residual = Residual(dim, dropout=dropout)
+        self.feedforward_residual = Residual(dim, dropout=dropout)
 
     def forward(
         self,

@@ -53,23 +53,6 @@ class Vocabulary:
         """Returns the token of each code; column l holds codes of level l."""
         return codes + codes.new_tensor(self.level_offsets)[: codes.shape[-1]]
 
-    def decode(
-        self, tokens: Int[Tensor, "*batch"]
-    ) -> tuple[Int[Tensor, "*batch"], Int[Tensor, "*batch"]]:
-        """Returns the level and the code of each token.
-
-        Raises:
-            ValueError: A token is special, or none of the vocabulary.
-        """
-        wrong = (tokens < 0) | (tokens >= self.bos)
-        if bool(wrong.any()):
-            raise ValueError(
-                f"tokens must be at least 0 and below {self.bos}, got {int(tokens[wrong][0])}"
-            )
-        offsets = tokens.new_tensor(self.level_offsets)
-        level = torch.searchsorted(offsets, tokens, right=True) - 1
-        return level, tokens - offsets[level]
-
 
 class TokenTable(nn.Module):
     """One vector a token: free, or a learned projection of a given vector plus a free offset.
