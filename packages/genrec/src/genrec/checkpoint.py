@@ -25,6 +25,7 @@ FORMAT = 1
 STATE_FILE = "checkpoint.json"
 LOG_FILE = "log.jsonl"
 _TENSOR_FILE = re.compile(r"(last-\d+|best-\d+|final)\.safetensors(\.part)?")
+_ENTRIES = {"config": dict, "steps_per_epoch": int, "state": dict, "files": list}
 _RECORD = {"epoch", "step", "losses"}  # what each line of a log has, among others
 
 
@@ -73,9 +74,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
         raise ArtifactError(f"{path} is no checkpoint: {error!r}") from error
     if found != FORMAT:
         raise ArtifactError(f"{path} has format {found}, this version reads format {FORMAT}")
-    missing = {"config", "steps_per_epoch", "state", "files"} - state.keys()
-    if missing:
-        raise ArtifactError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    wrong = [name for name, kind in _ENTRIES.items() if not isinstance(state.get(name), kind)]
+    if wrong:
+        raise ArtifactError(f"{path} is damaged: it lacks {', '.join(wrong)}")
     tensors = {}
     for name in state["files"]:
         try:
