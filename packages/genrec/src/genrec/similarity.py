@@ -54,6 +54,6 @@ def comparable(
 
 
 def unit(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Returns vectors of length 1, zeros for zeros: in fp16 those would be 0 / 0."""
+    """Returns vectors of length 1, zeros for zeros; in fp32 where fp16 would come to 0 / 0."""
     wide = x.float() if x.dtype == torch.float16 else x
     return F.normalize(wide, dim=-1).to(x.dtype)

@@ -59,16 +59,17 @@ def flatten_timestamps(
             )
     if offsets[-1] == 0:
         return np.empty(0, dtype=np.int64)
-    flat = np.concatenate([np.asarray(t) for t in timestamps if len(t)])
+    arrays = [np.asarray(times) for times in timestamps if len(times)]
+    flat = np.concatenate(arrays)
     if flat.dtype.kind == "f":
         wrong = np.flatnonzero(~np.isfinite(flat) | (flat != np.trunc(flat)))
         if len(wrong):
             user = int(np.searchsorted(offsets, wrong[0], side="right")) - 1
             raise ValueError(
                 f"timestamps must be whole numbers, got {flat[wrong[0]]} in history {user}: "
-                "multiply them to count in smaller units"
+                "round them, or count in a smaller unit"
             )
-    return np.concatenate([np.asarray(t, dtype=np.int64) for t in timestamps if len(t)])
+    return np.concatenate([times.astype(np.int64) for times in arrays])
 
 
 def ramp(counts: NDArray[np.int64]) -> NDArray[np.int64]:
