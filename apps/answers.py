@@ -13,6 +13,7 @@ from experiment import ExperimentError, replacing
 from genrec import Answer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from screen import Screen
 from stages import read_items
 
@@ -78,7 +79,9 @@ def answer(
             typer.echo("the history is empty: these are the popular items", err=True)
         table = Table("", "item_id", "title", "score")
         for place, item in enumerate(found.items, start=1):
-            table.add_row(str(place), item.item_id, titles[item.item_id], f"{item.score:.3f}")
+            # As it stands: rich would take what is in square brackets for its own.
+            shown = Text(item.item_id), Text(titles[item.item_id])
+            table.add_row(str(place), *shown, f"{item.score:.3f}")
         Console().print(table)
         return
     assert output is not None
@@ -106,8 +109,8 @@ def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]
     """Yields the objects of a JSONL file of histories, line by line.
 
     Args:
-        path: Each line is an object whose "history" is a list of item ids, oldest first; whatever
-            else it holds is kept.
+        path: Each line is an object whose "history" is a list of item ids, oldest first, whole
+            numbers among them as their digits; whatever else it holds is kept.
         known: The ids that there are.
 
     Raises:
@@ -120,12 +123,14 @@ def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]
             except ValueError as error:
                 raise ExperimentError(f"{path}, line {number}: not JSON: {error}") from error
             history = query.get("history") if isinstance(query, dict) else None
-            if not isinstance(history, list) or not all(isinstance(i, str) for i in history):
+            # A bool is an int of Python's, and no id.
+            if not isinstance(history, list) or not all(type(i) in (str, int) for i in history):
                 raise ExperimentError(
                     f'{path}, line {number}: "history" must be a list of item ids, '
                     f"got {json.dumps(query)[:80]}"
                 )
-            for item_id in history:
+            query["history"] = [str(item_id) for item_id in history]
+            for item_id in query["history"]:
                 if item_id not in known:
                     raise ExperimentError(f"{path}, line {number}: unknown item id {item_id!r}")
             yield query

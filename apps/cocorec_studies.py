@@ -20,6 +20,11 @@ _BACKBONES = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec"}
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
+def _source(name: str) -> dict[str, str]:
+    """What codes are made of; random ones have no quantizer, which is said by the default."""
+    return {"source": name} | ({"quantizer": "pq"} if name == "random" else {})
+
+
 def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Without masked codes, without alignment, without text, with random codes (table 4)."""
     variants = {
@@ -27,7 +32,7 @@ def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "without masked code modelling": pipeline.varied(model={"alpha": 0.0}),
         "without masked sequence alignment": pipeline.varied(model={"beta": 0.0}),
         "without text embeddings": pipeline.varied(model={"read_views": False}),
-        "random codes": pipeline.varied(codes={"source": "random"}),
+        "random codes": pipeline.varied(codes=_source("random")),
     }
     return Outcome(
         title="ablation",
@@ -73,7 +78,7 @@ def code_type(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Codes of the text, of SASRec's item embeddings, half and half, and random ones (figure 2)."""
     own = pipeline.config.codes.source
     sources = [own, *(s for s in ("text", "mixed", "sasrec", "random") if s != own)]
-    variants = {f"{name} codes": pipeline.varied(codes={"source": name}) for name in sources}
+    variants = {f"{name} codes": pipeline.varied(codes=_source(name)) for name in sources}
     return Outcome(
         title="what the codes are made of",
         note="Figure 2. The number of codes is the same; the views that they ask stay.",

@@ -18,10 +18,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from report import duration
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from screen import Screen
+from torch import Tensor
 
 FORMAT = 1
 
@@ -75,6 +79,39 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ExperimentError(f"{path}: not a JSON object")
     return value
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors in a safetensors file that a stage left, by name.
+
+    Raises:
+        ExperimentError: The file is missing or damaged.
+    """
+    with left_by_a_stage(path):
+        return load_file(path)
+
+
+def load_array(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
+    """Returns the array in an .npy file that a stage left.
+
+    Raises:
+        ExperimentError: The file is missing or damaged.
+    """
+    with left_by_a_stage(path):
+        array: np.ndarray[Any, np.dtype[Any]] = np.load(path, allow_pickle=False)
+        return array
+
+
+@contextmanager
+def left_by_a_stage(path: Path) -> Iterator[Path]:
+    """Yields a stage's file to be read; what it raises becomes an ExperimentError."""
+    try:
+        yield path
+    except (FileNotFoundError, SafetensorError, ValueError, EOFError) as error:
+        raise ExperimentError(
+            f"{path} is missing or damaged ({error}): remove the folder {path.parent}, and the "
+            "command that began the run makes it again"
+        ) from error
 
 
 class Run:

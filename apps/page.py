@@ -94,12 +94,15 @@ def examples_section(
     chosen = sample_queries(data.split.test, count, seed)
     row = {name: number for number, name in enumerate(names)}
     answers = recommend([[names[item] for item in history] for history in chosen.histories])
-    examples = [
-        Example(
-            history=[titles[item] for item in history[-8:]],
-            recommended=[titles[row[item.item_id]] for item in answer.items],
-            target=titles[target],
+    examples = []
+    for history, answer, target in zip(chosen.histories, answers, chosen.targets, strict=True):
+        found = [row[item.item_id] for item in answer.items]
+        examples.append(
+            Example(
+                history=[titles[item] for item in history[-8:]],
+                recommended=[titles[item] for item in found],
+                target=titles[target],
+                hit=found.index(target) if target in found else None,
+            )
         )
-        for history, answer, target in zip(chosen.histories, answers, chosen.targets, strict=True)
-    ]
     return Section(title="Examples", body=[examples_table(examples)])

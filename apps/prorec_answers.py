@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from experiment import read_json
+from experiment import load_tensors, read_json
 from genrec import (
     Answer,
     Answers,
@@ -23,7 +23,6 @@ from jaxtyping import Int
 from prorec_config import Config, Joining
 from prorec_joined import dense_candidates, load_scorers
 from prorec_joining import Candidates, Scorer, candidates_of
-from safetensors.torch import load_file
 from torch import Tensor
 
 
@@ -141,7 +140,7 @@ def load_recommender(
         return Recommender.load(run / "stage_two/model", device=device)
     saved = load_model(run / "stage_two/model")
     model, joined = saved.model.to(device).eval(), run / "joined"
-    features = load_file(joined / "features.safetensors")
+    features = load_tensors(joined / "features.safetensors")
     return JoinedRecommender(
         model,
         saved.item_ids,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from evalrec import Queries, Report, evaluate, read_report
-from experiment import ExperimentError
+from experiment import ExperimentError, load_tensors
 from genrec import ItemTable, Seq2Seq, item_scores, query_batches
 from jaxtyping import Float
 from prorec_config import Config
@@ -25,7 +25,7 @@ from prorec_joining import (
 )
 from prorec_model import stage_one_model
 from prorec_stages import Pipeline
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from stages import fit_and_test_floors, load_graph_floors
 from torch import Tensor
 from training import dense_scorer, load_weights
@@ -70,7 +70,7 @@ def joined(pipeline: Pipeline) -> Report:
 
 def load_candidates(pipeline: Pipeline, name: str) -> Candidates:
     """What a stage of `candidate_stage` left."""
-    arrays = load_file(pipeline.run.path / name / "candidates.safetensors")
+    arrays = load_tensors(pipeline.run.path / name / "candidates.safetensors")
     features = pipeline.run.facts(name)["features"]
     return Candidates(
         items=arrays["items"],
@@ -118,7 +118,7 @@ def _beams(
     exact = pipeline.config.joining.exact
     if part == "test" and not exact:
         pipeline.test()
-        lists = load_file(pipeline.run.path / pipeline.test_stage / "lists.safetensors")
+        lists = load_tensors(pipeline.run.path / pipeline.test_stage / "lists.safetensors")
         return lists["items"], lists["log_probs"]
     with pipeline.run.screen.bar(f"generation, {part}") as bar:
         return generated(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from commands import Setting
 from evalrec import Report, evaluate, read_report
+from experiment import load_tensors
 from genrec import DIN, PairBatches, SASRec, Seq2Seq, SequenceBatches, Trie, fit, load_model
 from genrec import save_model as save_generator
 from item_tables import Items
@@ -32,7 +33,7 @@ from prorec_model import (
     stage_two_loss,
 )
 from rivals import Rival, RivalBackbone, train_rival
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from semtok import Tokenizer, load_tokenizer, save_tokenizer
 from stages import (
     embed_texts,
@@ -154,7 +155,7 @@ class Pipeline(Setting):
             keep=_keep_items,
         )
         dense_stage(self.run, name, plan)
-        return load_file(self.run.path / name / "items.safetensors")
+        return load_tensors(self.run.path / name / "items.safetensors")
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "items dim"]:

@@ -33,11 +33,16 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One user's history (oldest first), what was recommended (best first), what came next."""
+    """One user's history (oldest first), what was recommended (best first), what came next.
+
+    All are titles, which several items may share; `hit` is the place of the target among what was
+    recommended, from 0, or None.
+    """
 
     history: Sequence[str]
     recommended: Sequence[str]
     target: str
+    hit: int | None
 
 
 def write_report(
@@ -144,8 +149,8 @@ def examples_table(examples: Sequence[Example]) -> Html:
     for example in examples:
         bought = [tag("li", text(title)) for title in example.history]
         listed = [
-            tag("li", text(title), css="hit" if title == example.target else "")
-            for title in example.recommended
+            tag("li", text(title), css="hit" if place == example.hit else "")
+            for place, title in enumerate(example.recommended)
         ]
         target = tag("p", text(f"came next: {example.target}"), css="note target")
         right = tag("td", tag("ol", *listed), target)

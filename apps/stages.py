@@ -23,9 +23,16 @@ from evalrec import (
     read_interactions,
     read_report,
 )
-from experiment import ExperimentError, Run, read_json
+from experiment import (
+    ExperimentError,
+    Run,
+    left_by_a_stage,
+    load_array,
+    load_tensors,
+    read_json,
+)
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy import sparse
 from screen import Bar, Screen
 from semtok import (
@@ -161,9 +168,17 @@ def check_complete(run: Path) -> None:
 
 
 def read_items(run: Path) -> list[dict[str, Any]]:
-    """Returns each item's "item_id", "title" and "count" as `keep_items` left them."""
-    lines = (run / "data/items.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    """Returns each item's "item_id", "title" and "count" as `keep_items` left them.
+
+    Raises:
+        ExperimentError: The file is missing or damaged.
+    """
+    with left_by_a_stage(run / "data/items.jsonl") as path:
+        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        expected = read_json(run / "data/stage.json")["items"]
+        if len(items) != expected:
+            raise ValueError(f"{len(items):,} of {expected:,} items")
+    return items
 
 
 def check_embedding(embedding: str, data: Data) -> list[Path]:
@@ -239,10 +254,7 @@ def embedding_stage(
 
 def read_embedded(run: Path, stage: str = "text") -> Float[np.ndarray, "items dim"]:
     """The embeddings that `embed_texts` left in a run."""
-    vectors: Float[np.ndarray, "items dim"] = np.load(
-        run / stage / "embeddings.npy", allow_pickle=False
-    )
-    return vectors
+    return load_array(run / stage / "embeddings.npy")
 
 
 def standardised(vectors: Float[np.ndarray, "items _"], dim: int) -> Float[Tensor, "items dim"]:
@@ -305,7 +317,7 @@ def fit_and_test_floors(
 def load_graph_floors(run: Path) -> dict[str, ItemToItemFloor]:
     """The floors "graph" and, where items have texts, "graph + text" of a run."""
     parameters = read_json(run / "floors/stage.json")["parameters"]
-    entries = load_file(run / "floors/graphs.safetensors")
+    entries = load_tensors(run / "floors/graphs.safetensors")
     found = {}
     for name in _GRAPHS:
         if name not in parameters:

@@ -82,12 +82,16 @@ class Pipeline(Setting):
     def tssr(self) -> Report:
         """The stage "tssr": trains the two-stream model and tests its ranking."""
         config = self.config
-        contents: Sequence[Tensor | ContentEncoder]
-        if config.content.mode == "stored":
-            contents = self.contents
-        else:
-            contents = config.content.encoders(self.data.catalog, config.model.dim)
-        return self._train("tssr", lambda: TwoStream(config.model, contents), tssr_loss)
+
+        def build() -> TwoStream:
+            contents: Sequence[Tensor | ContentEncoder]
+            if config.content.mode == "stored":
+                contents = self.contents
+            else:  # with weights that are drawn
+                contents = config.content.encoders(self.data.catalog, config.model.dim)
+            return TwoStream(config.model, contents)
+
+        return self._train("tssr", build, tssr_loss)
 
     def baseline(self, items: Items) -> Report:
         """SASRec on ids, on content or on both, as deep as the two-stream model (table 1)."""

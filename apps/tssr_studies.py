@@ -104,7 +104,7 @@ def data_share(
 ) -> Outcome:
     """20, 50, 80 and 100 % of the users' histories to train on, SASRec on ids beside (figure 6)."""
     shares = {
-        f"{share:.0%}": pipeline.varied(model={"data_share": share})
+        f"{100 * share:g}%": pipeline.varied(model={"data_share": share})
         for share in (pipeline.config.model.data_share, *values)
     }
     alone = partial(Pipeline.baseline, items="ids")
@@ -121,9 +121,14 @@ def data_share(
 
 def modalities(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Each content stream alone, all in one stream, and as streams of their own."""
-    fields = list(dict.fromkeys(name for names in pipeline.config.content.fields for name in names))
-    one = "+".join(fields)
-    streams: dict[str, tuple[str, ...]] = {f"one stream: {one}": (one,)}
+    content = pipeline.config.content
+    fields = list(dict.fromkeys(name for names in content.fields for name in names))
+    texts = [name for name in fields if not content.is_image([name])]
+    images = [name for name in fields if content.is_image([name])]
+    streams: dict[str, tuple[str, ...]] = {}
+    if len(texts) > 1 or not images:
+        one = "+".join(texts)
+        streams[", ".join([f"one stream: {one}", *images])] = (one, *images)
     streams |= {f"{field} alone": (field,) for field in fields}
     if len(fields) > 1:
         streams[f"{len(fields)} streams: {', '.join(fields)}"] = tuple(fields)

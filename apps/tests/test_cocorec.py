@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cocorec
+import cocorec_studies
 import numpy as np
 import pytest
 from cocorec_stages import reduced
+from configuration import load_config
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -65,6 +70,18 @@ def test_studies_go_into_the_report(
     page = (complete / "report.html").read_text()
     assert "Study: ablation" in page
     assert "Study: what the codes are made of" in page
+
+
+def test_random_codes_stand_beside_those_of_any_quantizer(
+    complete: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cocorec_studies, "tested", lambda variants, *_: variants)
+    config = load_config(cocorec.APP.config, None)
+    config = replace(config, codes=replace(config.codes, quantizer="rq"))
+    pipeline = cocorec.APP.open(data, tmp_path / "run", config, "cpu")
+    for study, name in (("ablation", "random codes"), ("code-type", "random codes")):
+        found: Any = cocorec_studies.STUDIES[study](pipeline, [0]).systems
+        assert found[name].config.codes.source == "random"
 
 
 def test_what_is_deployed_answers_as_the_whole_model(

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from answers import read_histories
+from experiment import ExperimentError, load_array, load_tensors
 
 APPS = Path(__file__).resolve().parents[1]
 TITLES = {"prorec": "PRORec", "cocorec": "CoCoRec", "tssr": "TSSR"}
@@ -167,6 +170,43 @@ def test_recommend_answers_a_file(
     refused(launch(name, *command), "denied.txt.*none of its 1 item ids")
     denied.write_bytes(b"\xff")
     refused(launch(name, *command), "denied.txt.*UTF-8")
+
+
+def test_titles_are_shown_as_they_stand(
+    name: str, launch: Launch, completed: OfApp, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(completed(name), run)
+    kept = run / "data/items.jsonl"
+    kept.write_text(re.sub('"title": "', '"title": "[/x] [red]', kept.read_text()))
+    done = launch(name, "recommend", "--run", run, "--history", "", "--top-k", 3)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[/x] [red]") == 3
+    kept.write_text("\n".join(kept.read_text().splitlines()[:-1]))
+    refused(
+        launch(name, "recommend", "--run", run, "--history", "a"),
+        "items.jsonl is missing or damaged .99 of 100 items.: remove the folder",
+    )
+
+
+def test_ids_in_a_file_may_be_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "histories.jsonl"
+    path.write_text('{"history": [1010, "7"], "user": 3}\n')
+    assert list(read_histories(path, {"1010", "7"})) == [{"history": ["1010", "7"], "user": 3}]
+    path.write_text('{"history": [true]}\n')
+    with pytest.raises(ExperimentError, match="list of item ids"):
+        list(read_histories(path, {"True"}))
+
+
+@pytest.mark.parametrize("content", [b"", b"half of it", None])
+def test_what_a_stage_left_may_be_damaged(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "stage" / "file"
+    path.parent.mkdir()
+    if content is not None:
+        path.write_bytes(content)
+    for load in (load_tensors, load_array):
+        with pytest.raises(ExperimentError, match=r"stage/file is .*: remove the folder .*/stage"):
+            load(path)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,15 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import tssr
+import tssr_stages
+import tssr_studies
+from configuration import load_config
 from evalrec import write_synthetic
 from fusion import item_contrast, user_contrast
 from genrec import Batch, full_cross_entropy
@@ -196,6 +202,33 @@ def test_a_wrong_study_is_refused_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
+def test_studies_name_what_they_vary(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tssr_studies, "tested", lambda variants, *_: variants)
+    config = load_config(tssr.APP.config, None)
+    pipeline = tssr.APP.open(data, tmp_path / "run", config, "cpu")
+    shares: Any = tssr_studies.data_share(pipeline, [0], [0.125, 0.12]).systems
+    found = {name: one.config.model.data_share for name, one in shares.items()}
+    assert found == {
+        f"{model}, {share}": value
+        for model in ("TSSR", "SASRec, ids")
+        for share, value in (("100%", 1.0), ("12.5%", 0.125), ("12%", 0.12))
+    }
+    for streams, expected in (
+        (("title", "brand+image_text"), [("title+brand+image_text",), 3, 1]),
+        (("title+brand", "image"), [("title+brand", "image"), 3, 1]),
+        (("title", "image"), [("title",), 2, 1]),
+    ):
+        variant = pipeline.varied(content={"streams": streams})
+        systems: Any = tssr_studies.modalities(variant, [0]).systems
+        chosen = [one.config.content.streams for one in systems.values()]
+        first, most, least = expected
+        assert chosen[0] == first
+        assert (len(chosen[-1]), len(chosen[-2])) == (most, least)
+        assert len(set(chosen)) == len(chosen)
+
+
 END_TO_END = """
 [content]
 mode = "end-to-end"
@@ -217,6 +250,17 @@ baselines = false
 """
 
 
+def drawn(data: Path, out: Path, config: Path, state: int) -> float:
+    """What a run's model starts from, whatever was drawn before."""
+    pipeline = tssr.APP.open(data, out, load_config(tssr.APP.config, config), "cpu")
+    torch.manual_seed(state)
+    with mock.patch.object(tssr_stages, "dense_stage") as stage:
+        pipeline.tssr()
+    torch.manual_seed(0)
+    model: TwoStream = stage.call_args.args[-1].model()
+    return sum(float(value.detach().double().sum()) for value in model.parameters())
+
+
 def test_content_trained_along_is_stored_in_the_end(launch: Launch, tmp_path: Path) -> None:
     """Adapters of a MiniLM; what is kept answers without it."""
     data = write_synthetic(tmp_path / "data", num_items=60, num_users=80, seed=3)
@@ -224,6 +268,8 @@ def test_content_trained_along_is_stored_in_the_end(launch: Launch, tmp_path: Pa
     out = tmp_path / "run"
     done = launch("tssr", "run", "--data", data, "--out", out, "--config", tmp_path / "config.toml")
     assert done.returncode == 0, done.stderr
+    first, second = (drawn(data, out, tmp_path / "config.toml", state) for state in (1, 2))
+    assert first == second
     counts = json.loads((out / "tssr/stage.json").read_text())["encoder_parameters"]
     assert 0 < counts["trained"] < counts["frozen"] / 100
     assert (out / "tssr/weights.safetensors").stat().st_size < 200_000
