@@ -19,12 +19,11 @@ def metrics(
     run: Run, data: Data, stages: Sequence[str], reports: Mapping[str, Report]
 ) -> dict[str, Any]:
     """What metrics.json holds: nothing that depends on when or how often the run was started."""
-    facts = {name: run.facts(name) for name in stages if (run.path / name).exists()}
     return {
         "data": data.counts,
         "stages": {
             name: {key: value for key, value in stage.items() if key != "seconds"}
-            for name, stage in facts.items()
+            for name, stage in run.complete(stages).items()
         },
         "test": {name: report.to_json(per_user=False) for name, report in reports.items()},
     }
@@ -32,7 +31,7 @@ def metrics(
 
 def times(run: Run, stages: Sequence[str]) -> dict[str, str]:
     """How long each stage took, and all of them."""
-    seconds = {name: run.facts(name)["seconds"] for name in stages if (run.path / name).exists()}
+    seconds = {name: facts["seconds"] for name, facts in run.complete(stages).items()}
     return {name: duration(value) for name, value in seconds.items()} | {
         "all": duration(sum(seconds.values()))
     }

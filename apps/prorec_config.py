@@ -299,3 +299,8 @@ class Config:
             raise ValueError(
                 'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
             )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the stage I model is trained on ids alone as well."""
+        return self.evaluation.reference or self.codes.source not in ("integrated", "semantic")

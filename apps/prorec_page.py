@@ -28,27 +28,34 @@ MODEL = "PRORec"
 BACKBONES = {"sasrec": "SASRec", "din": "DIN"}
 """What the sequence models of stage I are called."""
 
-STAGES = (
-    "text",
-    "floors",
-    "reference",
-    "stage_one",
-    "tokenizer",
-    "stage_two",
-    "test",
-    "candidates_validation",
-    "candidates_test",
-    "joined",
-)
-
 Spaces = Mapping[str, tuple[Tensor, ModalityShare]]
 """Item embeddings by name, and how much of each modality they keep."""
 
 
-def metrics(run: Run, data: Data, reports: Mapping[str, Report], spaces: Spaces) -> dict[str, Any]:
+def stages(config: Config) -> tuple[str, ...]:
+    """All stages of a run; "text" is not among its own where the text is several views."""
+    joins = config.joining.any
+    asked = {
+        "text": True,
+        "floors": True,
+        "reference": config.has_reference,
+        "stage_one": joins or config.codes.source == "integrated",
+        "tokenizer": True,
+        "stage_two": True,
+        "test": True,
+        "candidates_validation": joins,
+        "candidates_test": joins,
+        "joined": joins,
+    }
+    return tuple(name for name, is_asked in asked.items() if is_asked)
+
+
+def metrics(
+    run: Run, data: Data, config: Config, reports: Mapping[str, Report], spaces: Spaces
+) -> dict[str, Any]:
     """What metrics.json holds."""
     shares = {name: dataclasses.asdict(share) for name, (_, share) in spaces.items()}
-    return page.metrics(run, data, STAGES, reports) | {"modality_share": shares}
+    return page.metrics(run, data, stages(config), reports) | {"modality_share": shares}
 
 
 def modality_spaces(
@@ -97,7 +104,7 @@ def write_page(
                     "stage_one": ("stage I", ("next_item", "alignment")),
                     "stage_two": ("stage II", ("generation", "distillation")),
                 }.items()
-                if (run.path / stage).exists()
+                if stage in stages(config)
             },
         ),
         Section(
@@ -164,7 +171,7 @@ def write_page(
                 "output": config.stage_two.output_vocabulary,
                 "seed": config.seed,
             },
-            "Time": page.times(run, STAGES),
+            "Time": page.times(run, stages(config)),
         },
         sections=sections,
     )

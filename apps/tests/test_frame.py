@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from configuration import load_config
 
 APPS = Path(__file__).resolve().parents[1]
 TITLES = {"prorec": "PRORec", "cocorec": "CoCoRec", "tssr": "TSSR"}
@@ -55,6 +57,20 @@ def test_a_complete_run_is_not_run_again(
     assert before == {path: path.stat().st_mtime_ns for path in run.glob("*/stage.json")}
     assert again.stderr.count("complete, kept") >= len(before)
     assert TITLES[name] in again.stdout
+
+
+def test_a_run_shows_the_stages_that_its_configuration_asks_for(
+    name: str, completed: OfApp, small: OfApp
+) -> None:
+    app, page = importlib.import_module(name).APP, importlib.import_module(f"{name}_page")
+    config = load_config(app.config, small(name))
+    assert all((completed(name) / stage / "stage.json").exists() for stage in page.stages(config))
+    option = {"prorec": "reference"}.get(name, "baselines")
+    plain = dataclasses.replace(config.evaluation, **{option: False})
+    fewer = page.stages(dataclasses.replace(config, evaluation=plain))
+    left_out = set(page.stages(config)) - set(fewer)
+    assert left_out
+    assert all(stage == "reference" or stage.startswith("sasrec_") for stage in left_out)
 
 
 @pytest.mark.slow

@@ -117,6 +117,21 @@ def test_an_interrupted_study_goes_on_and_reuses_what_is_there(
     assert "Study: alignment and distillation" in (pipeline.run.path / "report.html").read_text()
 
 
+def test_a_run_does_not_show_what_a_study_has_trained_or_begun(pipeline: Pipeline) -> None:
+    plain = pipeline.varied(evaluation={"reference": False})
+    run_stages(plain)
+    before = (pipeline.run.path / "metrics.json").read_text(encoding="utf-8")
+    assert '"reference"' not in before
+    marker = pipeline.run.path / "reference/stage.json"
+    hidden = marker.rename(marker.with_name("hidden.json"))
+    try:  # as a study that was stopped in its training leaves it
+        run_stages(plain)
+        assert plain.run.complete(["reference", "test"]).keys() == {"test"}
+    finally:
+        hidden.rename(marker)
+    assert (pipeline.run.path / "metrics.json").read_text(encoding="utf-8") == before
+
+
 def test_codes_do_not_retrain_stage_one(
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
