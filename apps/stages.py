@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from configuration import check_at_least
 from evalrec import (
     Interactions,
     ItemToItemFloor,
@@ -67,6 +68,11 @@ class Choosing:
 
     ks: tuple[int, ...] = (5, 10, 20)
     validation_users: int = 5000
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"ks must be cut-offs of at least 1, got {self.ks}")
+        check_at_least(1, self, "validation_users")
 
 
 def field_groups(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from configuration import check_at_least
 from semtok import Catalog
 from stages import STORED, Choosing, Columns, field_groups
 from training import SequenceModel
@@ -50,6 +51,7 @@ class Content:
     encoder: Encoder = field(default_factory=Encoder)
 
     def __post_init__(self) -> None:
+        check_at_least(1, self, "dim")
         if self.mode not in ("stored", "end-to-end"):
             raise ValueError(f"mode must be 'stored' or 'end-to-end', got {self.mode!r}")
         if not self.streams or not all(self.fields):
@@ -160,9 +162,8 @@ class Model(SequenceModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("user_weight", "item_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_at_least(1, self, "batch_size", "history_length")
+        check_at_least(0, self, "user_weight", "item_weight")
         for name in ("contrast_temperature", "item_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -190,6 +191,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "seed")
         if self.content.mode == "end-to-end" and self.model.head != "ids":
             raise ValueError(ONLY_IDS.format(self.model.head))
         if self.content.mode == "end-to-end" and self.model.id_start != "random":
