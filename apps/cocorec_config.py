@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from configuration import check_at_least
 from genrec import PairBatches, SequenceBatches
-from stages import Choosing, Columns, field_groups
+from stages import Choosing, Columns, Data, check_embeddings, field_groups
 from training import NextItem, SequenceModel
 
 
@@ -224,3 +225,14 @@ class Config:
                 "codes.codes_per_view must be at most views.dim, which product quantization parts, "
                 f"got {self.codes.codes_per_view} and {self.views.dim}"
             )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+        """
+        return check_embeddings([self.views.embedding], data)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from configuration import check_at_least
@@ -20,7 +21,7 @@ from semtok import (
     ResidualQuantizer,
     RqVae,
 )
-from stages import Choosing, Columns
+from stages import Choosing, Columns, Data, check_embeddings
 from training import SequenceModel, Training
 
 Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
@@ -313,6 +314,20 @@ class Config:
             raise ValueError(
                 'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
             )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+            ValueError: Texts are to be joined, and the items have none.
+        """
+        if self.joining.graph_text and data.texts(self.text.fields) is None:
+            raise ValueError("joining.graph_text must be false: the items have no texts")
+        return check_embeddings((self.text.embedding, *self.text.further), data)
 
     @property
     def has_reference(self) -> bool:

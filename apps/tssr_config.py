@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from configuration import check_at_least
 from semtok import Catalog
-from stages import STORED, Choosing, Columns, field_groups
+from stages import STORED, Choosing, Columns, Data, check_embeddings, field_groups
 from training import SequenceModel
 from tssr_encoders import ContentEncoder, Encoder
 from tssr_images import RANDOM, ImageEncoder, image_paths
@@ -89,12 +90,12 @@ class Content:
 
         Raises:
             CatalogError: An image is missing.
-            ValueError: A stream has no field of the catalogue.
+            ValueError: A stream has no field of the catalogue to be embedded.
         """
         for fields in self.fields:
             if self.is_image(fields):
                 image_paths(catalog, self.image_field)
-            else:
+            elif not self.embedding.endswith(STORED):
                 catalog.texts(fields)
 
     def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
@@ -199,3 +200,14 @@ class Config:
                 "id_start must be 'random' where content is encoded end to end and none is stored, "
                 f"got {self.model.id_start!r}"
             )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+        """
+        return check_embeddings([self.content.embedding], data)

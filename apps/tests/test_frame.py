@@ -17,7 +17,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from commands import chosen
 from configuration import load_config
+from experiment import ExperimentError
+from semtok import CatalogError
+from stages import fit_and_test_floors
 
 APPS = Path(__file__).resolve().parents[1]
 TITLES = {"prorec": "PRORec", "cocorec": "CoCoRec", "tssr": "TSSR"}
@@ -274,6 +278,57 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
     out = tmp_path / "out"
     refused(launch(name, "run", "--data", folder, "--out", out, *more), words)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("field", [{}, {"name": "a thing"}, {"title": ""}])
+def test_items_without_texts_may_have_stored_embeddings(
+    name: str,
+    field: dict[str, str],
+    launch: Launch,
+    small: OfApp,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    folder, stored, out = tmp_path / "data", tmp_path / "vectors.npy", tmp_path / "run"
+    folder.mkdir()
+    ids = item_ids(data)
+    (folder / "items.jsonl").write_text("\n".join(json.dumps({"item_id": i, **field}) for i in ids))
+    (folder / "interactions.parquet").write_bytes((data / "interactions.parquet").read_bytes())
+    np.save(stored, np.random.default_rng(0).normal(size=(len(ids), 8)).astype(np.float32))
+    config = tmp_path / "config.toml"
+    config.write_text(small(name).read_text())
+    if name == "prorec":  # which joins texts unless it is told not to
+        done = launch(name, *same(out, folder, config), "--embedding", stored)
+        refused(done, "joining.graph_text must be false: the items have no texts")
+        assert not out.exists()
+        config.write_text(config.read_text() + "[joining]\ngraph_text = false\n")
+    app = importlib.import_module(name).APP
+    resolved = chosen(load_config(app.config, config), app.embedding, str(stored), None)
+    pipeline = app.open(folder, out, resolved, "cpu")
+    floors = fit_and_test_floors(pipeline.run, pipeline.data, ("title", "brand"), (10,))
+    assert list(floors) == ["popularity", "markov", "item-knn", "graph"]
+    if name == "tssr":
+        resolved.content.check(pipeline.data.catalog)
+
+
+def test_every_file_of_embeddings_is_an_input(small: OfApp, data: Path, tmp_path: Path) -> None:
+    config, out, further = tmp_path / "config.toml", tmp_path / "run", tmp_path / "further.npy"
+    table = f'[text]\nfurther = ["{further}"]'
+    config.write_text(small("prorec").read_text().replace("[text]", table))
+
+    def begin(seed: int, count: int) -> None:
+        vectors = np.random.default_rng(seed).normal(size=(count, 8)).astype(np.float32)
+        np.save(further, vectors)
+        app = importlib.import_module("prorec").APP
+        app.open(data, out, load_config(app.config, config), "cpu")
+
+    with pytest.raises(CatalogError, match=r"further\.npy.*100"):
+        begin(0, 99)
+    assert not out.exists()
+    begin(0, 100)
+    begin(0, 100)
+    with pytest.raises(ExperimentError, match="input files had other contents"):
+        begin(1, 100)
 
 
 @pytest.mark.parametrize(
