@@ -20,7 +20,7 @@ from prorec_run import run_stages
 from prorec_search import GENERATOR_TRIALS, prorec, searched, tiger
 from prorec_speed import timed
 from prorec_stages import Pipeline
-from prorec_studies import STUDIES
+from prorec_studies import STUDIES, encoders
 from prorec_two_codes import load_two_codes, two_codes, two_codes_loss
 from stages import fit_and_test_floors, load_graph_floors
 from studies import run_study, with_values
@@ -223,6 +223,13 @@ def test_quantizers_and_encoders(pipeline: Pipeline, tmp_path: Path) -> None:
     assert names(found) == ["lsa", str(files[0]), str(files[1])]
 
 
+def test_encoders_of_several_views(pipeline: Pipeline) -> None:
+    several = pipeline.varied(text={"by_field": True})
+    (facts,) = encoders(several, [0], values=["lsa"]).facts.values()
+    assert len(several.views()) == 3
+    assert facts["dimensions"] == sum(view.text().shape[1] for view in several.views())
+
+
 def test_rivals_have_as_many_trials_each(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,8 +256,23 @@ def test_the_best_trial_on_validation_is_tested(pipeline: Pipeline) -> None:
         values[words] = facts["validation"]["ndcg@10 filtered"]
     assert found.chosen == max(values, key=lambda words: values[words])
     assert found.validation == values[found.chosen]
-    with pytest.raises(ValueError, match="num_trials must be at most"):
-        searched(contestant, len(GENERATOR_TRIALS) + 1, [0])
+
+
+@pytest.mark.parametrize("count", [0, len(GENERATOR_TRIALS) + 1])
+def test_trials_are_counted_before_any(pipeline: Pipeline, count: int) -> None:
+    before = complete(pipeline)
+    with pytest.raises(ValueError, match=rf"num_trials must be in \[1, 8\], got {count}"):
+        searched(prorec(pipeline), count, [0])
+    with pytest.raises(typer.BadParameter, match=rf"--values must be one number.*got {count}"):
+        STUDIES["rivals"](pipeline, [0], values=[count])  # type: ignore[call-arg]
+    assert complete(pipeline) == before
+
+
+def test_tiger_is_what_it_is_whatever_the_run(pipeline: Pipeline) -> None:
+    changes = {"distillation_state": "first", "train_item_vectors": True}
+    assert (
+        tiger(pipeline.varied(stage_two=changes)).pipeline.config == tiger(pipeline).pipeline.config
+    )
 
 
 def test_what_is_joined_is_weighed_on_validation(pipeline: Pipeline) -> None:
