@@ -44,13 +44,14 @@ def seconds_an_epoch(run: Run, stage: str) -> float:
 
 
 def results_section(data: Data, reports: Mapping[str, Report], model: str) -> Section:
-    """The test of the model and of what it is compared with."""
+    """The test of the model and of what it is compared with; @5 where there is nothing else."""
+    shown = tuple(f"@{k}" for k in reports[model].ks if k != 5) or ("@5",)
     results = {
         name: {
             mode: {
                 metric: estimate.mean
                 for metric, estimate in estimates.items()
-                if not metric.startswith("mrr") and not metric.endswith("@5")
+                if not metric.startswith("mrr") and metric.endswith(shown)
             }
             for mode, estimates in report.metrics.items()
         }

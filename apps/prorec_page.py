@@ -13,8 +13,8 @@ from evalrec import Report
 from experiment import Run
 from figures import histogram, scatter_panels, tsne_panel
 from fusion import ModalityShare, modality_share
-from genrec import Recommender
 from jaxtyping import Float
+from prorec_answers import load_recommender
 from prorec_config import Config
 from report import Section, share_bars, table, tag, write_report
 from semtok import load_tokenizer, measure_health
@@ -61,24 +61,24 @@ def metrics(
 def modality_spaces(
     semantic: Float[Tensor, "items semantic_dim"],
     collaborative: Float[Tensor, "items dim"],
-    integrated: Float[Tensor, "items integrated_dim"],
+    final: Float[Tensor, "items final_dim"],
+    source: str,
     seed: int,
 ) -> Spaces:
-    """The integrated and the concatenated embeddings with their modality shares (eq. 9-10).
+    """What became codes and the concatenated embeddings, with their modality shares (eq. 9-10).
 
     Args:
         semantic: E_S after PCA.
         collaborative: Of a model trained on ids alone, as in the paper's table 4.
-        integrated: Of stage I.
+        final: What became codes.
+        source: What that is called.
         seed: Of the items sampled.
     """
-    finals = {
-        "integrated": integrated,
-        "concatenated": torch.cat([semantic, collaborative], dim=1),
-    }
+    finals = {source: final}
+    finals.setdefault("concatenated", torch.cat([semantic, collaborative], dim=1))
     return {
-        name: (final, modality_share(semantic, collaborative, final, seed=seed))
-        for name, final in finals.items()
+        name: (space, modality_share(semantic, collaborative, space, seed=seed))
+        for name, space in finals.items()
     }
 
 
@@ -152,8 +152,10 @@ def write_page(
             )
         )
     sections += study_sections(run)
-    recommender = Recommender.load(run.path / "stage_two/model")
-    sections.append(page.examples_section(data, recommender.recommend, config.seed))
+    recommender = load_recommender(run.path, config, torch.device("cpu"))
+    sections.append(
+        page.examples_section(data, lambda asked: list(recommender.stream(asked)), config.seed)
+    )
     write_report(
         run.path / "report.html",
         title="PRORec",

@@ -32,7 +32,7 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
     if config.has_reference:
         collaborative = pipeline.reference["collaborative"]
         reports[f"{name}, ids alone"] = read_report(run.path / "reference/report.json")
-        spaces = modality_spaces(semantic.cpu(), collaborative, final, config.seed)
+        spaces = modality_spaces(semantic.cpu(), collaborative, final, source, config.seed)
     reports |= floors
     write_json(run.path / "metrics.json", metrics(run, data, config, reports, spaces))
     write_page(run, data, config, reports, spaces)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import page
 import prorec_search
 import pytest
 import torch
 import typer
 from evalrec import evaluate, write_synthetic
-from genrec import Batch
+from genrec import Batch, Recommender
 from prorec import APP as PRORec
+from prorec_answers import JoinedRecommender, load_recommender
 from prorec_config import Codes, Config, Joining, StageTwo, Text
 from prorec_joined import joined, joined_stage
 from prorec_model import concatenated, integrated
+from prorec_page import modality_spaces
 from prorec_run import run_stages
 from prorec_search import GENERATOR_TRIALS, prorec, searched, tiger
 from prorec_speed import timed
 from prorec_stages import Pipeline
 from prorec_studies import STUDIES, encoders
 from prorec_two_codes import load_two_codes, two_codes, two_codes_loss
-from stages import fit_and_test_floors, load_graph_floors
+from report import Section
+from stages import Data, fit_and_test_floors, load_graph_floors
 from studies import run_study, with_values
 
 SMALL: dict[str, dict[str, object]] = {
@@ -302,6 +307,33 @@ def test_a_run_may_join(pipeline: Pipeline) -> None:
     joined(semantic)
     weights = pipeline.run.facts(joined_stage(semantic))["weights"]
     assert set(weights) == {"stage_one", "graph_text", "popularity", "seen"}
+
+
+def test_the_examples_of_a_run_that_joins_are_what_it_recommends(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = [[pipeline.data.catalog.item_ids[row] for row in (1, 2, 3)]], pipeline.run.path
+    shown = []
+    section = page.examples_section
+
+    def examples(data: Data, recommend: Any, seed: int) -> Section:
+        shown.extend(recommend(asked))
+        return section(data, recommend, seed)
+
+    monkeypatch.setattr(page, "examples_section", examples)
+    run_stages(pipeline)
+    recommender = load_recommender(run, pipeline.config, torch.device("cpu"))
+    assert isinstance(recommender, JoinedRecommender)
+    assert shown == list(recommender.stream(asked))
+    assert shown != Recommender.load(run / "stage_two/model").recommend(asked)
+
+
+@pytest.mark.parametrize("source", ["integrated", "semantic", "concatenated"])
+def test_spaces_are_named_after_what_became_codes(source: str) -> None:
+    semantic, own, final = torch.randn(3, 40, 4, generator=torch.Generator().manual_seed(0))
+    spaces = modality_spaces(semantic, own, final, source, 0)
+    assert list(spaces) == list(dict.fromkeys([source, "concatenated"]))
+    assert spaces[source][0] is final
 
 
 def test_kept_graphs_score_as_the_floors_did(pipeline: Pipeline) -> None:
