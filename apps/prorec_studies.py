@@ -158,6 +158,7 @@ def scaling(
     pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (1, 2, 4, 8)
 ) -> Outcome:
     """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
+    pipeline.check_rivals()
     layers = _first(pipeline.config.stage_two.num_decoder_layers, values)
     own = {
         f"{MODEL}, {count} layers": pipeline.varied(stage_two={"num_decoder_layers": count})
@@ -223,6 +224,7 @@ def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 
 def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (4,)) -> Outcome:
     """Sequence models, TIGER, EAGER's two codes, the floors (table 3); --values: trials of each."""
+    pipeline.check_rivals()
     pipeline = pipeline.varied(joining=UNJOINED)
     contestants = {
         MODEL: prorec(pipeline),

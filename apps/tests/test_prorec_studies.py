@@ -399,8 +399,11 @@ def test_settings_without_effect_are_refused(pipeline: Pipeline) -> None:
         Text(embedding="lsa", further=("lsa",))
     with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
         Config(joining=Joining(c_dis=True))
-    with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
-        pipeline.varied(stage_one={"backbone": "din"}).rival("gru4rec", "ids")
+    din, before = pipeline.varied(stage_one={"backbone": "din"}), complete(pipeline)
+    for begin in (STUDIES["rivals"], STUDIES["scaling"], lambda one, _: one.rival("hstu", "ids")):
+        with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
+            begin(din, [0])
+    assert complete(pipeline) == before
 
 
 @pytest.mark.parametrize(
