@@ -80,8 +80,7 @@ class App:
 
     def open(self, data: Path, out: Path, config: Any, device: str) -> Any:
         """The pipeline of a run, begun or continued."""
-        embedding = getattr(config, self.embedding).embedding
-        setting: Setting = open_run(self.title, data, out, config, embedding, device)
+        setting: Setting = open_run(self.title, data, out, config, device)
         return self.pipeline(**vars(setting))
 
     def go(self, data: Path, out: Path, config: Any, device: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from configuration import check_at_least
 from genrec import PairBatches, SequenceBatches
-from stages import Choosing, Columns, field_groups
+from stages import Choosing, Columns, Data, check_embeddings, field_groups
 from training import NextItem, SequenceModel
 
 
@@ -34,8 +36,7 @@ class Views:
             raise ValueError(f"views must name fields, such as 'title', got {self.views}")
         if len(set(self.fields)) < len(self.fields):
             raise ValueError(f"views must be different ones, got {self.views}")
-        if self.dim < 1:
-            raise ValueError(f"dim must be at least 1, got {self.dim}")
+        check_at_least(1, self, "dim")
 
     @property
     def fields(self) -> tuple[tuple[str, ...], ...]:
@@ -127,9 +128,8 @@ class Model(SequenceModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("fusion_layers", "feedforward_dim", "num_layers", "checkpoint_items"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "fusion_layers", "feedforward_dim", "num_layers")
+        check_at_least(1, self, "checkpoint_items", "batch_size", "history_length")
         for name in ("alpha", "beta"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -177,6 +177,10 @@ class ItemIds(NextItem):
     num_negatives: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, self, "batch_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Choosing):
@@ -192,6 +196,7 @@ class Evaluation(Choosing):
     baseline_dropout: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.baseline_dropout is not None and not 0 <= self.baseline_dropout < 1:
             raise ValueError(f"baseline_dropout must be in [0, 1), got {self.baseline_dropout}")
 
@@ -209,6 +214,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "seed")
         if self.views.dim != self.model.dim:
             raise ValueError(
                 "views.dim must be model.dim, since codes attend to views, "
@@ -219,3 +225,14 @@ class Config:
                 "codes.codes_per_view must be at most views.dim, which product quantization parts, "
                 f"got {self.codes.codes_per_view} and {self.views.dim}"
             )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+        """
+        return check_embeddings([self.views.embedding], data)

@@ -32,7 +32,7 @@ def view_stages(views: Views) -> tuple[str, ...]:
 
 def stages(config: Config) -> tuple[str, ...]:
     """All stages of a run."""
-    baselines = (f"sasrec_{items}" for items in BASELINES)
+    baselines = (f"sasrec_{items}" for items in BASELINES if config.evaluation.baselines)
     return (*view_stages(config.views), "tokenizer", "floors", "cocorec", *baselines)
 
 

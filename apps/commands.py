@@ -14,7 +14,7 @@ from evalrec import Queries, Report, reports_table, write_synthetic
 from experiment import Run, choose_device, content_hash
 from rich.console import Console
 from screen import Screen
-from stages import Data, check_embedding, read_data, sample_queries
+from stages import Data, read_data, sample_queries
 
 DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]
 OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")]
@@ -90,23 +90,21 @@ def demo_data(out: Path) -> Path:
     return data
 
 
-def open_run(
-    title: str, folder: Path, out: Path, config: Any, embedding: str, device: str
-) -> Setting:
+def open_run(title: str, folder: Path, out: Path, config: Any, device: str) -> Setting:
     """Reads the data and begins or continues a run.
 
     Args:
         title: The model's name; in lower case, the app's.
         folder: Of the data.
         out: Of the run.
-        config: The resolved configuration.
-        embedding: The one that the configuration names; a file of it is part of the inputs.
+        config: The resolved configuration; its `check` refuses data that it does not suit, and
+            names the files that are inputs beside the data.
         device: As `choose_device` takes it.
     """
     screen = Screen()
     chosen_device = choose_device(device)
     data = read_data(folder, config.columns, screen)
-    stored = check_embedding(embedding, data)
+    stored = config.check(data)
     run = Run(
         out,
         app=title.lower(),

@@ -64,6 +64,14 @@ def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> C
         raise ExperimentError(f"{where}: {error}") from error
 
 
+def check_at_least(lowest: int, config: object, *names: str) -> None:
+    """Raises ValueError unless each of these values of a configuration is `lowest` or more."""
+    for name in names:
+        value = getattr(config, name)
+        if value < lowest:
+            raise ValueError(f"{name} must be at least {lowest}, got {value}")
+
+
 def _fits(value: object, hint: Any) -> bool:
     """Whether a TOML value is of a type; a whole number may stand for a float."""
     origin, arguments = get_origin(hint), get_args(hint)

@@ -236,6 +236,11 @@ class Run:
         """
         return read_json(self.path / name / "stage.json")
 
+    def complete(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The facts of those stages that are complete; the folder of another may be there."""
+        there = [name for name in names if (self.path / name / "stage.json").exists()]
+        return {name: self.facts(name) for name in there}
+
 
 def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""

@@ -19,12 +19,11 @@ def metrics(
     run: Run, data: Data, stages: Sequence[str], reports: Mapping[str, Report]
 ) -> dict[str, Any]:
     """What metrics.json holds: nothing that depends on when or how often the run was started."""
-    facts = {name: run.facts(name) for name in stages if (run.path / name).exists()}
     return {
         "data": data.counts,
         "stages": {
             name: {key: value for key, value in stage.items() if key != "seconds"}
-            for name, stage in facts.items()
+            for name, stage in run.complete(stages).items()
         },
         "test": {name: report.to_json(per_user=False) for name, report in reports.items()},
     }
@@ -32,7 +31,7 @@ def metrics(
 
 def times(run: Run, stages: Sequence[str]) -> dict[str, str]:
     """How long each stage took, and all of them."""
-    seconds = {name: run.facts(name)["seconds"] for name in stages if (run.path / name).exists()}
+    seconds = {name: facts["seconds"] for name, facts in run.complete(stages).items()}
     return {name: duration(value) for name, value in seconds.items()} | {
         "all": duration(sum(seconds.values()))
     }
@@ -45,13 +44,14 @@ def seconds_an_epoch(run: Run, stage: str) -> float:
 
 
 def results_section(data: Data, reports: Mapping[str, Report], model: str) -> Section:
-    """The test of the model and of what it is compared with."""
+    """The test of the model and of what it is compared with; @5 where there is nothing else."""
+    shown = tuple(f"@{k}" for k in reports[model].ks if k != 5) or ("@5",)
     results = {
         name: {
             mode: {
                 metric: estimate.mean
                 for metric, estimate in estimates.items()
-                if not metric.startswith("mrr") and not metric.endswith("@5")
+                if not metric.startswith("mrr") and metric.endswith(shown)
             }
             for mode, estimates in report.metrics.items()
         }

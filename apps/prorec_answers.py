@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from genrec import (
     beam_search,
     exact_scores,
     load_model,
+    query_batches,
 )
 from jaxtyping import Int
 from prorec_config import Config, Joining
@@ -30,6 +32,7 @@ class JoinedRecommender(Answers):
     """Answers histories by generation with other scores joined to it.
 
     Scores are log p(item | history) plus each feature times its weight; they tell the order alone.
+    The generator reads the newest items of a history; each feature has all of it, as in the test.
 
     Args:
         model: The generator; put into eval mode.
@@ -61,7 +64,7 @@ class JoinedRecommender(Answers):
         super().__init__(
             item_ids,
             num_items=model.trie.num_items,
-            history_length=model.config.history_length,
+            history_length=sys.maxsize,
             device=model.trie.device,
             popularity=popularity,
         )
@@ -106,6 +109,13 @@ class JoinedRecommender(Answers):
         """The items to be ranked, all of which may be returned."""
         model, num_items = self.model, self.model.trie.num_items
         histories = [row[row < num_items] for row in history.cpu().numpy()]
+        ((_, history),) = query_batches(
+            histories,
+            num_items=num_items,
+            history_length=model.config.history_length,
+            batch_size=len(histories),
+        )
+        history = history.to(self.device)
         permitted = self.permitted(len(history), exclude, allowed)
         if self.joining.exact:
             scores = exact_scores(model, model.trie, history, tables=self.tables)

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+from configuration import check_at_least
 from genrec import (
     Seq2SeqConfig,
 )
@@ -19,7 +21,7 @@ from semtok import (
     ResidualQuantizer,
     RqVae,
 )
-from stages import Choosing, Columns
+from stages import Choosing, Columns, Data, check_embeddings
 from training import SequenceModel, Training
 
 Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
@@ -50,6 +52,7 @@ class Text:
             raise ValueError(f"further must be embeddings not named yet, got {self.further}")
         if not self.fields:
             raise ValueError("fields must be at least one, got none")
+        check_at_least(1, self, "dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +80,8 @@ class StageOne(SequenceModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha < 0:
-            raise ValueError(f"alpha must be at least 0, got {self.alpha}")
+        check_at_least(1, self, "batch_size", "history_length")
+        check_at_least(0, self, "alpha")
         if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":
             raise ValueError(
                 f'integrated must be "collaborative" when nothing trains the adaption layer '
@@ -192,8 +195,10 @@ class StageTwo(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.model(1)
-        if self.beta < 0:
-            raise ValueError(f"beta must be at least 0, got {self.beta}")
+        check_at_least(1, self, "batch_size")
+        check_at_least(0, self, "beta")
+        if self.beta:
+            check_at_least(1, self, "distillation_negatives")
 
     def model(self, integrated_dim: int) -> Seq2SeqConfig:
         """The encoder-decoder's own configuration."""
@@ -279,6 +284,15 @@ class Evaluation(Choosing):
     validation_beams: int = 30
     reference: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_beams < max(self.ks):
+            raise ValueError(
+                f"num_beams must be at least the greatest of ks, {max(self.ks)}, "
+                f"got {self.num_beams}"
+            )
+        check_at_least(10, self, "validation_beams")  # stage II is stopped by NDCG@10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -294,8 +308,28 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "seed")
         first = self.stage_two.distillation_state == "first"
         if self.joining.c_dis and not first:
             raise ValueError(
                 'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
             )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+            ValueError: Texts are to be joined, and the items have none.
+        """
+        if self.joining.graph_text and data.texts(self.text.fields) is None:
+            raise ValueError("joining.graph_text must be false: the items have no texts")
+        return check_embeddings((self.text.embedding, *self.text.further), data)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the stage I model is trained on ids alone as well."""
+        return self.evaluation.reference or self.codes.source not in ("integrated", "semantic")

@@ -13,8 +13,8 @@ from evalrec import Report
 from experiment import Run
 from figures import histogram, scatter_panels, tsne_panel
 from fusion import ModalityShare, modality_share
-from genrec import Recommender
 from jaxtyping import Float
+from prorec_answers import load_recommender
 from prorec_config import Config
 from report import Section, share_bars, table, tag, write_report
 from semtok import load_tokenizer, measure_health
@@ -28,50 +28,57 @@ MODEL = "PRORec"
 BACKBONES = {"sasrec": "SASRec", "din": "DIN"}
 """What the sequence models of stage I are called."""
 
-STAGES = (
-    "text",
-    "floors",
-    "reference",
-    "stage_one",
-    "tokenizer",
-    "stage_two",
-    "test",
-    "candidates_validation",
-    "candidates_test",
-    "joined",
-)
-
 Spaces = Mapping[str, tuple[Tensor, ModalityShare]]
 """Item embeddings by name, and how much of each modality they keep."""
 
 
-def metrics(run: Run, data: Data, reports: Mapping[str, Report], spaces: Spaces) -> dict[str, Any]:
+def stages(config: Config) -> tuple[str, ...]:
+    """All stages of a run; "text" is not among its own where the text is several views."""
+    joins = config.joining.any
+    asked = {
+        "text": True,
+        "floors": True,
+        "reference": config.has_reference,
+        "stage_one": joins or config.codes.source == "integrated",
+        "tokenizer": True,
+        "stage_two": True,
+        "test": True,
+        "candidates_validation": joins,
+        "candidates_test": joins,
+        "joined": joins,
+    }
+    return tuple(name for name, is_asked in asked.items() if is_asked)
+
+
+def metrics(
+    run: Run, data: Data, config: Config, reports: Mapping[str, Report], spaces: Spaces
+) -> dict[str, Any]:
     """What metrics.json holds."""
     shares = {name: dataclasses.asdict(share) for name, (_, share) in spaces.items()}
-    return page.metrics(run, data, STAGES, reports) | {"modality_share": shares}
+    return page.metrics(run, data, stages(config), reports) | {"modality_share": shares}
 
 
 def modality_spaces(
     semantic: Float[Tensor, "items semantic_dim"],
     collaborative: Float[Tensor, "items dim"],
-    integrated: Float[Tensor, "items integrated_dim"],
+    final: Float[Tensor, "items final_dim"],
+    source: str,
     seed: int,
 ) -> Spaces:
-    """The integrated and the concatenated embeddings with their modality shares (eq. 9-10).
+    """What became codes and the concatenated embeddings, with their modality shares (eq. 9-10).
 
     Args:
         semantic: E_S after PCA.
         collaborative: Of a model trained on ids alone, as in the paper's table 4.
-        integrated: Of stage I.
+        final: What became codes.
+        source: What that is called.
         seed: Of the items sampled.
     """
-    finals = {
-        "integrated": integrated,
-        "concatenated": torch.cat([semantic, collaborative], dim=1),
-    }
+    finals = {source: final}
+    finals.setdefault("concatenated", torch.cat([semantic, collaborative], dim=1))
     return {
-        name: (final, modality_share(semantic, collaborative, final, seed=seed))
-        for name, final in finals.items()
+        name: (space, modality_share(semantic, collaborative, space, seed=seed))
+        for name, space in finals.items()
     }
 
 
@@ -97,7 +104,7 @@ def write_page(
                     "stage_one": ("stage I", ("next_item", "alignment")),
                     "stage_two": ("stage II", ("generation", "distillation")),
                 }.items()
-                if (run.path / stage).exists()
+                if stage in stages(config)
             },
         ),
         Section(
@@ -145,8 +152,10 @@ def write_page(
             )
         )
     sections += study_sections(run)
-    recommender = Recommender.load(run.path / "stage_two/model")
-    sections.append(page.examples_section(data, recommender.recommend, config.seed))
+    recommender = load_recommender(run.path, config, torch.device("cpu"))
+    sections.append(
+        page.examples_section(data, lambda asked: list(recommender.stream(asked)), config.seed)
+    )
     write_report(
         run.path / "report.html",
         title="PRORec",
@@ -164,7 +173,7 @@ def write_page(
                 "output": config.stage_two.output_vocabulary,
                 "seed": config.seed,
             },
-            "Time": page.times(run, STAGES),
+            "Time": page.times(run, stages(config)),
         },
         sections=sections,
     )

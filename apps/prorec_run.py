@@ -29,11 +29,11 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
         report = read_report(run.path / "stage_one/report.json")
         reports[f"stage I ({name}, ids and text)"] = report
     spaces: Spaces = {}
-    if config.evaluation.reference or "reference" in vars(pipeline):
+    if config.has_reference:
         collaborative = pipeline.reference["collaborative"]
         reports[f"{name}, ids alone"] = read_report(run.path / "reference/report.json")
-        spaces = modality_spaces(semantic.cpu(), collaborative, final, config.seed)
+        spaces = modality_spaces(semantic.cpu(), collaborative, final, source, config.seed)
     reports |= floors
-    write_json(run.path / "metrics.json", metrics(run, data, reports, spaces))
+    write_json(run.path / "metrics.json", metrics(run, data, config, reports, spaces))
     write_page(run, data, config, reports, spaces)
     return reports

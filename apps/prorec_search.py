@@ -42,11 +42,13 @@ _TIGER = {
     "num_decoder_layers": 4,
     "feedforward_dim": 1024,
     "history_input": "codes",
+    "train_item_vectors": False,
     "output_vocabulary": "level",
     "scoring": "masked",
     "node_start": "random",
     "history_bias": False,
     "beta": 0.0,
+    "distillation_state": "last",
 }
 _TIGER_CODES = {
     "source": "semantic",
@@ -95,32 +97,40 @@ class Searched:
     chosen: str
 
 
+def settings(contestant: Contestant) -> dict[str, Pipeline]:
+    """What can be tried of a contestant, by what it changes in words; each setting once."""
+    found: dict[str, Pipeline] = {}
+    configs: list[Any] = []
+    for changes in contestant.trials:
+        variant = contestant.pipeline.varied(seed=None, **{contestant.part: changes})
+        if variant.config not in configs:
+            configs.append(variant.config)
+            words = ", ".join(f"{name} {value}" for name, value in changes.items())
+            found[words or "the run's own"] = variant
+    return found
+
+
 def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> Searched:
     """Tries a contestant's settings with the first seed, and tests the best with all.
 
     Args:
         contestant: The model.
-        num_trials: How many of its settings are tried, those equal to another left out.
+        num_trials: How many of its settings are tried.
         seeds: For the test.
 
     Raises:
-        ValueError: There are fewer settings.
+        ValueError: There are fewer settings, or none is to be tried.
     """
+    possible = settings(contestant)
+    if not 1 <= num_trials <= len(possible):
+        raise ValueError(f"num_trials must be in [1, {len(possible)}], got {num_trials}")
     found: dict[str, tuple[float, Pipeline]] = {}
-    configs: list[Any] = []
-    for changes in contestant.trials:
-        variant = contestant.pipeline.varied(seed=None, **{contestant.part: changes})
-        if variant.config in configs or len(configs) == num_trials:
-            continue
-        configs.append(variant.config)
-        words = ", ".join(f"{name} {value}" for name, value in changes.items()) or "the run's own"
-        variant.run.screen.say(f"-- trial {len(configs)} of {num_trials}: {words}")
+    for number, (words, variant) in enumerate(list(possible.items())[:num_trials], start=1):
+        variant.run.screen.say(f"-- trial {number} of {num_trials}: {words}")
         first = variant.varied(seed=seeds[0])
         contestant.train(first)
         value = first.run.facts(contestant.stage(first))["validation"]["ndcg@10 filtered"]
         found[words] = (float(value), variant)
-    if len(configs) < num_trials:
-        raise ValueError(f"num_trials must be at most {len(configs)}, got {num_trials}")
     chosen = max(found, key=lambda words: found[words][0])
     validation, best = found[chosen]
     return Searched(

@@ -323,16 +323,21 @@ class Pipeline(Setting):
 
     def rival(self, backbone: RivalBackbone, items: Items) -> Report:
         """A sequence model of stage I's sizes, budget and loss, on ids, text or both."""
+        self.check_rivals()
         config = self.config.stage_one
-        if config.backbone != "sasrec":
-            raise ValueError(
-                "stage_one.backbone must be 'sasrec' where other sequence models share its sizes, "
-                f"got {config.backbone!r}"
-            )
         sizes = {name: getattr(config, name) for name in _SIZES}
         contents = [] if items == "ids" else [self.semantic]
         rival = Rival(backbone=backbone, items=items, **sizes)
         return train_rival(self, self.rival_stage(backbone, items), rival, contents)
+
+    def check_rivals(self) -> None:
+        """Raises ValueError where other sequence models cannot share stage I's sizes."""
+        backbone = self.config.stage_one.backbone
+        if backbone != "sasrec":
+            raise ValueError(
+                "stage_one.backbone must be 'sasrec' where other sequence models share its sizes, "
+                f"got {backbone!r}"
+            )
 
     def rival_stage(self, backbone: RivalBackbone, items: Items) -> str:
         """The stage of a rival, complete or not."""

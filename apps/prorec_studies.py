@@ -14,7 +14,7 @@ from fusion import modality_share
 from prorec_beyond import beyond, joining
 from prorec_config import UNJOINED
 from prorec_page import MODEL
-from prorec_search import Searched, dense_rivals, eager, prorec, searched, tiger
+from prorec_search import Searched, dense_rivals, eager, prorec, searched, settings, tiger
 from prorec_speed import AT_ONCE, measure_speed
 from prorec_stages import Pipeline
 from prorec_two_codes import two_codes
@@ -106,12 +106,15 @@ def encoders(
     systems = tested(variants, seeds, Pipeline.test)
     facts = {}
     for name, variant in variants.items():
-        fact = pipeline.run.facts(variant.text_stage)
-        facts[name] = {"dimensions": fact["dim"], "seconds": fact["seconds"]}
+        views = [pipeline.run.facts(view.text_stage) for view in variant.views()]
+        facts[name] = {
+            "dimensions": sum(view["dim"] for view in views),
+            "seconds": round(sum(view["seconds"] for view in views), 1),
+        }
     return Outcome(
         title="text encoders",
-        note="Figure 7. All are reduced by PCA to the same width; seconds are those of embedding "
-        "the catalogue.",
+        note="Figure 7. All are reduced by PCA to the same width; dimensions before, and seconds "
+        "of embedding the catalogue, are those of all views of the text.",
         systems=systems,
         facts=facts,
     )
@@ -155,6 +158,7 @@ def scaling(
     pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (1, 2, 4, 8)
 ) -> Outcome:
     """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
+    pipeline.check_rivals()
     layers = _first(pipeline.config.stage_two.num_decoder_layers, values)
     own = {
         f"{MODEL}, {count} layers": pipeline.varied(stage_two={"num_decoder_layers": count})
@@ -220,11 +224,7 @@ def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 
 def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (4,)) -> Outcome:
     """Sequence models, TIGER, EAGER's two codes, the floors (table 3); --values: trials of each."""
-    (trials,) = values if len(values) == 1 else (0,)
-    if trials < 1:
-        raise typer.BadParameter(
-            f"--values must be one number of trials, got {','.join(map(str, values))}"
-        )
+    pipeline.check_rivals()
     pipeline = pipeline.varied(joining=UNJOINED)
     contestants = {
         MODEL: prorec(pipeline),
@@ -232,6 +232,13 @@ def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = 
         "TIGER": tiger(pipeline),
         "EAGER's two codes": eager(pipeline),
     }
+    possible = min(len(settings(contestant)) for contestant in contestants.values())
+    (trials,) = values if len(values) == 1 else (0,)
+    if not 1 <= trials <= possible:
+        raise typer.BadParameter(
+            f"--values must be one number of trials, from 1 to {possible}, "
+            f"got {','.join(map(str, values))}"
+        )
     found: dict[str, Searched] = {}
     for number, (name, contestant) in enumerate(contestants.items(), start=1):
         pipeline.run.screen.say(f"-- {name} ({number} of {len(contestants)})")

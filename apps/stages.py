@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from configuration import check_at_least
 from evalrec import (
     Interactions,
     ItemToItemFloor,
@@ -75,6 +76,11 @@ class Choosing:
     ks: tuple[int, ...] = (5, 10, 20)
     validation_users: int = 5000
 
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"ks must be cut-offs of at least 1, got {self.ks}")
+        check_at_least(1, self, "validation_users")
+
 
 def field_groups(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The catalogue's fields that each text is made of: "title+brand" is of two."""
@@ -104,6 +110,12 @@ class Data:
     def popularity(self) -> Int[np.ndarray, " items"]:
         """How often each item was had in training."""
         return np.bincount(np.concatenate(self.split.train), minlength=len(self.catalog))
+
+    def texts(self, fields: Sequence[str]) -> list[str] | None:
+        """One text an item, of those fields that there are; None where no item has any."""
+        known = [field for field in fields if field in self.catalog.fields]
+        texts = self.catalog.texts(known) if known else []
+        return texts if any(texts) else None
 
     def titles(self) -> list[str]:
         """A name to show for each item: its title, or its id where it has none."""
@@ -181,19 +193,19 @@ def read_items(run: Path) -> list[dict[str, Any]]:
     return items
 
 
-def check_embedding(embedding: str, data: Data) -> list[Path]:
-    """Reads a file of stored embeddings, so that a wrong one is refused before a run begins.
+def check_embeddings(embeddings: Sequence[str], data: Data) -> list[Path]:
+    """Reads the files of stored embeddings, so that a wrong one is refused before a run begins.
 
     Returns:
-        The file, if `embedding` is one.
+        Those of `embeddings` that are files.
 
     Raises:
-        CatalogError: The file does not fit the catalogue.
+        CatalogError: A file does not fit the catalogue.
     """
-    if not embedding.endswith(STORED):
-        return []
-    read_embeddings(embedding, data.catalog.item_ids)
-    return [Path(embedding)]
+    stored = [embedding for embedding in embeddings if embedding.endswith(STORED)]
+    for embedding in stored:
+        read_embeddings(embedding, data.catalog.item_ids)
+    return [Path(embedding) for embedding in stored]
 
 
 def embed_texts(
@@ -288,9 +300,8 @@ def fit_and_test_floors(
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        texts = data.catalog.texts([field for field in fields if field in data.catalog.fields])
         with run.screen.bar("floors") as bar:
-            floors = fit_floors(data.split, texts if any(texts) else None, progress=bar.update)
+            floors = fit_floors(data.split, data.texts(fields), progress=bar.update)
         parameters = {}
         with run.screen.bar("floors, test") as bar:
             for number, (name, floor) in enumerate(floors.items()):

@@ -122,6 +122,8 @@ def parse_seeds(seeds: str | None, own: int) -> list[int]:
         found = [int(part) for part in seeds.split(",")]
     except ValueError as error:
         raise typer.BadParameter(f"--seeds must be whole numbers by commas, got {seeds}") from error
+    if min(found) < 0:
+        raise typer.BadParameter(f"--seeds must be at least 0, got {seeds}")
     if len(set(found)) < len(found):
         raise typer.BadParameter(f"--seeds must be different, got {seeds}")
     return found

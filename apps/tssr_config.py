@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from configuration import check_at_least
 from semtok import Catalog
-from stages import STORED, Choosing, Columns, field_groups
+from stages import STORED, Choosing, Columns, Data, check_embeddings, field_groups
 from training import SequenceModel
 from tssr_encoders import ContentEncoder, Encoder
 from tssr_images import RANDOM, ImageEncoder, image_paths
@@ -50,6 +52,7 @@ class Content:
     encoder: Encoder = field(default_factory=Encoder)
 
     def __post_init__(self) -> None:
+        check_at_least(1, self, "dim")
         if self.mode not in ("stored", "end-to-end"):
             raise ValueError(f"mode must be 'stored' or 'end-to-end', got {self.mode!r}")
         if not self.streams or not all(self.fields):
@@ -87,12 +90,12 @@ class Content:
 
         Raises:
             CatalogError: An image is missing.
-            ValueError: A stream has no field of the catalogue.
+            ValueError: A stream has no field of the catalogue to be embedded.
         """
         for fields in self.fields:
             if self.is_image(fields):
                 image_paths(catalog, self.image_field)
-            else:
+            elif not self.embedding.endswith(STORED):
                 catalog.texts(fields)
 
     def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
@@ -160,9 +163,8 @@ class Model(SequenceModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("user_weight", "item_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_at_least(1, self, "batch_size", "history_length")
+        check_at_least(0, self, "user_weight", "item_weight")
         for name in ("contrast_temperature", "item_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -190,6 +192,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "seed")
         if self.content.mode == "end-to-end" and self.model.head != "ids":
             raise ValueError(ONLY_IDS.format(self.model.head))
         if self.content.mode == "end-to-end" and self.model.id_start != "random":
@@ -197,3 +200,14 @@ class Config:
                 "id_start must be 'random' where content is encoded end to end and none is stored, "
                 f"got {self.model.id_start!r}"
             )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+        """
+        return check_embeddings([self.content.embedding], data)

@@ -43,7 +43,8 @@ def content_stages(config: Config) -> tuple[str, ...]:
 
 def stages(config: Config) -> tuple[str, ...]:
     """All stages of a run."""
-    return (*content_stages(config), "floors", "tssr", *(f"sasrec_{name}" for name in BASELINES))
+    baselines = (f"sasrec_{items}" for items in BASELINES if config.evaluation.baselines)
+    return (*content_stages(config), "floors", "tssr", *baselines)
 
 
 def metrics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -18,7 +19,11 @@ import numpy as np
 import polars as pl
 import pytest
 from answers import read_histories
+from commands import chosen
+from configuration import load_config
 from experiment import ExperimentError, load_array, load_tensors
+from semtok import CatalogError
+from stages import fit_and_test_floors
 
 APPS = Path(__file__).resolve().parents[1]
 TITLES = {"prorec": "PRORec", "cocorec": "CoCoRec", "tssr": "TSSR"}
@@ -58,6 +63,20 @@ def test_a_complete_run_is_not_run_again(
     assert before == {path: path.stat().st_mtime_ns for path in run.glob("*/stage.json")}
     assert again.stderr.count("complete, kept") >= len(before)
     assert TITLES[name] in again.stdout
+
+
+def test_a_run_shows_the_stages_that_its_configuration_asks_for(
+    name: str, completed: OfApp, small: OfApp
+) -> None:
+    app, page = importlib.import_module(name).APP, importlib.import_module(f"{name}_page")
+    config = load_config(app.config, small(name))
+    assert all((completed(name) / stage / "stage.json").exists() for stage in page.stages(config))
+    option = {"prorec": "reference"}.get(name, "baselines")
+    plain = dataclasses.replace(config.evaluation, **{option: False})
+    fewer = page.stages(dataclasses.replace(config, evaluation=plain))
+    left_out = set(page.stages(config)) - set(fewer)
+    assert left_out
+    assert all(stage == "reference" or stage.startswith("sasrec_") for stage in left_out)
 
 
 @pytest.mark.slow
@@ -300,12 +319,79 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("field", [{}, {"name": "a thing"}, {"title": ""}])
+def test_items_without_texts_may_have_stored_embeddings(
+    name: str,
+    field: dict[str, str],
+    launch: Launch,
+    small: OfApp,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    folder, stored, out = tmp_path / "data", tmp_path / "vectors.npy", tmp_path / "run"
+    folder.mkdir()
+    ids = item_ids(data)
+    (folder / "items.jsonl").write_text("\n".join(json.dumps({"item_id": i, **field}) for i in ids))
+    (folder / "interactions.parquet").write_bytes((data / "interactions.parquet").read_bytes())
+    np.save(stored, np.random.default_rng(0).normal(size=(len(ids), 8)).astype(np.float32))
+    config = tmp_path / "config.toml"
+    config.write_text(small(name).read_text())
+    if name == "prorec":  # which joins texts unless it is told not to
+        done = launch(name, *same(out, folder, config), "--embedding", stored)
+        refused(done, "joining.graph_text must be false: the items have no texts")
+        assert not out.exists()
+        config.write_text(config.read_text() + "[joining]\ngraph_text = false\n")
+    app = importlib.import_module(name).APP
+    resolved = chosen(load_config(app.config, config), app.embedding, str(stored), None)
+    pipeline = app.open(folder, out, resolved, "cpu")
+    floors = fit_and_test_floors(pipeline.run, pipeline.data, ("title", "brand"), (10,))
+    assert list(floors) == ["popularity", "markov", "item-knn", "graph"]
+    if name == "tssr":
+        resolved.content.check(pipeline.data.catalog)
+
+
+def test_every_file_of_embeddings_is_an_input(small: OfApp, data: Path, tmp_path: Path) -> None:
+    config, out, further = tmp_path / "config.toml", tmp_path / "run", tmp_path / "further.npy"
+    table = f'[text]\nfurther = ["{further}"]'
+    config.write_text(small("prorec").read_text().replace("[text]", table))
+
+    def begin(seed: int, count: int) -> None:
+        vectors = np.random.default_rng(seed).normal(size=(count, 8)).astype(np.float32)
+        np.save(further, vectors)
+        app = importlib.import_module("prorec").APP
+        app.open(data, out, load_config(app.config, config), "cpu")
+
+    with pytest.raises(CatalogError, match=r"further\.npy.*100"):
+        begin(0, 99)
+    assert not out.exists()
+    begin(0, 100)
+    begin(0, 100)
+    with pytest.raises(ExperimentError, match="input files had other contents"):
+        begin(1, 100)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("prorec", "[stage_one]\nlayers = 3\n", "layers.*num_layers"),
         ("prorec", '[stage_two]\nepochs = "many"\n', "epochs.*int.*many"),
         ("prorec", "[stage_two]\ndropout = 2.0\n", "dropout"),
+        ("prorec", "[stage_one]\nbatch_size = 0\n", "stage_one.*batch_size must be at least 1"),
+        ("prorec", "[stage_two]\nbatch_size = 0\n", "stage_two.*batch_size must be at least 1"),
+        ("prorec", "[stage_two]\ndistillation_negatives = 0\n", "distillation_negatives must be"),
+        ("prorec", "[text]\ndim = 0\n", "text.*dim must be at least 1"),
+        ("prorec", "[evaluation]\nnum_beams = 10\n", "num_beams must be.*greatest of ks, 20"),
+        ("prorec", "[evaluation]\nvalidation_beams = 5\n", "validation_beams must be at least 10"),
+        ("prorec", "[evaluation]\nvalidation_users = 0\n", "validation_users must be at least 1"),
+        ("prorec", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("cocorec", "[model]\nbatch_size = 0\n", "model.*batch_size must be at least 1"),
+        ("cocorec", "[item_ids]\nbatch_size = 0\n", "item_ids.*batch_size must be at least 1"),
+        ("cocorec", "[evaluation]\nks = []\n", "ks must be cut-offs of at least 1"),
+        ("cocorec", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("tssr", "[model]\nhistory_length = 0\n", "model.*history_length must be at least 1"),
+        ("tssr", "[content]\ndim = 0\n", "content.*dim must be at least 1"),
+        ("tssr", "[evaluation]\nvalidation_users = 0\n", "validation_users must be at least 1"),
+        ("tssr", "seed = -1\n", "seed must be at least 0, got -1"),
         ("cocorec", "[views]\ndim = 64\n", "views.dim must be model.dim"),
         ("cocorec", '[views]\nviews = ["title", "title"]\n', "views must be different"),
         ("cocorec", '[codes]\nquantizer = "opq"\n', "quantizer must be"),

@@ -27,17 +27,20 @@ from prorec_joining import (
 
 CODES = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 1], [2, 0], [2, 1], [2, 2], [1, 0]])
 HISTORIES = [np.array([0, 3, 5]), np.array([2]), np.array([7, 6, 1, 4])]
+READ = 3
+"""Most items of a history that the generator reads."""
 
 
 @pytest.fixture(scope="module")
 def model() -> Seq2Seq:
     torch.manual_seed(0)
     sizes = {"dim": 8, "num_heads": 2, "num_decoder_layers": 1, "feedforward_dim": 16}
+    sizes["history_length"] = READ
     return Seq2Seq(Seq2SeqConfig(**sizes), Trie.build(CODES, (3, 3))).eval()  # type: ignore[arg-type]
 
 
 def exact(model: Seq2Seq, history: np.ndarray) -> torch.Tensor:
-    return exact_scores(model, model.trie, torch.from_numpy(history)[None])[0]
+    return exact_scores(model, model.trie, torch.from_numpy(history[-READ:])[None])[0]
 
 
 def test_candidates_are_ranked_by_the_weighted_sum() -> None:
@@ -169,11 +172,16 @@ def test_features_of_floors() -> None:
 def test_answers_are_the_best_joined_scores_of_what_was_not_had(
     model: Seq2Seq, joining: Joining
 ) -> None:
-    feature = torch.tensor([0.0, 3.0, -1.0, 2.0, 0.5, 0.0, 1.0, -2.0])
+    table = torch.randn(8, 8, generator=torch.Generator().manual_seed(2)) * 2
+
+    def score(histories: Sequence[np.ndarray]) -> torch.Tensor:
+        """By the oldest item of a history, which may be one that the generator does not read."""
+        return table[[int(history[0]) for history in histories]]
+
     recommender = JoinedRecommender(
         model,
         [f"item {row}" for row in range(8)],
-        scorers={"c_dis": lambda histories: feature.expand(len(histories), -1)},
+        scorers={"c_dis": score},
         weights={"c_dis": 1.5},
         joining=joining,
         popularity=None,
@@ -197,7 +205,7 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
             struck = barred.clone()
             struck[torch.from_numpy(history)] |= seen
             generation = exact(model, history).masked_fill(struck, -torch.inf)
-            scores = generation + 1.5 * feature
+            scores = generation + 1.5 * table[int(history[0])]
             if joining.exact and not joining.candidates:
                 kept = generation.topk(beams).indices
                 scores = torch.full((8,), -torch.inf).scatter(0, kept, scores[kept])

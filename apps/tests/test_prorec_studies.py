@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import page
 import prorec_search
 import pytest
 import torch
 import typer
 from evalrec import evaluate, write_synthetic
-from genrec import Batch
+from genrec import Batch, Recommender
 from prorec import APP as PRORec
+from prorec_answers import JoinedRecommender, load_recommender
 from prorec_config import Codes, Config, Joining, StageTwo, Text
 from prorec_joined import joined, joined_stage
 from prorec_model import concatenated, integrated
+from prorec_page import modality_spaces
 from prorec_run import run_stages
 from prorec_search import GENERATOR_TRIALS, prorec, searched, tiger
 from prorec_speed import timed
 from prorec_stages import Pipeline
-from prorec_studies import STUDIES
+from prorec_studies import STUDIES, encoders
 from prorec_two_codes import load_two_codes, two_codes, two_codes_loss
-from stages import fit_and_test_floors, load_graph_floors
+from report import Section
+from stages import Data, fit_and_test_floors, load_graph_floors
 from studies import run_study, with_values
 
 SMALL: dict[str, dict[str, object]] = {
@@ -117,6 +122,21 @@ def test_an_interrupted_study_goes_on_and_reuses_what_is_there(
     assert "Study: alignment and distillation" in (pipeline.run.path / "report.html").read_text()
 
 
+def test_a_run_does_not_show_what_a_study_has_trained_or_begun(pipeline: Pipeline) -> None:
+    plain = pipeline.varied(evaluation={"reference": False})
+    run_stages(plain)
+    before = (pipeline.run.path / "metrics.json").read_text(encoding="utf-8")
+    assert '"reference"' not in before
+    marker = pipeline.run.path / "reference/stage.json"
+    hidden = marker.rename(marker.with_name("hidden.json"))
+    try:  # as a study that was stopped in its training leaves it
+        run_stages(plain)
+        assert plain.run.complete(["reference", "test"]).keys() == {"test"}
+    finally:
+        hidden.rename(marker)
+    assert (pipeline.run.path / "metrics.json").read_text(encoding="utf-8") == before
+
+
 def test_codes_do_not_retrain_stage_one(
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +228,13 @@ def test_quantizers_and_encoders(pipeline: Pipeline, tmp_path: Path) -> None:
     assert names(found) == ["lsa", str(files[0]), str(files[1])]
 
 
+def test_encoders_of_several_views(pipeline: Pipeline) -> None:
+    several = pipeline.varied(text={"by_field": True})
+    (facts,) = encoders(several, [0], values=["lsa"]).facts.values()
+    assert len(several.views()) == 3
+    assert facts["dimensions"] == sum(view.text().shape[1] for view in several.views())
+
+
 def test_rivals_have_as_many_trials_each(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,8 +261,23 @@ def test_the_best_trial_on_validation_is_tested(pipeline: Pipeline) -> None:
         values[words] = facts["validation"]["ndcg@10 filtered"]
     assert found.chosen == max(values, key=lambda words: values[words])
     assert found.validation == values[found.chosen]
-    with pytest.raises(ValueError, match="num_trials must be at most"):
-        searched(contestant, len(GENERATOR_TRIALS) + 1, [0])
+
+
+@pytest.mark.parametrize("count", [0, len(GENERATOR_TRIALS) + 1])
+def test_trials_are_counted_before_any(pipeline: Pipeline, count: int) -> None:
+    before = complete(pipeline)
+    with pytest.raises(ValueError, match=rf"num_trials must be in \[1, 8\], got {count}"):
+        searched(prorec(pipeline), count, [0])
+    with pytest.raises(typer.BadParameter, match=rf"--values must be one number.*got {count}"):
+        STUDIES["rivals"](pipeline, [0], values=[count])  # type: ignore[call-arg]
+    assert complete(pipeline) == before
+
+
+def test_tiger_is_what_it_is_whatever_the_run(pipeline: Pipeline) -> None:
+    changes = {"distillation_state": "first", "train_item_vectors": True}
+    assert (
+        tiger(pipeline.varied(stage_two=changes)).pipeline.config == tiger(pipeline).pipeline.config
+    )
 
 
 def test_what_is_joined_is_weighed_on_validation(pipeline: Pipeline) -> None:
@@ -265,6 +307,33 @@ def test_a_run_may_join(pipeline: Pipeline) -> None:
     joined(semantic)
     weights = pipeline.run.facts(joined_stage(semantic))["weights"]
     assert set(weights) == {"stage_one", "graph_text", "popularity", "seen"}
+
+
+def test_the_examples_of_a_run_that_joins_are_what_it_recommends(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = [[pipeline.data.catalog.item_ids[row] for row in (1, 2, 3)]], pipeline.run.path
+    shown = []
+    section = page.examples_section
+
+    def examples(data: Data, recommend: Any, seed: int) -> Section:
+        shown.extend(recommend(asked))
+        return section(data, recommend, seed)
+
+    monkeypatch.setattr(page, "examples_section", examples)
+    run_stages(pipeline)
+    recommender = load_recommender(run, pipeline.config, torch.device("cpu"))
+    assert isinstance(recommender, JoinedRecommender)
+    assert shown == list(recommender.stream(asked))
+    assert shown != Recommender.load(run / "stage_two/model").recommend(asked)
+
+
+@pytest.mark.parametrize("source", ["integrated", "semantic", "concatenated"])
+def test_spaces_are_named_after_what_became_codes(source: str) -> None:
+    semantic, own, final = torch.randn(3, 40, 4, generator=torch.Generator().manual_seed(0))
+    spaces = modality_spaces(semantic, own, final, source, 0)
+    assert list(spaces) == list(dict.fromkeys([source, "concatenated"]))
+    assert spaces[source][0] is final
 
 
 def test_kept_graphs_score_as_the_floors_did(pipeline: Pipeline) -> None:
@@ -330,8 +399,11 @@ def test_settings_without_effect_are_refused(pipeline: Pipeline) -> None:
         Text(embedding="lsa", further=("lsa",))
     with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
         Config(joining=Joining(c_dis=True))
-    with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
-        pipeline.varied(stage_one={"backbone": "din"}).rival("gru4rec", "ids")
+    din, before = pipeline.varied(stage_one={"backbone": "din"}), complete(pipeline)
+    for begin in (STUDIES["rivals"], STUDIES["scaling"], lambda one, _: one.rival("hstu", "ids")):
+        with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
+            begin(din, [0])
+    assert complete(pipeline) == before
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import page
 import pytest
 from figures import Panel, curves, histogram, read_series, scatter_panels, tsne_panel
 from report import (
@@ -237,3 +239,21 @@ def test_sections_take_plain_fragments(tmp_path: Path) -> None:
     body = [Html("<p>one</p>"), Html("<p>two</p>")]
     write_report(path, title="t", lead="l", summary={}, sections=[Section(title="s", body=body)])
     assert "<h2>s</h2><p>one</p><p>two</p></section>" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("ks", "shown"),
+    [((5,), {"recall@5", "ndcg@5"}), ((5, 15), {"recall@15", "ndcg@15"})],
+)
+def test_results_are_shown_at_the_cut_offs_that_there_are(
+    ks: tuple[int, ...], shown: set[str]
+) -> None:
+    figures = {f"{name}@{k}": SimpleNamespace(mean=0.5) for name in ("recall", "mrr") for k in ks}
+    figures |= {f"ndcg@{k}": SimpleNamespace(mean=0.25) for k in ks}
+    report = SimpleNamespace(ks=ks, metrics={"unfiltered": figures})
+    section = page.results_section(
+        SimpleNamespace(counts={"users": 3}),  # type: ignore[arg-type]
+        {"PRORec": report},  # type: ignore[dict-item]
+        "PRORec",
+    )
+    assert set(re.findall(r"\w+@\d+", section.body[0])) == shown

@@ -188,5 +188,7 @@ def test_what_a_command_line_says_is_checked() -> None:
     assert parse_seeds("3,1", 7) == [3, 1]
     with pytest.raises(typer.BadParameter, match="whole numbers"):
         parse_seeds("1,a", 7)
+    with pytest.raises(typer.BadParameter, match="at least 0"):
+        parse_seeds("1,-1", 7)
     with pytest.raises(typer.BadParameter, match="different"):
         parse_seeds("1,1", 7)
