@@ -145,7 +145,7 @@ class SequenceModel(NextItem):
         super().__post_init__()
         if not 0 < self.data_share <= 1:
             raise ValueError(f"data_share must be in (0, 1], got {self.data_share}")
-        if self.dim < 1 or self.dim % self.num_heads:
+        if self.dim < 1 or self.num_heads < 1 or self.dim % self.num_heads:
             raise ValueError(
                 f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}"
             )

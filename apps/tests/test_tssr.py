@@ -141,6 +141,8 @@ def test_wrong_values_are_refused() -> None:
         Model(contrast_temperature=0.0)
     with pytest.raises(ValueError, match="user_weight must be at least 0, got -1"):
         Model(user_weight=-1.0)
+    with pytest.raises(ValueError, match="multiple of num_heads, got 128 and 0"):
+        Model(num_heads=0)
 
 
 @pytest.fixture
