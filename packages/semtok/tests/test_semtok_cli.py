@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from semtok import SemanticIds
 from semtok.cli import main
+from semtok.storage import alone_with
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
 
@@ -118,6 +119,31 @@ def test_encode_fit_inspect_and_encode_with_a_tokenizer(semtok: Semtok, tmp_path
     done = semtok(*arguments, "--force")
     assert "new items" not in done.stdout
     assert (tmp_path / "more.codes.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_one_run_at_a_time_changes_a_tokenizer(semtok: Semtok, tmp_path: Path, link: bool) -> None:
+    write_items(tmp_path / "items.jsonl")
+    assert semtok("fit", "items.jsonl", "-o", "t", "--codebook-size", 4).code == 0
+    if link:
+        (tmp_path / "link").symlink_to("t")
+    name = "link" if link else "t"
+    before = tree(tmp_path / "t")
+    extend = ("encode", "items.jsonl", "--tokenizer", name, "--extend", "-o", "-")
+    with alone_with(tmp_path / "t"):
+        for arguments in (extend, ("fit", "items.jsonl", "-o", name, "--force")):
+            done = semtok(*arguments)
+            assert (done.code, done.stdout) == (1, "")
+            assert f"semtok: {name}: another run changes it" in done.stderr
+        assert semtok(*extend[:4], "-o", "-").code == 0
+    assert tree(tmp_path / "t") == before
+    assert semtok(*extend).code == 0
+    (tmp_path / "t" / "page.html").write_text("mine")
+    for arguments in (extend, ("fit", "items.jsonl", "-o", name, "--force")):
+        done = semtok(*arguments)
+        assert done.code == 1
+        assert "also holds page.html, which would be lost" in done.stderr
+    assert (tmp_path / "t" / "page.html").read_text() == "mine"
 
 
 def test_a_pipe_gives_what_files_give(semtok: Semtok, tmp_path: Path) -> None:
@@ -291,6 +317,8 @@ REFUSALS = [
     ("encode items.jsonl --tokenizer t --embedding nan.npy", 2, "the tokenizer embeds"),
     ("encode items.jsonl --tokenizer t --device cpu", 2, "has no model"),
     ("encode items.jsonl --extend", 2, "needs --tokenizer"),
+    ("encode items.jsonl --tokenizer absent --extend", 1, "absent: is no tokenizer"),
+    ("encode items.jsonl --tokenizer folder --extend", 1, "folder: is no tokenizer"),
     ("encode items.jsonl --refit-above 2", 2, "needs --tokenizer"),
     ("encode items.jsonl --whiten", 2, "needs --pca"),
     ("encode items.jsonl --fuse", 2, "needs several --views"),

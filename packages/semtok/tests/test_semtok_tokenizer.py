@@ -136,8 +136,25 @@ def test_a_folder_is_replaced_whole_or_not_at_all(
     assert load_tokenizer(tmp_path / "t").info == {"version": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
     (tmp_path / "other").mkdir()
-    with pytest.raises(FileExistsError, match="is no tokenizer, so it is not overwritten"):
+    with pytest.raises(FileExistsError, match="is no tokenizer, so it is not replaced"):
         save_tokenizer(tmp_path / "other", fit(), overwrite=True)
+
+
+def test_a_folder_with_something_else_in_it_is_not_replaced(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "t", fit())
+    (tmp_path / "t" / "NOTES.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"t: also holds NOTES.txt, which would be lost"):
+        save_tokenizer(tmp_path / "t", fit(), overwrite=True)
+    assert (tmp_path / "t" / "NOTES.txt").read_text() == "mine"
+
+
+def test_a_link_stays_and_its_folder_is_replaced(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "v1", fit())
+    (tmp_path / "t").symlink_to("v1")
+    save_tokenizer(tmp_path / "t", fit(info={"version": 2}), overwrite=True)
+    assert (tmp_path / "t").readlink() == Path("v1")
+    assert load_tokenizer(tmp_path / "v1").info == {"version": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t", "v1"]
 
 
 @pytest.mark.parametrize(
