@@ -220,6 +220,11 @@ def test_views_of_words_and_stored_vectors(semtok: Semtok, tmp_path: Path) -> No
     assert done.code == 0, done.stderr
     assert "30 items, 4 levels" in done.stdout
     assert "collisions resolved by suffix" in done.stdout
+    assert (
+        semtok("fit", "items.jsonl", "-o", "s", "--views", "sound=x.npy,title", *options).code == 0
+    )
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert [view["name"] for view in config["views"]] == ["sound", "title"]
     done = semtok("fit", "items.jsonl", "-o", "f", *views, *options, "--fuse", "--pca", 2)
     assert "30 items, 2 levels" in done.stdout, done.stderr
     write_items(tmp_path / "more.jsonl", 0, 40)
