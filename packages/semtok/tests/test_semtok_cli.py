@@ -111,7 +111,7 @@ def test_encode_fit_inspect_and_encode_with_a_tokenizer(semtok: Semtok, tmp_path
     assert done.code == 0, done.stderr
     assert "20 new items, remembered" in done.stdout
     assert "drift: " in done.stdout
-    assert "20 of 20 new items moved to a free code" in done.stdout
+    assert "20 of 20 new items found their code taken and got another" in done.stdout
     later = parsed((tmp_path / "more.codes.jsonl").read_text())
     assert [later[str(row)] for row in range(20, 30)] == [codes[str(row)] for row in range(20, 30)]
     assert len({**codes, **later}) == len({*codes.values(), *later.values()}) == 50

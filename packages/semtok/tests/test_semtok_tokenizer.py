@@ -52,6 +52,18 @@ def test_ids_given_never_move_and_new_ones_never_collide(policy: str) -> None:
     assert (again.drift, again.collisions) == (None, None)
 
 
+def test_what_became_of_new_items_is_said_of_themselves() -> None:
+    known = catalog(0, 40)
+    x = np.repeat(np.eye(4, dtype=np.float32), 10, axis=0)
+    quantizer = partial(ResidualQuantizer.fit, num_levels=1, codebook_size=4)
+    tokenizer = Tokenizer.fit(known, embeddings=x, quantizer=quantizer, policy="suffix")
+    found = tokenizer.encode(catalog(40, 43), embeddings=x[[0, 1, 10]])
+    assert found.collisions is not None
+    assert (found.collisions.rate, found.collisions.largest_bucket) == (pytest.approx(2 / 3), 2)
+    assert found.collisions.num_moved == 3
+    assert str(found.drift).endswith("3 of 3 new items found their code taken and got another")
+
+
 def test_identical_items_have_codes_of_their_own() -> None:
     items = Catalog(item_ids=list("abcdefg"), fields={"title": ["tea"] * 7})
     tokenizer = Tokenizer.fit(items, source=LsaEmbedding.fit(items), quantizer=FIT)

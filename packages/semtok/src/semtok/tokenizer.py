@@ -34,8 +34,8 @@ class Encoding:
 
     Attributes:
         semantic_ids: Those of all items of the catalogue, in its order.
-        collisions: Of the new items, with each other and with those known, and what was done;
-            None without new items.
+        collisions: Of the new items with each other; and how many of them were moved, from codes
+            of known ones, too. None without new items.
         drift: How far the new items are from the fitted ones; None without new items.
     """
 
