@@ -312,7 +312,10 @@ REFUSALS = [
     ("encode items.jsonl --id-column sku", 1, "no column 'sku' (columns: item_id, t"),
     ("encode items.jsonl --fields title,colour", 1, "got 'colour'"),
     ("encode items.jsonl --views title,colour", 1, "got 'colour'"),
-    ("encode items.jsonl --codebook-size 1", 1, "codebook_size must be at least 2"),
+    ("encode items.jsonl --codebook-size 1", 2, "Invalid value for '--codebook-size'"),
+    ("encode items.jsonl --seed -1", 2, "Invalid value for '--seed'"),
+    ("encode items.jsonl --quantizer rq --levels 0", 2, "Invalid value for '--levels'"),
+    ("encode items.jsonl --pca 0", 2, "Invalid value for '--pca'"),
     ("encode items.jsonl --pca 500", 1, "pca_dim must be within"),
     ("encode items.jsonl --embedding short.npy", 1, "has 3 rows, the catalogue 30"),
     ("encode items.jsonl --embedding nan.npy", 1, "row 4 (item '4'): holds NaN"),
@@ -350,6 +353,23 @@ REFUSALS = [
     ("inspect t --html x.pdf", 1, "must end in .html"),
     ("inspect t --sequences items.jsonl", 1, "line 1: no column 'user_id'"),
 ]
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--views", "title,brand", "--fuse"), ("--embedding", "x.npy")]
+)
+def test_too_few_codes_are_refused_before_anything_is_embedded(
+    semtok: Semtok, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    write_items(tmp_path / "items.jsonl")
+    np.save(tmp_path / "x.npy", np.eye(30))
+    few = ("--quantizer", "rq", "--levels", 2, "--codebook-size", 5)
+    done = semtok("encode", "items.jsonl", *few, *options)
+    assert done.code == 1
+    assert "codes must leave a free one, got 30 items for 25: give more" in done.stderr
+    assert "words" not in done.stderr + done.stdout
+    assert "quantizing" not in done.stderr
+    assert semtok("encode", "items.jsonl", *few, *options, "--collisions", "suffix").code == 0
 
 
 @pytest.fixture(scope="module")
