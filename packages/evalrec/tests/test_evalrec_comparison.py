@@ -272,6 +272,26 @@ def test_the_floors_command_prints_and_writes_every_floor(native, app, tmp_path)
     assert document["graph"]["group_sizes"].keys() <= {"head", "middle", "tail", "cold"}
 
 
+def test_floors_are_asked_for_what_there_is(app, tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    rows = [f"u{user},i{(user + step) % 15},{step}\n" for user in range(20) for step in range(5)]
+    (small / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    (small / "items.jsonl").write_text("".join(f'{{"item_id": "i{n}"}}\n' for n in range(15)))
+    (tmp_path / "file").write_text("x")
+    run = CliRunner().invoke
+    result = run(app, ["floors", str(small), "--no-bpr", "--json"])
+    assert json.loads(result.stdout)["graph"]["ks"] == [5, 10, 15]
+    monkeypatch.setattr("evalrec.floors.fit_floors", None)
+    for options, words in (
+        (["--k", "16"], "--k must be at most the number of items, 15, got 16"),
+        (["--out", str(tmp_path / "file")], "file: is a file, not a folder"),
+    ):
+        result = run(app, ["floors", str(small), "--no-bpr", *options])
+        assert words in str(result.exception)
+    assert run(app, ["floors", str(small), "--k", "0"]).exit_code == 2
+
+
 def test_floors_without_text_or_implicit_say_so(native, app, tmp_path, monkeypatch):
     import sys
 

@@ -36,7 +36,9 @@ def floors(
             "--bpr/--no-bpr", help="Also train matrix factorisation; needs evalrec\\[implicit]."
         ),
     ] = True,
-    ks: Annotated[list[int] | None, typer.Option("--k", help="A cut-off; once each.")] = None,
+    ks: Annotated[
+        list[int] | None, typer.Option("--k", min=1, help="A cut-off; once each.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for the reports, which `compare` reads.")
     ] = None,
@@ -47,8 +49,13 @@ def floors(
 
     from evalrec.report_tables import reports_table
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: is a file, not a folder")
     split, texts = _read(directory, tuple(text_fields or TEXT_FIELDS), required=bool(text_fields))
-    cut_offs = tuple(sorted(set(ks or (5, 10, 20))))
+    most = split.num_items
+    if ks and max(ks) > most:
+        raise ValueError(f"--k must be at most the number of items, {most}, got {max(ks)}")
+    cut_offs = tuple(sorted(set(ks or (min(k, most) for k in (5, 10, 20)))))
     reports, parameters = _fit_and_test(split, texts, matrix_factorization, cut_offs)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
