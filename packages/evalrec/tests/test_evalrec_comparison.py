@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,6 +202,23 @@ def test_reports_are_grouped_by_the_names_given(folder):
     assert list(systems) == [f"{folder}/s0/test", f"{folder}/s1/test"]
     systems, _ = read_runs([f"x={folder}/s0/test", f"x={folder}/s1/test/report.json"])
     assert {name: len(reports) for name, reports in systems.items()} == {"x": 2}
+
+
+@pytest.mark.parametrize("names", [("", ""), ("m", "m"), ("m", "n"), ("m", "")])
+@pytest.mark.parametrize("given", [None, "ours"])
+def test_reports_of_one_folder_are_never_pooled(systems, tmp_path, names, given):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate(names):
+            report = replace(systems["strong"][number], name=name)
+            report.write_json(tmp_path / folder / f"{number}.json")
+    paths = [str(tmp_path / folder) for folder in ("a", "b")]
+    found, _ = read_runs(paths if given is None else [f"{given}={path}" for path in paths])
+    inner = ("0", "1") if names[0] == names[1] else [name or "1" for name in names]
+    called = {f"{system}: {name}" for system in ([given] if given else paths) for name in inner}
+    assert {name: len(reports) for name, reports in found.items()} == dict.fromkeys(
+        called, 2 if given else 1
+    )
 
 
 def test_names_and_files_that_cannot_be_used_are_refused(folder, tmp_path):
