@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,23 @@ def test_reports_are_grouped_by_the_names_given(folder):
     assert {name: len(reports) for name, reports in systems.items()} == {"x": 2}
 
 
+@pytest.mark.parametrize("names", [("", ""), ("m", "m"), ("m", "n"), ("m", "")])
+@pytest.mark.parametrize("given", [None, "ours"])
+def test_reports_of_one_folder_are_never_pooled(systems, tmp_path, names, given):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate(names):
+            report = replace(systems["strong"][number], name=name)
+            report.write_json(tmp_path / folder / f"{number}.json")
+    paths = [str(tmp_path / folder) for folder in ("a", "b")]
+    found, _ = read_runs(paths if given is None else [f"{given}={path}" for path in paths])
+    inner = ("0", "1") if names[0] == names[1] else [name or "1" for name in names]
+    called = {f"{system}: {name}" for system in ([given] if given else paths) for name in inner}
+    assert {name: len(reports) for name, reports in found.items()} == dict.fromkeys(
+        called, 2 if given else 1
+    )
+
+
 def test_names_and_files_that_cannot_be_used_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match=r"are both called 'named': give NAME=PATH"):
         read_runs([f"{folder}/alone.json", f"{folder}/alone.json"])
@@ -270,6 +288,26 @@ def test_the_floors_command_prints_and_writes_every_floor(native, app, tmp_path)
     assert document["graph"]["ks"] == [3]
     assert document["graph"]["parameters"].keys() == {"last_items", "decay"}
     assert document["graph"]["group_sizes"].keys() <= {"head", "middle", "tail", "cold"}
+
+
+def test_floors_are_asked_for_what_there_is(app, tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    rows = [f"u{user},i{(user + step) % 15},{step}\n" for user in range(20) for step in range(5)]
+    (small / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    (small / "items.jsonl").write_text("".join(f'{{"item_id": "i{n}"}}\n' for n in range(15)))
+    (tmp_path / "file").write_text("x")
+    run = CliRunner().invoke
+    result = run(app, ["floors", str(small), "--no-bpr", "--json"])
+    assert json.loads(result.stdout)["graph"]["ks"] == [5, 10, 15]
+    monkeypatch.setattr("evalrec.floors.fit_floors", None)
+    for options, words in (
+        (["--k", "16"], "--k must be at most the number of items, 15, got 16"),
+        (["--out", str(tmp_path / "file")], "file: is a file, not a folder"),
+    ):
+        result = run(app, ["floors", str(small), "--no-bpr", *options])
+        assert words in str(result.exception)
+    assert run(app, ["floors", str(small), "--k", "0"]).exit_code == 2
 
 
 def test_floors_without_text_or_implicit_say_so(native, app, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from evalrec import DataError, read_catalogue, read_raw
 from evalrec.readers import blocks
 from evalrec.readers.cleaning import clean_text, clean_texts, item_record
+from evalrec.readers.formats import get_format, sort_files
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -357,3 +358,23 @@ def test_files_are_told_by_their_names(make_raw, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty holds no file of MovieLens"):
         read_raw("movielens", [tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("native", "interactions.csv", "interactions.parquet"),
+        ("amazon2014", "reviews_Beauty_5.json", "reviews_Beauty_5.json.gz"),
+        ("amazon2023", "Beauty.csv", "Beauty.test.csv"),
+        ("amazon2023", "Beauty.csv.gz", "Beauty.train.csv"),
+    ],
+)
+def test_the_same_interactions_twice_are_refused(tmp_path, name, one, other):
+    for file in (one, other):
+        (tmp_path / file).write_text("x")
+    for files in ([tmp_path], [tmp_path / one, tmp_path / other]):
+        with pytest.raises(DataError, match=f"{one} and {other} hold the same interactions"):
+            read_raw(name, files)
+    (tmp_path / "b").mkdir()
+    (tmp_path / other).rename(tmp_path / "b" / other)
+    assert len(sort_files(get_format(name), [tmp_path, tmp_path / "b"]).interactions) == 2

@@ -286,6 +286,24 @@ def test_lists_gathered_in_blocks_are_a_plain_sort(problem, top_k, filter_seen):
         assert [row[i] for i in found] == pytest.approx(allowed[: len(found)], rel=1e-4, abs=1e-5)
 
 
+def test_scores_may_be_an_array_but_are_no_ranked_lists(unchecked):
+    queries = queries_of([[0], [1], [2]], [1, 2, 0], 25)
+    scores = np.random.default_rng(0).normal(size=(3, 25))
+    found, expected = (
+        evaluate(queries, lambda histories, made=made: made(scores), ks=(5,))
+        for made in (np.copy, torch.from_numpy)
+    )
+    np.testing.assert_array_equal(found.ranks["filtered"], expected.ranks["filtered"])
+    for lists, got in (
+        (scores, r"float64 of shape \[3, 25\]"),
+        (torch.ones(3, 25), r"torch.float32 of shape \[3, 25\]"),
+        (np.arange(25), r"int64 of shape \[25\]"),
+        ([[1, 2, 3, 4, 5]] * 3, "list"),
+    ):
+        with pytest.raises(TypeError, match=rf"ranked must be int \[users, k\], got {got}; scores"):
+            evaluate(queries, lists, ks=(5,))
+
+
 def test_embeddings_that_cannot_be_ranked_are_refused(unchecked):
     queries = queries_of([[0], [1], [2]], [1, 2, 0], 25)
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from evalrec import DataError, Interactions, find_interactions, read_interactions
+from evalrec.readers import blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -167,6 +168,31 @@ def test_a_truncated_gzip_is_refused_with_its_line(tmp_path, name):
     path = write(tmp_path / name, rows)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(DataError, match=rf"{name}, line \d+: the gzip stream is broken"):
+        read_interactions(path)
+
+
+class Counted(bytearray):
+    """Counts the bytes in which something was counted."""
+
+    total = 0
+
+    def count(self, sub, start=0, end=None):
+        end = len(self) if end is None else end
+        self.total += end - start
+        return super().count(sub, start, end)
+
+
+def test_a_stray_quote_costs_one_pass_and_is_refused_in_a_long_file(tmp_path, monkeypatch):
+    pending = Counted(b'u,a,1\nu,5" disc,2\n' + b"u,b,3\n" * 1000)
+    assert blocks._cut(pending, quoted=True) == 6
+    assert pending.total <= 2 * len(pending)
+    path = tmp_path / "interactions.csv"
+    path.write_bytes(b"user_id,item_id,timestamp\n" + pending)
+    assert len(read_interactions(path)) == 1002  # one block, read as a spreadsheet would
+    monkeypatch.setattr(blocks, "_READ_BYTES", 512)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1024)
+    monkeypatch.setattr(blocks, "QUOTED_BYTES", 1024)
+    with pytest.raises(DataError, match=r"line 3: a double quote opens a field that is open still"):
         read_interactions(path)
 
 

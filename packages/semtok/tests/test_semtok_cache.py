@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,6 +182,21 @@ def test_key_runs_are_a_dictionary(parts: list[set[int]]) -> None:
     assert runs.find(every).tolist() == [expected.get(key, -1) for key in range(70)]
     wrong = every + np.array([0, 1], dtype=np.uint64)
     assert (runs.find(wrong) == -1).all()
+
+
+def test_any_number_of_shards_keeps_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_SHARD", 1)
+    catalog = next(catalogs([f"t{row}" for row in range(20)], 20))
+    before = len(os.listdir("/dev/fd"))
+    store = EmbeddingCache(tmp_path, Counting())
+    store.embed(catalog)
+    assert len(list(store.folder.iterdir())) == 20
+    reopened = EmbeddingCache(tmp_path, Counting())
+    assert len(os.listdir("/dev/fd")) == before
+    next(store.folder.iterdir()).unlink()  # as another program that finds it broken
+    np.testing.assert_array_equal(reopened.embed(catalog), Counting().embed(catalog))
 
 
 def test_the_cache_reads_mapped_shards(tmp_path: Path) -> None:

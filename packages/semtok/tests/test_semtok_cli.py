@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from semtok import SemanticIds
 from semtok.cli import main
+from semtok.storage import alone_with
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
 
@@ -110,7 +111,7 @@ def test_encode_fit_inspect_and_encode_with_a_tokenizer(semtok: Semtok, tmp_path
     assert done.code == 0, done.stderr
     assert "20 new items, remembered" in done.stdout
     assert "drift: " in done.stdout
-    assert "20 of 20 new items moved to a free code" in done.stdout
+    assert "20 of 20 new items found their code taken and got another" in done.stdout
     later = parsed((tmp_path / "more.codes.jsonl").read_text())
     assert [later[str(row)] for row in range(20, 30)] == [codes[str(row)] for row in range(20, 30)]
     assert len({**codes, **later}) == len({*codes.values(), *later.values()}) == 50
@@ -118,6 +119,31 @@ def test_encode_fit_inspect_and_encode_with_a_tokenizer(semtok: Semtok, tmp_path
     done = semtok(*arguments, "--force")
     assert "new items" not in done.stdout
     assert (tmp_path / "more.codes.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_one_run_at_a_time_changes_a_tokenizer(semtok: Semtok, tmp_path: Path, link: bool) -> None:
+    write_items(tmp_path / "items.jsonl")
+    assert semtok("fit", "items.jsonl", "-o", "t", "--codebook-size", 4).code == 0
+    if link:
+        (tmp_path / "link").symlink_to("t")
+    name = "link" if link else "t"
+    before = tree(tmp_path / "t")
+    extend = ("encode", "items.jsonl", "--tokenizer", name, "--extend", "-o", "-")
+    with alone_with(tmp_path / "t"):
+        for arguments in (extend, ("fit", "items.jsonl", "-o", name, "--force")):
+            done = semtok(*arguments)
+            assert (done.code, done.stdout) == (1, "")
+            assert f"semtok: {name}: another run changes it" in done.stderr
+        assert semtok(*extend[:4], "-o", "-").code == 0
+    assert tree(tmp_path / "t") == before
+    assert semtok(*extend).code == 0
+    (tmp_path / "t" / "page.html").write_text("mine")
+    for arguments in (extend, ("fit", "items.jsonl", "-o", name, "--force")):
+        done = semtok(*arguments)
+        assert done.code == 1
+        assert "also holds page.html, which would be lost" in done.stderr
+    assert (tmp_path / "t" / "page.html").read_text() == "mine"
 
 
 def test_a_pipe_gives_what_files_give(semtok: Semtok, tmp_path: Path) -> None:
@@ -194,6 +220,11 @@ def test_views_of_words_and_stored_vectors(semtok: Semtok, tmp_path: Path) -> No
     assert done.code == 0, done.stderr
     assert "30 items, 4 levels" in done.stdout
     assert "collisions resolved by suffix" in done.stdout
+    assert (
+        semtok("fit", "items.jsonl", "-o", "s", "--views", "sound=x.npy,title", *options).code == 0
+    )
+    config = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert [view["name"] for view in config["views"]] == ["sound", "title"]
     done = semtok("fit", "items.jsonl", "-o", "f", *views, *options, "--fuse", "--pca", 2)
     assert "30 items, 2 levels" in done.stdout, done.stderr
     write_items(tmp_path / "more.jsonl", 0, 40)
@@ -281,7 +312,10 @@ REFUSALS = [
     ("encode items.jsonl --id-column sku", 1, "no column 'sku' (columns: item_id, t"),
     ("encode items.jsonl --fields title,colour", 1, "got 'colour'"),
     ("encode items.jsonl --views title,colour", 1, "got 'colour'"),
-    ("encode items.jsonl --codebook-size 1", 1, "codebook_size must be at least 2"),
+    ("encode items.jsonl --codebook-size 1", 2, "Invalid value for '--codebook-size'"),
+    ("encode items.jsonl --seed -1", 2, "Invalid value for '--seed'"),
+    ("encode items.jsonl --quantizer rq --levels 0", 2, "Invalid value for '--levels'"),
+    ("encode items.jsonl --pca 0", 2, "Invalid value for '--pca'"),
     ("encode items.jsonl --pca 500", 1, "pca_dim must be within"),
     ("encode items.jsonl --embedding short.npy", 1, "has 3 rows, the catalogue 30"),
     ("encode items.jsonl --embedding nan.npy", 1, "row 4 (item '4'): holds NaN"),
@@ -291,6 +325,8 @@ REFUSALS = [
     ("encode items.jsonl --tokenizer t --embedding nan.npy", 2, "the tokenizer embeds"),
     ("encode items.jsonl --tokenizer t --device cpu", 2, "has no model"),
     ("encode items.jsonl --extend", 2, "needs --tokenizer"),
+    ("encode items.jsonl --tokenizer absent --extend", 1, "absent: is no tokenizer"),
+    ("encode items.jsonl --tokenizer folder --extend", 1, "folder: is no tokenizer"),
     ("encode items.jsonl --refit-above 2", 2, "needs --tokenizer"),
     ("encode items.jsonl --whiten", 2, "needs --pca"),
     ("encode items.jsonl --fuse", 2, "needs several --views"),
@@ -317,6 +353,23 @@ REFUSALS = [
     ("inspect t --html x.pdf", 1, "must end in .html"),
     ("inspect t --sequences items.jsonl", 1, "line 1: no column 'user_id'"),
 ]
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--views", "title,brand", "--fuse"), ("--embedding", "x.npy")]
+)
+def test_too_few_codes_are_refused_before_anything_is_embedded(
+    semtok: Semtok, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    write_items(tmp_path / "items.jsonl")
+    np.save(tmp_path / "x.npy", np.eye(30))
+    few = ("--quantizer", "rq", "--levels", 2, "--codebook-size", 5)
+    done = semtok("encode", "items.jsonl", *few, *options)
+    assert done.code == 1
+    assert "codes must leave a free one, got 30 items for 25: give more" in done.stderr
+    assert "words" not in done.stderr + done.stdout
+    assert "quantizing" not in done.stderr
+    assert semtok("encode", "items.jsonl", *few, *options, "--collisions", "suffix").code == 0
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,9 @@ def test_files_round_trip(tmp_path: Path, suffix: str) -> None:
     read = SemanticIds.read(tmp_path / name, codebook_sizes=(4, 4))
     assert (read.codes.tolist(), read.item_ids) == (CODES.tolist(), ids.item_ids)
     assert SemanticIds.read(tmp_path / name).codebook_sizes == (4, 3)
+    odd = ["a\rb", 'c,"d"', "e\nf\r"]
+    SemanticIds(codes=CODES, codebook_sizes=(4, 4), item_ids=odd).write(tmp_path / name)
+    assert SemanticIds.read(tmp_path / name).item_ids == odd
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

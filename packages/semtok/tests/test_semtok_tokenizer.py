@@ -52,6 +52,18 @@ def test_ids_given_never_move_and_new_ones_never_collide(policy: str) -> None:
     assert (again.drift, again.collisions) == (None, None)
 
 
+def test_what_became_of_new_items_is_said_of_themselves() -> None:
+    known = catalog(0, 40)
+    x = np.repeat(np.eye(4, dtype=np.float32), 10, axis=0)
+    quantizer = partial(ResidualQuantizer.fit, num_levels=1, codebook_size=4)
+    tokenizer = Tokenizer.fit(known, embeddings=x, quantizer=quantizer, policy="suffix")
+    found = tokenizer.encode(catalog(40, 43), embeddings=x[[0, 1, 10]])
+    assert found.collisions is not None
+    assert (found.collisions.rate, found.collisions.largest_bucket) == (pytest.approx(2 / 3), 2)
+    assert found.collisions.num_moved == 3
+    assert str(found.drift).endswith("3 of 3 new items found their code taken and got another")
+
+
 def test_identical_items_have_codes_of_their_own() -> None:
     items = Catalog(item_ids=list("abcdefg"), fields={"title": ["tea"] * 7})
     tokenizer = Tokenizer.fit(items, source=LsaEmbedding.fit(items), quantizer=FIT)
@@ -136,8 +148,25 @@ def test_a_folder_is_replaced_whole_or_not_at_all(
     assert load_tokenizer(tmp_path / "t").info == {"version": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
     (tmp_path / "other").mkdir()
-    with pytest.raises(FileExistsError, match="is no tokenizer, so it is not overwritten"):
+    with pytest.raises(FileExistsError, match="is no tokenizer, so it is not replaced"):
         save_tokenizer(tmp_path / "other", fit(), overwrite=True)
+
+
+def test_a_folder_with_something_else_in_it_is_not_replaced(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "t", fit())
+    (tmp_path / "t" / "NOTES.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"t: also holds NOTES.txt, which would be lost"):
+        save_tokenizer(tmp_path / "t", fit(), overwrite=True)
+    assert (tmp_path / "t" / "NOTES.txt").read_text() == "mine"
+
+
+def test_a_link_stays_and_its_folder_is_replaced(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "v1", fit())
+    (tmp_path / "t").symlink_to("v1")
+    save_tokenizer(tmp_path / "t", fit(info={"version": 2}), overwrite=True)
+    assert (tmp_path / "t").readlink() == Path("v1")
+    assert load_tokenizer(tmp_path / "v1").info == {"version": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t", "v1"]
 
 
 @pytest.mark.parametrize(

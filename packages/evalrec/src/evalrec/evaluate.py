@@ -60,7 +60,8 @@ def evaluate(
             those of its own share.
 
     Raises:
-        TypeError: If embeddings are of another type than fp32, fp16 and bf16.
+        TypeError: If embeddings are of another type than fp32, fp16 and bf16, or ranked lists no
+            table of integers.
         ValueError: If the scores have the wrong shape or a NaN, a vector is not finite, a list is
             shorter than the largest k or holds an item twice, a k is not in [1, num_items], or
             `item_counts` or `codes` is not one row an item.
@@ -83,7 +84,7 @@ def evaluate(
     else:
         if batch_size is not None:
             raise ValueError(f"batch_size has no effect on ranked lists, got {batch_size}")
-        ranked = model.cpu().numpy() if isinstance(model, Tensor) else model
+        ranked = _lists(model)
         if ranked.shape[1] < max(ks):
             raise ValueError(
                 f"ranked must hold at least max(ks) = {max(ks)} places, got {ranked.shape[1]}"
@@ -105,6 +106,19 @@ def evaluate(
         lists=shown.metrics(),
         code_ranks=code_ranks,
         seed=seed,
+    )
+
+
+def _lists(ranked: Tensor | np.ndarray) -> Int[np.ndarray, "users k"]:
+    """Ranked lists as an array: scores are never taken for them."""
+    if not isinstance(ranked, Tensor | np.ndarray):
+        got = type(ranked).__name__
+    elif ranked.ndim == 2 and "int" in str(ranked.dtype):
+        return ranked.cpu().numpy() if isinstance(ranked, Tensor) else ranked
+    else:
+        got = f"{ranked.dtype} of shape {list(ranked.shape)}"
+    raise TypeError(
+        f"ranked must be int [users, k], got {got}; scores go in as a function of histories"
     )
 
 

@@ -36,7 +36,9 @@ def floors(
             "--bpr/--no-bpr", help="Also train matrix factorisation; needs evalrec\\[implicit]."
         ),
     ] = True,
-    ks: Annotated[list[int] | None, typer.Option("--k", help="A cut-off; once each.")] = None,
+    ks: Annotated[
+        list[int] | None, typer.Option("--k", min=1, help="A cut-off; once each.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for the reports, which `compare` reads.")
     ] = None,
@@ -47,8 +49,13 @@ def floors(
 
     from evalrec.report_tables import reports_table
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: is a file, not a folder")
     split, texts = _read(directory, tuple(text_fields or TEXT_FIELDS), required=bool(text_fields))
-    cut_offs = tuple(sorted(set(ks or (5, 10, 20))))
+    most = split.num_items
+    if ks and max(ks) > most:
+        raise ValueError(f"--k must be at most the number of items, {most}, got {max(ks)}")
+    cut_offs = tuple(sorted(set(ks or (min(k, most) for k in (5, 10, 20)))))
     reports, parameters = _fit_and_test(split, texts, matrix_factorization, cut_offs)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -79,8 +86,9 @@ def compare(
         typer.Argument(
             metavar="RUN...",
             help="[NAME=]PATH of a report, or of a folder of reports. Reports of one NAME are "
-            "seeds of one system; without NAME each is a system of its own. The first system is "
-            "the baseline.",
+            "seeds of one system; those of one folder are systems, each pooled with its like in "
+            "the NAME's other folders. Without NAME each is a system of its own. The first system "
+            "is the baseline.",
         ),
     ],
     metrics: Annotated[
@@ -125,9 +133,10 @@ def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[
 
     Args:
         runs: `[NAME=]PATH`. The path is a report, or a folder, of which every report below it is
-            taken. A system is called by NAME, else by the report's own name, else by its path; of
-            several reports in a folder, each is a system, whose name or place in the folder is
-            added. Reports of one NAME are pooled; without NAME, none are.
+            taken. A system is called by NAME, else by the report's own name, else by its path.
+            Several reports of a folder are never pooled: each is a system, to which the report's
+            own name is added, or, if not all of them have one of their own, its place in the
+            folder. Systems of one NAME that are called the same are pooled; without NAME, none.
 
     Raises:
         DataError: If a path is missing, no report, or holds none; or two systems that are not to
@@ -141,8 +150,7 @@ def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[
     for run in runs:
         given, path = _name_and_path(run)
         found = {file: read_report(file) for file in _report_files(path)}
-        named = {file: _name(given, path, file, found) for file in found}
-        for file, name in named.items():
+        for file, name in _names(given, path, found).items():
             if name in systems and given is None:
                 raise DataError(
                     f"{file} and {files[name][0]} are both called {name!r}: give NAME=PATH, one "
@@ -180,13 +188,18 @@ def _is_report(file: Path) -> bool:
     return isinstance(document, dict) and {"format", "ks", "ranks"} <= document.keys()
 
 
-def _name(given: str | None, path: Path, file: Path, found: dict[Path, Report]) -> str:
-    if path == file:
-        return given or found[file].name or str(path)
-    inner = found[file].name or _place(file.relative_to(path))
-    if given is not None:
-        return given if len(found) == 1 else f"{given}: {inner}"
-    return str(path) if len(found) == 1 else f"{path}: {inner}"
+def _names(given: str | None, path: Path, found: dict[Path, Report]) -> dict[Path, str]:
+    """What the reports at a path are called."""
+    if path in found:
+        return {path: given or found[path].name or str(path)}
+    system = given or str(path)
+    if len(found) == 1:
+        return dict.fromkeys(found, system)
+    places = {file: _place(file.relative_to(path)) for file in found}
+    names = {file: report.name or places[file] for file, report in found.items()}
+    if len(set(names.values())) < len(names):
+        names = places
+    return {file: f"{system}: {name}" for file, name in names.items()}
 
 
 def _place(file: Path) -> str:

@@ -16,7 +16,9 @@ from evalrec.interactions import Histories
 from evalrec.splits import Queries
 from evalrec.tiles import EmbeddingTile, ScoreTile, Tile
 
-Scorer: TypeAlias = Callable[[Histories], Float[Tensor, "batch items"]]
+Scorer: TypeAlias = Callable[
+    [Histories], Float[Tensor, "batch items"] | Float[np.ndarray, "batch items"]
+]
 """From a batch of histories to a score for every item; higher is better."""
 
 QueryVectors: TypeAlias = (
@@ -136,7 +138,7 @@ def tile_of(queries: Queries, model: Scorer | EmbeddingScorer, part: slice) -> T
     if isinstance(model, EmbeddingScorer):
         return model.tile(queries, part)
     with torch.no_grad():
-        scores = model(queries.histories[part])
+        scores = torch.as_tensor(model(queries.histories[part]))
     shape = (part.stop - part.start, queries.num_items)
     if tuple(scores.shape) != shape or not scores.is_floating_point():
         raise ValueError(

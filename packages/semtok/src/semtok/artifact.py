@@ -18,6 +18,7 @@ from semtok.tokenizer import Tokenizer
 from semtok.views import View
 
 _KIND = "tokenizer"
+_CONTENTS = {"config.json", "codes.parquet", "quantizer", "views", "source", "reduction"}
 
 
 def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool = False) -> None:
@@ -33,8 +34,8 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
             tokenizer.
     """
     folder = Path(folder)
-    if folder.exists() and overwrite and not is_tokenizer(folder):
-        raise FileExistsError(f"{folder}: exists and is no tokenizer, so it is not overwritten")
+    if folder.exists() and overwrite:
+        check_replaceable(folder)
     with replacing_folder(folder, overwrite=overwrite) as beside:
         tokenizer.quantizer.save(beside / "quantizer")
         views = []
@@ -94,13 +95,22 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         )
 
 
-def is_tokenizer(folder: str | Path) -> bool:
-    """Whether a folder's config.json says that it is a tokenizer that this version can read."""
+def check_replaceable(folder: Path) -> None:
+    """Refuses to replace a folder that holds anything but a tokenizer.
+
+    Raises:
+        FileExistsError: If it is no tokenizer, or also holds what `save_tokenizer` does not write.
+    """
     try:
         read_part(folder, _KIND)
     except CatalogError:
-        return False
-    return True
+        raise FileExistsError(f"{folder}: is no tokenizer, so it is not replaced") from None
+    others = sorted({path.name for path in folder.iterdir()} - _CONTENTS)
+    if others:
+        raise FileExistsError(
+            f"{folder}: also holds {', '.join(others[:5])}, which would be lost, so it is not "
+            "replaced"
+        )
 
 
 def _load_views(folder: Path, config: Mapping[str, Any]) -> tuple[View, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,19 +50,19 @@ def fit(
     """Fit a tokenizer on a catalogue and save it, with its items' codes, to a folder."""
     options.check(run)
     _limit_threads(run)
-    if output.exists():
-        if not run.force:
-            raise FileExistsError(f"{output}: exists already; --force replaces it")
-        from semtok.artifact import is_tokenizer
-
-        if not is_tokenizer(output):
-            raise FileExistsError(f"{output}: exists and is no tokenizer, so it is not replaced")
+    if output.exists() and not run.force:
+        raise FileExistsError(f"{output}: exists already; --force replaces it")
     _check_parent(output)
 
-    from semtok.artifact import save_tokenizer
+    from semtok.artifact import check_replaceable, save_tokenizer
     from semtok.fitting import fit_tokenizer, workspace
+    from semtok.storage import alone_with
 
-    with Console(quiet=run.quiet) as console, workspace(output) as work:
+    alone: AbstractContextManager[None] = nullcontext()
+    if output.exists():
+        check_replaceable(output)
+        alone = alone_with(output)
+    with alone, Console(quiet=run.quiet) as console, workspace(output) as work:
         items = _read(catalog, run, work, console)
         tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
         save_tokenizer(output, tokenizer, overwrite=run.force)
@@ -116,15 +117,22 @@ def encode(
                 raise typer.BadParameter("needs --tokenizer", param_hint=flag)
     _limit_threads(run)
     output = _codes_path(catalog, output, run.force)
-    known = _load(tokenizer)
 
+    from semtok.artifact import check_replaceable, save_tokenizer
     from semtok.fitting import encode_items, fit_tokenizer, workspace
     from semtok.health import measure_health
+    from semtok.storage import alone_with
 
     is_stdout = str(output) == "-"
     console = Console(quiet=run.quiet, stdout_is_taken=is_stdout)
     lines: list[str] = []
-    with console, workspace(output) as work:
+    alone: AbstractContextManager[None] = nullcontext()
+    if tokenizer is not None and extend:
+        check_replaceable(tokenizer)
+        # From loading to saving, so that no other run gives the same codes.
+        alone = alone_with(tokenizer)
+    with alone, console, workspace(output) as work:
+        known = _load(tokenizer)
         items = _read(catalog, run, work, console)
         if known is None:
             fitted = fit_tokenizer(items, options, run, work=work, console=console)
@@ -145,8 +153,6 @@ def encode(
                     str(found.drift),
                 ]
         if extend and known is not None and tokenizer is not None:
-            from semtok.artifact import save_tokenizer
-
             # Before the codes: whatever happens in between, the tokenizer gives the same again.
             save_tokenizer(tokenizer, known.extended(semantic_ids), overwrite=True)
         if not is_stdout:

@@ -120,5 +120,5 @@ def _integer(cell: object) -> object:
 
 def _csv_line(cells: Sequence[object]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # which has \r quoted, too
+    return line.getvalue().removesuffix("\r\n") + "\n"

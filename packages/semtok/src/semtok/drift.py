@@ -19,7 +19,8 @@ class Drift:
 
     Attributes:
         num_new: Items that had no semantic ID yet.
-        num_moved: How many of them got another code than the quantizer gave, as theirs was taken.
+        num_moved: How many of them got another code than the quantizer gave, or under `suffix`
+            another last one than 0, as theirs was taken.
         ratio: Their distortion over that of the fitted items; None where the fitted one is 0 or
             not known. 1 says that they are no farther from what their codes stand for.
         level: The level, from 1, after which both were measured: the last; with hierarchical
@@ -39,7 +40,8 @@ class Drift:
         return self.ratio is not None and self.ratio > self.threshold
 
     def __str__(self) -> str:
-        moved = f"{self.num_moved:,} of {self.num_new:,} new items moved to a free code"
+        moved = f"{self.num_moved:,} of {self.num_new:,} new items found their code taken"
+        moved += " and got another"
         if self.ratio is None:
             return f"drift: not measured, as fitted items had no distortion; {moved}"
         advice = "fit anew" if self.refit else f"no need to refit up to {self.threshold:g}"

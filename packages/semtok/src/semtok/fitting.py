@@ -111,6 +111,7 @@ def fit_tokenizer(
     items: Items, options: FitOptions, run: RunOptions, *, work: Path, console: Console
 ) -> Tokenizer:
     """Fits a tokenizer as the options say, showing each of its steps."""
+    options.check_capacity(len(items.item_ids))
     sources: dict[str, EmbeddingSource] = {}
     arrays: dict[str, np.ndarray] = {}
     if options.views is not None:

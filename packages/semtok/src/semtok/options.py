@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -105,6 +105,7 @@ class FitOptions:
     pca: Annotated[
         int | None,
         typer.Option(
+            min=1,
             metavar="DIM",
             help="Reduce embeddings, each view's alone, to so many dimensions.",
             rich_help_panel=_FITTING,
@@ -123,17 +124,18 @@ class FitOptions:
     levels: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Codes an item, or an item's view. hierarchical finds its own.",
             rich_help_panel=_FITTING,
         ),
     ] = None
     codebook_size: Annotated[
         int | None,
-        typer.Option(help="Codes at each level. Default: 256.", rich_help_panel=_FITTING),
+        typer.Option(min=2, help="Codes at each level. Default: 256.", rich_help_panel=_FITTING),
     ] = None
     beams: Annotated[
         int | None,
-        typer.Option(help="For rq: how many candidates it keeps.", rich_help_panel=_FITTING),
+        typer.Option(min=1, help="For rq: how many candidates it keeps.", rich_help_panel=_FITTING),
     ] = None
     balanced: Annotated[
         bool,
@@ -145,7 +147,9 @@ class FitOptions:
     ] = False
     epochs: Annotated[
         int | None,
-        typer.Option(help="For rqvae: how often it sees each item.", rich_help_panel=_FITTING),
+        typer.Option(
+            min=1, help="For rqvae: how often it sees each item.", rich_help_panel=_FITTING
+        ),
     ] = None
     collisions: Annotated[
         Literal["reassign", "suffix", "allow"] | None,
@@ -170,7 +174,9 @@ class FitOptions:
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Same seed, same catalogue: same codes. Default: 0.", rich_help_panel=_FITTING
+            min=0,
+            help="Same seed, same catalogue: same codes. Default: 0.",
+            rich_help_panel=_FITTING,
         ),
     ] = None
 
@@ -223,6 +229,19 @@ class FitOptions:
                     f"has no effect with --quantizer {self.quantizer}", param_hint=flag
                 )
 
+    def check_capacity(self, num_items: int) -> None:
+        """Raises ValueError if items are to have codes of their own and there are too few."""
+        if self.collisions in ("suffix", "allow") or "num_levels" not in self._accepted:
+            return
+        levels = self.levels or self._accepted["num_levels"].default
+        levels *= 1 if self.fuse else len(self.specs)
+        size = self.codebook_size or self._accepted["codebook_size"].default
+        if size**levels < num_items:
+            raise ValueError(
+                f"codes must leave a free one, got {num_items:,} items for {size**levels:,}: give "
+                "more --levels, a larger --codebook-size, or --collisions suffix"
+            )
+
     def quantizer_options(self, run: RunOptions) -> dict[str, Any]:
         """The options of the quantizer's `fit` that were given."""
         options = {name: value for _, value, name in self._of_quantizer() if value is not None}
@@ -238,7 +257,7 @@ class FitOptions:
         yield "--epochs", self.epochs, "epochs"
 
     @property
-    def _accepted(self) -> Iterable[str]:
+    def _accepted(self) -> Mapping[str, inspect.Parameter]:
         from semtok.quantizers.contract import QUANTIZERS
 
         return inspect.signature(QUANTIZERS[self.quantizer].quantizer_class.fit).parameters

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -40,6 +41,7 @@ def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]
     """
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder}: exists already")
+    folder = folder.resolve()  # a link stays, and what it leads to is replaced
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(beside, ignore_errors=True)
@@ -58,6 +60,25 @@ def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]
             os.rename(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def alone_with(folder: Path) -> Iterator[None]:
+    """Keeps a folder from other programs that ask for it alone, as long as the block runs.
+
+    Raises:
+        BlockingIOError: If another program has it.
+    """
+    place = folder.resolve()
+    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(f"{folder}: another run changes it: try again after that") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_part(

@@ -34,8 +34,8 @@ class Encoding:
 
     Attributes:
         semantic_ids: Those of all items of the catalogue, in its order.
-        collisions: Of the new items, with each other and with those known, and what was done;
-            None without new items.
+        collisions: Of the new items with each other; and how many of them were moved, from codes
+            of known ones, too. None without new items.
         drift: How far the new items are from the fitted ones; None without new items.
     """
 
@@ -104,7 +104,8 @@ class Tokenizer:
             source: Makes the embeddings; for several views, a source by view name.
             embeddings: Embeddings made already, row i for item i, possibly memory maps; for
                 several views, an array by view name. For a view with a source they stand for what
-                that would make; one without needs embeddings for new items, too.
+                that would make; one without needs embeddings for new items, too. Views are in
+                their order if they are of all views, else in that of the sources, then theirs.
             fuse: Whether the views, side by side, are quantized as one vector (TIGER, PRORec), or
                 each alone with the codes concatenated (CoCoRec).
             pca_dim: Dimensions of each view to keep by PCA; None keeps embeddings as they are.
@@ -126,7 +127,8 @@ class Tokenizer:
         if whiten and pca_dim is None:
             raise ValueError("whiten must be given with pca_dim, got whiten alone")
         views = []
-        for name in {**sources, **arrays}:
+        names = list(arrays if sources.keys() <= arrays.keys() else {**sources, **arrays})
+        for name in names:
             if name not in arrays:
                 arrays[name] = sources[name].embed(
                     catalog, progress=_stage(progress, _embedding(name))

@@ -17,6 +17,7 @@ from typing import IO, TypeAlias, cast
 from evalrec.interactions import DataError
 
 BLOCK_BYTES = 2**24
+QUOTED_BYTES = 2**24  # at most of a field in quotes, so that a stray quote ends the search
 _READ_BYTES = 2**18
 
 Advance: TypeAlias = Callable[[int], None]
@@ -79,7 +80,8 @@ def read_blocks(
         advance: Called with the bytes read, compressed ones where the file is.
 
     Raises:
-        DataError: If the file is missing or empty, or its gzip stream or its text is broken.
+        DataError: If the file is missing or empty, its gzip stream or its text is broken, or a
+            field in quotes does not end.
     """
     check_file(path)
     line = 1
@@ -90,6 +92,11 @@ def read_blocks(
             if chunk and len(pending) < BLOCK_BYTES:
                 continue
             end = _cut(pending, quoted) if chunk else len(pending)
+            if quoted and end == 0 and len(pending) >= QUOTED_BYTES and b"\n" in pending:
+                raise DataError(
+                    f"{path}, line {line}: a double quote opens a field that is open still after "
+                    f"{QUOTED_BYTES:,} bytes: one that is text is doubled, and its field quoted"
+                )
             data = bytes(pending[:end])
             del pending[:end]
             if data:
@@ -122,8 +129,11 @@ def _cut(pending: bytearray, quoted: bool) -> int:
     end = pending.rfind(b"\n") + 1
     if not quoted or b'"' not in pending:
         return end
-    while end and pending.count(b'"', 0, end) % 2:
-        end = pending.rfind(b"\n", 0, end - 1) + 1
+    is_inside = pending.count(b'"', 0, end) % 2
+    while end and is_inside:
+        start = pending.rfind(b"\n", 0, end - 1) + 1
+        is_inside ^= pending.count(b'"', start, end) % 2
+        end = start
     return end
 
 

@@ -23,6 +23,7 @@ from evalrec.readers.yelp import YELP
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done, how much of it is done, and how much there is in all."""
 
+_PARTS = (".train", ".valid", ".test")
 _NATIVE_COLUMNS = {
     "user_id": Column(source="user_id", kind="key"),
     "item_id": Column(source="item_id", kind="key"),
@@ -79,7 +80,8 @@ def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
     A folder stands for those of its files whose names the format knows.
 
     Raises:
-        DataError: If a path is missing, a name says nothing, or no file holds interactions.
+        DataError: If a path is missing, a name says nothing, no file holds interactions, or two of
+            a folder hold the same ones, by their names.
     """
     named: list[Path] = []
     for path in map(Path, paths):
@@ -105,6 +107,7 @@ def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
             f"no file of interactions is given: {form.title} calls them "
             f"{' or '.join(form.interaction_files)}"
         )
+    _refuse_doubles(roles["interactions"])
     return Files(interactions=tuple(roles["interactions"]), items=tuple(roles["items"]))
 
 
@@ -175,6 +178,24 @@ def read_catalogue(
                 raise DataError(f"{path}, line {line}: item {item!r} occurs twice")
             records.setdefault(item, record)
     return records
+
+
+def _refuse_doubles(paths: Sequence[Path]) -> None:
+    """Refuses a table in two encodings, and a whole one beside its parts."""
+    tables: dict[Path, Path] = {}
+    for path in paths:
+        table = path.with_name(path.name.lower().removesuffix(".gz")).with_suffix("")
+        _refuse_pair(tables.setdefault(table, path), path)
+    for table, path in tables.items():
+        if table.suffix in _PARTS:
+            _refuse_pair(tables.get(table.with_suffix(""), path), path)
+
+
+def _refuse_pair(one: Path, other: Path) -> None:
+    if one != other:
+        raise DataError(
+            f"{one} and {other.name} hold the same interactions, by their names: give one alone"
+        )
 
 
 def _role(form: Format, path: Path) -> str | None:

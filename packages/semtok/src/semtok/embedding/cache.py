@@ -66,7 +66,7 @@ class EmbeddingCache:
 
     def _open_all(self) -> None:
         self._index = KeyRuns()
-        self._shards: list[tuple[Path, np.ndarray, np.ndarray]] = []
+        self._shards: list[Path] = []  # not mapped: so many files may not be open at once
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 self._open(path)
@@ -89,18 +89,22 @@ class EmbeddingCache:
         keys = np.array(keys)
         rows = np.flatnonzero(self._index.find(keys) < 0)
         self._index.add(keys[rows], (len(self._shards) << 32) + rows)
-        self._shards.append((path, tensors["vectors"], tensors["checks"]))
+        self._shards.append(path)
 
     def _read(self, places: Int64[np.ndarray, " items"]) -> np.ndarray | None:
         """The vectors at some places; None if a shard turned out broken and was deleted."""
         embeddings = np.empty((len(places), self.source.dim), dtype=np.float32)
         shards, rows = places >> 32, places & 0xFFFFFFFF
         for number in np.unique(shards).tolist():
-            path, vectors, checks = self._shards[number]
+            path = self._shards[number]
             items = np.flatnonzero(shards == number)
-            found = vectors[rows[items]]
-            if not np.array_equal(_checks(found), checks[rows[items]]):
-                _drop(path, f"{path}: embeddings and their checks differ")
+            try:
+                tensors = map_tensors(path)
+                found = tensors["vectors"][rows[items]]
+                if not np.array_equal(_checks(found), tensors["checks"][rows[items]]):
+                    raise CatalogError(f"{path}: embeddings and their checks differ")
+            except (CatalogError, FileNotFoundError) as error:  # or another program deleted it
+                _drop(path, str(error))
                 self._open_all()
                 return None
             embeddings[items] = found
