@@ -161,20 +161,19 @@ def scaling(
     pipeline.check_rivals()
     layers = _first(pipeline.config.stage_two.num_decoder_layers, values)
     own = {
-        f"{MODEL}, {count} layers": pipeline.varied(stage_two={"num_decoder_layers": count})
+        f"{MODEL}, depth {count}": pipeline.varied(stage_two={"num_decoder_layers": count})
         for count in layers
     }
     hstu = {
-        f"HSTU, {count} layers": pipeline.varied(stage_one={"num_layers": count})
-        for count in layers
+        f"HSTU, depth {count}": pipeline.varied(stage_one={"num_layers": count}) for count in layers
     }
     systems = tested(own, seeds, Pipeline.test)
     systems |= tested(hstu, seeds, partial(Pipeline.rival, backbone="hstu", items="both"))
-    ks = systems[f"{MODEL}, {layers[0]} layers"][0].ks
+    ks = systems[f"{MODEL}, depth {layers[0]}"][0].ks
     metric = f"ndcg@{20 if 20 in ks else ks[-1]}"
     lines = {
         f"{name}, {label}": [
-            (count, _mean(systems[f"{name}, {count} layers"], metric, mode))
+            (count, _mean(systems[f"{name}, depth {count}"], metric, mode))
             for count in sorted(layers)
         ]
         for name in (MODEL, "HSTU")
@@ -182,8 +181,8 @@ def scaling(
     }
     return Outcome(
         title="number of layers",
-        note="Figure 6. Decoder layers of PRORec; HSTU reads ids and text, in stage I's sizes, and "
-        "ranks the catalogue.",
+        note="Figure 6. Depth: decoder layers of PRORec; layers of HSTU, which reads ids and text, "
+        "in stage I's sizes, and ranks the catalogue.",
         systems=systems,
         figures=[curves([Panel(title=metric, lines=lines, x_label="layers", mark="max")])],
         k=20,
@@ -252,7 +251,7 @@ def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = 
     return Outcome(
         title="rivals",
         note=f"Table 3, on the same split, epochs at most, batches, and users of early stopping. "
-        f"Each but the floors, ours included, had {trials} trials, and the best by NDCG@10 on "
+        f"Trials of each but the floors, ours included: {trials}; the best by NDCG@10 on "
         "validation, seen items filtered, with the first seed is shown with all seeds.",
         systems=systems,
         facts={

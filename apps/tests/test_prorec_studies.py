@@ -204,7 +204,7 @@ def test_two_codes_lose_what_each_stream_loses(pipeline: Pipeline) -> None:
 
 def test_scaling_has_hstu_beside(pipeline: Pipeline) -> None:
     found = study(pipeline, "scaling", "1,2")
-    assert names(found) == [f"{m}, {n} layers" for m in ("PRORec", "HSTU") for n in (1, 2)]
+    assert names(found) == [f"{m}, depth {n}" for m in ("PRORec", "HSTU") for n in (1, 2)]
     added = {name for name in complete(pipeline) if "num_decoder_layers=2" in name}
     assert {name.split(",")[0] for name in added} == {"variants/stage_two", "variants/test"}
 
