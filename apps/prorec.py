@@ -74,7 +74,9 @@ def recommend(
     source: InputOption = None,
     output: OutputOption = None,
     top_k: TopKOption = 10,
-    num_beams: Annotated[int, typer.Option(min=1, help="Beams, at least top-k")] = 100,
+    num_beams: Annotated[
+        int, typer.Option(min=1, help="Beams; --top-k of them where that is more")
+    ] = 100,
     exclude_seen: SeenOption = False,
     allow: AllowOption = None,
     deny: DenyOption = None,
@@ -83,15 +85,12 @@ def recommend(
 ) -> None:
     """Item ids, titles and scores for one history, or for a file of them, streamed."""
     check_answer_options(history, source, output)
-    if num_beams < top_k:
-        raise typer.BadParameter(f"--num-beams must be at least --top-k, {top_k}")
     check_complete(run)
     config: Config = build_config(Config, read_json(run / "run.json")["config"], str(run))
-    recommender = load_recommender(run, config, choose_device(device))
+    recommender = load_recommender(run, config, choose_device(device), num_beams)
     stream = partial(
         recommender.stream,
         top_k=top_k,
-        num_beams=num_beams,
         exclude_seen=exclude_seen,
         unknown="error",
         allow=read_ids(allow, recommender.rows),

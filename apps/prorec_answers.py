@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from experiment import load_tensors, read_json
 from genrec import (
-    Answer,
     Answers,
     Ranked,
     Recommender,
-    Request,
     Seq2Seq,
     beam_search,
     exact_scores,
@@ -41,6 +38,7 @@ class JoinedRecommender(Answers):
         weights: Of the features.
         joining: What the scores are added to, and what else becomes a candidate.
         popularity: How often each item was had.
+        num_beams: Items that generation gives; as many as are asked for, where those are more.
     """
 
     def __init__(
@@ -52,7 +50,9 @@ class JoinedRecommender(Answers):
         weights: Mapping[str, float],
         joining: Joining,
         popularity: Int[Tensor, " items"] | None,
+        num_beams: int = 100,
     ) -> None:
+        self.num_beams = num_beams
         self.model, self.weights, self.joining = model.eval(), weights, joining
         self.tables = self.model.tables()
         self.dense = dense_candidates(scorers, joining.candidates)
@@ -69,34 +69,12 @@ class JoinedRecommender(Answers):
             popularity=popularity,
         )
 
-    def stream(
-        self,
-        histories: Iterable[Sequence[str] | Request],
-        *,
-        top_k: int = 10,
-        num_beams: int = 100,
-        exclude_seen: bool = False,
-        allow: Collection[str] | None = None,
-        deny: Collection[str] = (),
-        unknown: Literal["skip", "error"] = "skip",
-        batch_size: int = 64,
-    ) -> Iterator[Answer]:
-        """Answers histories as they come; arguments as for `genrec.Recommender.recommend`."""
-
-        def rank(history: Tensor, exclude: Tensor | None, allowed: Tensor | None) -> Ranked:
-            found = self._candidates(history, exclude, allowed, num_beams)
-            return Ranked.best(found.scores(self.weights), top_k, items=found.items)
-
-        return self.answers(
-            histories,
-            rank,
-            top_k=top_k,
-            exclude_seen=exclude_seen,
-            allow=allow,
-            deny=deny,
-            unknown=unknown,
-            batch_size=batch_size,
-        )
+    def rank(
+        self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
+    ) -> Ranked:
+        """Returns each history's best items by the joined scores."""
+        found = self._candidates(history, exclude, allowed, max(self.num_beams, top_k))
+        return Ranked.best(found.scores(self.weights), top_k, items=found.items)
 
     @torch.inference_mode()
     def _candidates(
@@ -143,11 +121,11 @@ class JoinedRecommender(Answers):
 
 
 def load_recommender(
-    run: Path, config: Config, device: torch.device
+    run: Path, config: Config, device: torch.device, num_beams: int = 100
 ) -> Recommender | JoinedRecommender:
     """The recommender of a complete run: a joined one where the run joins."""
     if not config.joining.any:
-        return Recommender.load(run / "stage_two/model", device=device)
+        return Recommender.load(run / "stage_two/model", device=device, num_beams=num_beams)
     saved = load_model(run / "stage_two/model")
     model, joined = saved.model.to(device).eval(), run / "joined"
     features = load_tensors(joined / "features.safetensors")
@@ -158,4 +136,5 @@ def load_recommender(
         weights=read_json(joined / "stage.json")["weights"],
         joining=config.joining,
         popularity=saved.popularity,
+        num_beams=num_beams,
     )

@@ -153,9 +153,7 @@ def write_page(
         )
     sections += study_sections(run)
     recommender = load_recommender(run.path, config, torch.device("cpu"))
-    sections.append(
-        page.examples_section(data, lambda asked: list(recommender.stream(asked)), config.seed)
-    )
+    sections.append(page.examples_section(data, recommender.recommend, config.seed))
     write_report(
         run.path / "report.html",
         title="PRORec",

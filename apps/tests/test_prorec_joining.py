@@ -178,6 +178,7 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
         """By the oldest item of a history, which may be one that the generator does not read."""
         return table[[int(history[0]) for history in histories]]
 
+    beams = 2 if joining.candidates or joining.exact else 8
     recommender = JoinedRecommender(
         model,
         [f"item {row}" for row in range(8)],
@@ -185,8 +186,8 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
         weights={"c_dis": 1.5},
         joining=joining,
         popularity=None,
+        num_beams=beams,
     )
-    beams = 2 if joining.candidates or joining.exact else 8
     lists = [(seen, None, []) for seen in (False, True)]
     lists += [(True, None, [1, 3]), (False, [0, 2, 3, 5, 7], [2]), (True, [1, 4, 6], [])]
     for (seen, allow, deny), own in itertools.product(lists, (False, True)):
@@ -196,7 +197,6 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
         answers = recommender.stream(
             [Request(history=one, **wishes) for one in asked] if own else asked,
             top_k=2,
-            num_beams=beams,
             exclude_seen=seen,
             batch_size=2,
             **({} if own else wishes),

@@ -324,7 +324,7 @@ def test_the_examples_of_a_run_that_joins_are_what_it_recommends(
     run_stages(pipeline)
     recommender = load_recommender(run, pipeline.config, torch.device("cpu"))
     assert isinstance(recommender, JoinedRecommender)
-    assert shown == list(recommender.stream(asked))
+    assert shown == recommender.recommend(asked)
     assert shown != Recommender.load(run / "stage_two/model").recommend(asked)
 
 

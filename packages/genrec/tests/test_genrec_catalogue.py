@@ -90,15 +90,15 @@ def test_a_recommender_takes_a_new_catalogue_by_id():
     old = Recommender(make(), ids)
     codes = torch.cat([torch.tensor([[3, 2, 0]]), CODES[2:]])
     new = old.with_catalogue(codes, ["new", *ids[2:]], popularity=torch.ones(21, dtype=torch.long))
-    (answer,) = new.recommend([["item-3", "item-0", "new"]], num_beams=21, top_k=21)
+    (answer,) = new.recommend([["item-3", "item-0", "new"]], top_k=21)
     assert answer.unknown == 1
     assert sorted(item.item_id for item in answer.items) == sorted(["new", *ids[2:]])
     with pytest.raises(ValueError, match="one id for each of 21 items, got 20"):
         old.with_catalogue(codes, ids[:20])
     with pytest.raises(ValueError, match="got 'item-2' twice"):
         old.with_catalogue(codes, ["item-2", *ids[2:]])
-    (before,) = old.recommend([["item-3"]], num_beams=NUM_ITEMS, top_k=NUM_ITEMS)
-    (after,) = new.recommend([["item-3"]], num_beams=21, top_k=21)
+    (before,) = old.recommend([["item-3"]], top_k=NUM_ITEMS)
+    (after,) = new.recommend([["item-3"]], top_k=21)
     scores = {item.item_id: item.score for item in before.items}
     for item in after.items:
         if item.item_id != "new":

@@ -155,8 +155,8 @@ def test_a_model_of_other_codes_is_refused(model: Seq2Seq, tmp_path: Path):
 
 @pytest.mark.usefixtures("unchecked")
 def test_refusals(model: Seq2Seq, recommender: Recommender):
-    with pytest.raises(ValueError, match="at most num_beams, got 20 and 10"):
-        recommender.stream([["item-1"]], top_k=20, num_beams=10)
+    with pytest.raises(ValueError, match="num_beams must be at least 1, got 0"):
+        Recommender(model, IDS, num_beams=0)
     with pytest.raises(ValueError, match='unknown must be "skip" or "error", got \'drop\''):
         recommender.stream([["item-1"]], unknown="drop")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):

@@ -7,7 +7,8 @@ their own go together, and a history without any known item gets the popular one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -18,9 +19,6 @@ from torch import Tensor
 
 from genrec.decoding import Ranked
 from genrec.item_checks import check_item_ids, check_popularity
-
-Rank = Callable[[Tensor, Tensor | None, Tensor | None], Ranked]
-"""From padded histories, padded items to leave out, and items allowed to the best items."""
 
 
 class Recommendation(NamedTuple):
@@ -77,8 +75,10 @@ class _Asked(NamedTuple):
     unknown: int
 
 
-class Answers:
+class Answers(ABC):
     """What all recommenders have in common: a catalogue of ids, and answers to requests.
+
+    What is a recommender's own is `rank`.
 
     Args:
         item_ids: Id of each item row, no two alike.
@@ -110,26 +110,87 @@ class Answers:
             order = popularity.argsort(descending=True, stable=True)
             self._most_popular = order[: int((popularity > 0).sum())].tolist()
 
-    def answers(
+    @abstractmethod
+    def rank(
+        self,
+        history: Int[Tensor, "batch length"],
+        exclude: Int[Tensor, "batch m"] | None,
+        allowed: Int[Tensor, "batch n"] | Bool[Tensor, " items"] | None,
+        top_k: int,
+    ) -> Ranked:
+        """Returns each history's best items.
+
+        Args:
+            history: Item rows, oldest first, padded with the number of items.
+            exclude: Each history's items to leave out, padded likewise; None for none.
+            allowed: Each history's items that alone may be returned, padded likewise, or one mark
+                an item that holds for all; None for all items.
+            top_k: How many.
+        """
+
+    def recommend(
         self,
         histories: Iterable[Sequence[str] | Request],
-        rank: Rank,
         *,
-        top_k: int,
-        exclude_seen: bool,
-        allow: Collection[str] | None,
-        deny: Collection[str],
-        unknown: Literal["skip", "error"],
-        batch_size: int,
+        top_k: int = 10,
+        exclude_seen: bool = False,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] = (),
+        unknown: Literal["skip", "error"] = "skip",
+        batch_size: int = 64,
+    ) -> list[Answer]:
+        """Answers several histories.
+
+        Args:
+            histories: Item ids, oldest first; or requests, with lists of their own.
+            top_k: Items an answer.
+            exclude_seen: Whether items of the history are left out of its answer.
+            allow: Ids of the items that alone may be returned to anybody, as those in stock; None
+                for all. Ids that the model does not know, here and in `deny`, change nothing.
+            deny: Ids of items that must not be returned to anybody.
+            unknown: Whether ids of a history that the model does not know are skipped and counted,
+                or refused.
+            batch_size: Histories ranked together.
+
+        Returns:
+            One answer a history, in order; shorter than `top_k` only where fewer items may be
+            returned, or, for a history without any known item, fewer of them were ever had.
+
+        Raises:
+            ValueError: An id is unknown and `unknown` is "error", or a number is out of range.
+            TypeError: A list of ids is a string.
+        """
+        return list(
+            self.stream(
+                histories,
+                top_k=top_k,
+                exclude_seen=exclude_seen,
+                allow=allow,
+                deny=deny,
+                unknown=unknown,
+                batch_size=batch_size,
+            )
+        )
+
+    def stream(
+        self,
+        histories: Iterable[Sequence[str] | Request],
+        *,
+        top_k: int = 10,
+        exclude_seen: bool = False,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] = (),
+        unknown: Literal["skip", "error"] = "skip",
+        batch_size: int = 64,
     ) -> Iterator[Answer]:
-        """Answers requests as they come, a batch at a time; arguments as for `recommend`."""
+        """Answers histories as they come, a batch at a time; arguments as for `recommend`."""
         if unknown not in ("skip", "error"):
             raise ValueError(f'unknown must be "skip" or "error", got {unknown!r}')
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        search = _Search(self, rank, top_k, exclude_seen, self._marks(allow, deny))
+        search = _Search(self, top_k, exclude_seen, self._marks(allow, deny))
         return self._stream(iter(histories), search, unknown, batch_size)
 
     def permitted(
@@ -213,7 +274,6 @@ class _Search:
     """How all histories of a call are searched."""
 
     catalogue: Answers
-    rank: Rank
     top_k: int
     exclude_seen: bool
     marks: Bool[Tensor, " items"] | None
@@ -258,8 +318,11 @@ class _Search:
                 allowed = self.marks.tolist()
                 lists = [[row for row in rows if allowed[row]] for rows in lists]
             allow = self._padded(lists)
-        ranked = self.rank(
-            self._padded(newest), self._padded(exclude) if any(exclude) else None, allow
+        ranked = self.catalogue.rank(
+            self._padded(newest),
+            self._padded(exclude) if any(exclude) else None,
+            allow,
+            self.top_k,
         )
         ids = self.catalogue.item_ids
         for rows, scores in zip(ranked.items.tolist(), ranked.scores.tolist(), strict=True):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +30,11 @@ class Recommender(Answers):
         popularity: How often each item was had. With it, a history without any known item is
             answered with the items had most, none that was never had; without it, or where none of
             the items that may be returned was ever had, by the model, from nothing.
+        num_beams: Prefixes that the search keeps; as many as items are asked for, where those are
+            more.
+
+    Raises:
+        ValueError: `num_beams` is below 1, or the ids or the popularity do not fit the model.
     """
 
     def __init__(
@@ -39,7 +43,10 @@ class Recommender(Answers):
         item_ids: Sequence[str],
         *,
         popularity: Int[Tensor, " items"] | None = None,
+        num_beams: int = 100,
     ) -> None:
+        if num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {num_beams}")
         super().__init__(
             item_ids,
             num_items=model.trie.num_items,
@@ -49,6 +56,7 @@ class Recommender(Answers):
         )
         self.model = model.eval()
         self._tables = model.tables()
+        self.num_beams = num_beams
 
     @classmethod
     def load(
@@ -57,6 +65,7 @@ class Recommender(Answers):
         *,
         device: str | torch.device = "cpu",
         codes: Int[Tensor, "items levels"] | None = None,
+        num_beams: int = 100,
     ) -> Recommender:
         """Loads a model folder.
 
@@ -64,12 +73,18 @@ class Recommender(Answers):
             folder: What `save_model` wrote.
             device: Where the model goes.
             codes: The catalogue's codes, to make sure that the model is one of theirs.
+            num_beams: As for the class.
 
         Raises:
             ArtifactError: The folder cannot be used, or is of another catalogue.
         """
         saved = load_model(folder, codes=codes)
-        return cls(saved.model.to(device), saved.item_ids, popularity=saved.popularity)
+        return cls(
+            saved.model.to(device),
+            saved.item_ids,
+            popularity=saved.popularity,
+            num_beams=num_beams,
+        )
 
     def with_catalogue(
         self,
@@ -100,93 +115,21 @@ class Recommender(Answers):
         rows = [self.rows.get(item_id, -1) for item_id in item_ids]
         old_rows = torch.tensor(rows, dtype=torch.long, device=self.device)
         model = with_catalogue(self.model, trie, old_rows, item_vectors=item_vectors)
-        return Recommender(model, item_ids, popularity=popularity)
+        return Recommender(model, item_ids, popularity=popularity, num_beams=self.num_beams)
 
-    def recommend(
-        self,
-        histories: Sequence[Sequence[str] | Request],
-        *,
-        top_k: int = 10,
-        num_beams: int = 100,
-        exclude_seen: bool = False,
-        allow: Collection[str] | None = None,
-        deny: Collection[str] = (),
-        unknown: Literal["skip", "error"] = "skip",
-        batch_size: int = 64,
-    ) -> list[Answer]:
-        """Answers several histories.
-
-        Args:
-            histories: Item ids, oldest first; or requests, with lists of their own.
-            top_k: Items an answer, at most `num_beams`.
-            num_beams: Prefixes that the search keeps.
-            exclude_seen: Whether items of the history are left out of its answer.
-            allow: Ids of the items that alone may be returned to anybody, as those in stock; None
-                for all. Ids that the model does not know, here and in `deny`, change nothing.
-            deny: Ids of items that must not be returned to anybody.
-            unknown: Whether ids of a history that the model does not know are skipped and counted,
-                or refused.
-            batch_size: Histories decoded together.
-
-        Returns:
-            One answer a history, in order; shorter than `top_k` only where fewer items may be
-            returned, or, for a history without any known item, fewer of them were ever had.
-
-        Raises:
-            ValueError: An id is unknown and `unknown` is "error", or a number is out of range.
-        """
-        return list(
-            self.stream(
-                histories,
-                top_k=top_k,
-                num_beams=num_beams,
-                exclude_seen=exclude_seen,
-                allow=allow,
-                deny=deny,
-                unknown=unknown,
-                batch_size=batch_size,
-            )
-        )
-
-    def stream(
-        self,
-        histories: Iterable[Sequence[str] | Request],
-        *,
-        top_k: int = 10,
-        num_beams: int = 100,
-        exclude_seen: bool = False,
-        allow: Collection[str] | None = None,
-        deny: Collection[str] = (),
-        unknown: Literal["skip", "error"] = "skip",
-        batch_size: int = 64,
-    ) -> Iterator[Answer]:
-        """Answers histories as they come, a batch at a time; arguments as for `recommend`."""
-        if top_k > num_beams:
-            raise ValueError(
-                f"top_k must be at least 1 and at most num_beams, got {top_k} and {num_beams}"
-            )
-
-        def rank(history: Tensor, exclude: Tensor | None, allowed: Tensor | None) -> Ranked:
-            return beam_search(
-                self.model,
-                self.model.trie,
-                history,
-                num_beams=num_beams,
-                top_k=top_k,
-                exclude=exclude,
-                allow=allowed,
-                tables=self._tables,
-            )
-
-        return self.answers(
-            histories,
-            rank,
+    def rank(
+        self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
+    ) -> Ranked:
+        """Returns each history's best items, found by beam search; arguments as for `Answers`."""
+        return beam_search(
+            self.model,
+            self.model.trie,
+            history,
+            num_beams=max(self.num_beams, top_k),
             top_k=top_k,
-            exclude_seen=exclude_seen,
-            allow=allow,
-            deny=deny,
-            unknown=unknown,
-            batch_size=batch_size,
+            exclude=exclude,
+            allow=allowed,
+            tables=self._tables,
         )
 
 
@@ -221,69 +164,11 @@ class DenseRecommender(Answers):
         )
         self.model = model.eval()
 
-    def recommend(
-        self,
-        histories: Sequence[Sequence[str] | Request],
-        *,
-        top_k: int = 10,
-        exclude_seen: bool = False,
-        allow: Collection[str] | None = None,
-        deny: Collection[str] = (),
-        unknown: Literal["skip", "error"] = "skip",
-        batch_size: int = 64,
-    ) -> list[Answer]:
-        """Answers several histories; the arguments are those of `Recommender.recommend`."""
-        return list(
-            self.stream(
-                histories,
-                top_k=top_k,
-                exclude_seen=exclude_seen,
-                allow=allow,
-                deny=deny,
-                unknown=unknown,
-                batch_size=batch_size,
-            )
-        )
-
-    def stream(
-        self,
-        histories: Iterable[Sequence[str] | Request],
-        *,
-        top_k: int = 10,
-        exclude_seen: bool = False,
-        allow: Collection[str] | None = None,
-        deny: Collection[str] = (),
-        unknown: Literal["skip", "error"] = "skip",
-        batch_size: int = 64,
-    ) -> Iterator[Answer]:
-        """Answers histories as they come, a batch at a time; arguments as for `recommend`."""
-
-        def rank(history: Tensor, exclude: Tensor | None, allowed: Tensor | None) -> Ranked:
-            return self._rank(history, exclude, allowed, top_k)
-
-        return self.answers(
-            histories,
-            rank,
-            top_k=top_k,
-            exclude_seen=exclude_seen,
-            allow=allow,
-            deny=deny,
-            unknown=unknown,
-            batch_size=batch_size,
-        )
-
     @torch.inference_mode()
-    def _rank(
+    def rank(
         self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
     ) -> Ranked:
-        """Returns the best of the items allowed.
-
-        Args:
-            history: Padded histories.
-            exclude: Items to leave out, padded.
-            allowed: One mark an item, or padded items for each history.
-            top_k: How many.
-        """
+        """Returns each history's best items, of all of them; arguments as for `Answers`."""
         scores = self.model.score(history).float().log_softmax(dim=1)
         permitted = self.permitted(len(scores), exclude, allowed)
         return Ranked.best(scores, top_k, permitted=permitted)
