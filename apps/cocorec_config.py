@@ -128,8 +128,8 @@ class Model(SequenceModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, self, "fusion_layers", "feedforward_dim", "num_layers")
-        check_at_least(1, self, "checkpoint_items", "batch_size", "history_length")
+        names = ("fusion_layers", "feedforward_dim", "num_layers", "checkpoint_items")
+        check_at_least(1, self, *names)
         for name in ("alpha", "beta"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -176,10 +176,6 @@ class ItemIds(NextItem):
     weight_decay: float = 1e-4
     num_negatives: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, self, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)

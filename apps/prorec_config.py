@@ -80,7 +80,6 @@ class StageOne(SequenceModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, self, "batch_size", "history_length")
         check_at_least(0, self, "alpha")
         if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":
             raise ValueError(
@@ -195,7 +194,6 @@ class StageTwo(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.model(1)
-        check_at_least(1, self, "batch_size")
         check_at_least(0, self, "beta")
         if self.beta:
             check_at_least(1, self, "distillation_negatives")

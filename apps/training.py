@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from configuration import check_at_least
 from evalrec import Queries, Report, evaluate, read_report
 from experiment import ExperimentError, Run
 from genrec import (
@@ -48,6 +49,7 @@ class Training:
     patience: int = 3
 
     def __post_init__(self) -> None:
+        check_at_least(1, self, "batch_size")
         self.settings(0, monitor="any")
 
     def settings(self, seed: int, *, monitor: str) -> TrainingConfig:
@@ -143,6 +145,7 @@ class SequenceModel(NextItem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_at_least(1, self, "history_length")
         if not 0 < self.data_share <= 1:
             raise ValueError(f"data_share must be in (0, 1], got {self.data_share}")
         if self.dim < 1 or self.num_heads < 1 or self.dim % self.num_heads:

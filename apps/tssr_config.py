@@ -163,7 +163,6 @@ class Model(SequenceModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, self, "batch_size", "history_length")
         check_at_least(0, self, "user_weight", "item_weight")
         for name in ("contrast_temperature", "item_temperature"):
             if not getattr(self, name) > 0:

@@ -151,7 +151,7 @@ def exact_scores(
         scores = torch.empty(len(history), trie.num_items, device=history.device)
         if not len(history):
             return scores
-        at_once = max(prefixes_at_once // max(len(history), 1), 1)
+        at_once = max(prefixes_at_once // len(history), 1)
         for leaves in walk.subtrees(0, walk.start(), at_once):
             items = trie.leaf_items[leaves.nodes[leaves.place]].long()
             scores.scatter_(1, items, leaves.scores)

@@ -54,14 +54,10 @@ def fit(
         raise FileExistsError(f"{output}: exists already; --force replaces it")
     _check_parent(output)
 
-    from semtok.artifact import check_replaceable, save_tokenizer
+    from semtok.artifact import save_tokenizer
     from semtok.fitting import fit_tokenizer, workspace
-    from semtok.storage import alone_with
 
-    alone: AbstractContextManager[None] = nullcontext()
-    if output.exists():
-        check_replaceable(output)
-        alone = alone_with(output)
+    alone = _alone_with(output if output.exists() else None)
     with alone, Console(quiet=run.quiet) as console, workspace(output) as work:
         items = _read(catalog, run, work, console)
         tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
@@ -118,19 +114,15 @@ def encode(
     _limit_threads(run)
     output = _codes_path(catalog, output, run.force)
 
-    from semtok.artifact import check_replaceable, save_tokenizer
+    from semtok.artifact import save_tokenizer
     from semtok.fitting import encode_items, fit_tokenizer, workspace
     from semtok.health import measure_health
-    from semtok.storage import alone_with
 
     is_stdout = str(output) == "-"
     console = Console(quiet=run.quiet, stdout_is_taken=is_stdout)
     lines: list[str] = []
-    alone: AbstractContextManager[None] = nullcontext()
-    if tokenizer is not None and extend:
-        check_replaceable(tokenizer)
-        # From loading to saving, so that no other run gives the same codes.
-        alone = alone_with(tokenizer)
+    # From loading to saving, so that no other run gives the same codes.
+    alone = _alone_with(tokenizer if extend else None)
     with alone, console, workspace(output) as work:
         known = _load(tokenizer)
         items = _read(catalog, run, work, console)
@@ -249,6 +241,17 @@ def _limit_threads(run: RunOptions) -> None:
         for name in ("OMP", "OPENBLAS", "MKL", "POLARS_MAX", "RAYON"):
             suffix = "THREADS" if name.endswith("MAX") else "NUM_THREADS"
             os.environ[f"{name}_{suffix}"] = str(run.threads)
+
+
+def _alone_with(tokenizer: Path | None) -> AbstractContextManager[None]:
+    """Keeps a tokenizer that is to be replaced from other runs; None is to be kept from nobody."""
+    if tokenizer is None:
+        return nullcontext()
+    from semtok.artifact import check_replaceable
+    from semtok.storage import alone_with
+
+    check_replaceable(tokenizer)
+    return alone_with(tokenizer)
 
 
 def _check_parent(output: Path) -> None:

@@ -40,8 +40,10 @@ class Drift:
         return self.ratio is not None and self.ratio > self.threshold
 
     def __str__(self) -> str:
-        moved = f"{self.num_moved:,} of {self.num_new:,} new items found their code taken"
-        moved += " and got another"
+        moved = (
+            f"{self.num_moved:,} of {self.num_new:,} new items found their code taken and got "
+            "another"
+        )
         if self.ratio is None:
             return f"drift: not measured, as fitted items had no distortion; {moved}"
         advice = "fit anew" if self.refit else f"no need to refit up to {self.threshold:g}"
