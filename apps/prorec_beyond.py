@@ -16,7 +16,7 @@ from studies import Outcome, tested
 
 def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     """Scores joined to generation and exact search: no training (beyond the paper)."""
-    default = dataclasses.asdict(Joining())
+    default = _default(pipeline)
     alone = pipeline.varied(joining=UNJOINED)
     stage_one = {"stage_one": True, "seen": True}
     joinings: dict[str, dict[str, Any]] = {
@@ -32,6 +32,8 @@ def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "all joined, without graph + text": {**default, "graph_text": False},
         "all joined, without generation": {**default, "base": "stage_one", "stage_one": False},
     }
+    if not default["graph_text"]:
+        del joinings["graph + text"], joinings["all joined, without graph + text"]
     systems, facts = _joined(alone, joinings, seeds)
     return Outcome(
         title="joined scores",
@@ -56,7 +58,7 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     }
     joinings: dict[str, dict[str, Any]] = {
         "dense item head, joined": {"c_dis": True},
-        "dense item head, all joined": {**dataclasses.asdict(Joining()), "c_dis": True},
+        "dense item head, all joined": {**_default(pipeline), "c_dis": True},
     }
     systems = tested(retrained, seeds, Pipeline.test)
     own = _validation(alone, seeds)
@@ -72,6 +74,12 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         systems=systems | joined_systems,
         facts=facts | joined_facts,
     )
+
+
+def _default(pipeline: Pipeline) -> dict[str, Any]:
+    """What a run joins by default: graph + text where items have texts."""
+    texts = pipeline.data.texts(pipeline.config.text.fields)
+    return dataclasses.asdict(Joining(graph_text=texts is not None))
 
 
 def _joined(

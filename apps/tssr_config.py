@@ -207,6 +207,8 @@ class Config:
             The files of stored embeddings, which are inputs of the run too.
 
         Raises:
-            CatalogError: Such a file does not fit the catalogue.
+            CatalogError: Such a file does not fit the catalogue, or an image is missing.
+            ValueError: A stream has no field of the catalogue to be embedded.
         """
+        self.content.check(data.catalog)
         return check_embeddings([self.content.embedding], data)

@@ -173,7 +173,6 @@ def run_stages(pipeline: Pipeline) -> dict[str, Report]:
         Test reports: the model, the baselines, the floors.
     """
     run, data, config = pipeline.run, pipeline.data, pipeline.config
-    config.content.check(data.catalog)
     keep_items(run, data)
     texts = [names for names in config.content.fields if not config.content.is_image(names)]
     text_fields = tuple(dict.fromkeys(name for names in texts for name in names))

@@ -346,8 +346,6 @@ def test_items_without_texts_may_have_stored_embeddings(
     pipeline = app.open(folder, out, resolved, "cpu")
     floors = fit_and_test_floors(pipeline.run, pipeline.data, ("title", "brand"), (10,))
     assert list(floors) == ["popularity", "markov", "item-knn", "graph"]
-    if name == "tssr":
-        resolved.content.check(pipeline.data.catalog)
 
 
 def test_every_file_of_embeddings_is_an_input(small: OfApp, data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from evalrec import evaluate, write_synthetic
 from genrec import Batch, Recommender
 from prorec import APP as PRORec
 from prorec_answers import JoinedRecommender, load_recommender
+from prorec_beyond import joining
 from prorec_config import Codes, Config, Joining, StageTwo, Text
 from prorec_joined import joined, joined_stage
 from prorec_model import concatenated, integrated
@@ -290,6 +292,19 @@ def test_what_is_joined_is_weighed_on_validation(pipeline: Pipeline) -> None:
     assert "candidates_test" in stages  # shared by all that is joined to the run's own lists
     lists = [name for name in stages if "candidates_test" in name]
     assert len(lists) == 3, lists
+
+
+def test_what_has_no_texts_is_joined_without_them(pipeline: Pipeline) -> None:
+    catalog = dataclasses.replace(pipeline.data.catalog, fields={})
+    data = dataclasses.replace(pipeline.data, catalog=catalog)
+    found = joining(dataclasses.replace(pipeline, data=data), [0])
+    assert not any("graph + text" in name for name in found.systems)
+    assert set(str(found.facts["all joined"]["weights"]).split(", ")) == {
+        f"{name} {weight}"
+        for name, weight in pipeline.run.facts(
+            joined_stage(pipeline.varied(joining={"graph_text": False}))
+        )["weights"].items()
+    }
 
 
 def test_what_lies_beyond_is_trained_anew(pipeline: Pipeline) -> None:
