@@ -551,11 +551,13 @@ def test_bits_of_a_tokenizer_may_flip(
     check_tokenizer(folder, name)
 
 
-def test_codes_of_another_catalogue(tokenizers: Path, tmp_path: Path) -> None:
+def test_other_codes_are_refused_even_if_they_fit(tokenizers: Path, tmp_path: Path) -> None:
     copy = copy_of(tokenizers, "lsa", tmp_path)
-    shutil.copy(tokenizers / "stored" / "codes.parquet", copy / "codes.parquet")
+    path = copy / "codes.parquet"
+    pl.read_parquet(path).with_columns(pl.col("codes").reverse()).write_parquet(path)
     for done in check_tokenizer(tmp_path, "lsa"):
         assert done.code == 1
+        assert "other codes than this tokenizer gave" in done.stderr
 
 
 # Embeddings made elsewhere.

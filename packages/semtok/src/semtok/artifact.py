@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +61,7 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
             "kind": _KIND,
             "views": views,
             "codebook_sizes": tokenizer.semantic_ids.codebook_sizes,
+            "codes_sha256": _digest(tokenizer.semantic_ids),
             "policy": tokenizer.policy,
             "collisions": None if collisions is None else asdict(collisions),
             "distortion": tokenizer.distortion,
@@ -79,13 +82,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     with refusing(folder):
         collisions, distortion = config["collisions"], config["distortion"]
         overlap = config.get("neighbour_overlap")
+        semantic_ids = SemanticIds.read(
+            folder / "codes.parquet",
+            codebook_sizes=config["codebook_sizes"],
+            allow_collisions=config["policy"] == "allow",
+        )
+        # Folders of before there were digests have none.
+        if config.get("codes_sha256", digest := _digest(semantic_ids)) != digest:
+            raise ValueError("codes.parquet holds other codes than this tokenizer gave")
         return Tokenizer(
             quantizer=load_quantizer(folder / "quantizer"),
-            semantic_ids=SemanticIds.read(
-                folder / "codes.parquet",
-                codebook_sizes=config["codebook_sizes"],
-                allow_collisions=config["policy"] == "allow",
-            ),
+            semantic_ids=semantic_ids,
             views=_load_views(folder, config),
             policy=config["policy"],
             collisions=None if collisions is None else Collisions(**collisions),
@@ -93,6 +100,13 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             neighbour_overlap=None if overlap is None else float(overlap),
             info=config["info"],
         )
+
+
+def _digest(semantic_ids: SemanticIds) -> str:
+    """SHA-256 of items and codes: those of another tokenizer may fit this one by chance."""
+    digest = hashlib.sha256(json.dumps(semantic_ids.item_ids).encode())
+    digest.update(semantic_ids.codes.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def check_replaceable(folder: Path) -> None:
