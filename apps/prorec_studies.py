@@ -103,6 +103,9 @@ def encoders(
     if len(set(names.values())) < len(names):  # files of one name in different folders
         names = {value: value for value in names}
     variants = {name: pipeline.varied(text={"embedding": value}) for value, name in names.items()}
+    for variant in variants.values():  # what cannot be read is refused before anything is trained
+        for view in variant.views():
+            view.text()
     systems = tested(variants, seeds, Pipeline.test)
     facts = {}
     for name, variant in variants.items():

@@ -29,6 +29,7 @@ from prorec_stages import Pipeline
 from prorec_studies import STUDIES, encoders
 from prorec_two_codes import load_two_codes, two_codes, two_codes_loss
 from report import Section
+from semtok import CatalogError
 from stages import Data, fit_and_test_floors, load_graph_floors
 from studies import run_study, with_values
 
@@ -228,6 +229,18 @@ def test_quantizers_and_encoders(pipeline: Pipeline, tmp_path: Path) -> None:
     assert names(found) == ["lsa", "vectors.npy"]
     found = study(pipeline, "encoders", f"{files[0]},{files[1]}")
     assert names(found) == ["lsa", str(files[0]), str(files[1])]
+
+
+def test_an_encoder_that_is_not_there_is_refused_before_anything_is_trained(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    there, absent = tmp_path / "there.npy", tmp_path / "absent.npy"
+    np.save(there, np.random.default_rng(0).normal(size=(len(pipeline.data.catalog), 8)))
+    before = complete(pipeline)
+    with pytest.raises(CatalogError, match=r"absent\.npy"):
+        study(pipeline, "encoders", f"{there},{absent}")
+    (new,) = set(complete(pipeline)) - set(before)
+    assert new.startswith("variants/text,")
 
 
 def test_encoders_of_several_views(pipeline: Pipeline) -> None:
