@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import Any
 
 from semtok.catalog import CatalogError
 from semtok.collisions import Collisions
-from semtok.embedding.contract import load_source
+from semtok.embedding.contract import digest, load_source
 from semtok.quantizers.contract import load_quantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
@@ -61,7 +60,7 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
             "kind": _KIND,
             "views": views,
             "codebook_sizes": tokenizer.semantic_ids.codebook_sizes,
-            "codes_sha256": _digest(tokenizer.semantic_ids),
+            "codes_digest": _codes_digest(tokenizer.semantic_ids),
             "policy": tokenizer.policy,
             "collisions": None if collisions is None else asdict(collisions),
             "distortion": tokenizer.distortion,
@@ -87,8 +86,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             codebook_sizes=config["codebook_sizes"],
             allow_collisions=config["policy"] == "allow",
         )
-        # Folders of before there were digests have none.
-        if config.get("codes_sha256", digest := _digest(semantic_ids)) != digest:
+        expected = _codes_digest(semantic_ids)
+        if config.get("codes_digest", expected) != expected:  # older folders have none
             raise ValueError("codes.parquet holds other codes than this tokenizer gave")
         return Tokenizer(
             quantizer=load_quantizer(folder / "quantizer"),
@@ -102,11 +101,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         )
 
 
-def _digest(semantic_ids: SemanticIds) -> str:
-    """SHA-256 of items and codes: those of another tokenizer may fit this one by chance."""
-    digest = hashlib.sha256(json.dumps(semantic_ids.item_ids).encode())
-    digest.update(semantic_ids.codes.astype("<i8").tobytes())
-    return digest.hexdigest()
+def _codes_digest(semantic_ids: SemanticIds) -> str:
+    """A name for items and codes: those of another tokenizer may fit this one by chance."""
+    return digest(json.dumps(semantic_ids.item_ids), semantic_ids.codes)
 
 
 def check_replaceable(folder: Path) -> None:
