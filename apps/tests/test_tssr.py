@@ -204,6 +204,17 @@ def test_a_wrong_study_is_refused_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
+def test_streams_that_no_field_fills_are_refused_before_a_run_begins(
+    data: Path, launch: Launch, tmp_path: Path
+) -> None:
+    config, out = tmp_path / "config.toml", tmp_path / "run"
+    config.write_text('[content]\nembedding = "lsa"\nstreams = ["title", "colour"]\n')
+    done = launch("tssr", "run", "--data", data, "--out", out, "--config", config)
+    assert done.returncode == 1
+    assert "got colour" in " ".join(done.stderr.split())
+    assert not out.exists()
+
+
 def test_studies_name_what_they_vary(
     data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
