@@ -1,63 +1,6 @@
-"""TSSR end to end: a file of items and a file of interactions to recommended item ids.
+"""TSSR from a clone; `pip install ./apps` makes the same the command `tssr`."""
 
-Empowering Sequential Recommendation from Collaborative Signals and Semantic Relatedness, stage by
-stage: content embeddings; the floors; SASRec on ids, on content and on both, with the same budget
-(table 1); the two-stream model, aligned by user-grained and item-grained contrast and joined by
-cross-attention and a gate. Each stage is a folder of the run.
-
-    python apps/tssr.py run --data DIR --out RUN
-    python apps/tssr.py study NAME --data DIR --out RUN
-    python apps/tssr.py recommend --run RUN --history ID,ID,... --top-k 10
-    python apps/tssr.py demo --out RUN
-"""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-import torch
-from application import App, add_recommend, command_line
-from evalrec import DataError
-from experiment import guarded
-from genrec import ArtifactError, DenseRecommender
-from semtok import CatalogError
-from stages import read_items
-from tssr_config import Config, Content, Evaluation, Model
-from tssr_page import MODEL, content_stages
-from tssr_stages import Pipeline, load_model, run_stages
-from tssr_studies import STUDIES
-
-DEMO = Config(
-    content=Content(embedding="lsa", dim=64),
-    model=Model(dim=64, batch_size=64, epochs=8, warmup_steps=50),
-    evaluation=Evaluation(validation_users=1000),
-)
-"""Sizes that suit the synthetic catalogue of the demo: 600 items, 2,000 users."""
-
-
-def recommender_of(run: Path, config: Config, device: torch.device) -> DenseRecommender:
-    """The recommender of a run's model."""
-    items = read_items(run)
-    return DenseRecommender(
-        load_model(run, run / "tssr", config, content_stages(config), len(items)).to(device),
-        [item["item_id"] for item in items],
-        history_length=config.model.history_length,
-        popularity=torch.tensor([item["count"] for item in items]),
-    )
-
-
-APP = App(
-    title=MODEL,
-    config=Config,
-    embedding="content",
-    demo=DEMO,
-    pipeline=Pipeline,
-    run_stages=run_stages,
-    studies=STUDIES,
-)
-app = command_line(APP)
-add_recommend(app, APP, recommender_of)
-
+from semrec.tssr.app import main
 
 if __name__ == "__main__":
-    guarded(app, (ArtifactError, CatalogError, DataError))
+    main()

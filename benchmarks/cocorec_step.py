@@ -34,7 +34,6 @@ import math
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -46,12 +45,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "apps"))
-
 import numpy as np
 import torch
-from cocorec_config import Model
-from cocorec_model import CoCoRec, FusedItems, cocorec_loss
 from evalrec import evaluate, find_interactions, leave_one_out, read_interactions, write_synthetic
 from fusion import MaskedCodes, masked_code_loss, masked_sequence_alignment
 from genrec import Batch, candidate_cross_entropy, fit, sample_negatives
@@ -59,7 +54,10 @@ from semtok import LsaEmbedding, Pca, ProductQuantizer, find_catalog, read_catal
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from training import dense_scorer
+
+from semrec.cocorec.config import Model
+from semrec.cocorec.model import CoCoRec, FusedItems, cocorec_loss
+from semrec.shared.training import dense_scorer
 
 PAPER_NEGATIVES, PAPER_ITEMS = 24_000, 24_587
 PRODUCT, PRODUCTS = 2 * 25_600 * 128 * 512, 5

@@ -48,15 +48,15 @@ WARM_UP = 2
 
 def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     """Trains one mode in this process and says what it took."""
-    sys.path.insert(0, str(ROOT / "apps"))
     import numpy as np
     import torch
     from evalrec import find_interactions, leave_one_out, read_interactions
     from genrec import TrainingConfig, fit
     from semtok import find_catalog, read_catalog
-    from tssr_config import Content, Model
-    from tssr_encoders import Encoder, encoder_counts, precomputed
-    from tssr_model import TwoStream, tssr_loss
+
+    from semrec.tssr.config import Content, Model
+    from semrec.tssr.encoders import Encoder, encoder_counts, precomputed
+    from semrec.tssr.model import TwoStream, tssr_loss
 
     catalog = read_catalog(find_catalog(options.data))
     table = read_interactions(find_interactions(options.data), item_ids=catalog.item_ids)

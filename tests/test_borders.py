@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
-APPS = sorted((ROOT / "apps").glob("*.py"))
+APPS = sorted((ROOT / "apps" / "semrec").rglob("*.py"))
 SOURCES = sorted(
     [
         *(path for name in PACKAGES for path in (ROOT / "packages" / name / "src").rglob("*.py")),
@@ -56,11 +56,6 @@ def foreign(tree: ast.AST) -> list[str]:
     return wrong
 
 
-def is_command(tree: ast.Module) -> bool:
-    """Whether a file of `apps/` is an app, which is run, or a part that apps share."""
-    return any(isinstance(n, ast.If) and "__main__" in ast.unparse(n.test) for n in tree.body)
-
-
 def unsafe(tree: ast.AST) -> list[str]:
     """Ways to write or read a pickle."""
     wrong = [f"line {n}: {m}" for m, _, n in imports(tree) if m.split(".")[0] in UNSAFE]
@@ -89,22 +84,9 @@ def test_the_rules_find_what_they_look_for() -> None:
     assert SOURCES
 
 
-@pytest.mark.parametrize("path", APPS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", APPS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_apps_import_public_names_only(path: Path) -> None:
     assert foreign(parse(path)) == []
-
-
-def test_apps_never_import_one_another() -> None:
-    trees = {path.stem: parse(path) for path in APPS}
-    commands = {name for name, tree in trees.items() if is_command(tree)}
-    assert commands
-    found = [
-        f"{name}.py, line {line}: {module}"
-        for name, tree in trees.items()
-        for module, _, line in imports(tree)
-        if module.split(".")[0] in commands
-    ]
-    assert found == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -125,10 +107,10 @@ def test_nothing_is_left_to_do() -> None:
     assert found == []
 
 
-def test_the_libraries_never_import_one_another() -> None:
+def test_the_contracts_between_the_parts_are_kept() -> None:
     command = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run(
         [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "1 kept, 0 broken" in result.stdout
+    assert "3 kept, 0 broken" in result.stdout

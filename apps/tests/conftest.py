@@ -14,9 +14,10 @@ from unittest import mock
 
 import pytest
 from evalrec import DataError, write_synthetic
-from experiment import guarded
 from genrec import ArtifactError
 from semtok import CatalogError
+
+from semrec.shared.run import guarded
 
 SMALL = {
     "prorec": """
@@ -93,7 +94,10 @@ def launch() -> Launch:
             mock.patch.object(sys, "argv", [f"{name}.py", *map(str, arguments)]),
         ):
             try:
-                guarded(importlib.import_module(name).app, (ArtifactError, CatalogError, DataError))
+                guarded(
+                    importlib.import_module(f"semrec.{name}.app").app,
+                    (ArtifactError, CatalogError, DataError),
+                )
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else 0
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())

@@ -1,0 +1,1 @@
+"""Three published recommenders composed of semtok, fusion, genrec and evalrec."""

@@ -1,0 +1,1 @@
+"""CoCoRec, end to end."""

@@ -1,0 +1,235 @@
+"""CoCoRec's configuration: views, codes, the model and its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from genrec import PairBatches, SequenceBatches
+
+from semrec.shared.configuration import check_at_least
+from semrec.shared.data import Choosing, Columns, Data, check_embeddings, field_groups
+from semrec.shared.training import NextItem, SequenceModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The text embeddings Z^t, one a view (section 2.2.1).
+
+    Attributes:
+        embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
+            stored embeddings. The paper's is Sentence-T5 base.
+        views: The catalogue's fields of each view, joined by "+". The paper has title, brand,
+            features, categories and description, one a view.
+        dim: Dimensions kept by PCA, of each view.
+        whiten: Whether PCA gives every dimension the same variance, as in the authors' code.
+    """
+
+    embedding: str = "minilm"
+    views: tuple[str, ...] = ("title", "brand", "categories")
+    dim: int = 128
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.views or not all(self.fields):
+            raise ValueError(f"views must name fields, such as 'title', got {self.views}")
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError(f"views must be different ones, got {self.views}")
+        check_at_least(1, self, "dim")
+
+    @property
+    def fields(self) -> tuple[tuple[str, ...], ...]:
+        """The fields of each view."""
+        return field_groups(self.views)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """The semantic codes (section 2.2.2).
+
+    Attributes:
+        quantizer: Product or residual quantization; the paper's tables have both.
+        codes_per_view: k.
+        codebook_size: C.
+        source: What is quantized: the text; the items of a SASRec on ids; "mixed", half the codes
+            of each view from either (figure 2); or nothing, random codes.
+    """
+
+    quantizer: Literal["pq", "rq"] = "pq"
+    codes_per_view: int = 4
+    codebook_size: int = 256
+    source: Literal["text", "random", "sasrec", "mixed"] = "text"
+
+    def __post_init__(self) -> None:
+        if self.codes_per_view < 1:
+            raise ValueError(f"codes_per_view must be at least 1, got {self.codes_per_view}")
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
+        if self.source == "mixed" and self.codes_per_view % 2:
+            raise ValueError(
+                f'codes_per_view must be even where source is "mixed", got {self.codes_per_view}'
+            )
+        if self.source == "random" and self.quantizer != "pq":
+            raise ValueError(
+                'quantizer must be left out where source is "random", which quantizes nothing, '
+                f"got {self.quantizer!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(SequenceModel):
+    """The model and its training (sections 2.3, 2.4 and 3.1.4; rates of the authors' code).
+
+    Attributes:
+        temperature: tau of eq. 5 to 8, which all compare by cosine.
+        num_negatives: Drawn uniformly for a step, with logQ correction; 0 takes all items (the
+            authors' code draws some 24,000 of 24,587).
+        num_layers: Layers of the backbone, L_r.
+        feedforward_dim: Inner width of the feed-forward parts of both modules.
+        dropout: Of the backbone.
+        fusion_layers: Layers of the semantic-fusion module, L.
+        fusion_dropout: Its dropout.
+        pooling: Whether Pool(Z^c) is added to Pool(H) for all items, as in the "paper", or not for
+            those of the history, as in the authors' "code".
+        read_views: False lets the codes attend to themselves in place of the views (table 4).
+        mask_ratio: rho.
+        alpha: Weight of masked code modelling (eq. 6); 0 leaves it out.
+        beta: Weight of masked sequence alignment (eq. 7-8); 0 leaves it out.
+        samples: A target at every position of a window, all in one causal pass, or "pairs": every
+            prefix with its next item, as in the paper. Both see the same targets in an epoch.
+        batch_size: Windows, or pairs (the paper has 400, which some 60 windows hold).
+        checkpoint_items: Most items that the semantic-fusion module has its activations held of.
+            More pass in portions of this size, each computed again in the backward pass.
+        weight_decay: AdamW's.
+    """
+
+    num_negatives: int = 0
+    num_layers: int = 2
+    num_heads: int = 2
+    feedforward_dim: int = 512
+    dropout: float = 0.1
+    fusion_layers: int = 2
+    fusion_dropout: float = 0.2
+    pooling: Literal["paper", "code"] = "paper"
+    read_views: bool = True
+    mask_ratio: float = 0.5
+    alpha: float = 0.5
+    beta: float = 0.3
+    samples: Literal["sequences", "pairs"] = "sequences"
+    checkpoint_items: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 500
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    batch_size: int = 64
+    epochs: int = 100
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("fusion_layers", "feedforward_dim", "num_layers", "checkpoint_items")
+        check_at_least(1, self, *names)
+        for name in ("alpha", "beta"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.fusion_dropout < 1:
+            raise ValueError(f"fusion_dropout must be in [0, 1), got {self.fusion_dropout}")
+        if not 0 < self.mask_ratio <= 1:
+            raise ValueError(f"mask_ratio must be in (0, 1], got {self.mask_ratio}")
+        if self.similarity != "cosine":
+            raise ValueError(f"similarity must be 'cosine' (eq. 5), got {self.similarity!r}")
+        if not self.alpha and not self.beta and self.mask_ratio != Model.mask_ratio:
+            raise ValueError(
+                "mask_ratio must be left out where alpha and beta are 0 and nothing is masked, "
+                f"got {self.mask_ratio}"
+            )
+
+    def batches(
+        self, histories: Sequence[Any], num_items: int, seed: int
+    ) -> PairBatches | SequenceBatches:
+        """What it is trained on."""
+        if self.samples == "sequences":
+            return self.sequences(histories, num_items, seed)
+        return PairBatches(
+            self.training_histories(histories, seed),
+            num_items=num_items,
+            history_length=self.history_length,
+            batch_size=self.batch_size,
+            seed=seed,
+            bucket=20,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemIds(NextItem):
+    """Fine-tuning of an id table on top of the frozen model, by eq. 5 alone (section 3.4.5).
+
+    Attributes:
+        targets: Whether the table is added to what states are compared with too. The paper says
+            that it is "fed as input to the sequential recommender", and scores by the same item
+            representations that it feeds; False is its words taken strictly.
+        weight_decay: AdamW's.
+    """
+
+    targets: bool = True
+    weight_decay: float = 1e-4
+    num_negatives: int = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Choosing):
+    """How models are chosen and tested.
+
+    Attributes:
+        baselines: Whether SASRec on ids and on text is trained too (table 3).
+        baseline_dropout: Of these and of the other sequence models; the model's where it is unset.
+            A table of ids fits its data by heart sooner than codes that items share.
+    """
+
+    baselines: bool = True
+    baseline_dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline_dropout is not None and not 0 <= self.baseline_dropout < 1:
+            raise ValueError(f"baseline_dropout must be in [0, 1), got {self.baseline_dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that makes a run what it is."""
+
+    seed: int = 0
+    columns: Columns = field(default_factory=Columns)
+    views: Views = field(default_factory=Views)
+    codes: Codes = field(default_factory=Codes)
+    model: Model = field(default_factory=Model)
+    item_ids: ItemIds = field(default_factory=ItemIds)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        check_at_least(0, self, "seed")
+        if self.views.dim != self.model.dim:
+            raise ValueError(
+                "views.dim must be model.dim, since codes attend to views, "
+                f"got {self.views.dim} and {self.model.dim}"
+            )
+        if self.codes.quantizer == "pq" and self.views.dim < self.codes.codes_per_view:
+            raise ValueError(
+                "codes.codes_per_view must be at most views.dim, which product quantization parts, "
+                f"got {self.codes.codes_per_view} and {self.views.dim}"
+            )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+        """
+        return check_embeddings([self.views.embedding], data)

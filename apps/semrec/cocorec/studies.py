@@ -1,0 +1,251 @@
+"""CoCoRec's studies: the paper's tables and figures, other backbones, and what deployment costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from evalrec import Report
+from genrec import query_batches
+
+from semrec.cocorec.report import BASELINES, MODEL
+from semrec.cocorec.system import Pipeline
+from semrec.shared.item_tables import Items
+from semrec.shared.report.figures import Panel, curves
+from semrec.shared.studies import Outcome, Study, tested
+
+_BACKBONES = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec"}
+_WEIGHTS = (0.2, 0.4, 0.6, 0.8)
+
+
+def _source(name: str) -> dict[str, str]:
+    """What codes are made of; random ones have no quantizer, which is said by the default."""
+    return {"source": name} | ({"quantizer": "pq"} if name == "random" else {})
+
+
+def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Without masked codes, without alignment, without text, with random codes (table 4)."""
+    variants = {
+        MODEL: pipeline,
+        "without masked code modelling": pipeline.varied(model={"alpha": 0.0}),
+        "without masked sequence alignment": pipeline.varied(model={"beta": 0.0}),
+        "without text embeddings": pipeline.varied(model={"read_views": False}),
+        "random codes": pipeline.varied(codes=_source("random")),
+    }
+    return Outcome(
+        title="ablation",
+        note="Table 4. Without text embeddings, the codes stand in the place of the views.",
+        systems=tested(variants, seeds, Pipeline.cocorec),
+    )
+
+
+def views(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """The views one after the other (table 5)."""
+    every = pipeline.config.views.views
+    variants = {
+        " + ".join(every[:count]): pipeline.varied(views={"views": every[:count]})
+        for count in range(len(every), 0, -1)
+    }
+    return Outcome(
+        title="views",
+        note="Table 5. Each view has as many codes as the others.",
+        systems=tested(variants, seeds, Pipeline.cocorec),
+    )
+
+
+def codes(pipeline: Pipeline, seeds: Sequence[int], values: Sequence[int] = (2, 4, 8)) -> Outcome:
+    """2, 4 and 8 codes a view, and residual quantization (tables 3 and 6)."""
+    own = pipeline.config.codes
+    counts = [own.codes_per_view, *(k for k in values if k != own.codes_per_view)]
+    variants = {
+        f"{own.quantizer.upper()}, {k} a view": pipeline.varied(codes={"codes_per_view": k})
+        for k in counts
+    }
+    other = "rq" if own.quantizer == "pq" else "pq"
+    variants[f"{other.upper()}, {own.codes_per_view} a view"] = pipeline.varied(
+        codes={"quantizer": other}
+    )
+    return Outcome(
+        title="number of codes and quantizer",
+        note="Table 6, and the two quantizers of table 3.",
+        systems=tested(variants, seeds, Pipeline.cocorec),
+    )
+
+
+def code_type(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Codes of the text, of SASRec's item embeddings, half and half, and random ones (figure 2)."""
+    own = pipeline.config.codes.source
+    sources = [own, *(s for s in ("text", "mixed", "sasrec", "random") if s != own)]
+    variants = {f"{name} codes": pipeline.varied(codes=_source(name)) for name in sources}
+    return Outcome(
+        title="what the codes are made of",
+        note="Figure 2. The number of codes is the same; the views that they ask stay.",
+        systems=tested(variants, seeds, Pipeline.cocorec),
+    )
+
+
+def weights(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """The two weights over {.2, .4, .6, .8} (figure 3)."""
+    own = pipeline.config.model
+    variants = {f"{MODEL}, alpha {own.alpha}, beta {own.beta}": pipeline}
+    grid = {}
+    for beta in _WEIGHTS:
+        for alpha in _WEIGHTS:
+            name = f"alpha {alpha}, beta {beta}"
+            variants[name] = pipeline.varied(model={"alpha": alpha, "beta": beta})
+            grid[name] = (alpha, beta)
+    systems = tested(variants, seeds, Pipeline.cocorec)
+    panels = [
+        Panel(
+            title=f"{metric}, seen items filtered",
+            x_label="alpha",
+            lines={
+                f"beta {beta}": [
+                    (alpha, _mean(systems[name], metric))
+                    for name, (alpha, other) in grid.items()
+                    if other == beta
+                ]
+                for beta in _WEIGHTS
+            },
+        )
+        for metric in ("recall@10", "ndcg@10")
+    ]
+    return Outcome(
+        title="weights of the two masking losses",
+        note="Figure 3: alpha weighs masked code modelling, beta masked sequence alignment. Picked "
+        "on validation, a pair is no better for being best here.",
+        systems=systems,
+        figures=[curves(panels)],
+    )
+
+
+def negatives(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """All items as negatives, or fewer with logQ correction: accuracy and time."""
+    own, num_items = pipeline.config.model.num_negatives, len(pipeline.data.catalog)
+    counts = [own, *(n for n in (0, 4096, 2048, 1024, 512, 256) if n != own and n < num_items)]
+    variants = {
+        f"{count:,} negatives" if count else "all items": pipeline.varied(
+            model={"num_negatives": count}
+        )
+        for count in counts
+    }
+    systems = tested(variants, seeds, Pipeline.cocorec)
+    return Outcome(
+        title="negatives",
+        note="The paper takes about all items. Fewer are drawn uniformly and corrected for. "
+        "Seconds an epoch are those of this machine, whatever else it did.",
+        systems=systems,
+        facts={
+            name: {"seconds an epoch": variant.varied(seed=seeds[0]).seconds_an_epoch()}
+            for name, variant in variants.items()
+        },
+    )
+
+
+def item_id(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """The frozen model and a trained id table, fine-tuned by the cross-entropy alone (table 7)."""
+    return Outcome(
+        title="item ids on top",
+        note="Table 7: all but the id table is frozen.",
+        systems={
+            **tested({MODEL: pipeline}, seeds, Pipeline.cocorec),
+            **tested({"+ item ids": pipeline}, seeds, Pipeline.item_ids),
+        },
+    )
+
+
+def backbones(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """SASRec, GRU4Rec and BERT4Rec on ids, on text and on both, trained alike (table 3)."""
+    systems = tested({MODEL: pipeline}, seeds, Pipeline.cocorec)
+    sources: dict[Items, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
+    for backbone, title in _BACKBONES.items():
+        for items, source in sources.items():
+            rival = partial(Pipeline.baseline, items=items, backbone=backbone)
+            systems |= tested({f"{title}, {source}": pipeline}, seeds, rival)
+    return Outcome(
+        title="other sequence models",
+        note="Table 3. The same sizes, negatives, optimiser and number of epochs at most; text is "
+        "the views through a trained projection. p-values: CoCoRec against each.",
+        systems=systems,
+    )
+
+
+def deploy(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Item vectors precomputed and the semantic fusion dropped: same answers, SASRec's cost (A)."""
+    one = pipeline.varied(seed=seeds[0])
+    reports = [one.cocorec()]
+    one.baseline("ids")
+    model, stored, sasrec = one.model(), one.deployed(), one.trained_baseline("ids")
+    history = _some_histories(one)
+
+    def whole() -> torch.Tensor:
+        inputs, outputs = model.item_encoder()
+        return model.compare(model.last_state(history, inputs), outputs)
+
+    with torch.inference_mode():
+        gap = float((model.score(history) - stored.score(history)).abs().max())
+        seconds = _medians(
+            {
+                f"{MODEL}, fusing the items each time": whole,
+                f"{MODEL}, deployed": lambda: stored.score(history),
+                BASELINES["ids"]: lambda: sasrec.score(history),
+            }
+        )
+    base = seconds[BASELINES["ids"]]
+    return Outcome(
+        title="deployment",
+        note=f"Appendix A. {len(history)} users a batch, medians of runs side by side. Largest "
+        f"difference between a score of the whole model and of the deployed one: {gap:.1e}.",
+        systems={
+            f"{MODEL}, deployed": reports,
+            BASELINES["ids"]: [one.baseline("ids")],
+        },
+        facts={
+            name: {"milliseconds a batch": 1000 * value, "times SASRec": value / base}
+            for name, value in seconds.items()
+        },
+    )
+
+
+STUDIES: dict[str, Study[Pipeline]] = {
+    "ablation": ablation,
+    "views": views,
+    "codes": codes,
+    "code-type": code_type,
+    "weights": weights,
+    "negatives": negatives,
+    "item-id": item_id,
+    "backbones": backbones,
+    "deploy": deploy,
+}
+"""By the names of the command line."""
+
+
+def _mean(reports: Sequence[Report], metric: str) -> float:
+    return statistics.fmean(float(r.per_user(metric, "filtered").mean()) for r in reports)
+
+
+def _some_histories(pipeline: Pipeline, count: int = 256) -> torch.Tensor:
+    queries = pipeline.data.split.test
+    ((_, history),) = query_batches(
+        queries.histories[:count],
+        num_items=queries.num_items,
+        history_length=pipeline.config.model.history_length,
+        batch_size=count,
+    )
+    return history
+
+
+def _medians(ways: Mapping[str, Callable[[], object]], repeats: int = 30) -> dict[str, float]:
+    """Median seconds of each way, taken in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 3):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if repeat >= 3:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -1,0 +1,1 @@
+"""PRORec, end to end."""

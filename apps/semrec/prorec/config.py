@@ -1,0 +1,334 @@
+"""PRORec's configuration: text, stage I, codes, stage II, joining, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from genrec import (
+    Seq2SeqConfig,
+)
+from semtok import (
+    HierarchicalKMeans,
+    ProductQuantizer,
+    Quantizer,
+    RandomCodes,
+    ResidualQuantizer,
+    RqVae,
+)
+
+from semrec.shared.configuration import check_at_least
+from semrec.shared.data import Choosing, Columns, Data, check_embeddings
+from semrec.shared.training import SequenceModel, Training
+
+Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """E_S, the semantic embeddings.
+
+    Attributes:
+        embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
+            stored embeddings. The paper's is Llama2-7b.
+        fields: The catalogue's fields that make an item's text; absent ones are passed over.
+        dim: Dimensions kept by PCA, of each view.
+        further: Embeddings beside that one, each a view of its own: E_S is all views side by side.
+        by_field: Whether each field is a view of its own, in place of one text of all fields.
+    """
+
+    embedding: str = "minilm"
+    fields: tuple[str, ...] = ("title", "brand", "categories")
+    dim: int = 128
+    further: tuple[str, ...] = ()
+    by_field: bool = False
+
+    def __post_init__(self) -> None:
+        names = (self.embedding, *self.further)
+        if len(set(names)) < len(names):
+            raise ValueError(f"further must be embeddings not named yet, got {self.further}")
+        if not self.fields:
+            raise ValueError("fields must be at least one, got none")
+        check_at_least(1, self, "dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOne(SequenceModel):
+    """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
+
+    Attributes:
+        backbone: "din" is the paper's.
+        item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
+        integrated: What is quantized and distilled; left open by the paper.
+        adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
+        num_negatives: SASRec: drawn uniformly for a batch, with logQ correction; 0 is the softmax
+            over the whole catalogue. DIN: drawn for each row (EAGER: 60).
+        alignment_items: Most items of a batch that are aligned.
+        batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
+    """
+
+    backbone: Literal["sasrec", "din"] = "sasrec"
+    item_input: Literal["collaborative", "sum"] = "sum"
+    integrated: Literal["collaborative", "adapted", "sum", "concatenated"] = "sum"
+    adapted_weight: float = 0.1
+    alpha: float = 1.0
+    alignment_temperature: float = 0.07
+    alignment_items: int = 768
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, self, "alpha")
+        if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":
+            raise ValueError(
+                f'integrated must be "collaborative" when nothing trains the adaption layer '
+                f"(alpha is 0 and item_input is collaborative), got {self.integrated!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """What becomes codes, and how; the paper's are hierarchical k-means with K = 256 (section 4.1).
+
+    Attributes:
+        source: The item embeddings that are quantized, read and distilled in stage II:
+            "integrated", those of stage I; "semantic", E_S alone; "collaborative", E_C of a model
+            trained on ids alone; "concatenated", E_S reduced to the width of E_C beside it, as they
+            are; "concatenated_unit", both of length 1 before (table 5).
+        quantizer: Hierarchical k-means, product quantization, residual quantization, RQ-VAE, or
+            codes at random (figure 8).
+        codebook_size: Codes a level; the K of k-means.
+        balanced: Of hierarchical k-means: clusters of equal size, by default.
+        num_levels: Of the other quantizers; 3 by default.
+        collisions: How the other quantizers' codes become unique: by a last code ("suffix", the
+            default of RQ-VAE as in the paper), or by moving items to the nearest free code.
+        epochs: Of RQ-VAE; semtok's default if unset.
+    """
+
+    source: Source = "integrated"
+    quantizer: Literal["hierarchical", "pq", "rq", "rqvae", "random"] = "hierarchical"
+    codebook_size: int = 256
+    balanced: bool | None = None
+    num_levels: int | None = None
+    collisions: Literal["suffix", "reassign"] | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 2:
+            raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
+        for name, quantizers in (
+            ("balanced", ("hierarchical",)),
+            ("num_levels", ("pq", "rq", "rqvae", "random")),
+            ("collisions", ("pq", "rq", "rqvae", "random")),
+            ("epochs", ("rqvae",)),
+        ):
+            value = getattr(self, name)
+            if value is not None and self.quantizer not in quantizers:
+                raise ValueError(
+                    f"{name} must be unset where quantizer is {self.quantizer!r}, got {value}"
+                )
+            if type(value) is int and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def policy(self) -> Literal["suffix", "reassign"]:
+        """How collisions are resolved."""
+        return self.collisions or ("suffix" if self.quantizer == "rqvae" else "reassign")
+
+    def fitting(self, seed: int) -> Callable[..., Quantizer]:
+        """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
+        shared: dict[str, Any] = {"codebook_size": self.codebook_size, "seed": seed}
+        if self.quantizer == "hierarchical":
+            return partial(HierarchicalKMeans.fit, balanced=self.balanced is not False, **shared)
+        kinds: dict[str, Any] = {
+            "pq": ProductQuantizer,
+            "rq": ResidualQuantizer,
+            "rqvae": RqVae,
+            "random": RandomCodes,
+        }
+        shared["num_levels"] = self.num_levels or 3
+        if self.epochs is not None:
+            shared["epochs"] = self.epochs
+        return partial(kinds[self.quantizer].fit, **shared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTwo(Training):
+    """Generation with distillation (section 3.4). Sizes and rates are section 4.1's.
+
+    Attributes, those of `genrec.Seq2SeqConfig` aside:
+        beta: Weight of distillation; 0 leaves out <c_dis> as well.
+        distillation_similarity: Of its state and the integrated embeddings.
+        distillation_temperature: Divides the similarity.
+        distillation_negatives: Items drawn for a batch.
+    """
+
+    num_encoder_layers: int = 1
+    num_decoder_layers: int = 4
+    dim: int = 128
+    num_heads: int = 4
+    feedforward_dim: int = 256
+    dropout: float = 0.2
+    history_length: int = 20
+    history_input: Literal["vectors", "codes", "both"] = "vectors"
+    train_item_vectors: bool = False
+    output_vocabulary: Literal["level", "node"] = "node"
+    scoring: Literal["masked", "renormalized"] = "renormalized"
+    node_start: Literal["random", "vectors"] = "vectors"
+    similarity: Literal["dot", "cosine"] = "dot"
+    temperature: float = 1.0
+    history_bias: bool = True
+    label_smoothing: float = 0.0
+    beta: float = 1.0
+    distillation_similarity: Literal["cosine", "dot"] = "cosine"
+    distillation_temperature: float = 0.07
+    distillation_negatives: int = 2048
+    distillation_state: Literal["last", "first"] = "last"
+    warmup_steps: int = 500
+    batch_size: int = 256
+    epochs: int = 8
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model(1)
+        check_at_least(0, self, "beta")
+        if self.beta:
+            check_at_least(1, self, "distillation_negatives")
+
+    def model(self, integrated_dim: int) -> Seq2SeqConfig:
+        """The encoder-decoder's own configuration."""
+        own = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
+        shared = {name: value for name, value in vars(self).items() if name in own}
+        return Seq2SeqConfig(**shared, distillation_dim=integrated_dim if self.beta else None)
+
+
+FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")
+"""What can be joined to generation; the names are those of `Joining`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joining:
+    """What is joined to the scores of generation, beyond the paper.
+
+    Each feature has a weight, picked on validation; see `prorec_joining`. A run tests generation
+    alone as well; the command `recommend` answers by the joined scores of a run that joins.
+
+    Attributes:
+        base: What the features are added to: the log-probabilities of generation or, to see what
+            these are worth, the scores of stage I.
+        c_dis: The dense item head: the state distilled from the integrated embeddings, compared
+            with these. Needs `stage_two.distillation_state` "first".
+        stage_one: The scores of stage I's sequence model, whatever the codes are made of.
+        transition: Those of the transition graph, a floor.
+        graph_text: Those of the floor "graph + text": the same with text neighbours.
+        popularity: Minus the logarithm of an item's count, which corrects the catalogue's prior.
+        seen: Minus 1 for the items of the history: what the others rank high and nobody buys twice.
+        candidates: Best items of each ranking of the catalogue at hand that are ranked beside the
+            beam's: of the item head, of stage I, of "graph + text".
+        exact: Whether the whole catalogue is scored in place of beam search.
+    """
+
+    base: Literal["generation", "stage_one"] = "generation"
+    c_dis: bool = False
+    stage_one: bool = True
+    transition: bool = False
+    graph_text: bool = True
+    popularity: bool = True
+    seen: bool = True
+    candidates: int = 50
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.candidates < 0:
+            raise ValueError(f"candidates must be at least 0, got {self.candidates}")
+        if self.base == "stage_one" and self.stage_one:
+            raise ValueError('stage_one must be false where base is "stage_one", got true')
+
+    @classmethod
+    def nothing(cls) -> Joining:
+        """Generation alone, as in the paper."""
+        return cls(stage_one=False, graph_text=False, popularity=False, seen=False, candidates=0)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is joined."""
+        return tuple(name for name in FEATURES if getattr(self, name))
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is joined, or ranked by other scores than those of beam search."""
+        return bool(self.features) or self.exact or self.base != "generation"
+
+
+UNJOINED: dict[str, Any] = dataclasses.asdict(Joining.nothing())
+"""What makes a variant of a run one that joins nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Choosing):
+    """How models are chosen and tested.
+
+    Attributes:
+        num_beams: Beams of the test; as many items are ranked.
+        validation_beams: Beams of early stopping.
+        reference: Whether to train the stage I model on ids alone as well: a baseline, and the
+            collaborative modality that the modality share is measured against.
+    """
+
+    num_beams: int = 100
+    validation_beams: int = 30
+    reference: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_beams < max(self.ks):
+            raise ValueError(
+                f"num_beams must be at least the greatest of ks, {max(self.ks)}, "
+                f"got {self.num_beams}"
+            )
+        check_at_least(10, self, "validation_beams")  # stage II is stopped by NDCG@10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that makes a run what it is."""
+
+    seed: int = 0
+    columns: Columns = field(default_factory=Columns)
+    text: Text = field(default_factory=Text)
+    stage_one: StageOne = field(default_factory=StageOne)
+    codes: Codes = field(default_factory=Codes)
+    stage_two: StageTwo = field(default_factory=StageTwo)
+    joining: Joining = field(default_factory=Joining)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        check_at_least(0, self, "seed")
+        first = self.stage_two.distillation_state == "first"
+        if self.joining.c_dis and not first:
+            raise ValueError(
+                'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
+            )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue.
+            ValueError: Texts are to be joined, and the items have none.
+        """
+        if self.joining.graph_text and data.texts(self.text.fields) is None:
+            raise ValueError("joining.graph_text must be false: the items have no texts")
+        return check_embeddings((self.text.embedding, *self.text.further), data)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the stage I model is trained on ids alone as well."""
+        return self.evaluation.reference or self.codes.source not in ("integrated", "semantic")

@@ -1,0 +1,158 @@
+"""PRORec's item embeddings, models and losses (sections 3.3, 3.4 and 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal
+
+import torch
+from fusion import ModalityAdaptionLayer, alignment_loss
+from genrec import (
+    DIN,
+    Batch,
+    SASRec,
+    candidate_cross_entropy,
+    distillation_loss,
+    sample_candidates,
+)
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from semrec.prorec.config import StageOne, StageTwo
+from semrec.shared.data import standardised
+
+Tables = Mapping[str, Float[Tensor, "items dim"]]
+"""Item embeddings by name: "collaborative" is E_C, "adapted" E_T."""
+
+
+class ItemEncoder(nn.Module):
+    """The item embeddings of stage I: E_C, a table, and E_T = MAL(E_S) (eq. 2).
+
+    Args:
+        semantic: E_S, standardised.
+        config: Which of them the sequence model reads.
+    """
+
+    semantic: Tensor
+
+    def __init__(self, semantic: Float[Tensor, "items semantic_dim"], config: StageOne) -> None:
+        super().__init__()
+        self.config = config
+        self.collaborative = nn.Parameter(torch.randn(len(semantic), config.dim) * 0.02)
+        self.adaption = ModalityAdaptionLayer(semantic.shape[1], config.dim)
+        self.register_buffer("semantic", semantic, persistent=False)
+
+    def adapted(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
+        """E_T of some items or of all, scaled to the size of the collaborative table."""
+        semantic = self.semantic if rows is None else self.semantic[rows]
+        adapted: Tensor = self.config.adapted_weight * self.adaption(semantic)
+        return adapted
+
+    def forward(self) -> Float[Tensor, "items dim"]:
+        """What the sequence model reads and ranks."""
+        if self.config.item_input == "collaborative":
+            return self.collaborative
+        return self.collaborative + self.adapted()
+
+
+def integrated(
+    tables: Tables, which: Literal["collaborative", "adapted", "sum", "concatenated"]
+) -> Float[Tensor, "items integrated_dim"]:
+    """The integrated embeddings, of length 1; the paper leaves open which they are."""
+    unit = partial(nn.functional.normalize, dim=-1)
+    collaborative, adapted = tables["collaborative"], tables["adapted"]
+    if which == "concatenated":
+        return unit(torch.cat([unit(collaborative), unit(adapted)], dim=1))
+    options = {"collaborative": collaborative, "adapted": adapted, "sum": collaborative + adapted}
+    return unit(options[which])
+
+
+def concatenated(
+    semantic: Float[Tensor, "items semantic_dim"],
+    collaborative: Float[Tensor, "items dim"],
+    *,
+    unit: bool,
+) -> Float[Tensor, "items both"]:
+    """E_S, reduced by PCA to the width of E_C, beside E_C (section 4.4's concatenation).
+
+    Args:
+        semantic: E_S.
+        collaborative: E_C of a model trained on ids alone.
+        unit: Whether the rows of both are scaled to length 1 first.
+    """
+    reduced = standardised(semantic.cpu().numpy(), collaborative.shape[1])
+    parts = [reduced.to(collaborative), collaborative]
+    if unit:
+        parts = [nn.functional.normalize(part, dim=1) for part in parts]
+    return torch.cat(parts, dim=1)
+
+
+def stage_one_model(config: StageOne, semantic: Tensor) -> SASRec | DIN:
+    """The sequential recommendation model of section 3.3 over an `ItemEncoder`."""
+    encoder = ItemEncoder(semantic, config)
+    if config.backbone == "din":
+        return DIN(
+            len(semantic), dim=config.dim, recency=config.history_length, item_encoder=encoder
+        )
+    return SASRec(
+        len(semantic),
+        dim=config.dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        history_length=config.history_length,
+        dropout=config.dropout,
+        item_encoder=encoder,
+        similarity=config.similarity,
+        temperature=config.temperature,
+    )
+
+
+def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """L_seq and alpha L_align (eq. 3-5), on the embeddings of the items that the batch needs."""
+    assert isinstance(model, SASRec | DIN)
+    encoder = model.item_encoder
+    assert isinstance(encoder, ItemEncoder)
+    num_items, device = model.num_items, batch.history.device
+    if isinstance(model, DIN):
+        negatives = sample_candidates(batch.targets, num_items, config.num_negatives)
+    else:
+        negatives = config.draw(num_items, device)
+    rows = config.rows(num_items, batch.history, batch.targets, negatives)
+    vectors: Tensor = encoder.collaborative
+    collaborative = vectors[rows]
+    if config.alpha or config.item_input == "sum":
+        adapted = encoder.adapted(rows)
+    if config.item_input == "sum":
+        vectors = torch.zeros_like(vectors).index_copy(0, rows, collaborative + adapted)
+
+    if isinstance(model, DIN):
+        scores = model(batch.history, negatives, vectors)
+        losses = {"next_item": candidate_cross_entropy(scores, negatives)}
+    else:
+        states = model(batch.history, vectors)
+        losses = {"next_item": config.next_item(states, vectors, batch.targets, negatives)}
+    if config.alpha:
+        drawn = torch.randperm(len(rows), device=device)[: config.alignment_items]
+        losses["alignment"] = config.alpha * alignment_loss(
+            collaborative[drawn], adapted[drawn], temperature=config.alignment_temperature
+        )
+    return losses
+
+
+def stage_two_loss(
+    config: StageTwo, integrated: Tensor, model: nn.Module, batch: Batch
+) -> dict[str, Tensor]:
+    """L_gen and beta L_distillation (eq. 6-8)."""
+    output = model(batch.history, batch.targets)
+    losses = {"generation": output.loss}
+    if config.beta:
+        losses["distillation"] = config.beta * distillation_loss(
+            output.distillation,
+            integrated,
+            batch.targets,
+            num_negatives=min(config.distillation_negatives, len(integrated)),
+            similarity=config.distillation_similarity,
+            temperature=config.distillation_temperature,
+        )
+    return losses

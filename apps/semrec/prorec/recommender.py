@@ -1,0 +1,141 @@
+"""What answers histories by a complete run: generation, or what is joined to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from genrec import (
+    Answers,
+    Ranked,
+    Recommender,
+    Seq2Seq,
+    beam_search,
+    exact_scores,
+    load_model,
+    query_batches,
+)
+from jaxtyping import Int
+from torch import Tensor
+
+from semrec.prorec.config import Config, Joining
+from semrec.prorec.joined import dense_candidates, load_scorers
+from semrec.prorec.joining import Candidates, Scorer, candidates_of
+from semrec.shared.run import load_tensors, read_json
+
+
+class JoinedRecommender(Answers):
+    """Answers histories by generation with other scores joined to it.
+
+    Scores are log p(item | history) plus each feature times its weight; they tell the order alone.
+    The generator reads the newest items of a history; each feature has all of it, as in the test.
+
+    Args:
+        model: The generator; put into eval mode.
+        item_ids: Id of each item row.
+        scorers: The features of all items, by name.
+        weights: Of the features.
+        joining: What the scores are added to, and what else becomes a candidate.
+        popularity: How often each item was had.
+        num_beams: Items that generation gives; as many as are asked for, where those are more.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        item_ids: Sequence[str],
+        *,
+        scorers: Mapping[str, Scorer],
+        weights: Mapping[str, float],
+        joining: Joining,
+        popularity: Int[Tensor, " items"] | None,
+        num_beams: int = 100,
+    ) -> None:
+        self.num_beams = num_beams
+        self.model, self.weights, self.joining = model.eval(), weights, joining
+        self.tables = self.model.tables()
+        self.dense = dense_candidates(scorers, joining.candidates)
+        self.scorers = {
+            name: scorer
+            for name, scorer in scorers.items()
+            if weights.get(name) or name in self.dense or name == joining.base
+        }
+        super().__init__(
+            item_ids,
+            num_items=model.trie.num_items,
+            history_length=sys.maxsize,
+            device=model.trie.device,
+            popularity=popularity,
+        )
+
+    def rank(
+        self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
+    ) -> Ranked:
+        """Returns each history's best items by the joined scores."""
+        found = self._candidates(history, exclude, allowed, max(self.num_beams, top_k))
+        return Ranked.best(found.scores(self.weights), top_k, items=found.items)
+
+    @torch.inference_mode()
+    def _candidates(
+        self,
+        history: Int[Tensor, "batch length"],
+        exclude: Int[Tensor, "batch excluded"] | None,
+        allowed: Tensor | None,
+        num_beams: int,
+    ) -> Candidates:
+        """The items to be ranked, all of which may be returned."""
+        model, num_items = self.model, self.model.trie.num_items
+        histories = [row[row < num_items] for row in history.cpu().numpy()]
+        ((_, history),) = query_batches(
+            histories,
+            num_items=num_items,
+            history_length=model.config.history_length,
+            batch_size=len(histories),
+        )
+        history = history.to(self.device)
+        permitted = self.permitted(len(history), exclude, allowed)
+        if self.joining.exact:
+            scores = exact_scores(model, model.trie, history, tables=self.tables)
+            found = Ranked.best(scores, num_beams, permitted=permitted)
+        else:
+            found = beam_search(
+                model,
+                model.trie,
+                history,
+                num_beams=num_beams,
+                top_k=num_beams,
+                exclude=exclude,
+                allow=allowed,
+                tables=self.tables,
+            )
+        return candidates_of(
+            model,
+            histories,
+            (found.items.cpu(), found.scores.cpu()),
+            self.scorers,
+            dense=self.dense,
+            permitted=None if permitted is None else permitted.cpu(),
+            tables=self.tables,
+        ).on(self.joining.base)
+
+
+def load_recommender(
+    run: Path, config: Config, device: torch.device, num_beams: int = 100
+) -> Recommender | JoinedRecommender:
+    """The recommender of a complete run: a joined one where the run joins."""
+    if not config.joining.any:
+        return Recommender.load(run / "stage_two/model", device=device, num_beams=num_beams)
+    saved = load_model(run / "stage_two/model")
+    model, joined = saved.model.to(device).eval(), run / "joined"
+    features = load_tensors(joined / "features.safetensors")
+    return JoinedRecommender(
+        model,
+        saved.item_ids,
+        scorers=load_scorers(config, model, features, run, "stage_one"),
+        weights=read_json(joined / "stage.json")["weights"],
+        joining=config.joining,
+        popularity=saved.popularity,
+        num_beams=num_beams,
+    )

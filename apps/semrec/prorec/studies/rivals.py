@@ -1,0 +1,197 @@
+"""PRORec's rivals, tuned on validation: each has as many trials as every other, ours included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from evalrec import Report
+
+from semrec.prorec.studies.two_codes import two_codes, two_codes_stage
+from semrec.prorec.system import Pipeline
+from semrec.shared.item_tables import Items
+from semrec.shared.rivals import NAMES, RivalBackbone
+
+DENSE_TRIALS: tuple[dict[str, Any], ...] = (
+    {},
+    {"dropout": 0.2},
+    {"learning_rate": 5e-4},
+    {"temperature": 0.1},
+    {"dropout": 0.5},
+    {"learning_rate": 2e-3},
+    {"temperature": 0.05},
+    {"num_layers": 1},
+)
+"""What is tried of sequence models, in this order, beside the run's own values."""
+
+GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
+    {},
+    {"learning_rate": 2e-3},
+    {"dropout": 0.4},
+    {"dropout": 0.1},
+    {"learning_rate": 5e-4},
+    {"label_smoothing": 0.1},
+    {"dropout": 0.3},
+    {"num_decoder_layers": 2},
+)
+"""What is tried of models that generate codes."""
+
+_TIGER = {
+    "num_encoder_layers": 4,
+    "num_decoder_layers": 4,
+    "feedforward_dim": 1024,
+    "history_input": "codes",
+    "train_item_vectors": False,
+    "output_vocabulary": "level",
+    "scoring": "masked",
+    "node_start": "random",
+    "history_bias": False,
+    "beta": 0.0,
+    "distillation_state": "last",
+}
+_TIGER_CODES = {
+    "source": "semantic",
+    "quantizer": "rqvae",
+    "codebook_size": 256,
+    "balanced": None,
+    "num_levels": 3,
+    "collisions": "suffix",
+    "epochs": None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """What a search needs of a model.
+
+    Attributes:
+        pipeline: The variant of the run that is it, untuned.
+        part: The part of the configuration that trials change.
+        trials: What they change there.
+        train: Trains a variant, unless it is there.
+        stage: The stage that `train` left, whose facts have the validation.
+        test: The test's report of a variant.
+    """
+
+    pipeline: Pipeline
+    part: str
+    trials: Sequence[dict[str, Any]]
+    train: Callable[[Pipeline], object]
+    stage: Callable[[Pipeline], str]
+    test: Callable[[Pipeline], Report]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """The best of a contestant's trials.
+
+    Attributes:
+        reports: Its tests, one a seed.
+        validation: NDCG@10 on validation, seen items filtered, by which it was chosen.
+        chosen: What it changes, in words.
+    """
+
+    reports: list[Report]
+    validation: float
+    chosen: str
+
+
+def settings(contestant: Contestant) -> dict[str, Pipeline]:
+    """What can be tried of a contestant, by what it changes in words; each setting once."""
+    found: dict[str, Pipeline] = {}
+    configs: list[Any] = []
+    for changes in contestant.trials:
+        variant = contestant.pipeline.varied(seed=None, **{contestant.part: changes})
+        if variant.config not in configs:
+            configs.append(variant.config)
+            words = ", ".join(f"{name} {value}" for name, value in changes.items())
+            found[words or "the run's own"] = variant
+    return found
+
+
+def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> Searched:
+    """Tries a contestant's settings with the first seed, and tests the best with all.
+
+    Args:
+        contestant: The model.
+        num_trials: How many of its settings are tried.
+        seeds: For the test.
+
+    Raises:
+        ValueError: There are fewer settings, or none is to be tried.
+    """
+    possible = settings(contestant)
+    if not 1 <= num_trials <= len(possible):
+        raise ValueError(f"num_trials must be in [1, {len(possible)}], got {num_trials}")
+    found: dict[str, tuple[float, Pipeline]] = {}
+    for number, (words, variant) in enumerate(list(possible.items())[:num_trials], start=1):
+        variant.run.screen.say(f"-- trial {number} of {num_trials}: {words}")
+        first = variant.varied(seed=seeds[0])
+        contestant.train(first)
+        value = first.run.facts(contestant.stage(first))["validation"]["ndcg@10 filtered"]
+        found[words] = (float(value), variant)
+    chosen = max(found, key=lambda words: found[words][0])
+    validation, best = found[chosen]
+    return Searched(
+        reports=[contestant.test(best.varied(seed=seed)) for seed in seeds],
+        validation=validation,
+        chosen=chosen,
+    )
+
+
+def prorec(pipeline: Pipeline) -> Contestant:
+    """The run itself; what is tried is of its stage II."""
+    return Contestant(
+        pipeline=pipeline,
+        part="stage_two",
+        trials=GENERATOR_TRIALS,
+        train=Pipeline.generator,
+        stage=lambda variant: variant.generator_stage,
+        test=Pipeline.test,
+    )
+
+
+def tiger(pipeline: Pipeline) -> Contestant:
+    """TIGER: RQ-VAE codes of the text with a last one for uniqueness, four layers a side."""
+    return prorec(pipeline.varied(codes=_TIGER_CODES, stage_two=_TIGER))
+
+
+def eager(pipeline: Pipeline) -> Contestant:
+    """EAGER: a code of the text and one of the behaviour, a decoder for each."""
+    changes = {"history_input": "vectors", "output_vocabulary": "node", "scoring": "renormalized"}
+    return Contestant(
+        pipeline=pipeline.varied(stage_two=changes),
+        part="stage_two",
+        trials=GENERATOR_TRIALS,
+        train=two_codes,
+        stage=two_codes_stage,
+        test=two_codes,
+    )
+
+
+def dense_rivals(pipeline: Pipeline) -> dict[str, Contestant]:
+    """Sequence models that rank the catalogue, in stage I's sizes: titles to contestants."""
+    sampled = pipeline.config.stage_one.num_negatives or 2048
+    kinds: list[tuple[RivalBackbone, Items, str, int]] = [
+        ("sasrec", "ids", ", full softmax", 0),
+        ("sasrec", "ids", f", {sampled} negatives", sampled),
+        ("sasrec", "content", "", sampled),
+        ("sasrec", "both", "", sampled),
+        ("gru4rec", "ids", "", sampled),
+        ("bert4rec", "ids", "", sampled),
+        ("hstu", "ids", "", sampled),
+    ]
+    read = {"ids": "ids", "content": "text", "both": "ids and text"}
+    return {
+        f"{NAMES[backbone]}, {read[items]}{loss}": Contestant(
+            pipeline=pipeline.varied(stage_one={"num_negatives": negatives}),
+            part="stage_one",
+            trials=DENSE_TRIALS,
+            train=partial(Pipeline.rival, backbone=backbone, items=items),
+            stage=partial(Pipeline.rival_stage, backbone=backbone, items=items),
+            test=partial(Pipeline.rival, backbone=backbone, items=items),
+        )
+        for backbone, items, loss, negatives in kinds
+    }

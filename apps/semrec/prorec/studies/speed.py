@@ -1,0 +1,106 @@
+"""How long one code an item takes at inference, and how long two (figure 2)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from genrec import Ranked, beam_search, query_batches
+from jaxtyping import Int
+from torch import Tensor
+
+from semrec.prorec.report import MODEL
+from semrec.prorec.studies.two_codes import both, load_two_codes
+from semrec.prorec.system import Pipeline
+
+ROUNDS = 7
+AT_ONCE = (1, 32)
+"""How many users are answered together; the one is latency, the other throughput."""
+
+System = Callable[[Int[Tensor, "users length"]], Ranked]
+
+
+def measure_speed(pipeline: Pipeline) -> dict[str, dict[str, list[float]]]:
+    """The stage "speed": seconds a user at beam 100 and top 5, of the run's code and of two.
+
+    Returns:
+        By system and users at once: median, lower and upper quartile over the rounds.
+    """
+    num_beams = min(100, len(pipeline.data.catalog))
+    parts = dict.fromkeys((*pipeline.stage_two_parts, *both(pipeline).stage_two_parts))
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        one, two = pipeline.generator().eval(), load_two_codes(pipeline)
+        one_tables, two_tables = one.tables(), two.tables()
+        systems: dict[str, System] = {
+            MODEL: lambda history: beam_search(
+                one, one.trie, history, num_beams=num_beams, top_k=5, tables=one_tables
+            ),
+            "two codes": lambda history: two.beam_search(
+                history, num_beams=num_beams, top_k=5, tables=two_tables
+            ),
+        }
+        histories = pipeline.data.split.test.histories[: max(AT_ONCE)]
+        batches = {
+            count: [
+                history.to(pipeline.device)
+                for _, history in query_batches(
+                    histories,
+                    num_items=len(pipeline.data.catalog),
+                    history_length=pipeline.config.stage_two.history_length,
+                    batch_size=count,
+                )
+            ]
+            for count in AT_ONCE
+        }
+        with pipeline.run.screen.bar("speed") as bar:
+            return {"by_system": timed(systems, batches, len(histories), bar.update)}
+
+    facts = pipeline.run.stage(pipeline.stage("speed", *parts), build)
+    found: dict[str, dict[str, list[float]]] = facts["by_system"]
+    return found
+
+
+def timed(
+    systems: Mapping[str, System],
+    batches: Mapping[int, Sequence[Int[Tensor, "users length"]]],
+    num_users: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds a user, measured in turn, so that what else the machine does hits all systems.
+
+    Args:
+        systems: What answers a batch of histories.
+        batches: The same users' histories, by how many are in a batch.
+        num_users: How many they are.
+        progress: Called with the rounds done and the rounds in all.
+
+    Returns:
+        By system and users at once: median, lower and upper quartile over the rounds; a first
+        round warms up and does not count.
+    """
+    seconds: dict[str, dict[str, list[float]]] = {
+        name: {str(count): [] for count in batches} for name in systems
+    }
+    for number in range(ROUNDS + 1):
+        for count, histories in batches.items():
+            for name, answer in systems.items():
+                start = time.perf_counter()
+                for history in histories:
+                    answer(history).items.cpu()  # waits for the device
+                if number:
+                    taken = (time.perf_counter() - start) / num_users
+                    seconds[name][str(count)].append(taken)
+        progress(number, ROUNDS)
+    return {
+        name: {count: _quartiles(values) for count, values in rows.items()}
+        for name, rows in seconds.items()
+    }
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [median, low, high]

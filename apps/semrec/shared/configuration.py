@@ -1,0 +1,86 @@
+"""A run's configuration: a dataclass of tables, from its defaults and a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from semrec.shared.run import ExperimentError
+
+Config = TypeVar("Config")
+
+
+def load_config(kind: type[Config], path: Path | None) -> Config:
+    """Returns the defaults of `kind`, overridden by the tables of a TOML file.
+
+    Args:
+        kind: A frozen dataclass whose fields are values, or dataclasses for the TOML's tables.
+        path: The file; None gives the defaults.
+
+    Raises:
+        ExperimentError: The file is no TOML, or a key or value in it is not one of `kind`.
+    """
+    if path is None:
+        return kind()
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: not TOML: {error}") from error
+    return build_config(kind, values, f"{path}")
+
+
+def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """Returns a configuration from nested mappings; what they leave out is the default.
+
+    Raises:
+        ExperimentError: A key or value is not one of `kind`; the message begins with `where`.
+    """
+    types = get_type_hints(kind)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        known = ", ".join(types)
+        raise ExperimentError(f"{where}: unknown key {unknown[0]!r}; known keys are {known}")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = types[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise ExperimentError(f"{where}: {name} must be a table, [{name}], got {value!r}")
+            arguments[name] = build_config(hint, value, f"{where}: [{name}]")  # type: ignore[arg-type]
+        else:
+            value = tuple(value) if isinstance(value, list) else value
+            if not _fits(value, hint):
+                wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
+                wanted = (wanted or str(hint)).replace("typing.", "")
+                raise ExperimentError(f"{where}: {name} must be {wanted}, got {value!r}")
+            arguments[name] = value
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise ExperimentError(f"{where}: {error}") from error
+
+
+def check_at_least(lowest: int, config: object, *names: str) -> None:
+    """Raises ValueError unless each of these values of a configuration is `lowest` or more."""
+    for name in names:
+        value = getattr(config, name)
+        if value < lowest:
+            raise ValueError(f"{name} must be at least {lowest}, got {value}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a TOML value is of a type; a whole number may stand for a float."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(part, arguments[0]) for part in value)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if isinstance(value, bool) or hint is bool:
+        return hint is bool and isinstance(value, bool)
+    return isinstance(value, (int, float) if hint is float else hint)

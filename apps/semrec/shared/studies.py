@@ -1,0 +1,278 @@
+"""`study NAME`: variants of a run side by side, each trained in the run's folder and kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import typer
+from evalrec import Comparison, Report, compare
+from rich.console import Console
+
+from semrec.shared.report.figures import Bars, Panel, bars, curves
+from semrec.shared.report.page import Html, Section, table
+from semrec.shared.run import Run, read_json, replacing, write_json
+from semrec.shared.setting import Setting
+
+StudyArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of those above")]
+SeedsOption = Annotated[
+    str | None, typer.Option(help="Seeds by commas; all variants with each. The run's own if unset")
+]
+
+ValuesOption = Annotated[
+    str | None, typer.Option(help="What a study of one setting goes through, by commas")
+]
+
+AnyPipeline = TypeVar("AnyPipeline", bound=Setting)
+Study = Callable[[AnyPipeline, Sequence[int]], "Outcome"]
+"""Trains what a study needs for each of the seeds, and says what came of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a study found.
+
+    Attributes:
+        title: Its heading in the report.
+        note: What is compared, and where it stands in the paper.
+        systems: Test reports of each variant, one a seed. The first is what the others are
+            compared with.
+        facts: Further columns: by variant, name and value.
+        places: Where each variant stands on the axis of a line chart, for a study of a number;
+            bars where there are none.
+        axis: What that number is.
+        figures: Further figures, below.
+        k: Cut-off of the table; the last one of the reports where they lack it.
+    """
+
+    title: str
+    note: str
+    systems: Mapping[str, Sequence[Report]]
+    facts: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
+    places: Mapping[str, float] = field(default_factory=dict)
+    axis: str = ""
+    figures: Sequence[Html] = ()
+    k: int = 10
+
+
+def studies_help(studies: Mapping[str, Study[AnyPipeline]]) -> str:
+    """The help text of `study`: what each study asks, from the docstrings."""
+    lines = [f"{name}: {(study.__doc__ or '').strip()}" for name, study in studies.items()]
+    return "\n\n".join(
+        [
+            "Train variants of a run beside it and compare them in its report. What another study "
+            "or the run itself has trained is not trained again.",
+            *lines,
+        ]
+    )
+
+
+def choose_study(studies: Mapping[str, Study[AnyPipeline]], name: str) -> Study[AnyPipeline]:
+    """The study of that name; a usage error where there is none."""
+    if name not in studies:
+        raise typer.BadParameter(f"NAME must be one of {', '.join(studies)}, got {name!r}")
+    return studies[name]
+
+
+def with_values(
+    studies: Mapping[str, Study[AnyPipeline]], name: str, values: str | None
+) -> Study[AnyPipeline]:
+    """A study with the values that it is to go through.
+
+    Args:
+        studies: Those of the app; some have a parameter `values`, whose type says what it takes.
+        name: Which of them.
+        values: By commas; None leaves those that it has.
+    """
+    study = choose_study(studies, name)
+    if values is None:
+        return study
+    kinds = {n: get_type_hints(one).get("values") for n, one in studies.items()}
+    if kinds[name] is None:
+        known = ", ".join(n for n, kind in kinds.items() if kind) or "no study"
+        raise typer.BadParameter(f"--values must be unset for {name}: {known} take it")
+    parts = [part.strip() for part in values.split(",")]
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise typer.BadParameter(f"--values must be different values by commas, got {values!r}")
+    (kind,) = get_args(kinds[name])
+    given: Callable[..., Outcome] = study
+    return partial(given, values=[_value(part, kind) for part in parts])
+
+
+def _value(text: str, kind: type) -> int | float | str:
+    """A value of a study; numbers are positive."""
+    if kind is str:
+        return text
+    words = {int: "whole numbers", float: "numbers"}[kind]
+    try:
+        value: int | float = kind(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--values must be {words}, got {text!r}") from error
+    if not value > 0:
+        raise typer.BadParameter(f"--values must be positive, got {text!r}")
+    return value
+
+
+def parse_seeds(seeds: str | None, own: int) -> list[int]:
+    """The seeds that a command line names; the run's own where it names none."""
+    if seeds is None:
+        return [own]
+    try:
+        found = [int(part) for part in seeds.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--seeds must be whole numbers by commas, got {seeds}") from error
+    if min(found) < 0:
+        raise typer.BadParameter(f"--seeds must be at least 0, got {seeds}")
+    if len(set(found)) < len(found):
+        raise typer.BadParameter(f"--seeds must be different, got {seeds}")
+    return found
+
+
+def tested(
+    variants: Mapping[str, AnyPipeline],
+    seeds: Sequence[int],
+    test: Callable[[AnyPipeline], Report],
+) -> dict[str, list[Report]]:
+    """Tests variants with each of the seeds, and says which of them it is at.
+
+    Args:
+        variants: By the names that tables give them.
+        seeds: All variants are tested with each.
+        test: Trains one unless it is there, and tests it.
+
+    Returns:
+        Reports by variant, one a seed.
+    """
+    systems = {}
+    for number, (name, variant) in enumerate(variants.items(), start=1):
+        place = f" ({number} of {len(variants)})" if len(variants) > 1 else ""
+        variant.run.screen.say(f"-- {name}{place}")
+        systems[name] = [test(variant.varied(seed=seed)) for seed in seeds]
+    return systems
+
+
+def run_study(
+    name: str,
+    study: Study[AnyPipeline],
+    pipeline: AnyPipeline,
+    seeds: Sequence[int],
+    run_stages: Callable[[AnyPipeline], object],
+) -> None:
+    """Goes through a study, then through the run that it belongs to, and prints what it found.
+
+    Args:
+        name: The study's.
+        study: As in the app's studies.
+        pipeline: The run's.
+        seeds: All variants are trained with each.
+        run_stages: Completes the run and writes its report, the study's card included.
+    """
+    outcome = study(pipeline, seeds)
+    comparison = keep_study(pipeline.run, name, outcome)
+    run_stages(pipeline)
+    typer.echo()
+    Console().print(comparison)
+    typer.echo(f"report: {pipeline.run.path / 'report.html'}")
+
+
+def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
+    """Writes a study's comparison into the run: for `study_sections` to show, and in Markdown."""
+    ks = next(iter(outcome.systems.values()))[0].ks
+    k = outcome.k if outcome.k in ks else ks[-1]
+    comparison = compare(outcome.systems, metrics=(f"recall@{k}", f"ndcg@{k}"))
+    header, rows = _comparison_rows(comparison, outcome.facts)
+    folder = run.path / "studies"
+    folder.mkdir(exist_ok=True)
+    lines = [f"# {outcome.title}", "", outcome.note, "", *_markdown_lines(header, rows)]
+    with replacing(folder / f"{name}.md") as beside:
+        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_json(
+        folder / f"{name}.json",
+        {
+            "title": outcome.title,
+            "note": outcome.note,
+            "comparison": comparison.to_json(),
+            "facts": {row: dict(values) for row, values in outcome.facts.items()},
+            "body": [table(header, rows), *_figures(comparison, outcome)],
+        },
+    )
+    return comparison
+
+
+def study_sections(run: Run) -> list[Section]:
+    """The cards of all studies that a run has."""
+    found = [read_json(path) for path in sorted((run.path / "studies").glob("*.json"))]
+    return [
+        Section(
+            title=f"Study: {study['title']}",
+            body=[Html(part) for part in study["body"]],
+            note=study["note"],
+        )
+        for study in found
+    ]
+
+
+def _comparison_rows(
+    comparison: Comparison, facts: Mapping[str, Mapping[str, float | str]]
+) -> tuple[list[str], list[list[Any]]]:
+    """A row a variant: its figures, the spread of its seeds, and whether it differs from the first.
+
+    Every p-value is that of the paired bootstrap over users, corrected by Holm over the table.
+    """
+    columns = [
+        (mode, metric) for mode in ("unfiltered", "filtered") for metric in comparison.metrics
+    ]
+    header = ["variant", "seeds"]
+    for mode, metric in columns:
+        header += [f"{metric}, {mode}", "p"]
+    further = list(dict.fromkeys(name for values in facts.values() for name in values))
+    p_values = {(d.system, d.mode, d.metric): d.bootstrap_p for d in comparison.differences}
+    rows = []
+    for system in comparison.systems:
+        row: list[Any] = [system.name, system.num_seeds]
+        for mode, metric in columns:
+            spread = system.seed_spread and f" ± {system.seed_spread[mode, metric]:.4f}"
+            row.append(f"{system.figures[mode, metric].mean:.4f}{spread or ''}")
+            p_value = p_values.get((system.name, mode, metric))
+            row.append("" if p_value is None else f"{p_value:.3f}")
+        own = facts.get(system.name, {})
+        rows.append([*row, *(own.get(name, "") for name in further)])
+    return [*header, *further], rows
+
+
+def _markdown_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return [
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+    ]
+
+
+def _figures(comparison: Comparison, outcome: Outcome) -> list[Html]:
+    """NDCG@10 or what stands for it, as bars with intervals over users, or over a number."""
+    metric = comparison.metrics[-1]
+    shown = {"all items": "unfiltered", "seen filtered": "filtered"}
+    if outcome.places:
+        lines = {
+            label: [
+                (outcome.places[system.name], system.figures[mode, metric].mean)
+                for system in comparison.systems
+                if system.name in outcome.places
+            ]
+            for label, mode in shown.items()
+        }
+        lines = {label: sorted(points) for label, points in lines.items()}
+        chart = curves([Panel(title=f"{metric}", lines=lines, x_label=outcome.axis, mark="max")])
+    else:
+        chart = bars(
+            [
+                Bars(
+                    title=f"{metric}, {label}",
+                    values={s.name: s.figures[mode, metric] for s in comparison.systems},
+                )
+                for label, mode in shown.items()
+            ]
+        )
+    return [chart, *outcome.figures]

@@ -1,0 +1,1 @@
+"""TSSR, end to end."""

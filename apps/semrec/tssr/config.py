@@ -1,0 +1,215 @@
+"""TSSR's configuration: content, the model and its training, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from semtok import Catalog
+
+from semrec.shared.configuration import check_at_least
+from semrec.shared.data import STORED, Choosing, Columns, Data, check_embeddings, field_groups
+from semrec.shared.training import SequenceModel
+from semrec.tssr.encoders import ContentEncoder, Encoder
+from semrec.tssr.images import RANDOM, ImageEncoder, image_paths
+from semrec.tssr.texts import TextEncoder
+
+Streams = tuple[str, ...]
+
+ONLY_IDS = (
+    "head must be 'ids', as in the paper, where content is encoded end to end, got {!r}: it would "
+    "encode every negative's content too"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What items say of themselves.
+
+    Attributes:
+        mode: "stored" embeddings through a trained projection; or "end-to-end", the network that
+            makes the embeddings trained with the rest, as in the paper.
+        embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
+            stored embeddings; end to end, a sentence-transformers one.
+        streams: The catalogue's fields of each content stream, joined by "+". The paper has one;
+            more are its second limitation lifted.
+        dim: Dimensions of stored embeddings kept by PCA.
+        image_field: The field with the path of an item's image; a stream of it alone is of images.
+        image_embedding: "resnet50", or a name that open_clip knows.
+        image_weights: As torchvision or open_clip name them, "" for their usual ones; a
+            .safetensors file; or, end to end, "random".
+        encoder: How networks are trained end to end.
+    """
+
+    mode: Literal["stored", "end-to-end"] = "stored"
+    embedding: str = "minilm"
+    streams: Streams = ("title+brand+categories",)
+    dim: int = 128
+    image_field: str = "image"
+    image_embedding: str = "resnet50"
+    image_weights: str = ""
+    encoder: Encoder = field(default_factory=Encoder)
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "dim")
+        if self.mode not in ("stored", "end-to-end"):
+            raise ValueError(f"mode must be 'stored' or 'end-to-end', got {self.mode!r}")
+        if not self.streams or not all(self.fields):
+            raise ValueError(f"streams must name fields, such as 'title+brand', got {self.streams}")
+        for names in self.fields:
+            if self.image_field in names and not self.is_image(names):
+                raise ValueError(
+                    f"streams must have {self.image_field!r}, the images, for itself, "
+                    f"got {'+'.join(names)!r}"
+                )
+        if self.mode == "stored":
+            if self.encoder != Encoder():
+                raise ValueError("mode must be 'end-to-end' where [encoder] is set, got 'stored'")
+            if self.image_weights == RANDOM:
+                raise ValueError("image_weights must not be 'random' for stored embeddings")
+        elif not all(map(self.is_image, self.fields)) and (
+            self.embedding == "lsa" or self.embedding.endswith(STORED)
+        ):
+            raise ValueError(
+                "embedding must be minilm, or the name or folder of a sentence-transformers model, "
+                f"to be trained end to end, got {self.embedding!r}"
+            )
+
+    @property
+    def fields(self) -> tuple[tuple[str, ...], ...]:
+        """The fields of each stream."""
+        return field_groups(self.streams)
+
+    def is_image(self, fields: Sequence[str]) -> bool:
+        """Whether a stream of these fields is of images."""
+        return tuple(fields) == (self.image_field,)
+
+    def check(self, catalog: Catalog) -> None:
+        """Refuses streams that a catalogue cannot fill, before anything is trained.
+
+        Raises:
+            CatalogError: An image is missing.
+            ValueError: A stream has no field of the catalogue to be embedded.
+        """
+        for fields in self.fields:
+            if self.is_image(fields):
+                image_paths(catalog, self.image_field)
+            elif not self.embedding.endswith(STORED):
+                catalog.texts(fields)
+
+    def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
+        """The content encoders of the end-to-end mode, one a stream, to be given to `TwoStream`.
+
+        Args:
+            catalog: The items; row i is item i.
+            dim: Width of the vectors: the model's.
+
+        Raises:
+            CatalogError: An image is missing.
+            ValueError: A stream has no field of the catalogue, or `encoder` does not fit a network.
+        """
+        found: list[ContentEncoder] = []
+        for fields in self.fields:
+            if self.is_image(fields):
+                encoder: ContentEncoder = ImageEncoder(
+                    image_paths(catalog, self.image_field),
+                    dim,
+                    model=self.image_embedding,
+                    weights=self.image_weights,
+                    options=self.encoder,
+                )
+            else:
+                texts = catalog.texts(fields)
+                encoder = TextEncoder(texts, dim, model=self.embedding, options=self.encoder)
+            found.append(encoder)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(SequenceModel):
+    """The two-stream model and its training (sections 3.2 to 3.5); the baselines share it.
+
+    Differs: where the paper's choice is named below, it is another than the default, which did
+    better on the validation users of Amazon Beauty (apps/README.md).
+
+    Attributes:
+        head: What states are compared with: the id embeddings, as in the paper, or their sum with
+            the content's.
+        id_start: What id embeddings are before training: "random", as in the paper, or the first
+            principal components of the content.
+        num_layers: Layers of each unimodal encoder.
+        num_cross_layers: Layers of the cross-modal encoder, a direction; the authors' code has 4.
+        user_weight: lambda_1 of eq. 4; 1 in the paper.
+        item_weight: lambda_2 of eq. 4; 1 in the paper.
+        contrast_temperature: tau of eq. 1; .2 in the authors' code.
+        item_temperature: tau of eq. 2; the authors' code divides by none, which is 1.
+        item_similarity: s of eq. 2; the paper's is the inner product, "dot".
+        residual_start: What each part of the cross-modal encoder is scaled by at first; 1e-8 in the
+            authors' code, 1 for none.
+    """
+
+    head: Literal["ids", "sum"] = "sum"
+    id_start: Literal["random", "content"] = "content"
+    num_layers: int = 1
+    num_cross_layers: int = 1
+    feedforward_dim: int = 256
+    user_weight: float = 0.1
+    item_weight: float = 0.1
+    contrast_temperature: float = 0.2
+    item_temperature: float = 0.1
+    item_similarity: Literal["dot", "cosine"] = "cosine"
+    residual_start: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, self, "user_weight", "item_weight")
+        for name in ("contrast_temperature", "item_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Choosing):
+    """How models are chosen and tested.
+
+    Attributes:
+        baselines: Whether SASRec on ids, on content and on both is trained too (table 1).
+    """
+
+    baselines: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that makes a run what it is."""
+
+    seed: int = 0
+    columns: Columns = field(default_factory=Columns)
+    content: Content = field(default_factory=Content)
+    model: Model = field(default_factory=Model)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        check_at_least(0, self, "seed")
+        if self.content.mode == "end-to-end" and self.model.head != "ids":
+            raise ValueError(ONLY_IDS.format(self.model.head))
+        if self.content.mode == "end-to-end" and self.model.id_start != "random":
+            raise ValueError(
+                "id_start must be 'random' where content is encoded end to end and none is stored, "
+                f"got {self.model.id_start!r}"
+            )
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue, or an image is missing.
+            ValueError: A stream has no field of the catalogue to be embedded.
+        """
+        self.content.check(data.catalog)
+        return check_embeddings([self.content.embedding], data)

@@ -1,0 +1,185 @@
+"""TSSR's studies: the paper's tables and figures, and its second limitation lifted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from evalrec import Report
+
+from semrec.shared.report.figures import Scatter, scatter_panels, tsne_panel
+from semrec.shared.studies import Outcome, Study, tested
+from semrec.tssr.report import BASELINES, MODEL, agreement, stream_tables
+from semrec.tssr.system import Pipeline
+
+_WITHOUT = {
+    MODEL: {},
+    "without user-grained contrast": {"user_weight": 0.0},
+    "without item-grained contrast": {"item_weight": 0.0},
+    "without both": {"user_weight": 0.0, "item_weight": 0.0},
+}
+
+
+def hybrid(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """TSSR beside SASRec on ids, on content, and on both concatenated (table 1)."""
+    systems = tested({MODEL: pipeline}, seeds, Pipeline.tssr)
+    for items, title in BASELINES.items():
+        systems |= tested({title: pipeline}, seeds, partial(Pipeline.baseline, items=items))
+    return Outcome(
+        title="one source of item embeddings, or both",
+        note="Table 1. All are trained for the same number of epochs at most, with the same "
+        "optimiser, batches, depth and loss. p-values: TSSR against each.",
+        systems=systems,
+    )
+
+
+def contrast(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Without user-grained contrast, without item-grained, without both (figure 3)."""
+    variants = {name: pipeline.varied(model=changes) for name, changes in _WITHOUT.items()}
+    return Outcome(
+        title="hierarchical contrast",
+        note="Figure 3. Alignment: mean squared distance of the content's unit vectors to the "
+        "ids'; uniformity: lower is more even; both of the first seed.",
+        systems=tested(variants, seeds, Pipeline.tssr),
+        facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
+        k=20,
+    )
+
+
+def tsne(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Id and content embeddings in the plane, with contrast and without (figures 1 and 4)."""
+    variants = {name: pipeline.varied(model=_WITHOUT[name]) for name in (MODEL, "without both")}
+    panels: list[Scatter] = []
+    systems = tested(variants, seeds, Pipeline.tssr)
+    for name, variant in variants.items():
+        one = variant.varied(seed=seeds[0])
+        panels += [
+            tsne_panel(f"{name}: {stream}", vectors.numpy(), seed=seeds[0])
+            for stream, vectors in stream_tables(one.config, one.model()).items()
+        ]
+    return Outcome(
+        title="item embeddings with and without contrast",
+        note="Figures 1 and 4: t-SNE of the same items in each panel, coloured by 10 k-means "
+        "clusters of the panel's own embeddings; first seed.",
+        systems=systems,
+        figures=[scatter_panels(panels)],
+    )
+
+
+def batch_size(
+    pipeline: Pipeline, seeds: Sequence[int], values: Sequence[int] = (32, 64, 128, 256)
+) -> Outcome:
+    """Sequences a batch, which is the number of in-batch negatives (figure 5)."""
+    return _over(
+        pipeline,
+        seeds,
+        "batch_size",
+        values,
+        title="batch size",
+        axis="sequences a batch",
+        note="Figure 5. The learning rate is the same for all; alignment and uniformity are those "
+        "of the first seed.",
+    )
+
+
+def temperature(
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    values: Sequence[float] = tuple(step / 10 for step in range(1, 11)),
+) -> Outcome:
+    """Temperature of the user-grained contrast, .1 to 1 (section 4.1)."""
+    return _over(
+        pipeline,
+        seeds,
+        "contrast_temperature",
+        values,
+        title="temperature of user-grained contrast",
+        axis="temperature",
+        note="The paper searches {.1, .2, ..., 1}.",
+    )
+
+
+def data_share(
+    pipeline: Pipeline, seeds: Sequence[int], values: Sequence[float] = (0.8, 0.5, 0.2)
+) -> Outcome:
+    """20, 50, 80 and 100 % of the users' histories to train on, SASRec on ids beside (figure 6)."""
+    shares = {
+        f"{100 * share:g}%": pipeline.varied(model={"data_share": share})
+        for share in (pipeline.config.model.data_share, *values)
+    }
+    alone = partial(Pipeline.baseline, items="ids")
+    systems: dict[str, list[Report]] = {}
+    for share, variant in shares.items():
+        systems |= tested({f"{MODEL}, {share}": variant}, seeds, Pipeline.tssr)
+        systems |= tested({f"{BASELINES['ids']}, {share}": variant}, seeds, alone)
+    return Outcome(
+        title="amount of training data",
+        note="Figure 6. Users are drawn by the seed; the test takes all users.",
+        systems=systems,
+    )
+
+
+def modalities(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+    """Each content stream alone, all in one stream, and as streams of their own."""
+    content = pipeline.config.content
+    fields = list(dict.fromkeys(name for names in content.fields for name in names))
+    texts = [name for name in fields if not content.is_image([name])]
+    images = [name for name in fields if content.is_image([name])]
+    streams: dict[str, tuple[str, ...]] = {}
+    if len(texts) > 1 or not images:
+        one = "+".join(texts)
+        streams[", ".join([f"one stream: {one}", *images])] = (one, *images)
+    streams |= {f"{field} alone": (field,) for field in fields}
+    if len(fields) > 1:
+        streams[f"{len(fields)} streams: {', '.join(fields)}"] = tuple(fields)
+    variants = {
+        name: pipeline.varied(content={"streams": chosen}) for name, chosen in streams.items()
+    }
+    return Outcome(
+        title="several modalities",
+        note="The paper's second limitation: more than one content modality at once, each a "
+        "stream with an encoder of its own.",
+        systems=tested(variants, seeds, Pipeline.tssr),
+    )
+
+
+STUDIES: dict[str, Study[Pipeline]] = {
+    "hybrid": hybrid,
+    "contrast": contrast,
+    "tsne": tsne,
+    "batch-size": batch_size,
+    "data-share": data_share,
+    "temperature": temperature,
+    "modalities": modalities,
+}
+"""By the names of the command line."""
+
+
+def _agreement(pipeline: Pipeline, seed: int) -> dict[str, float | str]:
+    """Alignment and uniformity of the content streams of a trained variant, their means."""
+    one = pipeline.varied(seed=seed)
+    streams = agreement(one.config, one.model())
+    contents = [values for name, values in streams.items() if name != "ids"]
+    return {key: sum(v[key] for v in contents) / len(contents) for key in contents[0]}
+
+
+def _over(
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    setting: str,
+    values: Sequence[Any],
+    **texts: Any,
+) -> Outcome:
+    """A study of one number of the model, the run's own value first."""
+    own = getattr(pipeline.config.model, setting)
+    order = [own, *(value for value in values if value != own)]
+    variants: Mapping[str, Pipeline] = {
+        f"{texts['axis']} {value}": pipeline.varied(model={setting: value}) for value in order
+    }
+    return Outcome(
+        systems=tested(variants, seeds, Pipeline.tssr),
+        facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
+        places=dict(zip(variants, map(float, order), strict=True)),
+        **texts,
+    )

