@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from evalrec.blending import Candidates, Choice, pick_weights
     from evalrec.checks import check_interactions
     from evalrec.comparison import Comparison, Difference, System, compare
     from evalrec.evaluate import evaluate
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "MODES",
+    "Candidates",
+    "Choice",
     "Comparison",
     "DataError",
     "Difference",
@@ -84,6 +87,7 @@ __all__ = [
     "leave_one_out",
     "mrr",
     "ndcg",
+    "pick_weights",
     "prepare",
     "rank_items",
     "read_catalogue",
@@ -101,6 +105,7 @@ __all__ = [
 
 # Modules are loaded on first use of a name of theirs, so that `evalrec --help` answers at once.
 _MODULES = {
+    "blending": ("Candidates", "Choice", "pick_weights"),
     "checks": ("check_interactions",),
     "evaluate": ("evaluate",),
     "filtering": ("drop_repeats", "k_core", "keep_last"),
