@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evalrec.filtering import drop_repeats, k_core, keep_last
     from evalrec.findings import Finding
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
+    from evalrec.grid import Grid
     from evalrec.interactions import DataError, Interactions
     from evalrec.item_to_item import cooccurrences
     from evalrec.leaks import check_split
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         read_raw,
     )
     from evalrec.report import MODES, Estimate, Report, read_report
-    from evalrec.report_tables import reports_table
     from evalrec.scorers import EmbeddingScorer
     from evalrec.split_files import read_split
     from evalrec.splits import (
@@ -45,6 +45,14 @@ if TYPE_CHECKING:
         temporal_split,
     )
     from evalrec.synthetic import write_synthetic
+    from evalrec.tables import (
+        comparison_table,
+        report_table,
+        reports_table,
+        systems_grid,
+        to_latex,
+        to_markdown,
+    )
 
 __all__ = [
     "FORMATS",
@@ -58,6 +66,7 @@ __all__ = [
     "Estimate",
     "Finding",
     "Floor",
+    "Grid",
     "Interactions",
     "ItemToItemFloor",
     "MatrixFactorizationFloor",
@@ -71,6 +80,7 @@ __all__ = [
     "check_interactions",
     "check_split",
     "compare",
+    "comparison_table",
     "cooccurrences",
     "coverage",
     "drop_repeats",
@@ -97,9 +107,13 @@ __all__ = [
     "read_report",
     "read_split",
     "recall",
+    "report_table",
     "reports_table",
     "split_times",
+    "systems_grid",
     "temporal_split",
+    "to_latex",
+    "to_markdown",
     "write_synthetic",
 ]
 
@@ -111,6 +125,7 @@ _MODULES = {
     "filtering": ("drop_repeats", "k_core", "keep_last"),
     "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
+    "grid": ("Grid",),
     "interactions": ("DataError", "Interactions"),
     "item_to_item": ("cooccurrences",),
     "leaks": ("check_split",),
@@ -125,13 +140,16 @@ _MODULES = {
         *("read_item_ids", "read_raw"),
     ),
     "report": ("MODES", "Estimate", "Report", "read_report"),
-    "report_tables": ("reports_table",),
     "scorers": ("EmbeddingScorer",),
     "split_files": ("read_split",),
     "splits": (
         *("Queries", "Split", "leave_last_n", "leave_one_out", "split_times", "temporal_split"),
     ),
     "synthetic": ("write_synthetic",),
+    "tables": (
+        *("comparison_table", "report_table", "reports_table", "systems_grid"),
+        *("to_latex", "to_markdown"),
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
