@@ -115,7 +115,7 @@ def amazon2023_last_out(with_history: bool) -> dict[str, str]:
             row = f"AE{user},B00{item},{rating},{seconds(day) * 1000}"
             rows[part].append(row + ("," + " ".join(had) if with_history else ""))
             had.append(f"B00{item}")
-    return {f"All_Beauty.{part}.csv": "\n".join(found) + "\n" for part, found in rows.items()}
+    return {f"All_Beauty.{part}.csv": "\n".join(lines) + "\n" for part, lines in rows.items()}
 
 
 def movielens_100k() -> dict[str, str]:
@@ -271,10 +271,10 @@ class Raw:
 
     def histories(self) -> dict[str, list[str]]:
         """User id to item ids, oldest first."""
-        found: dict[str, list[str]] = {}
+        by_user: dict[str, list[str]] = {}
         for user, item, _, _ in EVENTS:
-            found.setdefault(self.user(user), []).append(self.item(item))
-        return found
+            by_user.setdefault(self.user(user), []).append(self.item(item))
+        return by_user
 
     def rows(self) -> set[tuple[str, str, int]]:
         """Every interaction with its timestamp."""

@@ -63,10 +63,10 @@ def by_id(table: Interactions) -> np.ndarray:
     return ranks[table.items]
 
 
-def found(findings, code: str):
-    one = [finding for finding in findings if finding.code == code]
-    assert len(one) == 1, [finding.code for finding in findings]
-    return one[0]
+def finding_of(findings, code: str):
+    matching = [finding for finding in findings if finding.code == code]
+    assert len(matching) == 1, [finding.code for finding in findings]
+    return matching[0]
 
 
 def codes(findings) -> set[str]:
@@ -82,7 +82,7 @@ def test_real_data_is_no_false_alarm(real):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_copy_of_real_data_sorted_by_id_is_flagged(beauty, sign):
-    finding = found(check_interactions(retimed(beauty, sign * by_id(beauty))), "sorted-by-id")
+    finding = finding_of(check_interactions(retimed(beauty, sign * by_id(beauty))), "sorted-by-id")
     assert finding.severity == "error"
     assert ("ascend" if sign > 0 else "descend") in finding.message
 
@@ -91,7 +91,7 @@ def test_a_copy_sorted_by_row_is_flagged_whatever_the_ids(beauty):
     ids = np.random.default_rng(0).permutation(beauty.num_items)
     shuffled = replace(beauty, item_ids=tuple(f"{each:08x}" for each in ids))
     assert "sorted-by-id" not in codes(check_interactions(shuffled))
-    finding = found(check_interactions(retimed(shuffled, shuffled.items)), "sorted-by-id")
+    finding = finding_of(check_interactions(retimed(shuffled, shuffled.items)), "sorted-by-id")
     assert "by item row" in finding.message
 
 
@@ -99,7 +99,7 @@ def test_numbers_are_compared_as_numbers(synthetic):
     ids = np.random.default_rng(0).permutation(synthetic.num_items) + 1  # "9" follows "10" as text
     numbered = replace(synthetic, item_ids=tuple(map(str, ids)))
     assert codes(check_interactions(numbered)) <= {"unused-items"}
-    finding = found(check_interactions(retimed(numbered, ids[numbered.items])), "sorted-by-id")
+    finding = finding_of(check_interactions(retimed(numbered, ids[numbered.items])), "sorted-by-id")
     assert finding.message.endswith("neighbours ascend by id as a number; by chance half would.")
     assert "100.0%" in finding.message
 
@@ -140,7 +140,7 @@ def test_ties_broken_by_id_are_told(synthetic):
         item_ids=synthetic.item_ids,
     )
     findings = check_interactions(table)
-    ties = found(findings, "equal-timestamps")
+    ties = finding_of(findings, "equal-timestamps")
     same = (table.users[1:] == table.users[:-1]) & (table.timestamps[1:] == table.timestamps[:-1])
     assert ties.count == same.sum() > 0
     assert ties.severity == "warning"
@@ -155,9 +155,9 @@ def test_repeats_positions_and_unused_items_are_counted(synthetic):
         synthetic, items=items, timestamps=starts, item_ids=(*synthetic.item_ids, "unused")
     )
     findings = check_interactions(table)
-    assert found(findings, "repeated-pairs").count == 2
-    assert found(findings, "no-times").count == len(table)
-    assert found(findings, "unused-items").count == table.num_items - len(np.unique(items))
+    assert finding_of(findings, "repeated-pairs").count == 2
+    assert finding_of(findings, "no-times").count == len(table)
+    assert finding_of(findings, "unused-items").count == table.num_items - len(np.unique(items))
     ranks = [("error", "warning", "info").index(finding.severity) for finding in findings]
     assert ranks == sorted(ranks)
 
@@ -188,44 +188,46 @@ def test_cold_targets_are_counted(synthetic):
 
 
 @pytest.mark.parametrize("with_table", [True, False])
-def test_a_target_planted_in_its_history_is_found(synthetic, with_table):
+def test_a_target_planted_in_its_history_is_finding_of(synthetic, with_table):
     split = leave_one_out(synthetic)
     histories = list(split.test.histories)
     for query in (3, 5):
         histories[query] = np.append(histories[query], split.test.targets[query])
     leaky = replace(split, test=replace(split.test, histories=histories))
-    finding = found(check_split(leaky, synthetic if with_table else None), "target-in-history")
+    finding = finding_of(check_split(leaky, synthetic if with_table else None), "target-in-history")
     assert (finding.severity, finding.count) == ("error", 2)
 
 
 @pytest.mark.parametrize("with_table", [True, False])
-def test_a_test_item_planted_in_the_training_pairs_is_found(synthetic, with_table):
+def test_a_test_item_planted_in_the_training_pairs_is_finding_of(synthetic, with_table):
     split = leave_one_out(synthetic)
     train = list(split.train)
     for query in (0, 7, 9):
         train[query] = np.append(split.test.targets[query], train[query])
     leaky = replace(split, train=train)
-    finding = found(check_split(leaky, synthetic if with_table else None), "target-in-training")
+    finding = finding_of(
+        check_split(leaky, synthetic if with_table else None), "target-in-training"
+    )
     assert (finding.severity, finding.count) == ("error", 3)
     assert "3 of 400 test targets" in finding.message
 
 
-def test_a_history_from_the_future_is_found(synthetic):
+def test_a_history_from_the_future_is_finding_of(synthetic):
     split = leave_one_out(synthetic)
     full = synthetic.histories()
     histories = list(split.validation.histories)
     histories[4] = np.append(histories[4], full[4][-1])
     leaky = replace(split, validation=replace(split.validation, histories=histories))
-    assert found(check_split(leaky, synthetic), "history-from-future").count == 1
+    assert finding_of(check_split(leaky, synthetic), "history-from-future").count == 1
     assert "history-from-future" not in codes(check_split(split, synthetic))
 
 
-def test_targets_shared_by_validation_and_test_are_found(synthetic):
+def test_targets_shared_by_validation_and_test_are_finding_of(synthetic):
     split = leave_one_out(synthetic)
     targets = np.array(split.validation.targets)
     targets[:4] = split.test.targets[:4]
     leaky = replace(split, validation=replace(split.validation, targets=targets))
-    assert found(check_split(leaky), "shared-targets").count == 4
+    assert finding_of(check_split(leaky), "shared-targets").count == 4
 
 
 def test_repeats_are_no_leak_where_the_table_has_them():
@@ -239,24 +241,24 @@ def test_repeats_are_no_leak_where_the_table_has_them():
     )
     split = leave_one_out(table)
     findings = check_split(split, table)
-    repeated = found(findings, "repeated-targets")
+    repeated = finding_of(findings, "repeated-targets")
     assert (repeated.severity, repeated.count) == ("warning", 1)
     assert not any(finding.severity == "error" for finding in findings)
-    assert found(check_split(split), "target-in-history").severity == "error"  # who can tell
+    assert finding_of(check_split(split), "target-in-history").severity == "error"  # who can tell
     leaky = replace(split, train=[split.train[0], np.array([1, 2])])
-    assert found(check_split(leaky, table), "target-in-training").count == 1
+    assert finding_of(check_split(leaky, table), "target-in-training").count == 1
 
 
 def test_users_of_the_parts_are_compared(synthetic):
     split = leave_last_n(synthetic, n=2)
-    assert found_all(split, "several-queries-a-user") == [400, 400]
+    assert counts_of(split, "several-queries-a-user") == [400, 400]
     fewer = replace(split, users=split.users[:-3], train=split.train[:-3])
-    assert found_all(fewer, "users-without-training") == [6, 6]
+    assert counts_of(fewer, "users-without-training") == [6, 6]
     dropped = leave_one_out(synthetic, min_interactions=10)
-    assert found(check_split(dropped), "dropped-users").count == dropped.num_dropped > 0
+    assert finding_of(check_split(dropped), "dropped-users").count == dropped.num_dropped > 0
 
 
-def found_all(split, code):
+def counts_of(split, code):
     return [finding.count for finding in check_split(split) if finding.code == code]
 
 
@@ -279,7 +281,7 @@ def test_queries_without_users_are_checked_as_far_as_they_can_be():
         ),
         test=queries,
     )
-    assert found(check_split(split), "target-in-history").count == 1
+    assert finding_of(check_split(split), "target-in-history").count == 1
 
 
 def test_a_table_of_other_items_is_refused(synthetic):
@@ -316,17 +318,17 @@ def test_a_split_in_files_is_the_one_that_was_written(synthetic, tmp_path):
         got, want = getattr(split, name), getattr(expected, name)
         assert np.array_equal(got.targets, want.targets)
         assert np.array_equal(got.cold, want.cold)
-        for one, two in zip(got.histories, want.histories, strict=True):
-            assert np.array_equal(one, two)
+        for history, expected_history in zip(got.histories, want.histories, strict=True):
+            assert np.array_equal(history, expected_history)
     assert not any(each.severity == "error" for each in check_split(split, synthetic))
 
 
-def test_leaks_in_files_are_found(synthetic, tmp_path):
+def test_leaks_in_files_are_finding_of(synthetic, tmp_path):
     rows = leave_one_out_rows(synthetic)
     rows["train"] = np.concatenate([rows["train"], rows["test"][:2]])
     split = read_split(write_parts(tmp_path, synthetic, rows), synthetic)
     findings = check_split(split, synthetic)
-    assert found(findings, "target-in-training").count == 2
+    assert finding_of(findings, "target-in-training").count == 2
     assert {"target-in-history", "history-from-future"} <= codes(findings)
 
 

@@ -4,14 +4,27 @@ import gzip
 import io
 import json
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import typer
-from evalrec import DataError, Queries, Report, evaluate, read_report, write_synthetic
-from evalrec.comparison import compare
+from evalrec import (
+    DataError,
+    Grid,
+    Queries,
+    Report,
+    compare,
+    comparison_table,
+    evaluate,
+    read_report,
+    systems_grid,
+    to_latex,
+    to_markdown,
+    write_synthetic,
+)
 from evalrec.reporting_cli import compare as compare_command
 from evalrec.reporting_cli import floors as floors_command
 from evalrec.reporting_cli import read_runs
@@ -72,27 +85,32 @@ def test_figures_are_the_plain_means(systems, comparison):
 
 def test_differences_are_paired_and_from_the_first(systems, comparison):
     baseline = systems["weak"][0]
-    for one in comparison.differences:
-        pooled = np.mean([r.per_user(one.metric, one.mode) for r in systems[one.system]], axis=0)
-        difference = pooled - baseline.per_user(one.metric, one.mode)
-        assert one.estimate.mean == pytest.approx(difference.mean())
-        error = difference.std() / np.sqrt(NUM_USERS)
-        width = one.estimate.high - one.estimate.low
+    for difference in comparison.differences:
+        column = difference.metric, difference.mode
+        seeds = [report.per_user(*column) for report in systems[difference.system]]
+        by_user = np.mean(seeds, axis=0) - baseline.per_user(*column)
+        assert difference.estimate.mean == pytest.approx(by_user.mean())
+        error = by_user.std() / np.sqrt(NUM_USERS)
+        width = difference.estimate.high - difference.estimate.low
         assert width == pytest.approx(2 * 1.96 * error, rel=0.2)
     by_system = {
-        name: [one for one in comparison.differences if one.system == name]
+        name: [difference for difference in comparison.differences if difference.system == name]
         for name in ("strong", "as weak")
     }
     assert len(comparison.differences) == 8
-    assert all(one.bootstrap_p < 0.05 and one.t_test_p < 1e-6 for one in by_system["strong"])
-    assert all(one.bootstrap_p > 0.05 and one.t_test_p > 0.05 for one in by_system["as weak"])
+    for difference in by_system["strong"]:
+        assert difference.bootstrap_p < 0.05
+        assert difference.t_test_p < 1e-6
+    for difference in by_system["as weak"]:
+        assert difference.bootstrap_p > 0.05
+        assert difference.t_test_p > 0.05
 
 
 def test_a_system_does_not_differ_from_itself(systems):
-    found = compare({"one": systems["weak"], "two": systems["weak"]}, num_samples=100)
-    for one in found.differences:
-        assert one.estimate == (0.0, 0.0, 0.0)
-        assert (one.bootstrap_p, one.t_test_p) == (1.0, 1.0)
+    comparison = compare({"first": systems["weak"], "second": systems["weak"]}, num_samples=100)
+    for difference in comparison.differences:
+        assert difference.estimate == (0.0, 0.0, 0.0)
+        assert (difference.bootstrap_p, difference.t_test_p) == (1.0, 1.0)
 
 
 def test_p_values_grow_with_the_number_of_comparisons(systems):
@@ -100,8 +118,8 @@ def test_p_values_grow_with_the_number_of_comparisons(systems):
     metrics = ("recall@5", "recall@10", "ndcg@10", "mrr@20")
     more = compare(systems, metrics=metrics, num_samples=500)
     corrected = {(o.mode, o.metric): o for o in more.differences if o.system == "as weak"}
-    for one in alone.differences:
-        assert corrected[one.mode, one.metric].t_test_p >= one.t_test_p
+    for difference in alone.differences:
+        assert corrected[difference.mode, difference.metric].t_test_p >= difference.t_test_p
 
 
 def test_reports_of_other_queries_are_refused(queries, systems):
@@ -140,20 +158,24 @@ def test_every_form_holds_every_figure(systems, comparison):
     assert document["baseline"] == "weak"
     assert [system["seeds"] for system in document["systems"]] == [1, 3, 1]
     assert len(document["differences"]) == 8
-    for text in (shown(comparison), comparison.to_markdown(), comparison.to_latex()):
+    for text in (
+        shown(comparison_table(comparison)),
+        to_markdown(comparison),
+        to_latex(comparison),
+    ):
         flat = " ".join(text.split())
         for system in comparison.systems:
             for estimate in system.figures.values():
                 mean = f"{estimate.mean:.4f}".removeprefix("0")
                 assert mean in flat
-        for one in comparison.differences:
-            assert f"{abs(one.estimate.mean):.4f}".removeprefix("0") in flat
+        for difference in comparison.differences:
+            assert f"{abs(difference.estimate.mean):.4f}".removeprefix("0") in flat
         assert "Holm-corrected over 8 comparisons" in flat
         assert "300 users" in flat
 
 
 def test_latex_escapes_and_balances(systems):
-    text = compare({"a_b & 5%": systems["weak"], "c": systems["strong"]}).to_latex()
+    text = to_latex(compare({"a_b & 5%": systems["weak"], "c": systems["strong"]}))
     assert r"a\_b \& 5\%" in text
     tables = re.findall(r"\\begin{tabular}{(\w+)}(.*?)\\end{tabular}", text, flags=re.DOTALL)
     assert len(tables) == 2
@@ -164,13 +186,64 @@ def test_latex_escapes_and_balances(systems):
 
 
 def test_markdown_is_a_table(comparison):
-    lines = comparison.to_markdown().splitlines()
+    lines = to_markdown(comparison).splitlines()
     for start in (0, lines.index("") + 1):
         width = lines[start].count("|")
         assert set(lines[start + 1]) <= set("|-: ")
         rows = lines[start + 2 : lines.index("", start)]
         assert rows
         assert {line.count("|") for line in rows} == {width}
+
+
+def test_a_grid_of_systems_takes_further_columns(comparison):
+    facts = {"weak": {"epochs": 3, "codes": "a|b"}, "strong": {"epochs": 4.5}}
+    grid = systems_grid(comparison, intervals=False, p_values=True, facts=facts)
+    columns = [
+        f"{metric}, {mode}"
+        for mode in ("unfiltered", "filtered")
+        for metric in ("Recall@10", "NDCG@10")
+    ]
+    with_p = [name for column in columns for name in (column, "p")]
+    assert grid.header == ["system", "seeds", *with_p, "epochs", "codes"]
+    weak, strong, as_weak = grid.rows
+    assert (weak[:2], strong[:2]) == (["weak", "1"], ["strong", "3"])
+    assert [row[-2:] for row in grid.rows] == [["3", "a|b"], ["4.5", ""], ["", ""]]
+    for place, (mode, metric) in enumerate(
+        (mode, metric) for mode in ("unfiltered", "filtered") for metric in ("recall@10", "ndcg@10")
+    ):
+        cell, p_cell = 2 + 2 * place, 3 + 2 * place
+        system = comparison.systems[1]
+        mean, spread = system.figures[mode, metric].mean, system.seed_spread[mode, metric]
+        assert strong[cell] == f"{mean:.4f} ± {spread:.4f}".replace("0.", ".")
+        assert (weak[p_cell], weak[cell][0]) == ("", ".")
+        (p_value,) = (
+            difference.bootstrap_p
+            for difference in comparison.differences
+            if (difference.system, difference.mode, difference.metric) == ("as weak", mode, metric)
+        )
+        assert as_weak[p_cell] == f"{p_value:.3f}".removeprefix("0")
+        assert (1, cell) in grid.best
+    assert len(grid.best) == 4
+    assert r"a\|b" in grid.markdown()
+    assert f"**{strong[2]}**" in grid.markdown()
+    with pytest.raises(ValueError, match=r"facts must be of the systems \[.*\], got \['other'\]"):
+        systems_grid(comparison, facts={"other": {"epochs": 1}})
+
+
+def test_a_grid_is_written_as_it_is():
+    grid = Grid(header=["a", "b_c"], rows=[["x|y", "-.5 ±.1"], ["[z]", "1"]], best={(1, 1)})
+    assert grid.markdown().splitlines() == [
+        "| a | b_c |",
+        "| --- | ---: |",
+        r"| x\|y | -.5 ±.1 |",
+        "| [z] | **1** |",
+    ]
+    assert r"a & b\_c \\" in grid.latex()
+    assert r"x|y & $-$.5 $\pm$.1 \\" in grid.latex()
+    assert r"[z] & \textbf{1} \\" in grid.latex()
+    assert "[z]" in shown(grid.table())
+    with pytest.raises(ValueError, match="rows must have 2 cells, got 1 in row 0"):
+        Grid(header=["a", "b"], rows=[["x"]])
 
 
 @pytest.fixture(scope="module")
@@ -205,19 +278,19 @@ def test_reports_are_grouped_by_the_names_given(folder):
 
 
 @pytest.mark.parametrize("names", [("", ""), ("m", "m"), ("m", "n"), ("m", "")])
-@pytest.mark.parametrize("given", [None, "ours"])
-def test_reports_of_one_folder_are_never_pooled(systems, tmp_path, names, given):
+@pytest.mark.parametrize("prefix", [None, "ours"])
+def test_reports_of_one_folder_are_never_pooled(systems, tmp_path, names, prefix):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         for number, name in enumerate(names):
             report = replace(systems["strong"][number], name=name)
             report.write_json(tmp_path / folder / f"{number}.json")
     paths = [str(tmp_path / folder) for folder in ("a", "b")]
-    found, _ = read_runs(paths if given is None else [f"{given}={path}" for path in paths])
+    by_system, _ = read_runs(paths if prefix is None else [f"{prefix}={path}" for path in paths])
     inner = ("0", "1") if names[0] == names[1] else [name or "1" for name in names]
-    called = {f"{system}: {name}" for system in ([given] if given else paths) for name in inner}
-    assert {name: len(reports) for name, reports in found.items()} == dict.fromkeys(
-        called, 2 if given else 1
+    called = {f"{system}: {name}" for system in ([prefix] if prefix else paths) for name in inner}
+    assert {name: len(reports) for name, reports in by_system.items()} == dict.fromkeys(
+        called, 2 if prefix else 1
     )
 
 
@@ -261,7 +334,7 @@ def test_the_compare_command_prints_every_form(folder, app):
     document = json.loads(output("--format", "json", "--metric", "mrr@5"))
     assert document["baseline"] == "weak"
     assert document["files"]["ours"][1].endswith("s1/test/report.json")
-    assert {one["metric"] for one in document["differences"]} == {"mrr@5"}
+    assert {difference["metric"] for difference in document["differences"]} == {"mrr@5"}
     assert output("--format", "latex").startswith(r"\begin{tabular}")
     assert output("--format", "markdown").startswith("| system | seeds |")
 
@@ -311,8 +384,6 @@ def test_floors_are_asked_for_what_there_is(app, tmp_path, monkeypatch):
 
 
 def test_floors_without_text_or_implicit_say_so(native, app, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "implicit.cpu.bpr", None)
     with (native / "items.jsonl").open() as lines:
         ids = [json.loads(line)["item_id"] for line in lines]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from evalrec import (
+    DataError,
     ItemToItemFloor,
     PopularityFloor,
     Queries,
@@ -112,15 +113,15 @@ def test_an_empty_history_scores_nothing():
 
 @pytest.mark.parametrize("cells", [1, 30, 2**22])
 def test_text_neighbours_are_the_plain_ones(monkeypatch, cells):
-    monkeypatch.setattr("evalrec.item_to_item._CHUNK_CELLS", cells)
+    monkeypatch.setattr("evalrec.item_to_item.CHUNK_CELLS", cells)
     texts = ["red lamp", "red lamp shade", "blue lamp", "blue chair", "green chair leg", "plum"]
     documents = [text.split() for text in texts]
     words = {word for document in documents for word in document}
     idf = {word: math.log((1 + 6) / (1 + sum(word in d for d in documents))) + 1 for word in words}
 
-    def cosine(one, two):
-        norms = [math.sqrt(sum(idf[word] ** 2 for word in d)) for d in (one, two)]
-        return sum(idf[word] ** 2 for word in set(one) & set(two)) / math.prod(norms)
+    def cosine(left, right):
+        norms = [math.sqrt(sum(idf[word] ** 2 for word in d)) for d in (left, right)]
+        return sum(idf[word] ** 2 for word in set(left) & set(right)) / math.prod(norms)
 
     expected = np.zeros((6, 6))
     for i in range(6):
@@ -147,7 +148,7 @@ def test_cosine_neighbours_are_the_plain_ones(histories, num_neighbours, shrinka
         for j in sorted(cosines, key=lambda j: (-round(cosines[j], 9), j))[:num_neighbours]:
             expected[i, j] = cosines[j]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evalrec.item_to_item._CHUNK_CELLS", cells)
+        patch.setattr("evalrec.item_to_item.CHUNK_CELLS", cells)
         got = cosine_neighbours(
             arrays(histories), NUM_ITEMS, num_neighbours=num_neighbours, shrinkage=shrinkage
         ).toarray()
@@ -263,10 +264,65 @@ def test_fitting_reads_nothing_of_the_test(synthetic, fitted):
     permuted = np.random.default_rng(0).permutation(split.test.targets)
     shuffled = replace(split, test=replace(split.test, targets=permuted))
     histories = split.test.histories[:20]
-    one, two = fitted[0], fit_floors(shuffled, texts)
-    for name, floor in one.items():
-        assert floor.parameters == two[name].parameters
-        assert floor.score(histories).equal(two[name].score(histories))
+    floors, refitted = fitted[0], fit_floors(shuffled, texts)
+    for name, floor in floors.items():
+        assert floor.parameters == refitted[name].parameters
+        assert floor.score(histories).equal(refitted[name].score(histories))
+
+
+def test_a_saved_floor_scores_the_same(synthetic, fitted, tmp_path):
+    histories = leave_one_out(synthetic[2]).test.histories[:50]
+    floors = {
+        name: floor for name, floor in fitted[0].items() if isinstance(floor, ItemToItemFloor)
+    }
+    assert len(floors) == 5
+    for name, floor in floors.items():
+        for copy in ("a", "b"):
+            floor.save(tmp_path / copy / name)
+        loaded = ItemToItemFloor.load(tmp_path / "a" / name)
+        assert loaded.score(histories).equal(floor.score(histories))
+        assert loaded.parameters == floor.parameters
+        assert (loaded.last_items, loaded.decay) == (floor.last_items, floor.decay)
+        for part in ("data", "indices", "indptr"):
+            before, after = getattr(floor.matrix, part), getattr(loaded.matrix, part)
+            assert before.dtype == after.dtype
+            assert before.tobytes() == after.tobytes()
+        for file in ("floor.json", "matrix.npz"):
+            same = [(tmp_path / copy / name / file).read_bytes() for copy in ("a", "b")]
+            assert same[0] == same[1]
+
+
+def test_saved_floors_that_cannot_be_used_are_refused(tmp_path):
+    floor = ItemToItemFloor(matrix=sparse.csr_array(np.eye(3)), last_items=2, decay=0.5)
+    other = ItemToItemFloor(matrix=sparse.csr_array(np.ones((3, 3))), last_items=2, decay=0.5)
+    saved = tmp_path / "floor"
+    other.save(saved)
+    floor.save(saved)  # in the place of the other
+    assert ItemToItemFloor.load(saved).matrix.nnz == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["floor"]
+    config = (saved / "floor.json").read_text()
+    for text, words in (
+        (config[:-9], "floor is damaged"),
+        ("[]", "floor.json must be of format 1"),
+        (config.replace('"format": 1', '"format": 2'), "floor.json must be of format 1"),
+        (config.replace('"decay"', '"delay"'), "floor.json is damaged: it lacks 'decay'"),
+        (config.replace("0.5", "0.0"), r"floor is damaged: decay must be in \(0, 1\], got 0.0"),
+    ):
+        (saved / "floor.json").write_text(text)
+        with pytest.raises(DataError, match=words):
+            ItemToItemFloor.load(saved)
+    (saved / "floor.json").write_text(config)
+    matrix = bytearray((saved / "matrix.npz").read_bytes())
+    matrix[len(matrix) // 2] ^= 1
+    (saved / "matrix.npz").write_bytes(matrix)
+    with pytest.raises(DataError, match=r"matrix.npz is damaged or of another floor"):
+        ItemToItemFloor.load(saved)
+    (saved / "matrix.npz").unlink()
+    with pytest.raises(DataError, match=r"matrix.npz is missing, so .* is no saved floor"):
+        ItemToItemFloor.load(saved)
+    (saved / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="floor holds more than a saved floor"):
+        floor.save(saved)
 
 
 def test_floors_beat_one_another_on_synthetic_data(synthetic, fitted):
@@ -319,11 +375,11 @@ def test_groups_brands_and_their_chain_beat_every_floor(synthetic):
 
 def test_synthetic_folders_are_the_same_bytes(tmp_path):
     sizes = {"num_items": 60, "num_users": 40}
-    one, two = (write_synthetic(tmp_path / name, **sizes) for name in "ab")
+    first, second = (write_synthetic(tmp_path / name, **sizes) for name in "ab")
     other = write_synthetic(tmp_path / "c", **sizes, seed=1)
     for name in ("items.jsonl", "interactions.parquet"):
-        assert (one / name).read_bytes() == (two / name).read_bytes()
-        assert (one / name).read_bytes() != (other / name).read_bytes()
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+        assert (first / name).read_bytes() != (other / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 

@@ -38,7 +38,7 @@ def test_every_layout_gives_the_same_sequences(raw):
 def test_the_size_of_blocks_changes_nothing(raw, monkeypatch, size):
     whole = read_raw(raw.format, [raw.folder]).interactions
     monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
-    monkeypatch.setattr(blocks, "_READ_BYTES", size)
+    monkeypatch.setattr(blocks, "READ_BYTES", size)
     cut = read_raw(raw.format, [raw.folder]).interactions
     assert (cut.user_ids, cut.item_ids) == (whole.user_ids, whole.item_ids)
     for name in ("users", "items", "timestamps"):
@@ -48,7 +48,7 @@ def test_the_size_of_blocks_changes_nothing(raw, monkeypatch, size):
 def test_the_slow_reader_reads_what_the_fast_one_does(raw, monkeypatch):
     fast = read_raw(raw.format, [raw.folder]).interactions
     for module in ("delimited", "json_lines"):
-        monkeypatch.setattr(f"evalrec.readers.{module}._fast", lambda *_: None)
+        monkeypatch.setattr(f"evalrec.readers.{module}.parse_whole", lambda *_: None)
     slow = read_raw(raw.format, [raw.folder]).interactions
     assert (slow.user_ids, slow.item_ids) == (fast.user_ids, fast.item_ids)
     assert np.array_equal(slow.timestamps, fast.timestamps)
@@ -361,7 +361,7 @@ def test_files_are_told_by_their_names(make_raw, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "one", "other"),
+    ("name", "first", "other"),
     [
         ("native", "interactions.csv", "interactions.parquet"),
         ("amazon2014", "reviews_Beauty_5.json", "reviews_Beauty_5.json.gz"),
@@ -369,11 +369,11 @@ def test_files_are_told_by_their_names(make_raw, tmp_path):
         ("amazon2023", "Beauty.csv.gz", "Beauty.train.csv"),
     ],
 )
-def test_the_same_interactions_twice_are_refused(tmp_path, name, one, other):
-    for file in (one, other):
+def test_the_same_interactions_twice_are_refused(tmp_path, name, first, other):
+    for file in (first, other):
         (tmp_path / file).write_text("x")
-    for files in ([tmp_path], [tmp_path / one, tmp_path / other]):
-        with pytest.raises(DataError, match=f"{one} and {other} hold the same interactions"):
+    for files in ([tmp_path], [tmp_path / first, tmp_path / other]):
+        with pytest.raises(DataError, match=f"{first} and {other} hold the same interactions"):
             read_raw(name, files)
     (tmp_path / "b").mkdir()
     (tmp_path / other).rename(tmp_path / "b" / other)

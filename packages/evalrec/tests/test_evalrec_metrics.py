@@ -9,7 +9,17 @@ import ir_measures
 import numpy as np
 import pytest
 import torch
-from evalrec import Queries, Report, evaluate, mrr, ndcg, rank_items, recall, reports_table
+from evalrec import (
+    Queries,
+    Report,
+    evaluate,
+    mrr,
+    ndcg,
+    rank_items,
+    recall,
+    report_table,
+    reports_table,
+)
 from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_groups
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -247,7 +257,7 @@ def test_the_table_shows_every_report_in_a_row():
 
 def test_one_report_shows_all_that_it_measured():
     report = small_report()
-    text = shown(report)
+    text = shown(report_table(report))
     for estimates in report.metrics.values():
         for metric, estimate in estimates.items():
             assert metric.partition("@")[2] in text
@@ -311,12 +321,12 @@ LISTS = st.lists(st.lists(st.integers(0, 8), max_size=6, unique=True), min_size=
 @calmly(50)
 def test_coverage_and_gini_are_the_plain_ones(ranked, k):
     shown = Counter(item for items in ranked.tolist() for item in items[:k] if item != -1)
-    found = exposures(ranked, k, 9)
-    assert found.tolist() == [shown[item] for item in range(9)]
-    assert coverage(found) == pytest.approx(len(shown) / 9)
+    shown_by_item = exposures(ranked, k, 9)
+    assert shown_by_item.tolist() == [shown[item] for item in range(9)]
+    assert coverage(shown_by_item) == pytest.approx(len(shown) / 9)
     differences = sum(abs(shown[i] - shown[j]) for i in range(9) for j in range(9))
     mean = sum(shown.values()) / 9
-    assert gini(found) == pytest.approx(differences / (2 * 81 * mean) if mean else 0.0)
+    assert gini(shown_by_item) == pytest.approx(differences / (2 * 81 * mean) if mean else 0.0)
 
 
 @given(
@@ -351,9 +361,9 @@ def test_lists_are_measured_in_the_same_pass(problem):
     for mode, filter_seen in (("unfiltered", False), ("filtered", True)):
         ranked = rank_items(queries, scorer_of(scores), top_k=3, filter_seen=filter_seen)
         for k in (1, 3):
-            found = exposures(ranked, k, queries.num_items)
-            assert by_scores.lists[mode][f"coverage@{k}"] == coverage(found)
-            assert by_scores.lists[mode][f"gini@{k}"] == gini(found)
+            shown_by_item = exposures(ranked, k, queries.num_items)
+            assert by_scores.lists[mode][f"coverage@{k}"] == coverage(shown_by_item)
+            assert by_scores.lists[mode][f"gini@{k}"] == gini(shown_by_item)
 
 
 def test_cold_targets_are_reported_apart():
@@ -367,7 +377,7 @@ def test_cold_targets_are_reported_apart():
     counts = np.array([20, 0, 1, 0, *[1] * 26])
     report = evaluate(queries, scorer_of(scores), item_counts=counts)
     assert report.group_sizes == {"head": 1, "middle": 1, "cold": 2}
-    text = " ".join(shown(report).replace("│", " ").split())
+    text = " ".join(shown(report_table(report)).replace("│", " ").split())
     assert "Recall@10, 1 head targets 1.0000 1.0000" in text
     with pytest.raises(ValueError, match="item_counts must be one count an item, 30, got 2"):
         evaluate(queries, scorer_of(scores), item_counts=np.array([1, 2]))
@@ -379,7 +389,7 @@ def test_a_report_with_codes_prints_by_how_much_they_flatter():
     queries = queries_of([[0], [1]], [2, 3], 30)
     scores = torch.nn.functional.one_hot(torch.tensor([2, 4]), 30).float()
     report = evaluate(queries, scorer_of(scores), codes=np.arange(30)[:, None].clip(max=3))
-    text = " ".join(shown(report).replace("│", " ").split())
+    text = " ".join(shown(report_table(report)).replace("│", " ").split())
     assert "Recall@10 counted on codes 1.0000 (+100.0 %) 1.0000 (+100.0 %)" in text
     assert Report.from_json(report.to_json()).to_json() == report.to_json()
 
@@ -425,3 +435,21 @@ def test_progress_ends_at_the_number_of_users():
         progress=lambda done, of: seen.append((done, of)),
     )
     assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_an_interrupted_write_leaves_the_old_report(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    small_report(0).write_json(path)
+    before = path.read_bytes()
+
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            small_report(1).write_json(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+    small_report(1).write_json(path)
+    assert path.read_bytes() != before

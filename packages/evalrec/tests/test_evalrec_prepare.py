@@ -65,13 +65,13 @@ def test_every_layout_becomes_a_native_folder(raw, tmp_path):
 
 
 def test_the_same_input_writes_the_same_bytes(raw, tmp_path):
-    one, two = (
+    first, second = (
         prepare(raw.format, [raw.folder], tmp_path / name, options=PrepareOptions(k_core=2))
-        for name in ("one", "two")
+        for name in ("first", "second")
     )
-    assert one.content_sha256 == two.content_sha256
+    assert first.content_sha256 == second.content_sha256
     for name in NAMES:
-        assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
+        assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
 
 
 def test_every_stage_is_reported_to_its_end(make_raw, tmp_path):
@@ -88,13 +88,13 @@ def test_every_stage_is_reported_to_its_end(make_raw, tmp_path):
 
 def test_the_hash_is_of_the_content(make_raw, tmp_path):
     raw = make_raw("movielens-csv")
-    one = prepare("movielens", [raw.folder], tmp_path / "one")
-    again = prepare("native", [one.folder], tmp_path / "again", options=PrepareOptions(k_core=1))
-    assert again.content_sha256 == one.content_sha256
+    first = prepare("movielens", [raw.folder], tmp_path / "first")
+    again = prepare("native", [first.folder], tmp_path / "again", options=PrepareOptions(k_core=1))
+    assert again.content_sha256 == first.content_sha256
     text = raw.texts["movies.csv"].replace("Action", "Drama", 1)
     raw.write("movies.csv", text.encode())
     other = prepare("movielens", [raw.folder], tmp_path / "other")
-    assert other.content_sha256 != one.content_sha256
+    assert other.content_sha256 != first.content_sha256
 
 
 def test_steps_are_applied_in_order_and_counted(tmp_path):

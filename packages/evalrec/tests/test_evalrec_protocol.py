@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,16 +129,16 @@ def test_leave_last_n_is_the_plain_one(pairs, n, max_history):
     assert [history.tolist() for history in split.train] == [s[: -2 * n] for s in kept.values()]
     trained = {item for items in kept.values() for item in items[: -2 * n]}
     for queries, last in ((split.validation, 2 * n), (split.test, n)):
-        asked = [
+        expected = [
             (user, items[: len(items) - last + step], items[len(items) - last + step])
             for user, items in kept.items()
             for step in range(n)
         ]
         short = -max_history if max_history else None
-        assert queries.users.tolist() == [user for user, _, _ in asked]
-        assert [h.tolist() for h in queries.histories] == [h[short:] for _, h, _ in asked]
-        assert queries.targets.tolist() == [target for _, _, target in asked]
-        assert queries.cold.tolist() == [target not in trained for _, _, target in asked]
+        assert queries.users.tolist() == [user for user, _, _ in expected]
+        assert [h.tolist() for h in queries.histories] == [h[short:] for _, h, _ in expected]
+        assert queries.targets.tolist() == [target for _, _, target in expected]
+        assert queries.cold.tolist() == [target not in trained for _, _, target in expected]
 
 
 def timed(rows) -> Interactions:
@@ -166,26 +167,26 @@ def test_temporal_split_is_the_plain_one(rows, validation_time, test_time):
         return [item for who, item, time in ordered if who == user and low <= time < high]
 
     train = {user: part(user, 0, validation_time) for user in range(6)}
-    asked = {}
+    queried = {}
     for name, low, high in (("v", validation_time, test_time), ("t", test_time, 99)):
-        asked[name] = [
+        queried[name] = [
             (user, part(user, 0, low), part(user, low, high)[0])
             for user in range(6)
             if part(user, 0, low) and part(user, low, high)
         ]
     times = {"validation_time": validation_time, "test_time": test_time}
-    if not (any(train.values()) and asked["v"] and asked["t"]):
+    if not (any(train.values()) and queried["v"] and queried["t"]):
         with pytest.raises(DataError, match=r"no user is left in (training|validation|test)"):
             temporal_split(timed(rows), **times)
         return
     split = temporal_split(timed(rows), **times)
     assert split.users.tolist() == [user for user, items in train.items() if items]
     assert [history.tolist() for history in split.train] == [h for h in train.values() if h]
-    for queries, expected in ((split.validation, asked["v"]), (split.test, asked["t"])):
+    for queries, expected in ((split.validation, queried["v"]), (split.test, queried["t"])):
         got = zip(queries.users, queries.histories, queries.targets, strict=True)
         assert [(int(u), h.tolist(), int(t)) for u, h, t in got] == expected
     seen = {user for user, items in train.items() if items}
-    seen |= {user for part in asked.values() for user, _, _ in part}
+    seen |= {user for part in queried.values() for user, _, _ in part}
     assert split.num_dropped == len({user for user, _, _ in rows} - seen)
 
 
@@ -239,3 +240,34 @@ def test_users_too_short_are_said(caplog):
         "cold validation targets": 1,
         "cold test targets": 1,
     }
+
+
+def test_a_sample_is_drawn_without_repetition_and_keeps_the_order():
+    rng = np.random.default_rng(0)
+    full = table([(user, int(item)) for user in range(5) for item in rng.integers(10, size=6)])
+    test = leave_last_n(full, n=2).test
+    sample = test.sample(4, seed=3)
+    drawn = np.sort(np.random.default_rng(3).choice(10, size=4, replace=False)).tolist()
+    for query, source in enumerate(drawn):
+        assert sample.histories[query].tolist() == test.histories[source].tolist()
+        assert sample.targets[query] == test.targets[source]
+        assert sample.cold[query] == test.cold[source]
+        assert sample.users[query] == test.users[source]
+    assert len(sample) == 4
+    assert sample.num_items == test.num_items
+    assert test.sample(4, seed=4).targets.tolist() != sample.targets.tolist()
+    assert replace(test, users=None).sample(4, seed=3).users is None
+    assert test.sample(10, seed=3) is test
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        test.sample(0, seed=3)
+
+
+@given(PAIRS)
+@calmly(50)
+def test_item_counts_are_those_of_training(pairs):
+    try:
+        split = leave_one_out(table(pairs))
+    except DataError:
+        return
+    counts = Counter(item for history in split.train for item in history.tolist())
+    assert split.item_counts.tolist() == [counts[item] for item in range(10)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from evalrec import EmbeddingScorer, Queries, evaluate, rank_items
-from evalrec.tiles import BLOCK_ITEMS, ScoreTile, count_true
+from evalrec.tiles import BLOCK_ITEMS, Counter, ScoreTile, count_true
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -73,8 +73,8 @@ def embedding_problems(draw):
     nudged = rng.integers(num_items)
     items[nudged] = np.nextafter(items[rng.integers(num_items)], np.float32(np.inf))
     histories = [rng.integers(num_items, size=rng.integers(5)) for _ in range(num_users)]
-    asked = queries_of(histories, rng.integers(num_items, size=num_users), num_items)
-    return asked, queries, items
+    targets = rng.integers(num_items, size=num_users)
+    return queries_of(histories, targets, num_items), queries, items
 
 
 @given(embedding_problems(), st.integers(1, 6), st.booleans())
@@ -123,8 +123,8 @@ def test_embeddings_rank_the_same_in_every_batch_size_and_thread_count(monkeypat
     scorer = EmbeddingScorer(queries=vectors, items=items)
     reports = [evaluate(queries, scorer, batch_size=size) for size in (1, 7, 50)]
     exact = vectors.astype(np.float64) @ items.astype(np.float64).T
-    own = exact[np.arange(50), queries.targets][:, None]
-    expected = (exact >= own - 1e-9).sum(axis=1)
+    of_target = exact[np.arange(50), queries.targets][:, None]
+    expected = (exact >= of_target - 1e-9).sum(axis=1)
     plain = torch.from_numpy(vectors) @ torch.from_numpy(items).T
     rounded = (plain >= plain[torch.arange(50), queries.targets].unsqueeze(1)).sum(dim=1)
     assert (rounded.numpy() != expected).any()  # so this is no easy case
@@ -147,9 +147,9 @@ def test_no_more_scores_are_held_than_a_block(monkeypatch):
     largest = []
     product = torch.mm
 
-    def watched(one, two, *, out):
+    def watched(left, right, *, out):
         largest.append(out.numel())
-        return product(one, two, out=out)
+        return product(left, right, out=out)
 
     monkeypatch.setattr("evalrec.tiles.torch.mm", watched)
     queries = queries_of([[]] * 9, [0] * 9, 100)
@@ -169,8 +169,6 @@ def test_counting_true_is_the_plain_sum(rows, columns, share):
 
 
 def evaluate_counts(scores, thresholds):
-    from evalrec.tiles import Counter
-
     counter = Counter(ScoreTile(scores), thresholds)
     counter.add(0, scores)
     return counter.counts
@@ -267,7 +265,7 @@ def test_unique_codes_change_nothing_and_shared_ones_flatter():
 def test_lists_gathered_in_blocks_are_a_plain_sort(problem, top_k, filter_seen):
     queries, vectors, items = problem
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evalrec.tiles._LIST_BLOCK_ITEMS", 5)
+        patch.setattr("evalrec.tiles.LIST_BLOCK_ITEMS", 5)
         ranked = rank_items(
             queries,
             EmbeddingScorer(queries=vectors, items=items),
@@ -280,20 +278,20 @@ def test_lists_gathered_in_blocks_are_a_plain_sort(problem, top_k, filter_seen):
         removed = set(queries.histories[user].tolist()) if filter_seen else set()
         got = ranked[user].tolist()
         allowed = sorted((row[i] for i in range(len(row)) if i not in removed), reverse=True)
-        found = [item for item in got if item != -1]
-        assert len(found) == len(set(found)) == min(top_k, len(allowed))
-        assert not removed & set(found)
-        assert [row[i] for i in found] == pytest.approx(allowed[: len(found)], rel=1e-4, abs=1e-5)
+        listed = [item for item in got if item != -1]
+        assert len(listed) == len(set(listed)) == min(top_k, len(allowed))
+        assert not removed & set(listed)
+        assert [row[i] for i in listed] == pytest.approx(allowed[: len(listed)], rel=1e-4, abs=1e-5)
 
 
 def test_scores_may_be_an_array_but_are_no_ranked_lists(unchecked):
     queries = queries_of([[0], [1], [2]], [1, 2, 0], 25)
     scores = np.random.default_rng(0).normal(size=(3, 25))
-    found, expected = (
+    of_array, of_tensor = (
         evaluate(queries, lambda histories, made=made: made(scores), ks=(5,))
         for made in (np.copy, torch.from_numpy)
     )
-    np.testing.assert_array_equal(found.ranks["filtered"], expected.ranks["filtered"])
+    np.testing.assert_array_equal(of_array.ranks["filtered"], of_tensor.ranks["filtered"])
     for lists, got in (
         (scores, r"float64 of shape \[3, 25\]"),
         (torch.ones(3, 25), r"torch.float32 of shape \[3, 25\]"),

@@ -184,12 +184,12 @@ class Counted(bytearray):
 
 def test_a_stray_quote_costs_one_pass_and_is_refused_in_a_long_file(tmp_path, monkeypatch):
     pending = Counted(b'u,a,1\nu,5" disc,2\n' + b"u,b,3\n" * 1000)
-    assert blocks._cut(pending, quoted=True) == 6
+    assert blocks.end_of_lines(pending, quoted=True) == 6
     assert pending.total <= 2 * len(pending)
     path = tmp_path / "interactions.csv"
     path.write_bytes(b"user_id,item_id,timestamp\n" + pending)
     assert len(read_interactions(path)) == 1002  # one block, read as a spreadsheet would
-    monkeypatch.setattr(blocks, "_READ_BYTES", 512)
+    monkeypatch.setattr(blocks, "READ_BYTES", 512)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1024)
     monkeypatch.setattr(blocks, "QUOTED_BYTES", 1024)
     with pytest.raises(DataError, match=r"line 3: a double quote opens a field that is open still"):

@@ -80,14 +80,14 @@ def test_columns_are_drawn_together():
 
 def test_bootstrap_p_values_find_differences_and_only_those():
     rng = np.random.default_rng(0)
-    same, found = [], []
+    same, different = [], []
     for trial in range(200):
         noise = rng.normal(size=(60, 1))
         same.append(bootstrap_p_value(bootstrap_means(noise, num_samples=200, seed=trial)[:, 0]))
         shifted = bootstrap_means(noise + 0.6, num_samples=200, seed=trial)[:, 0]
-        found.append(bootstrap_p_value(shifted))
+        different.append(bootstrap_p_value(shifted))
     assert 0.01 < np.mean(np.array(same) < 0.05) < 0.12
-    assert np.mean(np.array(found) < 0.05) > 0.95
+    assert np.mean(np.array(different) < 0.05) > 0.95
     assert bootstrap_p_value(np.zeros(10)) == 1.0
     assert bootstrap_p_value(np.ones(999)) == pytest.approx(2 / 1000)
 

@@ -8,12 +8,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from evalrec.blending import Candidates, Choice, pick_weights
     from evalrec.checks import check_interactions
     from evalrec.comparison import Comparison, Difference, System, compare
     from evalrec.evaluate import evaluate
     from evalrec.filtering import drop_repeats, k_core, keep_last
     from evalrec.findings import Finding
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
+    from evalrec.grid import Grid
     from evalrec.interactions import DataError, Interactions
     from evalrec.item_to_item import cooccurrences
     from evalrec.leaks import check_split
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
         read_raw,
     )
     from evalrec.report import MODES, Estimate, Report, read_report
-    from evalrec.report_tables import reports_table
     from evalrec.scorers import EmbeddingScorer
     from evalrec.split_files import read_split
     from evalrec.splits import (
@@ -44,10 +45,20 @@ if TYPE_CHECKING:
         temporal_split,
     )
     from evalrec.synthetic import write_synthetic
+    from evalrec.tables import (
+        comparison_table,
+        report_table,
+        reports_table,
+        systems_grid,
+        to_latex,
+        to_markdown,
+    )
 
 __all__ = [
     "FORMATS",
     "MODES",
+    "Candidates",
+    "Choice",
     "Comparison",
     "DataError",
     "Difference",
@@ -55,6 +66,7 @@ __all__ = [
     "Estimate",
     "Finding",
     "Floor",
+    "Grid",
     "Interactions",
     "ItemToItemFloor",
     "MatrixFactorizationFloor",
@@ -68,6 +80,7 @@ __all__ = [
     "check_interactions",
     "check_split",
     "compare",
+    "comparison_table",
     "cooccurrences",
     "coverage",
     "drop_repeats",
@@ -84,6 +97,7 @@ __all__ = [
     "leave_one_out",
     "mrr",
     "ndcg",
+    "pick_weights",
     "prepare",
     "rank_items",
     "read_catalogue",
@@ -93,19 +107,25 @@ __all__ = [
     "read_report",
     "read_split",
     "recall",
+    "report_table",
     "reports_table",
     "split_times",
+    "systems_grid",
     "temporal_split",
+    "to_latex",
+    "to_markdown",
     "write_synthetic",
 ]
 
 # Modules are loaded on first use of a name of theirs, so that `evalrec --help` answers at once.
 _MODULES = {
+    "blending": ("Candidates", "Choice", "pick_weights"),
     "checks": ("check_interactions",),
     "evaluate": ("evaluate",),
     "filtering": ("drop_repeats", "k_core", "keep_last"),
     "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
+    "grid": ("Grid",),
     "interactions": ("DataError", "Interactions"),
     "item_to_item": ("cooccurrences",),
     "leaks": ("check_split",),
@@ -120,13 +140,16 @@ _MODULES = {
         *("read_item_ids", "read_raw"),
     ),
     "report": ("MODES", "Estimate", "Report", "read_report"),
-    "report_tables": ("reports_table",),
     "scorers": ("EmbeddingScorer",),
     "split_files": ("read_split",),
     "splits": (
         *("Queries", "Split", "leave_last_n", "leave_one_out", "split_times", "temporal_split"),
     ),
     "synthetic": ("write_synthetic",),
+    "tables": (
+        *("comparison_table", "report_table", "reports_table", "systems_grid"),
+        *("to_latex", "to_markdown"),
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

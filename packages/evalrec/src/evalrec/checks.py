@@ -52,16 +52,16 @@ def check_interactions(interactions: Interactions) -> list[Finding]:
 
 def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Iterator[Finding]:
     """Whether sequences are in the order of ids: the measure that strays furthest from a half."""
-    found: list[tuple[float, str, int, int]] = []
+    rankings: list[tuple[float, str, int, int]] = []
     for name, ranks, pairs in _rankings(interactions):
         earlier, later = ranks[interactions.items[:-1]], ranks[interactions.items[1:]]
         counted = same_user & pairs & (earlier != later)
         total, ascending = int(counted.sum()), int((later > earlier)[counted].sum())
         if total and stats.binom.sf(max(ascending, total - ascending) - 1, total, 0.5) < _CHANCE:
-            found.append((ascending / total, name, ascending, total))
-    if not found:
+            rankings.append((ascending / total, name, ascending, total))
+    if not rankings:
         return
-    share, name, ascending, total = max(found, key=lambda each: abs(each[0] - 0.5))
+    share, name, ascending, total = max(rankings, key=lambda ranking: abs(ranking[0] - 0.5))
     way, count = ("ascend", ascending) if share > 0.5 else ("descend", total - ascending)
     says = f"{count / total:.1%} of {total:,} neighbours {way} by {name}; by chance half would"
     if count / total >= SORTED_SHARE:

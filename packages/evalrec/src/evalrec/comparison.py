@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from rich.table import Table
 
-from evalrec.report import MODES, Estimate, Report
-from evalrec.report_tables import check_same_queries
+from evalrec.report import MODES, Estimate, Report, check_same_queries
 from evalrec.significance import bootstrap_means, bootstrap_p_value, holm, interval, paired_t_test
 
 __all__ = ["Comparison", "Difference", "System", "compare"]
@@ -99,33 +97,16 @@ class Comparison:
             ],
             "differences": [
                 {
-                    "system": one.system,
-                    "mode": one.mode,
-                    "metric": one.metric,
-                    **one.estimate._asdict(),
-                    "bootstrap_p": one.bootstrap_p,
-                    "t_test_p": one.t_test_p,
+                    "system": difference.system,
+                    "mode": difference.mode,
+                    "metric": difference.metric,
+                    **difference.estimate._asdict(),
+                    "bootstrap_p": difference.bootstrap_p,
+                    "t_test_p": difference.t_test_p,
                 }
-                for one in self.differences
+                for difference in self.differences
             ],
         }
-
-    def to_markdown(self) -> str:
-        """Both tables for a README."""
-        from evalrec.comparison_tables import markdown
-
-        return markdown(self)
-
-    def to_latex(self) -> str:
-        """Both tables for a paper; they need the package booktabs."""
-        from evalrec.comparison_tables import latex
-
-        return latex(self)
-
-    def __rich__(self) -> Table:
-        from evalrec.comparison_tables import rich_table
-
-        return rich_table(self)
 
 
 def compare(

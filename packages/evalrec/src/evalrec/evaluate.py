@@ -68,14 +68,7 @@ def evaluate(
     """
     if not ks or not all(1 <= k <= queries.num_items for k in ks):
         raise ValueError(f"ks must be in [1, num_items = {queries.num_items}], got {tuple(ks)}")
-    owners, items = flatten(queries.histories)
-    repeated = np.unique(owners[items == queries.targets[owners]])
-    counts = {
-        "users": len(queries),
-        "items": queries.num_items,
-        "cold_targets": int(queries.cold.sum()),
-        "repeated_targets": len(repeated),
-    }
+    counts = _counts(queries)
     groups, group_names = _groups(queries, item_counts)
     code_groups = None if codes is None else _code_groups(codes, queries.num_items)
     shown = _Shown(tuple(ks) if lists else (), queries.num_items)
@@ -84,15 +77,9 @@ def evaluate(
     else:
         if batch_size is not None:
             raise ValueError(f"batch_size has no effect on ranked lists, got {batch_size}")
-        ranked = _lists(model)
-        if ranked.shape[1] < max(ks):
-            raise ValueError(
-                f"ranked must hold at least max(ks) = {max(ks)} places, got {ranked.shape[1]}"
-            )
-        ranks, code_ranks, ranked_lists = rank_lists(ranked, queries, code_groups=code_groups)
-        shown.add(ranked_lists)
-        filled = (ranked_lists["filtered"] >= 0).sum(axis=1)
-        counts["short_lists"] = int((filled < max(ks)).sum())
+        ranks, code_ranks, counts["short_lists"] = _by_lists(
+            queries, model, max(ks), shown, code_groups
+        )
         if progress is not None:
             progress(len(queries), len(queries))
     return Report(
@@ -107,6 +94,36 @@ def evaluate(
         code_ranks=code_ranks,
         seed=seed,
     )
+
+
+def _counts(queries: Queries) -> dict[str, int]:
+    owners, items = flatten(queries.histories)
+    repeated = np.unique(owners[items == queries.targets[owners]])
+    return {
+        "users": len(queries),
+        "items": queries.num_items,
+        "cold_targets": int(queries.cold.sum()),
+        "repeated_targets": len(repeated),
+    }
+
+
+def _by_lists(
+    queries: Queries,
+    model: Tensor | np.ndarray,
+    longest_k: int,
+    shown: _Shown,
+    code_groups: CodeGroups | None,
+) -> tuple[Ranks, Ranks | None, int]:
+    """Ranks, ranks by codes, and how many lists have fewer than `longest_k` unseen items."""
+    ranked = _lists(model)
+    if ranked.shape[1] < longest_k:
+        raise ValueError(
+            f"ranked must hold at least max(ks) = {longest_k} places, got {ranked.shape[1]}"
+        )
+    ranks, code_ranks, by_mode = rank_lists(ranked, queries, code_groups=code_groups)
+    shown.add(by_mode)
+    filled = (by_mode["filtered"] >= 0).sum(axis=1)
+    return ranks, code_ranks, int((filled < longest_k).sum())
 
 
 def _lists(ranked: Tensor | np.ndarray) -> Int[np.ndarray, "users k"]:
@@ -131,7 +148,7 @@ def _by_scores(
     progress: Progress | None,
 ) -> tuple[Ranks, Ranks | None]:
     """Ranks, and ranks by codes; each process's share, added up."""
-    found = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
+    by_item = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
     by_codes = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
     number, of = shard()
     with together():
@@ -145,18 +162,18 @@ def _by_scores(
         )
         for result in results:
             for mode in MODES:
-                found[mode][result.part] = result.ranks[mode]
+                by_item[mode][result.part] = result.ranks[mode]
                 if result.code_ranks is not None:
                     by_codes[mode][result.part] = result.code_ranks[mode]
             if result.ranked is not None:
                 shown.add(result.ranked)
             if progress is not None:
                 progress(result.part.stop, len(queries))
-    found = dict(zip(MODES, add_up(list(found.values())), strict=True))
+    by_item = dict(zip(MODES, add_up(list(by_item.values())), strict=True))
     shown.share()
     if code_groups is None:
-        return found, None
-    return found, dict(zip(MODES, add_up(list(by_codes.values())), strict=True))
+        return by_item, None
+    return by_item, dict(zip(MODES, add_up(list(by_codes.values())), strict=True))
 
 
 class _Shown:
@@ -183,11 +200,11 @@ class _Shown:
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """By mode: "coverage@k" and "gini@k"; nothing if no lists were asked for."""
-        found: dict[str, dict[str, float]] = {mode: {} for mode in MODES if self.ks}
+        by_mode: dict[str, dict[str, float]] = {mode: {} for mode in MODES if self.ks}
         for measure in (coverage, gini):
             for (mode, k), shown in self.exposures.items():
-                found[mode][f"{measure.__name__}@{k}"] = measure(shown)
-        return found
+                by_mode[mode][f"{measure.__name__}@{k}"] = measure(shown)
+        return by_mode
 
 
 def _groups(

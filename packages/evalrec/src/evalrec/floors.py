@@ -8,9 +8,13 @@ None needs training beyond counting, and together with text they beat many a pub
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -20,16 +24,16 @@ from scipy import sparse
 from torch import Tensor
 
 from evalrec.evaluate import evaluate
-from evalrec.interactions import Histories, flatten
+from evalrec.interactions import DataError, Histories, count_items, flatten
 from evalrec.item_to_item import (
     SparseMatrix,
     cooccurrences,
     cosine_neighbours,
-    count_items,
     text_neighbours,
     transitions,
 )
 from evalrec.splits import Queries, Split
+from evalrec.storage import replacing_folder
 
 __all__ = ["Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"]
 
@@ -41,6 +45,9 @@ TEXT_WEIGHTS = (2.0, 4.0, 8.0)
 # Of item-kNN, over the whole history.
 NEIGHBOURS = (50, 200)
 SHRINKAGES = (0.0, 10.0)
+
+_FORMAT = 1
+_CONFIG_FILE, _MATRIX_FILE = "floor.json", "matrix.npz"
 
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -109,6 +116,64 @@ class ItemToItemFloor:
         )
         return torch.from_numpy((weights @ self.matrix).toarray())
 
+    def save(self, folder: str | Path) -> None:
+        """Write the floor to a folder, whole or not at all; the same floor writes the same bytes.
+
+        `floor.json` holds the settings and a SHA-256 of `matrix.npz`, which is scipy's format of
+        sparse arrays and holds no pickle.
+
+        Args:
+            folder: Where it goes; a floor that was saved there is replaced.
+
+        Raises:
+            FileExistsError: If the folder holds anything else, which would be lost.
+        """
+        folder = Path(folder)
+        files = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if not files <= {_CONFIG_FILE, _MATRIX_FILE}:
+            raise FileExistsError(f"{folder} holds more than a saved floor, so it is not replaced")
+        with replacing_folder(folder) as beside:
+            sparse.save_npz(beside / _MATRIX_FILE, self.matrix, compressed=False)
+            config = {
+                "format": _FORMAT,
+                "last_items": self.last_items,
+                "decay": self.decay,
+                "parameters": dict(self.parameters),
+                "matrix_sha256": _sha256(beside / _MATRIX_FILE),
+            }
+            text = json.dumps(config, indent=2) + "\n"
+            (beside / _CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ItemToItemFloor:
+        """The floor that `save` wrote.
+
+        Raises:
+            DataError: If the folder is missing, of another format, incomplete or damaged.
+        """
+        path, matrix_path = Path(folder) / _CONFIG_FILE, Path(folder) / _MATRIX_FILE
+        for file in (path, matrix_path):
+            if not file.is_file():
+                raise DataError(f"{file} is missing, so {folder} is no saved floor")
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(config, dict) or config.get("format") != _FORMAT:
+                raise DataError(f"{path} must be of format {_FORMAT}, which ItemToItemFloor writes")
+            if config["matrix_sha256"] != _sha256(matrix_path):
+                raise DataError(f"{matrix_path} is damaged or of another floor: {path} disagrees")
+            return cls(
+                matrix=sparse.csr_array(sparse.load_npz(matrix_path)),
+                last_items=config["last_items"],
+                decay=config["decay"],
+                parameters=config["parameters"],
+            )
+        except DataError:
+            raise
+        except KeyError as error:
+            raise DataError(f"{path} is damaged: it lacks {error}") from error
+        except (ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{folder} is damaged: {error}") from error
+
 
 def fit_floors(
     split: Split, texts: Sequence[str] | None = None, *, progress: Progress | None = None
@@ -130,24 +195,11 @@ def fit_floors(
     """
     if texts is not None and len(texts) != split.num_items:
         raise ValueError(f"texts must be one an item, {split.num_items}, got {len(texts)}")
-    recencies = list(itertools.product(LAST_ITEMS, DECAYS))
-    num_settings = len(NEIGHBOURS) * len(SHRINKAGES) + len(recencies)
+    num_recencies = len(LAST_ITEMS) * len(DECAYS)
+    num_settings = len(NEIGHBOURS) * len(SHRINKAGES) + num_recencies
     if texts is not None:
-        num_settings += len(recencies) + len(TEXT_WEIGHTS)
+        num_settings += num_recencies + len(TEXT_WEIGHTS)
     choice = _Choice(split.validation, num_settings, progress)
-
-    def by_recency(matrix: SparseMatrix) -> ItemToItemFloor:
-        settings = [{"last_items": last, "decay": decay} for last, decay in recencies]
-        return choice.best_of(
-            ItemToItemFloor(
-                matrix=matrix,
-                last_items=int(setting["last_items"]),
-                decay=setting["decay"],
-                parameters=setting,
-            )
-            for setting in settings
-        )
-
     floors: dict[str, Floor] = {
         "popularity": PopularityFloor.fit(split.train, split.num_items),
         "markov": ItemToItemFloor(
@@ -155,11 +207,11 @@ def fit_floors(
         ),
         "item-knn": choice.best_of(_item_knns(split)),
     }
-    graph = by_recency(cooccurrences(split.train, split.num_items))
+    graph = choice.best_of(_by_recency(cooccurrences(split.train, split.num_items)))
     floors["graph"] = graph
     if texts is not None:
         neighbours = text_neighbours(texts)
-        floors["text"] = by_recency(neighbours)
+        floors["text"] = choice.best_of(_by_recency(neighbours))
         floors["graph + text"] = choice.best_of(
             replace(
                 graph,
@@ -178,6 +230,17 @@ def _item_knns(split: Split) -> Iterator[ItemToItemFloor]:
             split.train, split.num_items, num_neighbours=num_neighbours, shrinkage=shrinkage
         )
         yield ItemToItemFloor(matrix=matrix, last_items=None, decay=1.0, parameters=setting)
+
+
+def _by_recency(matrix: SparseMatrix) -> Iterator[ItemToItemFloor]:
+    """One matrix with every setting of how far back the history counts."""
+    for last_items, decay in itertools.product(LAST_ITEMS, DECAYS):
+        setting = {"last_items": last_items, "decay": decay}
+        yield ItemToItemFloor(matrix=matrix, last_items=last_items, decay=decay, parameters=setting)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class _Choice:

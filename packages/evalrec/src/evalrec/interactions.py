@@ -105,3 +105,8 @@ def flatten(
     if len(owners) == 0:
         return owners, owners
     return owners, np.concatenate(histories).astype(np.int64)
+
+
+def count_items(histories: Histories, num_items: int) -> Int[np.ndarray, " items"]:
+    """How often each item occurs in the histories."""
+    return np.bincount(flatten(histories)[1], minlength=num_items)

@@ -7,20 +7,14 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from scipy import sparse
 
-from evalrec.interactions import Histories, flatten
+from evalrec.interactions import Histories, count_items, flatten
 
 SparseMatrix: TypeAlias = sparse.csr_array
 """items x items in fp32; entry (i, j) is what item i in the history adds to the score of item j."""
 
-_CHUNK_CELLS = 2**22  # similarities held at once
-
-
-def count_items(histories: Histories, num_items: int) -> Int[np.ndarray, " items"]:
-    """How often each item occurs in the histories."""
-    return np.bincount(flatten(histories)[1], minlength=num_items)
+CHUNK_CELLS = 2**22  # similarities held at once
 
 
 def transitions(histories: Histories, num_items: int) -> SparseMatrix:
@@ -68,14 +62,14 @@ def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> Sparse
         raise ValueError(f"texts must hold words, got {len(texts)} without: {error}") from error
     num_items = len(texts)
     k = min(num_neighbours, num_items - 1)
-    chunk = max(1, _CHUNK_CELLS // num_items)
+    chunk = max(1, CHUNK_CELLS // num_items)
     rows, columns, values = [], [], []
     for start in range(0, num_items, chunk):
         cosines = np.asarray((vectors[start : start + chunk] @ vectors.T).todense())
-        own = np.arange(start, start + len(cosines))
-        cosines[own - start, own] = -1.0
+        chunk_rows = np.arange(start, start + len(cosines))
+        cosines[chunk_rows - start, chunk_rows] = -1.0  # an item is no neighbour of itself
         nearest = torch.from_numpy(cosines).topk(k, dim=1)
-        rows.append(np.repeat(own, k))
+        rows.append(np.repeat(chunk_rows, k))
         columns.append(nearest.indices.numpy().ravel())
         values.append(nearest.values.numpy().ravel() ** 3)
     matrix = sparse.csr_array(
@@ -102,7 +96,7 @@ def cosine_neighbours(
     had.data[:] = 1.0
     by_item = had.T.tocsr()
     roots = np.sqrt(np.diff(by_item.indptr))
-    chunk = max(1, _CHUNK_CELLS // num_items)
+    chunk = max(1, CHUNK_CELLS // num_items)
     rows, columns, values = [], [], []
     for start in range(0, num_items, chunk):
         both = (by_item[start : start + chunk] @ had).tocoo()

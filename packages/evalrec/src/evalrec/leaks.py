@@ -174,9 +174,9 @@ def _from_future(part: str, queries: Queries, interactions: Interactions) -> Ite
         queries.users * queries.num_items + queries.targets,
         queries.users[owners] * queries.num_items + items,
     ):
-        found = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
-        known = (unique[found] == wanted) & (counts[found] == 1)  # repeats have several times
-        times.append((known, interactions.timestamps[places[found]]))
+        nearest = np.minimum(np.searchsorted(unique, wanted), len(unique) - 1)
+        known = (unique[nearest] == wanted) & (counts[nearest] == 1)  # repeats have several times
+        times.append((known, interactions.timestamps[places[nearest]]))
     (target_known, target_times), (item_known, item_times) = times
     later = item_known & target_known[owners] & (item_times > target_times[owners])
     count = len(np.unique(owners[later]))

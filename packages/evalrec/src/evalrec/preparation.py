@@ -138,6 +138,17 @@ def prepare(
         "options": asdict(options),
         "time_unit": form.time_unit,
         "interactions_read": read.num_rows,
+        **_content(prepared, table),
+    }
+    _write(out, table, catalogue, description)
+    if progress is not None:
+        progress("writing", 1, 1)
+    return prepared
+
+
+def _content(prepared: Prepared, table: Interactions) -> dict[str, Any]:
+    """What `dataset.json` says of the interactions and items that are kept."""
+    return {
         "interactions_below_min_rating": prepared.num_below_rating,
         "steps": list(prepared.steps),
         "users": table.num_users,
@@ -147,10 +158,6 @@ def prepare(
         "items_without_text": prepared.num_without_text,
         "content_sha256": prepared.content_sha256,
     }
-    _write(out, table, catalogue, description)
-    if progress is not None:
-        progress("writing", 1, 1)
-    return prepared
 
 
 def _reduce(

@@ -81,9 +81,10 @@ def _rank_tile(
         return torch.from_numpy(array).to(tile.device)
 
     targets, num_items = queries.targets[part], queries.num_items
+    # Each distinct (user of the batch, seen item) once.
     owners, seen = np.divmod(_seen_pairs(queries.histories[part], num_items), num_items)
-    pairs = on_device(owners), on_device(seen)
-    repeated = owners[seen == targets[owners]]
+    pairs = on_device(owners), on_device(seen)  # [seen] each
+    repeated = owners[seen == targets[owners]]  # users whose target is in their history
     users = torch.arange(tile.num_users, device=tile.device)
     counter = Counter(tile, tile.at(users, on_device(targets)))
     by_codes = None
@@ -98,17 +99,19 @@ def _rank_tile(
         }
     gathered: list[Gatherer] = [counter, *(by_codes.counters if by_codes else ()), *best.values()]
     for start, scores in tile.blocks(lists=top_k is not None):
-        for one in gathered:
-            one.add(start, scores)
+        for gatherer in gathered:
+            gatherer.add(start, scores)
 
-    reached = counter.reached(*pairs).long()
+    # The target reaches its own score, so a count is a rank from 1 on. Filtered, the seen items
+    # that were counted before it are taken off again.
+    reached = counter.reached(*pairs).long()  # [seen]
     filtered = counter.counts.clone().index_add_(0, pairs[0], -reached).cpu().numpy()
     filtered[repeated] = num_items + 1
     return TileResult(
         part=part,
         ranks={"unfiltered": counter.counts.cpu().numpy(), "filtered": filtered},
         code_ranks=by_codes.ranks(repeated) if by_codes else None,
-        ranked={mode: one.ranked.cpu().numpy() for mode, one in best.items()} or None,
+        ranked={mode: lists.ranked.cpu().numpy() for mode, lists in best.items()} or None,
     )
 
 
@@ -121,6 +124,7 @@ class CodeGroups:
 
     def __init__(self, codes: Int[np.ndarray, "items levels"]) -> None:
         self.of_item: Int[np.ndarray, " items"] = np.unique(codes, axis=0, return_inverse=True)[1]
+        # Items group by group; group g has those from starts[g] up to starts[g + 1].
         self._members = np.argsort(self.of_item, kind="stable")
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(self.of_item))])
 
@@ -128,10 +132,11 @@ class CodeGroups:
         self, items: Int[np.ndarray, " batch"]
     ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
         """Pairs (place in `items`, an item with the same codes), each item itself included."""
-        groups = self.of_item[items]
-        sizes = self._starts[groups + 1] - self._starts[groups]
-        owners = np.repeat(np.arange(len(items)), sizes)
-        within = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        groups = self.of_item[items]  # [batch]
+        sizes = self._starts[groups + 1] - self._starts[groups]  # [batch]
+        owners = np.repeat(np.arange(len(items)), sizes)  # [pairs]
+        # The place of each pair within its group: 0, 1, 2, ... for every owner anew.
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # [pairs]
         return owners, self._members[self._starts[groups][owners] + within]
 
 
@@ -151,7 +156,7 @@ class _CodeRanks:
         seen: Int[np.ndarray, " seen"],
     ) -> None:
         num_items = tile.num_items
-        rows, members = groups.members(targets)
+        rows, members = groups.members(targets)  # [pairs] each: a user, an item of its group
         unseen = ~np.isin(rows * num_items + members, owners * num_items + seen)
         self.num_items = num_items
         self.rows = torch.from_numpy(rows).to(tile.device)
@@ -164,7 +169,7 @@ class _CodeRanks:
         self.best = {}
         for mode, kept in self.kept.items():
             lowest = torch.full_like(self.scores[:1], -torch.inf).expand(tile.num_users).clone()
-            scores = self.scores.masked_fill(~kept, -torch.inf)
+            scores = self.scores.masked_fill(~kept, -torch.inf)  # [pairs]
             self.best[mode] = lowest.scatter_reduce_(0, self.rows, scores, "amax")
         self._counters = {mode: Counter(tile, best) for mode, best in self.best.items()}
 
@@ -173,13 +178,14 @@ class _CodeRanks:
         """To be shown every block."""
         return list(self._counters.values())
 
-    def ranks(self, repeated: Int[np.ndarray, " some"]) -> Ranks:
+    def ranks(self, repeated: Int[np.ndarray, " repeated"]) -> Ranks:
         """Ranks, once every block was counted; the users `repeated` miss when filtered."""
         ranks = {}
         for mode, counter in self._counters.items():
             best = self.best[mode]
-            own = (self.kept[mode] & (self.scores >= best[self.rows])).long()
-            places = counter.counts.clone().index_add_(0, self.rows, -own) + 1
+            # The items of the group that reach its best score are counted once, as the best.
+            in_group = (self.kept[mode] & (self.scores >= best[self.rows])).long()  # [pairs]
+            places = counter.counts.clone().index_add_(0, self.rows, -in_group) + 1  # [batch]
             if mode == "filtered":
                 places.index_add_(0, self.seen[0], -counter.reached(*self.seen).long())
             ranks[mode] = places.cpu().numpy()
@@ -214,18 +220,19 @@ def rank_lists(
         raise ValueError(f"ranked must hold one list a user, {len(queries)}, got {len(ranked)}")
     ranked = ranked.astype(np.int64)
     _check_lists(ranked, queries.num_items)
-    owners = np.arange(len(queries))[:, None]
+    owners = np.arange(len(queries))[:, None]  # [users, 1]
     seen_pairs = _seen_pairs(queries.histories, queries.num_items)
-    seen = (ranked >= 0) & np.isin(owners * queries.num_items + ranked, seen_pairs)
-    order = np.argsort(seen | (ranked < 0), axis=1, kind="stable")
+    seen = (ranked >= 0) & np.isin(owners * queries.num_items + ranked, seen_pairs)  # [users, k]
+    # What stays comes first, in the order that it had; what is struck out goes to the end.
+    order = np.argsort(seen | (ranked < 0), axis=1, kind="stable")  # [users, k]
     struck = np.where(seen, -1, ranked)
     lists = {"unfiltered": ranked, "filtered": np.take_along_axis(struck, order, axis=1)}
 
     def places(same: Int[np.ndarray, " items"]) -> Ranks:
-        wanted = same[queries.targets][:, None]
+        wanted = same[queries.targets][:, None]  # [users, 1]
         ranks = {}
         for mode, items in lists.items():
-            hits = (items >= 0) & (same[items] == wanted)
+            hits = (items >= 0) & (same[items] == wanted)  # [users, k]
             ranks[mode] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, queries.num_items + 1)
         ranks["filtered"][repeated] = queries.num_items + 1
         return ranks

@@ -1,10 +1,9 @@
-"""Report: the ranks of one evaluation, their metrics with intervals, as table and as JSON."""
+"""Report: the ranks of one evaluation and their metrics with intervals, kept as JSON."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.table import Table
 
 from evalrec.interactions import DataError, flatten
 from evalrec.metrics import METRICS
 from evalrec.splits import Queries
+from evalrec.storage import replacing_file
 
-__all__ = ["MODES", "Estimate", "Report", "read_report"]
+__all__ = ["MODES", "Estimate", "Report", "check_same_queries", "read_report"]
 
 MODES = ("unfiltered", "filtered")
 _FORMAT = 2
@@ -38,10 +37,10 @@ def digest(queries: Queries) -> str:
     """A hash of what was asked: histories, targets and the size of the catalogue, in order."""
     owners, items = flatten(queries.histories)
     lengths = np.bincount(owners, minlength=len(queries))
-    found = hashlib.sha256(str(queries.num_items).encode())
+    content = hashlib.sha256(str(queries.num_items).encode())
     for part in (lengths, items, queries.targets):
-        found.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
-    return found.hexdigest()
+        content.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    return content.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,18 +130,18 @@ class Report:
 
         Groups without a user are left out.
         """
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        means: dict[str, dict[str, dict[str, float]]] = {}
         for index, group in enumerate(self.group_names):
             members = self.groups == index
             if members.any():
-                found[group] = {
+                means[group] = {
                     mode: {
                         metric: float(self.per_user(metric, mode)[members].mean())
                         for metric in self.metric_names
                     }
                     for mode in MODES
                 }
-        return found
+        return means
 
     @cached_property
     def group_sizes(self) -> dict[str, int]:
@@ -245,18 +244,8 @@ class Report:
 
     def write_json(self, path: str | Path) -> None:
         """Write `to_json()` to a file, whole or not at all."""
-        path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing_file(Path(path)) as beside:
             beside.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-
-    def __rich__(self) -> Table:
-        from evalrec.report_tables import report_table  # which needs Report
-
-        return report_table(self)
 
 
 def read_report(path: str | Path) -> Report:
@@ -275,6 +264,29 @@ def read_report(path: str | Path) -> Report:
         raise DataError(f"{path}: {error}") from error
     except KeyError as error:
         raise DataError(f"{path}: a report must have {error}") from error
+
+
+def check_same_queries(first: Report, name: str, report: Report) -> None:
+    """Refuse a report whose users, histories, targets or items differ from those of the first.
+
+    Args:
+        first: What the others are held against.
+        name: What the other report is called.
+        report: The other report.
+
+    Raises:
+        ValueError: If they differ; it says in what.
+    """
+    for what in ("users", "items", "cold_targets"):
+        if report.counts[what] != first.counts[what]:
+            raise ValueError(
+                f"reports must be of the same queries, got {first.counts[what]:,} and, in "
+                f"{name!r}, {report.counts[what]:,} {what}"
+            )
+    if report.queries != first.queries:
+        raise ValueError(
+            f"reports must be of the same queries, got other histories or targets in {name!r}"
+        )
 
 
 def _plain(ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> dict[str, list[int]]:

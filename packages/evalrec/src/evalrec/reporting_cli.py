@@ -45,10 +45,6 @@ def floors(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit and test what any model must beat: nothing but counts, text and a factorisation."""
-    from rich.console import Console
-
-    from evalrec.report_tables import reports_table
-
     if out is not None and out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: is a file, not a folder")
     split, texts = _read(directory, tuple(text_fields or TEXT_FIELDS), required=bool(text_fields))
@@ -62,18 +58,25 @@ def floors(
         for name, report in reports.items():
             report.write_json(out / f"{name.replace(' ', '_').replace('+', 'and')}.json")
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    name: {"parameters": parameters[name], **report.to_json(per_user=False)}
-                    for name, report in reports.items()
-                },
-                indent=2,
-            )
-        )
-        return
+        documents = {
+            name: {"parameters": parameters[name], **report.to_json(per_user=False)}
+            for name, report in reports.items()
+        }
+        typer.echo(json.dumps(documents, indent=2))
+    else:
+        _print_floors(reports, parameters, title=f"Floors, test, {directory.name}")
+
+
+def _print_floors(
+    reports: dict[str, Report], parameters: dict[str, dict[str, float]], *, title: str
+) -> None:
+    """The floors side by side, and what was chosen of each."""
+    from rich.console import Console
+
+    from evalrec.tables import reports_table
+
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(reports_table(reports, title=f"Floors, test, {directory.name}"))
+    console.print(reports_table(reports, title=title))
     for name, chosen in parameters.items():
         if chosen:
             settings = ", ".join(f"{key} {value:g}" for key, value in chosen.items())
@@ -104,18 +107,19 @@ def compare(
 ) -> None:
     """Compare systems user by user: means, differences, intervals and corrected tests."""
     from evalrec.comparison import compare as compare_systems
+    from evalrec.tables import comparison_table, to_latex, to_markdown
 
     systems, files = read_runs(runs)
-    found = compare_systems(
+    comparison = compare_systems(
         systems, metrics=metrics or ("recall@10", "ndcg@10"), num_samples=samples, seed=seed
     )
     if output == "json":
         sources = {name: [str(path) for path in paths] for name, paths in files.items()}
-        typer.echo(json.dumps({**found.to_json(), "files": sources}, indent=2))
+        typer.echo(json.dumps({**comparison.to_json(), "files": sources}, indent=2))
     elif output == "latex":
-        typer.echo(found.to_latex(), nl=False)
+        typer.echo(to_latex(comparison), nl=False)
     elif output == "markdown":
-        typer.echo(found.to_markdown(), nl=False)
+        typer.echo(to_markdown(comparison), nl=False)
     else:
         from rich.console import Console
 
@@ -125,7 +129,7 @@ def compare(
             console.print(f"{name}: {plural}", highlight=False, markup=False)
             for path in paths:
                 console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
-        console.print(found)
+        console.print(comparison_table(comparison))
 
 
 def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[Path]]]:
@@ -148,15 +152,15 @@ def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[
     systems: dict[str, list[Report]] = {}
     files: dict[str, list[Path]] = {}
     for run in runs:
-        given, path = _name_and_path(run)
-        found = {file: read_report(file) for file in _report_files(path)}
-        for file, name in _names(given, path, found).items():
-            if name in systems and given is None:
+        prefix, path = _name_and_path(run)
+        reports = {file: read_report(file) for file in _report_files(path)}
+        for file, name in _names(prefix, path, reports).items():
+            if name in systems and prefix is None:
                 raise DataError(
                     f"{file} and {files[name][0]} are both called {name!r}: give NAME=PATH, one "
                     "name to pool them as seeds or two to compare them"
                 )
-            systems.setdefault(name, []).append(found[file])
+            systems.setdefault(name, []).append(reports[file])
             files.setdefault(name, []).append(file)
     return systems, files
 
@@ -188,15 +192,15 @@ def _is_report(file: Path) -> bool:
     return isinstance(document, dict) and {"format", "ks", "ranks"} <= document.keys()
 
 
-def _names(given: str | None, path: Path, found: dict[Path, Report]) -> dict[Path, str]:
-    """What the reports at a path are called."""
-    if path in found:
-        return {path: given or found[path].name or str(path)}
-    system = given or str(path)
-    if len(found) == 1:
-        return dict.fromkeys(found, system)
-    places = {file: _place(file.relative_to(path)) for file in found}
-    names = {file: report.name or places[file] for file, report in found.items()}
+def _names(prefix: str | None, path: Path, reports: dict[Path, Report]) -> dict[Path, str]:
+    """What the reports at a path are called, after the NAME before the path if there is one."""
+    if path in reports:
+        return {path: prefix or reports[path].name or str(path)}
+    system = prefix or str(path)
+    if len(reports) == 1:
+        return dict.fromkeys(reports, system)
+    places = {file: _place(file.relative_to(path)) for file in reports}
+    names = {file: report.name or places[file] for file, report in reports.items()}
     if len(set(names.values())) < len(names):
         names = places
     return {file: f"{system}: {name}" for file, name in names.items()}
@@ -248,11 +252,9 @@ def _fit_and_test(
 
     from evalrec.evaluate import evaluate
     from evalrec.floors import fit_floors
-    from evalrec.item_to_item import count_items
     from evalrec.matrix_factorization import fit_matrix_factorization
     from evalrec.progress import ProgressScreen
 
-    item_counts = count_items(split.train, split.num_items)
     with ProgressScreen() as screen:
         fitted = fit_floors(split, texts, progress=partial(screen, "fitting floors"))
         models: dict[str, Any] = {name: floor.score for name, floor in fitted.items()}
@@ -272,7 +274,7 @@ def _fit_and_test(
                 split.test,
                 model,
                 ks=ks,
-                item_counts=item_counts,
+                item_counts=split.item_counts,
                 name=name,
                 progress=partial(screen, f"testing {name}"),
             )

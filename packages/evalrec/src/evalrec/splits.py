@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Int
 
-from evalrec.interactions import DataError, Histories, Interactions, flatten
+from evalrec.interactions import DataError, Histories, Interactions, count_items, flatten
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,6 +61,29 @@ class Queries:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def sample(self, count: int, *, seed: int) -> Queries:
+        """Some of the queries, drawn without repetition, in the order that they have here.
+
+        Args:
+            count: How many; where there are no more than that, the queries are all returned.
+            seed: Of the draw.
+
+        Raises:
+            ValueError: If `count` is not at least 1.
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
+        if count >= len(self):
+            return self
+        drawn = np.sort(np.random.default_rng(seed).choice(len(self), size=count, replace=False))
+        return Queries(
+            histories=[self.histories[query] for query in drawn],
+            targets=self.targets[drawn],
+            num_items=self.num_items,
+            cold=self.cold[drawn],
+            users=None if self.users is None else self.users[drawn],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
@@ -84,6 +107,11 @@ class Split:
     test: Queries
     num_items: int
     num_dropped: int
+
+    @property
+    def item_counts(self) -> Int[np.ndarray, " items"]:
+        """How often each item occurs in the training histories."""
+        return count_items(self.train, self.num_items)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -215,23 +243,23 @@ def temporal_split(
         for time in (validation_time, test_time)
     ]
     users = np.flatnonzero(before[0])
-    asked = [
+    queried = [
         np.flatnonzero((before[0] > 0) & (before[1] > before[0])),
         np.flatnonzero((before[1] > 0) & (lengths > before[1])),
     ]
-    for part, rows in (("training", users), ("validation", asked[0]), ("test", asked[1])):
+    for part, rows in (("training", users), ("validation", queried[0]), ("test", queried[1])):
         if len(rows) == 0:
             raise DataError(
                 f"no user is left in {part}: timestamps are {times.min()} to {times.max()}, "
                 f"cut at {validation_time} and {test_time}"
             )
-    used = np.unique(np.concatenate([users, *asked]))
+    used = np.unique(np.concatenate([users, *queried]))
     return _split(
         users=users,
         train=[histories[user][: before[0][user]] for user in users],
         parts=tuple(
             ([histories[user] for user in rows], np.arange(len(rows)), at[rows], rows)
-            for rows, at in zip(asked, before, strict=True)
+            for rows, at in zip(queried, before, strict=True)
         ),
         num_items=interactions.num_items,
         num_dropped=int((lengths > 0).sum()) - len(used),

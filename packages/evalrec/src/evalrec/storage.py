@@ -1,12 +1,27 @@
-"""Folders written beside their place and renamed, so that a killed run leaves none by halves."""
+"""Files and folders written beside their place and renamed, so that none is left by halves."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it takes the place of `path` if the block succeeds.
+
+    What was there stays until then.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:  # an interrupted write, too, leaves nothing behind
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager

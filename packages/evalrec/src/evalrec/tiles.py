@@ -28,7 +28,7 @@ from torch import Tensor
 _WORD, _WORDS = 8, 255
 BLOCK_ITEMS = _WORD * _WORDS
 _CUDA_BLOCKS = 32  # how many times larger the parts are on a device that computes in parallel
-_LIST_BLOCK_ITEMS = 8 * BLOCK_ITEMS
+LIST_BLOCK_ITEMS = 8 * BLOCK_ITEMS
 _PAIR_CELLS = 2**15  # numbers of gathered embeddings at once: what the nearest cache holds
 _NEAR_CELLS = 2**22  # mask entries searched at once for the undecided
 
@@ -141,13 +141,16 @@ class EmbeddingTile:
     def at(self, rows: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"]) -> Tensor:
         """Products in double precision, whose order of additions is fixed by the width alone."""
         products = [torch.zeros(0, dtype=torch.float64, device=self.device)]
-        for terms in self._terms(rows, items, torch.float64):
-            while (width := terms.shape[1]) > 1:  # pairwise, by whole columns
+        for terms in self._terms(rows, items, torch.float64):  # [chunk, dim]
+            # The left half of the columns is added to the right half until one column is left, so
+            # that the order of additions is the same whatever stands in the chunk beside a pair.
+            while (width := terms.shape[1]) > 1:
                 half = width // 2
-                folded = terms[:, :half] + terms[:, half : 2 * half]
+                folded = terms[:, :half] + terms[:, half : 2 * half]  # [chunk, half]
+                # An odd width leaves its last column for the next round.
                 terms = torch.cat([folded, terms[:, 2 * half :]], dim=1) if width % 2 else folded
-            products.append(terms[:, 0])
-        return torch.cat(products)
+            products.append(terms[:, 0])  # [chunk]
+        return torch.cat(products)  # [pairs]
 
     def roughly(self, rows: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"]) -> Tensor:
         """Products in fp32."""
@@ -156,13 +159,14 @@ class EmbeddingTile:
 
     def _terms(
         self, rows: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"], dtype: torch.dtype
-    ) -> Iterator[Float[Tensor, "some dim"]]:
-        chunk = max(1, _PAIR_CELLS // self.items.shape[1])
+    ) -> Iterator[Float[Tensor, "chunk dim"]]:
+        """The terms of each pair's product, not yet added up, for as many pairs as fit a cache."""
+        size = max(1, _PAIR_CELLS // self.items.shape[1])
         if self.device.type == "cuda":
-            chunk *= _CUDA_BLOCKS
-        for start in range(0, len(rows), chunk):
-            some = slice(start, start + chunk)
-            yield self.queries[rows[some]].to(dtype) * self.items[items[some]].to(dtype)
+            size *= _CUDA_BLOCKS
+        for start in range(0, len(rows), size):
+            chunk = slice(start, start + size)
+            yield self.queries[rows[chunk]].to(dtype) * self.items[items[chunk]].to(dtype)
 
     def bounds(self, thresholds: Float[Tensor, " batch"]) -> tuple[Tensor, Tensor | None]:
         """The thresholds less and plus the largest error of a product of this width.
@@ -170,22 +174,24 @@ class EmbeddingTile:
         A sum of n products, in any order, is off by less than n u / (1 - n u) times the sum of
         their magnitudes, which is at most the product of both norms; u is the unit roundoff.
         """
-        norms = self.queries.double().square().sum(dim=1).sqrt()
-        slack = _product_error(self.items.shape[1]) * norms * self.largest_norm
+        norms = self.queries.double().square().sum(dim=1).sqrt()  # [batch]
+        slack = _product_error(self.items.shape[1]) * norms * self.largest_norm  # [batch]
         low, high = (thresholds - slack).float(), (thresholds + slack).float()
         away = torch.full_like(low, math.inf)
+        # Rounding to fp32 may have moved a bound inwards by half a step, so each goes one outwards.
         return torch.nextafter(low, -away), torch.nextafter(high, away)
 
     def blocks(self, *, lists: bool) -> Iterator[tuple[int, Float[Tensor, "batch block"]]]:
         """Small blocks, whose scores stay in the processor's cache."""
-        size = _LIST_BLOCK_ITEMS if lists else BLOCK_ITEMS
+        size = LIST_BLOCK_ITEMS if lists else BLOCK_ITEMS
         size = _CUDA_BLOCKS * BLOCK_ITEMS if self.device.type == "cuda" else size
         size = min(size, self.num_items)
-        held = torch.empty(self.num_users * size, device=self.device)
+        # Every block is written to the same memory; a shorter last block uses the front of it.
+        memory = torch.empty(self.num_users * size, device=self.device)
         for start in range(0, self.num_items, size):
-            block = self.items[start : start + size].float()
-            scores = held[: self.num_users * len(block)].view(self.num_users, len(block))
-            yield start, torch.mm(self.queries, block.T, out=scores)
+            block = self.items[start : start + size].float()  # [block, dim]
+            scores = memory[: self.num_users * len(block)].view(self.num_users, len(block))
+            yield start, torch.mm(self.queries, block.T, out=scores)  # [batch, block]
 
 
 class Gatherer(Protocol):
@@ -196,7 +202,11 @@ class Gatherer(Protocol):
 
 
 class Counter:
-    """Counts, for every user of a tile, the items that score at least a threshold."""
+    """Counts, for every user of a tile, the items that score at least a threshold.
+
+    An item whose block score is above `high` surely reaches it, and one below `low` surely does
+    not. What lies between is compared by `tile.at`, and is rare: a target itself and its copies.
+    """
 
     def __init__(self, tile: Tile, thresholds: Float[Tensor, " batch"]) -> None:
         self.tile, self.thresholds = tile, thresholds
@@ -211,34 +221,35 @@ class Counter:
         if width != self._width:
             needed = 1 if self.high is None else 2
             self._masks, self._width = [_empty_mask(scores) for _ in range(needed)], width
-        reaching = self._masks[0]
+        reaching = self._masks[0]  # [batch, padded]; the padding stays false
         _compare("greater_equal", scores, self.low, reaching[:, :width])
-        count = count_true(reaching)
+        num_reaching = count_true(reaching)  # [batch]
         if self.high is None:
-            self.counts += count
+            self.counts += num_reaching
             return
-        above = self._masks[1]
+        above = self._masks[1]  # [batch, padded]
         _compare("greater", scores, self.high, above[:, :width])
-        surely = count_true(above)
-        self.counts += surely
-        rows = (count > surely).nonzero()[:, 0]
-        chunk = max(1, _NEAR_CELLS // width)
-        for first in range(0, len(rows), chunk):
-            some = rows[first : first + chunk]
-            near = (reaching[some, :width] ^ above[some, :width]).nonzero()
-            owners, items = some[near[:, 0]], near[:, 1] + start
-            reach = self.tile.at(owners, items) >= self.thresholds[owners]
+        num_above = count_true(above)  # [batch]
+        self.counts += num_above
+        undecided = (num_reaching > num_above).nonzero()[:, 0]  # users that have such an item
+        size = max(1, _NEAR_CELLS // width)
+        for first in range(0, len(undecided), size):
+            rows = undecided[first : first + size]
+            # What is above also reaches, so the masks differ at the undecided items alone.
+            near = (reaching[rows, :width] ^ above[rows, :width]).nonzero()  # [pairs, 2]
+            owners, items = rows[near[:, 0]], near[:, 1] + start  # [pairs] each
+            reach = self.tile.at(owners, items) >= self.thresholds[owners]  # [pairs]
             self.counts.index_add_(0, owners, reach.long())
 
     def reached(
         self, rows: Int[Tensor, " pairs"], items: Int[Tensor, " pairs"]
     ) -> Bool[Tensor, " pairs"]:
         """Whether some pairs reach the user's threshold: whether `add` counts them."""
-        scores = self.tile.roughly(rows, items)
-        reach = scores >= self.low[rows]
+        scores = self.tile.roughly(rows, items)  # [pairs]
+        reach = scores >= self.low[rows]  # [pairs]
         if self.high is not None:
-            near = (reach & (scores <= self.high[rows])).nonzero()[:, 0]
-            owners = rows[near]
+            near = (reach & (scores <= self.high[rows])).nonzero()[:, 0]  # places in the pairs
+            owners = rows[near]  # [near]
             reach[near] = self.tile.at(owners, items[near]) >= self.thresholds[owners]
         return reach
 
@@ -263,16 +274,17 @@ class BestItems:
     def add(self, start: int, scores: Float[Tensor, "batch block"]) -> None:
         """Take in a block, whose first item is `start`."""
         width = scores.shape[1]
-        here = (self.items >= start) & (self.items < start + width)
-        if here.any():
-            scores = scores.clone()
-            scores[self.owners[here], self.items[here] - start] = -torch.inf
-        best = scores.topk(min(self.top_k, width), dim=1)
+        in_block = (self.items >= start) & (self.items < start + width)  # [seen]
+        if in_block.any():
+            scores = scores.clone()  # the block is shown to others as well
+            scores[self.owners[in_block], self.items[in_block] - start] = -torch.inf
+        best = scores.topk(min(self.top_k, width), dim=1)  # [batch, k of the block]
         values, indices = best.values, best.indices + start
         if self._values is not None and self._indices is not None:
+            # The best so far and the best of this block, of which the best are kept.
             values = torch.cat([self._values, values], dim=1)
             indices = torch.cat([self._indices, indices], dim=1)
-            values, places = values.topk(min(self.top_k, values.shape[1]), dim=1)
+            values, places = values.topk(min(self.top_k, values.shape[1]), dim=1)  # [batch, k]
             indices = indices.gather(1, places)
         self._values, self._indices = values, indices
 
@@ -308,12 +320,15 @@ def count_true(mask: Bool[Tensor, "rows padded"]) -> Int[Tensor, " rows"]:
         mask: As `_empty_mask` makes it: its width is a multiple of eight that splits into parts
             of at most 255 words.
     """
-    words = mask.view(torch.int64)
-    parts = words.view(len(mask), -1, min(_WORDS, words.shape[1]))
-    return parts.sum(dim=2).view(torch.uint8).view(len(mask), -1).sum(dim=1)
+    words = mask.view(torch.int64)  # [rows, words]: eight entries of 0 or 1 in the bytes of each
+    parts = words.view(len(mask), -1, min(_WORDS, words.shape[1]))  # [rows, parts, up to 255]
+    # Adding words adds each of their bytes, none of which carries into the next up to 255 words.
+    sums = parts.sum(dim=2)  # [rows, parts]
+    return sums.view(torch.uint8).view(len(mask), -1).sum(dim=1)  # [rows, 8 parts] -> [rows]
 
 
 def _empty_mask(scores: Float[Tensor, "batch block"]) -> Bool[Tensor, "batch padded"]:
+    """A mask for a block, all false, padded to a width that `count_true` can split."""
     rows, width = scores.shape
     unit = _WORD if width <= BLOCK_ITEMS else BLOCK_ITEMS
     padded = -(-width // unit) * unit

@@ -19,7 +19,7 @@ from evalrec.interactions import DataError
 from evalrec.readers.batches import Batch, Column
 from evalrec.readers.blocks import Advance
 from evalrec.readers.cleaning import item_record
-from evalrec.readers.contract import Format, asked, item_key
+from evalrec.readers.contract import Format, item_key, with_rating
 from evalrec.readers.delimited import Layout, read_delimited, read_header
 from evalrec.readers.json_lines import read_json_columns, read_json_records
 
@@ -39,7 +39,7 @@ def _read_reviews(
     paths: Sequence[Path], *, rated: bool, advance: Advance | None
 ) -> Iterator[Batch]:
     for path in paths:
-        yield from read_json_columns(path, asked(_REVIEWS, "overall", rated), advance=advance)
+        yield from read_json_columns(path, with_rating(_REVIEWS, "overall", rated), advance=advance)
 
 
 def _read_items(
@@ -84,17 +84,17 @@ def _read_interactions_2023(
 ) -> Iterator[Batch]:
     histories = _Histories()
     for path in paths:
-        columns = asked(_REVIEWS_2023, "rating", rated)
+        columns = with_rating(_REVIEWS_2023, "rating", rated)
         if not path.name.lower().removesuffix(".gz").endswith(".csv"):
             yield from read_json_columns(path, columns, advance=advance)
             continue
         with_history = "history" in read_header(path, Layout())
         if with_history:
             columns = {**columns, "history": Column(source="history", kind="text")}
-        one_a_user = any(part in path.name for part in (".valid.csv", ".test.csv"))
+        unique_users = any(part in path.name for part in (".valid.csv", ".test.csv"))
         seen: set[str] = set()
         for batch in read_delimited(path, columns, Layout(), advance=advance):
-            if one_a_user:
+            if unique_users:
                 _require_new_users(batch, seen)
             if with_history:
                 histories.add(batch)
@@ -127,12 +127,12 @@ class _Histories:
 
     def add(self, batch: Batch) -> None:
         """Take the histories of a batch."""
-        found = (
+        longest = (
             batch.frame.with_columns(pl.col("history").str.len_bytes().alias("length"))
             .group_by("user_id")
             .agg(pl.col("history").get(pl.col("length").arg_max()), pl.col("timestamp").min())
         )
-        for user, history, time in found.select("user_id", "history", "timestamp").iter_rows():
+        for user, history, time in longest.select("user_id", "history", "timestamp").iter_rows():
             if len(history) > len(self.longest.get(user, "")):
                 self.longest[user] = history
             self.first[user] = min(time, self.first.get(user, time))

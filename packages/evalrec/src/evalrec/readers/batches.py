@@ -209,12 +209,12 @@ def number(value: Any, column: str) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
             raise ValueError
-        found = float(value)
+        parsed = float(value)
     except (ValueError, OverflowError):
-        found = math.nan
-    if not math.isfinite(found):
+        parsed = math.nan
+    if not math.isfinite(parsed):
         raise ValueError(f"{column} must be a number, got {_short(value)!r}")
-    return found
+    return parsed
 
 
 def seconds(value: Any, column: str, time_format: str) -> int:
@@ -222,12 +222,12 @@ def seconds(value: Any, column: str, time_format: str) -> int:
     try:
         if not isinstance(value, str):
             raise ValueError
-        found = datetime.strptime(value, time_format)
+        moment = datetime.strptime(value, time_format)
     except ValueError:
         raise ValueError(
             f"{column} must be a time as {time_format}, got {_short(value)!r}"
         ) from None
-    return int(found.replace(tzinfo=UTC).timestamp())
+    return int(moment.replace(tzinfo=UTC).timestamp())
 
 
 def _short(value: Any) -> Any:

@@ -16,9 +16,9 @@ from typing import IO, TypeAlias, cast
 
 from evalrec.interactions import DataError
 
-BLOCK_BYTES = 2**24
+READ_BYTES = 2**18  # of the text that are read at once
+BLOCK_BYTES = 2**24  # from which on whole lines are handed on
 QUOTED_BYTES = 2**24  # at most of a field in quotes, so that a stray quote ends the search
-_READ_BYTES = 2**18
 
 Advance: TypeAlias = Callable[[int], None]
 """Called with the bytes of the file that were read since the last call."""
@@ -91,7 +91,7 @@ def read_blocks(
             pending += chunk
             if chunk and len(pending) < BLOCK_BYTES:
                 continue
-            end = _cut(pending, quoted) if chunk else len(pending)
+            end = end_of_lines(pending, quoted) if chunk else len(pending)
             if quoted and end == 0 and len(pending) >= QUOTED_BYTES and b"\n" in pending:
                 raise DataError(
                     f"{path}, line {line}: a double quote opens a field that is open still after "
@@ -124,7 +124,7 @@ def read_lines(
                 yield number, line
 
 
-def _cut(pending: bytearray, quoted: bool) -> int:
+def end_of_lines(pending: bytearray, quoted: bool) -> int:
     """Where the last whole line ends; with `quoted`, the last that ends outside quotes."""
     end = pending.rfind(b"\n") + 1
     if not quoted or b'"' not in pending:
@@ -148,7 +148,7 @@ def _chunks(path: Path, advance: Advance | None) -> Iterator[bytes]:
         chunk = b"\n"
         while chunk:
             # Not read: at a truncated end it would drop what it has, and miscount the lines.
-            chunk = stream.read1(_READ_BYTES)  # type: ignore[attr-defined]
+            chunk = stream.read1(READ_BYTES)  # type: ignore[attr-defined]
             if advance is not None and raw.tell() != position:
                 advance(raw.tell() - position)
                 position = raw.tell()

@@ -98,14 +98,11 @@ def collect(
         raise DataError(f"{source} holds no interactions{left}")
     timed = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else []
     parts.clear()  # as large as the table itself
-    front = []
-    for only_missing, rows in earlier:
-        if only_missing and timed:
-            width = len(items_of.rows)
-            known = np.isin(rows[0] * width + rows[1], timed[0] * width + timed[1])
-            rows = tuple(column[~known] for column in rows)
-        num_rows += len(rows[0])
-        front.append(rows)
+    front = [
+        _missing(rows, timed, len(items_of.rows)) if only_missing and timed else rows
+        for only_missing, rows in earlier
+    ]
+    num_rows += sum(len(rows[0]) for rows in front)
     users, items, timestamps = (
         np.concatenate([*(rows[place] for rows in front), *(timed[place : place + 1])])
         for place in range(3)
@@ -125,6 +122,16 @@ def _columns(
 ) -> tuple[Int[np.ndarray, " rows"], ...]:
     users, items = users_of(frame["user_id"]), items_of(frame["item_id"])
     return users, items, frame["timestamp"].to_numpy()
+
+
+def _missing(
+    rows: tuple[Int[np.ndarray, " rows"], ...],
+    timed: Sequence[Int[np.ndarray, " timed"]],
+    num_items: int,
+) -> tuple[Int[np.ndarray, " missing"], ...]:
+    """The rows whose pair of user and item no timed row has."""
+    known = np.isin(rows[0] * num_items + rows[1], timed[0] * num_items + timed[1])
+    return tuple(column[~known] for column in rows)
 
 
 def _refuse_unknown(

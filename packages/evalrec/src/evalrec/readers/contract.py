@@ -60,8 +60,8 @@ class Format:
     read_items: ReadItems
 
 
-def asked(columns: dict[str, Column], rating: str | None, rated: bool) -> dict[str, Column]:
-    """The columns, and the rating's where ratings are wanted."""
+def with_rating(columns: dict[str, Column], rating: str | None, rated: bool) -> dict[str, Column]:
+    """The columns and, where ratings are wanted and the format has them, the rating's."""
     if rated and rating is not None:
         return {**columns, "rating": Column(source=rating, kind="number")}
     return columns

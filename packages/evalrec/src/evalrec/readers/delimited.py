@@ -57,7 +57,7 @@ def read_delimited(
             header, block = _take_header(block, layout)
             require_columns(path, columns, header)
         if block.data:
-            yield _fast(block, columns, layout, header) or batch_of_rows(
+            yield parse_whole(block, columns, layout, header) or batch_of_rows(
                 path, _rows(block, columns, layout, header), columns
             )
 
@@ -108,7 +108,9 @@ def _take_header(block: Block, layout: Layout) -> tuple[tuple[str, ...], Block]:
     )
 
 
-def _fast(block: Block, columns: Columns, layout: Layout, header: Sequence[str]) -> Batch | None:
+def parse_whole(
+    block: Block, columns: Columns, layout: Layout, header: Sequence[str]
+) -> Batch | None:
     """The block parsed by polars, or None where anything is unusual."""
     data, separator = block.data, layout.separator
     if layout.encoding != "utf-8" and not data.isascii():

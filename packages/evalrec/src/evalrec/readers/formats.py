@@ -13,7 +13,7 @@ from evalrec.readers.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
 from evalrec.readers.batches import Batch, Column
 from evalrec.readers.blocks import Advance
 from evalrec.readers.collect import Read, collect
-from evalrec.readers.contract import Format, asked
+from evalrec.readers.contract import Format, with_rating
 from evalrec.readers.hm import HM
 from evalrec.readers.mind import MIND
 from evalrec.readers.movielens import MOVIELENS
@@ -33,7 +33,7 @@ _NATIVE_COLUMNS = {
 
 def _read_native(paths: Sequence[Path], *, rated: bool, advance: Advance | None) -> Iterator[Batch]:
     for path in paths:
-        yield from read_native(path, asked(_NATIVE_COLUMNS, "rating", rated), advance=advance)
+        yield from read_native(path, with_rating(_NATIVE_COLUMNS, "rating", rated), advance=advance)
 
 
 NATIVE = Format(
@@ -191,10 +191,10 @@ def _refuse_doubles(paths: Sequence[Path]) -> None:
             _refuse_pair(tables.get(table.with_suffix(""), path), path)
 
 
-def _refuse_pair(one: Path, other: Path) -> None:
-    if one != other:
+def _refuse_pair(first: Path, other: Path) -> None:
+    if first != other:
         raise DataError(
-            f"{one} and {other.name} hold the same interactions, by their names: give one alone"
+            f"{first} and {other.name} hold the same interactions, by their names: give one alone"
         )
 
 

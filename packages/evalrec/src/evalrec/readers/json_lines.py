@@ -33,7 +33,7 @@ def read_json_columns(
     for block in read_blocks(path, advance=advance):
         if first:
             _require_first(block, columns)
-        batch = _fast(block, columns) or batch_of_rows(path, _rows(block, columns), columns)
+        batch = parse_whole(block, columns) or batch_of_rows(path, _rows(block, columns), columns)
         first = False
         yield batch
 
@@ -108,7 +108,7 @@ def _require_first(block: Block, columns: Columns) -> None:
             return
 
 
-def _fast(block: Block, columns: Columns) -> Batch | None:
+def parse_whole(block: Block, columns: Columns) -> Batch | None:
     """The block parsed by polars, or None where anything is unusual."""
     schema: dict[str, Any] = {}
     for column in columns.values():

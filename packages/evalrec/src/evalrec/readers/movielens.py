@@ -9,7 +9,7 @@ from typing import Any
 from evalrec.readers.batches import Batch, Column
 from evalrec.readers.blocks import Advance
 from evalrec.readers.cleaning import item_record
-from evalrec.readers.contract import Format, asked, item_key
+from evalrec.readers.contract import Format, item_key, with_rating
 from evalrec.readers.delimited import Layout, read_delimited, read_records
 
 _DAT = (".dat", ".dat.gz")
@@ -31,7 +31,7 @@ def _read_interactions(
     paths: Sequence[Path], *, rated: bool, advance: Advance | None
 ) -> Iterator[Batch]:
     for path in paths:
-        columns = asked(_COLUMNS, "rating", rated)
+        columns = with_rating(_COLUMNS, "rating", rated)
         yield from read_delimited(path, columns, _ratings_layout(path), advance=advance)
 
 

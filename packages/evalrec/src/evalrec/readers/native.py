@@ -142,14 +142,14 @@ def read_native(path: Path, columns: Columns, *, advance: Advance | None = None)
 def _find(folder: Path, name: str, suffixes: Sequence[str]) -> Path:
     if not folder.is_dir():
         raise DataError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
-    found = [folder / f"{name}{suffix}" for suffix in suffixes]
-    found = [path for path in found if path.is_file()]
-    if not found:
+    candidates = [folder / f"{name}{suffix}" for suffix in suffixes]
+    files = [path for path in candidates if path.is_file()]
+    if not files:
         raise DataError(f"{folder} holds no {name} file: one of {', '.join(suffixes)}")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
         raise DataError(f"{folder} must hold one {name} file, got {names}")
-    return found[0]
+    return files[0]
 
 
 def _numbered(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ from typing import Any
 from evalrec.readers.batches import Batch, Column
 from evalrec.readers.blocks import Advance
 from evalrec.readers.cleaning import item_record
-from evalrec.readers.contract import Format, asked, item_key
+from evalrec.readers.contract import Format, item_key, with_rating
 from evalrec.readers.json_lines import read_json_columns, read_json_records
 
 _COLUMNS = {
@@ -23,7 +23,7 @@ def _read_interactions(
     paths: Sequence[Path], *, rated: bool, advance: Advance | None
 ) -> Iterator[Batch]:
     for path in paths:
-        yield from read_json_columns(path, asked(_COLUMNS, "stars", rated), advance=advance)
+        yield from read_json_columns(path, with_rating(_COLUMNS, "stars", rated), advance=advance)
 
 
 def _read_items(

@@ -1,0 +1,266 @@
+"""Tables of reports and of comparisons: for a terminal, in Markdown, in LaTeX.
+
+Reports and comparisons know nothing of tables; everything that is shown of them is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from evalrec.comparison import Comparison
+from evalrec.grid import Grid, escape_latex
+from evalrec.report import MODES, Estimate, Report, check_same_queries
+
+__all__ = [
+    "comparison_table",
+    "report_table",
+    "reports_table",
+    "systems_grid",
+    "to_latex",
+    "to_markdown",
+]
+
+
+def report_table(report: Report) -> Table:
+    """One report for a terminal: every metric, and what else was measured, in both modes."""
+    table = Table(
+        title=escape(report.name) or None, caption=_caption(report), caption_justify="left"
+    )
+    table.add_column("", no_wrap=True)
+    for mode in MODES:
+        table.add_column(mode, justify="right", no_wrap=True)
+    for metric in report.metric_names:
+        table.add_row(_label(metric), *(_cell(report.metrics[mode][metric]) for mode in MODES))
+    k = _headline_k(report)
+    table.add_section()
+    for group, size in report.group_sizes.items():
+        means = report.by_group[group]
+        figures = (_figure(means[mode][f"recall@{k}"]) for mode in MODES)
+        table.add_row(f"Recall@{k}, {size:,} {group} targets", *figures)
+    for metric in report.lists.get(MODES[0], ()):
+        table.add_row(_label(metric), *(_figure(report.lists[mode][metric]) for mode in MODES))
+    if report.code_ranks is not None:
+        table.add_section()
+        for metric in (f"recall@{k}", f"ndcg@{k}"):
+            cells = (
+                f"{_figure(report.on_codes[mode][metric])} ({_inflation(report, metric, mode)})"
+                for mode in MODES
+            )
+            table.add_row(f"{_label(metric)} counted on codes", *cells)
+    return table
+
+
+def reports_table(
+    reports: Mapping[str, Report],
+    *,
+    metrics: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Table:
+    """Several reports for a terminal, one row each; the best mean of every column is bold.
+
+    Args:
+        reports: By name, in the order of the rows; all of the same queries and cut-offs.
+        metrics: The columns of each mode; None takes Recall and NDCG at 10, or at the largest
+            cut-off where 10 is none.
+        title: Printed above the table.
+
+    Raises:
+        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
+            is none of theirs.
+    """
+    if not reports:
+        raise ValueError("reports must be at least one, got none")
+    first = next(iter(reports.values()))
+    for name, report in reports.items():
+        check_same_queries(first, name, report)
+        if report.ks != first.ks:
+            raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
+    if metrics is None:
+        k = _headline_k(first)
+        metrics = (f"recall@{k}", f"ndcg@{k}")
+    for metric in metrics:
+        if metric not in first.metric_names:
+            raise ValueError(f"metrics must be among {first.metric_names}, got {metric!r}")
+    table = Table(title=title, caption=_caption(first), caption_justify="left")
+    table.add_column("", overflow="fold")
+    columns = [(mode, metric) for mode in MODES for metric in metrics]
+    best = {}
+    for mode, metric in columns:
+        table.add_column(f"{mode}\n{_label(metric)}", justify="right", no_wrap=True)
+        best[mode, metric] = max(report.metrics[mode][metric].mean for report in reports.values())
+    for name, report in reports.items():
+        cells = (
+            _cell(report.metrics[mode][metric], best=best[mode, metric]) for mode, metric in columns
+        )
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The systems and, below them, their differences from the baseline, for a terminal."""
+    whole = Table.grid(padding=(1, 0))
+    for grid in _grids(comparison):
+        whole.add_row(grid.table())
+    whole.add_row(escape(_comparison_caption(comparison)))
+    return whole
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The systems, their differences from the baseline and a caption, in Markdown."""
+    parts = [grid.markdown() for grid in _grids(comparison)]
+    return "\n\n".join([*parts, _comparison_caption(comparison)]) + "\n"
+
+
+def to_latex(comparison: Comparison) -> str:
+    """The same as `to_markdown`, in LaTeX; the tables need the package booktabs."""
+    parts = [grid.latex() for grid in _grids(comparison)]
+    return "\n\n".join([*parts, escape_latex(_comparison_caption(comparison))]) + "\n"
+
+
+def systems_grid(
+    comparison: Comparison,
+    *,
+    intervals: bool = True,
+    p_values: bool = False,
+    facts: Mapping[str, Mapping[str, float | str]] | None = None,
+) -> Grid:
+    """A row a system: its means, the spread of its seeds, and whatever else is known of it.
+
+    Args:
+        comparison: What is shown.
+        intervals: Whether each mean has its 95 % interval beside it.
+        p_values: Whether each mean is followed by a column with the p-value of its difference
+            from the baseline: paired bootstrap over users, Holm-corrected over the comparison.
+        facts: Further columns, the last ones: by system, name and value. A system that lacks one
+            has an empty cell.
+
+    Raises:
+        ValueError: If there are facts of a system that is not compared.
+    """
+    facts = facts or {}
+    names = [system.name for system in comparison.systems]
+    unknown = [name for name in facts if name not in names]
+    if unknown:
+        raise ValueError(f"facts must be of the systems {names}, got {unknown}")
+    columns = [(mode, metric) for mode in MODES for metric in comparison.metrics]
+    header, best = ["system", "seeds"], set()
+    for mode, metric in columns:
+        means = [system.figures[mode, metric].mean for system in comparison.systems]
+        best |= {(row, len(header)) for row, mean in enumerate(means) if mean == max(means) > 0}
+        header += [f"{_label(metric)}, {mode}", *(["p"] if p_values else [])]
+    further = list(dict.fromkeys(fact for values in facts.values() for fact in values))
+    tested = {(d.system, d.mode, d.metric): _p_value(d.bootstrap_p) for d in comparison.differences}
+    rows = []
+    for system in comparison.systems:
+        cells = [system.name, str(system.num_seeds)]
+        for mode, metric in columns:
+            estimate = system.figures[mode, metric]
+            text = _estimate(estimate) if intervals else _figure(estimate.mean)
+            if system.seed_spread is not None:
+                spread = _figure(system.seed_spread[mode, metric])
+                text += f", seeds ±{spread}" if intervals else f" ± {spread}"
+            cells.append(text)
+            if p_values:
+                cells.append(tested.get((system.name, mode, metric), ""))
+        values = facts.get(system.name, {})
+        rows.append([*cells, *(str(values.get(fact, "")) for fact in further)])
+    return Grid(header=[*header, *further], rows=rows, best=best)
+
+
+def _grids(comparison: Comparison) -> list[Grid]:
+    """The systems and, where there are any, their differences from the baseline."""
+    grids = [systems_grid(comparison)]
+    if comparison.differences:
+        grids.append(_differences_grid(comparison))
+    return grids
+
+
+def _differences_grid(comparison: Comparison) -> Grid:
+    """A row for each difference from the baseline."""
+    rows = [
+        [
+            difference.system,
+            f"{_label(difference.metric)}, {difference.mode}",
+            _estimate(difference.estimate, signed=True),
+            _p_value(difference.bootstrap_p),
+            _p_value(difference.t_test_p),
+        ]
+        for difference in comparison.differences
+    ]
+    return Grid(header=["system", "metric", "difference", "p, bootstrap", "p, t-test"], rows=rows)
+
+
+def _inflation(report: Report, metric: str, mode: str) -> str:
+    """By how much counting hits on codes flatters a mean: "+12.3 %"."""
+    honest, flattered = report.metrics[mode][metric].mean, report.on_codes[mode][metric]
+    if honest == 0:
+        return "+0.0 %" if flattered == 0 else "from nothing"
+    return f"{100 * (flattered / honest - 1):+.1f} %"
+
+
+def _headline_k(report: Report) -> int:
+    return 10 if 10 in report.ks else max(report.ks)
+
+
+def _caption(report: Report) -> str:
+    """What the figures of a report are."""
+    counts = report.counts
+    text = (
+        f"{counts['users']:,} users, ranked over all {counts['items']:,} items; filtered: less the "
+        f"items of the user's own history. {counts['cold_targets']:,} targets never occur in "
+        "training; they count. ± is half the 95 % bootstrap interval."
+    )
+    if counts["repeated_targets"]:
+        text += f" {counts['repeated_targets']:,} targets are in the history already."
+    return text
+
+
+def _comparison_caption(comparison: Comparison) -> str:
+    """What the figures of a comparison are."""
+    text = (
+        f"{comparison.counts['users']:,} users, ranked over all {comparison.counts['items']:,} "
+        "items. In brackets, 95 % bootstrap intervals over users"
+    )
+    if any(system.num_seeds > 1 for system in comparison.systems):
+        text += "; seeds are pooled user by user, ± is the standard deviation of their means"
+    if comparison.differences:
+        text += (
+            f". Differences from {comparison.systems[0].name}, paired by user; "
+            f"p-values are Holm-corrected over {len(comparison.differences)} comparisons"
+        )
+    return text + "."
+
+
+def _label(metric: str) -> str:
+    """A metric as people write it: "NDCG@10"."""
+    name, _, k = metric.partition("@")
+    return f"{name.upper() if name in ('ndcg', 'mrr') else name.capitalize()}@{k}"
+
+
+def _cell(estimate: Estimate, *, best: float = 0.0) -> str:
+    mean = _figure(estimate.mean)
+    half = _figure((estimate.high - estimate.low) / 2)
+    return f"{f'[bold]{mean}[/bold]' if estimate.mean == best > 0 else mean} [dim]±{half}[/dim]"
+
+
+def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
+    """A mean and, in brackets, its interval."""
+    mean, low, high = (_signed(value) if signed else _figure(value) for value in estimate)
+    return f"{mean} [{low}, {high}]"
+
+
+def _figure(value: float) -> str:
+    """Four places, without the zero before the point."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def _signed(value: float) -> str:
+    size = _figure(abs(value))
+    return size if float(size) == 0 else f"{'+' if value > 0 else '-'}{size}"
+
+
+def _p_value(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
