@@ -89,7 +89,7 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_data(options: argparse.Namespace) -> tuple[Any, list[Any]]:
-    """The catalogue, cut to the items that are asked for, and its histories of two items or more."""
+    """The catalogue, cut to what is asked for, and its histories of two items or more."""
     import numpy as np
     from evalrec import find_interactions, leave_one_out, read_interactions
     from semtok import find_catalog, read_catalog
