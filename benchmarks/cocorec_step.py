@@ -47,17 +47,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from evalrec import evaluate, find_interactions, leave_one_out, read_interactions, write_synthetic
+from evalrec import (
+    Queries,
+    evaluate,
+    find_interactions,
+    leave_one_out,
+    read_interactions,
+    write_synthetic,
+)
 from fusion import MaskedCodes, masked_code_loss, masked_sequence_alignment
-from genrec import Batch, candidate_cross_entropy, fit, sample_negatives
+from genrec import Batch, candidate_cross_entropy, dense_scorer, fit, sample_negatives
+from semrec.cocorec.config import Model
+from semrec.cocorec.model import CoCoRec, FusedItems, cocorec_loss
 from semtok import LsaEmbedding, Pca, ProductQuantizer, find_catalog, read_catalog
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-
-from semrec.cocorec.config import Model
-from semrec.cocorec.model import CoCoRec, FusedItems, cocorec_loss
-from semrec.shared.training import dense_scorer
 
 PAPER_NEGATIVES, PAPER_ITEMS = 24_000, 24_587
 PRODUCT, PRODUCTS = 2 * 25_600 * 128 * 512, 5
@@ -105,26 +110,23 @@ def plain_loss(
     places = torch.full_like(batch.history, count)
     places[held] = torch.arange(count, device=places.device)
     states = model.last_state(places, table)
-    unit = partial(torch.nn.functional.normalize, dim=-1)
-    scores = torch.cat(
-        [(unit(states) * unit(positives)).sum(1, keepdim=True), unit(states) @ unit(others).T], 1
-    )
+    scores = _cosines(states, positives, others) / config.temperature
     candidates = torch.cat([batch.targets[:, None], negatives.expand(len(batch), -1)], dim=1)
-    losses = {"next_item": candidate_cross_entropy(scores / config.temperature, candidates)}
+    losses = {"next_item": candidate_cross_entropy(scores, candidates)}
 
     masked = mask(items, read)
     total = masked.chosen.sum()
 
     def guess(rows: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
         names = ("codes", "hidden", "chosen")
-        found = items.guess(rows, MaskedCodes(**dict(zip(names, parts, strict=True))))
+        guesses = items.guess(rows, MaskedCodes(**dict(zip(names, parts, strict=True))))
         term = masked_code_loss(
-            found.states,
-            found.targets,
+            guesses.states,
+            guesses.targets,
             items.fusion.code_vectors.weight,
             temperature=config.temperature,
         )
-        return found.inputs, config.alpha * term * len(found.targets) / total
+        return guesses.inputs, config.alpha * term * len(guesses.targets) / total
 
     masked_table, losses["masked_codes"] = _cut(
         portion, guess, read, masked.codes, masked.hidden, masked.chosen
@@ -138,6 +140,13 @@ def plain_loss(
     return losses
 
 
+def _cosines(states: Tensor, positives: Tensor, others: Tensor) -> Tensor:
+    """Cosines [batch, 1 + negatives] of each state with its positive, then with the negatives."""
+    unit = partial(torch.nn.functional.normalize, dim=-1)
+    positive = (unit(states) * unit(positives)).sum(1, keepdim=True)
+    return torch.cat([positive, unit(states) @ unit(others).T], 1)
+
+
 def _cut(
     portion: int | None, function: Callable[..., tuple[Tensor, Tensor]], *rows: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -146,7 +155,7 @@ def _cut(
         return function(*rows)
     parts, terms = [], []
     for start in range(0, len(rows[0]), portion):
-        vectors, term = function(*(one[start : start + portion] for one in rows))
+        vectors, term = function(*(row[start : start + portion] for row in rows))
         (vectors.sum() + term).backward()
         parts.append(vectors.detach())
         terms.append(term.detach())
@@ -191,14 +200,14 @@ def check_equal() -> None:
         masked = items.mask(distinct)
         return MaskedCodes(**{name: value[where] for name, value in vars(masked).items()})
 
-    found = []
+    results = []
     for loss in (cocorec_loss, partial(plain_loss, share=1.0, mask=as_distinct)):
         torch.manual_seed(1)
         losses = loss(config, model, batch)
         model.zero_grad()
         sum(losses.values(), torch.tensor(0.0)).backward()
-        found.append((losses, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
-    torch.testing.assert_close(*found)
+        results.append((losses, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*results)
     print("plain and distinct: same loss and gradients, as the passes through the module fall from "
           f"{60 + len(batch) + 2 * int((batch.history < 60).sum())} to "
           f"{60 + len(batch.history.unique()) - 1}")  # fmt: skip
@@ -337,7 +346,7 @@ def report_steps(ways: list[Way], steps: dict[str, int], flops: dict[str, float]
           f"{'of product':>10}")  # fmt: skip
     plain = 0.0
     for way in ways:
-        took = {name: [one[name] for one in way.rounds] for name in way.rounds[0]}
+        took = {name: [step[name] for step in way.rounds] for name in way.rounds[0]}
         epoch = statistics.mean(took["seconds"]) * steps[way.name]
         plain = plain or epoch
         speed = flops[way.name] / took["seconds"][0]
@@ -388,12 +397,12 @@ def _kept_bytes(model: CoCoRec, portion: int) -> float:
         kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         return value
 
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     rows = torch.arange(portion, device=next(model.parameters()).device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         vectors, _ = model.item_encoder(rows)
     del vectors
-    return sum(size for place, size in kept.items() if place not in own) / portion
+    return sum(size for place, size in kept.items() if place not in parameters) / portion
 
 
 def product_rate(device: torch.device) -> float:
@@ -407,9 +416,34 @@ def product_rate(device: torch.device) -> float:
     return PRODUCT / min(times)
 
 
-def quality_part(options: argparse.Namespace) -> None:
-    """Trains by three ways on the same small data for the same number of epochs."""
-    seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
+@dataclass(frozen=True, kw_only=True)
+class Small:
+    """Some users of a data set, and the items that they have.
+
+    Attributes:
+        name: Of the data set.
+        train: A history a user.
+        queries: Of validation.
+        views: [items, views, dim].
+        codes: [items, codes].
+        sizes: Of the codebooks.
+    """
+
+    name: str
+    train: list[np.ndarray]
+    queries: Queries
+    views: Tensor
+    codes: Tensor
+    sizes: list[int]
+
+    @property
+    def num_targets(self) -> int:
+        """Of an epoch."""
+        return sum(len(history) - 1 for history in self.train)
+
+
+def small_data(options: argparse.Namespace) -> Small:
+    """Draws the users of the second part and makes views and codes of their items."""
     with tempfile.TemporaryDirectory() as folder:
         data = options.data
         if data is None:
@@ -435,11 +469,15 @@ def quality_part(options: argparse.Namespace) -> None:
         cold=split.validation.cold[chosen],
         users=None,
     )
-    per_step = 200
-    targets = sum(len(history) - 1 for history in train)
-    drawn = max(round(2048 / PAPER_ITEMS * len(known)), 1)
+    name = "synthetic" if options.data is None else options.data.name
+    return Small(name=name, train=train, queries=queries, views=views, codes=codes, sizes=sizes)
+
+
+def small_ways(small: Small, epochs: int) -> list[Way]:
+    """The three ways of the second part."""
+    per_step, num_items = 200, small.queries.num_items
     base = Model(
-        dim=views.shape[2],
+        dim=small.views.shape[2],
         feedforward_dim=128,
         dropout=0.2,
         epochs=epochs,
@@ -449,41 +487,57 @@ def quality_part(options: argparse.Namespace) -> None:
         checkpoint_items=2**14,
         learning_rate=3e-3,
     )
-    windows = max(round(per_step * len(train) / targets), 1)
+    drawn = max(round(2048 / PAPER_ITEMS * num_items), 1)
+    windows = max(round(per_step * len(small.train) / small.num_targets), 1)
     faster = dataclasses.replace(base, samples="sequences", batch_size=windows, num_negatives=drawn)
-    ways = [
+    return [
         Way(f"plain, {per_step} pairs", base, plain_loss),
         Way(f"once, all items, {per_step} pairs", base, cocorec_loss),
         Way(f"once, {drawn} drawn, {windows} windows", faster, cocorec_loss),
     ]
-    print(f"\n{'synthetic' if options.data is None else options.data.name}: {users:,} users, "
-          f"{len(known):,} items, {targets:,} targets; {epochs} epochs, {seeds} seeds; NDCG@10 of "
+
+
+def quality_part(options: argparse.Namespace) -> None:
+    """Trains by three ways on the same small data for the same number of epochs."""
+    seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
+    small = small_data(options)
+    num_items = small.queries.num_items
+    ways = small_ways(small, epochs)
+    print(f"\n{small.name}: {len(small.train):,} users, {num_items:,} items, "
+          f"{small.num_targets:,} targets; {epochs} epochs, {seeds} seeds; NDCG@10 of "
           "validation, all items, unfiltered, after the last epoch\n", flush=True)  # fmt: skip
     device = torch.device(options.device)
     for seed in range(seeds):
         for way in ways:
             torch.manual_seed(seed)
-            model = CoCoRec(way.config, codes, sizes, views).to(device)
+            model = CoCoRec(way.config, small.codes, small.sizes, small.views).to(device)
             settings = dataclasses.replace(
                 way.config.settings(seed, monitor="none"), monitor=None, patience=None
             )
             start = time.perf_counter()
-            batches = way.config.batches(train, len(known), seed)
+            batches = way.config.batches(small.train, num_items, seed)
             fit(model, batches, partial(way.loss, way.config), settings)
             seconds = time.perf_counter() - start
-            report = evaluate(queries, dense_scorer(model, base.history_length), ks=(10,))
+            score = dense_scorer(model.eval(), way.config.history_length)
+            report = evaluate(small.queries, score, ks=(10,))
             reached = float(report.per_user("ndcg@10", "unfiltered").mean())
             way.rounds.append({"seconds": seconds, "ndcg": reached})
+    report_quality(ways)
+
+
+def report_quality(ways: list[Way]) -> None:
+    """Prints one line a way, of its rounds with a seed each."""
     print(f"{'way':32} {'NDCG@10':>8} {'sd':>7} {'of plain':>8} {'s':>7} {'x plain':>8}")
     plain = ways[0].rounds
+    first = statistics.mean(trained["ndcg"] for trained in plain)
+    first_seconds = statistics.median(trained["seconds"] for trained in plain)
     for way in ways:
-        reached = [one["ndcg"] for one in way.rounds]
-        seconds = statistics.median(one["seconds"] for one in way.rounds)
-        mean, first = statistics.mean(reached), statistics.mean(one["ndcg"] for one in plain)
-        spread = statistics.stdev(reached) if seeds > 1 else math.nan
-        times = statistics.median(one["seconds"] for one in plain) / seconds
+        reached = [trained["ndcg"] for trained in way.rounds]
+        seconds = statistics.median(trained["seconds"] for trained in way.rounds)
+        mean = statistics.mean(reached)
+        spread = statistics.stdev(reached) if len(reached) > 1 else math.nan
         print(f"{way.name:32} {mean:8.4f} {spread:7.4f} {mean / first:8.1%} {seconds:7.1f} "
-              f"{times:8.1f}")  # fmt: skip
+              f"{first_seconds / seconds:8.1f}")  # fmt: skip
 
 
 def small_catalogue(catalog: Any, rows: np.ndarray) -> tuple[Tensor, Tensor, list[int]]:

@@ -278,7 +278,7 @@ def two_codes(arguments: argparse.Namespace, device: torch.device, dtype: torch.
     tables_of_codes = [clustered_codes(seeds[0]), clustered_codes(seeds[1])[order]]
     tries = [Trie.build(codes, [CODEBOOK_SIZE] * 3) for codes in tables_of_codes]
     streams = Streams(config, tries).to(device, dtype).eval()
-    one, both = streams.streams[0], streams.tables()
+    first, both = streams.streams[0], streams.tables()
     print(f"\n{'beam 100, top 5':28} {'batch':>5} {'ms':>9} {'fastest-slowest':>19} {'CPU ms':>9}")
     for batch_size in arguments.batch_sizes:
         history = histories(batch_size, NUM_ITEMS, device)
@@ -287,7 +287,7 @@ def two_codes(arguments: argparse.Namespace, device: torch.device, dtype: torch.
             return streams.beam_search(history, top_k=5, candidates=candidates, tables=both)
 
         calls: dict[str, Callable[[], object]] = {
-            "one code": lambda: beam_search(one, one.trie, history, top_k=5, tables=both[0]),  # noqa: B023
+            "one code": lambda: beam_search(first, first.trie, history, top_k=5, tables=both[0]),  # noqa: B023
             "two, 5 of each re-scored": lambda: two(5),
             "two, 100 of each re-scored": lambda: two(100),
         }

@@ -138,13 +138,13 @@ class Peer:
         tokens = self.tokens[history.masked_fill(~is_item, 0)] * is_item[:, :, None]
         levels = self.trie.num_levels
         with torch.inference_mode():
-            found = self.t5.generate(  # type: ignore[operator]
+            generated = self.t5.generate(  # type: ignore[operator]
                 input_ids=tokens.flatten(1),
                 attention_mask=is_item.repeat_interleave(levels, 1).long(),
                 **self.options,
                 **constraint,
             )
-        rows = [self.item[tuple(row)] for row in found[:, 1:].tolist()]
+        rows = [self.item[tuple(row)] for row in generated[:, 1:].tolist()]
         return torch.tensor(rows, device=history.device).view(len(history), -1)
 
     def with_callback(self, history: Tensor) -> Tensor:

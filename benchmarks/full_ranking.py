@@ -150,11 +150,11 @@ def from_ranks(ranks: np.ndarray) -> dict[str, float]:
 def numpy_argsort(problem: Problem) -> dict[str, float]:
     """A full sort of every user's scores."""
     users, items = problem.users.numpy(), problem.items.numpy()
-    found = []
+    ranks = []
     for part in batches(problem):
         order = np.argsort(-(users[part] @ items.T), axis=1)
-        found.append((order == problem.queries.targets[part][:, None]).argmax(axis=1) + 1)
-    return from_ranks(np.concatenate(found))
+        ranks.append((order == problem.queries.targets[part][:, None]).argmax(axis=1) + 1)
+    return from_ranks(np.concatenate(ranks))
 
 
 def torchmetrics_retrieval(problem: Problem) -> dict[str, float]:
@@ -175,8 +175,8 @@ def torchmetrics_retrieval(problem: Problem) -> dict[str, float]:
         wanted[torch.arange(len(scores)), targets] = True
         owners = torch.arange(part.start, part.start + len(scores)).unsqueeze(1)
         metrics.update(scores, wanted, indexes=owners.expand_as(scores).contiguous())
-    found = metrics.compute()
-    return {name: float(found[name]) for name in ("recall@10", "ndcg@10")}
+    values = metrics.compute()
+    return {name: float(values[name]) for name in ("recall@10", "ndcg@10")}
 
 
 def ranx_peer(problem: Problem, python: Path) -> tuple[dict[str, float], float]:
@@ -193,8 +193,8 @@ def ranx_peer(problem: Problem, python: Path) -> tuple[dict[str, float], float]:
         )
     if done.returncode:
         sys.exit(f"ranx failed:\n{done.stderr}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {name: found[name] for name in ("recall@10", "ndcg@10")}, found["seconds"]
+    values = json.loads(done.stdout.splitlines()[-1])
+    return {name: values[name] for name in ("recall@10", "ndcg@10")}, values["seconds"]
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:
@@ -258,7 +258,7 @@ def measure(name: str, size: Size, runs: int, ranx_python: Path | None) -> dict[
     for _ in range(runs):
         for peer, call in calls.items():
             times[peer].append(timed(call))
-    rows = [row(peer, size.bare, size, found) for peer, found in times.items()]
+    rows = [row(peer, size.bare, size, pairs) for peer, pairs in times.items()]
     if size.bare != size.users:
         rows.insert(0, row("evalrec, all users", size.users, size,
                            [timed(lambda: evalrec_embeddings(problem))]))  # fmt: skip
@@ -269,7 +269,7 @@ def measure(name: str, size: Size, runs: int, ranx_python: Path | None) -> dict[
     if ranx_python:
         seconds = ranx_peer(few, ranx_python)[1]
         rows.append(row("ranx", size.slow, size, [(seconds, float("nan"))]))
-    median = {peer: statistics.median(wall for wall, _ in found) for peer, found in times.items()}
+    median = {peer: statistics.median(wall for wall, _ in pairs) for peer, pairs in times.items()}
     return {
         "size": name,
         "users": size.users,
@@ -284,16 +284,16 @@ def measure(name: str, size: Size, runs: int, ranx_python: Path | None) -> dict[
     }
 
 
-def row(peer: str, users: int, size: Size, found: list[tuple[float, float]]) -> dict[str, object]:
-    """One line of the results."""
-    walls = sorted(wall for wall, _ in found)
+def row(peer: str, users: int, size: Size, pairs: list[tuple[float, float]]) -> dict[str, object]:
+    """One line of the results, of pairs of wall and CPU seconds."""
+    walls = sorted(wall for wall, _ in pairs)
     return {
         "peer": peer,
         "users": users,
         "seconds": statistics.median(walls),
         "fastest": walls[0],
         "slowest": walls[-1],
-        "cpu_seconds": statistics.median(cpu for _, cpu in found),
+        "cpu_seconds": statistics.median(cpu for _, cpu in pairs),
         "seconds_at_all_users": statistics.median(walls) * size.users / users,
     }
 
@@ -302,7 +302,7 @@ def growth(problem: Problem) -> list[dict[str, float]]:
     """The time of evalrec for a quarter, a half and all of the users, then of the items."""
     users = min(len(problem.users), BATCH_CELLS * 250 // len(problem.items))
     items = len(problem.items)
-    found = []
+    points = []
     for part_users, part_items in (
         *((users // 4, items), (users // 2, items), (users, items)),
         *((users, items // 4), (users, items // 2)),
@@ -310,8 +310,8 @@ def growth(problem: Problem) -> list[dict[str, float]]:
         part = problem.part(part_users, part_items)
         wall = min(timed(lambda part=part: evalrec_embeddings(part))[0] for _ in range(2))
         per_cell = wall / part_users / part_items * 1e9
-        found.append({"users": part_users, "items": part_items, "seconds": wall, "ns": per_cell})
-    return found
+        points.append({"users": part_users, "items": part_items, "seconds": wall, "ns": per_cell})
+    return points
 
 
 def show(console: Console, result: dict[str, object]) -> None:

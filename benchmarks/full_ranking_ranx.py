@@ -26,8 +26,7 @@ def measure(users: np.ndarray, items: np.ndarray, targets: np.ndarray) -> dict[s
         best = np.argpartition(-scores, K - 1, axis=1)[:, :K]
         values = np.take_along_axis(scores, best, axis=1)
         for user, (places, row) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
-            found = dict(zip(map(str, places), row, strict=True))
-            run[str(start + user)] = found
+            run[str(start + user)] = dict(zip(map(str, places), row, strict=True))
     qrels = Qrels({str(user): {str(target): 1} for user, target in enumerate(targets.tolist())})
     return evaluate(qrels, Run(run), METRICS)
 
@@ -38,9 +37,9 @@ def main() -> None:
     users, items, targets = (np.load(folder / f"{n}.npy") for n in ("users", "items", "targets"))
     measure(users[:2], items, targets[:2])
     start = time.perf_counter()
-    found = measure(users, items, targets)
+    values = measure(users, items, targets)
     seconds = time.perf_counter() - start
-    print(json.dumps({**{name: float(found[name]) for name in METRICS}, "seconds": seconds}))
+    print(json.dumps({**{name: float(values[name]) for name in METRICS}, "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -157,8 +157,8 @@ def ours(
     return Contestant(name, run, flops=counter.get_total_flops() / 20)
 
 
-def t5_peer(source: PairBatches, codes: Tensor, options: argparse.Namespace) -> Contestant:
-    """Hugging Face's T5 of the encoder-decoder's sizes, in a bare loop."""
+def t5_model() -> Any:
+    """A T5 of the encoder-decoder's sizes, its weights drawn with seed 0."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     sizes = Seq2SeqConfig()
@@ -176,7 +176,12 @@ def t5_peer(source: PairBatches, codes: Tensor, options: argparse.Namespace) -> 
         eos_token_id=1,
     )
     torch.manual_seed(0)
-    model = T5ForConditionalGeneration(config).to(options.device).train()
+    return T5ForConditionalGeneration(config)
+
+
+def t5_peer(source: PairBatches, codes: Tensor, options: argparse.Namespace) -> Contestant:
+    """Hugging Face's T5 of the encoder-decoder's sizes, in a bare loop."""
+    model = t5_model().to(options.device).train()
     tokens = codes + 2 + CODEBOOK_SIZE * torch.arange(NUM_LEVELS)
     tokens = torch.cat([tokens, torch.zeros(1, NUM_LEVELS, dtype=torch.long)]).to(options.device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -315,22 +320,22 @@ def product_rate(device: str, precision: str) -> float:
     return 2 * 25_600 * 128 * 512 / min(times)
 
 
-def report(found: list[Contestant], rate: float) -> None:
+def report(entered: list[Contestant], rate: float) -> None:
     """Prints one line a contestant, and how they compare."""
     print(f"{'model':34} {'samples/s':>9} {'min':>7} {'max':>7} {'targets/s':>9} "
           f"{'CPU ms/sample':>13} {'GFLOP/s':>8} {'of product':>10}")  # fmt: skip
     speeds = {}
-    for one in found:
-        each = [took["samples"] / took["seconds"] for took in one.rounds]
-        speed = speeds[one.name] = statistics.median(each)
-        targets = statistics.median(took["targets"] / took["samples"] for took in one.rounds)
-        cpu = statistics.median(took["cpu_seconds"] / took["samples"] for took in one.rounds)
+    for contestant in entered:
+        each = [took["samples"] / took["seconds"] for took in contestant.rounds]
+        speed = speeds[contestant.name] = statistics.median(each)
+        targets = statistics.median(took["targets"] / took["samples"] for took in contestant.rounds)
+        cpu = statistics.median(took["cpu_seconds"] / took["samples"] for took in contestant.rounds)
         flops = ["", ""]
-        if one.flops is not None:
-            steps = one.rounds[0]["steps"]
-            reached = statistics.median(one.flops * steps / took["seconds"] for took in one.rounds)
+        if contestant.flops is not None:
+            total = contestant.flops * contestant.rounds[0]["steps"]
+            reached = statistics.median(total / took["seconds"] for took in contestant.rounds)
             flops = [f"{reached / 1e9:.1f}", f"{reached / rate:.0%}"]
-        print(f"{one.name:34} {speed:9.0f} {min(each):7.0f} {max(each):7.0f} "
+        print(f"{contestant.name:34} {speed:9.0f} {min(each):7.0f} {max(each):7.0f} "
               f"{speed * targets:9.0f} {cpu * 1e3:13.3f} {flops[0]:>8} {flops[1]:>10}")  # fmt: skip
     for mine, theirs in (
         ("SASRec, ours: pairs", "SASRec, RecBole: pairs"),
@@ -344,7 +349,7 @@ def report(found: list[Contestant], rate: float) -> None:
 def softmax_memory(num_items: int, options: argparse.Namespace) -> None:
     """Trains on a large catalogue with the full softmax, and prints what it takes beside the table.
 
-    The table's own are its weights, its gradient and Adam's two averages.
+    The table's part is its weights, its gradient and Adam's two averages.
     """
     from genrec.process import peak_memory_mib
 
@@ -389,17 +394,17 @@ def main() -> None:
         softmax_memory(options.softmax_items, options)
         return
     histories, num_items = read_histories(options.data)
-    found = contestants(histories, num_items, options)
-    for one in found:
-        one.run(3)
+    entered = contestants(histories, num_items, options)
+    for contestant in entered:
+        contestant.run(3)
     rates = []
     for _ in range(options.rounds):
         rates.append(product_rate(options.device, options.precision))
-        for one in found:
-            one.rounds.append(one.run(options.steps) | {"steps": options.steps})
+        for contestant in entered:
+            contestant.rounds.append(contestant.run(options.steps) | {"steps": options.steps})
     rate = statistics.median(rates)
     print(f"plain products {rate / 1e9:.0f} GFLOP/s, {options.precision}")
-    report(found, rate)
+    report(entered, rate)
 
 
 if __name__ == "__main__":

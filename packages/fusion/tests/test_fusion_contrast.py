@@ -36,8 +36,8 @@ def oracle(
             continue
         shown = [i, *others] if include_positive else others
         weights = [math.exp(similarity_of(x[i], y[j], similarity) / temperature) for j in shown]
-        own = similarity_of(x[i], y[i], similarity) / temperature
-        terms.append(math.log(sum(weights)) - own)
+        positive = similarity_of(x[i], y[i], similarity) / temperature
+        terms.append(math.log(sum(weights)) - positive)
     return sum(terms) / len(terms) if terms else 0.0
 
 

@@ -43,7 +43,7 @@ def plain_kl(space: Tensor, final: Tensor, temperature: float) -> float:
 
 @pytest.mark.parametrize("chunk", [3, 1024])
 def test_modality_share_equals_plain_python(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion.diagnostics, "_CHUNK", chunk)
+    monkeypatch.setattr(fusion.diagnostics, "CHUNK_ROWS", chunk)
     s, c, e = draw(0, 10, 7), draw(1, 10, 3), draw(2, 10, 5)
     share = modality_share(s, c, e, temperature=0.3)
     kl_s, kl_c = plain_kl(s, e, 0.3), plain_kl(c, e, 0.3)
@@ -94,7 +94,7 @@ def test_alignment_distance_and_uniformity_equal_plain_python() -> None:
 def test_uniformity_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = draw(13, 25, 6)
     whole = uniformity(x)
-    monkeypatch.setattr(fusion.diagnostics, "_CHUNK", 4)
+    monkeypatch.setattr(fusion.diagnostics, "CHUNK_ROWS", 4)
     assert uniformity(x) == pytest.approx(whole, rel=1e-6)
 
 

@@ -54,7 +54,7 @@ def attend(layer: nn.MultiheadAttention, queries: Tensor, memory: Tensor) -> Ten
 def test_the_module_is_equations_1_and_2(sfm: SemanticFusion, items: tuple[Tensor, Tensor]) -> None:
     codes, views = items
     sfm.requires_grad_(False)
-    found = sfm.represent(codes, views)
+    vectors = sfm.represent(codes, views)
     for item in range(len(codes)):
         rows = [sum(SIZES[:level]) + int(code) for level, code in enumerate(codes[item])]
         queries = torch.stack([sfm.code_vectors.weight[row] for row in rows])
@@ -64,7 +64,7 @@ def test_the_module_is_equations_1_and_2(sfm: SemanticFusion, items: tuple[Tenso
             states = layer.norm2(states + attend(layer.multihead_attn, states, views[item]))
             inner = F.gelu(layer.linear1(states))
             states = layer.norm3(states + layer.linear2(inner))
-        torch.testing.assert_close(found[item], states.mean(0) + queries.mean(0))
+        torch.testing.assert_close(vectors[item], states.mean(0) + queries.mean(0))
 
 
 def test_pooling_without_the_codes_is_the_mean_of_the_states(
@@ -150,8 +150,8 @@ def test_masked_code_loss_is_equation_6() -> None:
     for state, target in zip(states, targets.tolist(), strict=True):
         total = sum(math.exp(cosine(state, row) / 0.2) for row in table)
         terms.append(math.log(total) - cosine(state, table[target]) / 0.2)
-    found = masked_code_loss(states, targets, table, temperature=0.2)
-    assert float(found) == pytest.approx(sum(terms) / len(terms), abs=1e-12)
+    loss = masked_code_loss(states, targets, table, temperature=0.2)
+    assert float(loss) == pytest.approx(sum(terms) / len(terms), abs=1e-12)
     nothing = masked_code_loss(states[:0], targets[:0], table, temperature=0.2)
     assert float(nothing) == 0.0
 
@@ -167,11 +167,11 @@ def test_a_weight_stands_for_repeated_codes_and_pieces_for_the_whole(
     every = torch.arange(7).repeat_interleave(times)
     plain = masked_code_loss(states[every], targets[every], table, temperature=0.2)
     expected = torch.autograd.grad(plain, (states, table))
-    for logits in (masking._LOGITS_AT_A_TIME, 27):
-        monkeypatch.setattr(masking, "_LOGITS_AT_A_TIME", logits)
-        found = masked_code_loss(states, targets, table, temperature=0.2, weights=times.double())
-        torch.testing.assert_close(found, plain)
-        torch.testing.assert_close(torch.autograd.grad(found, (states, table)), expected)
+    for logits in (masking.LOGITS_AT_A_TIME, 27):
+        monkeypatch.setattr(masking, "LOGITS_AT_A_TIME", logits)
+        loss = masked_code_loss(states, targets, table, temperature=0.2, weights=times.double())
+        torch.testing.assert_close(loss, plain)
+        torch.testing.assert_close(torch.autograd.grad(loss, (states, table)), expected)
 
 
 def test_masked_codes_are_learned_from_the_views() -> None:

@@ -26,9 +26,9 @@ def cosine(x: Tensor, y: Tensor) -> float:
     return float(x @ y / x.norm() / y.norm())
 
 
-def nce(own: float, others: list[float]) -> float:
-    values = [own, *others]
-    return math.log(sum(math.exp(value / TEMPERATURE) for value in values)) - own / TEMPERATURE
+def nce(positive: float, others: list[float]) -> float:
+    values = [positive, *others]
+    return math.log(sum(math.exp(value / TEMPERATURE) for value in values)) - positive / TEMPERATURE
 
 
 @pytest.fixture
@@ -56,11 +56,11 @@ def test_user_contrast_is_equation_1(batch: dict[str, Tensor]) -> None:
     users, total = (0, 1, 3), 0.0
     for first, second in (("ids", "content"), ("content", "ids")):
         for user in users:
-            own = cosine(means[first, user], means[second, user])
+            positive = cosine(means[first, user], means[second, user])
             others = [cosine(means[first, user], means[second, j]) for j in users if j != user]
-            total += nce(own, others)
-    found = user_contrast(batch["ids"], batch["content"], batch["valid"], temperature=TEMPERATURE)
-    assert float(found) == pytest.approx(total / len(users), abs=1e-12)
+            total += nce(positive, others)
+    loss = user_contrast(batch["ids"], batch["content"], batch["valid"], temperature=TEMPERATURE)
+    assert float(loss) == pytest.approx(total / len(users), abs=1e-12)
 
 
 def dot(x: Tensor, y: Tensor) -> float:
@@ -85,21 +85,21 @@ def test_item_contrast_is_equation_2(
                     and batch["next_items"][j, step] != batch["next_items"][user, step]
                 ]
                 if others:
-                    own = compare(batch[states][user, step], batch[following][user, step])
-                    terms.append(nce(own, others))
+                    positive = compare(batch[states][user, step], batch[following][user, step])
+                    terms.append(nce(positive, others))
         assert len(terms) == 5  # three at step 0, two at step 1, none at step 2
         total += sum(terms) / len(terms)
-    found = item_contrast(**batch, temperature=TEMPERATURE, similarity=similarity)
-    assert float(found) == pytest.approx(total, abs=1e-12)
+    loss = item_contrast(**batch, temperature=TEMPERATURE, similarity=similarity)
+    assert float(loss) == pytest.approx(total, abs=1e-12)
     if similarity == "dot":
-        assert item_contrast(**batch, temperature=TEMPERATURE) == found
+        assert item_contrast(**batch, temperature=TEMPERATURE) == loss
 
 
 def test_a_last_batch_of_one_user_gives_no_loss_and_no_gradient(batch: dict[str, Tensor]) -> None:
-    one = {name: tensor[:1] for name, tensor in batch.items()}
-    ids = one["ids"].clone().requires_grad_()
-    loss = item_contrast(**{**one, "ids": ids}, temperature=TEMPERATURE)
-    loss = loss + user_contrast(ids, one["content"], one["valid"], temperature=TEMPERATURE)
+    alone = {name: tensor[:1] for name, tensor in batch.items()}
+    ids = alone["ids"].clone().requires_grad_()
+    loss = item_contrast(**{**alone, "ids": ids}, temperature=TEMPERATURE)
+    loss = loss + user_contrast(ids, alone["content"], alone["valid"], temperature=TEMPERATURE)
     loss.backward()
     assert loss.item() == 0.0
     assert ids.grad is not None
@@ -114,11 +114,11 @@ def test_masked_sequence_alignment_is_equations_7_and_8() -> None:
         for i in range(5):
             others = [cosine(x[i], y[j]) for j in range(5) if j != i]
             total += nce(cosine(x[i], y[i]), others) / 5 / 2
-    found = masked_sequence_alignment(masked, original, temperature=TEMPERATURE)
-    assert float(found) == pytest.approx(total, abs=1e-12)
+    loss = masked_sequence_alignment(masked, original, temperature=TEMPERATURE)
+    assert float(loss) == pytest.approx(total, abs=1e-12)
 
 
-def test_prefixes_of_one_user_are_no_negatives_where_users_are_given() -> None:
+def test_prefixes_of_one_user_are_no_negatives_where_users_are_told() -> None:
     generator = torch.Generator().manual_seed(2)
     masked, original = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
     users, total = (0, 0, 1), 0.0
@@ -126,10 +126,10 @@ def test_prefixes_of_one_user_are_no_negatives_where_users_are_given() -> None:
         for i in range(3):
             others = [cosine(x[i], y[j]) for j in range(3) if users[j] != users[i]]
             total += nce(cosine(x[i], y[i]), others) / 3 / 2
-    found = masked_sequence_alignment(
+    loss = masked_sequence_alignment(
         masked, original, temperature=TEMPERATURE, user_rows=torch.tensor(users)
     )
-    assert float(found) == pytest.approx(total, abs=1e-12)
+    assert float(loss) == pytest.approx(total, abs=1e-12)
 
 
 @pytest.mark.parametrize("num_streams", [2, 3])

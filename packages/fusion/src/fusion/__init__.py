@@ -1,6 +1,6 @@
 """Modules and losses that join text and collaborative signals.
 
-Nothing here trains or reads a file: tensors go in, tensors and numbers come out.
+Nothing here runs a training or reads a file: tensors go in, tensors and numbers come out.
 """
 
 from __future__ import annotations
@@ -8,21 +8,37 @@ from __future__ import annotations
 from fusion.alignment import AdaLN, ModalityAdaptionLayer, alignment_loss
 from fusion.contrast import info_nce, item_contrast, masked_sequence_alignment, user_contrast
 from fusion.diagnostics import ModalityShare, alignment_distance, modality_share, uniformity
+from fusion.encoders import (
+    Adapted,
+    ContentEncoder,
+    Precision,
+    Trained,
+    VectorTable,
+    encoder_counts,
+    precomputed,
+    restrict,
+)
 from fusion.masking import MaskedCodes, mask_codes, masked_code_loss
 from fusion.semantic_fusion import SemanticFusion, pool_codes
 from fusion.two_stream import CrossModalEncoder, CrossModalLayer, Gate
 
 __all__ = [
     "AdaLN",
+    "Adapted",
+    "ContentEncoder",
     "CrossModalEncoder",
     "CrossModalLayer",
     "Gate",
     "MaskedCodes",
     "ModalityAdaptionLayer",
     "ModalityShare",
+    "Precision",
     "SemanticFusion",
+    "Trained",
+    "VectorTable",
     "alignment_distance",
     "alignment_loss",
+    "encoder_counts",
     "info_nce",
     "item_contrast",
     "mask_codes",
@@ -30,6 +46,8 @@ __all__ = [
     "masked_sequence_alignment",
     "modality_share",
     "pool_codes",
+    "precomputed",
+    "restrict",
     "uniformity",
     "user_contrast",
 ]

@@ -119,12 +119,14 @@ def user_contrast(
     Raises:
         ValueError: ``temperature`` is not positive.
     """
-    weights = valid.to(ids.dtype) / valid.sum(dim=1, keepdim=True).clamp(min=1)
-    first, second = (
+    # A valid step's weight in the mean over the sequence; a user without any has zeros throughout.
+    weights = valid.to(ids.dtype) / valid.sum(dim=1, keepdim=True).clamp(min=1)  # [batch, length]
+    first, second = (  # [batch, dim] each
         (states.masked_fill(~valid.unsqueeze(-1), 0) * weights.unsqueeze(-1)).sum(dim=1)
         for states in (ids, content)
     )
-    present = valid.any(dim=1)
+    present = valid.any(dim=1)  # [batch]
+    # `symmetric` takes the mean of the two directions; the paper adds them.
     return 2 * info_nce(first, second, temperature=temperature, symmetric=True, valid=present)
 
 
@@ -162,13 +164,14 @@ def item_contrast(
     Raises:
         ValueError: ``temperature`` is not positive or ``similarity`` is unknown.
     """
-    rows, known = next_items.transpose(0, 1), valid.transpose(0, 1)
+    # The steps come first, as the groups of `info_nce`: users meet at the same step alone.
+    rows, known = next_items.transpose(0, 1), valid.transpose(0, 1)  # [length, batch]
 
     def towards(
         states: Float[Tensor, "batch length dim"], following: Float[Tensor, "batch length dim"]
     ) -> Float[Tensor, ""]:
         return info_nce(
-            states.transpose(0, 1),
+            states.transpose(0, 1),  # [length, batch, dim]
             following.transpose(0, 1),
             temperature=temperature,
             similarity=similarity,
@@ -200,8 +203,9 @@ def contrast_terms(
         raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity!r}")
 
     batch = anchors.shape[-2]
-    is_self = torch.eye(batch, dtype=torch.bool, device=anchors.device)
-    negative = (~is_self).expand(*anchors.shape[:-1], batch)
+    # Row i, column j: whether positive j belongs to anchor i, and whether it is its negative.
+    is_self = torch.eye(batch, dtype=torch.bool, device=anchors.device)  # [batch, batch]
+    negative = (~is_self).expand(*anchors.shape[:-1], batch)  # [*groups, batch, batch]
     if ids is not None:
         negative = negative & (ids.unsqueeze(-1) != ids.unsqueeze(-2))
     if valid is not None:
@@ -209,14 +213,14 @@ def contrast_terms(
         # Whatever stands in the padding, NaN included, must not reach a gradient.
         anchors = anchors.masked_fill(~valid.unsqueeze(-1), 0)
         positives = positives.masked_fill(~valid.unsqueeze(-1), 0)
-    counted = negative.any(dim=-1)
+    counted = negative.any(dim=-1)  # [*groups, batch]
 
-    logits = _similarities(anchors, positives, similarity) / temperature
+    logits = _similarities(anchors, positives, similarity) / temperature  # as `negative`
     in_denominator = negative | is_self if include_positive else negative
     # A row that does not count keeps its diagonal, so that no logsumexp is over nothing.
     in_denominator = in_denominator | (is_self & ~counted.unsqueeze(-1))
     denominator = logits.masked_fill(~in_denominator, -torch.inf).logsumexp(dim=-1)
-    terms = denominator - logits.diagonal(dim1=-2, dim2=-1)
+    terms = denominator - logits.diagonal(dim1=-2, dim2=-1)  # [*groups, batch]
     return terms.masked_fill(~counted, 0), counted
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-_CHUNK = 1024  # rows whose similarities to all others are held at once
+CHUNK_ROWS = 1024
+"""Rows whose similarities to all others are held at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,24 +65,10 @@ def modality_share(
         ValueError: Fewer than three items, unequal numbers of rows, a value that is not finite,
             or a parameter out of range.
     """
-    num_items = final.shape[0]
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    if max_items < 3:
-        raise ValueError(f"max_items must be at least 3, got {max_items}")
-    if num_items < 3:
-        raise ValueError(f"final must have at least 3 rows, got {num_items}")
-    spaces = {"semantic": semantic, "collaborative": collaborative, "final": final}
-    for name, space in spaces.items():
-        if space.shape[0] != num_items:
-            raise ValueError(
-                f"{name} must have as many rows as final, {num_items}, got {space.shape[0]}"
-            )
-    if num_items > max_items:
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(num_items, generator=generator)[:max_items]
-        spaces = {name: space[rows.to(space.device)] for name, space in spaces.items()}
-    s, c, e = (_unit_rows(name, space) for name, space in spaces.items())
+    # [sample, width of the space] each
+    s, c, e = _sampled_spaces(semantic, collaborative, final, max_items=max_items, seed=seed)
 
     kl_semantic = kl_collaborative = 0.0
     for rows in _row_chunks(len(e), e.device):
@@ -143,6 +130,28 @@ def uniformity(x: Float[Tensor, "items dim"]) -> float:
     return float(torch.stack(sums).logsumexp(dim=0)) - math.log(num_items * (num_items - 1))
 
 
+def _sampled_spaces(
+    semantic: Tensor, collaborative: Tensor, final: Tensor, *, max_items: int, seed: int
+) -> list[Tensor]:
+    """The unit vectors of the same at most `max_items` items in each of three spaces."""
+    num_items = len(final)
+    if max_items < 3:
+        raise ValueError(f"max_items must be at least 3, got {max_items}")
+    if num_items < 3:
+        raise ValueError(f"final must have at least 3 rows, got {num_items}")
+    spaces = {"semantic": semantic, "collaborative": collaborative, "final": final}
+    for name, space in spaces.items():
+        if len(space) != num_items:
+            raise ValueError(
+                f"{name} must have as many rows as final, {num_items}, got {len(space)}"
+            )
+    if num_items > max_items:
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(num_items, generator=generator)[:max_items]
+        spaces = {name: space[rows.to(space.device)] for name, space in spaces.items()}
+    return [_unit_rows(name, space) for name, space in spaces.items()]
+
+
 def _unit_rows(name: str, x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
     if len(x) == 0:
         raise ValueError(f"{name} must have at least 1 row, got 0")
@@ -152,7 +161,7 @@ def _unit_rows(name: str, x: Float[Tensor, "rows columns"]) -> Float[Tensor, "ro
 
 
 def _row_chunks(num_rows: int, device: torch.device) -> Iterator[Tensor]:
-    yield from torch.split(torch.arange(num_rows, device=device), _CHUNK)
+    yield from torch.split(torch.arange(num_rows, device=device), CHUNK_ROWS)
 
 
 def _is_self(rows: Tensor, num_rows: int) -> Tensor:

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 _SHOWN_AS_MASK, _SHOWN_AS_RANDOM = 0.8, 0.1
-_LOGITS_AT_A_TIME = 2**24
+
+LOGITS_AT_A_TIME = 2**24
+"""Logits that `masked_code_loss` holds at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ def mask_codes(
         raise ValueError(
             f"codebook_sizes must be one a position, {codes.shape[1]}, got {len(codebook_sizes)}"
         )
-    sizes = codes.new_tensor(codebook_sizes)
+    sizes = codes.new_tensor(codebook_sizes)  # [codes]
     if codes.device.type == "cpu":
         wrong = (codes < 0) | (codes >= sizes)
         if bool(wrong.any()):
@@ -71,10 +73,13 @@ def mask_codes(
                 f"codes must be from 0 to {codebook_sizes[position] - 1} at position {position}, "
                 f"got {int(codes[wrong[:, position], position][0])}"
             )
+    # Three numbers a code, all [items, codes]: whether it is chosen, what is then shown in its
+    # place, and which random code that would be.
     chance, fate, draw = torch.rand(3, *codes.shape, generator=generator, device=codes.device)
     chosen = chance < ratio
     hidden = chosen & (fate < _SHOWN_AS_MASK)
     random = chosen & ~hidden & (fate < _SHOWN_AS_MASK + _SHOWN_AS_RANDOM)
+    # The product may round up to the size itself, which is no code.
     drawn = (draw * sizes).to(codes.dtype).minimum(sizes - 1)
     return MaskedCodes(codes=torch.where(random, drawn, codes), hidden=hidden, chosen=chosen)
 
@@ -114,27 +119,34 @@ def masked_code_loss(
     # In full precision even under autocast: a temperature magnifies bf16's rounding.
     with torch.autocast(device_type=states.device.type, enabled=False):
         dtype = torch.promote_types(states.dtype, torch.float32)
-        guesses = F.normalize(states.to(dtype), dim=-1) / temperature
-        rows = F.normalize(code_vectors.to(dtype), dim=-1)
+        guesses = F.normalize(states.to(dtype), dim=-1) / temperature  # [masked, dim]
+        rows = F.normalize(code_vectors.to(dtype), dim=-1)  # [tokens, dim]
         shares = guesses.new_ones(len(guesses)) if weights is None else weights.to(dtype)
-        parts = (guesses, targets, shares / shares.sum())
-        size = max(_LOGITS_AT_A_TIME // len(rows), 1)
-        if len(guesses) <= size:
-            return _weighted_cross_entropy(rows, *parts)
-        pieces = (slice(start, start + size) for start in range(0, len(guesses), size))
-        terms = [
-            checkpoint(
-                _weighted_cross_entropy,
-                rows,
-                *(part[piece] for part in parts),
-                use_reentrant=False,
-            )
-            for piece in pieces
-        ]
-        return torch.stack(terms).sum()
+        return _in_pieces(rows, guesses, targets, shares / shares.sum())
+
+
+def _in_pieces(rows: Tensor, *parts: Tensor) -> Tensor:
+    """The sum of `_weighted_cross_entropy` over pieces of a size that memory holds.
+
+    Args:
+        rows: [tokens, dim], all code embeddings.
+        parts: Guesses [masked, dim], targets [masked] and weights [masked].
+    """
+    num_masked, size = len(parts[0]), max(LOGITS_AT_A_TIME // len(rows), 1)
+    if num_masked <= size:
+        return _weighted_cross_entropy(rows, *parts)
+    pieces = (slice(start, start + size) for start in range(0, num_masked, size))
+    terms = [
+        checkpoint(
+            _weighted_cross_entropy, rows, *(part[piece] for part in parts), use_reentrant=False
+        )
+        for piece in pieces
+    ]
+    return torch.stack(terms).sum()
 
 
 def _weighted_cross_entropy(
     rows: Tensor, guesses: Tensor, targets: Tensor, weights: Tensor
 ) -> Tensor:
-    return F.cross_entropy(guesses @ rows.T, targets, reduction="none") @ weights
+    logits = guesses @ rows.T  # [masked, tokens]
+    return F.cross_entropy(logits, targets, reduction="none") @ weights

@@ -67,6 +67,8 @@ class SemanticFusion(nn.Module):
             )
             for _ in range(num_layers)
         )
+        # The layers' dropouts give way to a faster one; that of the attention weights stays, since
+        # it lies within torch's kernel.
         for layer in self.layers:
             for name, part in list(layer.named_children()):
                 if isinstance(part, nn.Dropout):
@@ -88,7 +90,7 @@ class SemanticFusion(nn.Module):
         hidden: Bool[Tensor, "items codes"] | None = None,
     ) -> Float[Tensor, "items codes dim"]:
         """The code embeddings Z^c, with the mask's where `hidden` is True."""
-        vectors: Tensor = self.code_vectors(self.tokens(codes))
+        vectors: Tensor = self.code_vectors(self.tokens(codes))  # [items, codes, dim]
         if hidden is not None:
             vectors = torch.where(hidden[..., None], self.mask_vector.to(vectors.dtype), vectors)
         return vectors
@@ -106,7 +108,9 @@ class SemanticFusion(nn.Module):
                 embeddings by PCA). The code embeddings themselves in their place are the paper's
                 ablation without text.
         """
-        states = queries
+        # A decoder layer is what eq. 1 and 2 ask for: self-attention over the codes, then
+        # cross-attention with the views as memory, then feed-forward.
+        states = queries  # [items, codes, dim]
         for layer in self.layers:
             states = layer(states, views)
         return states
@@ -128,7 +132,7 @@ class SemanticFusion(nn.Module):
             add_codes: Whether Pool(Z^c) is added. The paper adds it everywhere; its code for
                 targets only, and not for the items of the history.
         """
-        queries = self.embed(codes, hidden)
+        queries = self.embed(codes, hidden)  # [items, codes, dim]
         return pool_codes(self(queries, views), queries if add_codes else None)
 
 
@@ -136,8 +140,8 @@ def pool_codes(
     states: Float[Tensor, "items codes dim"],
     queries: Float[Tensor, "items codes dim"] | None = None,
 ) -> Float[Tensor, "items dim"]:
-    """Pool(H), the mean over the codes, plus Pool(Z^c) where `queries` are given."""
-    pooled = states.mean(dim=1)
+    """Pool(H), the mean over the codes, plus Pool(Z^c) where `queries` is not None."""
+    pooled = states.mean(dim=1)  # [items, dim]
     return pooled if queries is None else pooled + queries.mean(dim=1)
 
 
@@ -152,7 +156,9 @@ class _Dropout(nn.Dropout):
         """Zeroes values at random in training and scales up the rest."""
         if not self.training or not self.p or input.device.type != "cpu":
             return super().forward(input)
+        # Of the 256 bytes, those below `dropped` stand for a zero.
         dropped = min(max(round(256 * self.p), 1), 255)
+        # Eight bytes a draw; `None` is 2**63, one past the largest int64.
         words = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         kept = words.view(torch.uint8)[: input.numel()] >= dropped
         return input * kept.view(input.shape).to(input.dtype).mul_(256 / (256 - dropped))

@@ -64,7 +64,8 @@ class CrossModalLayer(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         """The states of `x`, each having seen `other` up to its own step."""
         length = x.shape[1]
-        later = x.new_ones(length, length, dtype=torch.bool).triu(1)
+        later = x.new_ones(length, length, dtype=torch.bool).triu(1)  # True: must not look
+        # `seen` is [batch, length, dim], as is all that follows.
         seen, _ = self.attention(x, other, other, attn_mask=later, need_weights=False)
         x = self.norms[0](x + self.scales[0] * self.dropout(seen))
         out: Tensor = self.norms[1](x + self.scales[1] * self.dropout(self.feedforward(x)))
@@ -130,7 +131,7 @@ class CrossModalEncoder(nn.Module):
         current = list(streams)
         for depth, layer in enumerate(self.layers):
             assert isinstance(layer, nn.ModuleList)
-            step = depth % (self.num_streams - 1) + 1
+            step = depth % (self.num_streams - 1) + 1  # how far on the stream that is asked stands
             current = [
                 cross(current[i], current[(i + step) % self.num_streams])
                 for i, cross in enumerate(layer)
@@ -165,11 +166,13 @@ class Gate(nn.Module):
         if len(streams) != self.num_streams:
             raise ValueError(f"streams must be {self.num_streams}, got {len(streams)}")
         logits: Tensor = self.projection(torch.cat(list(streams), dim=-1))
-        logits = logits.view(*streams[0].shape[:-1], self.num_streams - 1, -1)
+        logits = logits.view(*streams[0].shape[:-1], self.num_streams - 1, -1)  # but the last's
+        # The softmax of (z, 0) is (sigmoid(z), 1 - sigmoid(z)): eq. 3 for two streams.
         return torch.cat([logits, torch.zeros_like(logits[..., :1, :])], dim=-2).softmax(dim=-2)
 
     def forward(
         self, streams: Sequence[Float[Tensor, "*batch dim"]]
     ) -> Float[Tensor, "*batch dim"]:
         """The weighted sum of the streams."""
-        return (self.weights(streams) * torch.stack(list(streams), dim=-2)).sum(dim=-2)
+        stacked = torch.stack(list(streams), dim=-2)  # [*batch, streams, dim]
+        return (self.weights(streams) * stacked).sum(dim=-2)
