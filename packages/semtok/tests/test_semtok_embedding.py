@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 from semtok import Catalog, CatalogError, LsaEmbedding, Pca, TextEmbedding, read_embeddings
-from semtok.embedding.contract import load_source
+from semtok.embedding.kinds import load_source
 from semtok.embedding.stored import StoredEmbedding
 
 WORDS = ("red nail polish", "blue nail polish", "hair shampoo", "dry hair shampoo", "face cream")

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from semtok import Catalog, CatalogError
 from semtok.embedding.chunks import embed_chunks
-from semtok.embedding.contract import load_source
+from semtok.embedding.kinds import load_source
 from semtok.embedding.image import ImageEmbedding
 
 NAME = "tiny-clip"
