@@ -235,7 +235,9 @@ def test_codes_given_never_move_and_new_ones_never_collide(
         if codes not in old[:row]:
             assert first[row, :2].tolist() == list(codes)
     try:
-        second, same, _ = resolve_collisions(np.array(new), sizes, policy=policy, assigned=given_ids)
+        second, same, _ = resolve_collisions(
+            np.array(new), sizes, policy=policy, assigned=given_ids
+        )
     except ValueError as refusal:
         full = str(refusal)
     else:
