@@ -14,7 +14,8 @@ from semtok import Catalog
 from semtok.embedding import cache as cache_module
 from semtok.embedding.cache import EmbeddingCache
 from semtok.embedding.chunks import embed_chunks
-from semtok.embedding.contract import EmbeddingSource, Progress, digest
+from semtok.embedding.contract import EmbeddingSource, digest
+from semtok.progress import Progress
 from semtok.runs import KeyRuns
 
 

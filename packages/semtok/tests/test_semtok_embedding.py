@@ -9,8 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import save_file
-from semtok import Catalog, CatalogError, LsaEmbedding, Pca, TextEmbedding, read_embeddings
-from semtok.embedding.contract import load_source
+from semtok import (
+    Catalog,
+    CatalogError,
+    LsaEmbedding,
+    Pca,
+    TextEmbedding,
+    read_embeddings,
+    text_network,
+)
+from semtok.embedding.kinds import load_source
 from semtok.embedding.stored import StoredEmbedding
 
 WORDS = ("red nail polish", "blue nail polish", "hair shampoo", "dry hair shampoo", "face cream")
@@ -60,8 +68,8 @@ def test_lsa_meets_unknown_words_and_tiny_catalogues() -> None:
     x = lsa.embed_texts(["zebra", ""], progress=lambda done, total: calls.append((done, total)))
     assert x.tolist() == [[0] * 3] * 2
     assert calls == [(2, 2)]
-    one = Catalog(item_ids=["a"], fields={"title": ["tea"]})
-    assert LsaEmbedding.fit(one).embed(one).shape == (1, 1)
+    tiny = Catalog(item_ids=["a"], fields={"title": ["tea"]})
+    assert LsaEmbedding.fit(tiny).embed(tiny).shape == (1, 1)
     with pytest.raises(ValueError, match="hold words for at least one item, got none in title"):
         LsaEmbedding.fit(Catalog(item_ids=["a"], fields={"title": [""]}), fields=["title"])
     with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
@@ -295,12 +303,11 @@ def test_minilm_embeds_by_meaning(embedder: TextEmbedding, tmp_path: Path) -> No
 def test_minilm_embeds_as_its_library_does(embedder: TextEmbedding) -> None:
     long = "lavender soap " * 200  # 256 tokens are this model's limit
     texts = [*CATALOG.texts(), "", long, long + "and oil", "x y z " * 9]
-    expected = embedder._encoder.encode(texts, show_progress_bar=False)
+    expected = text_network("minilm").encode(texts, show_progress_bar=False)
     x = embedder.embed_texts(texts)
     np.testing.assert_allclose(x, expected, atol=1e-5)
     np.testing.assert_array_equal(x[6], x[7])
     short = TextEmbedding(batch_size=2, max_tokens=4)
-    assert short._encoder.max_seq_length == 4
     cut = short.embed_texts(["soap and oil", "soap and cream"])
     np.testing.assert_array_equal(cut[0], cut[1])  # of 4 tokens, 2 begin and end the text
     assert short.fingerprint != embedder.fingerprint
@@ -365,8 +372,12 @@ def test_decoder_only_models_need_no_padding_token(tmp_path: Path) -> None:
     source = TextEmbedding(model=str(tmp_path), normalize=False)
     with torch.no_grad():
         expected = model(torch.tensor([[2, 1, 2]])).last_hidden_state[0].mean(dim=0)
-    found = source.embed_texts(["nail red nail", "red"])
-    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    vectors = source.embed_texts(["nail red nail", "red"])
+    np.testing.assert_allclose(vectors[0], expected, atol=1e-5)
+    network = text_network(str(tmp_path))
+    assert network.tokenizer.pad_token == "</s>"
+    assert not network.training
+    assert len(network.tokenizer(["red nail", "red"], padding=True)["input_ids"][1]) == 2
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +387,19 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'semtok\[text\]'"):
         TextEmbedding(model="some/model").embed_texts(["a"])
+    with pytest.raises(ImportError, match=r"pip install 'semtok\[text\]'"):
+        text_network("some/model")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None, reason="needs semtok[text]"
+)
+def test_text_networks_that_cannot_be_loaded_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"text model '.*absent' cannot be loaded: ") as refusal:
+        text_network(str(tmp_path / "absent"))
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueError, match="device must be one that torch can use here, got 'abac"):
+        text_network(str(tmp_path), "abacus")
 
 
 def test_text_options_are_checked() -> None:

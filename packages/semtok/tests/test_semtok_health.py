@@ -96,8 +96,8 @@ def test_neighbour_overlap_in_chunks_and_by_sample(
     np.save(tmp_path / "x.npy", x.astype(np.float32))
     stored = np.load(tmp_path / "x.npy", mmap_mode="r")
     drawn = np.sort(np.random.default_rng(3).choice(50, size=20, replace=False)).tolist()
-    monkeypatch.setattr("semtok.neighbours._CHUNK", 7)
-    monkeypatch.setattr("semtok.neighbours._QUERIES", 6)
+    monkeypatch.setattr("semtok.neighbours.CHUNK", 7)
+    monkeypatch.setattr("semtok.neighbours.NUM_QUERIES", 6)
     got = neighbour_overlap(stored, codes, num_neighbours=5, sample=20, seed=3)
     assert got == pytest.approx(plain_overlap(x.tolist(), codes.tolist(), 5, "prefix", drawn))
 

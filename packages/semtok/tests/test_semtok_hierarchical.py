@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from semtok import CatalogError, HierarchicalKMeans, random_codes
 from semtok.quantizers.balanced import balanced_assignment, balanced_kmeans
-from semtok.quantizers.contract import load_quantizer
+from semtok.quantizers.kinds import load_quantizer
 from semtok.quantizers.nearest import VectorIndex, nearest
 
 

@@ -6,7 +6,6 @@ import importlib.util
 import io
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from semtok import Catalog, CatalogError
-from semtok.embedding.chunks import embed_chunks
-from semtok.embedding.contract import EmbeddingSource
-from semtok.embedding.image import ImageEmbedding
+from semtok import (
+    Catalog,
+    CatalogError,
+    EmbeddingSource,
+    ImageEmbedding,
+    ImageNetwork,
+    embed_chunks,
+    image_network,
+    image_paths,
+    read_image,
+)
+from semtok.embedding.image_files import decode_image
 
 if not all(map(importlib.util.find_spec, ("PIL", "torch"))):
     pytest.skip("needs pillow and torch", allow_module_level=True)
@@ -42,26 +49,41 @@ def catalog(folder: Path, *paths: object) -> Catalog:
     return Catalog(item_ids=ids, fields={"image": list(paths)}, folder=folder)
 
 
-def source(**options: Any) -> ImageEmbedding:
-    """Embeds an image as its mean colour; remembers the batches that it saw."""
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Puts a network that gives each image's mean colour in every network's place.
+
+    Returns:
+        The sizes of the batches that pass such networks.
+    """
     import torch
 
-    made = ImageEmbedding(model="mean", weights="none", batch_size=2, **options)
-    model = torch.nn.Linear(1, 1)
-    batches: list[int] = []
+    sizes: list[int] = []
 
-    def transform(image: Any) -> Any:
+    class MeanColour(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Linear(1, 1)  # weights, drawn for each network
+
+        def forward(self, colours: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(colours))
+            return colours
+
+    def transform(image: Any) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).mean(dim=(0, 1))
 
-    def encode(rows: Any) -> Any:
-        batches.append(len(rows))
-        return rows
+    def network(*_: object) -> ImageNetwork:
+        return ImageNetwork(network=MeanColour(), layers=[], transform=transform)
 
-    made.__dict__["_network"] = (model, encode, transform)
-    made.__dict__["batches"] = batches
-    return made
+    monkeypatch.setattr("semtok.embedding.image.image_network", network)
+    return sizes
 
 
+def source(**options: Any) -> ImageEmbedding:
+    return ImageEmbedding(model="mean", weights="none", batch_size=2, **options)
+
+
+@pytest.mark.usefixtures("batches")
 def test_images_are_found_in_every_way(folder: Path) -> None:
     url = (folder / "blue folder" / "blue.png").as_uri()
     assert "%20" in url
@@ -77,11 +99,11 @@ def test_images_are_found_in_every_way(folder: Path) -> None:
     assert contents[0] == contents[3] != contents[1]
 
 
-def test_every_batch_is_full_and_neighbours_do_not_matter(folder: Path) -> None:
+def test_every_batch_is_full_and_neighbours_do_not_matter(folder: Path, batches: list[int]) -> None:
     made = source(missing="empty")
     paths = ["red.png", None, "green.jpg", "red.png", "", "blue folder/blue.png", []]
     x = made.embed(catalog(folder, *paths))
-    assert made.__dict__["batches"] == [1, 2, 2, 2]  # 1 to learn the dimension
+    assert batches == [1, 2, 2, 2]  # 1 to learn the dimension
     np.testing.assert_allclose(x.sum(axis=1), [1, 0, 1, 1, 0, 1, 0], atol=0.02)
     assert made.contents(catalog(folder, *paths))[1] == b""
     in_chunks = embed_chunks(
@@ -90,6 +112,7 @@ def test_every_batch_is_full_and_neighbours_do_not_matter(folder: Path) -> None:
     np.testing.assert_array_equal(in_chunks, x)
 
 
+@pytest.mark.usefixtures("batches")
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -112,6 +135,7 @@ def test_missing_and_broken_images(folder: Path, path: object, words: str) -> No
     assert empty[0].tolist() == [1, 0, 0]
 
 
+@pytest.mark.usefixtures("batches")
 @pytest.mark.parametrize("missing", ["error", "empty"])
 @pytest.mark.parametrize(
     ("path", "words"),
@@ -126,6 +150,7 @@ def test_what_is_no_path_is_refused(folder: Path, path: object, words: str, miss
         source(missing=missing).embed(catalog(folder, path))
 
 
+@pytest.mark.usefixtures("batches")
 def test_other_modes_are_read(folder: Path) -> None:
     from PIL import Image
 
@@ -141,7 +166,9 @@ def test_other_modes_are_read(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(buffer, "jpeg", exif=exif)
-    assert source()._decode(buffer.getvalue(), "a").size == (4, 8)
+    assert decode_image(buffer.getvalue()).size == (4, 8)
+    (folder / "photo.jpg").write_bytes(buffer.getvalue())
+    assert read_image(folder / "photo.jpg", 6).shape == (6, 6, 3)
 
 
 def test_options_and_round_trip(tmp_path: Path) -> None:
@@ -155,6 +182,10 @@ def test_options_and_round_trip(tmp_path: Path) -> None:
         ImageEmbedding(batch_size=0)
     with pytest.raises(ValueError, match=r"must be a .safetensors file, got w.pth: .*can run code"):
         ImageEmbedding(model="resnet50", weights="w.pth")
+    with pytest.raises(
+        ValueError, match="weights must be pretrained to embed images, got 'random'"
+    ):
+        ImageEmbedding(model="resnet50", weights="random")
     with pytest.raises(FileNotFoundError, match="no such file of weights"):
         _ = ImageEmbedding(model="resnet50", weights=str(tmp_path / "w.safetensors")).dim
     (tmp_path / "w.safetensors").write_bytes(b"")
@@ -181,27 +212,85 @@ def test_any_bytes_are_an_image_or_broken(data: st.DataObject, kind: str) -> Non
     content = content[: data.draw(st.integers(0, len(content)))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about broken metadata and large images
-        image = source(missing="empty")._decode(bytes(content), "a")
-        refusal = ""
         try:
-            source()._decode(bytes(content), "a")
+            mode, refusal = decode_image(bytes(content)).mode, ""
         except CatalogError as error:
-            refusal = str(error)
-    assert (image is None) == refusal.startswith("item 'a': image is broken (")
+            mode, refusal = None, str(error)
+    assert (mode is None) == refusal.startswith("image is broken (")
     assert "\n" not in refusal
-    assert image is None or image.mode == "RGB"
+    assert mode in ("RGB", None)
 
 
+@pytest.mark.usefixtures("batches")
 def test_fingerprints_name_weights_and_options() -> None:
-    made = source()
-    again = replace(made)
-    again.__dict__["_network"] = made.__dict__["_network"]
-    assert made.fingerprint == again.fingerprint
-    others = [source().fingerprint, source(missing="empty").fingerprint]  # weights are drawn anew
-    assert len({made.fingerprint, *others}) == 3
+    import torch
+
+    def fingerprint(seed: int, **options: Any) -> str:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return source(**options).fingerprint
+
+    assert fingerprint(0) == fingerprint(0)
+    assert len({fingerprint(0), fingerprint(1), fingerprint(0, missing="empty")}) == 3
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ImportError, match=r"pip install 'semtok\[image\]'"):
         _ = ImageEmbedding().dim
+    with pytest.raises(ImportError, match=r"pip install 'semtok\[image\]'"):
+        image_network("ViT-B-32")
+
+
+def test_paths_of_images_are_joined_to_their_folder(folder: Path) -> None:
+    url = (folder / "blue folder" / "blue.png").as_uri()
+    absolute = str(folder / "green.jpg")
+    assert image_paths(catalog(folder, "red.png", absolute, url, [["red.png"], "absent.png"])) == [
+        folder / "red.png",
+        folder / "green.jpg",
+        folder / "blue folder" / "blue.png",
+        folder / "red.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (None, "item 'i1': image must be the path of a file, got none"),
+        (3, "item 'i1': image must be the path of a file, got int"),
+        ("absent.png", "item 'i1': image must be a local file, got 'absent.png'"),
+        ("blue folder", "item 'i1': image must be a local file, got 'blue folder'"),
+        ("a\0b.png", "item 'i1': image must be a local file, got "),
+        ("https://a.example/a.png", "item 'i1': image must be a local file, got https://a.ex"),
+    ],
+)
+def test_paths_of_no_image_are_refused(folder: Path, path: object, words: str) -> None:
+    with pytest.raises(CatalogError, match=words):
+        image_paths(catalog(folder, "red.png", path))
+    with pytest.raises(CatalogError, match="image field 'photo' is not among the fields: image"):
+        image_paths(catalog(folder, "red.png"), "photo")
+
+
+def test_images_are_cut_to_the_square_in_their_middle(folder: Path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "wide.png")
+    square = read_image(folder / "wide.png", 40)
+    np.testing.assert_array_equal(square, pixels[:, 5:45])
+    assert square.flags.writeable
+    half = Image.fromarray(pixels).resize((20, 20), Image.Resampling.BICUBIC, (5, 0, 45, 40))
+    np.testing.assert_array_equal(read_image(folder / "wide.png", 20), np.asarray(half))
+    for name in ("cut.png", "text.png", "absent.png", "blue folder"):
+        with pytest.raises(CatalogError, match=rf"{name}' cannot be read \(") as refusal:
+            read_image(folder / name, 8)
+        assert "\n" not in str(refusal.value)
+
+
+def test_networks_of_images_refuse_weights_that_they_cannot_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights must be given for model 'RN50', got none"):
+        image_network("RN50")
+    with pytest.raises(ValueError, match=r"weights must be a .safetensors file, got w.pth: .*can"):
+        image_network("resnet50", "w.pth")
+    with pytest.raises(FileNotFoundError, match=r"w.safetensors: no such file of weights"):
+        image_network("resnet50", str(tmp_path / "w.safetensors"))

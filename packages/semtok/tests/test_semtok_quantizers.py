@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from semtok import CatalogError, random_codes
-from semtok.quantizers.contract import QUANTIZERS, Quantizer, load_quantizer
+from semtok.quantizers.contract import Quantizer
+from semtok.quantizers.kinds import QUANTIZERS, load_quantizer
 from semtok.quantizers.nearest import nearest
-from semtok.quantizers.vectors import as_vectors, stable_product, training_sample
+from semtok.vectors import as_vectors, stable_product, training_sample
 
 OPTIONS: dict[str, dict[str, object]] = {
     "hierarchical": {},
@@ -19,6 +20,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "rq": {},
     "rqvae": {"latent_dim": 4, "hidden_dims": (16,), "epochs": 3, "batch_size": 64},
     "random": {},
+    "views": {},
 }
 
 
@@ -78,12 +80,10 @@ def test_codes_do_not_depend_on_the_chunk(
 ) -> None:
     quantizer, x = fitted[name], vectors(203, seed=2)
     whole = quantizer.encode(x)
-    for module in ("vectors", "nearest"):
-        monkeypatch.setattr(f"semtok.quantizers.{module}.CHUNK", 13)
-    monkeypatch.setattr("semtok.quantizers.hierarchical._NUMBERS", 60)
-    monkeypatch.setattr(
-        "semtok.quantizers.vectors.vector_chunks.__kwdefaults__", {"dim": None, "size": 13}
-    )
+    for module in ("vectors", "quantizers.nearest"):
+        monkeypatch.setattr(f"semtok.{module}.CHUNK", 13)
+    monkeypatch.setattr("semtok.quantizers.hierarchical.ENCODED_NUMBERS", 60)
+    monkeypatch.setattr("semtok.vectors.vector_chunks.__kwdefaults__", {"dim": None, "size": 13})
     np.save(tmp_path / "x.npy", x)
     np.testing.assert_array_equal(
         quantizer.encode(np.load(tmp_path / "x.npy", mmap_mode="r")), whole
@@ -98,8 +98,9 @@ def test_the_same_seed_gives_the_same_quantizer(name: str, tmp_path: Path) -> No
     assert not np.array_equal(first.encode(new), other.encode(new))
     for quantizer, folder in ((first, "a"), (second, "b")):
         quantizer.save(tmp_path / folder)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    for path in (tmp_path / "a").rglob("*.*"):
+        twin = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == twin.read_bytes()
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from semtok import Pca
+from semtok import Pca, standardised
 from sklearn.decomposition import PCA
 
 
@@ -57,3 +57,28 @@ def test_bad_arguments_are_refused() -> None:
     x[4, 1] = np.nan
     with pytest.raises(ValueError, match="got others in row 4"):
         reduction.transform(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dim", [2, 6, 99])
+def test_standardised_vectors_are_centred_and_of_unit_variance(dim: int, dtype: type) -> None:
+    x = vectors(200, 6).astype(dtype)
+    scaled = standardised(x, dim)
+    assert scaled.dtype == np.float32
+    assert scaled.shape == (200, min(dim, 6))
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-5)
+    assert scaled.std() == pytest.approx(1, abs=1e-5)
+    slow = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    if dim < 6:
+        slow = PCA(n_components=dim, svd_solver="full").fit_transform(slow)
+        slow *= np.sign((slow * scaled).sum(axis=0))
+    np.testing.assert_allclose(scaled, slow / slow.std(), atol=1e-3)
+
+
+def test_vectors_without_variance_are_standardised_to_zeros() -> None:
+    assert standardised(np.ones((3, 2), dtype=np.float32), 2).tolist() == [[0, 0]] * 3
+    assert standardised(vectors(1, 4), 4).tolist() == [[0] * 4]  # fewer vectors than dimensions
+    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
+        standardised(vectors(3, 2), 0)
+    with pytest.raises(ValueError, match="vectors must hold at least one vector, got none"):
+        standardised(vectors(0, 2), 1)

@@ -73,7 +73,7 @@ def test_beams_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> No
     whole = nearest_beams(x, codebooks, 4)
     alone = np.concatenate([nearest_beams(row[None], codebooks, 4) for row in x])
     np.testing.assert_array_equal(alone, whole)
-    monkeypatch.setattr("semtok.quantizers.beams._NUMBERS", 500)
+    monkeypatch.setattr("semtok.quantizers.beams.NUM_COSTS", 500)
     np.testing.assert_array_equal(nearest_beams(x, codebooks, 4), whole)
     assert whole.max() < 5
 

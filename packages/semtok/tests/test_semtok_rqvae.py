@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from semtok.quantizers.rqvae import Mlp, RqVae, RqVaeConfig
-from semtok.quantizers.rqvae_training import _sinkhorn_choice
+from semtok import RqVae, RqVaeConfig
+from semtok.quantizers.rqvae import Mlp
+from semtok.quantizers.rqvae_training import sinkhorn_choice
 
 SMALL: dict[str, Any] = {
     "num_levels": 2,
@@ -32,7 +33,7 @@ def clusters(num_items: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[RqVae, list[dict[str, Any]]]:
     log: list[dict[str, Any]] = []
-    return RqVae.fit(clusters(600), **SMALL, epochs=40, log=log.append), log
+    return RqVae.fit(clusters(600), RqVaeConfig(**SMALL, epochs=40), log=log.append), log
 
 
 def test_training_learns(fitted: tuple[RqVae, list[dict[str, Any]]]) -> None:
@@ -83,10 +84,10 @@ def test_weights_are_reproducible_and_the_global_generator_is_left_alone(tmp_pat
     x = clusters(200)
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first = RqVae.fit(x, **SMALL, epochs=3)
+    first = RqVae.fit(x, RqVaeConfig(**SMALL, epochs=3))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(8)
-    RqVae.fit(x, **SMALL, epochs=3).save(tmp_path / "b")
+    RqVae.fit(x, RqVaeConfig(**SMALL, epochs=3)).save(tmp_path / "b")
     first.save(tmp_path / "a")
     for name in ("config.json", "tensors.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -97,7 +98,7 @@ def test_weights_are_reproducible_and_the_global_generator_is_left_alone(tmp_pat
 
 def test_each_epoch_says_how_the_codebooks_are(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "semtok.quantizers.rqvae"):
-        RqVae.fit(clusters(200), **SMALL, epochs=2)
+        RqVae.fit(clusters(200), RqVaeConfig(**SMALL, epochs=2))
     lines = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
     assert len(lines) == 2
     assert lines[1].startswith("epoch 2 of 2: reconstruction ")
@@ -108,11 +109,11 @@ def test_each_epoch_says_how_the_codebooks_are(caplog: pytest.LogCaptureFixture)
 def test_a_collapsed_level_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     x = clusters(400)
     with caplog.at_level(logging.WARNING, "semtok.quantizers.rqvae"):
-        RqVae.fit(x, **SMALL, epochs=2)
+        RqVae.fit(x, RqVaeConfig(**SMALL, epochs=2))
     assert not caplog.records
     same = np.repeat(x[:2], 200, axis=0)  # two vectors cannot use half of 16 codes
     with caplog.at_level(logging.WARNING, "semtok.quantizers.rqvae"):
-        RqVae.fit(same, **SMALL, epochs=2)
+        RqVae.fit(same, RqVaeConfig(**SMALL, epochs=2))
     assert "level 1 collapsed: it uses 2 of the 16 codes that it could" in caplog.text
 
 
@@ -121,27 +122,27 @@ def test_sinkhorn_shares_out_the_codes_of_a_batch() -> None:
     x = torch.randn(400, 3, generator=generator)
     centroids = torch.randn(8, 3, generator=generator) + torch.tensor([3.0, 0.0, 0.0])
     distances = -torch.cdist(x, centroids)[None]
-    choose = _sinkhorn_choice(0.02)
+    choose = sinkhorn_choice(0.02)
     nearest, _ = choose(distances, training=False)
     even, one_hot = choose(distances, training=True)
     assert torch.equal(nearest, distances.argmax(dim=-1))
     assert torch.bincount(nearest[0], minlength=8).max() > 100
     assert torch.bincount(even[0], minlength=8).max() < 75
     assert torch.equal(one_hot.argmax(dim=-1), even)
-    quantizer = RqVae.fit(clusters(300), **SMALL, epochs=3, sinkhorn=0.02)
+    quantizer = RqVae.fit(clusters(300), RqVaeConfig(**SMALL, epochs=3, sinkhorn=0.02))
     assert quantizer.info["sinkhorn"] == 0.02
 
 
 def test_a_loss_that_is_not_finite_stops_training() -> None:
     with pytest.raises(ValueError, match=r"learning_rate must be lower: the loss became"):
-        RqVae.fit(clusters(200), **SMALL, epochs=30, learning_rate=1e18)
+        RqVae.fit(clusters(200), RqVaeConfig(**SMALL, epochs=30, learning_rate=1e18))
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "semtok.quantizers.rqvae_training")
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
     with pytest.raises(ImportError, match=r"pip install 'semtok\[neural\]'"):
-        RqVae.fit(clusters(50), **SMALL, epochs=1)
+        RqVae.fit(clusters(50), RqVaeConfig(**SMALL, epochs=1))
 
 
 @pytest.mark.parametrize(

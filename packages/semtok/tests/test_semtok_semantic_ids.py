@@ -196,7 +196,7 @@ def test_reassign_takes_the_nearest_free_code(data: st.DataObject, seed: int) ->
         item_ids=[f"o{row}" for row in range(len(old))],
     )
     resolved, _, found = resolve_collisions(
-        np.array(new), (3, 4), policy="reassign", given=given_ids, quantizer=quantizer, x=x
+        np.array(new), (3, 4), policy="reassign", assigned=given_ids, quantizer=quantizer, x=x
     )
     expected = reassigned_slowly(new, set(old), quantizer, x)
     assert [tuple(path) for path in resolved.tolist()] == expected
@@ -235,7 +235,9 @@ def test_codes_given_never_move_and_new_ones_never_collide(
         if codes not in old[:row]:
             assert first[row, :2].tolist() == list(codes)
     try:
-        second, same, _ = resolve_collisions(np.array(new), sizes, policy=policy, given=given_ids)
+        second, same, _ = resolve_collisions(
+            np.array(new), sizes, policy=policy, assigned=given_ids
+        )
     except ValueError as refusal:
         full = str(refusal)
     else:

@@ -13,11 +13,17 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from semtok import Catalog, CatalogError
-from semtok.embedding.chunks import embed_chunks
-from semtok.embedding.contract import load_source
-from semtok.embedding.image import ImageEmbedding
+from semtok import (
+    Catalog,
+    CatalogError,
+    ImageEmbedding,
+    embed_chunks,
+    image_network,
+    read_image,
+)
+from semtok.embedding.kinds import load_source
 
 NAME = "tiny-clip"
 CONFIG = {
@@ -124,3 +130,87 @@ def test_wrong_models_and_weights_are_refused(folder: Path, tmp_path: Path) -> N
     (tmp_path / "cut.safetensors").write_bytes(b"1234")
     with pytest.raises(CatalogError, match="not a readable safetensors file"):
         _ = ImageEmbedding(model=NAME, weights=str(tmp_path / "cut.safetensors")).dim
+
+
+def test_networks_have_layers_and_embed_what_their_transform_makes(folder: Path) -> None:
+    for name, file, layers, width in (
+        (NAME, "clip", 2, 16),
+        ("resnet50", "resnet", 4, 2048),
+    ):
+        loaded = image_network(name, str(folder / f"{file}.safetensors"), 32)
+        assert len(loaded.layers) == layers
+        state_of_layers = {id(p) for layer in loaded.layers for p in layer.parameters()}
+        assert state_of_layers < {id(p) for p in loaded.network.parameters()}
+        pixels = loaded.transform(Image.open(folder / "0.png"))
+        with torch.inference_mode():
+            vectors = loaded.network.eval()(pixels[None])
+        assert vectors.shape == (1, width)
+        source = ImageEmbedding(
+            model=name, weights=str(folder / f"{file}.safetensors"), normalize=False
+        )
+        np.testing.assert_allclose(
+            source.embed(catalog(folder, [0])), vectors.numpy(), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_mean_and_scale_are_those_of_the_transform(folder: Path) -> None:
+    for name, file in ((NAME, "clip"), ("resnet50", "resnet")):
+        loaded = image_network(name, str(folder / f"{file}.safetensors"))
+        grey = Image.new("RGB", (64, 64), (10, 100, 200))
+        expected = (np.array([10, 100, 200]) / 255 - loaded.mean) / loaded.scale
+        pixels = loaded.transform(grey)
+        np.testing.assert_allclose(pixels.mean(dim=(1, 2)).numpy(), expected, atol=1e-5)
+
+
+def test_random_weights_come_from_the_global_generator(folder: Path) -> None:
+    pixels = torch.from_numpy(read_image(folder / "0.png", 32)).permute(2, 0, 1)[None] / 255
+
+    def vectors(seed: int) -> torch.Tensor:
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(seed)
+            vectors: torch.Tensor = image_network(NAME, "random", 32).network.eval()(pixels)
+            return vectors
+
+    assert torch.equal(vectors(0), vectors(0))
+    assert not torch.equal(vectors(0), vectors(1))
+
+
+def test_coca_embeds_as_open_clip_does(folder: Path) -> None:
+    config = {
+        **CONFIG,
+        "vision_cfg": {**CONFIG["vision_cfg"], "attentional_pool": True, "output_tokens": True},
+        "text_cfg": {**CONFIG["text_cfg"], "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {
+            "context_length": 8,
+            "vocab_size": 64,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
+        "custom_text": True,
+    }
+    (folder / "tiny-coca.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "tiny-coca.json")
+    model, _, transform = open_clip.create_model_and_transforms("tiny-coca")
+    save_file(state(model), folder / "coca.safetensors")
+    with torch.inference_mode():
+        batch = torch.stack([transform(Image.open(folder / f"{row}.png")) for row in range(2)])
+        expected = model.eval().encode_image(batch, normalize=True).numpy()
+    source = ImageEmbedding(model="tiny-coca", weights=str(folder / "coca.safetensors"))
+    np.testing.assert_allclose(source.embed(catalog(folder, [0, 1])), expected, atol=1e-5)
+
+
+def test_wrong_sizes_and_broken_downloads_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="image_size must be 32 for tiny-clip, got 64"):
+        image_network(NAME, str(folder / "clip.safetensors"), 64)
+
+    def broken(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while deserializing header: header too large")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", broken)
+    monkeypatch.setattr(torchvision.models, "resnet50", broken)
+    for name in ("ViT-B-32", "resnet50"):
+        with pytest.raises(OSError, match=r"weights '.*' cannot be loaded: Error while deserial"):
+            image_network(name)

@@ -14,26 +14,33 @@ if TYPE_CHECKING:
     from semtok.embedding.chunks import embed_chunks
     from semtok.embedding.contract import EmbeddingSource
     from semtok.embedding.image import ImageEmbedding
+    from semtok.embedding.image_files import image_paths, read_image
+    from semtok.embedding.image_networks import ImageNetwork, image_network
+    from semtok.embedding.kinds import embedding_source, is_stored
     from semtok.embedding.lsa import LsaEmbedding
     from semtok.embedding.stored import StoredEmbedding, read_embeddings
-    from semtok.embedding.text import TextEmbedding
+    from semtok.embedding.text import TextEmbedding, text_network
     from semtok.health import CodeHealth, LevelHealth, measure_health
     from semtok.neighbours import neighbour_overlap
     from semtok.page import write_page
     from semtok.quantizers.contract import Quantizer
     from semtok.quantizers.hierarchical import HierarchicalKMeans
+    from semtok.quantizers.kinds import QUANTIZERS, QuantizerKind, load_quantizer
     from semtok.quantizers.product import ProductQuantizer
     from semtok.quantizers.random import RandomCodes, random_codes
     from semtok.quantizers.residual import ResidualQuantizer
     from semtok.quantizers.rqvae import RqVae
+    from semtok.quantizers.rqvae_config import RqVaeConfig
+    from semtok.quantizers.views import ViewQuantizer
     from semtok.ray_engine import RayOptions, embed_files, encode_files, write_shards
-    from semtok.reduction import Pca
+    from semtok.reduction import Pca, standardised
     from semtok.semantic_ids import SemanticIds
     from semtok.sequences import read_sequences
     from semtok.tokenizer import Encoding, Tokenizer
-    from semtok.views import View, ViewQuantizer
+    from semtok.views import View
 
 __all__ = [
+    "QUANTIZERS",
     "Catalog",
     "CatalogError",
     "CodeHealth",
@@ -44,15 +51,18 @@ __all__ = [
     "Encoding",
     "HierarchicalKMeans",
     "ImageEmbedding",
+    "ImageNetwork",
     "LevelHealth",
     "LsaEmbedding",
     "Pca",
     "ProductQuantizer",
     "Quantizer",
+    "QuantizerKind",
     "RandomCodes",
     "RayOptions",
     "ResidualQuantizer",
     "RqVae",
+    "RqVaeConfig",
     "SemanticIds",
     "StoredEmbedding",
     "TextEmbedding",
@@ -61,8 +71,13 @@ __all__ = [
     "ViewQuantizer",
     "embed_chunks",
     "embed_files",
+    "embedding_source",
     "encode_files",
     "find_catalog",
+    "image_network",
+    "image_paths",
+    "is_stored",
+    "load_quantizer",
     "load_tokenizer",
     "measure_collisions",
     "measure_health",
@@ -70,10 +85,13 @@ __all__ = [
     "random_codes",
     "read_catalog",
     "read_embeddings",
+    "read_image",
     "read_sequences",
     "resolve_collisions",
     "save_tokenizer",
+    "standardised",
     "stream_catalog",
+    "text_network",
     "write_page",
     "write_shards",
 ]
@@ -88,24 +106,30 @@ _MODULES = {
     "embedding.chunks": ("embed_chunks",),
     "embedding.contract": ("EmbeddingSource",),
     "embedding.image": ("ImageEmbedding",),
+    "embedding.image_files": ("image_paths", "read_image"),
+    "embedding.image_networks": ("ImageNetwork", "image_network"),
+    "embedding.kinds": ("embedding_source", "is_stored"),
     "embedding.lsa": ("LsaEmbedding",),
     "embedding.stored": ("StoredEmbedding", "read_embeddings"),
-    "embedding.text": ("TextEmbedding",),
+    "embedding.text": ("TextEmbedding", "text_network"),
     "health": ("CodeHealth", "LevelHealth", "measure_health"),
     "neighbours": ("neighbour_overlap",),
     "page": ("write_page",),
     "quantizers.contract": ("Quantizer",),
     "quantizers.hierarchical": ("HierarchicalKMeans",),
+    "quantizers.kinds": ("QUANTIZERS", "QuantizerKind", "load_quantizer"),
     "quantizers.product": ("ProductQuantizer",),
     "quantizers.random": ("RandomCodes", "random_codes"),
     "quantizers.residual": ("ResidualQuantizer",),
     "quantizers.rqvae": ("RqVae",),
+    "quantizers.rqvae_config": ("RqVaeConfig",),
+    "quantizers.views": ("ViewQuantizer",),
     "ray_engine": ("RayOptions", "embed_files", "encode_files", "write_shards"),
-    "reduction": ("Pca",),
+    "reduction": ("Pca", "standardised"),
     "semantic_ids": ("SemanticIds",),
     "sequences": ("read_sequences",),
     "tokenizer": ("Encoding", "Tokenizer"),
-    "views": ("View", "ViewQuantizer"),
+    "views": ("View",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

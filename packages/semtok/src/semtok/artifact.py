@@ -10,8 +10,9 @@ from typing import Any
 
 from semtok.catalog import CatalogError
 from semtok.collisions import Collisions
-from semtok.embedding.contract import digest, load_source
-from semtok.quantizers.contract import load_quantizer
+from semtok.embedding.contract import digest
+from semtok.embedding.kinds import load_source
+from semtok.quantizers.kinds import load_quantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
 from semtok.storage import read_part, refusing, replacing_folder, write_config

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.hierarchical import HierarchicalKMeans
-from semtok.views import ViewQuantizer
+from semtok.quantizers.views import ViewQuantizer
 
 CodeCosts = Callable[[np.ndarray, tuple[int, ...]], Float[np.ndarray, " codes"]]
 """Called with a vector and a prefix of codes; gives one cost a code of the next level."""
@@ -37,16 +37,16 @@ def _tree_costs(tree: HierarchicalKMeans) -> CodeCosts:
     first_child = 1 + np.cumsum(tree.num_children) - tree.num_children
 
     def costs(x: np.ndarray, prefix: tuple[int, ...]) -> Float[np.ndarray, " codes"]:
-        found = np.full(tree.codebook_size, np.inf)
+        distances = np.full(tree.codebook_size, np.inf)
         node = 0
         for code in prefix:
             if code >= tree.num_children[node]:
-                return found
+                return distances
             node = int(first_child[node]) + code
         count = int(tree.num_children[node])
         if count:
-            found[:count] = _squared_distances(x, tree.decode(_paths(prefix, count)))
-        return found
+            distances[:count] = _squared_distances(x, tree.decode(_paths(prefix, count)))
+        return distances
 
     return costs
 

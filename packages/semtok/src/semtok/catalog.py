@@ -189,12 +189,12 @@ def find_catalog(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise CatalogError(f"{folder}: no such folder")
-    found = [path for suffix in CATALOG_SUFFIXES if (path := folder / f"items{suffix}").exists()]
-    if len(found) != 1:
+    catalogs = [path for suffix in CATALOG_SUFFIXES if (path := folder / f"items{suffix}").exists()]
+    if len(catalogs) != 1:
         wanted = ", ".join(f"items{suffix}" for suffix in CATALOG_SUFFIXES)
-        got = " and ".join(path.name for path in found) or "none of them"
+        got = " and ".join(path.name for path in catalogs) or "none of them"
         raise CatalogError(f"{folder}: must hold exactly one of {wanted}, got {got}")
-    return found[0]
+    return catalogs[0]
 
 
 def folder_of(path: str | Path) -> Path:

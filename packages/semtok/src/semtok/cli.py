@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,13 +19,16 @@ from semtok.options import (
     RunOptions,
     refuse_cache_with_ray,
     refuse_fitting,
+    refuse_unused,
     with_options,
 )
 
 if TYPE_CHECKING:
     from semtok.fitting import Items
     from semtok.health import CodeHealth
-    from semtok.tokenizer import Tokenizer
+    from semtok.inspecting import Inspection
+    from semtok.semantic_ids import SemanticIds
+    from semtok.tokenizer import Encoding, Tokenizer
 
 app = typer.Typer(
     help="Semantic IDs for a catalogue: item attributes to embeddings, embeddings to codes.",
@@ -103,62 +108,114 @@ def encode(
     ] = None,
 ) -> None:
     """Write the codes of every item: one line an item, in order, no two items with the same."""
-    if tokenizer is not None:
+    if tokenizer is None:
+        options.check(run)
+        _refuse_without("--tokenizer", {"--extend": extend, "--refit-above": refit_above})
+    else:
         refuse_fitting(options)
         refuse_cache_with_ray(run)
-    else:
-        options.check(run)
-        for given, flag in ((extend, "--extend"), (refit_above, "--refit-above")):
-            if given:
-                raise typer.BadParameter("needs --tokenizer", param_hint=flag)
     _limit_threads(run)
     output = _codes_path(catalog, output, run.force)
-
-    from semtok.artifact import save_tokenizer
-    from semtok.fitting import encode_items, fit_tokenizer, workspace
-    from semtok.health import measure_health
-
-    is_stdout = str(output) == "-"
-    console = Console(quiet=run.quiet, stdout_is_taken=is_stdout)
-    lines: list[str] = []
-    # From loading to saving, so that no other run gives the same codes.
-    alone = _alone_with(tokenizer if extend else None)
-    with alone, console, workspace(output) as work:
-        known = _load(tokenizer)
-        items = _read(catalog, run, work, console)
-        if known is None:
-            fitted = fit_tokenizer(items, options, run, work=work, console=console)
-            semantic_ids, health = fitted.semantic_ids, _health(fitted)
-            if fitted.collisions is not None:
-                lines = [fitted.collisions.outcome]
-        else:
-            found = encode_items(
-                known, items, options, run, refit_above=refit_above, work=work, console=console
-            )
-            semantic_ids = found.semantic_ids
-            health = measure_health(semantic_ids)
-            if found.drift is not None and found.collisions is not None:
-                memory = "remembered" if extend else "not remembered: --extend keeps their codes"
-                lines = [
-                    f"{found.drift.num_new:,} new items, {memory}",
-                    found.collisions.outcome,
-                    str(found.drift),
-                ]
-        if extend and known is not None and tokenizer is not None:
-            # Before the codes: whatever happens in between, the tokenizer gives the same again.
-            save_tokenizer(tokenizer, known.extended(semantic_ids), overwrite=True)
-        if not is_stdout:
-            semantic_ids.write(output)
-    if is_stdout:
+    console = Console(quiet=run.quiet, stdout_is_taken=str(output) == "-")
+    if tokenizer is None:
+        result = _encode_anew(catalog, output, options, run, console)
+    else:
+        result = _encode_with(
+            tokenizer,
+            catalog,
+            output,
+            options,
+            run,
+            console,
+            extend=extend,
+            refit_above=refit_above,
+        )
+    if str(output) == "-":
         from semtok.code_files import code_lines
 
-        sys.stdout.writelines(code_lines(semantic_ids.item_ids, semantic_ids.codes))
+        table = result.semantic_ids
+        sys.stdout.writelines(code_lines(table.item_ids, table.codes))
         sys.stdout.flush()
-    console.show(health)
-    for line in lines:
+    console.show(result.health)
+    for line in result.lines:
         console.say(line)
-    if not is_stdout:
+    if str(output) != "-":
         console.say(f"wrote {output}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoded:
+    """The codes that `encode` writes, how good they are, and what else it says of them."""
+
+    semantic_ids: SemanticIds
+    health: CodeHealth
+    lines: list[str]
+
+
+def _encode_anew(
+    catalog: Path, output: Path, options: FitOptions, run: RunOptions, console: Console
+) -> _Encoded:
+    """`encode` without a tokenizer: fits one that is not kept."""
+    from semtok.fitting import fit_tokenizer, workspace
+
+    with console, workspace(output) as work:
+        items = _read(catalog, run, work, console)
+        tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
+        _write_codes(tokenizer.semantic_ids, output)
+        health = _health(tokenizer)
+    collisions = tokenizer.collisions
+    return _Encoded(
+        semantic_ids=tokenizer.semantic_ids,
+        health=health,
+        lines=[] if collisions is None else [collisions.outcome],
+    )
+
+
+def _encode_with(
+    folder: Path,
+    catalog: Path,
+    output: Path,
+    options: FitOptions,
+    run: RunOptions,
+    console: Console,
+    *,
+    extend: bool,
+    refit_above: float | None,
+) -> _Encoded:
+    """`encode` by the tokenizer in a folder, which remembers the new items if it is to."""
+    from semtok.artifact import load_tokenizer, save_tokenizer
+    from semtok.fitting import encode_items, workspace
+    from semtok.health import measure_health
+
+    # From loading to saving, so that no other run gives the same codes.
+    alone = _alone_with(folder if extend else None)
+    with alone, console, workspace(output) as work:
+        tokenizer = load_tokenizer(folder)
+        items = _read(catalog, run, work, console)
+        refuse_unused(tokenizer, options, run)
+        encoding = encode_items(
+            tokenizer, items, options, run, refit_above=refit_above, work=work, console=console
+        )
+        health = measure_health(encoding.semantic_ids)
+        if extend:
+            # Before the codes: whatever happens in between, the tokenizer gives the same again.
+            save_tokenizer(folder, tokenizer.extended(encoding.semantic_ids), overwrite=True)
+        _write_codes(encoding.semantic_ids, output)
+    return _Encoded(
+        semantic_ids=encoding.semantic_ids, health=health, lines=_news(encoding, extend)
+    )
+
+
+def _news(encoding: Encoding, extend: bool) -> list[str]:
+    """What there is to say of the new items, if there are any."""
+    if encoding.drift is None or encoding.collisions is None:
+        return []
+    memory = "remembered" if extend else "not remembered: --extend keeps their codes"
+    return [
+        f"{encoding.drift.num_new:,} new items, {memory}",
+        encoding.collisions.outcome,
+        str(encoding.drift),
+    ]
 
 
 @app.command()
@@ -185,25 +242,28 @@ def inspect(
     force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
 ) -> None:
     """Show how good codes are: utilisation, collisions, distortion, neighbours, sequences."""
-    for given, flag in ((catalog, "--catalog"), (force, "--force")):
-        if given and html is None:
-            raise typer.BadParameter("needs --html", param_hint=flag)
-    if html is not None:
+    if html is None:
+        _refuse_without("--html", {"--catalog": catalog, "--force": force})
+    else:
         _check_page(html, force)
-    import json
 
     from semtok.inspecting import inspected, write_inspection
 
-    found = inspected(path, sequences, id_column=id_column)
+    inspection = inspected(path, sequences, id_column=id_column)
     if html is not None:
-        write_inspection(html, path, found, catalog, id_column=id_column)
+        write_inspection(html, path, inspection, catalog, id_column=id_column)
     if as_json:
-        typer.echo(json.dumps(found.health.to_dict(), indent=2))
-        return
+        typer.echo(json.dumps(inspection.health.to_dict(), indent=2))
+    else:
+        _show(inspection, html)
+
+
+def _show(inspection: Inspection, html: Path | None) -> None:
+    """Prints what `inspect` measured, and where the page is."""
     console = Console()
-    console.show(found.health)
-    if found.tokenizer is not None and found.tokenizer.collisions is not None:
-        console.say(found.tokenizer.collisions.outcome)
+    console.show(inspection.health)
+    if inspection.tokenizer is not None and inspection.tokenizer.collisions is not None:
+        console.say(inspection.tokenizer.collisions.outcome)
     if html is not None:
         console.say(f"wrote {html}")
 
@@ -224,6 +284,13 @@ def main() -> None:
         _stop(text, 1)
     except (ValueError, ImportError) as error:
         _stop(str(error), 1)
+
+
+def _refuse_without(needed: str, values: dict[str, object]) -> None:
+    """Raises BadParameter if a flag was set that means nothing without another one."""
+    for flag, value in values.items():
+        if value:
+            raise typer.BadParameter(f"needs {needed}", param_hint=flag)
 
 
 def _stop(text: str, code: int) -> None:
@@ -289,12 +356,10 @@ def _check_page(html: Path, force: bool) -> None:
     _check_parent(html)
 
 
-def _load(folder: Path | None) -> Tokenizer | None:
-    if folder is None:
-        return None
-    from semtok.artifact import load_tokenizer
-
-    return load_tokenizer(folder)
+def _write_codes(semantic_ids: SemanticIds, output: Path) -> None:
+    """Writes the codes to a file; those for standard output wait until all else is done."""
+    if str(output) != "-":
+        semantic_ids.write(output)
 
 
 def _read(catalog: Path, run: RunOptions, work: Path, console: Console) -> Items:

@@ -19,13 +19,14 @@ cluster with room.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from semtok.progress import Progress, report
 from semtok.semantic_ids import SemanticIds, number_rows
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ def resolve_collisions(
     codebook_sizes: Sequence[int],
     *,
     policy: Policy,
-    given: SemanticIds | None = None,
+    assigned: SemanticIds | None = None,
     quantizer: Quantizer | None = None,
     x: Float[np.ndarray, "items dim"] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Int64[np.ndarray, "items resolved"], tuple[int, ...], Collisions]:
     """Applies a policy to codes.
 
@@ -102,8 +103,8 @@ def resolve_collisions(
         codes: What a quantizer gave.
         codebook_sizes: Its codebook sizes.
         policy: `suffix`, `reassign` or `allow`; see the module.
-        given: Semantic IDs given earlier by the same policy. They stay, and except under `allow`
-            no row gets any of them.
+        assigned: Semantic IDs of other items, by the same policy. They stay, and except under
+            `allow` no row gets any of them.
         quantizer: Tells `reassign` which free code is the nearest; without it, all are equally
             near, and the lowest is taken.
         x: What the quantizer encoded; goes with it.
@@ -122,39 +123,46 @@ def resolve_collisions(
     if (quantizer is None) != (x is None):
         raise ValueError("quantizer and x must be given together, got one of them")
     sizes = tuple(codebook_sizes)
-    found = replace(measure_collisions(codes), policy=policy)
+    counted = replace(measure_collisions(codes), policy=policy)
     if policy == "allow":
-        return codes, sizes, found
+        return codes, sizes, counted
     if policy == "suffix":
-        sizes = (*sizes, max(sizes[-1], 2 * found.largest_bucket))
+        sizes = (*sizes, max(sizes[-1], 2 * counted.largest_bucket))
         codes = np.column_stack([codes, np.zeros(len(codes), dtype=np.int64)])
     taken = np.empty((0, len(sizes)), dtype=np.int64)
-    if given is not None:
-        taken, sizes = given.codes, given.codebook_sizes
-    everything = np.concatenate([taken, codes])
-    keeps = np.zeros(len(everything), dtype=bool)
-    keeps[np.unique(number_rows(everything), return_index=True)[1]] = True
-    losers = np.flatnonzero(~keeps[len(taken) :])
+    if assigned is not None:
+        taken, sizes = assigned.codes, assigned.codebook_sizes
+    losers, kept = _losers(taken, codes)
     if len(losers) == 0:
-        return codes, sizes, found
-    resolved = codes.copy()
-    free = _FreeCodes(everything[keeps], sizes)
+        return codes, sizes, counted
+    free = _FreeCodes(kept, sizes)
     costs = None if policy == "suffix" else _costs(quantizer)
+    resolved = codes.copy()
     for done, row in enumerate(losers, start=1):
         if policy == "suffix":
             resolved[row] = free.number(tuple(codes[row, :-1].tolist()))
         else:
             vector = None if x is None else x[row]
             resolved[row] = free.nearest(tuple(codes[row].tolist()), costs, vector)
-        if progress is not None and (done % _REPORT_EVERY == 0 or done == len(losers)):
-            progress(done, len(losers))
-    return resolved, sizes, replace(found, num_moved=len(losers))
+        if done % _REPORT_EVERY == 0 or done == len(losers):
+            report(progress, done, len(losers))
+    return resolved, sizes, replace(counted, num_moved=len(losers))
+
+
+def _losers(
+    taken: Int64[np.ndarray, "taken levels"], codes: Int64[np.ndarray, "items levels"]
+) -> tuple[Int64[np.ndarray, " losers"], Int64[np.ndarray, "kept levels"]]:
+    """The rows of `codes` whose codes an earlier row has, and all codes that stay."""
+    everything = np.concatenate([taken, codes])
+    is_first = np.zeros(len(everything), dtype=bool)
+    is_first[np.unique(number_rows(everything), return_index=True)[1]] = True
+    return np.flatnonzero(~is_first[len(taken) :]), everything[is_first]
 
 
 def _costs(quantizer: Quantizer | None) -> CodeCosts | None:
     if quantizer is None:
         return None
-    from semtok.candidates import code_costs
+    from semtok.candidates import code_costs  # which needs every quantizer, and so faiss
 
     return code_costs(quantizer)
 

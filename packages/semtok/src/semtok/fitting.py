@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import typer
 
 from semtok.catalog import TEXT_FIELDS, Catalog, stream_catalog
 from semtok.drift import REFIT_ABOVE
 from semtok.embedding.chunks import embed_chunks
 from semtok.embedding.contract import EmbeddingSource
+from semtok.embedding.kinds import embedding_source, is_stored, on_device
 from semtok.embedding.stored import read_embeddings
-from semtok.options import FitOptions, RunOptions, is_image, is_stored
-from semtok.quantizers.contract import QUANTIZERS
+from semtok.options import FitOptions, RunOptions
+from semtok.quantizers.kinds import QUANTIZERS
 from semtok.tokenizer import Encoding, Tokenizer
 
 if TYPE_CHECKING:
@@ -154,96 +154,72 @@ def encode_items(
     tokenizer = _placed(tokenizer, run)
     threshold = REFIT_ABOVE if refit_above is None else refit_above
     if run.engine == "ray":
-        from semtok.ray_engine import RayOptions, encode_files
+        return _encode_by_ray(tokenizer, items, run, threshold, work, console)
+    known = tokenizer.semantic_ids
+    arrays = {
+        name: read_embeddings(file, items.item_ids, id_column=run.id_column)
+        for name, file in options.files_for(tokenizer).items()
+    }
+    new_rows = [row for row, item_id in enumerate(items.item_ids) if not known.has(item_id)]
+    if not new_rows:
+        return Encoding(semantic_ids=known.take(items.item_ids))
+    arrays = {name: array[new_rows] for name, array in arrays.items()}
+    for view in tokenizer.views:
+        if view.source is not None:
+            chunks = _new_items(items, tokenizer)
+            arrays[view.name] = _embed(view.name, view.source, items, chunks, run, work, console)
+    encoding = tokenizer.encode(
+        Catalog(item_ids=[items.item_ids[row] for row in new_rows], fields={}),
+        embeddings=arrays,
+        refit_above=threshold,
+        workspace=work,
+        progress=console,
+    )
+    table = tokenizer.extended(encoding.semantic_ids).semantic_ids
+    return replace(encoding, semantic_ids=table.take(items.item_ids))
 
-        console("embedding and encoding", 0, 1)
-        return encode_files(
-            tokenizer,
-            [items.path],
-            workspace=work,
-            id_column=run.id_column,
-            refit_above=threshold,
-            options=RayOptions(device=run.device or "cpu"),
-            progress=partial(console, "embedding and encoding"),
-        )
-    given = tokenizer.semantic_ids
-    new = [item_id for item_id in items.item_ids if not given.has(item_id)]
-    arrays = _stored(tokenizer, items, options, run)
-    if new:
-        rows = [row for row, item_id in enumerate(items.item_ids) if not given.has(item_id)]
-        arrays = {name: array[rows] for name, array in arrays.items()}
-        for view in tokenizer.views:
-            if view.source is not None:
-                chunks = _new_items(items, tokenizer)
-                arrays[view.name] = _embed(
-                    view.name, view.source, items, chunks, run, work, console
-                )
-        found = tokenizer.encode(
-            Catalog(item_ids=new, fields={}),
-            embeddings=arrays,
-            refit_above=threshold,
-            workspace=work,
-            progress=console,
-        )
-        table = tokenizer.extended(found.semantic_ids).semantic_ids
-        return replace(found, semantic_ids=table.take(items.item_ids))
-    return Encoding(semantic_ids=given.take(items.item_ids))
+
+def _encode_by_ray(
+    tokenizer: Tokenizer,
+    items: Items,
+    run: RunOptions,
+    refit_above: float,
+    work: Path,
+    console: Console,
+) -> Encoding:
+    """What `encode_items` gives, from the workers of a Ray cluster."""
+    from semtok.ray_engine import RayOptions, encode_files
+
+    console("embedding and encoding", 0, 1)
+    return encode_files(
+        tokenizer,
+        [items.path],
+        workspace=work,
+        id_column=run.id_column,
+        refit_above=refit_above,
+        options=RayOptions(device=run.device or "cpu"),
+        progress=partial(console, "embedding and encoding"),
+    )
 
 
 def _placed(tokenizer: Tokenizer, run: RunOptions) -> Tokenizer:
-    """The tokenizer with its models on the device that was asked for.
-
-    Raises:
-        BadParameter: If it has none, so that an option has no effect.
-    """
-    from semtok.embedding.image import ImageEmbedding
-    from semtok.embedding.text import TextEmbedding
-
-    sources = [view.source for view in tokenizer.views]
-    if run.cache is not None and not any(sources):
-        raise typer.BadParameter(
-            "has no effect: the tokenizer embeds nothing itself", param_hint="--cache"
-        )
+    """The tokenizer with its models on the device that was named."""
     if run.device is None:
         return tokenizer
-    views = []
-    for view in tokenizer.views:
-        if isinstance(view.source, TextEmbedding | ImageEmbedding):
-            view = replace(view, source=replace(view.source, device=run.device))
-        views.append(view)
-    if all(view is old for view, old in zip(views, tokenizer.views, strict=True)):
-        raise typer.BadParameter(
-            "has no effect: the tokenizer has no model of texts or images", param_hint="--device"
-        )
+    views = [
+        view if view.source is None else replace(view, source=on_device(view.source, run.device))
+        for view in tokenizer.views
+    ]
     return replace(tokenizer, views=tuple(views))
 
 
 def _new_items(items: Items, tokenizer: Tokenizer) -> Iterator[Catalog]:
+    """The chunks of items, without those that the tokenizer knows."""
     for chunk in items.chunks():
-        given = tokenizer.semantic_ids
-        rows = [row for row, item_id in enumerate(chunk.item_ids) if not given.has(item_id)]
+        known = tokenizer.semantic_ids
+        rows = [row for row, item_id in enumerate(chunk.item_ids) if not known.has(item_id)]
         if rows:
             yield chunk.take(rows)
-
-
-def _stored(
-    tokenizer: Tokenizer, items: Items, options: FitOptions, run: RunOptions
-) -> dict[str, np.ndarray]:
-    """The embeddings of all items for views without a source, from the files named for them."""
-    files = {name: spec for name, spec in options.specs.items() if is_stored(spec)}
-    if options.views is None and files:
-        files = {tokenizer.views[0].name: files["embedding"]}
-    own = {view.name for view in tokenizer.views if view.source is not None}
-    for name in files:
-        flag = "--embedding" if options.views is None else "--views"
-        if name in own:
-            raise typer.BadParameter(
-                f"has no effect: the tokenizer embeds view {name!r} itself", param_hint=flag
-            )
-    return {
-        name: read_embeddings(file, items.item_ids, id_column=run.id_column)
-        for name, file in files.items()
-    }
 
 
 def _source(
@@ -251,38 +227,22 @@ def _source(
 ) -> EmbeddingSource:
     """The embedding source of a view."""
     fields: tuple[str, ...] = TEXT_FIELDS
-    if options.views is not None:
+    if options.views is not None or options.kinds[name] == "image":
         fields = (name,)
     elif options.fields is not None:
         fields = _split(options.fields)
-    if spec == "lsa":
-        from semtok.embedding.lsa import LsaEmbedding
-
-        stage = "learning words" if options.views is None else f"learning words of {name}"
-        console(stage, 0, 1)
-        lsa = LsaEmbedding.fit(items.chunks(), fields=fields, seed=options.seed or 0)
-        console(stage, 1, 1)
-        return lsa
-    if is_image(name, spec):
-        from semtok.embedding.image import ImageEmbedding
-
-        model, _, weights = spec.partition("@")
-        return ImageEmbedding(
-            model=model,
-            weights=weights,
-            image_field=name,
-            missing=options.missing_images or "error",
-            device=run.device or "cpu",
-        )
-    from semtok.embedding.text import TextEmbedding
-
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return TextEmbedding(
-        model=spec,
+    stage = "learning words" if options.views is None else f"learning words of {name}"
+    return embedding_source(
+        spec,
+        catalog=items.chunks(),
         fields=fields,
-        precision=options.precision or "fp32",
         device=run.device or "cpu",
+        seed=options.seed or 0,
+        precision=options.precision or "fp32",
+        missing_images=options.missing_images or "error",
+        progress=partial(console, stage),
     )
 
 

@@ -58,7 +58,7 @@ def tokenizer_health(
 
 
 def write_inspection(
-    html: Path, path: Path, found: Inspection, catalog: Path | None, *, id_column: str
+    html: Path, path: Path, inspection: Inspection, catalog: Path | None, *, id_column: str
 ) -> None:
     """Writes the page of an inspection.
 
@@ -66,17 +66,17 @@ def write_inspection(
         CatalogError: If the catalogue is missing or broken.
     """
     details: dict[str, object] = {}
-    if found.tokenizer is not None:
+    if inspection.tokenizer is not None:
         details = {
-            "views": ", ".join(view.name for view in found.tokenizer.views),
-            "collisions": found.tokenizer.policy,
-            **found.tokenizer.info,
+            "views": ", ".join(view.name for view in inspection.tokenizer.views),
+            "collisions": inspection.tokenizer.policy,
+            **inspection.tokenizer.info,
         }
-    titles = None if catalog is None else _titles(catalog, found.semantic_ids, id_column)
+    titles = None if catalog is None else _titles(catalog, inspection.semantic_ids, id_column)
     write_page(
         html,
-        health=found.health,
-        semantic_ids=found.semantic_ids,
+        health=inspection.health,
+        semantic_ids=inspection.semantic_ids,
         titles=titles,
         heading=f"Semantic IDs of {path.name}",
         details=details,

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32, Int, Int64
 CodeSpace = Literal["prefix", "hamming"]
 """How close two items' codes are: the length of their common prefix, or how many codes agree."""
 
-_CHUNK = 4096
-_QUERIES = 1024
+CHUNK = 4096  # items that are compared with the queries at a time
+NUM_QUERIES = 1024  # items whose neighbours are looked up together
 
 
 def neighbour_overlap(
@@ -70,8 +70,8 @@ def neighbour_overlap(
         rows = np.sort(drawn)
     k = min(num_neighbours, num_items - 1)
     total = 0.0
-    for start in range(0, len(rows), _QUERIES):
-        block = _Queries(embeddings, codes, rows[start : start + _QUERIES], space)
+    for start in range(0, len(rows), NUM_QUERIES):
+        block = _Queries(embeddings, codes, rows[start : start + NUM_QUERIES], space)
         total += block.overlap(k)
     return total / (k * len(rows))
 
@@ -106,8 +106,8 @@ class _Queries:
             close = distances <= (kth + slack)[:, None]
             for query in np.flatnonzero(close.any(axis=1)):
                 columns = np.flatnonzero(close[query])
-                own = self._codes[self._rows[query : query + 1]]
-                agreeing = self._agreeing(own, self._codes[start + columns])[0]
+                query_codes = self._codes[self._rows[query : query + 1]]
+                agreeing = self._agreeing(query_codes, self._codes[start + columns])[0]
                 is_tied = distances[query, columns] >= kth[query] - slack[query]
                 counts[:, query] += np.bincount(is_tied, minlength=2)
                 common[:, query] += np.bincount(is_tied, chance[query, agreeing], minlength=2)
@@ -144,24 +144,25 @@ class _Queries:
         """In how many codes each query agrees with each other item."""
         agreeing = np.zeros((len(queries), len(others)), dtype=np.int16)
         alive = np.ones(agreeing.shape, dtype=bool)
-        for own, other in zip(queries.T, np.ascontiguousarray(others.T), strict=True):
-            same = own[:, None] == other
+        for query_codes, codes in zip(queries.T, np.ascontiguousarray(others.T), strict=True):
+            same = query_codes[:, None] == codes  # [queries, others]
             alive = alive & same if self._space == "prefix" else same
             agreeing += alive
         return agreeing
 
     def _distances(self) -> Iterator[tuple[int, Float32[np.ndarray, "queries chunk"]]]:
         """Squared distances to each chunk of items, infinite to the query itself."""
-        for start in range(0, len(self._embeddings), _CHUNK):
-            part = np.asarray(self._embeddings[start : start + _CHUNK], dtype=np.float64)
-            x = (part - self._centre).astype(np.float32)
+        for start in range(0, len(self._embeddings), CHUNK):
+            part = np.asarray(self._embeddings[start : start + CHUNK], dtype=np.float64)
+            x = (part - self._centre).astype(np.float32)  # [chunk, dim]
             squares = np.einsum("nd,nd->n", x, x)
+            # |q - x|^2 = |x|^2 - 2 q.x + |q|^2, in one array: [queries, chunk]
             distances = self._x @ x.T
             distances *= -2
             distances += squares
             distances += self._squares[:, None]
             if not np.isfinite(distances).all():
                 raise ValueError("embeddings must be finite and below 1e18, got others")
-            here = np.flatnonzero((self._rows >= start) & (self._rows < start + len(part)))
-            distances[here, self._rows[here] - start] = np.inf
+            in_chunk = np.flatnonzero((self._rows >= start) & (self._rows < start + len(part)))
+            distances[in_chunk, self._rows[in_chunk] - start] = np.inf
             yield start, distances

@@ -7,13 +7,15 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
+if TYPE_CHECKING:
+    from semtok.embedding.kinds import EmbeddingKind
+    from semtok.tokenizer import Tokenizer
+
 Engine = Literal["local", "ray"]
-STORED_SUFFIXES = (".npy", ".safetensors", ".parquet")
-IMAGE_VIEW, IMAGE_MODEL = "image", "ViT-B-32"
 
 _FITTING = "How to fit"
 _RUNNING = "How to run"
@@ -183,6 +185,8 @@ class FitOptions:
     @property
     def specs(self) -> dict[str, str]:
         """The embedding of each view by its name; one view called "embedding" without --views."""
+        from semtok.embedding.kinds import IMAGE_FIELD, IMAGE_MODEL
+
         default = self.embedding or "lsa"
         if self.views is None:
             return {"embedding": default}
@@ -193,49 +197,59 @@ class FitOptions:
                 raise typer.BadParameter(
                     f"must name each view once, got {part!r}", param_hint="--views"
                 )
-            specs[name] = embedding or (IMAGE_MODEL if name == IMAGE_VIEW else default)
+            specs[name] = embedding or (IMAGE_MODEL if name == IMAGE_FIELD else default)
         return specs
+
+    @property
+    def kinds(self) -> dict[str, EmbeddingKind]:
+        """What the embedding of each view is."""
+        from semtok.embedding.kinds import embedding_kind
+
+        return {name: embedding_kind(spec, (name,)) for name, spec in self.specs.items()}
+
+    def files_for(self, tokenizer: Tokenizer) -> dict[str, str]:
+        """The files of embeddings by a fitted tokenizer's views: --embedding is for the first."""
+        kinds = self.kinds
+        files = {name: spec for name, spec in self.specs.items() if kinds[name] == "stored"}
+        if self.views is None and files:
+            return {tokenizer.views[0].name: files["embedding"]}
+        return files
 
     def check(self, run: RunOptions) -> None:
         """Raises BadParameter if an option has no effect beside the others."""
-        specs = self.specs
+        kinds = self.kinds.values()
         if self.views is not None:
             _refuse(self.fields, "--fields", "has no effect with --views, which names the fields")
             if all("=" in part for part in self.views.split(",")):
                 _refuse(self.embedding, "--embedding", "has no effect: each view names its own")
         refuse_cache_with_ray(run)
-        if len(specs) == 1:
+        if len(kinds) == 1:
             _refuse(self.fuse, "--fuse", "needs several --views")
         if self.pca is None:
             _refuse(self.whiten, "--whiten", "needs --pca")
-        if all(map(is_stored, specs.values())):
+        if set(kinds) == {"stored"}:
             _refuse(self.fields, "--fields", "has no effect with stored embeddings")
             _refuse(run.cache, "--cache", "has no effect with stored embeddings")
             _refuse(run.engine == "ray", "--engine", "has no effect with stored embeddings")
-        images = [is_image(name, spec) for name, spec in specs.items()]
-        texts = [
-            not image and spec != "lsa" and not is_stored(spec)
-            for image, spec in zip(images, specs.values(), strict=True)
-        ]
-        if not any(texts):
+        if "text" not in kinds:
             _refuse(self.precision, "--precision", "needs a text model")
-        if not any(images):
+        if "image" not in kinds:
             _refuse(self.missing_images, "--missing-images", "needs a view of images")
-        if not any(texts + images) and "device" not in self._accepted:
+        if not {"text", "image"} & set(kinds) and "device" not in self._defaults:
             _refuse(run.device, "--device", "needs a model of texts or images, or rqvae")
         for flag, value, name in self._of_quantizer():
-            if value is not None and name not in self._accepted:
+            if value is not None and name not in self._defaults:
                 raise typer.BadParameter(
                     f"has no effect with --quantizer {self.quantizer}", param_hint=flag
                 )
 
     def check_capacity(self, num_items: int) -> None:
         """Raises ValueError if items are to have codes of their own and there are too few."""
-        if self.collisions in ("suffix", "allow") or "num_levels" not in self._accepted:
+        if self.collisions in ("suffix", "allow") or "num_levels" not in self._defaults:
             return
-        levels = self.levels or self._accepted["num_levels"].default
+        levels = self.levels or self._defaults["num_levels"]
         levels *= 1 if self.fuse else len(self.specs)
-        size = self.codebook_size or self._accepted["codebook_size"].default
+        size = self.codebook_size or self._defaults["codebook_size"]
         if size**levels < num_items:
             raise ValueError(
                 f"codes must leave a free one, got {num_items:,} items for {size**levels:,}: give "
@@ -245,7 +259,7 @@ class FitOptions:
     def quantizer_options(self, run: RunOptions) -> dict[str, Any]:
         """The options of the quantizer's `fit` that were given."""
         options = {name: value for _, value, name in self._of_quantizer() if value is not None}
-        if "device" in self._accepted and run.device is not None:
+        if "device" in self._defaults and run.device is not None:
             options["device"] = run.device
         return {**options, "seed": self.seed or 0}
 
@@ -257,20 +271,11 @@ class FitOptions:
         yield "--epochs", self.epochs, "epochs"
 
     @property
-    def _accepted(self) -> Mapping[str, inspect.Parameter]:
-        from semtok.quantizers.contract import QUANTIZERS
+    def _defaults(self) -> Mapping[str, Any]:
+        """The options that the quantizer takes, with their defaults."""
+        from semtok.quantizers.kinds import QUANTIZERS
 
-        return inspect.signature(QUANTIZERS[self.quantizer].quantizer_class.fit).parameters
-
-
-def is_image(name: str, spec: str) -> bool:
-    """Whether an embedding is a model of images."""
-    return not is_stored(spec) and (name == IMAGE_VIEW or spec == "resnet50" or "@" in spec)
-
-
-def is_stored(spec: str) -> bool:
-    """Whether an embedding is a file of vectors rather than a model."""
-    return spec.endswith(STORED_SUFFIXES) and "@" not in spec
+        return QUANTIZERS[self.quantizer].defaults
 
 
 def refuse_fitting(options: FitOptions) -> None:
@@ -278,6 +283,8 @@ def refuse_fitting(options: FitOptions) -> None:
 
     Files of embeddings are not such an option: a tokenizer without a source needs one.
     """
+    from semtok.embedding.kinds import is_stored
+
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name == "views" and value is not None:
@@ -289,6 +296,20 @@ def refuse_fitting(options: FitOptions) -> None:
                 "has no effect with --tokenizer, which is fitted already",
                 param_hint="--" + field.name.replace("_", "-"),
             )
+
+
+def refuse_unused(tokenizer: Tokenizer, options: FitOptions, run: RunOptions) -> None:
+    """Raises BadParameter if an option has no effect with this fitted tokenizer."""
+    sources = {view.name: view.source for view in tokenizer.views if view.source is not None}
+    if not sources:
+        _refuse(run.cache, "--cache", "has no effect: the tokenizer embeds nothing itself")
+    if not any(hasattr(source, "device") for source in sources.values()):
+        reason = "has no effect: the tokenizer has no model of texts or images"
+        _refuse(run.device, "--device", reason)
+    for name in options.files_for(tokenizer):
+        flag = "--embedding" if options.views is None else "--views"
+        reason = f"has no effect: the tokenizer embeds view {name!r} itself"
+        _refuse(name in sources, flag, reason)
 
 
 def refuse_cache_with_ray(run: RunOptions) -> None:
@@ -312,11 +333,11 @@ def with_options(**groups: type) -> Callable[[Command], Command]:
         def run(**values: Any) -> None:
             for name, group in groups.items():
                 names = [field.name for field in dataclasses.fields(group)]
-                values[name] = group(**{one: values.pop(one) for one in names})
+                values[name] = group(**{option: values.pop(option) for option in names})
             command(**values)
 
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [parameter for parameter in own if parameter.name not in groups]
+        declared = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [parameter for parameter in declared if parameter.name not in groups]
         for group in groups.values():
             hints = get_type_hints(group, include_extras=True)
             parameters += [
@@ -330,7 +351,7 @@ def with_options(**groups: type) -> Callable[[Command], Command]:
             ]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run  # type: ignore[return-value]
 
     return decorate

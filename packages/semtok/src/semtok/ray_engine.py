@@ -22,7 +22,8 @@ from semtok.catalog import CATALOG_SUFFIXES, CatalogError, id_hashes
 from semtok.collisions import resolve_collisions
 from semtok.drift import REFIT_ABOVE
 from semtok.embedding.chunks import writing_npy
-from semtok.embedding.contract import EmbeddingSource, Progress, first_line
+from semtok.embedding.contract import EmbeddingSource, first_line
+from semtok.progress import Progress
 from semtok.quantizers.contract import Quantizer
 from semtok.ray_tasks import Worker, packed, read_chunks
 from semtok.runs import KeyRuns
@@ -133,30 +134,30 @@ def encode_files(
     item_ids: list[str] = []
     codes: list[np.ndarray] = []
     path = Path(workspace) / "ray-vectors.npy"
-    given = tokenizer.semantic_ids
+    known = tokenizer.semantic_ids
     with writing_npy(path) as write:
         for batch in _run(
             tokenizer.views, tokenizer.quantizer, inputs, id_column, options, progress
         ):
             ids = batch["item_id"].tolist()
-            new = [row for row, item_id in enumerate(ids) if not given.has(item_id)]
+            new = [row for row, item_id in enumerate(ids) if not known.has(item_id)]
             item_ids += ids
             codes.append(batch["codes"][new])
             write(batch["x"][new])
     raw = np.concatenate(codes)
     if len(raw) == 0:
-        return Encoding(semantic_ids=given.take(item_ids))
+        return Encoding(semantic_ids=known.take(item_ids))
     x = np.load(path, mmap_mode="r")
     resolved, _, collisions = resolve_collisions(
         raw,
         tokenizer.quantizer.codebook_sizes,
         policy=tokenizer.policy,
-        given=given,
+        assigned=known,
         quantizer=tokenizer.quantizer,
         x=x,
     )
-    new_ids = [item_id for item_id in item_ids if not given.has(item_id)]
-    table = replace(given, codes=resolved, item_ids=new_ids)
+    new_ids = [item_id for item_id in item_ids if not known.has(item_id)]
+    table = replace(known, codes=resolved, item_ids=new_ids)
     return Encoding(
         semantic_ids=tokenizer.extended(table).semantic_ids.take(item_ids),
         collisions=collisions,
@@ -195,14 +196,14 @@ def catalog_files(inputs: Sequence[str | Path]) -> list[Path]:
     """
     files: list[Path] = []
     for name in inputs:
-        found = [Path(name)]
+        meant = [Path(name)]
         if Path(name).is_dir():
-            found = [path for path in sorted(Path(name).iterdir()) if _is_catalog(path)]
+            meant = [path for path in sorted(Path(name).iterdir()) if _is_catalog(path)]
         elif not Path(name).exists():
-            found = [Path(path) for path in sorted(glob(str(name)))]
-        if not found:
+            meant = [Path(path) for path in sorted(glob(str(name)))]
+        if not meant:
             raise CatalogError(f"{name}: no catalogue there")
-        files += found
+        files += meant
     for number, path in enumerate(sorted_files := sorted(files)):
         if path in sorted_files[number + 1 : number + 2]:
             raise CatalogError(f"{path}: is given twice")
@@ -224,6 +225,35 @@ def _run(
     """Batches of `item_id`, `x` and, with a quantizer, `codes`, in the order of the files."""
     files = [path.absolute() for path in catalog_files(inputs)]
     ray = _ray()
+    dataset = _dataset(ray, views, quantizer, files, id_column, options)
+    seen, done, last = KeyRuns(), 0, (0, -1)
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+            ids, number = batch["item_id"].tolist(), int(batch["number"][0])
+            places = list(zip(batch["number"].tolist(), batch["row"].tolist(), strict=True))
+            assert places == sorted(places), "Ray keeps the order"
+            assert last < places[0] <= places[-1] < (number + 1, 0), "Ray keeps the order"
+            last = places[-1]
+            _refuse_repeated(seen, ids, files, number)
+            done += len(ids)
+            if progress is not None:
+                progress(done, done + 1)
+            yield batch
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from None
+    if progress is not None:
+        progress(done, done)
+
+
+def _dataset(
+    ray: Any,
+    views: Sequence[View],
+    quantizer: Quantizer | None,
+    files: Sequence[Path],
+    id_column: str,
+    options: RayOptions,
+) -> Any:
+    """The tasks that read the files and the actors that embed and encode, as Ray Data has them."""
     kind = "GPU" if options.device.startswith("cuda") else "CPU"
     total = int(ray.cluster_resources().get(kind, 0))
     most = options.num_workers or max(1, total - (kind == "CPU"))  # one reads
@@ -254,23 +284,7 @@ def _run(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.target_max_block_size = _BLOCK
-    seen, done, last = KeyRuns(), 0, (0, -1)
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-            ids, number = batch["item_id"].tolist(), int(batch["number"][0])
-            places = list(zip(batch["number"].tolist(), batch["row"].tolist(), strict=True))
-            assert places == sorted(places), "Ray keeps the order"
-            assert last < places[0] <= places[-1] < (number + 1, 0), "Ray keeps the order"
-            last = places[-1]
-            _refuse_repeated(seen, ids, files, number)
-            done += len(ids)
-            if progress is not None:
-                progress(done, done + 1)
-            yield batch
-    except ray.exceptions.RayError as error:
-        raise _cause(error) from None
-    if progress is not None:
-        progress(done, done)
+    return dataset
 
 
 def _ray() -> Any:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semtok.catalog import Catalog, CatalogError, stream_catalog
-from semtok.embedding.contract import load_source
-from semtok.quantizers.contract import Quantizer, load_quantizer
+from semtok.embedding.kinds import load_source, on_device
+from semtok.quantizers.contract import Quantizer
+from semtok.quantizers.kinds import load_quantizer
 from semtok.reduction import Pca
 from semtok.views import View
 
@@ -24,10 +24,10 @@ def read_chunks(
     """The chunks of a file, as JSON, with the fields that are wanted."""
     path = Path(str(batch["path"][0]))
     names = dict.fromkeys(name for fields in wanted for name in fields)
-    found: set[str] = set()
+    seen: set[str] = set()
     row = 0
     for catalog in stream_catalog(path, id_column=id_column, chunk_size=size):
-        found |= catalog.fields.keys()
+        seen |= catalog.fields.keys()
         absent = [None] * len(catalog)
         fields = {name: list(catalog.fields.get(name, absent)) for name in names}
         chunk = {
@@ -43,10 +43,10 @@ def read_chunks(
         }
         row += len(catalog)
     for fields_of_view in wanted:
-        if fields_of_view and found.isdisjoint(fields_of_view):
+        if fields_of_view and seen.isdisjoint(fields_of_view):
             raise CatalogError(
                 f"{path}: has none of the fields {', '.join(fields_of_view)} "
-                f"(fields: {', '.join(sorted(found)) or 'none'})"
+                f"(fields: {', '.join(sorted(seen)) or 'none'})"
             )
 
 
@@ -113,12 +113,9 @@ def packed(views: Sequence[View], quantizer: Quantizer | None) -> dict[str, byte
 
 
 def _load_view(folder: Path, device: str) -> View:
-    source: Any = load_source(folder / "source")
-    if hasattr(source, "device"):
-        source = replace(source, device=device)
     reduction = folder / "reduction"
     return View(
         name=folder.name,
-        source=source,
+        source=on_device(load_source(folder / "source"), device),
         reduction=Pca.load(reduction) if reduction.exists() else None,
     )

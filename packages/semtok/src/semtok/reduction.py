@@ -1,4 +1,4 @@
-"""PCA, with or without whitening."""
+"""PCA, with or without whitening, and vectors brought to one scale."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32
 
-from semtok.quantizers.vectors import (
+from semtok.storage import read_part, refusing, write_part
+from semtok.vectors import (
     check_options,
     mean_vector,
     stable_product,
     training_sample,
     vector_chunks,
 )
-from semtok.storage import read_part, refusing, write_part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,8 +77,8 @@ class Pca:
         largest = np.abs(components).argmax(axis=1)
         components = components * np.sign(components[np.arange(dim), largest])[:, None]
         if whiten:
-            some = variance > variance[0] * 1e-10
-            scales = np.where(some, np.sqrt(np.where(some, variance, 1)), np.inf)
+            varies = variance > variance[0] * 1e-10
+            scales = np.where(varies, np.sqrt(np.where(varies, variance, 1)), np.inf)
             components = components / scales[:, None]
         return cls(mean=mean, components=components.astype(np.float32))
 
@@ -108,3 +108,26 @@ class Pca:
         _, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(mean=tensors["mean"], components=tensors["components"])
+
+
+def standardised(
+    vectors: Float[np.ndarray, "items _"], dim: int
+) -> Float32[np.ndarray, "items reduced"]:
+    """Vectors reduced by PCA, of mean 0 in each dimension and of unit variance over all of them.
+
+    Args:
+        vectors: One an item.
+        dim: How many dimensions PCA keeps. No fewer vectors or dimensions than that: none is lost.
+
+    Raises:
+        ValueError: If `dim` is less than 1, `vectors` holds none, or PCA meets a number that is
+            not finite.
+    """
+    check_options(("dim", dim, 1))
+    if len(vectors) == 0:
+        raise ValueError("vectors must hold at least one vector, got none")
+    if dim < min(vectors.shape):
+        vectors = Pca.fit(vectors, dim=dim).transform(vectors)
+    vectors = vectors - vectors.mean(axis=0)
+    scaled: Float[np.ndarray, "items reduced"] = vectors / vectors.std().clip(1e-6)
+    return scaled.astype(np.float32)

@@ -23,9 +23,9 @@ class KeyRuns:
         values = np.full(len(keys), -1, dtype=np.int64)
         for run in self._runs:
             where = np.searchsorted(run["key"], keys[:, 0])
-            found = run[np.minimum(where, len(run) - 1)]
-            same = (found["key"] == keys[:, 0]) & (found["check"] == keys[:, 1])
-            values[same] = found["value"][same]
+            entries = run[np.minimum(where, len(run) - 1)]
+            same = (entries["key"] == keys[:, 0]) & (entries["check"] == keys[:, 1])
+            values[same] = entries["value"][same]
         return values
 
     def add(self, keys: UInt64[np.ndarray, "keys 2"], values: Int64[np.ndarray, " keys"]) -> None:

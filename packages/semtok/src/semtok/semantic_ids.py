@@ -98,8 +98,8 @@ class SemanticIds:
 
     def rows(self, codes: Int64[np.ndarray, "queries levels"]) -> Int64[np.ndarray, " queries"]:
         """The row that each sequence of codes stands for, the first if several, -1 if none."""
-        found = (self._row_of_codes.get(tuple(path), -1) for path in codes.tolist())
-        return np.fromiter(found, dtype=np.int64, count=len(codes))
+        rows = (self._row_of_codes.get(tuple(path), -1) for path in codes.tolist())
+        return np.fromiter(rows, dtype=np.int64, count=len(codes))
 
     def groups(self, num_levels: int) -> dict[tuple[int, ...], list[int]]:
         """The rows below each prefix of `num_levels` codes, prefixes in ascending order.

@@ -14,16 +14,17 @@ from jaxtyping import Float, Float32, Int64
 from semtok.catalog import Catalog
 from semtok.collisions import Collisions, Policy, resolve_collisions
 from semtok.drift import REFIT_ABOVE, Drift
-from semtok.embedding.contract import EmbeddingSource, Progress
+from semtok.embedding.contract import EmbeddingSource
 from semtok.neighbours import CodeSpace, neighbour_overlap
+from semtok.progress import Progress, StageProgress, report
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.hierarchical import HierarchicalKMeans
+from semtok.quantizers.product import ProductQuantizer
+from semtok.quantizers.views import ViewQuantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
-from semtok.views import CHUNK, View, ViewQuantizer
-
-StageProgress = Callable[[str, int, int], None]
-"""Called with a stage's name, how much is done, and of how much."""
+from semtok.vectors import LARGE_CHUNK
+from semtok.views import View
 
 _ONLY = "embedding"  # what the view is called where there is but one
 
@@ -122,61 +123,77 @@ class Tokenizer:
             ValueError: If the embeddings do not fit the catalogue, or an option is out of range.
         """
         sources, arrays = _by_view(source), _by_view(embeddings)
-        if not sources and not arrays:
-            raise ValueError("source or embeddings must be given, got neither")
-        if whiten and pca_dim is None:
-            raise ValueError("whiten must be given with pca_dim, got whiten alone")
+        _check_fitting(sources, arrays, fuse=fuse, pca_dim=pca_dim, whiten=whiten)
         views = []
         names = list(arrays if sources.keys() <= arrays.keys() else {**sources, **arrays})
         for name in names:
             if name not in arrays:
-                arrays[name] = sources[name].embed(
-                    catalog, progress=_stage(progress, _embedding(name))
-                )
+                report_stage = _stage(progress, _embedding(name))
+                arrays[name] = sources[name].embed(catalog, progress=report_stage)
             _check_length(arrays[name], catalog)
             reduction = None
             if pca_dim is not None:
                 reduction = _fit_pca(name, arrays[name], pca_dim, whiten)
             views.append(View(name=name, source=sources.get(name), reduction=reduction))
-        if len(views) == 1 and not fuse:
-            raise ValueError("fuse must be left on for a single view")
         x, dims = _side_by_side(views, arrays, workspace)
-        report = _stage(progress, "quantizing")
+        report_stage = _stage(progress, "quantizing")
         if fuse:
-            fitted = quantizer(x, progress=report)
+            fitted = quantizer(x, progress=report_stage)
         else:
-            fitted = ViewQuantizer.fit(x, dims=dims, quantizer=quantizer, progress=report)
+            fitted = ViewQuantizer.fit(x, dims=dims, quantizer=quantizer, progress=report_stage)
+        return cls._with_codes(
+            fitted,
+            x,
+            catalog.item_ids,
+            views=tuple(views),
+            policy=policy,
+            info=info or {},
+            progress=progress,
+        )
+
+    @classmethod
+    def _with_codes(
+        cls,
+        quantizer: Quantizer,
+        x: Float[np.ndarray, "items dim"],
+        item_ids: list[str],
+        *,
+        views: tuple[View, ...],
+        policy: Policy,
+        info: Mapping[str, Any],
+        progress: StageProgress | None,
+    ) -> Tokenizer:
+        """A tokenizer of a fitted quantizer, with the semantic IDs of the fitted items."""
         # Identical vectors have codes of their own as fitted, but not as encoded.
-        if isinstance(fitted, HierarchicalKMeans):
-            raw = fitted.codes
+        if isinstance(quantizer, HierarchicalKMeans):
+            raw = quantizer.codes
         else:
-            raw = _encoded(fitted, x, _stage(progress, "encoding"))
+            raw = _encoded(quantizer, x, _stage(progress, "encoding"))
         codes, sizes, collisions = resolve_collisions(
             raw,
-            fitted.codebook_sizes,
+            quantizer.codebook_sizes,
             policy=policy,
-            quantizer=fitted,
+            quantizer=quantizer,
             x=x,
             progress=progress and partial(progress, "resolving collisions"),
         )
-        report = _stage(progress, "measuring")
-        distortion, overlap = _distortion(fitted, x, raw), _overlap(fitted, x, codes)
-        if report is not None:
-            report(1, 1)
+        report_stage = _stage(progress, "measuring")
+        distortion, overlap = _distortion(quantizer, x, raw), _overlap(quantizer, x, codes)
+        report(report_stage, 1, 1)
         return cls(
-            quantizer=fitted,
+            quantizer=quantizer,
             semantic_ids=SemanticIds(
                 codes=codes,
                 codebook_sizes=sizes,
-                item_ids=catalog.item_ids,
+                item_ids=item_ids,
                 allow_collisions=policy == "allow",
             ),
-            views=tuple(views),
+            views=views,
             policy=policy,
             collisions=collisions,
             distortion=distortion,
             neighbour_overlap=overlap,
-            info=info or {},
+            info=info,
         )
 
     def encode(
@@ -205,41 +222,28 @@ class Tokenizer:
         Raises:
             ValueError: If embeddings are missing or do not fit.
         """
-        given, arrays = self.semantic_ids, _by_view(embeddings, self.views[0].name)
-        unknown = next((name for name in arrays if name not in self._view_names), None)
-        if unknown is not None:
-            raise ValueError(
-                f"embeddings must be of the views {', '.join(self._view_names)}, got {unknown!r}"
-            )
-        for array in arrays.values():
-            _check_length(array, catalog)
-        new = [row for row, name in enumerate(catalog.item_ids) if not given.has(name)]
+        known, arrays = self.semantic_ids, _by_view(embeddings, self.views[0].name)
+        self._check_embeddings(arrays, catalog)
+        new = [row for row, name in enumerate(catalog.item_ids) if not known.has(name)]
         if not new:
-            return Encoding(semantic_ids=given.take(catalog.item_ids))
+            return Encoding(semantic_ids=known.take(catalog.item_ids))
         items = catalog if len(new) == len(catalog) else catalog.take(new)
+        if items is not catalog:
+            arrays = {name: array[new] for name, array in arrays.items()}
         for view in self.views:
-            if view.name in arrays:
-                if items is not catalog:
-                    arrays[view.name] = arrays[view.name][new]
-            elif view.source is None:
-                raise ValueError(
-                    f"embeddings must be given for {len(new)} new items: the tokenizer was "
-                    "fitted on embeddings made elsewhere"
-                )
-            else:
-                report = _stage(progress, _embedding(view.name))
-                arrays[view.name] = view.source.embed(items, progress=report)
+            if view.name not in arrays:
+                arrays[view.name] = _embedded(view, items, progress)
         x, _ = _side_by_side(self.views, arrays, workspace)
         codes, _, collisions = resolve_collisions(
             _encoded(self.quantizer, x, _stage(progress, "encoding")),
             self.quantizer.codebook_sizes,
             policy=self.policy,
-            given=given,
+            assigned=known,
             quantizer=self.quantizer,
             x=x,
             progress=progress and partial(progress, "resolving collisions"),
         )
-        table = replace(given, codes=codes, item_ids=items.item_ids)
+        table = replace(known, codes=codes, item_ids=items.item_ids)
         return Encoding(
             semantic_ids=self.extended(table).semantic_ids.take(catalog.item_ids),
             collisions=collisions,
@@ -252,18 +256,23 @@ class Tokenizer:
         Raises:
             ValueError: If a new item has the codes of a remembered one.
         """
-        given = self.semantic_ids
-        new = [row for row, name in enumerate(semantic_ids.item_ids) if not given.has(name)]
+        known = self.semantic_ids
+        new = [row for row, name in enumerate(semantic_ids.item_ids) if not known.has(name)]
         table = replace(
-            given,
-            codes=np.concatenate([given.codes, semantic_ids.codes[new]]),
-            item_ids=given.item_ids + [semantic_ids.item_ids[row] for row in new],
+            known,
+            codes=np.concatenate([known.codes, semantic_ids.codes[new]]),
+            item_ids=known.item_ids + [semantic_ids.item_ids[row] for row in new],
         )
         return replace(self, semantic_ids=table)
 
-    @property
-    def _view_names(self) -> list[str]:
-        return [view.name for view in self.views]
+    def _check_embeddings(self, arrays: Mapping[str, np.ndarray], catalog: Catalog) -> None:
+        """Refuses embeddings of no view, and those of other items than the catalogue's."""
+        names = [view.name for view in self.views]
+        unknown = next((name for name in arrays if name not in names), None)
+        if unknown is not None:
+            raise ValueError(f"embeddings must be of the views {', '.join(names)}, got {unknown!r}")
+        for array in arrays.values():
+            _check_length(array, catalog)
 
     def drift(self, x: Float[np.ndarray, "items dim"], num_moved: int, threshold: float) -> Drift:
         """How far new items are from the fitted ones.
@@ -281,6 +290,35 @@ class Tokenizer:
         )
 
 
+def _check_fitting(
+    sources: Mapping[str, EmbeddingSource],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    fuse: bool,
+    pca_dim: int | None,
+    whiten: bool,
+) -> None:
+    """Refuses what `Tokenizer.fit` cannot begin with."""
+    if not sources and not arrays:
+        raise ValueError("source or embeddings must be given, got neither")
+    if whiten and pca_dim is None:
+        raise ValueError("whiten must be given with pca_dim, got whiten alone")
+    if len({*sources, *arrays}) == 1 and not fuse:
+        raise ValueError("fuse must be left on for a single view")
+
+
+def _embedded(
+    view: View, items: Catalog, progress: StageProgress | None
+) -> Float32[np.ndarray, "items dim"]:
+    """A view's embeddings of new items, by its source."""
+    if view.source is None:
+        raise ValueError(
+            f"embeddings must be given for {len(items)} new items: the tokenizer was "
+            "fitted on embeddings made elsewhere"
+        )
+    return view.source.embed(items, progress=_stage(progress, _embedding(view.name)))
+
+
 def _has_tree(quantizer: Quantizer) -> bool:
     """Whether fitted items are leaves, at distance 0: then only the first clusters compare."""
     if isinstance(quantizer, ViewQuantizer):
@@ -290,19 +328,16 @@ def _has_tree(quantizer: Quantizer) -> bool:
 
 def code_space(quantizer: Quantizer) -> CodeSpace:
     """By what codes are near each other: how many agree, if no level refines the one before."""
-    from semtok.quantizers.product import ProductQuantizer
-
     return "hamming" if isinstance(quantizer, ProductQuantizer | ViewQuantizer) else "prefix"
 
 
 def _encoded(
-    quantizer: Quantizer, x: Float[np.ndarray, "items dim"], report: Progress | None
+    quantizer: Quantizer, x: Float[np.ndarray, "items dim"], progress: Progress | None
 ) -> Int64[np.ndarray, "items levels"]:
     codes = np.empty((len(x), quantizer.num_levels), dtype=np.int64)
-    for start in range(0, len(x), CHUNK):
-        codes[start : start + CHUNK] = quantizer.encode(x[start : start + CHUNK])
-        if report is not None:
-            report(min(start + CHUNK, len(x)), len(x))
+    for start in range(0, len(x), LARGE_CHUNK):
+        codes[start : start + LARGE_CHUNK] = quantizer.encode(x[start : start + LARGE_CHUNK])
+        report(progress, min(start + LARGE_CHUNK, len(x)), len(x))
     return codes
 
 
@@ -313,10 +348,10 @@ def _distortion(
 ) -> tuple[float, ...]:
     """What `quantizer.distortion` measures, of codes that are there already."""
     totals = np.zeros(quantizer.num_levels)
-    for start in range(0, len(x), CHUNK):
-        part, own = x[start : start + CHUNK], codes[start : start + CHUNK]
+    for start in range(0, len(x), LARGE_CHUNK):
+        part, part_codes = x[start : start + LARGE_CHUNK], codes[start : start + LARGE_CHUNK]
         for level in range(quantizer.num_levels):
-            gaps = part - quantizer.decode(own[:, : level + 1])
+            gaps = part - quantizer.decode(part_codes[:, : level + 1])
             totals[level] += np.einsum("nd,nd->n", gaps, gaps).sum(dtype=np.float64)
     return tuple((totals / len(x)).tolist())
 
@@ -351,10 +386,10 @@ def _side_by_side(
     x = np.empty(shape, dtype=np.float32) if workspace is None else _mapped(workspace, shape)
     column = 0
     for view, dim in zip(views, dims, strict=True):
-        for start in range(0, len(x), CHUNK):
-            part = np.asarray(arrays[view.name][start : start + CHUNK])
+        for start in range(0, len(x), LARGE_CHUNK):
+            part = np.asarray(arrays[view.name][start : start + LARGE_CHUNK])
             reduced = part if view.reduction is None else view.reduction.transform(part)
-            x[start : start + CHUNK, column : column + dim] = reduced
+            x[start : start + LARGE_CHUNK, column : column + dim] = reduced
         column += dim
     return x, dims
 

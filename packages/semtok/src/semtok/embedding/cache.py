@@ -12,7 +12,8 @@ from jaxtyping import Float32, Int64, UInt64
 from safetensors.numpy import save_file
 
 from semtok.catalog import Catalog, CatalogError
-from semtok.embedding.contract import EmbeddingSource, Progress
+from semtok.embedding.contract import EmbeddingSource
+from semtok.progress import Progress
 from semtok.runs import KeyRuns
 from semtok.storage import map_tensors, replacing_file
 
@@ -100,14 +101,14 @@ class EmbeddingCache:
             items = np.flatnonzero(shards == number)
             try:
                 tensors = map_tensors(path)
-                found = tensors["vectors"][rows[items]]
-                if not np.array_equal(_checks(found), tensors["checks"][rows[items]]):
+                vectors = tensors["vectors"][rows[items]]
+                if not np.array_equal(_checks(vectors), tensors["checks"][rows[items]]):
                     raise CatalogError(f"{path}: embeddings and their checks differ")
             except (CatalogError, FileNotFoundError) as error:  # or another program deleted it
                 _drop(path, str(error))
                 self._open_all()
                 return None
-            embeddings[items] = found
+            embeddings[items] = vectors
         return embeddings
 
     def _write(

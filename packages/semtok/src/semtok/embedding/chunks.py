@@ -12,7 +12,8 @@ from jaxtyping import Float32
 
 from semtok.catalog import Catalog
 from semtok.embedding.cache import EmbeddingCache
-from semtok.embedding.contract import EmbeddingSource, Progress
+from semtok.embedding.contract import EmbeddingSource
+from semtok.progress import Progress
 from semtok.storage import replacing_file
 
 

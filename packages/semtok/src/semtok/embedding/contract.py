@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -10,11 +10,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from semtok.catalog import Catalog, CatalogError
-from semtok.storage import read_part
-
-Progress = Callable[[int, int], None]
-"""Called with how many items are done, and of how many."""
+from semtok.catalog import Catalog
+from semtok.progress import Progress
 
 
 @runtime_checkable
@@ -44,24 +41,6 @@ class EmbeddingSource(Protocol):
     def save(self, folder: str | Path) -> None:
         """Writes what `load_source` needs into a new folder."""
         ...
-
-
-def load_source(folder: str | Path) -> EmbeddingSource:
-    """Loads whichever embedding source a folder holds.
-
-    Raises:
-        CatalogError: If it holds none that this version knows.
-    """
-    from semtok.embedding.image import ImageEmbedding
-    from semtok.embedding.lsa import LsaEmbedding
-    from semtok.embedding.stored import StoredEmbedding
-    from semtok.embedding.text import TextEmbedding
-
-    config, _ = read_part(folder)
-    for source in (LsaEmbedding, TextEmbedding, ImageEmbedding, StoredEmbedding):
-        if config.get("kind") == source.kind:
-            return source.load(folder)
-    raise CatalogError(f"{folder}: unknown kind of embedding source {config.get('kind')!r}")
 
 
 def digest(*parts: str | bytes | np.ndarray) -> str:

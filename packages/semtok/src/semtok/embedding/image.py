@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import Catalog, CatalogError
-from semtok.embedding.contract import Progress, check_device, digest, first_line
-from semtok.storage import read_part, read_tensors, refusing, write_part
-
-_WEIGHTS = {"ViT-B-32": "laion2b_s34b_b79k", "resnet50": "IMAGENET1K_V2"}
+from semtok.embedding.contract import check_device, digest
+from semtok.embedding.image_files import decode_image, named_images
+from semtok.embedding.image_networks import RANDOM, ImageNetwork, image_network, weights_of
+from semtok.progress import Progress
+from semtok.storage import read_part, refusing, write_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class ImageEmbedding:
 
     Attributes:
         model: An open_clip model's name, or "resnet50" for the 2,048 pooled features of a
-            ResNet-50 (TSSR).
+            ResNet-50 (TSSR); see `image_network`.
         weights: The name of pretrained weights, as open_clip or torchvision know them, or a
             .safetensors file of the model's state; "" takes laion2b_s34b_b79k for ViT-B-32 and
             IMAGENET1K_V2 for resnet50.
@@ -53,17 +52,12 @@ class ImageEmbedding:
     device: str = field(default="cpu", compare=False)
 
     def __post_init__(self) -> None:
-        if not self.weights and self.model not in _WEIGHTS:
-            raise ValueError(f"weights must be given for model {self.model!r}, got none")
+        if weights_of(self.model, self.weights) == RANDOM:
+            raise ValueError("weights must be pretrained to embed images, got 'random'")
         if self.missing not in ("error", "empty"):
             raise ValueError(f"missing must be error or empty, got {self.missing!r}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if Path(self.weights).suffix in (".pt", ".pth", ".bin", ".ckpt"):
-            raise ValueError(
-                f"weights must be a .safetensors file, got {self.weights}: such a file can run "
-                "code when it is loaded; write its state with safetensors.torch.save_file"
-            )
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -72,10 +66,9 @@ class ImageEmbedding:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the model's weights and what becomes of missing images; loads the model."""
-        model = self._network[0]
+        """Names the network's weights and what becomes of missing images; loads the network."""
         parts: list[str | bytes | np.ndarray] = [self.model, self.missing, str(self.normalize)]
-        for name, tensor in sorted(model.state_dict().items()):
+        for name, tensor in sorted(self._network.network.state_dict().items()):
             parts += [name, tensor.float().cpu().numpy()]
         return f"{self.kind}-{digest(*parts)}"
 
@@ -85,10 +78,9 @@ class ImageEmbedding:
         import torch
         from PIL import Image
 
-        _, encode, transform = self._network
         with torch.inference_mode():
-            image = transform(Image.new("RGB", (8, 8)))[None]
-            return int(encode(image.to(self.device)).shape[1])
+            image = self._network.transform(Image.new("RGB", (8, 8)))[None]
+            return int(self._network.network(image.to(self.device)).shape[1])
 
     def contents(self, catalog: Catalog) -> list[bytes]:
         """The digest of each image's file, nothing for a missing one."""
@@ -119,9 +111,10 @@ class ImageEmbedding:
                 None if data is None else self._decode(data, item_id)
                 for data, item_id in zip(self._files(part), part.item_ids, strict=True)
             ]
-            there = [row for row, image in zip(rows, images, strict=True) if image is not None]
-            if there:
-                embeddings[there] = self._forward([image for image in images if image is not None])
+            with_image = [row for row, image in zip(rows, images, strict=True) if image is not None]
+            if with_image:
+                known = [image for image in images if image is not None]
+                embeddings[with_image] = self._forward(known)
             if progress is not None:
                 progress(rows.stop, len(catalog))
         return embeddings
@@ -152,11 +145,7 @@ class ImageEmbedding:
 
     def _files(self, catalog: Catalog) -> Iterator[bytes | None]:
         """The bytes of each item's image."""
-        if self.image_field not in catalog.fields:
-            known = ", ".join(catalog.fields) or "none"
-            raise CatalogError(f"image field {self.image_field!r} is not among the fields: {known}")
-        for item_id, value in zip(catalog.item_ids, catalog.fields[self.image_field], strict=True):
-            path = _path(value, item_id)
+        for item_id, path in named_images(catalog, self.image_field):
             try:
                 if path is None:
                     raise FileNotFoundError("no path")
@@ -172,137 +161,32 @@ class ImageEmbedding:
             yield data
 
     def _decode(self, data: bytes, item_id: str) -> Any:
-        from PIL import Image, ImageOps
-
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode == "P" and "transparency" in upright.info:
-                    upright = upright.convert("RGBA")
-                return upright.convert("RGB")
-        except Exception as error:  # whatever one of Pillow's decoders makes of broken bytes
+            return decode_image(data)
+        except CatalogError as error:
             if self.missing == "error":
-                raise CatalogError(
-                    f"item {item_id!r}: image is broken ({first_line(error)})"
-                ) from None
+                raise CatalogError(f"item {item_id!r}: {error}") from None
             return None
 
     def _forward(self, images: Sequence[Any]) -> np.ndarray:
         import torch
 
-        _, encode, transform = self._network
-        rows = torch.stack([transform(image) for image in images])
-        batch = torch.zeros((self.batch_size, *rows.shape[1:]))
-        batch[: len(rows)] = rows
+        # [images, 3, height, width]
+        pixels = torch.stack([self._network.transform(image) for image in images])
+        batch = torch.zeros((self.batch_size, *pixels.shape[1:]))
+        batch[: len(pixels)] = pixels
         with torch.inference_mode():
-            vectors = encode(batch.to(self.device))[: len(rows)].float()
+            # [images, dim]
+            vectors = self._network.network(batch.to(self.device))[: len(pixels)].float()
             if self.normalize:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
         array: np.ndarray = vectors.cpu().numpy()
         return array
 
     @cached_property
-    def _network(self) -> tuple[Any, Any, Any]:
-        """The model, its method that embeds images, and what makes their input of them."""
-        weights = self.weights or _WEIGHTS[self.model]
-        local = Path(weights) if weights.endswith(".safetensors") else None
-        if local is not None and not local.is_file():
-            raise FileNotFoundError(f"{local}: no such file of weights")
+    def _network(self) -> ImageNetwork:
+        """The network, on its device."""
         check_device(self.device)
-        load = _resnet50 if self.model == "resnet50" else _open_clip
-        model, transform = load(self.model, weights, local)
-        model = model.to(self.device).eval()
-        return model, getattr(model, "encode_image", model), transform
-
-
-def _path(value: object, item_id: str) -> Path | None:
-    """The path that a field's value names; of a list, the first."""
-    while isinstance(value, list | tuple):
-        value = value[0] if value else None
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise CatalogError(
-            f"item {item_id!r}: image must be the path of a file, got {type(value).__name__}"
-        )
-    scheme = urlparse(value).scheme
-    if scheme in ("http", "https", "ftp", "s3", "gs", "data"):
-        raise CatalogError(
-            f"item {item_id!r}: image must be a local file, got {value[:80]}: download the images "
-            "first and put their paths into the catalogue"
-        )
-    return Path(unquote(urlparse(value).path)) if scheme == "file" else Path(value)
-
-
-def _import(module: str) -> Any:
-    """A module of `semtok[image]`, or one sentence about what is wrong."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"image models need an extra (no module {error.name}): pip install 'semtok[image]'"
-        ) from None
-    except (RuntimeError, ImportError, AttributeError, OSError) as error:
-        import torch
-
-        raise ImportError(
-            f"{module} cannot be loaded beside torch {torch.__version__} ({error}): torch and "
-            "torchvision must be of matching versions and builds, as https://pytorch.org gives them"
-        ) from None
-
-
-def _open_clip(name: str, weights: str, local: Path | None) -> tuple[Any, Any]:
-    open_clip = _import("open_clip")
-    if name not in open_clip.list_models():
-        raise ValueError(f"model must be resnet50 or one that open_clip knows, got {name!r}")
-    if local is None and weights not in open_clip.list_pretrained_tags_by_model(name):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ValueError(f"weights of {name} must be one of {tags} or a file, got {weights!r}")
-    try:
-        model, _, transform = open_clip.create_model_and_transforms(
-            name, pretrained=None if local is not None else weights
-        )
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"weights {weights!r} cannot be loaded: {first_line(error)}") from None
-    if local is not None:
-        _fill(model, local)
-    return model, transform
-
-
-def _resnet50(_: str, weights: str, local: Path | None) -> tuple[Any, Any]:
-    models = _import("torchvision.models")
-    known = models.ResNet50_Weights.__members__
-    if local is None and weights not in known:
-        raise ValueError(
-            f"weights of resnet50 must be one of {', '.join(known)} or a file, got {weights!r}"
-        )
-    chosen = known[weights if local is None else "IMAGENET1K_V2"]
-    try:
-        model = models.resnet50(weights=chosen if local is None else None)
-    except OSError as error:
-        raise OSError(f"weights {weights!r} cannot be loaded: {first_line(error)}") from None
-    if local is not None:
-        _fill(model, local)
-    import torch
-
-    model.fc = torch.nn.Identity()
-    return model, chosen.transforms()
-
-
-def _fill(model: Any, path: Path) -> None:
-    """Puts a file's tensors into a model.
-
-    Raises:
-        CatalogError: If they are not those of the model.
-    """
-    import torch
-
-    state = {name: torch.from_numpy(array) for name, array in read_tensors(path).items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        reason = lines[1] if len(lines) > 1 else lines[0]
-        raise CatalogError(f"{path}: not the weights of this model ({reason[:200]})") from None
+        loaded = image_network(self.model, self.weights)
+        loaded.network.to(self.device).eval()
+        return loaded

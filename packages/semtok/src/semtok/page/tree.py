@@ -68,11 +68,11 @@ def tree_note(tree: Tree, num_items: int) -> str:
     """What is left out of the tree, "" if nothing is."""
     if not tree.cut_level:
         return ""
-    some = f"the first {tree.cut_size:,} items" if tree.cut_size > 1 else "the first item"
+    listed = f"the first {tree.cut_size:,} items" if tree.cut_size > 1 else "the first item"
     codes = "1 code" if tree.cut_level == 2 else f"{tree.cut_level - 1} codes"
     where = f" of every prefix of {codes}" if tree.cut_level > 1 else ""
     return (
-        f"Of {num_items:,} items the tree lists {len(tree.rows):,}: {some}{where}, in the order "
+        f"Of {num_items:,} items the tree lists {len(tree.rows):,}: {listed}{where}, in the order "
         "of their codes. Its counts are of all items; the search finds those listed."
     )
 

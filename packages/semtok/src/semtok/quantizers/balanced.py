@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from scipy.sparse import csr_array
 
 from semtok.quantizers.nearest import best_two
-from semtok.quantizers.vectors import CHUNK
+from semtok.vectors import CHUNK
 
 _CANDIDATES = 4  # rows that are considered for each one that must leave its cluster
 
@@ -40,11 +40,11 @@ def balanced_kmeans(
     if len(centroids) > len(rows):
         raise ValueError(f"centroids must be at most {len(rows)}, one a row, got {len(centroids)}")
     prices = np.zeros(len(centroids), dtype=np.float32)
-    all_of_them = np.arange(len(sample))
+    sample_rows = np.arange(len(sample))
     for _ in range(iterations if len(centroids) > 1 else 0):
-        labels, _, margins = _cheapest(sample, all_of_them, centroids, prices)
+        labels, _, margins = _cheapest(sample, sample_rows, centroids, prices)
         prices = _raised(prices, labels, margins)
-        centroids = _means(sample, all_of_them, labels, centroids)
+        centroids = _means(sample, sample_rows, labels, centroids)
     labels = balanced_assignment(x, rows, centroids, prices)
     return labels, _means(x, rows, labels, centroids)
 
@@ -64,20 +64,25 @@ def balanced_assignment(
     Returns:
         The cluster of each row; the sizes differ by at most one.
     """
-    labels, costs, margins = _cheapest(x, rows, centroids, prices)
-    counts = np.bincount(labels, minlength=len(centroids))
+    labels, costs, margins = _cheapest(x, rows, centroids, prices)  # [rows] each
+    counts = np.bincount(labels, minlength=len(centroids))  # [codes]
+    # Where the rows do not divide evenly, the clusters that are largest now hold one row more.
     capacity = np.full(len(centroids), len(rows) // len(centroids))
     capacity[np.argsort(-counts, kind="stable")[: len(rows) % len(centroids)]] += 1
     while True:
-        surplus = np.bincount(labels, minlength=len(centroids)) - capacity
+        surplus = np.bincount(labels, minlength=len(centroids)) - capacity  # [codes]
         if (surplus <= 0).all():
             return labels
+        # The rows of overfull clusters that are least attached to them, a few for each that must
+        # leave: [crowded], positions in `rows`.
         crowded = np.flatnonzero(surplus[labels] > 0)
         crowded = crowded[np.argsort(margins[crowded], kind="stable")]
         crowded = crowded[_rank(labels[crowded]) < _CANDIDATES * surplus[labels[crowded]]]
-        room = np.flatnonzero(surplus < 0)
+        room = np.flatnonzero(surplus < 0)  # [codes with room]
         choice, moved, _ = _cheapest(x, rows[crowded], centroids[room], prices[room])
-        target = room[choice]
+        target = room[choice]  # [crowded], the cluster that each would move to
+        # The moves that cost least, of each source as many as its surplus, and of those to each
+        # target as many as it has room for.
         order = np.argsort(moved - costs[crowded], kind="stable")
         order = order[_rank(labels[crowded[order]]) < surplus[labels[crowded[order]]]]
         order = order[_rank(target[order]) < -surplus[target[order]]]
@@ -107,12 +112,13 @@ def _raised(
     margins: Float32[np.ndarray, " items"],
 ) -> Float32[np.ndarray, " codes"]:
     """Raises each crowded cluster's price until its surplus rows prefer their second choice."""
-    counts = np.bincount(labels, minlength=len(prices))
-    surplus = counts - -(-len(labels) // len(prices))
+    counts = np.bincount(labels, minlength=len(prices))  # [codes]
+    surplus = counts - -(-len(labels) // len(prices))  # above the mean size, rounded up
     crowded = np.flatnonzero(surplus > 0)
-    by_margin = np.lexsort((margins, labels))
-    starts = np.cumsum(counts) - counts
+    by_margin = np.lexsort((margins, labels))  # [items], cluster by cluster
+    starts = np.cumsum(counts) - counts  # where each cluster's rows begin there
     raised: Float32[np.ndarray, " codes"] = prices.copy()
+    # By the margin of the last of the surplus rows, which are those with the smallest margins.
     raised[crowded] += margins[by_margin[starts[crowded] + surplus[crowded] - 1]]
     raised -= raised.min()
     return raised
@@ -120,7 +126,7 @@ def _raised(
 
 def _rank(groups: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " items"]:
     """How many earlier entries belong to the same group."""
-    order = np.argsort(groups, kind="stable")
+    order = np.argsort(groups, kind="stable")  # [items], group by group
     counts = np.bincount(groups) if len(groups) else np.zeros(0, dtype=np.int64)
     starts = np.cumsum(counts) - counts
     ranks = np.empty(len(groups), dtype=np.int64)
@@ -137,15 +143,16 @@ def _means(
     """The mean of each cluster; what it was before where the cluster is empty."""
     sums = np.zeros(centroids.shape, dtype=np.float64)
     for start in range(0, len(rows), CHUNK):
-        some = labels[start : start + CHUNK]
-        ends = np.bincount(some, minlength=len(centroids)).cumsum()
+        part = labels[start : start + CHUNK]
+        ends = np.bincount(part, minlength=len(centroids)).cumsum()
+        # [codes, chunk], 1 where a row belongs to a cluster; times the rows, the clusters' sums.
         members = csr_array(
             (
-                np.ones(len(some), dtype=np.float32),
-                np.argsort(some, kind="stable"),
+                np.ones(len(part), dtype=np.float32),
+                np.argsort(part, kind="stable"),
                 np.concatenate([[0], ends]),
             ),
-            shape=(len(centroids), len(some)),
+            shape=(len(centroids), len(part)),
         )
         sums += members @ x[rows[start : start + CHUNK]]
     counts = np.bincount(labels, minlength=len(centroids))

@@ -1,21 +1,12 @@
-"""What every quantizer can do, and which there are."""
+"""What every quantizer can do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
-
-from semtok.catalog import CatalogError
-from semtok.storage import read_part
-
-Progress = Callable[[int, int], None]
-"""Called with how much is done, and of how much."""
 
 
 @runtime_checkable
@@ -32,9 +23,9 @@ class Quantizer(Protocol):
 
         Args:
             x: Vectors.
-            *args: None; all options are named.
+            *args: A configuration, for a class that takes one; options are named.
             **options: `seed`, `progress` (called with how much is done, and of how much), and
-                those that each class has of its own.
+                those that only this class has.
 
         Raises:
             ValueError: If `x` is empty or not finite, or an option is out of range.
@@ -92,66 +83,3 @@ class Quantizer(Protocol):
             CatalogError: If the folder is absent, corrupt or of a newer format.
         """
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizerKind:
-    """A quantizer by name; its module is imported on first use.
-
-    Attributes:
-        module: Where the class is, below `semtok.quantizers`.
-        class_name: Its name there.
-        options: Of its `fit`, set by the name.
-        kind: What its config.json says.
-    """
-
-    module: str
-    class_name: str
-    kind: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def quantizer_class(self) -> type[Any]:
-        """The class, which follows `Quantizer`."""
-        found: type[Any] = getattr(
-            import_module(f"semtok.quantizers.{self.module}"), self.class_name
-        )
-        return found
-
-    def fit(self, x: Float[np.ndarray, "items dim"], **options: Any) -> Quantizer:
-        """Fits the class with the name's options and any others that it has."""
-        fitted: Quantizer = self.quantizer_class.fit(x, **self.options, **options)
-        return fitted
-
-
-QUANTIZERS: dict[str, QuantizerKind] = {
-    "hierarchical": QuantizerKind(
-        module="hierarchical", class_name="HierarchicalKMeans", kind="hierarchical_kmeans"
-    ),
-    "pq": QuantizerKind(module="product", class_name="ProductQuantizer", kind="product"),
-    "opq": QuantizerKind(
-        module="product", class_name="ProductQuantizer", kind="product", options={"rotate": True}
-    ),
-    "rq": QuantizerKind(module="residual", class_name="ResidualQuantizer", kind="residual"),
-    "rqvae": QuantizerKind(module="rqvae", class_name="RqVae", kind="rqvae"),
-    "random": QuantizerKind(module="random", class_name="RandomCodes", kind="random"),
-}
-"""Every quantizer by the name that command lines have for it."""
-
-
-def load_quantizer(folder: str | Path) -> Quantizer:
-    """Loads whichever quantizer a folder holds.
-
-    Raises:
-        CatalogError: If it holds none that this version knows.
-    """
-    config, _ = read_part(folder)
-    for known in QUANTIZERS.values():
-        if known.kind == config.get("kind"):
-            loaded: Quantizer = known.quantizer_class.load(folder)
-            return loaded
-    from semtok.views import ViewQuantizer
-
-    if config.get("kind") == ViewQuantizer.kind:
-        return ViewQuantizer.load(folder)
-    raise CatalogError(f"{folder}: unknown kind of quantizer {config.get('kind')!r}")

@@ -11,18 +11,18 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from semtok.catalog import CatalogError
-from semtok.quantizers.contract import Progress
+from semtok.progress import Progress
 from semtok.quantizers.nearest import VectorIndex, nearest, nearest_of_each
 from semtok.quantizers.splitting import Splitter, grow
-from semtok.quantizers.vectors import (
+from semtok.storage import read_part, refusing, replacing_folder, write_part
+from semtok.vectors import (
     as_vectors,
     check_options,
     measured_distortion,
     vector_chunks,
 )
-from semtok.storage import read_part, refusing, replacing_folder, write_part
 
-_NUMBERS = 2**24  # of vectors that are encoded together, so that many meet at a node
+ENCODED_NUMBERS = 2**24  # of vectors that are encoded together, so that many meet at a node
 _SCATTERED = 512  # distances at a node below which many nodes are searched together
 
 
@@ -151,7 +151,7 @@ class HierarchicalKMeans:
             ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
-        for rows, part in vector_chunks(x, dim=self.dim, size=max(1, _NUMBERS // self.dim)):
+        for rows, part in vector_chunks(x, dim=self.dim, size=max(1, ENCODED_NUMBERS // self.dim)):
             known = self._index.find(part)
             codes[rows] = self.codes[known]
             unknown = np.flatnonzero(known < 0)

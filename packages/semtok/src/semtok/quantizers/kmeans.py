@@ -55,7 +55,7 @@ def kmeans(
         stepwise.min_points_per_centroid = 1
         stepwise.max_points_per_centroid = SAMPLE_PER_CODE
         stepwise.train(len(x), faiss.swig_ptr(x), faiss.ProgressiveDimIndexFactory())
-        found = faiss.vector_to_array(stepwise.centroids).reshape(num_codes, x.shape[1])
+        centroids = faiss.vector_to_array(stepwise.centroids).reshape(num_codes, x.shape[1])
     else:
         clusters: Any = faiss.Kmeans(
             x.shape[1],
@@ -66,5 +66,5 @@ def kmeans(
             max_points_per_centroid=SAMPLE_PER_CODE,
         )
         clusters.train(x)
-        found = clusters.centroids
-    return np.asarray(found, dtype=np.float32)
+        centroids = clusters.centroids
+    return np.asarray(centroids, dtype=np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt64
 
 from semtok.quantizers.threads import in_threads
-from semtok.quantizers.vectors import CHUNK
+from semtok.vectors import CHUNK
 
 _EXACT = 2**21  # numbers that an exact comparison holds at a time
 _FEW = 2**15  # numbers to compare exactly at once, without a product first
@@ -30,14 +30,16 @@ def nearest(
         return np.zeros(len(x), dtype=np.int64)
     if x.shape[1] * len(centroids) * len(x) <= _FEW:
         return _exactly_nearest(x, centroids)
-    middle = centroids.mean(axis=0)
-    moved = centroids - middle
-    sizes = np.einsum("kd,kd->k", moved, moved)
-    labels, costs, seconds, squares = best_two(x, centroids)
-    slack = _slack(squares, sizes, x.shape[1])
+    middle = centroids.mean(axis=0)  # [dim]
+    moved = centroids - middle  # [codes, dim]
+    sizes = np.einsum("kd,kd->k", moved, moved)  # [codes], squared lengths
+    labels, costs, seconds, squares = best_two(x, centroids)  # [items] each
+    slack = _slack(squares, sizes, x.shape[1])  # [items]
+    # Where float32 cannot tell the best two apart, every centroid that may be the nearest is
+    # compared in float64.
     for rows in _blocks(np.flatnonzero(seconds - costs <= slack), moved):
-        costs = sizes - 2 * ((x[rows] - middle) @ moved.T)
-        rivals = costs <= (costs.min(axis=1) + slack[rows])[:, None]
+        costs = sizes - 2 * ((x[rows] - middle) @ moved.T)  # [rows, codes], less the squares of x
+        rivals = costs <= (costs.min(axis=1) + slack[rows])[:, None]  # [rows, codes]
         labels[rows] = _nearest_rivals(x[rows], centroids, rivals)
     return labels
 
@@ -54,29 +56,30 @@ def best_two(
 ]:
     """The centroid that costs each vector least, in float32, and what the second would cost.
 
-    A cost is the squared distance, plus the centroid's price, less the square of the vector, all
-    moved by the mean of the centroids. One product gives them: a further coordinate, which is 1 in
-    every vector, holds what does not depend on the vector. Blocks are so small that their costs
-    stay in the cache, where two searches for the least take a tenth of the product's time; each
-    thread goes through blocks of its own.
+    Vectors x and centroids c are both moved by the mean of the centroids. A cost is the squared
+    distance |x - c|^2 plus the centroid's price, less |x|^2, which is the same for all centroids:
+    |c|^2 + price - 2 x.c. One product gives them all: a further coordinate, which is 1 in every
+    vector, holds |c|^2 + price. Blocks are so small that their costs stay in the cache, where two
+    searches for the least take a tenth of the product's time. Each thread has its blocks.
 
     Returns:
         The centroids, their costs, the second costs (infinite where there is but one centroid),
         and the squares.
     """
     num_codes, dim = centroids.shape
-    middle = centroids.mean(axis=0)
-    factors = np.empty((dim + 1, num_codes), dtype=np.float32)
+    middle = centroids.mean(axis=0)  # [dim]
+    factors = np.empty((dim + 1, num_codes), dtype=np.float32)  # [wide, codes], wide = dim + 1
     factors[:-1] = -2 * (centroids - middle).T
-    factors[-1] = np.einsum("dk,dk->k", factors[:-1], factors[:-1]) / 4
+    factors[-1] = np.einsum("dk,dk->k", factors[:-1], factors[:-1]) / 4  # |c|^2 of -2 c
     if prices is not None:
         factors[-1] += prices
     labels = np.empty(len(x), dtype=np.int64)
     costs, seconds, squares = (np.empty(len(x), dtype=np.float32) for _ in range(3))
 
     def search(rows: slice) -> None:
-        found = labels[rows], costs[rows], seconds[rows], squares[rows]
-        _search_blocks(x[rows], middle, factors, *found)
+        # Slices of the results are views: what is written into them stands in the results.
+        results = labels[rows], costs[rows], seconds[rows], squares[rows]
+        _search_blocks(x[rows], middle, factors, *results)
 
     in_threads(search, len(x))
     return labels, costs, seconds, squares
@@ -94,21 +97,22 @@ def _search_blocks(
     """Fills what `best_two` returns, block by block."""
     wide, num_codes = factors.shape
     size = max(1, min(len(x), max(_LEAST, _BLOCK // num_codes)))
-    ones = np.ones((size, wide), dtype=np.float32)
-    table = np.empty((size, num_codes), dtype=np.float32)
-    places = np.arange(size)
+    # Memory for a block, used again by the next: the last coordinate of each vector stays 1.
+    block_memory = np.ones((size, wide), dtype=np.float32)
+    cost_memory = np.empty((size, num_codes), dtype=np.float32)
     for start in range(0, len(x), size):
-        part = x[start : start + size]
-        block, all_costs, at = ones[: len(part)], table[: len(part)], places[: len(part)]
-        moved = block[:, :-1]
+        part = x[start : start + size]  # [block, dim]
+        block, block_costs = block_memory[: len(part)], cost_memory[: len(part)]
+        places = np.arange(len(part))
+        moved = block[:, :-1]  # [block, dim], a view
         np.subtract(part, middle, out=moved)
         np.einsum("nd,nd->n", moved, moved, out=squares[start : start + size])
-        np.matmul(block, factors, out=all_costs)
-        best = all_costs.argmin(axis=1)
+        np.matmul(block, factors, out=block_costs)  # [block, codes]
+        best = block_costs.argmin(axis=1)  # [block]
         labels[start : start + size] = best
-        costs[start : start + size] = all_costs[at, best]
-        all_costs[at, best] = np.inf
-        seconds[start : start + size] = all_costs[at, all_costs.argmin(axis=1)]
+        costs[start : start + size] = block_costs[places, best]
+        block_costs[places, best] = np.inf  # so that the next search gives the second
+        seconds[start : start + size] = block_costs[places, block_costs.argmin(axis=1)]
 
 
 def _slack(
@@ -137,7 +141,7 @@ def _blocks(
 def _exactly_nearest(
     x: Float32[np.ndarray, "items dim"], centroids: Float32[np.ndarray, "codes dim"]
 ) -> Int64[np.ndarray, " items"]:
-    gaps = x[:, None].astype(np.float64) - centroids
+    gaps = x[:, None].astype(np.float64) - centroids  # [items, codes, dim]
     labels: Int64[np.ndarray, " items"] = (gaps * gaps).sum(axis=2).argmin(axis=1)
     return labels
 
@@ -148,9 +152,9 @@ def _nearest_rivals(
     rivals: Bool[np.ndarray, "items codes"],
 ) -> Int64[np.ndarray, " items"]:
     """The nearest among each row's rivals, of which it has at least one, in float64."""
-    rows, codes = np.nonzero(rivals)
-    gaps = x[rows].astype(np.float64) - centroids[codes]
-    costs = np.full(rivals.shape, np.inf)
+    rows, codes = np.nonzero(rivals)  # [pairs] each
+    gaps = x[rows].astype(np.float64) - centroids[codes]  # [pairs, dim]
+    costs = np.full(rivals.shape, np.inf)  # [items, codes]
     costs[rows, codes] = (gaps * gaps).sum(axis=1)
     labels: Int64[np.ndarray, " items"] = costs.argmin(axis=1)
     return labels
@@ -171,19 +175,23 @@ def nearest_of_each(
         vectors_of: Gives the vectors of candidates by their numbers.
     """
     labels = np.empty(len(x), dtype=np.int64)
-    ends = np.cumsum(counts)
-    block = max(int(counts.max(initial=1)), _EXACT // x.shape[1])
+    ends = np.cumsum(counts)  # of each item's candidates, were all laid side by side
+    most = max(int(counts.max(initial=1)), _EXACT // x.shape[1])  # candidates of a block
     start = 0
     while start < len(x):
         done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + block, side="right")))
-        some = counts[start:stop]
-        begins = np.cumsum(some) - some
-        within = np.arange(some.sum()) - np.repeat(begins, some)
-        gaps = vectors_of(np.repeat(firsts[start:stop], some) + within).astype(np.float64)
-        gaps -= np.repeat(x[start:stop], some, axis=0)
+        stop = max(start + 1, int(np.searchsorted(ends, done + most, side="right")))
+        block_counts = counts[start:stop]  # [block], items
+        begins = np.cumsum(block_counts) - block_counts  # where each item's candidates begin
+        # All candidates of the block side by side, each as its number among its item's: [pairs].
+        within = np.arange(block_counts.sum()) - np.repeat(begins, block_counts)
+        candidates = np.repeat(firsts[start:stop], block_counts) + within
+        gaps = vectors_of(candidates).astype(np.float64)  # [pairs, dim]
+        gaps -= np.repeat(x[start:stop], block_counts, axis=0)
         costs = (gaps * gaps).sum(axis=1)
-        best = np.flatnonzero(costs == np.repeat(np.minimum.reduceat(costs, begins), some))
+        least = np.minimum.reduceat(costs, begins)  # [block]
+        best = np.flatnonzero(costs == np.repeat(least, block_counts))
+        # Of an item's equally near candidates the first: `best` ascends, as `begins` does.
         labels[start:stop] = within[best[np.searchsorted(best, begins)]]
         start = stop
     return labels
@@ -202,10 +210,11 @@ class VectorIndex:
         """The first row that equals each vector, -1 where none does."""
         keys = vector_keys(x)
         places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        rows = self._order[places]
-        found = self._keys[places] == keys
-        found[found] = (self._vectors[rows[found]] == x[found]).all(axis=1)
-        return np.where(found, rows, -1)
+        rows = self._order[places]  # [queries]
+        is_known = self._keys[places] == keys
+        # Equal keys are equal vectors almost always: only their numbers decide.
+        is_known[is_known] = (self._vectors[rows[is_known]] == x[is_known]).all(axis=1)
+        return np.where(is_known, rows, -1)
 
 
 def vector_keys(

@@ -10,20 +10,19 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from semtok.quantizers.contract import Progress
+from semtok.progress import Progress, report
 from semtok.quantizers.kmeans import kmeans
 from semtok.quantizers.nearest import nearest
-from semtok.quantizers.vectors import (
+from semtok.storage import read_part, refusing, write_part
+from semtok.vectors import (
     check_codes,
     check_options,
     mean_vector,
     measured_distortion,
-    report,
     stable_product,
     training_sample,
     vector_chunks,
 )
-from semtok.storage import read_part, refusing, write_part
 
 _ROTATIONS = 8
 

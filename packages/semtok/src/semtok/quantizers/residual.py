@@ -9,19 +9,18 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.progress import Progress, report
 from semtok.quantizers.beams import nearest_beams
-from semtok.quantizers.contract import Progress
 from semtok.quantizers.kmeans import kmeans
 from semtok.quantizers.nearest import nearest
-from semtok.quantizers.vectors import (
+from semtok.storage import read_part, refusing, write_part
+from semtok.vectors import (
     check_codes,
     check_options,
     measured_distortion,
-    report,
     training_sample,
     vector_chunks,
 )
-from semtok.storage import read_part, refusing, write_part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

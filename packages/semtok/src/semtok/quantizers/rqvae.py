@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,18 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from semtok.quantizers.contract import Progress
+from semtok.progress import Progress
 from semtok.quantizers.residual import ResidualQuantizer
-from semtok.quantizers.vectors import (
+from semtok.quantizers.rqvae_config import RqVaeConfig
+from semtok.storage import read_part, refusing, write_part
+from semtok.vectors import (
     check_codes,
-    check_options,
     mean_vector,
     measured_distortion,
     stable_product,
     training_sample,
     vector_chunks,
 )
-from semtok.storage import read_part, refusing, write_part
 
 _CHUNK = 2048  # rows encoded together: the hidden layers are wide, and in float64
 
@@ -69,67 +69,6 @@ class Mlp:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RqVaeConfig:
-    """How an RQ-VAE is built and trained.
-
-    Attributes:
-        num_levels: Codes an item.
-        codebook_size: Codes to choose from at each level.
-        latent_dim: Dimensions that are quantized. The fewer, the fewer collisions at the same
-            distortion, and the longer the training that reaches it.
-        hidden_dims: Widths of the encoder's hidden layers; the decoder's in reverse.
-        epochs: Passes over the training vectors.
-        batch_size: Vectors a step.
-        learning_rate: Of AdamW, at its highest: it falls to 0 along a cosine.
-        weight_decay: Of AdamW.
-        commitment_weight: How strongly the encoder is drawn towards its codes (TIGER's beta).
-        codebook_decay: Codebooks are moving averages that keep this share at each step.
-        dead_code_share: A code that has less than this share of the mean use is set to a vector of
-            the batch, except in the last tenth of the epochs; 0 revives none.
-        sinkhorn: Temperature, as a share of the mean squared distance, at which codes are shared
-            out evenly within a batch while training; 0 takes the nearest code.
-        max_training_items: How many vectors, drawn at random, are learned from.
-        seed: Same seed, same vectors, same machine: same quantizer.
-    """
-
-    num_levels: int = 3
-    codebook_size: int = 256
-    latent_dim: int = 8
-    hidden_dims: tuple[int, ...] = (512, 256)
-    epochs: int = 60
-    batch_size: int = 1024
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
-    commitment_weight: float = 0.25
-    codebook_decay: float = 0.95
-    dead_code_share: float = 0.5
-    sinkhorn: float = 0.0
-    max_training_items: int = 200_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_options(
-            ("num_levels", self.num_levels, 1),
-            ("codebook_size", self.codebook_size, 2),
-            ("latent_dim", self.latent_dim, 1),
-            ("epochs", self.epochs, 1),
-            ("batch_size", self.batch_size, 1),
-            ("weight_decay", self.weight_decay, 0),
-            ("commitment_weight", self.commitment_weight, 0),
-            ("dead_code_share", self.dead_code_share, 0),
-            ("sinkhorn", self.sinkhorn, 0),
-            ("max_training_items", self.max_training_items, 1),
-            ("seed", self.seed, 0),
-        )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.codebook_decay < 1:
-            raise ValueError(f"codebook_decay must be within [0, 1), got {self.codebook_decay}")
-        if any(width < 1 for width in self.hidden_dims):
-            raise ValueError(f"hidden_dims must be at least 1 each, got {self.hidden_dims}")
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RqVae:
     """A residual quantizer between the encoder and the decoder of an autoencoder.
@@ -166,74 +105,31 @@ class RqVae:
     def fit(
         cls,
         x: Float[np.ndarray, "items dim"],
+        config: RqVaeConfig = RqVaeConfig(),
         *,
-        num_levels: int = RqVaeConfig.num_levels,
-        codebook_size: int = RqVaeConfig.codebook_size,
-        latent_dim: int = RqVaeConfig.latent_dim,
-        hidden_dims: Sequence[int] = RqVaeConfig.hidden_dims,
-        epochs: int = RqVaeConfig.epochs,
-        batch_size: int = RqVaeConfig.batch_size,
-        learning_rate: float = RqVaeConfig.learning_rate,
-        weight_decay: float = RqVaeConfig.weight_decay,
-        commitment_weight: float = RqVaeConfig.commitment_weight,
-        codebook_decay: float = RqVaeConfig.codebook_decay,
-        dead_code_share: float = RqVaeConfig.dead_code_share,
-        sinkhorn: float = RqVaeConfig.sinkhorn,
-        max_training_items: int = RqVaeConfig.max_training_items,
-        seed: int = RqVaeConfig.seed,
         device: str = "cpu",
         progress: Progress | None = None,
         log: Callable[[dict[str, Any]], None] | None = None,
     ) -> RqVae:
-        """Trains an RQ-VAE; the options are those of `RqVaeConfig`.
+        """Trains an RQ-VAE.
 
         Each epoch's health goes to the logger `semtok.quantizers.rqvae` at level INFO; a level
         that uses less than half of the codes that it could is a WARNING.
 
         Args:
             x: Vectors; may be a memory map.
-            num_levels: See `RqVaeConfig`, as for all options up to `seed`.
-            codebook_size: As above.
-            latent_dim: As above.
-            hidden_dims: As above.
-            epochs: As above.
-            batch_size: As above.
-            learning_rate: As above.
-            weight_decay: As above.
-            commitment_weight: As above.
-            codebook_decay: As above.
-            dead_code_share: As above.
-            sinkhorn: As above.
-            max_training_items: As above.
-            seed: As above.
+            config: How it is built and trained.
             device: Where to train, as torch names it.
             progress: Called with the number of epochs done, and of all.
             log: Called with each epoch's health: `epoch`, `reconstruction` (mean squared error as
                 a share of the variance), `commitment`, `used` and `perplexity` (both a level).
 
         Raises:
-            ValueError: If `x` is empty or not finite, an option is out of range, or training
-                diverges.
+            ValueError: If `x` is empty or not finite, or training diverges.
             ImportError: If `semtok[neural]` is not installed.
         """
-        config = RqVaeConfig(
-            num_levels=num_levels,
-            codebook_size=codebook_size,
-            latent_dim=latent_dim,
-            hidden_dims=tuple(hidden_dims),
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            commitment_weight=commitment_weight,
-            codebook_decay=codebook_decay,
-            dead_code_share=dead_code_share,
-            sinkhorn=sinkhorn,
-            max_training_items=max_training_items,
-            seed=seed,
-        )
         train = _trainer()
-        sample = training_sample(x, max_training_items=max_training_items, seed=seed)
+        sample = training_sample(x, max_training_items=config.max_training_items, seed=config.seed)
         mean = mean_vector(sample)
         squares = sum(float(np.square(part - mean).sum()) for _, part in vector_chunks(sample))
         scale = float(np.sqrt(squares / sample.size)) or 1.0

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from vector_quantize_pytorch import ResidualVQ
 
-from semtok.quantizers.contract import Progress
+from semtok.progress import Progress, report
 from semtok.quantizers.kmeans import SAMPLE_PER_CODE, kmeans
 from semtok.quantizers.nearest import nearest
-from semtok.quantizers.rqvae import RqVaeConfig
-from semtok.quantizers.vectors import report
+from semtok.quantizers.rqvae_config import RqVaeConfig
 
 _LOGGER = logging.getLogger("semtok.quantizers.rqvae")
 _BATCH = 4096  # vectors that pass the encoder together where nothing is trained
@@ -71,8 +70,8 @@ def train(
             if log is not None:
                 log(health)
             report(progress, epoch, config.epochs)
-        found = torch.stack([level._codebook.embed[0] for level in codebooks.layers])
-        table = found.detach().cpu().numpy().astype(np.float32)
+        trained = torch.stack([level._codebook.embed[0] for level in codebooks.layers])
+        table = trained.detach().cpu().numpy().astype(np.float32)
         used = _used_codes(encoder, table, batches)
     _warn_of_collapse(used, min(config.codebook_size, len(x)))
     info = {**asdict(config), "hidden_dims": list(config.hidden_dims)}
@@ -166,7 +165,7 @@ def _residual_vq(config: RqVaeConfig, batch_size: int) -> Any:
     )
     if config.sinkhorn > 0:
         for level in codebooks.layers:
-            level._codebook.gumbel_sample = _sinkhorn_choice(config.sinkhorn)
+            level._codebook.gumbel_sample = sinkhorn_choice(config.sinkhorn)
     return codebooks
 
 
@@ -179,17 +178,18 @@ def _start_codebooks(
     residual = torch.cat(parts).numpy()
     share = min(config.batch_size, len(batches)) / len(residual)
     for number, level in enumerate(codebooks.layers):
-        found = kmeans(residual, config.codebook_size, seed=(config.seed, number))
-        labels = nearest(residual, found)
-        residual = residual - found[labels]
-        sizes = np.bincount(labels, minlength=len(found)).astype(np.float32) * np.float32(share)
+        centroids = kmeans(residual, config.codebook_size, seed=(config.seed, number))
+        labels = nearest(residual, centroids)
+        residual = residual - centroids[labels]
+        counts = np.bincount(labels, minlength=len(centroids))
+        sizes = counts.astype(np.float32) * np.float32(share)
         codebook = level._codebook
-        codebook.embed.copy_(torch.from_numpy(found)[None])
+        codebook.embed.copy_(torch.from_numpy(centroids)[None])
         codebook.cluster_size.copy_(torch.from_numpy(sizes)[None])
-        codebook.embed_avg.copy_(torch.from_numpy(found * sizes[:, None])[None])
+        codebook.embed_avg.copy_(torch.from_numpy(centroids * sizes[:, None])[None])
 
 
-def _sinkhorn_choice(temperature: float) -> Callable[..., tuple[Tensor, Tensor]]:
+def sinkhorn_choice(temperature: float) -> Callable[..., tuple[Tensor, Tensor]]:
     """Chooses codes in training so that a batch uses all about equally, elsewhere the nearest."""
 
     def choose(

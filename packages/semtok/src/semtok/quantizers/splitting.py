@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from semtok.progress import Progress, report
 from semtok.quantizers.balanced import balanced_kmeans
-from semtok.quantizers.contract import Progress
 from semtok.quantizers.kmeans import SAMPLE_PER_CODE, kmeans
 from semtok.quantizers.nearest import nearest
-from semtok.quantizers.vectors import CHUNK, mean_vector, report
+from semtok.vectors import CHUNK, mean_vector
 
 
 @dataclass(frozen=True, kw_only=True)

