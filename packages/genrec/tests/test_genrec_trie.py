@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from genrec.trie import Trie, distinct
+from genrec.item_checks import first_of_each
+from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,7 +124,7 @@ def test_exhausted_finds_the_children_that_lead_to_given_items_alone(data: st.Da
     parents = torch.tensor([user[0] for user in users])
     items = torch.tensor([user[1] for user in users])
     children = trie.expand(level, parents.flatten())
-    found = trie.exhausted(level, parents, children, distinct(items, len(rows)))
+    found = trie.exhausted(level, parents, children, first_of_each(items, len(rows)))
     paths = trie.paths(torch.arange(len(rows)))
     expected = set()
     for place, (node, parent) in enumerate(
