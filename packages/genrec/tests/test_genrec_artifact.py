@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from genrec.artifact import ArtifactError, _config_digest, load_model, save_model
+from genrec.artifact import ArtifactError
 from genrec.decoding import exact_scores
 from genrec.recommender import Recommender
+from genrec.saved_seq2seq import load_model, save_model
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
