@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from genrec.artifact import ArtifactError, _config_digest, load_model, save_model
+from genrec.artifact import ArtifactError, load_weights, save_weights
 from genrec.decoding import exact_scores
 from genrec.recommender import Recommender
+from genrec.saved_seq2seq import load_model, save_model
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -27,6 +29,33 @@ def make(**options: object) -> Seq2Seq:
     reads = config.history_input != "codes" or config.node_start == "vectors"
     vectors = torch.randn(5, 3) if reads else None
     return Seq2Seq(config, Trie.build(CODES, (3, 2)), item_vectors=vectors).eval()
+
+
+def write_config(path: Path, config: dict[str, object]) -> None:
+    """Writes a configuration with the digest that its contents ask for."""
+    rest = {name: value for name, value in config.items() if name != "digest"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
+    path.write_text(json.dumps(rest | {"digest": hashlib.sha256(text.encode()).hexdigest()}))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_folders_of_earlier_formats_load(tmp_path: Path, version: int):
+    """Format 2 named no class, format 1 had no digest of the configuration either."""
+    model = make()
+    save_model(tmp_path / "m", model, IDS, info={"k": 0.5})
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    assert (config.pop("format"), config.pop("class")) == (3, "Seq2Seq")
+    if version == 2:
+        write_config(path, config | {"format": version})
+    else:
+        del config["digest"]
+        path.write_text(json.dumps(config | {"format": version}))
+    saved = load_model(tmp_path / "m")
+    history = torch.tensor([[0, 3], [5, 5]])
+    expected = exact_scores(model, model.trie, history)
+    assert torch.equal(exact_scores(saved.model, saved.model.trie, history), expected)
+    assert (saved.item_ids, saved.info) == (IDS, {"k": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -138,7 +167,8 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 3}, "has format 3, newer than format 2"),
+        ({"format": 4}, "has format 4, newer than format 3"),
+        ({"class": "SASRec"}, "holds a SASRec, no Seq2Seq: load it with genrec.load_backbone"),
         ({"format": None}, "it names no format"),
         ({"format": 0}, "no model was ever saved in format 0"),
         ({"model": {"dim": 8, "width": 1}}, "config.json is damaged: .*width"),
@@ -153,8 +183,7 @@ def test_configurations_that_do_not_fit_are_refused(
     save_model(tmp_path / "m", make(), IDS)
     path = tmp_path / "m" / "config.json"
     config = json.loads(path.read_text()) | change
-    config["digest"] = _config_digest({k: v for k, v in config.items() if k != "digest"})
-    path.write_text(json.dumps(config))
+    write_config(path, config)
     with pytest.raises(ArtifactError, match=words):
         load_model(tmp_path / "m")
 
@@ -206,3 +235,33 @@ def test_what_is_no_model_folder_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ArtifactError, match="is no configuration of a model"):
         load_model(tmp_path)
+
+
+def test_weights_come_back_in_a_file_of_their_own(tmp_path: Path):
+    model, other = make(), make()
+    save_weights(tmp_path / "weights.safetensors", model)
+    load_weights(tmp_path / "weights.safetensors", other)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
+
+
+def test_weights_that_are_shared_are_written_each(tmp_path: Path):
+    tied = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    tied[1].weight = tied[0].weight
+    save_weights(tmp_path / "tied.safetensors", tied)
+    separate = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    load_weights(tmp_path / "tied.safetensors", separate)
+    assert torch.equal(separate[1].weight, tied[0].weight)
+
+
+def test_weights_that_cannot_be_used_are_refused(tmp_path: Path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(ArtifactError, match="cannot be read: No such file"):
+        load_weights(path, make())
+    save_weights(path, torch.nn.Linear(2, 2))
+    with pytest.raises(ArtifactError, match=r"holds the weights of another model: .* Missing"):
+        load_weights(path, make())
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ArtifactError, match=r"weights.safetensors cannot be read"):
+        load_weights(path, torch.nn.Linear(2, 2))

@@ -70,8 +70,8 @@ def test_bert4rec_sees_both_sides_of_a_mask():
         states = bert(torch.tensor([[3, bert.mask_item, 4], [3, bert.mask_item, 7]]))
         assert not torch.allclose(states[0, 1], states[1, 1])
         # The next item is asked for by a mask at the end.
-        asked = bert(torch.tensor([[3, 1, 4, bert.mask_item]]))[:, 3]
-        torch.testing.assert_close(bert.last_state(torch.tensor([[3, 1, 4]])), asked)
+        state = bert(torch.tensor([[3, 1, 4, bert.mask_item]]))[:, 3]
+        torch.testing.assert_close(bert.last_state(torch.tensor([[3, 1, 4]])), state)
         full = bert.last_state(torch.arange(8)[None])
         assert full.isfinite().all()
     with pytest.raises(ValueError, match="at most 9 columns with its mask, got 10"):

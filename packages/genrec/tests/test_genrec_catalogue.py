@@ -14,10 +14,10 @@ NUM_ITEMS = len(CODES)
 NODES = {"output_vocabulary": "node", "scoring": "renormalized"}
 
 
-def make(*, given: bool = False, **options: object) -> Seq2Seq:
+def make(*, with_vectors: bool = False, **options: object) -> Seq2Seq:
     torch.manual_seed(0)
     config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, **options)  # type: ignore[arg-type]
-    vectors = torch.randn(NUM_ITEMS, 5) if given else None
+    vectors = torch.randn(NUM_ITEMS, 5) if with_vectors else None
     return Seq2Seq(config, Trie.build(CODES, (4, 3, 2)), item_vectors=vectors).eval()
 
 
@@ -39,10 +39,10 @@ def test_new_items_work_at_once_where_all_is_codes():
     torch.testing.assert_close(exact_scores(new, trie, torch.tensor([[3, 4]]))[:, :-2], expected)
 
 
-@pytest.mark.parametrize("given", [False, True])
-def test_items_can_be_removed_and_moved_where_rows_are_learned_node_by_node(given: bool):
-    options = {"node_start": "vectors", "history_input": "both"} if given else {}
-    model = make(given=given, **NODES, **options)
+@pytest.mark.parametrize("with_vectors", [False, True])
+def test_items_can_be_removed_and_moved_where_rows_are_learned_node_by_node(with_vectors: bool):
+    options = {"node_start": "vectors", "history_input": "both"} if with_vectors else {}
+    model = make(with_vectors=with_vectors, **NODES, **options)
     kept = torch.randperm(NUM_ITEMS)
     trie = Trie.build(CODES[kept], (4, 3, 2))
     new = with_catalogue(model, trie, kept)
@@ -56,7 +56,7 @@ def test_items_can_be_removed_and_moved_where_rows_are_learned_node_by_node(give
 
 
 def test_new_items_bring_their_vectors_where_histories_are_vectors():
-    model = make(given=True, history_input="vectors")
+    model = make(with_vectors=True, history_input="vectors")
     codes = torch.cat([CODES, torch.tensor([[3, 2, 0]])])
     trie = Trie.build(codes, (4, 3, 2))
     old_rows = torch.tensor([*range(NUM_ITEMS), -1])

@@ -87,10 +87,12 @@ def test_a_beam_as_wide_as_the_catalogue_equals_exact_scoring(data: st.DataObjec
         best = expected.sort(dim=1, descending=True).values
         torch.testing.assert_close(ranked.scores, best, atol=1e-4, rtol=1e-4)
         for user, items in enumerate(ranked.items.tolist()):
-            found = [item for item in items if item >= 0]
-            assert len(set(found)) == len(found) == int((best[user] > -torch.inf).sum())
-            scores = expected[user, found]
-            torch.testing.assert_close(ranked.scores[user, : len(found)], scores, atol=1e-4, rtol=0)
+            returned = [item for item in items if item >= 0]
+            assert len(set(returned)) == len(returned) == int((best[user] > -torch.inf).sum())
+            scores = expected[user, returned]
+            torch.testing.assert_close(
+                ranked.scores[user, : len(returned)], scores, atol=1e-4, rtol=0
+            )
 
 
 def big_model(**options: object) -> Seq2Seq:
@@ -149,15 +151,15 @@ def test_the_best_are_those_of_a_plain_sort(data: st.DataObject):
         reverse=True,
     )
     scores = [float(v) if p else -torch.inf for v, p in zip(values, present, strict=True)]
-    found = Ranked.best(
+    ranked = Ranked.best(
         torch.tensor([scores]),
         count,
         items=None if items is None else torch.tensor([items[:size]]),
         permitted=None if permitted is None else torch.tensor([permitted]),
     )
     expected = (pairs + [(-torch.inf, -1)] * size)[: min(count, size)]
-    assert found.scores.tolist() == [[score for score, _ in expected]]
-    assert found.items.tolist() == [[item for _, item in expected]]
+    assert ranked.scores.tolist() == [[score for score, _ in expected]]
+    assert ranked.items.tolist() == [[item for _, item in expected]]
 
 
 def test_refusals():

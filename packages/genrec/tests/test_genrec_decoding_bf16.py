@@ -22,5 +22,5 @@ def test_a_model_in_bf16_is_near_the_one_in_fp32(options: dict[str, str]):
     scores = exact_scores(half, half.trie, history)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, expected, atol=0.2, rtol=0.05)
-    found = beam_search(half, half.trie, history, num_beams=60, top_k=5)
-    torch.testing.assert_close(found.scores, scores.topk(5, dim=1).values, atol=0.05, rtol=0)
+    ranked = beam_search(half, half.trie, history, num_beams=60, top_k=5)
+    torch.testing.assert_close(ranked.scores, scores.topk(5, dim=1).values, atol=0.05, rtol=0)

@@ -59,11 +59,11 @@ def test_masks_hold_and_leave_as_many_items_as_there_are(data: st.DataObject):
     )
     truth = exact_scores(model, model.trie, history)
     for user, kept in enumerate(allowed):
-        found = [item for item in ranked.items[user].tolist() if item >= 0]
-        assert len(set(found)) == len(found) == min(top_k, len(kept))
-        assert set(found) <= kept
-        scores = ranked.scores[user, : len(found)]
-        torch.testing.assert_close(scores, truth[user, found], atol=1e-4, rtol=1e-4)
+        returned = [item for item in ranked.items[user].tolist() if item >= 0]
+        assert len(set(returned)) == len(returned) == min(top_k, len(kept))
+        assert set(returned) <= kept
+        scores = ranked.scores[user, : len(returned)]
+        torch.testing.assert_close(scores, truth[user, returned], atol=1e-4, rtol=1e-4)
         if beams == NUM_ITEMS and kept:
             best = truth[user, sorted(kept)].sort(descending=True).values[:top_k]
             torch.testing.assert_close(scores, best, atol=1e-4, rtol=1e-4)
@@ -89,8 +89,8 @@ def test_recall_of_a_beam_is_its_share_of_the_exact_list():
     assert wide.tolist() == [1.0] * 40
     narrow = beam_recall(model, model.trie, history, num_beams=5, top_k=5)
     best = exact_scores(model, model.trie, history).topk(5, dim=1).indices.tolist()
-    found = beam_search(model, model.trie, history, num_beams=5, top_k=5).items.tolist()
-    expected = [len({*a} & {*b}) / 5 for a, b in zip(best, found, strict=True)]
+    beam = beam_search(model, model.trie, history, num_beams=5, top_k=5).items.tolist()
+    expected = [len({*a} & {*b}) / 5 for a, b in zip(best, beam, strict=True)]
     assert narrow.tolist() == pytest.approx(expected)
     assert min(expected) < 1
 
@@ -142,10 +142,10 @@ def test_no_lists_and_no_users_give_nothing(model: Seq2Seq):
     none = torch.empty(1, 0, dtype=torch.long)
     history, allow = torch.tensor([[1]]), torch.tensor([[4, 2]])
     masked = {"num_beams": NUM_ITEMS, "top_k": 3, "exclude": none}
-    found = beam_search(model, model.trie, history, allow=allow, **masked).items  # type: ignore[arg-type]
-    assert sorted(found[0].tolist()) == [-1, 2, 4]
-    found = beam_search(model, model.trie, history, allow=none, **masked).items  # type: ignore[arg-type]
-    assert found.tolist() == [[-1, -1, -1]]
+    items = beam_search(model, model.trie, history, allow=allow, **masked).items  # type: ignore[arg-type]
+    assert sorted(items[0].tolist()) == [-1, 2, 4]
+    items = beam_search(model, model.trie, history, allow=none, **masked).items  # type: ignore[arg-type]
+    assert items.tolist() == [[-1, -1, -1]]
     nobody = torch.empty(0, 3, dtype=torch.long)
     ranked = beam_search(model, model.trie, nobody, num_beams=5, top_k=4, exclude=nobody)
     assert ranked.items.shape == ranked.scores.shape == (0, 4)

@@ -71,5 +71,5 @@ def test_the_models_are_the_same_function(peers: ModuleType, codes: torch.Tensor
         expected = [
             float(logits[k, 12 * k : 12 * k + 12].log_softmax(dim=0)[codes[9, k]]) for k in range(3)
         ]
-        found = model(history, target).log_prob[0]
-    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+        log_prob = model(history, target).log_prob[0]
+    torch.testing.assert_close(log_prob, torch.tensor(expected), atol=1e-5, rtol=1e-5)

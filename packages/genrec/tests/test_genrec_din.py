@@ -61,7 +61,7 @@ def test_scores_equal_din_one_pair_at_a_time(recency):
 
 @pytest.mark.parametrize("activations", [1, 4 * 7 * 5 * 5, 2**24])
 def test_the_catalogue_in_chunks_scores_as_candidates_do(monkeypatch, activations):
-    monkeypatch.setattr(din, "_ACTIVATIONS_AT_A_TIME", activations)
+    monkeypatch.setattr(din, "ACTIVATIONS_AT_A_TIME", activations)
     network = model(recency=8)
     everything = torch.arange(NUM_ITEMS).expand(len(ROWS), -1)
     with torch.no_grad():

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from genrec.artifact import ArtifactError, save_model
+from genrec.artifact import ArtifactError
 from genrec.decoding import exact_scores
 from genrec.recommender import Recommender, Request
+from genrec.saved_seq2seq import save_model
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -116,7 +117,7 @@ def test_lists_for_all_and_of_single_requests(recommender: Recommender):
         Request(history=["item-1"], allow=IDS[2:8], deny=["item-2"]),
         Request(history=["item-1"], allow=["gone"]),
     ]
-    found = ids_of(recommender, requests, allow=in_stock, deny=["item-5"], exclude_seen=True)
+    answers = ids_of(recommender, requests, allow=in_stock, deny=["item-5"], exclude_seen=True)
     expected = [
         {"item-0", "item-2", "item-3", "item-4"},
         {"item-4"},
@@ -124,20 +125,22 @@ def test_lists_for_all_and_of_single_requests(recommender: Recommender):
         {"item-3", "item-4"},
         set(),
     ]
-    assert [set(items) for items in found] == expected
-    assert [len(items) for items in found] == [len(items) for items in expected]
+    assert [set(items) for items in answers] == expected
+    assert [len(items) for items in answers] == [len(items) for items in expected]
     (order,) = ids_of(recommender, [["item-1"]])
-    assert found[0] == [item for item in order if item in expected[0]]
+    assert answers[0] == [item for item in order if item in expected[0]]
     assert ids_of(recommender, requests[:2], batch_size=1) == ids_of(recommender, requests[:2])
 
 
 def test_popular_items_are_chosen_among_those_allowed(recommender: Recommender):
     requests = [Request(history=[]), Request(history=[], allow=["item-4", "item-2", "item-0"])]
-    found = ids_of(recommender, [*requests, Request(history=[], deny=["item-11"])], deny=["item-4"])
-    assert found[0][:2] == ["item-1", "item-11"]
-    assert found[1] == ["item-2"]
-    assert "item-11" not in found[2]
-    assert len(found[2]) == 8
+    answers = ids_of(
+        recommender, [*requests, Request(history=[], deny=["item-11"])], deny=["item-4"]
+    )
+    assert answers[0][:2] == ["item-1", "item-11"]
+    assert answers[1] == ["item-2"]
+    assert "item-11" not in answers[2]
+    assert len(answers[2]) == 8
 
 
 def test_a_model_of_other_codes_is_refused(model: Seq2Seq, tmp_path: Path):

@@ -62,7 +62,10 @@ def test_newest_positions_are_counted_from_the_end():
     with torch.no_grad():
         sasrec.position_vectors[1:] = 0.0
         sasrec.position_vectors[0] = torch.arange(16.0)
-        x, _ = sasrec._input(padded([[1, 2, 1], [2, 1]], 3), None)
+        inputs = []
+        sasrec.input_norm.register_forward_hook(lambda _, __, normed: inputs.append(normed))
+        sasrec(padded([[1, 2, 1], [2, 1]], 3))
+    (x,) = inputs
     torch.testing.assert_close(x[0, 2], x[1, 1])  # item 1, newest
     assert not torch.allclose(x[0, 0], x[0, 2])  # item 1, not newest
 
@@ -93,15 +96,6 @@ def test_every_parameter_learns_from_every_position():
     for name, parameter in sasrec.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-
-
-def test_features_join_the_item_vectors():
-    features = torch.randn(NUM_ITEMS, 3)
-    table = ItemTable(NUM_ITEMS, 4, features=features)
-    expected = table.ids + features @ table.projection.weight.T + table.projection.bias
-    torch.testing.assert_close(table(), expected)
-    assert "features" in table.state_dict()
-    assert "features" not in dict(table.named_parameters())
 
 
 class TwoTables(nn.Module):
@@ -142,8 +136,3 @@ def test_a_history_too_long_is_refused():
 def test_an_encoder_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"item_encoder must return \[12, 16\], got \[12, 4\]"):
         model(item_encoder=ItemTable(NUM_ITEMS, 4)).item_vectors()
-
-
-def test_features_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="features must have 12 rows, got 5"):
-        ItemTable(NUM_ITEMS, 4, features=torch.zeros(5, 3))

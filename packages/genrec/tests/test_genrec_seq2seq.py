@@ -167,23 +167,23 @@ def test_nodes_start_where_their_vectors_put_them():
 def test_distillation_state_sees_all_codes_and_leaves_the_rest_alone():
     model = make(distillation_dim=5)
     history = torch.tensor([[3, 1]])
-    one, other = (model(history, torch.tensor([item])) for item in (0, 1))
-    assert one.distillation.shape == (1, 5)
-    assert not torch.allclose(one.distillation, other.distillation)
-    torch.testing.assert_close(one.log_prob[:, :2], other.log_prob[:, :2])
+    first, other = (model(history, torch.tensor([item])) for item in (0, 1))
+    assert first.distillation.shape == (1, 5)
+    assert not torch.allclose(first.distillation, other.distillation)
+    torch.testing.assert_close(first.log_prob[:, :2], other.log_prob[:, :2])
 
 
 def test_the_first_state_is_distilled_from_the_history_alone():
     model = make(distillation_dim=5, distillation_state="first")
     history = torch.tensor([[3, 1]])
-    one, other = (model(history, torch.tensor([item])) for item in (0, 6))
-    torch.testing.assert_close(one.distillation, other.distillation)
-    assert not torch.equal(one.log_prob, other.log_prob)
-    found = model.dense_state(model.encode(history))
-    torch.testing.assert_close(found, one.distillation)
-    assert not torch.allclose(found, model.dense_state(model.encode(torch.tensor([[2, 4]]))))
+    first, other = (model(history, torch.tensor([item])) for item in (0, 6))
+    torch.testing.assert_close(first.distillation, other.distillation)
+    assert not torch.equal(first.log_prob, other.log_prob)
+    state = model.dense_state(model.encode(history))
+    torch.testing.assert_close(state, first.distillation)
+    assert not torch.allclose(state, model.dense_state(model.encode(torch.tensor([[2, 4]]))))
     paper = make(distillation_dim=5)
-    torch.testing.assert_close(paper(history, torch.tensor([0])).log_prob, one.log_prob)
+    torch.testing.assert_close(paper(history, torch.tensor([0])).log_prob, first.log_prob)
     with pytest.raises(ValueError, match='distillation_state must be "first"'):
         paper.dense_state(paper.encode(history))
     with pytest.raises(ValueError, match='must be "last" when distillation_dim is None'):

@@ -70,13 +70,13 @@ def test_strided_windows_hold_each_target_once_with_enough_context(histories, hi
     source = SequenceBatches(
         histories, num_items=NUM_ITEMS, history_length=history_length, stride=stride, batch_size=3
     )
-    found = pairs_in(list(source(0)))
+    windows = pairs_in(list(source(0)))
     expected = pairs_of(histories, 100)
-    assert [(user, item) for user, _, item in found] != []
-    assert sorted((user, item) for user, _, item in found) == sorted(
+    assert [(user, item) for user, _, item in windows] != []
+    assert sorted((user, item) for user, _, item in windows) == sorted(
         (user, item) for user, _, item in expected
     )
-    for user, context, item in found:
+    for user, context, item in windows:
         whole = [
             history
             for other, history, target in expected
@@ -86,7 +86,7 @@ def test_strided_windows_hold_each_target_once_with_enough_context(histories, hi
         shortest = min(len(history) for history in whole)
         assert len(context) >= min(shortest, history_length - stride + 1)
     if stride == 1:
-        assert found == pairs_of(histories, history_length)
+        assert windows == pairs_of(histories, history_length)
 
 
 def test_without_stride_only_the_last_window_is_used():
@@ -250,8 +250,8 @@ def test_timestamps_stand_beside_their_items(source):
                     assert histories[user][stamp // 10] == item
     floats = [np.array(row, dtype=np.float64) for row in times]
     same = source(histories, num_items=NUM_ITEMS, history_length=4, timestamps=floats)
-    for one, two in zip(batches(0), same(0), strict=True):
-        assert torch.equal(one.timestamps, two.timestamps)
+    for batch, expected in zip(batches(0), same(0), strict=True):
+        assert torch.equal(batch.timestamps, expected.timestamps)
     assert next(iter(source(histories, num_items=NUM_ITEMS)(0))).timestamps is None
     with pytest.raises(ValueError, match="each of 4 histories, got 1"):
         source(histories, num_items=NUM_ITEMS, timestamps=[[1]])

@@ -28,8 +28,8 @@ def test_the_union_of_the_lists_is_ranked_by_the_mean_of_all_streams(streams: St
         alone = Seq2Seq(stream.config, stream.trie)
         names = ("history", "encoder", "encoder_norm")
         shared = {k: v for k, v in streams.streams[0].state_dict().items() if k.startswith(names)}
-        own = {k: v for k, v in stream.state_dict().items() if not k.startswith(names)}
-        alone.load_state_dict(shared | own)
+        of_stream = {k: v for k, v in stream.state_dict().items() if not k.startswith(names)}
+        alone.load_state_dict(shared | of_stream)
         alone.history = streams.streams[0].history  # its codes are those of the first table
         scores.append(exact_scores(alone.eval(), alone.trie, history))
     mean = (scores[0] + scores[1]) / 2
@@ -39,7 +39,7 @@ def test_the_union_of_the_lists_is_ranked_by_the_mean_of_all_streams(streams: St
 
     narrow = streams.beam_search(history, num_beams=NUM_ITEMS, top_k=4, candidates=4)
     for user in range(5):
-        union = {item for one in scores for item in one[user].topk(4).indices.tolist()}
+        union = {item for of_stream in scores for item in of_stream[user].topk(4).indices.tolist()}
         best = sorted(union, key=lambda item: -float(mean[user, item]))[:4]
         assert narrow.items[user].tolist() == best
 
@@ -47,10 +47,10 @@ def test_the_union_of_the_lists_is_ranked_by_the_mean_of_all_streams(streams: St
 def test_masks_hold_in_every_stream(streams: Streams):
     history = torch.randint(0, NUM_ITEMS, (2, 4))
     allow = torch.tensor([[3, 9, 5], [1, NUM_ITEMS, NUM_ITEMS]])
-    found = streams.beam_search(history, num_beams=4, top_k=4, allow=allow)
-    assert sorted(found.items[0].tolist()) == [-1, 3, 5, 9]
-    assert found.items[1].tolist() == [1, -1, -1, -1]
-    assert found.scores[1, 1:].tolist() == [-torch.inf] * 3
+    ranked = streams.beam_search(history, num_beams=4, top_k=4, allow=allow)
+    assert sorted(ranked.items[0].tolist()) == [-1, 3, 5, 9]
+    assert ranked.items[1].tolist() == [1, -1, -1, -1]
+    assert ranked.scores[1, 1:].tolist() == [-torch.inf] * 3
     assert streams.beam_search(history[:0], num_beams=9, top_k=4).items.shape == (0, 4)
 
 

@@ -96,12 +96,14 @@ def untimed(log: list[dict]) -> list[dict]:
     return [{k: v for k, v in record.items() if k not in TIMINGS} for record in log]
 
 
-def assert_same(one: tuple[SASRec, TrainingResult], two: tuple[SASRec, TrainingResult]) -> None:
-    for name, value in one[0].state_dict().items():
-        assert torch.equal(value, two[0].state_dict()[name]), name
-    assert untimed(one[1].log) == untimed(two[1].log)
+def assert_same(
+    expected: tuple[SASRec, TrainingResult], result: tuple[SASRec, TrainingResult]
+) -> None:
+    for name, value in expected[0].state_dict().items():
+        assert torch.equal(value, result[0].state_dict()[name]), name
+    assert untimed(expected[1].log) == untimed(result[1].log)
     for name in ("epochs", "steps", "best_epoch", "metrics", "stopped_early"):
-        assert getattr(one[1], name) == getattr(two[1], name)
+        assert getattr(expected[1], name) == getattr(result[1], name)
 
 
 def at_step(step: int, act):
@@ -183,9 +185,9 @@ def test_accumulated_batches_equal_the_large_batch(batch_size):
     torch.testing.assert_close(
         small[0].score(history), large[0].score(history), rtol=1e-3, atol=1e-4
     )
-    for one, two in zip(small[1].log, large[1].log, strict=True):
-        assert one["losses"]["next"] == pytest.approx(two["losses"]["next"], rel=1e-5)
-        assert one["gradient_norm"] == pytest.approx(two["gradient_norm"], rel=1e-4)
+    for of_small, of_large in zip(small[1].log, large[1].log, strict=True):
+        assert of_small["losses"]["next"] == pytest.approx(of_large["losses"]["next"], rel=1e-5)
+        assert of_small["gradient_norm"] == pytest.approx(of_large["gradient_norm"], rel=1e-4)
 
 
 def test_batches_weigh_as_many_samples_as_they_hold():
@@ -222,14 +224,14 @@ def test_two_processes_equal_one(tmp_path):
     lines = (tmp_path / "two" / "log.jsonl").read_text().splitlines()
     together = [json.loads(line) for line in lines]
     assert [r["step"] for r in together] == [r["step"] for r in alone.log] == [4, 8, 12]
-    for one, two in zip(alone.log, together, strict=True):
-        assert two["losses"]["next"] == pytest.approx(one["losses"]["next"], rel=1e-5)
-        assert two["gradient_norm"] > 0
-    one, two = (
+    for expected, record in zip(alone.log, together, strict=True):
+        assert record["losses"]["next"] == pytest.approx(expected["losses"]["next"], rel=1e-5)
+        assert record["gradient_norm"] > 0
+    expected, weights = (
         load_file(tmp_path / name / "final.safetensors")["module.item_encoder.ids"]
         for name in ("one", "two")
     )
-    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
 
 
 def train_on_processes(folder: Path, accumulate: int) -> TrainingResult:
@@ -499,8 +501,8 @@ def test_a_loss_that_is_no_named_scalars_is_refused(terms, words):
 
 def test_terms_may_come_in_any_order():
     def objective(module: Line, batch: Number) -> dict[str, Tensor]:
-        one, ten = module.weight[0] + 1, module.weight[1] + 10
-        return {"one": one, "ten": ten} if batch.value % 2 else {"ten": ten, "one": one}
+        unit, ten = module.weight[0] + 1, module.weight[1] + 10
+        return {"one": unit, "ten": ten} if batch.value % 2 else {"ten": ten, "one": unit}
 
     config = TrainingConfig(epochs=1, accumulate=2)
     (record,) = fit(Line(), Numbers(2), objective, config).log

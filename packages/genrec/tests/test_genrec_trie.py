@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from genrec.trie import Trie, distinct
+from genrec.item_checks import first_of_each
+from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,18 +37,18 @@ def test_trie_equals_a_tree_of_dicts(table: tuple[Tensor, list[int]]):
         paths = trie.paths(torch.arange(len(rows)))
         assert paths[:, level].tolist() == [prefixes.index(row[: level + 1]) for row in rows]
         parents = sorted({row[:level] for row in rows})
-        asked = list(range(len(parents)))[::-1]
-        children = trie.expand(level, torch.tensor(asked))
+        reverse = list(range(len(parents)))[::-1]
+        children = trie.expand(level, torch.tensor(reverse))
         expected = [
             (position, prefixes.index(prefix))
-            for position, node in enumerate(asked)
+            for position, node in enumerate(reverse)
             for prefix in prefixes
             if prefix[:-1] == parents[node]
         ]
-        found = list(zip(children.parent.tolist(), children.node.tolist(), strict=True))
-        assert found == expected
+        pairs = list(zip(children.parent.tolist(), children.node.tolist(), strict=True))
+        assert pairs == expected
         assert children.counts.tolist() == [
-            sum(position == owner for owner, _ in expected) for position in range(len(asked))
+            sum(position == owner for owner, _ in expected) for position in range(len(reverse))
         ]
     assert [rows[item] for item in trie.leaf_items.tolist()] == sorted(rows)
 
@@ -123,7 +124,7 @@ def test_exhausted_finds_the_children_that_lead_to_given_items_alone(data: st.Da
     parents = torch.tensor([user[0] for user in users])
     items = torch.tensor([user[1] for user in users])
     children = trie.expand(level, parents.flatten())
-    found = trie.exhausted(level, parents, children, distinct(items, len(rows)))
+    exhausted = trie.exhausted(level, parents, children, first_of_each(items, len(rows)))
     paths = trie.paths(torch.arange(len(rows)))
     expected = set()
     for place, (node, parent) in enumerate(
@@ -132,4 +133,31 @@ def test_exhausted_finds_the_children_that_lead_to_given_items_alone(data: st.Da
         below = {item for item in range(len(rows)) if paths[item, level] == node}
         if below <= set(users[parent // count][1]):
             expected.add(place)
-    assert set(found.tolist()) == expected
+    assert set(exhausted.tolist()) == expected
+
+
+def test_the_arrays_are_those_of_the_picture():
+    """The catalogue that the module's docstring draws."""
+    codes = [[0, 0, 1], [1, 0, 1], [1, 2, 0], [0, 0, 0], [0, 1, 0]]
+    trie = Trie.build(torch.tensor(codes), (2, 3, 2))
+    expected = {
+        "leaf_items": [3, 0, 4, 1, 2],
+        "item_leaves": [1, 3, 4, 0, 2],
+        "codes_0": [0, 1],
+        "codes_1": [0, 1, 0, 2],
+        "codes_2": [0, 1, 0, 1, 0],
+        "child_0": [0, 2],
+        "child_1": [0, 2, 4],
+        "child_2": [0, 2, 3, 4, 5],
+        "leaf_0": [0, 3, 5],
+        "leaf_1": [0, 2, 3, 4, 5],
+    }
+    assert {name: array.tolist() for name, array in trie.named_buffers()} == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_the_first_of_each_item_stays_in_its_place(rows: list[list[int]]):
+    expected = [
+        [item if item not in row[:place] else -1 for place, item in enumerate(row)] for row in rows
+    ]
+    assert first_of_each(torch.tensor(rows), -1).tolist() == expected

@@ -1,20 +1,25 @@
 """Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
 
 from genrec.answers import Answers
-from genrec.artifact import ArtifactError, SavedModel, load_model, save_model
+from genrec.artifact import ArtifactError, load_weights, save_weights
 from genrec.backbones import (
     DIN,
     HSTU,
     Backbone,
     BERT4Rec,
+    ConcatenatedTables,
+    ContentTable,
     GRU4Rec,
+    ItemInput,
     ItemTable,
     SASRec,
     StateBackbone,
+    item_table,
 )
 from genrec.catalogue import with_catalogue
 from genrec.cloze import MaskedBatches
 from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
+from genrec.item_checks import first_of_each
 from genrec.losses import (
     binary_cross_entropy,
     candidate_binary_cross_entropy,
@@ -24,6 +29,7 @@ from genrec.losses import (
     in_batch_cross_entropy,
     sampled_cross_entropy,
 )
+from genrec.next_item import NextItemLoss
 from genrec.progress import TrainingEvent, rich_progress
 from genrec.recommender import (
     Answer,
@@ -33,6 +39,9 @@ from genrec.recommender import (
     Request,
 )
 from genrec.sampling import sample_candidates, sample_negatives
+from genrec.saved_backbone import SavedBackbone, load_backbone, save_backbone
+from genrec.saved_seq2seq import SavedModel, load_model, save_model
+from genrec.scoring import dense_scorer, rank_histories
 from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
@@ -51,16 +60,21 @@ __all__ = [
     "BERT4Rec",
     "Backbone",
     "Batch",
+    "ConcatenatedTables",
+    "ContentTable",
     "DenseRecommender",
     "GRU4Rec",
+    "ItemInput",
     "ItemTable",
     "MaskedBatches",
+    "NextItemLoss",
     "PairBatches",
     "Ranked",
     "Recommendation",
     "Recommender",
     "Request",
     "SASRec",
+    "SavedBackbone",
     "SavedModel",
     "Seq2Seq",
     "Seq2SeqConfig",
@@ -79,19 +93,27 @@ __all__ = [
     "binary_cross_entropy",
     "candidate_binary_cross_entropy",
     "candidate_cross_entropy",
+    "dense_scorer",
     "distillation_loss",
     "exact_scores",
+    "first_of_each",
     "fit",
     "full_cross_entropy",
     "in_batch_cross_entropy",
     "item_scores",
+    "item_table",
+    "load_backbone",
     "load_model",
+    "load_weights",
     "query_batches",
+    "rank_histories",
     "rich_progress",
     "sample_candidates",
     "sample_negatives",
     "sampled_cross_entropy",
+    "save_backbone",
     "save_model",
+    "save_weights",
     "score_items",
     "with_catalogue",
 ]

@@ -66,8 +66,8 @@ class Answer:
     popular: bool
 
 
-class _Asked(NamedTuple):
-    """A request in item rows."""
+class _RowRequest(NamedTuple):
+    """A request in item rows, without the ids that the model does not know."""
 
     history: list[int]
     allow: list[int] | None
@@ -88,6 +88,10 @@ class Answers(ABC):
         popularity: How often each item was had. With it, a history without any known item is
             answered with the items had most, none that was never had; without it, or where none of
             the items that may be returned was ever had, by the model, from nothing.
+
+    Attributes:
+        most_popular: Rows of the items that were ever had, those had most first; none where
+            nobody said how often they were had.
     """
 
     def __init__(
@@ -105,10 +109,11 @@ class Answers(ABC):
         self.popularity = popularity
         self.history_length = history_length
         self.device = device
+        self.most_popular: list[int] = []
         if popularity is not None:
             check_popularity(popularity, num_items)
             order = popularity.argsort(descending=True, stable=True)
-            self._most_popular = order[: int((popularity > 0).sum())].tolist()
+            self.most_popular = order[: int((popularity > 0).sum())].tolist()
 
     @abstractmethod
     def rank(
@@ -206,7 +211,7 @@ class Answers(ABC):
         """
         if exclude is None and allowed is None:
             return None
-        # One column more takes what is written at the padding.
+        # A column too many, cut off in the end, takes what is written at the padding.
         marks = torch.ones(count, len(self.item_ids) + 1, dtype=torch.bool, device=self.device)
         if allowed is not None and allowed.ndim == 1:
             marks[:, :-1] = allowed
@@ -237,18 +242,25 @@ class Answers(ABC):
     ) -> Iterator[Answer]:
         first = 0
         while batch := list(islice(histories, batch_size)):
-            asked = [
-                self._asked(request, first + number, unknown)
+            requests = [
+                self._row_request(request, first + number, unknown)
                 for number, request in enumerate(batch)
             ]
-            popular = [[] if one.history else search.popular(one) for one in asked]
-            found = search([one for one, items in zip(asked, popular, strict=True) if not items])
-            for one, items in zip(asked, popular, strict=True):
-                yield Answer(items=items or next(found), unknown=one.unknown, popular=bool(items))
+            # Popular items answer what has no history; what is left goes to the model together.
+            popular = [[] if request.history else search.popular(request) for request in requests]
+            ranked = search(
+                [request for request, items in zip(requests, popular, strict=True) if not items]
+            )
+            for request, items in zip(requests, popular, strict=True):
+                yield Answer(
+                    items=items or next(ranked), unknown=request.unknown, popular=bool(items)
+                )
             first += len(batch)
 
-    def _asked(self, request: Sequence[str] | Request, number: int, unknown: str) -> _Asked:
-        """Returns a request in rows, without the ids that are not known."""
+    def _row_request(
+        self, request: Sequence[str] | Request, number: int, unknown: str
+    ) -> _RowRequest:
+        """Returns a request in rows; `number` names it where it is refused."""
         if not isinstance(request, Request):
             request = Request(history=request)
         history = self._known(request.history)
@@ -258,7 +270,7 @@ class Answers(ABC):
                     raise ValueError(f"history {number} must hold known ids only, got {item_id!r}")
         allow = None if request.allow is None else self._known(request.allow)
         deny = self._known(request.deny)
-        return _Asked(history, allow, deny, len(request.history) - len(history))
+        return _RowRequest(history, allow, deny, len(request.history) - len(history))
 
     def _known(self, ids: Collection[str]) -> list[int]:
         """Returns the rows of the ids that are known; a string is no list of letters."""
@@ -278,29 +290,29 @@ class _Search:
     exclude_seen: bool
     marks: Bool[Tensor, " items"] | None
 
-    def __call__(self, asked: list[_Asked]) -> Iterator[list[Recommendation]]:
+    def __call__(self, requests: list[_RowRequest]) -> Iterator[list[Recommendation]]:
         """Returns the items for each request; those with allow-lists of their own go together."""
-        answers: list[list[Recommendation]] = [[]] * len(asked)
-        for own in (False, True):
-            numbers = [i for i, one in enumerate(asked) if (one.allow is not None) == own]
+        answers: list[list[Recommendation]] = [[]] * len(requests)
+        for with_lists in (False, True):
+            numbers = [i for i, r in enumerate(requests) if (r.allow is not None) == with_lists]
             if numbers:
-                found = self._found([asked[number] for number in numbers], own)
-                for number, items in zip(numbers, found, strict=True):
+                batch = [requests[number] for number in numbers]
+                for number, items in zip(numbers, self._rank(batch, with_lists), strict=True):
                     answers[number] = items
         return iter(answers)
 
-    def popular(self, one: _Asked) -> list[Recommendation]:
+    def popular(self, request: _RowRequest) -> list[Recommendation]:
         """Returns the items had most, of those that may be returned and were ever had."""
         popularity, ids = self.catalogue.popularity, self.catalogue.item_ids
         if popularity is None:
             return []
         total = int(popularity.sum())
-        denied = set(one.deny)
+        denied = set(request.deny)
         allowed = (
             row
-            for row in self.catalogue._most_popular
+            for row in self.catalogue.most_popular
             if row not in denied
-            and (one.allow is None or row in one.allow)
+            and (request.allow is None or row in request.allow)
             and (self.marks is None or bool(self.marks[row]))
         )
         return [
@@ -308,12 +320,15 @@ class _Search:
             for row in islice(allowed, self.top_k)
         ]
 
-    def _found(self, asked: list[_Asked], own: bool) -> Iterator[list[Recommendation]]:
-        newest = [one.history[-self.catalogue.history_length :] for one in asked]
-        exclude = [one.deny + one.history * self.exclude_seen for one in asked]
+    def _rank(
+        self, requests: list[_RowRequest], with_lists: bool
+    ) -> Iterator[list[Recommendation]]:
+        """Returns what the model ranks first for each request; all or none have allow-lists."""
+        newest = [request.history[-self.catalogue.history_length :] for request in requests]
+        exclude = [request.deny + request.history * self.exclude_seen for request in requests]
         allow: Tensor | None = self.marks
-        if own:
-            lists = [one.allow or [] for one in asked]
+        if with_lists:
+            lists = [request.allow or [] for request in requests]
             if self.marks is not None:
                 allowed = self.marks.tolist()
                 lists = [[row for row in rows if allowed[row]] for rows in lists]

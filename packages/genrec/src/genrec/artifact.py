@@ -1,10 +1,16 @@
-"""The model folder: configuration, weights, codes and item ids, and nothing that runs code.
+"""Weights on disk, and the model folder: safetensors, JSON, and nothing that runs code.
 
-- `config.json`: format, the model's config, sizes, a SHA-256 of each other file, and one of all
-  that (format 1 lacked the last)
+A model folder holds
+
+- `config.json`: the format, the model's class and its settings, a SHA-256 of each other file, and
+  a SHA-256 of all that (format 1 lacked the last, and formats 1 and 2 had no class: they are those
+  of `Seq2Seq`)
 - `weights.safetensors`: parameters and buffers
-- `catalogue.safetensors`: the items' codes, row by row; how often each was had, where known
+- `catalogue.safetensors`: what is known of the items, row by row: codes or content, and how often
+  each was had, where known
 - `item_ids.json`: the items' ids, row by row
+
+What of this is a model's own is in `genrec.saved_seq2seq` and `genrec.saved_backbone`.
 """
 
 from __future__ import annotations
@@ -13,97 +19,165 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from genrec.item_checks import check_item_ids, check_popularity
-from genrec.seq2seq import Seq2Seq
-from genrec.seq2seq_config import Seq2SeqConfig
-from genrec.trie import Trie
-
-FORMAT = 2
+FORMAT = 3
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 CATALOGUE_FILE = "catalogue.safetensors"
 IDS_FILE = "item_ids.json"
-_FILES = (WEIGHTS_FILE, CATALOGUE_FILE, IDS_FILE)
+FILES = (WEIGHTS_FILE, CATALOGUE_FILE, IDS_FILE)
 
 
 class ArtifactError(Exception):
     """A file or folder that cannot be used: damaged, incomplete, newer, or of something else."""
 
 
+def save_weights(path: str | Path, module: nn.Module) -> None:
+    """Writes a module's parameters and buffers to a safetensors file.
+
+    It is written beside first, then renamed, so that it is whole or absent.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(unshared(module.state_dict()), beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_weights(path: str | Path, module: nn.Module) -> None:
+    """Gives a module the weights that `save_weights` wrote.
+
+    Raises:
+        ArtifactError: The file is missing or damaged, or holds the weights of another module.
+    """
+    path = Path(path)
+    restore_module(module, read_tensors(path), path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file.
+
+    Raises:
+        ArtifactError: It is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def restore_module(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Loads weights into a module.
+
+    Raises:
+        ArtifactError: They are those of another module.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{source} holds the weights of another model: {reason}") from error
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns contiguous tensors on the CPU; those that share memory, as tied weights, are copied.
+
+    A safetensors file holds each tensor by itself and refuses two that share memory.
+    """
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return result
+
+
 @dataclass(frozen=True, kw_only=True)
-class SavedModel:
-    """What a model folder holds.
+class ModelFolder:
+    """What a model folder holds, read and checked but not yet made into a model.
 
     Attributes:
-        model: In eval mode, on the CPU.
+        path: The folder.
+        config: What `config.json` says, without its digest.
+        weights: Parameters and buffers by name.
+        catalogue: What is known of the items, by name.
         item_ids: Id of each item row.
-        popularity: How often each item was had in training; None where nobody said.
-        info: What was given to `save_model`.
     """
 
-    model: Seq2Seq
+    path: Path
+    config: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    catalogue: Mapping[str, Tensor]
     item_ids: list[str]
-    popularity: Int[Tensor, " items"] | None
-    info: dict[str, Any]
+
+    @contextmanager
+    def fitting_together(self) -> Iterator[None]:
+        """Tells whatever goes wrong while the model is made as files that do not fit together.
+
+        Raises:
+            ArtifactError: Something went wrong within the block.
+        """
+        try:
+            yield
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ArtifactError(
+                f"{self.path} holds files that do not fit together: {reason}"
+            ) from error
 
 
-def save_model(
+def write_folder(
     folder: str | Path,
-    model: Seq2Seq,
-    item_ids: Sequence[str],
+    module: nn.Module,
     *,
-    popularity: Int[Tensor, " items"] | None = None,
-    info: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any],
+    catalogue: Mapping[str, Tensor],
+    item_ids: Sequence[str],
+    info: Mapping[str, Any],
 ) -> None:
     """Writes a model folder: beside first, then renamed, so that it is whole or absent.
 
     Args:
         folder: Where it goes; a model folder that is there is replaced.
-        model: The model; its trie's codes go with it.
-        item_ids: Id of each item row, no two alike.
-        popularity: How often each item was had in training, for users without a history.
-        info: Whatever else JSON can hold: where the model comes from, how well it does; keys
-            become strings.
+        module: Whose weights are written; its class is named.
+        settings: What `config.json` is to hold beside format, class, `info` and digests.
+        catalogue: What is known of the items, row by row.
+        item_ids: Id of each item row.
+        info: Whatever else JSON can hold.
 
     Raises:
         FileExistsError: The folder holds something else than a model.
-        TypeError: `info` is not what JSON can hold, or an id is no string.
-        ValueError: `item_ids` or `popularity` does not fit the model.
+        TypeError: `info` is not what JSON can hold.
     """
     folder = Path(folder)
     if folder.exists() and not _holds_model(folder):
         raise FileExistsError(f"{folder} exists and is no model folder, so it is not replaced")
-    check_item_ids(item_ids, model.trie.num_items)
-    catalogue = {"codes": model.trie.codes.cpu().contiguous()}
-    if popularity is not None:
-        check_popularity(popularity, model.trie.num_items)
-        catalogue["popularity"] = popularity.long().cpu().contiguous()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        save_file(weights, beside / WEIGHTS_FILE)
-        save_file(catalogue, beside / CATALOGUE_FILE)
+        save_file(unshared(module.state_dict()), beside / WEIGHTS_FILE)
+        save_file(unshared(catalogue), beside / CATALOGUE_FILE)
         _write_json(beside / IDS_FILE, list(item_ids))
         config = {
             "format": FORMAT,
-            "model": asdict(model.config),
-            "codebook_sizes": model.trie.codebook_sizes,
-            "vector_dim": _vector_dim(model),
-            "info": _as_json(info or {}),
-            "files": {name: _digest(beside / name) for name in _FILES},
+            "class": type(module).__name__,
+            **settings,
+            "info": _as_json(info),
+            "files": {name: _digest(beside / name) for name in FILES},
         }
         config["digest"] = _config_digest(config)
         _write_json(beside / CONFIG_FILE, config)
@@ -114,30 +188,18 @@ def save_model(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def load_model(
-    folder: str | Path, *, codes: Int[Tensor, "items levels"] | None = None
-) -> SavedModel:
-    """Loads what `save_model` wrote, after checking every file against its digest.
-
-    Args:
-        folder: The model folder.
-        codes: The catalogue's codes, row by row, to make sure that the model is one of theirs.
+def read_folder(folder: str | Path) -> ModelFolder:
+    """Reads what `write_folder` wrote, after checking every file against its digest.
 
     Raises:
-        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, or
-            its files do not belong together; or its codes are not those given.
+        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete.
     """
     folder = Path(folder)
     config = _read_config(folder)
-    try:
-        expected = {name: config["files"][name] for name in _FILES}
-        model_config = Seq2SeqConfig(**config["model"])
-        codebook_sizes = [int(size) for size in config["codebook_sizes"]]
-        vector_dim, info = config["vector_dim"], dict(config["info"])
-    except KeyError as error:
-        raise ArtifactError(f"{folder / CONFIG_FILE} is damaged: it lacks {error}") from error
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
+    config.setdefault("class", "Seq2Seq")  # formats 1 and 2 knew no other
+    with reading_config(folder):
+        expected = {name: config["files"][name] for name in FILES}
+        config["info"] = dict(config["info"])
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
@@ -145,46 +207,31 @@ def load_model(
         if _digest(path) != digest:
             raise ArtifactError(f"{path} is damaged or of another model: {CONFIG_FILE} disagrees")
     try:
-        catalogue = load_file(folder / CATALOGUE_FILE)
-        if codes is not None:
-            _compare(folder, catalogue["codes"], codes.cpu().long())
-        weights = load_file(folder / WEIGHTS_FILE)
         item_ids = json.loads((folder / IDS_FILE).read_text(encoding="utf-8"))
-        trie = Trie.build(catalogue["codes"], codebook_sizes)
-        check_item_ids(item_ids, trie.num_items)
-        vectors = None if vector_dim is None else torch.zeros(trie.num_items, int(vector_dim))
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten below
-            model = Seq2Seq(model_config, trie, item_vectors=vectors)
-        model.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{folder} holds files that do not fit together: {reason}") from error
-    return SavedModel(
-        model=model.eval(), item_ids=item_ids, popularity=catalogue.get("popularity"), info=info
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / IDS_FILE} cannot be read: {error}") from error
+    return ModelFolder(
+        path=folder,
+        config=config,
+        weights=read_tensors(folder / WEIGHTS_FILE),
+        catalogue=read_tensors(folder / CATALOGUE_FILE),
+        item_ids=item_ids,
     )
 
 
-def _compare(folder: Path, found: Tensor, given: Tensor) -> None:
-    """Refuses a model whose items have other codes than those given."""
-    if found.shape != given.shape:
-        raise ArtifactError(
-            f"{folder} is a model of another catalogue: it has {len(found)} items with codes of "
-            f"{found.shape[1]} levels, given are {len(given)} with {given.shape[1]}"
-        )
-    if not torch.equal(found, given):
-        row = int((found != given).any(dim=1).nonzero()[0])
-        raise ArtifactError(
-            f"{folder} is a model of another catalogue: the codes of item {row} are "
-            f"{found[row].tolist()}, given are {given[row].tolist()}"
-        )
+@contextmanager
+def reading_config(folder: Path) -> Iterator[None]:
+    """Tells whatever goes wrong while entries of `config.json` are read as damage of that file.
 
-
-def _vector_dim(model: Seq2Seq) -> int | None:
-    """Returns the width of the item vectors that the model was made with."""
-    for projection in (model.history.projection, model.head.projection):
-        if projection is not None:
-            return projection.in_features
-    return None
+    Raises:
+        ArtifactError: Something went wrong within the block.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ArtifactError(f"{folder / CONFIG_FILE} is damaged: it lacks {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
 
 
 def _holds_model(folder: Path) -> bool:
@@ -212,18 +259,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder} is no model folder: {CONFIG_FILE} cannot be read") from error
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
-    found = config.get("format") if isinstance(config, dict) else None
-    if not isinstance(found, int):
+    version = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(version, int):
         raise ArtifactError(f"{path} is no configuration of a model: it names no format")
-    if found < 1:
-        raise ArtifactError(f"{path} is damaged: no model was ever saved in format {found}")
-    if found > FORMAT:
+    if version < 1:
+        raise ArtifactError(f"{path} is damaged: no model was ever saved in format {version}")
+    if version > FORMAT:
         raise ArtifactError(
-            f"{folder} has format {found}, newer than format {FORMAT} that this version of genrec "
-            "reads: install a newer genrec"
+            f"{folder} has format {version}, newer than format {FORMAT} that this version of "
+            "genrec reads: install a newer genrec"
         )
     assert isinstance(config, dict)
-    if found > 1 and config.pop("digest", None) != _config_digest(config):
+    if version > 1 and config.pop("digest", None) != _config_digest(config):
         raise ArtifactError(f"{path} is damaged: its digest disagrees with the rest of it")
     return config
 

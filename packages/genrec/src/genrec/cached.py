@@ -34,8 +34,8 @@ class CachedLayer(NamedTuple):
     """One decoder layer for decoding."""
 
     layer: DecoderLayer
-    own: Attending
-    cross: Attending
+    self_attention: Attending
+    cross_attention: Attending
 
 
 def cached_layers(layers: Sequence[DecoderLayer]) -> list[CachedLayer]:
@@ -69,10 +69,12 @@ class CachedDecoder:
         self.blind: Tensor | None = None  # users without any history
         self.mask: Tensor | None = None
         if bool(padding.any()):
-            blind = padding.all(dim=1)
+            # A softmax over no key at all is NaN: users without any history see their padding here,
+            # and what they read of it is set to zero afterwards.
+            blind = padding.all(dim=1)  # [users]
             if bool(blind.any()):
                 self.blind = blind[:, None, None, None]
-            hidden = padding & ~blind[:, None]
+            hidden = padding & ~blind[:, None]  # [users, positions]
             mask = torch.zeros_like(hidden, dtype=memories[0][0].dtype)
             self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
 
@@ -93,26 +95,33 @@ class CachedDecoder:
         new = x.new_empty(len(self.layers), users, beams, 2 * dim)
         x = x.view(users * beams, dim)
         inner = x.new_empty(len(x), _linear(self.layers[0].layer.feedforward[0]).out_features)
-        for number, (layer, own, cross) in enumerate(self.layers):
+        for number, (layer, self_attention, cross_attention) in enumerate(self.layers):
             heads = layer.attention.num_heads
             shape = (users, beams, heads, dim // heads)
-            normed = layer.attention_residual.norm(x)
-            query = torch.addmm(own.query_bias, normed, own.query).view(shape)
-            entry = new[number]
-            torch.addmm(own.key_value_bias, normed, own.key_value, out=entry.view(-1, 2 * dim))
-            entries = [*(position[number] for position in past), entry]
-            _add(x, _over_own_past(query, entries), own)
-            normed = layer.cross_residual.norm(x)
-            query = torch.addmm(cross.query_bias, normed, cross.query).view(shape).transpose(1, 2)
-            found = F.scaled_dot_product_attention(
-                query, *self.memories[number], self.mask, scale=1.0
+            # Each beam attends to its own past: the entries of earlier positions and this one's.
+            normed = layer.attention_residual.norm(x)  # [users * beams, dim]
+            query = torch.addmm(self_attention.query_bias, normed, self_attention.query)
+            entry = new[number]  # [users, beams, 2 * dim], written in place below
+            torch.addmm(
+                self_attention.key_value_bias,
+                normed,
+                self_attention.key_value,
+                out=entry.view(-1, 2 * dim),
             )
+            entries = [*(position[number] for position in past), entry]
+            _add(x, _over_beam_past(query.view(shape), entries), self_attention)
+            # Beams of a user are queries side by side before the same keys: its encoded history.
+            normed = layer.cross_residual.norm(x)
+            query = torch.addmm(cross_attention.query_bias, normed, cross_attention.query)
+            read = F.scaled_dot_product_attention(
+                query.view(shape).transpose(1, 2), *self.memories[number], self.mask, scale=1.0
+            )  # [users, heads, beams, head_dim]
             if self.blind is not None:
-                found = found.masked_fill(self.blind, 0.0)
-            _add(x, found.transpose(1, 2), cross)
+                read = read.masked_fill(self.blind, 0.0)
+            _add(x, read.transpose(1, 2), cross_attention)
             normed = layer.feedforward_residual.norm(x)
             first, second = _linear(layer.feedforward[0]), _linear(layer.feedforward[-1])
-            torch.addmm(first.bias, normed, first.weight.T, out=inner)
+            torch.addmm(first.bias, normed, first.weight.T, out=inner)  # [users * beams, inner]
             torch.ops.aten.gelu_(inner)
             x.add_(second.bias).addmm_(inner, second.weight.T)
         return self.norm(x).view(users, beams, dim), new
@@ -125,6 +134,8 @@ def beam_rows(
     layers, users, width, dim = entry.shape
     if width == 1:
         return entry
+    # One index_select over users and beams as one axis copies whole rows; a gather would need an
+    # index as large as the result.
     first = torch.arange(0, users * width, width, device=beams.device)[:, None]
     rows = entry.view(layers, users * width, dim).index_select(1, (beams + first).flatten())
     return rows.view(layers, users, -1, dim)
@@ -137,6 +148,7 @@ def _linear(module: nn.Module) -> nn.Linear:
 
 def _attending(attention: MultiHeadAttention) -> Attending:
     query, key_value, output = attention.query, attention.key_value, attention.output
+    # The scale of the dot products goes into the query's weights, once instead of at each step.
     scale = (query.out_features // attention.num_heads) ** -0.5
     return Attending(
         (query.weight * scale).T.contiguous(),
@@ -148,21 +160,23 @@ def _attending(attention: MultiHeadAttention) -> Attending:
     )
 
 
-def _add(x: Tensor, found: Tensor, weights: Attending) -> None:
-    """Adds an attention's output to the stream, in place."""
-    x.add_(weights.output_bias).addmm_(found.reshape(x.shape), weights.output)
+def _add(x: Tensor, read: Tensor, weights: Attending) -> None:
+    """Adds to the stream, in place, what an attention makes of the values that it has read."""
+    x.add_(weights.output_bias).addmm_(read.reshape(x.shape), weights.output)
 
 
-def _over_own_past(
+def _over_beam_past(
     query: Float[Tensor, "users beams heads head_dim"], entries: Sequence[Tensor]
 ) -> Float[Tensor, "users beams heads head_dim"]:
     """Attends from each beam's newest position to all of its positions."""
-    shape = (2, *query.shape[2:])
-    pairs = [entry.view(*entry.shape[:2], *shape) for entry in entries]
-    if len(pairs) == 1:
+    shape = (2, *query.shape[2:])  # keys, then values, of all heads
+    pairs = [entry.view(*entry.shape[:2], *shape) for entry in entries]  # [users, beams, 2, ...]
+    if len(pairs) == 1:  # a softmax over a single position is 1
         return pairs[0][:, :, 1]
+    # There are as many positions as levels, a handful: products position by position need no copy
+    # of the entries into one tensor, and a shared entry broadcasts over the beams.
     weights = torch.stack([(query * pair[:, :, 0]).sum(dim=-1) for pair in pairs]).softmax(dim=0)
-    out: Tensor = weights[-1, ..., None] * pairs[-1][:, :, 1]
+    out: Tensor = weights[-1, ..., None] * pairs[-1][:, :, 1]  # [users, beams, heads, head_dim]
     for weight, pair in zip(weights[:-1], pairs[:-1], strict=True):
         out.addcmul_(weight[..., None], pair[:, :, 1])
     return out

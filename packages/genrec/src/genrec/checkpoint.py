@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
-from genrec.artifact import ArtifactError
+from genrec.artifact import ArtifactError, read_tensors, unshared
 
 FORMAT = 1
 STATE_FILE = "checkpoint.json"
@@ -45,7 +44,7 @@ def save_checkpoint(
     for name, content in zip(files, tensors.values(), strict=True):
         if content is not None:
             beside = folder / f"{name}.part"
-            save_file(_unshared(content), beside)
+            save_file(unshared(content), beside)
             os.replace(beside, folder / name)
     beside = folder / f"{STATE_FILE}.part"
     beside.write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1) + "\n")
@@ -69,20 +68,17 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
         return None
     try:
         state = json.loads(path.read_text())
-        found = state["format"]
+        version = state["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is no checkpoint: {error!r}") from error
-    if found != FORMAT:
-        raise ArtifactError(f"{path} has format {found}, this version reads format {FORMAT}")
+    if version != FORMAT:
+        raise ArtifactError(f"{path} has format {version}, this version reads format {FORMAT}")
     wrong = [name for name, kind in _ENTRIES.items() if not isinstance(state.get(name), kind)]
     if wrong:
         raise ArtifactError(f"{path} is damaged: it lacks {', '.join(wrong)}")
-    tensors = {}
-    for name in state["files"]:
-        try:
-            tensors[name.removesuffix(".safetensors")] = load_file(folder / name)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{folder / name} cannot be read: {error}") from error
+    tensors = {
+        name.removesuffix(".safetensors"): read_tensors(folder / name) for name in state["files"]
+    }
     return state, tensors
 
 
@@ -134,28 +130,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def restore_module(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Loads weights into a module.
-
-    Raises:
-        ArtifactError: They are those of another module.
-    """
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{source} holds the weights of another model: {reason}") from error
-
-
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns contiguous tensors; those that share memory, as tied weights do, are copied."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
-        address = tensor.untyped_storage().data_ptr()
-        result[name] = tensor.clone() if address in seen else tensor
-        seen.add(address)
-    return result

@@ -47,8 +47,8 @@ class Ranked:
         if permitted is not None:
             scores = scores.masked_fill(~permitted, -torch.inf)
         best = scores.topk(min(count, scores.shape[1]), dim=1)
-        found = best.indices if items is None else items.gather(1, best.indices)
-        return cls(items=found.masked_fill(best.values == -torch.inf, -1), scores=best.values)
+        ranked = best.indices if items is None else items.gather(1, best.indices)  # [batch, k]
+        return cls(items=ranked.masked_fill(best.values == -torch.inf, -1), scores=best.values)
 
 
 @torch.inference_mode()
@@ -204,10 +204,11 @@ def beam_recall(
 
     The best items are those of `exact_scores`; arguments are its and those of `beam_search`.
     """
-    found = beam_search(model, trie, history, num_beams=num_beams, top_k=top_k, tables=tables).items
+    beam = beam_search(model, trie, history, num_beams=num_beams, top_k=top_k, tables=tables)
     scores = exact_scores(model, trie, history, tables=tables, prefixes_at_once=prefixes_at_once)
-    best = scores.topk(min(top_k, trie.num_items), dim=1).indices
-    return (best[:, :, None] == found[:, None, :]).any(dim=2).float().mean(dim=1)
+    best = scores.topk(min(top_k, trie.num_items), dim=1).indices  # [batch, k]
+    is_hit = (best[:, :, None] == beam.items[:, None, :]).any(dim=2)  # [batch, k]
+    return is_hit.float().mean(dim=1)
 
 
 def _check_beams(model: Seq2Seq, num_beams: int, top_k: int) -> None:

@@ -1,10 +1,11 @@
-"""Checks of item rows, and of what is known of each item: its id, and how often it was had."""
+"""Checks of item rows and of what is known of each item, and the first of each in a list."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -66,3 +67,19 @@ def check_range(name: str, least: int, most: int, num_items: int, *, padded: boo
             f"{name} must hold item rows from 0 to {num_items - 1}{padding}, "
             f"got {least if least < 0 else most}"
         )
+
+
+def first_of_each(items: Int[Tensor, "users m"], fill: int) -> Int[Tensor, "users m"]:
+    """Returns each row's items in place, with `fill` wherever an item came earlier in the row.
+
+    Args:
+        items: Item rows, in any order.
+        fill: What stands where an item is repeated, such as the padding or -1.
+    """
+    # Equal items are neighbours once sorted, and a stable sort keeps the first of them first.
+    ordered, order = items.sort(dim=1, stable=True)  # [users, m]
+    is_repeat = torch.zeros_like(ordered, dtype=torch.bool)
+    is_repeat[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    # The marks go back to the places that the items came from.
+    is_repeat = torch.zeros_like(is_repeat).scatter(1, order, is_repeat)
+    return items.masked_fill(is_repeat, fill)

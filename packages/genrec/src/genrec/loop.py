@@ -16,13 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from genrec.artifact import ArtifactError
+from genrec.artifact import ArtifactError, restore_module
 from genrec.checkpoint import (
     LOG_FILE,
     STATE_FILE,
     load_checkpoint,
     optimizer_tensors,
-    restore_module,
     restore_optimizer,
     resume_log,
     save_checkpoint,

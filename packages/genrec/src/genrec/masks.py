@@ -6,16 +6,17 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from genrec.item_checks import check_rows
-from genrec.trie import Children, Trie, distinct
+from genrec.children import Children
+from genrec.item_checks import check_rows, first_of_each
+from genrec.trie import Trie
 
 
 class Mask:
     """The items that may be returned, user by user.
 
     A child of a prefix is struck out where it leads to no item that may be returned, so every beam
-    that is kept leads to one. No pass over the catalogue is made, but for a list that is given as
-    one mark an item.
+    that is kept leads to such an item. Lists of items are looked up in the trie, without a pass
+    over the catalogue; only marks, one for each item, are counted over all of it, once.
 
     Args:
         trie: The catalogue.
@@ -46,7 +47,7 @@ class Mask:
         if allow is None:
             return
         if allow.dtype != torch.bool:
-            self.allow = _lists("allow", allow, trie, num_users)
+            self.allow = _lists("allow", allow, trie, num_users)  # [users, n]
             if self.exclude is not None:
                 self.allow = _without(self.allow, self.exclude, trie.num_items)
                 self.exclude = None
@@ -56,13 +57,16 @@ class Mask:
                 f"allow must hold one mark for each of {trie.num_items} items, got shape "
                 f"{tuple(allow.shape)}"
             )
+        # Leaves below a node are neighbours, so running counts over the leaves tell for any node
+        # how many items below it may be returned: the difference of two of them.
         count = torch.zeros(trie.num_items + 1, dtype=torch.int32, device=allow.device)
-        torch.cumsum(allow[trie.leaf_items], dim=0, out=count[1:])
+        torch.cumsum(allow[trie.leaf_items], dim=0, out=count[1:])  # [leaves + 1]
         self.allowed_before = count
         if self.exclude is not None:
-            known = self.exclude < trie.num_items
-            known &= allow[self.exclude.masked_fill(~known, 0)]
-            self.exclude = self.exclude.masked_fill(~known, trie.num_items)
+            # What the marks already forbid must not be counted a second time as excluded.
+            counts = self.exclude < trie.num_items  # [users, m]
+            counts &= allow[self.exclude.masked_fill(~counts, 0)]
+            self.exclude = self.exclude.masked_fill(~counts, trie.num_items)
 
     @classmethod
     def of(
@@ -80,22 +84,22 @@ class Mask:
 
         Args:
             level: The children's level.
-            parents: Each user's prefixes, no two alike but for those without any hope.
+            parents: Each user's prefixes, no two alike but for those whose score is minus infinity.
             children: The children of all prefixes.
             scores: One score a child.
         """
         if self.allowed_before is not None:
-            first = self.trie.first_leaf(level, children.node)
+            first = self.trie.first_leaf(level, children.node)  # [children]
             end = self.trie.first_leaf(level, children.node + 1)
-            none = self.allowed_before[first] == self.allowed_before[end]
-            scores.masked_fill_(none, -torch.inf)
+            is_empty = self.allowed_before[first] == self.allowed_before[end]
+            scores.masked_fill_(is_empty, -torch.inf)
         if self.exclude is not None:
-            given = self.trie.exhausted(
+            exhausted = self.trie.exhausted(
                 level, parents, children, self.exclude, allowed_before=self.allowed_before
-            )
-            scores[given] = -torch.inf
+            )  # positions among the children
+            scores[exhausted] = -torch.inf
         if self.allow is not None:
-            closed = torch.ones_like(scores, dtype=torch.bool)
+            closed = torch.ones_like(scores, dtype=torch.bool)  # [children]
             closed[self.trie.holding(level, parents, children, self.allow)] = False
             scores.masked_fill_(closed, -torch.inf)
 
@@ -107,13 +111,14 @@ def _lists(name: str, items: Tensor, trie: Trie, num_users: int) -> Tensor:
             f"{tuple(items.shape)}"
         )
     check_rows(name, items, trie.num_items)
-    return distinct(items, trie.num_items)
+    return first_of_each(items, trie.num_items)
 
 
 def _without(items: Tensor, banned: Tensor, num_items: int) -> Tensor:
-    """Returns each row's items but those banned in the same row; both come sorted."""
+    """Returns each row's items, with the padding in place of those banned in the same row."""
     if not banned.shape[1]:
         return items
-    banned = banned.sort(dim=1).values
-    place = torch.searchsorted(banned, items).clamp(max=banned.shape[1] - 1)
+    # A binary search in the sorted list costs no table of all pairs.
+    banned = banned.sort(dim=1).values  # [users, m]
+    place = torch.searchsorted(banned, items).clamp(max=banned.shape[1] - 1)  # [users, n]
     return items.masked_fill(banned.gather(1, place) == items, num_items)

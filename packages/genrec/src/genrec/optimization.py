@@ -142,12 +142,12 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Lends the average to the module, and gives it its own weights back."""
-        own = [p.detach().clone() for p in self.parameters]
+        weights = [p.detach().clone() for p in self.parameters]
         _copy(self.averages, self.parameters)
         try:
             yield
         finally:
-            _copy(own, self.parameters)
+            _copy(weights, self.parameters)
 
     def keep(self) -> None:
         """Gives the average to the module for good."""

@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+if sys.platform != "win32":  # Windows has no such module
+    import resource
+
 
 def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
     """Returns a launched Fabric on `device`, or on all that `torchrun` started this process for."""
@@ -87,7 +90,5 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
         return float("nan")
-    import resource  # there is none on Windows
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

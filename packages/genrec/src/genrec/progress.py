@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.progress import Progress, TimeRemainingColumn
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEvent:
@@ -34,8 +36,6 @@ class TrainingEvent:
 @contextmanager
 def rich_progress(description: str = "training") -> Iterator[Callable[[TrainingEvent], None]]:
     """Yields a callback for `fit` that draws a progress bar on the terminal."""
-    from rich.progress import Progress, TimeRemainingColumn
-
     with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn()) as progress:
         task = progress.add_task(description, total=None)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from genrec.answers import Answer, Answers, Recommendation, Request
-from genrec.artifact import load_model
 from genrec.backbones import Backbone
 from genrec.catalogue import with_catalogue
 from genrec.decoding import Ranked, beam_search
 from genrec.item_checks import check_item_ids
+from genrec.saved_backbone import load_backbone, save_backbone
+from genrec.saved_seq2seq import load_model
 from genrec.seq2seq import Seq2Seq
 from genrec.trie import Trie
 
@@ -76,7 +78,7 @@ class Recommender(Answers):
             num_beams: As for the class.
 
         Raises:
-            ArtifactError: The folder cannot be used, or is of another catalogue.
+            ArtifactError: The folder cannot be used, or is of another catalogue or kind of model.
         """
         saved = load_model(folder, codes=codes)
         return cls(
@@ -163,6 +165,46 @@ class DenseRecommender(Answers):
             popularity=popularity,
         )
         self.model = model.eval()
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> DenseRecommender:
+        """Loads a model folder.
+
+        Args:
+            folder: What `save` or `save_backbone` wrote.
+            device: Where the model goes.
+
+        Raises:
+            ArtifactError: The folder cannot be used, or is of another kind of model.
+        """
+        saved = load_backbone(folder)
+        return cls(
+            saved.model.to(device),
+            saved.item_ids,
+            history_length=saved.history_length,
+            popularity=saved.popularity,
+        )
+
+    def save(self, folder: str | Path, *, info: Mapping[str, Any] | None = None) -> None:
+        """Writes the model folder that `load` reads.
+
+        Args:
+            folder: Where it goes; a model folder that is there is replaced.
+            info: Whatever else JSON can hold.
+
+        Raises:
+            FileExistsError: The folder holds something else than a model.
+            TypeError: The model or its item encoder is of a class that no folder can hold, or
+                `info` is not what JSON can hold.
+        """
+        save_backbone(
+            folder,
+            self.model,
+            self.item_ids,
+            history_length=self.history_length,
+            popularity=self.popularity,
+            info=info,
+        )
 
     @torch.inference_mode()
     def rank(

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.cached import CachedLayer, cached_layers
+from genrec.children import Children
 from genrec.history import HistoryEmbedding
-from genrec.item_checks import check_rows
+from genrec.item_checks import check_rows, first_of_each
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.similarity import unit
-from genrec.trie import Children, Trie, distinct
+from genrec.trie import Trie
 from genrec.vocabulary import TokenTable, Vocabulary, node_means
 
 
@@ -112,10 +113,12 @@ class Seq2Seq(nn.Module):
             assert item_vectors is not None
             node_vectors = node_means(trie, item_vectors)
         self.register_buffer("node_vectors", node_vectors)
-        given_dim = None if node_vectors is None else node_vectors.shape[1]
-        given = self.vocabulary.bos
-        self.tokens = TokenTable(self.vocabulary.size, config.dim, given=given, given_dim=given_dim)
-        self.head = TokenTable(given, config.dim, given=given, given_dim=given_dim)
+        num_codes = self.vocabulary.bos
+        fixed_dim = None if node_vectors is None else node_vectors.shape[1]
+        self.tokens = TokenTable(
+            self.vocabulary.size, config.dim, num_fixed=num_codes, fixed_dim=fixed_dim
+        )
+        self.head = TokenTable(num_codes, config.dim, num_fixed=num_codes, fixed_dim=fixed_dim)
         sizes = (config.dim, config.num_heads, config.feedforward_dim)
         self.encoder = nn.ModuleList(
             EncoderLayer(*sizes, dropout=config.dropout) for _ in range(config.num_encoder_layers)
@@ -147,7 +150,7 @@ class Seq2Seq(nn.Module):
         x = self.dropout(x)
         for layer in self.encoder:
             x = layer(x, padding=padding)
-        items = distinct(history, self.trie.num_items)
+        items = first_of_each(history, self.trie.num_items)
         return Memory(states=self.encoder_norm(x), padding=padding, items=items)
 
     @property

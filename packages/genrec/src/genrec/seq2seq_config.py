@@ -83,6 +83,11 @@ class Seq2SeqConfig:
         return cls(**{**sizes, **changes})
 
     def __post_init__(self) -> None:
+        self._check_values()
+        self._check_combinations()
+
+    def _check_values(self) -> None:
+        """Refuses what is out of range by itself."""
         for name in (
             "dim",
             "num_encoder_layers",
@@ -115,6 +120,9 @@ class Seq2SeqConfig:
             raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
         if self.distillation_dim is not None and self.distillation_dim < 1:
             raise ValueError(f"distillation_dim must be at least 1, got {self.distillation_dim}")
+
+    def _check_combinations(self) -> None:
+        """Refuses choices that have no effect, or no sense, beside others."""
         if self.distillation_state == "first" and self.distillation_dim is None:
             raise ValueError(
                 'distillation_state must be "last" when distillation_dim is None, got "first"'

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from genrec.decoding import Ranked, search
+from genrec.item_checks import first_of_each
 from genrec.masks import Mask
 from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
 from genrec.seq2seq_config import Seq2SeqConfig
@@ -120,17 +121,17 @@ class Streams(nn.Module):
 
 
 def _ranked_by_all(walks: Sequence[Walk], lists: Sequence[Ranked], top_k: int) -> Ranked:
-    """Scores the union of the streams' lists by every stream; what one found it has scored."""
-    items = torch.cat([found.items for found in lists], dim=1)
+    """Scores the union of the streams' lists by every stream; what a stream found it has scored."""
+    items = torch.cat([ranked.items for ranked in lists], dim=1)  # [users, candidates]
     total = torch.zeros(items.shape, device=items.device)
     for number, walk in enumerate(walks):
-        others = [found.items for other, found in enumerate(lists) if other != number]
+        others = [ranked.items for other, ranked in enumerate(lists) if other != number]
         rescored = walk.score(torch.cat(others, dim=1).clamp(min=0))
         scores = list(torch.split(rescored, [other.shape[1] for other in others], dim=1))
         scores.insert(number, lists[number].scores)
         total += torch.cat(scores, dim=1)
+    # Sorted by item, so that candidates meet the ranking in an order that no stream decides.
     items, order = items.sort(dim=1, stable=True)
-    again = torch.zeros_like(items, dtype=torch.bool)
-    again[:, 1:] = items[:, 1:] == items[:, :-1]
-    total = (total / len(walks)).gather(1, order).masked_fill(again | (items < 0), -torch.inf)
+    missing = first_of_each(items, -1) < 0  # [users, candidates], repeats among them
+    total = (total / len(walks)).gather(1, order).masked_fill(missing, -torch.inf)
     return Ranked.best(total, top_k, items=items)

@@ -2,9 +2,24 @@
 
 The root stands above level 0. A node at level l is one distinct prefix of l + 1 codes; the nodes of
 a level are numbered from 0 in the order of their codes, so that the children of a node are
-neighbours, and so are the leaves below it. One table of offsets a level says where its children
-start, another where its leaves do; neither a search nor a dense table is needed to go down. The
-nodes of the last level, the leaves, are the items.
+neighbours, and so are the leaves below it. Hence a table of offsets a level says where the children
+of each node start, another where its leaves do, and neither a search nor a dense table is needed to
+go down. The nodes of the last level, the leaves, are the items.
+
+Five items with codes of three levels, and all arrays of their trie:
+
+    root                .              child_0 = 0 2
+                   ┌────┴─────┐
+    level 0        0          1        codes_0 = 0 1          child_1 = 0 2 4    leaf_0 = 0 3 5
+                ┌──┴─┐      ┌─┴─┐
+    level 1     0    1      2   3      codes_1 = 0 1 0 2      child_2 = leaf_1 = 0 2 3 4 5
+               ┌┴┐   │      │   │
+    level 2    0 1   2      3   4      codes_2 = 0 1 0 1 0
+    item row   3 0   4      1   2      leaf_items = 3 0 4 1 2    item_leaves = 1 3 4 0 2
+
+Node n of level l has the children child_{l+1}[n] to child_{l+1}[n + 1] - 1 and the leaves leaf_l[n]
+to leaf_l[n + 1] - 1; the last entry of each table is the end of the last node. `item_leaves` is the
+inverse of `leaf_items`.
 
 Numbers are stored in 32 bits, codes in 16 where they fit, and look-ups return int64. A catalogue
 of 10 million items and three levels of 256 codes takes about 100 MB.
@@ -12,76 +27,13 @@ of 10 million items and three levels of 256 codes takes about 100 MB.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, kw_only=True)
-class Children:
-    """The children of several nodes, one after the other.
-
-    Attributes:
-        node: The children, those of the first parent first.
-        parent: For each child the position of its parent among those asked for.
-        offsets: Where each parent's children start and end in `node`.
-        level_codes: The code of every node of the children's level.
-    """
-
-    node: Int[Tensor, " children"]
-    parent: Int[Tensor, " children"]
-    offsets: Int[Tensor, " parents_and_one"]
-    level_codes: Int[Tensor, " nodes"]
-
-    @property
-    def codes(self) -> Int[Tensor, " children"]:
-        """The code that each child ends with."""
-        return self.level_codes[self.node].long()
-
-    @property
-    def counts(self) -> Int[Tensor, " parents"]:
-        """Number of children of each parent."""
-        return self.offsets.diff()
-
-    def log_softmax(self, logits: Float[Tensor, " children"]) -> Float[Tensor, " children"]:
-        """Returns a log-softmax over each parent's children; exactly 0 for an only child."""
-        parents = len(self.offsets) - 1
-        top = logits.detach().new_full((parents,), -torch.inf)
-        top = top.scatter_reduce(0, self.parent, logits.detach(), "amax")
-        shifted = logits - top[self.parent]
-        total = logits.new_zeros(parents).index_add(0, self.parent, shifted.exp())
-        return shifted - total.log()[self.parent]
-
-    def products(
-        self,
-        states: Float[Tensor, "parents dim"],
-        rows: Float[Tensor, "rows dim"],
-        row: Int[Tensor, " children"],
-    ) -> Float[Tensor, " children"]:
-        """Returns the dot product of each child's row with its parent's state.
-
-        It is a sampled matrix product: neither all pairs nor a copy of the rows is ever held.
-
-        Args:
-            states: One fp32 vector a parent.
-            rows: A table of fp32 vectors.
-            row: The row of each child, ascending within a parent.
-        """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-            pattern = torch.sparse_csr_tensor(
-                self.offsets,
-                row,
-                states.new_zeros(len(row)),
-                size=(len(states), len(rows)),
-                check_invariants=False,
-            )
-        out: Tensor = torch.sparse.sampled_addmm(pattern, states, rows.T, beta=0.0).values()
-        return out
+from genrec.children import Children
 
 
 class Trie(nn.Module):
@@ -116,8 +68,9 @@ class Trie(nn.Module):
         self.register_buffer("item_leaves", item_leaves, persistent=False)
         above = leaf_items.new_tensor([0, len(leaf_items)])  # the root's first leaf, and the end
         for level, codes in enumerate(node_codes):
-            self.register_buffer(f"codes_{level}", codes, persistent=False)
+            self.register_buffer(f"codes_{level}", codes, persistent=False)  # [nodes]
             if level < len(node_codes) - 1:
+                # The first child of a node is the node of this level with the same first leaf.
                 first = torch.searchsorted(first_leaves[level], above, out_int32=True)
                 above = first_leaves[level]
                 self.register_buffer(f"leaf_{level}", above, persistent=False)
@@ -144,16 +97,18 @@ class Trie(nn.Module):
         sizes = tuple(int(size) for size in codebook_sizes)
         _check(codes, sizes)
         num_items, num_levels = codes.shape
-        order = _order(codes, sizes)
-        starts = torch.zeros(num_items, dtype=torch.bool, device=codes.device)
-        starts[0] = True  # does a new node start at this leaf?
+        order = _order(codes, sizes)  # [leaves], the item of each leaf
+        # Whether a new node starts at a leaf: wherever the prefix differs from the leaf's before.
+        # A prefix that differs stays different when it grows, so the marks add up level by level.
+        starts = torch.zeros(num_items, dtype=torch.bool, device=codes.device)  # [leaves]
+        starts[0] = True
         end = torch.tensor([num_items], device=codes.device)
         node_codes, first_leaves = [], []
         for level in range(num_levels):
-            column = codes[:, level].to(_dtype(sizes[level]))[order]
+            column = codes[:, level].to(_dtype(sizes[level]))[order]  # [leaves]
             starts[1:] |= column[1:] != column[:-1]
             if level < num_levels - 1:
-                first = starts.nonzero().squeeze(1)
+                first = starts.nonzero().squeeze(1)  # [nodes]
                 first_leaves.append(torch.cat([first, end]).int())
                 column = column[first]
             node_codes.append(column)
@@ -192,7 +147,7 @@ class Trie(nn.Module):
 
     def paths(self, items: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch levels"]:
         """Returns the node of each item at each level."""
-        leaves = self.item_leaves[items]
+        leaves = self.item_leaves[items]  # [*batch]
         return torch.stack([self._node(k, leaves) for k in range(self.num_levels)], dim=-1)
 
     def codes_on(self, paths: Int[Tensor, "*batch levels"]) -> Int[Tensor, "*batch levels"]:
@@ -228,10 +183,12 @@ class Trie(nn.Module):
         Returns:
             The children, parent by parent, in the order of their codes.
         """
-        first = self.first_child(level, parents)
-        counts = self.first_child(level, parents + 1) - first
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)])
-        owner = torch.repeat_interleave(counts)
+        first = self.first_child(level, parents)  # [parents]
+        counts = self.first_child(level, parents + 1) - first  # [parents]
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)])  # [parents + 1]
+        owner = torch.repeat_interleave(counts)  # [children], the parent's position
+        # Children of a parent are neighbours, here and in their level, so that the distance between
+        # the two positions is the same for all of them: that of the first.
         node = torch.arange(len(owner), device=owner.device) + (first - offsets[:-1])[owner]
         return Children(
             node=node,
@@ -249,28 +206,30 @@ class Trie(nn.Module):
         *,
         allowed_before: Int[Tensor, " leaves_and_one"] | None = None,
     ) -> Int[Tensor, " places"]:
-        """Finds the children under which there are no items but those given.
+        """Returns the children under which there are no items but those of the lists.
 
         Args:
             level: The children's level.
             parents: Each user's nodes of the level above, no two alike.
             children: `expand(level, parents.flatten())`.
-            items: Each user's items, no two alike, padded with `num_items`.
+            items: Each user's list of items, no two alike, padded with `num_items`.
             allowed_before: How many items count at all, before each leaf and in the end; all do
                 where it is None, and all of `items` must where it is not.
 
         Returns:
-            Their positions in `children`; one may come several times.
+            Positions in `children`; the same position may come several times.
         """
-        known = items < self.num_items
-        leaves = self.item_leaves[items.masked_fill(~known, 0)]
-        nodes = self._node(level, leaves)
+        is_item = items < self.num_items  # [users, m], False at padding
+        leaves = self.item_leaves[items.masked_fill(~is_item, 0)]  # [users, m]
+        nodes = self._node(level, leaves)  # [users, m], the node above each listed item
         first, end = self.first_leaf(level, nodes), self.first_leaf(level, nodes + 1)
-        given = leaves.long().masked_fill(~known, self.num_items).sort(dim=1).values
-        count = torch.searchsorted(given, end) - torch.searchsorted(given, first)
+        # The leaves of a node are neighbours, so two binary searches in the sorted list count how
+        # many of them are listed; no pass over the catalogue is needed.
+        listed = leaves.long().masked_fill(~is_item, self.num_items).sort(dim=1).values
+        count = torch.searchsorted(listed, end) - torch.searchsorted(listed, first)  # [users, m]
         if allowed_before is not None:
             first, end = allowed_before[first], allowed_before[end]
-        return self._places(level, parents, children, leaves, known & (count == end - first))
+        return self._places(level, parents, children, leaves, is_item & (count == end - first))
 
     def holding(
         self,
@@ -279,40 +238,35 @@ class Trie(nn.Module):
         children: Children,
         items: Int[Tensor, "users m"],
     ) -> Int[Tensor, " places"]:
-        """Finds the children under which there is at least one of the items given.
+        """Returns the children under which there is at least one item of the lists.
 
         Arguments and result are those of `exhausted`.
         """
-        known = items < self.num_items
-        leaves = self.item_leaves[items.masked_fill(~known, 0)]
-        return self._places(level, parents, children, leaves, known)
+        is_item = items < self.num_items  # [users, m], False at padding
+        leaves = self.item_leaves[items.masked_fill(~is_item, 0)]  # [users, m]
+        return self._places(level, parents, children, leaves, is_item)
 
     def _places(
         self, level: int, parents: Tensor, children: Children, leaves: Tensor, wanted: Tensor
     ) -> Tensor:
         """Returns where in `children` the nodes above the wanted leaves stand, if they do."""
-        nodes = self._node(level, leaves)
-        above = self._node(level - 1, leaves) if level else torch.zeros_like(nodes)
-        known, beams = parents.sort(dim=1, stable=True)
-        place = torch.searchsorted(known, above).clamp(max=parents.shape[1] - 1)
-        user = torch.arange(len(parents), device=parents.device)[:, None]
-        first = children.offsets[user * parents.shape[1] + beams.gather(1, place)]
-        found = wanted & (known.gather(1, place) == above)
-        return (first + nodes - self.first_child(level, above))[found]
+        num_beams = parents.shape[1]
+        nodes = self._node(level, leaves)  # [users, m]
+        above = self._node(level - 1, leaves) if level else torch.zeros_like(nodes)  # [users, m]
+        # Which beam of the user stands at the node above: a binary search in the sorted parents.
+        sorted_parents, beams = parents.sort(dim=1, stable=True)  # [users, beams]
+        place = torch.searchsorted(sorted_parents, above).clamp(max=num_beams - 1)  # [users, m]
+        is_parent = sorted_parents.gather(1, place) == above  # [users, m]
+        user = torch.arange(len(parents), device=parents.device)[:, None]  # [users, 1]
+        first = children.offsets[user * num_beams + beams.gather(1, place)]  # [users, m]
+        positions = first + nodes - self.first_child(level, above)  # [users, m]
+        return positions[wanted & is_parent]
 
     def _node(self, level: int, leaves: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Returns the node of a level above each leaf."""
         if level == self.num_levels - 1:
             return leaves.long()
         return torch.searchsorted(self.get_buffer(f"leaf_{level}"), leaves, right=True) - 1
-
-
-def distinct(items: Int[Tensor, "users m"], num_items: int) -> Int[Tensor, "users m"]:
-    """Returns each row's items sorted, each once, the rest `num_items`."""
-    items = items.sort(dim=1).values
-    again = torch.zeros_like(items, dtype=torch.bool)
-    again[:, 1:] = items[:, 1:] == items[:, :-1]
-    return items.masked_fill(again, num_items)
 
 
 def _dtype(size: int) -> torch.dtype:
@@ -330,9 +284,11 @@ def _order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
             span = 1
         span *= sizes[level]
         groups[-1].insert(0, level)
-    order = torch.arange(len(codes), device=codes.device)
+    # From the last group of levels to the first: a stable sort keeps the order that later levels
+    # have made wherever earlier levels agree.
+    order = torch.arange(len(codes), device=codes.device)  # [items]
     for number, levels in enumerate(groups):
-        key = torch.zeros_like(order)
+        key = torch.zeros_like(order)  # [items], the levels' codes as the digits of one number
         for level in levels:
             key.mul_(sizes[level]).add_(codes[:, level])
         order = order[key[order].argsort(stable=True)] if number else key.argsort(stable=True)

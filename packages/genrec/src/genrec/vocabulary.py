@@ -55,46 +55,46 @@ class Vocabulary:
 
 
 class TokenTable(nn.Module):
-    """One vector a token: free, or a learned projection of a given vector plus a free offset.
+    """One vector a token: free, or a learned projection of a fixed vector plus a free offset.
 
-    The offsets of tokens with given vectors start at zero: a token that is hardly ever seen stays
-    where its given vector puts it, near the tokens that are like it.
+    The offsets of tokens with fixed vectors start at zero: a token that is hardly ever seen stays
+    where its fixed vector puts it, near the tokens that are like it.
 
     Args:
         num_tokens: Number of rows.
         dim: Width of a row.
-        given: Number of tokens, counted from the first, for which vectors are given.
-        given_dim: Width of the given vectors; None where there are none.
+        num_fixed: Number of tokens, counted from the first, that have fixed vectors.
+        fixed_dim: Width of the fixed vectors; None where there are none.
     """
 
     def __init__(
-        self, num_tokens: int, dim: int, *, given: int = 0, given_dim: int | None = None
+        self, num_tokens: int, dim: int, *, num_fixed: int = 0, fixed_dim: int | None = None
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_tokens, dim) * dim**-0.5)
         self.projection: nn.Linear | None = None
-        if given_dim is not None:
-            self.projection = nn.Linear(given_dim, dim, bias=False)
-            nn.init.normal_(self.projection.weight, std=(dim * given_dim) ** -0.5)
-            nn.init.zeros_(self.weight[:given])
+        if fixed_dim is not None:
+            self.projection = nn.Linear(fixed_dim, dim, bias=False)
+            nn.init.normal_(self.projection.weight, std=(dim * fixed_dim) ** -0.5)
+            nn.init.zeros_(self.weight[:num_fixed])
 
     def forward(
         self,
         tokens: Int[Tensor, "*batch"],
-        vectors: Float[Tensor, "given given_dim"] | None = None,
+        vectors: Float[Tensor, "num_fixed fixed_dim"] | None = None,
     ) -> Float[Tensor, "*batch dim"]:
         """Looks tokens up.
 
         Args:
             tokens: Rows of the table.
-            vectors: The given vectors, one a row; needed where `given_dim` was set.
+            vectors: The fixed vectors, one a row; needed where `fixed_dim` was set.
         """
         rows = F.embedding(tokens, self.weight)
         if self.projection is not None:
             assert vectors is not None
-            known = tokens < len(vectors)
-            given = vectors[tokens.clamp(max=len(vectors) - 1)] * known[..., None]
-            rows = rows + self.projection(given)
+            has_vector = tokens < len(vectors)  # [*batch]
+            fixed = vectors[tokens.clamp(max=len(vectors) - 1)] * has_vector[..., None]
+            rows = rows + self.projection(fixed)
         return rows
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrec.cached import CachedDecoder, beam_rows
+from genrec.children import Children
 from genrec.masks import Mask
 from genrec.seq2seq import Memory, Seq2Seq, Tables
-from genrec.trie import Children, Trie
+from genrec.trie import Trie
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Candidates:
 
     def pick(self, columns: Int[Tensor, "users beams"]) -> Prefixes:
         """Returns the candidates in these columns as prefixes."""
-        place = self.place.gather(1, columns)
-        beams = self.beams[place]
+        place = self.place.gather(1, columns)  # [users, beams]
+        beams = self.beams[place]  # [users, beams], the prefix that each is a child of
         return Prefixes(
             self.nodes[place],
             self.scores.gather(1, columns),
@@ -77,7 +78,7 @@ class Walk:
             )
         if model.history_bias is not None and trie is not model.trie:
             raise ValueError(
-                "trie must be model.trie where the config has history_bias, got another one: the "
+                "trie must be model.trie where the config has history_bias, got another trie: the "
                 "history's items are rows of the model's; take with_catalogue(...) and its trie"
             )
         self.model = model
@@ -98,31 +99,38 @@ class Walk:
 
     def expand(self, level: int, prefixes: Prefixes) -> Candidates:
         """Returns all children of the prefixes, those at `level`, with their scores."""
-        beams = prefixes.nodes.shape[1]
+        num_beams = prefixes.nodes.shape[1]
         if not level or not self.settles:
             return self._decode(level, prefixes)
+        # Open prefixes have more than one item below them; the others need no decoder. Each user
+        # has another number of open ones, and as many as the most of them are decoded a user, so
+        # that the batch stays rectangular.
         is_open = (self.trie.items_below(level - 1, prefixes.nodes) > 1) & (
             prefixes.scores > -torch.inf
-        )
+        )  # [users, beams]
         width = int(is_open.sum(dim=1).max())
-        if width == beams:
+        if width == num_beams:
             return self._decode(level, prefixes)
-        order = (~is_open).byte().argsort(dim=1, stable=True)
+        # A stable sort brings the open ones to the front without changing their order.
+        order = (~is_open).byte().argsort(dim=1, stable=True)  # [users, beams]
         settled = self._settle(level, prefixes, order[:, width:])
         if not width:
             return settled
-        chosen = order[:, :width]
-        past = [beam_rows(entry, chosen) for entry in prefixes.past]
-        opened = self._decode(
+        open_beams = order[:, :width]  # [users, width]
+        past = [beam_rows(entry, open_beams) for entry in prefixes.past]
+        decoded = self._decode(
             level,
-            Prefixes(prefixes.nodes.gather(1, chosen), prefixes.scores.gather(1, chosen), past),
+            Prefixes(
+                prefixes.nodes.gather(1, open_beams), prefixes.scores.gather(1, open_beams), past
+            ),
         )
+        # Both kinds side by side; the settled ones' nodes come after those of the decoded ones.
         return Candidates(
-            torch.cat([opened.scores, settled.scores], dim=1),
-            torch.cat([opened.place, settled.place + len(opened.nodes)], dim=1),
-            torch.cat([opened.nodes, settled.nodes]),
-            torch.cat([opened.beams, settled.beams]),
-            opened.past,
+            torch.cat([decoded.scores, settled.scores], dim=1),  # [users, candidates]
+            torch.cat([decoded.place, settled.place + len(decoded.nodes)], dim=1),
+            torch.cat([decoded.nodes, settled.nodes]),  # [children]
+            torch.cat([decoded.beams, settled.beams]),
+            decoded.past,
         )
 
     def subtrees(self, level: int, prefixes: Prefixes, at_once: int) -> Iterator[Candidates]:
@@ -132,7 +140,8 @@ class Walk:
             yield candidates
             return
         # All users walk the same nodes. Settled ones go together: they need no decoding.
-        below = self.trie.items_below(level, candidates.nodes[candidates.place[0]])
+        nodes = candidates.nodes[candidates.place[0]]  # [candidates]
+        below = self.trie.items_below(level, nodes)  # [candidates]
         for columns in torch.split(below.argsort(descending=True), at_once):
             chunk = candidates.pick(columns.expand(len(candidates.scores), -1))
             yield from self.subtrees(level + 1, chunk, at_once)
@@ -145,17 +154,23 @@ class Walk:
         """
         if not items.numel():
             return torch.empty(items.shape, device=items.device)
-        paths, prefixes = self.trie.paths(items), self.start()
-        beam = torch.zeros_like(items)  # the prefix that each item goes on from
-        user = torch.arange(len(items), device=items.device)[:, None]
+        paths, prefixes = self.trie.paths(items), self.start()  # [users, m, levels]
+        beam = torch.zeros_like(items)  # [users, m], the prefix that each item goes on from
+        user = torch.arange(len(items), device=items.device)[:, None]  # [users, 1]
         for level in range(self.trie.num_levels):
             log_probs, children, past = self._log_probs(level, prefixes)
-            nodes, width = paths[..., level], prefixes.nodes.shape[1]
-            first = self.trie.first_child(level, prefixes.nodes.gather(1, beam))
-            scores = log_probs[children.offsets[user * width + beam] + nodes - first]
-            nodes, order = nodes.sort(dim=1, stable=True)
+            nodes, width = paths[..., level], prefixes.nodes.shape[1]  # [users, m]
+            # Children of a parent follow each other, so a node's distance from the first sibling is
+            # that of their positions among all children.
+            first = self.trie.first_child(level, prefixes.nodes.gather(1, beam))  # [users, m]
+            scores = log_probs[children.offsets[user * width + beam] + nodes - first]  # [users, m]
+            # Items that share a node become one prefix of the next level: sorted, equal nodes are
+            # neighbours, and counting the changes numbers the distinct ones from 0.
+            nodes, order = nodes.sort(dim=1, stable=True)  # [users, m]
             rank = F.pad((nodes[:, 1:] != nodes[:, :-1]).long(), (1, 0)).cumsum(dim=1)
             width = int(rank[:, -1].max()) + 1
+            # A user with fewer distinct nodes than another has places left over, at node 0 with a
+            # score of minus infinity.
             above = nodes.new_zeros(len(nodes), width).scatter_(1, rank, beam.gather(1, order))
             prefixes = Prefixes(
                 nodes.new_zeros(len(nodes), width).scatter_(1, rank, nodes),
@@ -164,35 +179,38 @@ class Walk:
                 ),
                 [beam_rows(entry, above) for entry in past],
             )
-            beam = torch.zeros_like(beam).scatter_(1, order, rank)
+            beam = torch.zeros_like(beam).scatter_(1, order, rank)  # [users, m], in items' order
         return scores
 
     def _settle(self, level: int, prefixes: Prefixes, beams: Tensor) -> Candidates:
         """Returns the only child of each of these prefixes, at no cost in score."""
         nodes = self.trie.first_child(level, prefixes.nodes.gather(1, beams)).flatten()
+        # One child a prefix, so that [users, beams] flattened is the list of children.
         place = torch.arange(len(nodes), device=nodes.device).view_as(beams)
         # No cache entry of theirs is ever read again, so any row will do: settled stays settled.
         any_row = torch.zeros_like(nodes)
-        scores = prefixes.scores.gather(1, beams)
+        scores = prefixes.scores.gather(1, beams)  # [users, beams]
         return Candidates(scores, place, nodes, any_row, prefixes.past)
 
     def _decode(self, level: int, prefixes: Prefixes) -> Candidates:
         """Decodes one position for each prefix and scores its children."""
-        beams = prefixes.nodes.shape[1]
-        scores, children, past = self._log_probs(level, prefixes)
+        num_beams = prefixes.nodes.shape[1]
+        scores, children, past = self._log_probs(level, prefixes)  # [children]
         if self.mask is not None:
             self.mask.strike(level, prefixes.nodes, children, scores)
-        bounds = children.offsets[::beams]
-        columns = torch.arange(int(bounds.diff().max()), device=bounds.device)
-        place = bounds[:-1, None] + columns
+        # Children lie parent by parent, hence user by user: every `num_beams`-th offset is where a
+        # user's children start. Padded to the longest such list, they are one row a user.
+        bounds = children.offsets[::num_beams]  # [users + 1]
+        columns = torch.arange(int(bounds.diff().max()), device=bounds.device)  # [candidates]
+        place = bounds[:-1, None] + columns  # [users, candidates]
         missing = place >= bounds[1:, None]
         place = place.masked_fill(missing, 0)
-        scores = scores[place].masked_fill(missing, -torch.inf)
-        return Candidates(scores, place, children.node, children.parent % beams, past)
+        scores = scores[place].masked_fill(missing, -torch.inf)  # [users, candidates]
+        return Candidates(scores, place, children.node, children.parent % num_beams, past)
 
     def _log_probs(self, level: int, prefixes: Prefixes) -> tuple[Tensor, Children, list[Tensor]]:
         """Returns the score of each child of the prefixes, the children, and the cache."""
-        states, past = self._step(level, prefixes)
+        states, past = self._step(level, prefixes)  # [users, beams, dim]
         children = self.trie.expand(level, prefixes.nodes.flatten())
         had = None
         if self.model.history_bias is not None:
@@ -200,7 +218,8 @@ class Walk:
         scores = self.model.child_log_probs(
             level, states.flatten(0, 1), children, head=self.tables.head, had=had
         )
-        return scores + prefixes.scores.flatten()[children.parent], children, past
+        before = prefixes.scores.flatten()[children.parent]  # [children], of what came before
+        return scores + before, children, past
 
     def _step(self, level: int, prefixes: Prefixes) -> tuple[Tensor, list[Tensor]]:
         """Runs the decoder on the prefixes' last tokens; returns its states and the cache."""
@@ -209,7 +228,7 @@ class Walk:
             nodes = prefixes.nodes
             if model.config.output_vocabulary == "level":
                 nodes = self.trie.node_codes(level - 1, nodes)
-            tokens = nodes + model.vocabulary.level_offsets[level - 1]
+            tokens = nodes + model.vocabulary.level_offsets[level - 1]  # [users, beams]
         else:
             tokens = torch.full_like(prefixes.nodes, model.vocabulary.bos)
         states, new = self.decoder.step(self.tables.tokens[tokens], prefixes.past)

@@ -6,7 +6,15 @@ from genrec.backbones.bert4rec import BERT4Rec
 from genrec.backbones.din import DIN
 from genrec.backbones.gru4rec import GRU4Rec
 from genrec.backbones.hstu import HSTU
-from genrec.backbones.items import Backbone, ItemTable, StateBackbone
+from genrec.backbones.items import (
+    Backbone,
+    ConcatenatedTables,
+    ContentTable,
+    ItemInput,
+    ItemTable,
+    StateBackbone,
+    item_table,
+)
 from genrec.backbones.sasrec import SASRec
 
 __all__ = [
@@ -14,8 +22,12 @@ __all__ = [
     "HSTU",
     "BERT4Rec",
     "Backbone",
+    "ConcatenatedTables",
+    "ContentTable",
     "GRU4Rec",
+    "ItemInput",
     "ItemTable",
     "SASRec",
     "StateBackbone",
+    "item_table",
 ]

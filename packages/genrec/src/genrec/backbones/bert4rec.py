@@ -60,6 +60,16 @@ class BERT4Rec(StateBackbone):
             similarity=similarity,
             temperature=temperature,
         )
+        self.settings = {
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "history_length": history_length,
+            "dropout": dropout,
+            "feedforward_dim": feedforward_dim,
+            "similarity": similarity,
+            "temperature": temperature,
+        }
         self.mask_vector = nn.Parameter(torch.empty(dim))
         self.position_vectors = nn.Parameter(torch.empty(history_length + 1, dim))
         for parameter in (self.mask_vector, self.position_vectors):

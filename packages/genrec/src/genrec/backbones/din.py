@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from genrec.backbones.items import Backbone
 
 # While the whole catalogue is scored: activations held at a time, 16 MiB in fp32, and histories.
-_ACTIVATIONS_AT_A_TIME = 2**22
-_HISTORIES_AT_A_TIME = 4
+ACTIVATIONS_AT_A_TIME = 2**22
+HISTORIES_AT_A_TIME = 4
 
 
 class DIN(Backbone):
@@ -64,6 +64,12 @@ class DIN(Backbone):
         if recency is not None and recency < 1:
             raise ValueError(f"recency must be at least 1, got {recency}")
         super().__init__(num_items, dim=dim, item_encoder=item_encoder)
+        self.settings = {
+            "dim": dim,
+            "attention_sizes": list(attention_sizes),
+            "output_sizes": list(output_sizes),
+            "recency": recency,
+        }
         first = attention_sizes[0]
         # The attention's first layer on [candidate, item, candidate - item, candidate * item],
         # taken apart: what depends on one side only is computed once for that side.
@@ -100,14 +106,20 @@ class DIN(Backbone):
         vectors = self.item_vectors()
         items, padding = self.look_up(history, vectors)
         # A few histories at a time, so that each meets enough items to fill a matrix product.
-        activations = _HISTORIES_AT_A_TIME * history.shape[1] * self.from_item.out_features
-        chunk = max(_ACTIVATIONS_AT_A_TIME // activations, 1)
+        activations = HISTORIES_AT_A_TIME * history.shape[1] * self.from_item.out_features
+        chunk = max(ACTIVATIONS_AT_A_TIME // activations, 1)
         parts = torch.split(vectors, chunk)
         rows = [
-            torch.cat([self._compare(some, pad, p.expand(len(some), -1, -1)) for p in parts], dim=1)
-            for some, pad in zip(
-                torch.split(items, _HISTORIES_AT_A_TIME),
-                torch.split(padding, _HISTORIES_AT_A_TIME),
+            torch.cat(
+                [
+                    self._compare(history_items, pad, part.expand(len(history_items), -1, -1))
+                    for part in parts
+                ],
+                dim=1,
+            )
+            for history_items, pad in zip(
+                torch.split(items, HISTORIES_AT_A_TIME),
+                torch.split(padding, HISTORIES_AT_A_TIME),
                 strict=True,
             )
         ]

@@ -56,6 +56,14 @@ class GRU4Rec(StateBackbone):
             similarity=similarity,
             temperature=temperature,
         )
+        self.settings = {
+            "dim": dim,
+            "hidden_dim": hidden_dim,
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "similarity": similarity,
+            "temperature": temperature,
+        }
         self.dropout = Dropout(dropout)
         self.gru = nn.GRU(dim, hidden_dim, num_layers, batch_first=True)
         self.output = nn.Linear(hidden_dim, dim)

@@ -69,6 +69,15 @@ class HSTU(StateBackbone):
             similarity=similarity,
             temperature=temperature,
         )
+        self.settings = {
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "history_length": history_length,
+            "dropout": dropout,
+            "similarity": similarity,
+            "temperature": temperature,
+        }
         self.history_length = history_length
         self.input_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -10,48 +13,128 @@ from torch.nn import functional as F
 from genrec.item_checks import check_rows
 from genrec.similarity import Similarity, check_similarity, item_scores
 
+ItemInput = Literal["ids", "content", "both"]
+"""What stands for an item in a model: a vector of its own, its stored content, or both."""
+
 
 class ItemTable(nn.Module):
-    """One learned vector an item, plus a linear projection of fixed features if there are any.
+    """One learned vector an item.
 
-    Any module whose `forward()` returns [items, dim] can take its place in a backbone: a modality
-    adaption layer over text embeddings, for instance, or the sum of both.
+    Any module whose `forward()` returns [items, dim] can take its place in a backbone: stored
+    content (`ContentTable`), for instance, or several tables joined (`ConcatenatedTables`).
 
     Args:
         num_items: Size of the catalogue.
         dim: Width of the vectors.
-        features: Content embeddings, row i for item i; kept in the weights, not trained.
 
     Raises:
-        ValueError: Sizes are not positive, or `features` has another number of rows.
+        ValueError: A size is not positive.
     """
 
-    features: Tensor | None
-
-    def __init__(
-        self,
-        num_items: int,
-        dim: int,
-        *,
-        features: Float[Tensor, "items feature_dim"] | None = None,
-    ) -> None:
+    def __init__(self, num_items: int, dim: int) -> None:
         super().__init__()
         if num_items < 1 or dim < 1:
             raise ValueError(f"num_items and dim must be at least 1, got {num_items} and {dim}")
         self.ids = nn.Parameter(torch.empty(num_items, dim))
         nn.init.normal_(self.ids, std=0.02)
-        self.register_buffer("features", features)
-        if features is not None:
-            if len(features) != num_items:
-                raise ValueError(f"features must have {num_items} rows, got {len(features)}")
-            self.projection = nn.Linear(features.shape[1], dim)
 
     def forward(self) -> Float[Tensor, "items dim"]:
         """Returns the vectors of all items."""
-        if self.features is None:
-            return self.ids
-        vectors: Tensor = self.ids + self.projection(self.features)
+        return self.ids
+
+
+class ContentTable(nn.Module):
+    """Stored content embeddings through a learned linear layer: one vector an item.
+
+    The layer starts so that the vectors spread as those of an `ItemTable` do, whatever the scale
+    of the features. The features are no part of the state dict: they can be large, and whoever
+    makes the table has them; a model folder holds them in a file of their own.
+
+    Args:
+        features: Content embeddings, row i for item i; not trained.
+        dim: Width of the vectors.
+
+    Raises:
+        ValueError: `dim` is not positive, or the features are not finite or all alike.
+    """
+
+    features: Tensor
+
+    def __init__(self, features: Float[Tensor, "items feature_dim"], dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
+        spread = features.std().item()
+        if not 0 < spread < float("inf"):
+            raise ValueError(
+                f"features must be finite and not all alike, got standard deviation {spread}"
+            )
+        self.register_buffer("features", features, persistent=False)
+        self.projection = nn.Linear(features.shape[1], dim)
+        nn.init.normal_(self.projection.weight, std=0.02 / spread)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
+        """Returns the vectors of these items, or of all."""
+        vectors: Tensor = self.projection(self.features if rows is None else self.features[rows])
         return vectors
+
+
+class ConcatenatedTables(nn.Module):
+    """Several item tables side by side, through a linear layer: TSSR's SASRec-Hybrid.
+
+    Args:
+        tables: Modules whose `forward()` returns [items, dim].
+        dim: Width of the vectors of each table, and of the joined ones.
+
+    Raises:
+        ValueError: There is no table, or `dim` is not positive.
+    """
+
+    def __init__(self, tables: Sequence[nn.Module], dim: int) -> None:
+        super().__init__()
+        if not tables or dim < 1:
+            raise ValueError(
+                f"tables must be at least one and dim at least 1, got {len(tables)} and {dim}"
+            )
+        self.tables = nn.ModuleList(tables)
+        self.projection = nn.Linear(len(self.tables) * dim, dim)
+
+    def forward(self) -> Float[Tensor, "items dim"]:
+        """Returns the vectors of all items."""
+        joined = torch.cat([table() for table in self.tables], dim=1)  # [items, tables * dim]
+        vectors: Tensor = self.projection(joined)
+        return vectors
+
+
+def item_table(
+    item_input: ItemInput, contents: Sequence[Float[Tensor, "items _"]], dim: int
+) -> nn.Module:
+    """Returns the item vectors of a model on ids, on content, or on both concatenated.
+
+    Args:
+        item_input: "ids" for an `ItemTable`, "content" for the content embeddings, "both" for all
+            of them; more than one table is concatenated, the ids first.
+        contents: Content embeddings, row i for item i, one array a modality. With "ids" they say
+            how many items there are and are not read.
+        dim: Width of the vectors.
+
+    Raises:
+        ValueError: `item_input` is none of these, there is no content, or the arrays differ in
+            their number of rows.
+    """
+    if item_input not in get_args(ItemInput):
+        raise ValueError(f"item_input must be one of {get_args(ItemInput)}, got {item_input!r}")
+    counts = [len(content) for content in contents]
+    if len(set(counts)) != 1:
+        raise ValueError(
+            "contents must be at least one array, all of as many rows as there are items, got "
+            f"numbers of rows {counts}"
+        )
+    ids = [ItemTable(counts[0], dim)] if item_input != "content" else []
+    from_content = [ContentTable(content, dim) for content in contents if item_input != "ids"]
+    tables: list[nn.Module] = [*ids, *from_content]
+    return tables[0] if len(tables) == 1 else ConcatenatedTables(tables, dim)
 
 
 class Backbone(nn.Module):
@@ -64,7 +147,13 @@ class Backbone(nn.Module):
         num_items: Size of the catalogue; also the padding in histories.
         dim: Width of the item vectors.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
+
+    Attributes:
+        settings: The other arguments that the model was made with, by name, as JSON can hold
+            them: with the item encoder and the weights, all that it takes to make it again.
     """
+
+    settings: dict[str, Any]
 
     def __init__(self, num_items: int, *, dim: int, item_encoder: nn.Module | None = None) -> None:
         super().__init__()
@@ -100,8 +189,8 @@ class Backbone(nn.Module):
             check_rows("history", history, self.num_items)
         vectors = self.item_vectors() if item_vectors is None else item_vectors
         padding = history == self.num_items
-        found = F.embedding(history.masked_fill(padding, 0), vectors)
-        return found.masked_fill(padding[..., None], 0.0), padding
+        looked_up = F.embedding(history.masked_fill(padding, 0), vectors)
+        return looked_up.masked_fill(padding[..., None], 0.0), padding
 
     def score(self, history: Int[Tensor, "batch length"]) -> Float[Tensor, "batch items"]:
         """Scores the whole catalogue for each history; higher is better."""

@@ -67,6 +67,17 @@ class SASRec(StateBackbone):
             similarity=similarity,
             temperature=temperature,
         )
+        self.settings = {
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "history_length": history_length,
+            "dropout": dropout,
+            "feedforward_dim": feedforward_dim,
+            "positions": positions,
+            "similarity": similarity,
+            "temperature": temperature,
+        }
         self.positions = positions
         self.position_vectors = nn.Parameter(torch.empty(history_length, dim))
         nn.init.normal_(self.position_vectors, std=0.02)

@@ -1,0 +1,183 @@
+"""The model folder of a sequence model: its class, its settings, and where its item vectors are.
+
+What `config.json` says of the item vectors is a tree of item tables. Learned vectors are among the
+weights; stored content is in `catalogue.safetensors`, as `content.0`, `content.1` and so on, in the
+order in which the tree names its tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from genrec.artifact import ArtifactError, read_folder, reading_config, write_folder
+from genrec.backbones import (
+    DIN,
+    HSTU,
+    Backbone,
+    BERT4Rec,
+    ConcatenatedTables,
+    ContentTable,
+    GRU4Rec,
+    ItemTable,
+    SASRec,
+)
+from genrec.item_checks import check_item_ids, check_popularity
+from genrec.windows import check_positive
+
+BACKBONES: Mapping[str, type[Backbone]] = {
+    kind.__name__: kind for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU)
+}
+"""The sequence models that a folder can hold, by the name that `config.json` has of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedBackbone:
+    """What the model folder of a sequence model holds.
+
+    Attributes:
+        model: In eval mode, on the CPU.
+        item_ids: Id of each item row.
+        history_length: Most items of a history that the model reads, the newest ones.
+        popularity: How often each item was had in training; None where nobody said.
+        info: What `save_backbone` was called with.
+    """
+
+    model: Backbone
+    item_ids: list[str]
+    history_length: int
+    popularity: Int[Tensor, " items"] | None
+    info: dict[str, Any]
+
+
+def save_backbone(
+    folder: str | Path,
+    model: Backbone,
+    item_ids: Sequence[str],
+    *,
+    history_length: int,
+    popularity: Int[Tensor, " items"] | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the model folder of a sequence model: beside first, then renamed.
+
+    Args:
+        folder: Where it goes; a model folder that is there is replaced.
+        model: A `SASRec`, `GRU4Rec`, `BERT4Rec`, `DIN` or `HSTU`, whose item encoder is an
+            `ItemTable`, a `ContentTable` or `ConcatenatedTables` of these; content goes with it.
+        item_ids: Id of each item row, no two alike.
+        history_length: Most items of a history that the model reads, the newest ones.
+        popularity: How often each item was had in training, for users without a history.
+        info: Whatever else JSON can hold; keys become strings.
+
+    Raises:
+        FileExistsError: The folder holds something else than a model.
+        TypeError: The model or its item encoder is of another class, `info` is not what JSON can
+            hold, or an id is no string.
+        ValueError: `history_length` is below 1, or `item_ids` or `popularity` does not fit the
+            model.
+    """
+    if BACKBONES.get(type(model).__name__) is not type(model):
+        raise TypeError(
+            f"model must be a {', '.join(BACKBONES)} to be saved, got {type(model).__name__}: "
+            "keep its weights by save_weights"
+        )
+    check_positive(history_length=history_length)
+    check_item_ids(item_ids, model.num_items)
+    catalogue: dict[str, Tensor] = {}
+    items = _describe(model.item_encoder, catalogue)
+    if popularity is not None:
+        check_popularity(popularity, model.num_items)
+        catalogue["popularity"] = popularity.long()
+    settings = {
+        "model": model.settings,
+        "num_items": model.num_items,
+        "items": items,
+        "history_length": history_length,
+    }
+    write_folder(
+        folder, model, settings=settings, catalogue=catalogue, item_ids=item_ids, info=info or {}
+    )
+
+
+def load_backbone(folder: str | Path) -> SavedBackbone:
+    """Loads what `save_backbone` wrote, after checking every file against its digest.
+
+    Raises:
+        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, its
+            files do not belong together, or it holds a model of another class.
+    """
+    saved = read_folder(folder)
+    with reading_config(saved.path):
+        class_name = saved.config["class"]
+        if class_name == "Seq2Seq":
+            raise ArtifactError(
+                f"{folder} holds a Seq2Seq, no sequence model: load it with genrec.load_model"
+            )
+        if class_name not in BACKBONES:
+            raise ArtifactError(
+                f"{folder} holds a {class_name}, which this version of genrec does not know: it "
+                f"knows {', '.join(BACKBONES)}"
+            )
+        settings = dict(saved.config["model"])
+        items = saved.config["items"]
+        num_items, history_length = (
+            int(saved.config[name]) for name in ("num_items", "history_length")
+        )
+    with saved.fitting_together():
+        check_item_ids(saved.item_ids, num_items)
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten below
+            table = _make(items, num_items, _contents(saved.catalogue))
+            model = BACKBONES[class_name](num_items, item_encoder=table, **settings)
+        model.load_state_dict(saved.weights)
+    return SavedBackbone(
+        model=model.eval(),
+        item_ids=saved.item_ids,
+        history_length=history_length,
+        popularity=saved.catalogue.get("popularity"),
+        info=saved.config["info"],
+    )
+
+
+def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
+    """Returns what JSON is to say of an item table; stored content is added to the catalogue."""
+    if type(table) is ItemTable:
+        return {"class": "ItemTable", "dim": table.ids.shape[1]}
+    if type(table) is ContentTable:
+        catalogue[f"content.{len(catalogue)}"] = table.features
+        return {"class": "ContentTable", "dim": table.projection.out_features}
+    if type(table) is ConcatenatedTables:
+        return {
+            "class": "ConcatenatedTables",
+            "dim": table.projection.out_features,
+            "tables": [_describe(part, catalogue) for part in table.tables],
+        }
+    raise TypeError(
+        "item_encoder must be an ItemTable, a ContentTable or ConcatenatedTables to be saved, got "
+        f"{type(table).__name__}: an ItemTable can hold what its item_vectors() are"
+    )
+
+
+def _contents(catalogue: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Yields stored content in the order in which `_describe` came to it."""
+    return (catalogue[f"content.{number}"] for number in count())
+
+
+def _make(description: Mapping[str, Any], num_items: int, contents: Iterator[Tensor]) -> nn.Module:
+    """Makes the item table that `_describe` described."""
+    class_name, dim = description["class"], description["dim"]
+    if class_name == "ItemTable":
+        return ItemTable(num_items, dim)
+    if class_name == "ContentTable":
+        return ContentTable(next(contents), dim)
+    if class_name == "ConcatenatedTables":
+        parts = [_make(part, num_items, contents) for part in description["tables"]]
+        return ConcatenatedTables(parts, dim)
+    raise ValueError(f"items must be made of tables that genrec knows, got {class_name!r}")

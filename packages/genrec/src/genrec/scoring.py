@@ -1,0 +1,122 @@
+"""From a trained model and any number of histories to the scores or the items of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genrec.backbones import Backbone
+from genrec.decoding import Ranked, beam_search, exact_scores
+from genrec.seq2seq import Seq2Seq
+from genrec.sequences import query_batches
+from genrec.streams import Streams
+from genrec.windows import Histories
+
+_HISTORIES_AT_A_TIME = 128
+
+
+def dense_scorer(
+    model: Backbone, history_length: int
+) -> Callable[[Histories], Float[Tensor, "batch items"]]:
+    """Returns a function from histories to the scores of all items, as a full ranking wants it.
+
+    Args:
+        model: The model, in eval mode whenever the function is called.
+        history_length: Most items of a history that it reads, the newest ones.
+
+    Returns:
+        A function of histories, lists of item rows with the oldest first, that scores all of them
+        together, on the model's device and without gradients. It raises ValueError where the model
+        is in training mode, or a history holds what is no item row.
+    """
+
+    @torch.inference_mode()
+    def score(histories: Histories) -> Float[Tensor, "batch items"]:
+        if model.training:
+            raise ValueError("model must be in eval mode, got training mode: call model.eval()")
+        device = next(model.parameters()).device
+        if not len(histories):
+            return torch.empty(0, model.num_items, device=device)
+        ((_, history),) = query_batches(
+            histories,
+            num_items=model.num_items,
+            history_length=history_length,
+            batch_size=len(histories),
+        )
+        return model.score(history.to(device))
+
+    return score
+
+
+@torch.inference_mode()
+def rank_histories(
+    model: Seq2Seq | Streams,
+    histories: Histories,
+    *,
+    num_beams: int,
+    exact: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ranked:
+    """Returns each history's best items, of any number of histories, in bounded memory.
+
+    Histories of similar length are ranked together, which skips padding; the result is in the order
+    in which they came.
+
+    Args:
+        model: An encoder-decoder over one code table or several, in eval mode.
+        histories: Item rows, oldest first.
+        num_beams: Beams of the search, and items a history; all items where they are fewer.
+        exact: Whether the whole catalogue is scored instead, so that no item is missed that the
+            beam would have lost; for a `Seq2Seq` only.
+        progress: Called with the number of histories done, and of all of them, batch by batch.
+
+    Returns:
+        The ranked items of every history, on the CPU.
+
+    Raises:
+        ValueError: The model is in training mode, `num_beams` is below 1, `exact` is asked of
+            `Streams`, or a history holds what is no item row.
+    """
+    if exact and isinstance(model, Streams):
+        raise ValueError("exact must be False for Streams, got True: their union is a beam's")
+    stream = model.streams[0] if isinstance(model, Streams) else model
+    num_items, device = stream.trie.num_items, stream.trie.device
+    if num_beams < 1:
+        raise ValueError(f"num_beams must be at least 1, got {num_beams}")
+    top_k, done = min(num_beams, num_items), 0
+    rank = _ranker(model, top_k, exact)
+    items = torch.full((len(histories), top_k), -1)
+    scores = torch.full((len(histories), top_k), -torch.inf)
+    for rows, history in query_batches(
+        histories,
+        num_items=num_items,
+        history_length=stream.config.history_length,
+        batch_size=_HISTORIES_AT_A_TIME,
+        by_length=True,
+    ):
+        ranked = rank(history.to(device))
+        items[rows], scores[rows] = ranked.items.cpu(), ranked.scores.cpu()
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(histories))
+    return Ranked(items=items, scores=scores)
+
+
+def _ranker(model: Seq2Seq | Streams, top_k: int, exact: bool) -> Callable[[Tensor], Ranked]:
+    """Returns what ranks a batch; the tables that decoding reads are computed once for all."""
+    if isinstance(model, Streams):
+        streams, stream_tables = model, model.tables()
+        return lambda history: streams.beam_search(
+            history, num_beams=top_k, top_k=top_k, tables=stream_tables
+        )
+    single, tables = model, model.tables()
+    if exact:
+        return lambda history: Ranked.best(
+            exact_scores(single, single.trie, history, tables=tables), top_k
+        )
+    return lambda history: beam_search(
+        single, single.trie, history, num_beams=top_k, top_k=top_k, tables=tables
+    )
