@@ -51,8 +51,8 @@ def test_items_can_be_removed_and_moved_where_rows_are_learned_node_by_node(with
     torch.testing.assert_close(exact_scores(new, trie, history), expected)
     fewer = Trie.build(CODES[kept[:9]], (4, 3, 2))
     small = with_catalogue(model, fewer, kept[:9])
-    found = beam_search(small, fewer, torch.tensor([[1, 2]]), num_beams=9, top_k=9)
-    assert sorted(found.items[0].tolist()) == list(range(9))
+    ranked = beam_search(small, fewer, torch.tensor([[1, 2]]), num_beams=9, top_k=9)
+    assert sorted(ranked.items[0].tolist()) == list(range(9))
 
 
 def test_new_items_bring_their_vectors_where_histories_are_vectors():

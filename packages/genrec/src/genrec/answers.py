@@ -1,4 +1,4 @@
-"""What a recommender is asked and what it answers, and the way from one to the other.
+"""The way from requests to answers, the same for all recommenders.
 
 Whatever the model, ids become rows, histories are cut and padded, requests with allow-lists of
 their own go together, and a history without any known item gets the popular ones, if there are any.
@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -19,60 +19,7 @@ from torch import Tensor
 
 from genrec.decoding import Ranked
 from genrec.item_checks import check_item_ids, check_popularity
-
-
-class Recommendation(NamedTuple):
-    """One recommended item.
-
-    Attributes:
-        item_id: The item's id.
-        score: Log-probability of the item as the model has it; for popular items the logarithm of
-            the item's share in all interactions.
-    """
-
-    item_id: str
-    score: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A history with wishes of its own.
-
-    Attributes:
-        history: Item ids, oldest first.
-        allow: Ids of the items that alone may be returned; None for all.
-        deny: Ids of items that must not be returned.
-    """
-
-    history: Sequence[str]
-    allow: Collection[str] | None = None
-    deny: Collection[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one history is answered with.
-
-    Attributes:
-        items: Recommendations, best first.
-        unknown: How many ids of the history the model does not know; they were skipped.
-        popular: True where the history held no known item, so that `items` are merely those had
-            most, all of them had at least once. False where the model answered, from nothing if
-            need be.
-    """
-
-    items: list[Recommendation]
-    unknown: int
-    popular: bool
-
-
-class _RowRequest(NamedTuple):
-    """A request in item rows, without the ids that the model does not know."""
-
-    history: list[int]
-    allow: list[int] | None
-    deny: list[int]
-    unknown: int
+from genrec.requests import Answer, Recommendation, Request, RowRequest
 
 
 class Answers(ABC):
@@ -259,7 +206,7 @@ class Answers(ABC):
 
     def _row_request(
         self, request: Sequence[str] | Request, number: int, unknown: str
-    ) -> _RowRequest:
+    ) -> RowRequest:
         """Returns a request in rows; `number` names it where it is refused."""
         if not isinstance(request, Request):
             request = Request(history=request)
@@ -270,7 +217,7 @@ class Answers(ABC):
                     raise ValueError(f"history {number} must hold known ids only, got {item_id!r}")
         allow = None if request.allow is None else self._known(request.allow)
         deny = self._known(request.deny)
-        return _RowRequest(history, allow, deny, len(request.history) - len(history))
+        return RowRequest(history, allow, deny, len(request.history) - len(history))
 
     def _known(self, ids: Collection[str]) -> list[int]:
         """Returns the rows of the ids that are known; a string is no list of letters."""
@@ -290,7 +237,7 @@ class _Search:
     exclude_seen: bool
     marks: Bool[Tensor, " items"] | None
 
-    def __call__(self, requests: list[_RowRequest]) -> Iterator[list[Recommendation]]:
+    def __call__(self, requests: list[RowRequest]) -> Iterator[list[Recommendation]]:
         """Returns the items for each request; those with allow-lists of their own go together."""
         answers: list[list[Recommendation]] = [[]] * len(requests)
         for with_lists in (False, True):
@@ -301,7 +248,7 @@ class _Search:
                     answers[number] = items
         return iter(answers)
 
-    def popular(self, request: _RowRequest) -> list[Recommendation]:
+    def popular(self, request: RowRequest) -> list[Recommendation]:
         """Returns the items had most, of those that may be returned and were ever had."""
         popularity, ids = self.catalogue.popularity, self.catalogue.item_ids
         if popularity is None:
@@ -320,9 +267,7 @@ class _Search:
             for row in islice(allowed, self.top_k)
         ]
 
-    def _rank(
-        self, requests: list[_RowRequest], with_lists: bool
-    ) -> Iterator[list[Recommendation]]:
+    def _rank(self, requests: list[RowRequest], with_lists: bool) -> Iterator[list[Recommendation]]:
         """Returns what the model ranks first for each request; all or none have allow-lists."""
         newest = [request.history[-self.catalogue.history_length :] for request in requests]
         exclude = [request.deny + request.history * self.exclude_seen for request in requests]

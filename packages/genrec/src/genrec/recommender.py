@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from genrec.answers import Answer, Answers, Recommendation, Request
+from genrec.answers import Answers
 from genrec.backbones import Backbone
 from genrec.catalogue import with_catalogue
 from genrec.decoding import Ranked, beam_search
 from genrec.item_checks import check_item_ids
+from genrec.requests import Answer, Recommendation, Request
 from genrec.saved_backbone import load_backbone, save_backbone
 from genrec.saved_seq2seq import load_model
 from genrec.seq2seq import Seq2Seq

@@ -114,9 +114,7 @@ def load_model(
     )
 
 
-def _compare_codes(
-    folder: Path, saved: Int[Tensor, "items levels"], expected: Int[Tensor, "items levels"]
-) -> None:
+def _compare_codes(folder: Path, saved: Tensor, expected: Tensor) -> None:
     """Refuses a model whose items have other codes than the caller's catalogue."""
     if saved.shape != expected.shape:
         raise ArtifactError(

@@ -80,8 +80,6 @@ def rank_histories(
         ValueError: The model is in training mode, `num_beams` is below 1, `exact` is asked of
             `Streams`, or a history holds what is no item row.
     """
-    if exact and isinstance(model, Streams):
-        raise ValueError("exact must be False for Streams, got True: their union is a beam's")
     stream = model.streams[0] if isinstance(model, Streams) else model
     num_items, device = stream.trie.num_items, stream.trie.device
     if num_beams < 1:
@@ -108,6 +106,8 @@ def rank_histories(
 def _ranker(model: Seq2Seq | Streams, top_k: int, exact: bool) -> Callable[[Tensor], Ranked]:
     """Returns what ranks a batch; the tables that decoding reads are computed once for all."""
     if isinstance(model, Streams):
+        if exact:
+            raise ValueError("exact must be False for Streams, got True: they score what they find")
         streams, stream_tables = model, model.tables()
         return lambda history: streams.beam_search(
             history, num_beams=top_k, top_k=top_k, tables=stream_tables

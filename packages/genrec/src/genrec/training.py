@@ -44,7 +44,7 @@ class TrainingResult:
     log: list[dict[str, Any]]
 
 
-# Longer than other functions for its docstring alone, which is the contract of training.
+# Above 50 lines for its docstring alone, which is the contract of training.
 def fit(
     module: nn.Module,
     batches: Batches[B],
