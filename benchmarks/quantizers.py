@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from semtok.catalog import CatalogError, find_catalog, read_catalog
 from semtok.collisions import measure_collisions
-from semtok.quantizers.contract import QUANTIZERS
+from semtok.quantizers.kinds import QUANTIZERS
 
 CONSOLE = Console(width=None if sys.stdout.isatty() else 150)
 LARGE = 5_000_000
@@ -82,7 +82,7 @@ def quality(x: np.ndarray) -> list[dict[str, Any]]:
 
     rows = []
     variance = float(x.var(axis=0, dtype=np.float64).sum())
-    names = [(name, name, {}) for name in QUANTIZERS]
+    names = [(name, name, {}) for name in QUANTIZERS if name != "views"]
     names.insert(1, ("hierarchical, balanced", "hierarchical", {"balanced": True}))
     names.insert(5, ("rq, 8 beams", "rq", {"num_beams": 8}))
     for name, kind, options in names:

@@ -20,7 +20,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from semtok.quantizers.contract import QUANTIZERS
+from semtok.quantizers.kinds import QUANTIZERS
 
 CODES, SAMPLE, ITERATIONS, BALANCING = 256, 256 * 256, 25, 5
 OURS = ("hierarchical", "balanced", "pq", "opq", "rq", "rq, 4 beams", "rqvae, 1 epoch", "random")
