@@ -57,12 +57,13 @@ from evalrec import (
 )
 from fusion import MaskedCodes, masked_code_loss, masked_sequence_alignment
 from genrec import Batch, candidate_cross_entropy, dense_scorer, fit, sample_negatives
-from semrec.cocorec.config import Model
-from semrec.cocorec.model import CoCoRec, FusedItems, cocorec_loss
 from semtok import LsaEmbedding, Pca, ProductQuantizer, find_catalog, read_catalog
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from semrec.cocorec.config import Model
+from semrec.cocorec.model import CoCoRec, FusedItems, cocorec_loss
 
 PAPER_NEGATIVES, PAPER_ITEMS = 24_000, 24_587
 PRODUCT, PRODUCTS = 2 * 25_600 * 128 * 512, 5

@@ -106,6 +106,7 @@ def read_data(options: argparse.Namespace) -> tuple[Any, list[Any]]:
 def make_model(mode: str, catalog: Any, options: argparse.Namespace) -> tuple[Any, Any]:
     """The settings and the model of a mode."""
     import torch
+
     from semrec.tssr.config import Content, Model
     from semrec.tssr.encoders import Encoder
     from semrec.tssr.model import TwoStream
@@ -141,6 +142,7 @@ def train(
     """Trains on each batch once; wall and CPU seconds of each step."""
     import torch
     from genrec import TrainingConfig, fit
+
     from semrec.tssr.model import tssr_loss
 
     wall, cpu = [time.perf_counter()], [time.process_time()]

@@ -27,7 +27,7 @@ class Counting:
     def __init__(self, fingerprint: str = "v1", fail_at: str | None = None) -> None:
         self.fingerprint = fingerprint
         self.fail_at = fail_at
-        self.asked: list[str] = []
+        self.embedded: list[str] = []
 
     def contents(self, catalog: Catalog) -> list[str]:
         return catalog.texts(["title"])
@@ -36,7 +36,7 @@ class Counting:
         texts = self.contents(catalog)
         if self.fail_at in texts:
             raise KeyboardInterrupt
-        self.asked += texts
+        self.embedded += texts
         rows = [[len(text), *map(ord, (text + "  ")[:2])] for text in texts]
         if progress is not None:
             progress(len(texts), len(texts))
@@ -77,14 +77,14 @@ def test_chunks_do_not_matter(tmp_path: Path, size: int, to_file: bool, cached: 
 def test_a_second_run_embeds_only_what_changed(tmp_path: Path) -> None:
     first = Counting()
     embed_chunks(first, catalogs(TEXTS), cache=tmp_path)
-    assert first.asked == ["tea", "coffee", "oil", "soap"]  # the second tea is the first one
+    assert first.embedded == ["tea", "coffee", "oil", "soap"]  # the second tea is the first one
     second = Counting()
     x = embed_chunks(second, catalogs(["soap", "new", *TEXTS]), cache=tmp_path)
-    assert second.asked == ["new"]
+    assert second.embedded == ["new"]
     np.testing.assert_array_equal(x, Counting().embed(next(catalogs(["soap", "new", *TEXTS], 9))))
     other = Counting(fingerprint="v2")
     embed_chunks(other, catalogs(TEXTS), cache=tmp_path)
-    assert len(other.asked) == 4
+    assert len(other.embedded) == 4
 
 
 def test_a_killed_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,12 +93,12 @@ def test_a_killed_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     killed = Counting(fail_at="soap")
     with pytest.raises(KeyboardInterrupt):
         embed_chunks(killed, catalogs(TEXTS, 5), path=path, cache=tmp_path / "c")
-    assert killed.asked == ["tea", "coffee"]
+    assert killed.embedded == ["tea", "coffee"]
     assert not path.exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
     again = Counting()
     x = embed_chunks(again, catalogs(TEXTS, 5), path=path, cache=tmp_path / "c")
-    assert again.asked == ["oil", "soap"]
+    assert again.embedded == ["oil", "soap"]
     np.testing.assert_array_equal(x, Counting().embed(next(catalogs(TEXTS, 5))))
 
 
@@ -129,11 +129,11 @@ def test_a_broken_shard_is_embedded_again_with_a_warning(
     np.testing.assert_array_equal(x, Counting().embed(next(catalogs(TEXTS, 5))))
     assert shard.name in caplog.text
     assert "deleted, and its items are embedded again" in caplog.text
-    assert sorted(again.asked) == sorted({"tea", "coffee", "oil", "soap"} & set(again.asked))
-    assert len(again.asked) == len(tensors["keys"]) < num_kept
+    assert sorted(again.embedded) == sorted({"tea", "coffee", "oil", "soap"} & set(again.embedded))
+    assert len(again.embedded) == len(tensors["keys"]) < num_kept
     last = Counting()
     embed_chunks(last, catalogs(TEXTS, 9), cache=tmp_path)
-    assert last.asked == []
+    assert last.embedded == []
 
 
 def test_progress_ends_with_all_items(tmp_path: Path) -> None:

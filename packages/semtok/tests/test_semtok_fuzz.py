@@ -405,11 +405,11 @@ def copy_of(tokenizers: Path, name: str, folder: Path) -> Path:
 
 
 def check_tokenizer(folder: Path, name: str) -> list[Outcome]:
-    given = {
+    options = {
         "stored": ("--embedding", folder / "new.npy"),
         "views": ("--views", f"sound={folder / 'new.npy'}"),
     }
-    stored = given.get(name, ())
+    stored = options.get(name, ())
     return [
         check(folder, "inspect", folder / "t"),
         check(folder, "encode", folder / "new.jsonl", "--tokenizer", folder / "t", *stored),

@@ -118,9 +118,9 @@ def test_neighbour_overlap_ignores_the_order_of_items() -> None:
     x[100:] = x[generator.integers(100, size=200)]
     codes = generator.integers(0, 3, size=(300, 3))
     order = generator.permutation(300)
-    one = neighbour_overlap(x, codes)
-    assert one == pytest.approx(neighbour_overlap(x[order], codes[order]))
-    assert 0 < one < 1
+    overlap = neighbour_overlap(x, codes)
+    assert overlap == pytest.approx(neighbour_overlap(x[order], codes[order]))
+    assert 0 < overlap < 1
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,11 @@ def parsed(path: Path) -> Outline:
 
 
 def tree_data(path: Path) -> dict[str, list[object]]:
-    found = re.search(
+    script = re.search(
         r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S
     )
-    assert found
-    data = json.loads(found[1])
+    assert script
+    data = json.loads(script[1])
     assert isinstance(data, dict)
     return data
 

@@ -212,12 +212,12 @@ def test_nearest_agrees_with_plain_python() -> None:
     for row in x.astype(np.float64):
         costs = [sum((row - centroid.astype(np.float64)) ** 2) for centroid in centroids]
         expected.append(costs.index(min(costs)))
-    found = nearest(x, centroids)
-    distances = ((x.astype(np.float64) - centroids[found]) ** 2).sum(axis=1)
+    labels = nearest(x, centroids)
+    distances = ((x.astype(np.float64) - centroids[labels]) ** 2).sum(axis=1)
     best = ((x.astype(np.float64) - centroids[expected]) ** 2).sum(axis=1)
     np.testing.assert_allclose(distances, best, rtol=1e-12)
-    assert (found[:300] == expected[:300]).all()
-    assert (found % 2 == 0).all()
+    assert (labels[:300] == expected[:300]).all()
+    assert (labels % 2 == 0).all()
 
 
 def test_a_stable_product_is_a_product() -> None:

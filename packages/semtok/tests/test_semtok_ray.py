@@ -102,10 +102,10 @@ def test_actors_make_of_chunks_what_the_local_engine_makes_of_all(
         task = {"number": np.array([number]), "path": np.array([str(path)], dtype=object)}
         for chunk in read_chunks(task, "item_id", chunk_size, [["title"], ["brand"]]):
             batches.append(worker(chunk))  # noqa: PERF401
-    found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    assert found["item_id"].tolist() == catalog.item_ids
-    assert found["number"].tolist() == [0] * 150 + [1] * 150 + [2] * 90
-    assert found["row"].tolist() == [*range(150), *range(150), *range(90)]
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    assert joined["item_id"].tolist() == catalog.item_ids
+    assert joined["number"].tolist() == [0] * 150 + [1] * 150 + [2] * 90
+    assert joined["row"].tolist() == [*range(150), *range(150), *range(90)]
     x = np.concatenate(
         [
             view.reduction.transform(view.source.embed(catalog))
@@ -114,8 +114,8 @@ def test_actors_make_of_chunks_what_the_local_engine_makes_of_all(
         ],
         axis=1,
     )
-    np.testing.assert_array_equal(found["x"], x)
-    np.testing.assert_array_equal(found["codes"], tokenizer.quantizer.encode(x))
+    np.testing.assert_array_equal(joined["x"], x)
+    np.testing.assert_array_equal(joined["codes"], tokenizer.quantizer.encode(x))
 
 
 @needs_ray
@@ -127,19 +127,19 @@ def test_ray_gives_the_codes_of_the_local_engine(
 ) -> None:
     local = tokenizer.encode(catalog)
     calls: list[tuple[int, int]] = []
-    found = encode_files(
+    encoding = encode_files(
         tokenizer,
         [folder],
         workspace=tmp_path,
         options=RayOptions(batch_size=37),
         progress=lambda done, total: calls.append((done, total)),
     )
-    assert found.semantic_ids.item_ids == catalog.item_ids
-    np.testing.assert_array_equal(found.semantic_ids.codes, local.semantic_ids.codes)
-    assert found.collisions == local.collisions
-    assert found.collisions is not None
-    assert found.collisions.num_moved > 0  # else the order would not have mattered
-    assert found.drift == local.drift
+    assert encoding.semantic_ids.item_ids == catalog.item_ids
+    np.testing.assert_array_equal(encoding.semantic_ids.codes, local.semantic_ids.codes)
+    assert encoding.collisions == local.collisions
+    assert encoding.collisions is not None
+    assert encoding.collisions.num_moved > 0  # else the order would not have mattered
+    assert encoding.drift == local.drift
     assert calls == [(150, 151), (300, 301), (390, 391), (390, 390)]
 
     source = tokenizer.views[0].source

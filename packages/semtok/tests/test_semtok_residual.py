@@ -16,7 +16,7 @@ def vectors(num_items: int, dim: int, seed: int = 0) -> np.ndarray:
 
 def oracle_codes(codebooks: np.ndarray, x: np.ndarray, num_beams: int) -> list[list[int]]:
     """Beam search over sums of centroids, in plain Python; one beam takes the nearest each time."""
-    found = []
+    codes = []
     for row in x.astype(np.float64):
         beams: list[tuple[float, list[int], np.ndarray]] = [(0.0, [], row)]
         for codebook in codebooks.astype(np.float64):
@@ -27,8 +27,8 @@ def oracle_codes(codebooks: np.ndarray, x: np.ndarray, num_beams: int) -> list[l
                     wider.append((float(sum(gap**2)), [*path, code], gap))
             wider.sort(key=lambda beam: beam[0])
             beams = wider[:num_beams]
-        found.append(beams[0][1])
-    return found
+        codes.append(beams[0][1])
+    return codes
 
 
 def test_encode_agrees_with_plain_python() -> None:

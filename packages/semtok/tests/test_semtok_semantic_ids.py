@@ -122,18 +122,18 @@ def test_collisions_are_counted_on_items() -> None:
 
 def test_policies_by_example() -> None:
     codes = np.array([[0, 1], [0, 1], [0, 0], [0, 1]])
-    suffixed, sizes, found = resolve_collisions(codes, (4, 3), policy="suffix")
+    suffixed, sizes, collisions = resolve_collisions(codes, (4, 3), policy="suffix")
     assert sizes == (4, 3, 6)
     assert suffixed.tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 0], [0, 1, 2]]
-    assert (found.rate, found.largest_bucket) == (3 / 4, 3)
-    assert (found.policy, found.num_moved) == ("suffix", 2)
-    moved, sizes, found = resolve_collisions(codes, (4, 3), policy="reassign")
+    assert (collisions.rate, collisions.largest_bucket) == (3 / 4, 3)
+    assert (collisions.policy, collisions.num_moved) == ("suffix", 2)
+    moved, sizes, collisions = resolve_collisions(codes, (4, 3), policy="reassign")
     assert sizes == (4, 3)
     assert moved.tolist() == [[0, 1], [0, 2], [0, 0], [1, 0]]  # below 0 all three are taken
-    assert found.outcome == "collisions resolved by reassign: 2 items moved to a free code"
-    same, _, found = resolve_collisions(codes, (4, 3), policy="allow")
+    assert collisions.outcome == "collisions resolved by reassign: 2 items moved to a free code"
+    same, _, collisions = resolve_collisions(codes, (4, 3), policy="allow")
     assert same.tolist() == codes.tolist()
-    assert (found.policy, found.num_moved, found.rate) == ("allow", 0, 3 / 4)
+    assert (collisions.policy, collisions.num_moved, collisions.rate) == ("allow", 0, 3 / 4)
     # A suffix grows with the largest bucket, and leaves room for later items.
     assert resolve_collisions(codes[[0] * 5], (4, 3), policy="suffix")[1] == (4, 3, 10)
     with pytest.raises(ValueError, match="quantizer and x must be given together"):
@@ -190,17 +190,17 @@ def test_reassign_takes_the_nearest_free_code(data: st.DataObject, seed: int) ->
     rng = np.random.default_rng(seed)
     quantizer = Lattice([rng.normal(size=(3, 2)), rng.normal(size=(4, 2))])
     x = rng.normal(size=(len(new), 2)).astype(np.float32)
-    given_ids = SemanticIds(
+    known_ids = SemanticIds(
         codes=np.array(old, dtype=np.int64).reshape(-1, 2),
         codebook_sizes=(3, 4),
         item_ids=[f"o{row}" for row in range(len(old))],
     )
-    resolved, _, found = resolve_collisions(
-        np.array(new), (3, 4), policy="reassign", assigned=given_ids, quantizer=quantizer, x=x
+    resolved, _, collisions = resolve_collisions(
+        np.array(new), (3, 4), policy="reassign", assigned=known_ids, quantizer=quantizer, x=x
     )
     expected = reassigned_slowly(new, set(old), quantizer, x)
     assert [tuple(path) for path in resolved.tolist()] == expected
-    assert found.num_moved == sum(a != b for a, b in zip(new, expected, strict=True))
+    assert collisions.num_moved == sum(a != b for a, b in zip(new, expected, strict=True))
 
 
 @settings(max_examples=50, deadline=None)
@@ -228,7 +228,7 @@ def test_codes_given_never_move_and_new_ones_never_collide(
 ) -> None:
     sizes = (9, 9)
     first, resolved, _ = resolve_collisions(np.array(old), sizes, policy=policy)
-    given_ids = SemanticIds(
+    known_ids = SemanticIds(
         codes=first, codebook_sizes=resolved, item_ids=[f"o{row}" for row in range(len(old))]
     )
     for row, codes in enumerate(old):
@@ -236,7 +236,7 @@ def test_codes_given_never_move_and_new_ones_never_collide(
             assert first[row, :2].tolist() == list(codes)
     try:
         second, same, _ = resolve_collisions(
-            np.array(new), sizes, policy=policy, assigned=given_ids
+            np.array(new), sizes, policy=policy, assigned=known_ids
         )
     except ValueError as refusal:
         full = str(refusal)

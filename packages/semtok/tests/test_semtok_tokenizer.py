@@ -37,16 +37,16 @@ def fit(policy: str = "reassign", **options: object) -> Tokenizer:
 @pytest.mark.parametrize("policy", ["reassign", "suffix", "allow"])
 def test_ids_given_never_move_and_new_ones_never_collide(policy: str) -> None:
     tokenizer = fit(policy)
-    given = tokenizer.semantic_ids
-    assert given.num_levels == tokenizer.quantizer.num_levels + (policy == "suffix")
+    known = tokenizer.semantic_ids
+    assert known.num_levels == tokenizer.quantizer.num_levels + (policy == "suffix")
     ids = tokenizer.encode(catalog(20, 60)).semantic_ids
     assert ids.item_ids == [f"i{row}" for row in range(20, 60)]
-    np.testing.assert_array_equal(ids.codes[:20], given.codes[20:])
-    everything = np.unique(np.concatenate([given.codes, ids.codes[20:]]), axis=0)
+    np.testing.assert_array_equal(ids.codes[:20], known.codes[20:])
+    everything = np.unique(np.concatenate([known.codes, ids.codes[20:]]), axis=0)
     assert (len(everything) == 60) == (policy != "allow")
     longer = tokenizer.extended(ids)
     assert len(longer.semantic_ids) == 60
-    np.testing.assert_array_equal(longer.semantic_ids.codes[:40], given.codes)
+    np.testing.assert_array_equal(longer.semantic_ids.codes[:40], known.codes)
     again = longer.encode(catalog(20, 60))
     np.testing.assert_array_equal(again.semantic_ids.codes, ids.codes)
     assert (again.drift, again.collisions) == (None, None)
@@ -57,11 +57,14 @@ def test_what_became_of_new_items_is_said_of_themselves() -> None:
     x = np.repeat(np.eye(4, dtype=np.float32), 10, axis=0)
     quantizer = partial(ResidualQuantizer.fit, num_levels=1, codebook_size=4)
     tokenizer = Tokenizer.fit(known, embeddings=x, quantizer=quantizer, policy="suffix")
-    found = tokenizer.encode(catalog(40, 43), embeddings=x[[0, 1, 10]])
-    assert found.collisions is not None
-    assert (found.collisions.rate, found.collisions.largest_bucket) == (pytest.approx(2 / 3), 2)
-    assert found.collisions.num_moved == 3
-    assert str(found.drift).endswith("3 of 3 new items found their code taken and got another")
+    encoding = tokenizer.encode(catalog(40, 43), embeddings=x[[0, 1, 10]])
+    assert encoding.collisions is not None
+    assert (encoding.collisions.rate, encoding.collisions.largest_bucket) == (
+        pytest.approx(2 / 3),
+        2,
+    )
+    assert encoding.collisions.num_moved == 3
+    assert str(encoding.drift).endswith("3 of 3 new items found their code taken and got another")
 
 
 def test_identical_items_have_codes_of_their_own() -> None:
@@ -241,13 +244,13 @@ def test_drift_is_the_ratio_of_distortions() -> None:
     # A tree's leaves are its items: only the clusters of its first level tell how far others are.
     tree = Tokenizer.fit(items, embeddings=x[:100], quantizer=FIT)
     assert tree.distortion is not None
-    found = tree.encode(new, embeddings=x[100:])
-    assert found.drift is not None
-    assert found.drift.level == 1
-    assert found.drift.ratio == pytest.approx(
+    encoding = tree.encode(new, embeddings=x[100:])
+    assert encoding.drift is not None
+    assert encoding.drift.level == 1
+    assert encoding.drift.ratio == pytest.approx(
         tree.quantizer.distortion(x[100:])[0] / tree.distortion[0]
     )
-    assert found.drift.num_moved == 20
+    assert encoding.drift.num_moved == 20
     same = Tokenizer.fit(items, embeddings=np.ones((100, 2)), quantizer=FIT)
     still = same.encode(new, embeddings=np.ones((20, 2))).drift
     assert still is not None

@@ -54,9 +54,9 @@ def test_each_view_is_quantized_alone_and_the_codes_stand_side_by_side(fit: part
 def test_distortion_after_each_level_is_that_of_the_decoded_prefix() -> None:
     views = ViewQuantizer.fit(X, dims=(4, 6), quantizer=RQ)
     codes = views.encode(X)
-    for level, found in enumerate(views.distortion(X), start=1):
+    for level, measured in enumerate(views.distortion(X), start=1):
         gaps = X - views.decode(codes[:, :level])
-        assert found == pytest.approx(float((gaps**2).sum(axis=1).mean()), rel=1e-5)
+        assert measured == pytest.approx(float((gaps**2).sum(axis=1).mean()), rel=1e-5)
     still_open = np.tile(X[:, 4:].mean(axis=0), (60, 1))
     np.testing.assert_allclose(views.decode(codes[:, :1])[:, 4:], still_open, rtol=1e-5)
 
@@ -81,8 +81,8 @@ def test_costs_in_a_tree_are_infinite_where_it_has_no_node() -> None:
         depth = max(
             level for level in range(len(path)) if np.isfinite(costs(X[row], path[:level])[0])
         )
-        found = costs(X[row], path[:depth])
-        assert found[path[depth]] == 0
+        leaf_costs = costs(X[row], path[:depth])
+        assert leaf_costs[path[depth]] == 0
         if depth + 1 < len(path):
             assert np.isinf(costs(X[row], path[: depth + 1])).all()
         assert np.isinf(costs(X[row], (0, 3, 3, 3, 3)[: tree.num_levels - 1])).any()
@@ -119,8 +119,8 @@ def test_views_end_to_end(tmp_path: Path, fuse: bool, policy: str) -> None:
     mine, theirs = loaded.encode(new), tokenizer.encode(new)
     np.testing.assert_array_equal(mine.semantic_ids.codes, theirs.semantic_ids.codes)
     np.testing.assert_array_equal(theirs.semantic_ids.codes[:10], tokenizer.semantic_ids.codes[50:])
-    given = {name: source.embed(new) for name, source in sources.items()}
-    stored = tokenizer.encode(Catalog(item_ids=new.item_ids, fields={}), embeddings=given)
+    embeddings = {name: source.embed(new) for name, source in sources.items()}
+    stored = tokenizer.encode(Catalog(item_ids=new.item_ids, fields={}), embeddings=embeddings)
     np.testing.assert_array_equal(stored.semantic_ids.codes, theirs.semantic_ids.codes)
 
 
