@@ -18,6 +18,7 @@ from fusion.encoders import (
     precomputed,
     restrict,
 )
+from fusion.fused_items import FusedItems, Guesses, Pooling
 from fusion.masking import MaskedCodes, mask_codes, masked_code_loss
 from fusion.semantic_fusion import SemanticFusion, pool_codes
 from fusion.two_stream import CrossModalEncoder, CrossModalLayer, Gate
@@ -28,10 +29,13 @@ __all__ = [
     "ContentEncoder",
     "CrossModalEncoder",
     "CrossModalLayer",
+    "FusedItems",
     "Gate",
+    "Guesses",
     "MaskedCodes",
     "ModalityAdaptionLayer",
     "ModalityShare",
+    "Pooling",
     "Precision",
     "SemanticFusion",
     "Trained",
