@@ -31,6 +31,7 @@ from genrec.losses import (
 )
 from genrec.next_item import NextItemLoss
 from genrec.progress import TrainingEvent, rich_progress
+from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
 from genrec.recommender import (
     Answer,
     DenseRecommender,
@@ -44,6 +45,7 @@ from genrec.saved_seq2seq import SavedModel, load_model, save_model
 from genrec.scoring import dense_scorer, rank_histories
 from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
 from genrec.seq2seq_config import Seq2SeqConfig
+from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
 from genrec.similarity import item_scores
 from genrec.streams import Streams
@@ -52,6 +54,7 @@ from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
 
 __all__ = [
+    "BACKBONE_TITLES",
     "DIN",
     "HSTU",
     "Answer",
@@ -59,6 +62,7 @@ __all__ = [
     "ArtifactError",
     "BERT4Rec",
     "Backbone",
+    "BackboneName",
     "Batch",
     "ConcatenatedTables",
     "ContentTable",
@@ -68,6 +72,7 @@ __all__ = [
     "ItemTable",
     "MaskedBatches",
     "NextItemLoss",
+    "NextItemRecipe",
     "PairBatches",
     "Ranked",
     "Recommendation",
@@ -80,11 +85,14 @@ __all__ = [
     "Seq2SeqConfig",
     "Seq2SeqOutput",
     "SequenceBatches",
+    "SequenceModelConfig",
+    "SequenceRecipe",
     "StateBackbone",
     "Streams",
     "Tables",
     "TrainingConfig",
     "TrainingEvent",
+    "TrainingRecipe",
     "TrainingResult",
     "Trie",
     "Vocabulary",
