@@ -22,6 +22,9 @@ __all__ = ["Html", "Section", "facts", "tag", "text", "write_page"]
 Html = NewType("Html", str)
 """A fragment whose text is already escaped."""
 
+NUM_COLOURS = 8
+"""The colours of series that page.css has: --series-0 and so on, and the swatches of each."""
+
 # All that the page needs is in it: its style and, inside charts, pictures as data.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evalrec.page.document import Html, tag, text
+from evalrec.page.document import NUM_COLOURS, Html, tag, text
 
 __all__ = ["Example", "examples_table", "results_table", "share_bars", "table"]
 
@@ -28,24 +28,26 @@ class Example:
     hit: int | None
 
 
-def results_table(results: Mapping[str, Mapping[str, Mapping[str, float]]], *, model: str) -> Html:
+def results_table(
+    results: Mapping[str, Mapping[str, Mapping[str, float]]], *, model: str | None = None
+) -> Html:
     """Model and floors in rows, metrics grouped by how seen items are treated, best in bold.
 
     Args:
         results: Row name to mode (``unfiltered``, ``filtered``) to metric to value. A row may lack
             a mode or a metric, as a published figure does; it shows as a dash.
-        model: The row that the report is about, tinted.
+        model: The row that the page is about, tinted; None tints no row.
 
     Raises:
         ValueError: ``model`` is none of the rows.
     """
-    if model not in results:
+    if model is not None and model not in results:
         raise ValueError(f"model must be one of {', '.join(results)}, got {model!r}")
     best: dict[tuple[str, str], float] = {}
     for modes in results.values():
         for mode, metrics in modes.items():
             for metric, value in metrics.items():
-                best[mode, metric] = max(value, best.get((mode, metric), value))
+                best[mode, metric] = max(best.get((mode, metric), -math.inf), value)
     order = list(dict.fromkeys(mode for mode, _ in best))
     columns = sorted(best, key=lambda column: order.index(column[0]))
     opens = {column for i, column in enumerate(columns) if i == 0 or columns[i - 1][0] != column[0]}
@@ -101,7 +103,7 @@ def examples_table(examples: Sequence[Example]) -> Html:
             tag("li", text(title), css="hit" if place == example.hit else "")
             for place, title in enumerate(example.recommended)
         ]
-        target = tag("p", text(f"came next: {example.target}"), css="note target")
+        target = tag("p", text("came next: "), text(example.target), css="note target")
         right = tag("td", tag("ol", *listed), target)
         body.append(tag("tr", tag("td", tag("ol", *bought)), right))
     head = tag(
@@ -116,7 +118,7 @@ def share_bars(rows: Mapping[str, Mapping[str, float]]) -> Html:
     lines = []
     for name, row in rows.items():
         filled = [
-            tag("span", css=f"swatch-{parts.index(part)}", style=f"width:{100 * share:.2f}%")
+            tag("span", css=_swatch(parts.index(part)), style=f"width:{100 * share:.2f}%")
             for part, share in row.items()
         ]
         shown = " / ".join(f"{share:.1%}" for share in row.values())
@@ -125,11 +127,17 @@ def share_bars(rows: Mapping[str, Mapping[str, float]]) -> Html:
             tag("div", tag("span", text(name)), track, tag("span", text(shown)), css="bar")
         )
     if len(parts) > 1:
-        swatches = [tag("i", css=f"swatch-{i}") for i in range(len(parts))]
+        swatches = [tag("i", css=_swatch(i)) for i in range(len(parts))]
         keys = [tag("span", s, text(p)) for s, p in zip(swatches, parts, strict=True)]
         lines.append(tag("div", *keys, css="legend"))
     return tag("div", *lines)
 
 
+def _swatch(part: int) -> str:
+    """The class of a part's colour; from the ninth part on the colours come again."""
+    return f"swatch-{part % NUM_COLOURS}"
+
+
 def _table(head: Sequence[Html], body: Sequence[Html]) -> Html:
+    """A table of rows, which the reader scrolls sideways where it is too wide."""
     return tag("div", tag("table", tag("thead", *head), tag("tbody", *body)), css="scroll")
