@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -33,6 +34,7 @@ from evalrec.page import (
     tsne_panel,
     write_page,
 )
+from hypothesis import given, strategies
 
 NASTY = "<script>alert('&')</script> $x^2$ --> ]]> <g id=\"x\">\x07"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -277,6 +279,22 @@ def test_control_characters_are_shown_and_markup_is_escaped(value: str, shown: s
 )
 def test_a_direction_ends_with_its_text(value: str, inside: str) -> None:
     assert text(value) == f"<bdi>{inside}</bdi>"
+
+
+@given(strategies.text(f"a<&\x00\u05e9{RLO}{RLI}\u2068{PDI}\u202c"))
+def test_any_text_is_whole_in_itself(value: str) -> None:
+    shown = text(value)
+    assert shown.startswith("<bdi>") == bool(set(value) - set("a<&\x00"))
+    inside = html.unescape(shown.removeprefix("<bdi>").removesuffix("</bdi>"))
+    depth = 0
+    for sign in inside:
+        depth += (sign in f"{RLI}\u2068") - (sign == PDI)
+        assert depth >= 0
+    assert depth == 0
+    assert "\x00" not in inside
+    for sign, kept in zip(value, inside, strict=False):
+        assert kept == sign or (kept == "\ufffd" and sign in f"\x00{PDI}")
+    assert set(inside[len(value) :]) <= {PDI}
 
 
 def test_a_direction_turns_no_list_and_no_title_round(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_commands_write_pages(command, tmp_path):
     for words in ("<h1>Floors, test, data</h1>", "<th>graph + text</th>", "Recall@5, filtered"):
         assert words in text
     page = tmp_path / "compared.html"
-    code, _, stderr = command("compare", runs, "--samples", 100, "--page", page)
+    code, _, stderr = command("compare", runs, "--metric", "recall@5", "--page", page)
     assert (code, stderr) == (0, f"wrote {page}\n")
     assert "Differences from" in page.read_text(encoding="utf-8")
 
