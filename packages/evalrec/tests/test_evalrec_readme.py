@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import evalrec
+from evalrec import page
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -25,8 +26,10 @@ def test_the_readmes_example_runs_as_it_is(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "graph + text" in done.stdout
     assert (tmp_path / "metrics.json").exists()
+    assert "<svg" in (tmp_path / "floors.html").read_text(encoding="utf-8")
 
 
 def test_the_readme_names_every_public_name():
     table = README.read_text()
-    assert [name for name in evalrec.__all__ if f"`{name}" not in table] == []
+    names = [*evalrec.__all__, *page.__all__]
+    assert [name for name in names if f"`{name}" not in table] == []

@@ -31,3 +31,9 @@ def mrr(ranks: Int[np.ndarray, " users"], k: int) -> Float[np.ndarray, " users"]
 
 
 METRICS: dict[str, Metric] = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+
+
+def metric_label(metric: str) -> str:
+    """A metric as people write it: "NDCG@10" of "ndcg@10"."""
+    name, _, k = metric.partition("@")
+    return f"{name.upper() if name in ('ndcg', 'mrr') else name.capitalize()}@{k}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,15 @@ from evalrec.metrics import METRICS
 from evalrec.splits import Queries
 from evalrec.storage import replacing_file
 
-__all__ = ["MODES", "Estimate", "Report", "check_same_queries", "read_report"]
+__all__ = [
+    "MODES",
+    "Estimate",
+    "Report",
+    "check_same_queries",
+    "check_side_by_side",
+    "headline_metrics",
+    "read_report",
+]
 
 MODES = ("unfiltered", "filtered")
 _FORMAT = 2
@@ -287,6 +295,39 @@ def check_same_queries(first: Report, name: str, report: Report) -> None:
         raise ValueError(
             f"reports must be of the same queries, got other histories or targets in {name!r}"
         )
+
+
+def check_side_by_side(reports: Mapping[str, Report], metrics: Sequence[str]) -> Report:
+    """Refuse reports that cannot stand in the rows of one table.
+
+    Args:
+        reports: By name.
+        metrics: The columns that each must have.
+
+    Returns:
+        The first report, whose queries and cut-offs are those of all.
+
+    Raises:
+        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
+            is none of theirs.
+    """
+    if not reports:
+        raise ValueError("reports must be at least one, got none")
+    first = next(iter(reports.values()))
+    for name, report in reports.items():
+        check_same_queries(first, name, report)
+        if report.ks != first.ks:
+            raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
+    for metric in metrics:
+        if metric not in first.metric_names:
+            raise ValueError(f"metrics must be among {first.metric_names}, got {metric!r}")
+    return first
+
+
+def headline_metrics(report: Report) -> tuple[str, str]:
+    """Recall and NDCG at 10, or at the largest cut-off where 10 is none."""
+    k = 10 if 10 in report.ks else max(report.ks)
+    return f"recall@{k}", f"ndcg@{k}"
 
 
 def _plain(ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> dict[str, list[int]]:

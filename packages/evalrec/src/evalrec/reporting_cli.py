@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 TEXT_FIELDS = ("title", "categories")
 
+PageOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Also write an HTML page with charts; needs evalrec\\[page]."
+    ),
+]
+
 
 def floors(
     directory: Annotated[
@@ -42,11 +49,13 @@ def floors(
     out: Annotated[
         Path | None, typer.Option(help="A folder for the reports, which `compare` reads.")
     ] = None,
+    page: PageOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit and test what any model must beat: nothing but counts, text and a factorisation."""
     if out is not None and out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: is a file, not a folder")
+    _check_page(page)
     split, texts = _read(directory, tuple(text_fields or TEXT_FIELDS), required=bool(text_fields))
     most = split.num_items
     if ks and max(ks) > most:
@@ -57,6 +66,13 @@ def floors(
         out.mkdir(parents=True, exist_ok=True)
         for name, report in reports.items():
             report.write_json(out / f"{name.replace(' ', '_').replace('+', 'and')}.json")
+    title = f"Floors, test, {directory.name}"
+    if page is not None:
+        from evalrec.page import report_page
+
+        chosen = {name: values for name, values in parameters.items() if values}
+        report_page(reports, page, title=title, summary=chosen)
+        typer.echo(f"wrote {page}", err=True)
     if as_json:
         documents = {
             name: {"parameters": parameters[name], **report.to_json(per_user=False)}
@@ -64,7 +80,7 @@ def floors(
         }
         typer.echo(json.dumps(documents, indent=2))
     else:
-        _print_floors(reports, parameters, title=f"Floors, test, {directory.name}")
+        _print_floors(reports, parameters, title=title)
 
 
 def _print_floors(
@@ -104,15 +120,22 @@ def compare(
     ] = "table",
     samples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 5000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    page: PageOption = None,
 ) -> None:
     """Compare systems user by user: means, differences, intervals and corrected tests."""
     from evalrec.comparison import compare as compare_systems
     from evalrec.tables import comparison_table, to_latex, to_markdown
 
+    _check_page(page)
     systems, files = read_runs(runs)
     comparison = compare_systems(
         systems, metrics=metrics or ("recall@10", "ndcg@10"), num_samples=samples, seed=seed
     )
+    if page is not None:
+        from evalrec.page import comparison_page
+
+        comparison_page(comparison, page, title=f"Compared with {comparison.systems[0].name}")
+        typer.echo(f"wrote {page}", err=True)
     if output == "json":
         sources = {name: [str(path) for path in paths] for name, paths in files.items()}
         typer.echo(json.dumps({**comparison.to_json(), "files": sources}, indent=2))
@@ -130,6 +153,24 @@ def compare(
             for path in paths:
                 console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
         console.print(comparison_table(comparison))
+
+
+def _check_page(page: Path | None) -> None:
+    """Refuse a page that could not be written, before anything is computed.
+
+    Raises:
+        ImportError: If the charts' extra is missing; it is named.
+        OSError: If it is a folder, or its folder is missing.
+    """
+    if page is None:
+        return
+    from evalrec.page.figures import check_matplotlib
+
+    check_matplotlib()
+    if page.is_dir():
+        raise IsADirectoryError(f"{page}: is a folder, not a file")
+    if not page.parent.is_dir():
+        raise NotADirectoryError(f"{page.parent}: is no folder")
 
 
 def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[Path]]]:

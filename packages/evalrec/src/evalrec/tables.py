@@ -12,7 +12,8 @@ from rich.table import Table
 
 from evalrec.comparison import Comparison
 from evalrec.grid import Grid, escape_latex
-from evalrec.report import MODES, Estimate, Report, check_same_queries
+from evalrec.metrics import metric_label
+from evalrec.report import MODES, Estimate, Report, check_side_by_side, headline_metrics
 
 __all__ = [
     "comparison_table",
@@ -33,23 +34,27 @@ def report_table(report: Report) -> Table:
     for mode in MODES:
         table.add_column(mode, justify="right", no_wrap=True)
     for metric in report.metric_names:
-        table.add_row(_label(metric), *(_cell(report.metrics[mode][metric]) for mode in MODES))
-    k = _headline_k(report)
+        table.add_row(
+            metric_label(metric), *(_cell(report.metrics[mode][metric]) for mode in MODES)
+        )
+    headline = headline_metrics(report)
     table.add_section()
     for group, size in report.group_sizes.items():
         means = report.by_group[group]
-        figures = (_figure(means[mode][f"recall@{k}"]) for mode in MODES)
-        table.add_row(f"Recall@{k}, {size:,} {group} targets", *figures)
+        figures = (_figure(means[mode][headline[0]]) for mode in MODES)
+        table.add_row(f"{metric_label(headline[0])}, {size:,} {group} targets", *figures)
     for metric in report.lists.get(MODES[0], ()):
-        table.add_row(_label(metric), *(_figure(report.lists[mode][metric]) for mode in MODES))
+        table.add_row(
+            metric_label(metric), *(_figure(report.lists[mode][metric]) for mode in MODES)
+        )
     if report.code_ranks is not None:
         table.add_section()
-        for metric in (f"recall@{k}", f"ndcg@{k}"):
+        for metric in headline:
             cells = (
                 f"{_figure(report.on_codes[mode][metric])} ({_inflation(report, metric, mode)})"
                 for mode in MODES
             )
-            table.add_row(f"{_label(metric)} counted on codes", *cells)
+            table.add_row(f"{metric_label(metric)} counted on codes", *cells)
     return table
 
 
@@ -71,25 +76,14 @@ def reports_table(
         ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
             is none of theirs.
     """
-    if not reports:
-        raise ValueError("reports must be at least one, got none")
-    first = next(iter(reports.values()))
-    for name, report in reports.items():
-        check_same_queries(first, name, report)
-        if report.ks != first.ks:
-            raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
-    if metrics is None:
-        k = _headline_k(first)
-        metrics = (f"recall@{k}", f"ndcg@{k}")
-    for metric in metrics:
-        if metric not in first.metric_names:
-            raise ValueError(f"metrics must be among {first.metric_names}, got {metric!r}")
+    first = check_side_by_side(reports, metrics or ())
+    metrics = headline_metrics(first) if metrics is None else metrics
     table = Table(title=title, caption=_caption(first), caption_justify="left")
     table.add_column("", overflow="fold")
     columns = [(mode, metric) for mode in MODES for metric in metrics]
     best = {}
     for mode, metric in columns:
-        table.add_column(f"{mode}\n{_label(metric)}", justify="right", no_wrap=True)
+        table.add_column(f"{mode}\n{metric_label(metric)}", justify="right", no_wrap=True)
         best[mode, metric] = max(report.metrics[mode][metric].mean for report in reports.values())
     for name, report in reports.items():
         cells = (
@@ -150,7 +144,7 @@ def systems_grid(
     for mode, metric in columns:
         means = [system.figures[mode, metric].mean for system in comparison.systems]
         best |= {(row, len(header)) for row, mean in enumerate(means) if mean == max(means) > 0}
-        header += [f"{_label(metric)}, {mode}", *(["p"] if p_values else [])]
+        header += [f"{metric_label(metric)}, {mode}", *(["p"] if p_values else [])]
     further = list(dict.fromkeys(fact for values in facts.values() for fact in values))
     tested = {(d.system, d.mode, d.metric): _p_value(d.bootstrap_p) for d in comparison.differences}
     rows = []
@@ -174,16 +168,16 @@ def _grids(comparison: Comparison) -> list[Grid]:
     """The systems and, where there are any, their differences from the baseline."""
     grids = [systems_grid(comparison)]
     if comparison.differences:
-        grids.append(_differences_grid(comparison))
+        grids.append(differences_grid(comparison))
     return grids
 
 
-def _differences_grid(comparison: Comparison) -> Grid:
+def differences_grid(comparison: Comparison) -> Grid:
     """A row for each difference from the baseline."""
     rows = [
         [
             difference.system,
-            f"{_label(difference.metric)}, {difference.mode}",
+            f"{metric_label(difference.metric)}, {difference.mode}",
             _estimate(difference.estimate, signed=True),
             _p_value(difference.bootstrap_p),
             _p_value(difference.t_test_p),
@@ -199,10 +193,6 @@ def _inflation(report: Report, metric: str, mode: str) -> str:
     if honest == 0:
         return "+0.0 %" if flattered == 0 else "from nothing"
     return f"{100 * (flattered / honest - 1):+.1f} %"
-
-
-def _headline_k(report: Report) -> int:
-    return 10 if 10 in report.ks else max(report.ks)
 
 
 def _caption(report: Report) -> str:
@@ -232,12 +222,6 @@ def _comparison_caption(comparison: Comparison) -> str:
             f"p-values are Holm-corrected over {len(comparison.differences)} comparisons"
         )
     return text + "."
-
-
-def _label(metric: str) -> str:
-    """A metric as people write it: "NDCG@10"."""
-    name, _, k = metric.partition("@")
-    return f"{name.upper() if name in ('ndcg', 'mrr') else name.capitalize()}@{k}"
 
 
 def _cell(estimate: Estimate, *, best: float = 0.0) -> str:

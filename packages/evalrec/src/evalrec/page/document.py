@@ -1,0 +1,152 @@
+"""The page itself: sections under a heading, escaped text, and a policy that lets nothing in.
+
+Whatever comes from data, titles of items above all, may hold markup, control characters or marks
+that set the direction of writing. `text` is the only way in: it escapes markup, shows control
+characters as U+FFFD, and keeps the direction of a text to that text.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NewType
+
+from evalrec.storage import replacing_file
+
+__all__ = ["Html", "Section", "facts", "tag", "text", "write_page"]
+
+Html = NewType("Html", str)
+"""A fragment whose text is already escaped."""
+
+NUM_COLOURS = 8
+"""The colours of series that page.css has: --series-0 and so on, and the swatches of each."""
+
+# All that the page needs is in it: its style and, inside charts, pictures as data.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+# C0 but tab and the ends of lines, C1, the paragraph separator, which ends an isolate, and halves
+# of surrogate pairs, which JSON can hold and UTF-8 cannot.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2029\ud800-\udfff]")
+_REPLACEMENT = "\ufffd"
+
+# The bidirectional classes (UAX #9) that do not simply run from left to right.
+_DIRECTED = {
+    *("R", "AL", "AN"),
+    *("LRE", "LRO", "RLE", "RLO", "PDF"),
+    *("LRI", "RLI", "FSI", "PDI"),
+}
+_POP_ISOLATE = "\u2069"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One card of the page: fragments under a heading, and a closing remark."""
+
+    title: str
+    body: Sequence[Html]
+    note: str = ""
+
+
+def write_page(
+    path: str | Path,
+    *,
+    title: str,
+    lead: str,
+    summary: Mapping[str, Mapping[str, object]],
+    sections: Sequence[Section],
+) -> None:
+    """Write the page beside its place and rename it, so that ``path`` is never half a page.
+
+    The page loads nothing and runs nothing, and its Content-Security-Policy holds it to that.
+
+    Args:
+        path: Where the page goes; its folder exists.
+        title: Its heading.
+        lead: One sentence under the heading.
+        summary: Groups of facts for the first card, such as data, configuration and times.
+        sections: The cards, in order.
+
+    Raises:
+        OSError: The file cannot be written; what was there stays.
+    """
+    cards = [tag("section", facts(summary))]
+    for section in sections:
+        note = [tag("p", text(section.note), css="note")] if section.note else []
+        cards.append(tag("section", tag("h2", text(section.title)), *section.body, *note))
+    heading = tag("header", tag("h1", text(title)), tag("p", text(lead), css="lead"))
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{tag('title', _escaped(title))}\n{tag('style', Html(style))}\n</head>\n"
+        f"<body>{tag('main', heading, *cards)}</body>\n</html>\n"
+    )
+    with replacing_file(Path(path)) as beside:
+        beside.write_text(page, encoding="utf-8")
+
+
+def facts(groups: Mapping[str, Mapping[str, object]]) -> Html:
+    """Named figures side by side: group name to fact name to value."""
+    columns = []
+    for name, group in groups.items():
+        lines = [
+            tag("div", tag("dt", text(key)), tag("dd", text(value))) for key, value in group.items()
+        ]
+        columns.append(tag("div", tag("h3", text(name)), tag("dl", *lines, css="facts")))
+    return tag("div", *columns, css="grid")
+
+
+def text(value: object) -> Html:
+    """Any value as escaped text: integers in thousands, floats to four digits.
+
+    Text that is written from right to left, or that holds marks of direction, is put into `<bdi>`,
+    so that it turns nothing round but itself.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value:,}"
+    elif isinstance(value, float):
+        value = f"{value:.4g}"
+    plain = str(value)
+    if plain.isascii() or not any(unicodedata.bidirectional(sign) in _DIRECTED for sign in plain):
+        return _escaped(plain)
+    return tag("bdi", _escaped(_balanced(plain)))
+
+
+def tag(name: str, *content: Html, css: str = "", **attributes: str) -> Html:
+    """An element around fragments; ``css`` is its class."""
+    if css:
+        attributes = {"class": css, **attributes}
+    inside = "".join(f' {key}="{_escaped(value)}"' for key, value in attributes.items())
+    return Html(f"<{name}{inside}>{''.join(content)}</{name}>")
+
+
+def visible(value: str) -> str:
+    """A text whose control characters and lone surrogates are shown as U+FFFD."""
+    return _CONTROL.sub(_REPLACEMENT, value)
+
+
+def _escaped(value: str) -> Html:
+    return Html(html.escape(visible(value)))
+
+
+def _balanced(value: str) -> str:
+    """A text that closes the isolates that it opens, and no others, such as the `<bdi>` around it.
+
+    What is embedded or overridden in an isolate ends with it (UAX #9, X6a).
+    """
+    signs, depth = [], 0
+    for sign in value:
+        if unicodedata.bidirectional(sign) in ("LRI", "RLI", "FSI"):
+            depth += 1
+        elif sign == _POP_ISOLATE:
+            if depth == 0:
+                sign = _REPLACEMENT
+            else:
+                depth -= 1
+        signs.append(sign)
+    return "".join(signs) + depth * _POP_ISOLATE
