@@ -62,7 +62,7 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     config, model = make_model(mode, catalog, options)
     source = config.sequences(histories, num_items, seed=0)
     batches = [batch for batch, _ in zip(source(0), range(options.steps + WARM_UP), strict=False)]
-    distinct = [len(config.rows(num_items, b.history, b.targets)) for b in batches]
+    distinct = [len(config.loss.rows(num_items, b.history, b.targets)) for b in batches]
     wall, cpu = train(config, model.to(device), batches, device)
     trained_peak = peak(device)
     seconds = None

@@ -13,11 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from evalrec import DataError, write_synthetic
-from genrec import ArtifactError
-from semtok import CatalogError
-
-from semrec.shared.run import guarded
+from evalrec import write_synthetic
 
 SMALL = {
     "prorec": """
@@ -94,10 +90,7 @@ def launch() -> Launch:
             mock.patch.object(sys, "argv", [f"{name}.py", *map(str, arguments)]),
         ):
             try:
-                guarded(
-                    importlib.import_module(f"semrec.{name}.app").app,
-                    (ArtifactError, CatalogError, DataError),
-                )
+                importlib.import_module(f"semrec.{name}.app").main()
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else 0
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())

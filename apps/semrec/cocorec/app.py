@@ -13,21 +13,11 @@ folder of the run.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-from evalrec import DataError
-from genrec import ArtifactError, DenseRecommender
-from semtok import CatalogError
-
 from semrec.cocorec.config import Codes, Config, Evaluation, Model, Views
-from semrec.cocorec.deployed import load_deployed
-from semrec.cocorec.report import MODEL
+from semrec.cocorec.report import findings
 from semrec.cocorec.studies import STUDIES
-from semrec.cocorec.system import Pipeline, run_stages
-from semrec.shared.command import App, add_recommend, command_line
-from semrec.shared.data import read_items
-from semrec.shared.run import guarded
+from semrec.cocorec.system import MODEL, CoCoRecPipeline
+from semrec.shared.command import App, run_app
 
 DEMO = Config(
     views=Views(embedding="lsa", dim=64),
@@ -39,31 +29,17 @@ DEMO = Config(
 )
 """Sizes that suit the synthetic catalogue of the demo: 600 items, 2,000 users."""
 
-
-def recommender_of(run: Path, config: Config, device: torch.device) -> DenseRecommender:
-    """The recommender of a run: its items are fused already, so that it costs what SASRec costs."""
-    items = read_items(run)
-    return DenseRecommender(
-        load_deployed(run / "cocorec/deployed.safetensors", config.model).to(device),
-        [item["item_id"] for item in items],
-        history_length=config.model.history_length,
-        popularity=torch.tensor([item["count"] for item in items]),
-    )
-
-
 APP = App(
     title=MODEL,
     config=Config,
     embedding="views",
     demo=DEMO,
-    pipeline=Pipeline,
-    run_stages=run_stages,
+    pipeline=CoCoRecPipeline,
+    findings=findings,
     studies=STUDIES,
 )
-app = command_line(APP)
-add_recommend(app, APP, recommender_of)
 
 
 def main() -> None:
-    """The command line; what a user can put right ends it with one line."""
-    guarded(app, (ArtifactError, CatalogError, DataError))
+    """The command line."""
+    run_app(APP)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from genrec import PairBatches, SequenceBatches
+from genrec import NextItemRecipe, PairBatches, SequenceBatches, SequenceRecipe
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Choosing, Columns, Data, check_embeddings, field_groups
-from semrec.shared.training import NextItem, SequenceModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class Codes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(SequenceModel):
+class Model(SequenceRecipe):
     """The model and its training (sections 2.3, 2.4 and 3.1.4; rates of the authors' code).
 
     Attributes:
@@ -163,7 +162,7 @@ class Model(SequenceModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemIds(NextItem):
+class ItemIds(NextItemRecipe):
     """Fine-tuning of an id table on top of the frozen model, by eq. 5 alone (section 3.4.5).
 
     Attributes:

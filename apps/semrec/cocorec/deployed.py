@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from genrec import Batch
+from genrec import Batch, load_weights
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from semrec.cocorec.config import ItemIds, Model
 from semrec.cocorec.model import CoCoRec, FusedBackbone
-from semrec.shared.run import ExperimentError
-from semrec.shared.training import load_weights
+from semrec.shared.errors import ExperimentError
 
 
 class StoredItems(nn.Module):
@@ -151,5 +150,5 @@ def item_id_loss(config: ItemIds, model: nn.Module, batch: Batch) -> dict[str, T
         if batch.targets.ndim == 2
         else model.last_state(batch.history, inputs)
     )
-    negatives = config.draw(model.num_items, batch.history.device)
-    return {"next_item": config.next_item(states, outputs, batch.targets, negatives)}
+    negatives = config.loss.draw(model.num_items, batch.history.device)
+    return {"next_item": config.loss(states, outputs, batch.targets, negatives)}

@@ -2,165 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Self, TypeVar, cast
+from collections.abc import Sequence
+from typing import Self
 
 import torch
-from fusion import (
-    MaskedCodes,
-    SemanticFusion,
-    mask_codes,
-    masked_code_loss,
-    masked_sequence_alignment,
-    pool_codes,
-)
-from genrec import (
-    Batch,
-    SASRec,
-)
+from fusion import FusedItems, masked_code_loss, masked_sequence_alignment
+from genrec import Batch, SASRec
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from semrec.cocorec.config import Model
-
-T = TypeVar("T", bound=tuple[Tensor, ...])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guesses:
-    """Items with masked codes, and what the semantic-fusion module makes of them.
-
-    Attributes:
-        inputs: What the backbone reads of each item.
-        states: h-hat of each code that is to be guessed.
-        targets: The row of the true code among all codes.
-        items: Which of the items each code is of.
-    """
-
-    inputs: Float[Tensor, "items dim"]
-    states: Float[Tensor, "guesses dim"]
-    targets: Int[Tensor, " guesses"]
-    items: Int[Tensor, " guesses"]
-
-
-class FusedItems(nn.Module):
-    """The items' codes and views, and the semantic-fusion module that makes vectors of them.
-
-    The stored codes and views are the caller's, and no part of the weights.
-
-    Args:
-        config: Sizes.
-        codes: One row an item.
-        codebook_sizes: Number of codes at each position.
-        views: One embedding a view, as wide as the model.
-    """
-
-    codes: Tensor
-    views: Tensor
-
-    def __init__(
-        self,
-        config: Model,
-        codes: Int[Tensor, "items codes"],
-        codebook_sizes: Sequence[int],
-        views: Float[Tensor, "items views dim"],
-    ) -> None:
-        super().__init__()
-        if len(codes) != len(views):
-            raise ValueError(f"codes must have a row an item, {len(views)}, got {len(codes)}")
-        if views.shape[2] != config.dim:
-            raise ValueError(f"views must have width dim, {config.dim}, got {views.shape[2]}")
-        sizes = torch.tensor(codebook_sizes, device=codes.device)
-        if len(sizes) != codes.shape[1] or (codes < 0).any() or (codes >= sizes).any():
-            raise ValueError(f"codes must be within codebook_sizes, {tuple(codebook_sizes)}")
-        self.config = config
-        self.register_buffer("codes", codes.long(), persistent=False)
-        self.register_buffer("views", views, persistent=False)
-        self.fusion = SemanticFusion(
-            codebook_sizes,
-            config.dim,
-            num_layers=config.fusion_layers,
-            num_heads=config.num_heads,
-            feedforward_dim=config.feedforward_dim,
-            dropout=config.fusion_dropout,
-        )
-
-    def forward(
-        self, rows: Int[Tensor, " rows"] | None = None
-    ) -> tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]]:
-        """What the backbone reads of some items, or of all, and what states are compared with.
-
-        Each item passes the semantic-fusion module once. Both are the same tensor where Pool(Z^c)
-        is added everywhere.
-        """
-        if rows is None:
-            rows = torch.arange(len(self.codes), device=self.codes.device)
-
-        def pooled(rows: Tensor) -> tuple[Tensor, ...]:
-            states, queries = self._fuse(rows, self.codes[rows])
-            if self.config.pooling == "paper":
-                return (pool_codes(states, queries),)
-            inputs = pool_codes(states)
-            return inputs, inputs + queries.mean(dim=1)
-
-        found = self._in_portions(pooled, rows)
-        return found[0], found[-1]
-
-    def mask(self, rows: Int[Tensor, " rows"]) -> MaskedCodes:
-        """Draws which codes of some items are masked."""
-        return mask_codes(
-            self.codes[rows], self.fusion.codebook_sizes, ratio=self.config.mask_ratio
-        )
-
-    def guess(self, rows: Int[Tensor, " rows"], masked: MaskedCodes) -> Guesses:
-        """Passes some items with masked codes, once each."""
-
-        def guessed(
-            rows: Tensor, codes: Tensor, hidden: Tensor, chosen: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            states, queries = self._fuse(rows, codes, hidden)
-            added = queries if self.config.pooling == "paper" else None
-            return pool_codes(states, added), states[chosen]
-
-        inputs, states = self._in_portions(
-            guessed, rows, masked.codes, masked.hidden, masked.chosen
-        )
-        return Guesses(
-            inputs=inputs,
-            states=states,
-            targets=self.fusion.tokens(self.codes[rows])[masked.chosen],
-            items=masked.chosen.nonzero()[:, 0],
-        )
-
-    def _fuse(
-        self,
-        rows: Int[Tensor, " rows"],
-        codes: Int[Tensor, "rows codes"],
-        hidden: Bool[Tensor, "rows codes"] | None = None,
-    ) -> tuple[Float[Tensor, "rows codes dim"], Float[Tensor, "rows codes dim"]]:
-        """H and Z^c."""
-        queries = self.fusion.embed(codes, hidden)
-        views = self.views[rows] if self.config.read_views else queries
-        return self.fusion(queries, views), queries
-
-    def _in_portions(self, function: Callable[..., T], *arguments: Tensor) -> T:
-        """Calls a function on some items at a time; its activations are held of one portion."""
-        count, most = len(arguments[0]), self.config.checkpoint_items
-        if count <= most:
-            return function(*arguments)
-        size = -(-count // -(-count // most))  # even portions
-        portions = [
-            tuple(argument[start : start + size] for argument in arguments)
-            for start in range(0, count, size)
-        ]
-        if torch.is_grad_enabled():
-            parts = [checkpoint(function, *portion, use_reentrant=False) for portion in portions]
-        else:
-            parts = [function(*portion) for portion in portions]
-        return cast(T, tuple(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 class FusedBackbone(SASRec):
@@ -204,8 +56,8 @@ class FusedBackbone(SASRec):
         """The vectors of the items in `history`, zero at padding, and where padding is."""
         vectors = self.tables()[0] if item_vectors is None else item_vectors
         padding = history == len(vectors)
-        found = F.embedding(history.masked_fill(padding, 0), vectors)
-        return found.masked_fill(padding[..., None], 0.0), padding
+        inputs = F.embedding(history.masked_fill(padding, 0), vectors)
+        return inputs.masked_fill(padding[..., None], 0.0), padding
 
     def score(self, history: Int[Tensor, "batch length"]) -> Float[Tensor, "batch items"]:
         """Scores the whole catalogue for each history; higher is better."""
@@ -232,7 +84,22 @@ class CoCoRec(FusedBackbone):
         codebook_sizes: Sequence[int],
         views: Float[Tensor, "items views dim"],
     ) -> None:
-        super().__init__(config, len(codes), FusedItems(config, codes, codebook_sizes, views))
+        if views.shape[2] != config.dim:
+            raise ValueError(f"views must have width dim, {config.dim}, got {views.shape[2]}")
+        items = FusedItems(
+            codes,
+            codebook_sizes,
+            views,
+            num_layers=config.fusion_layers,
+            num_heads=config.num_heads,
+            feedforward_dim=config.feedforward_dim,
+            dropout=config.fusion_dropout,
+            pooling=config.pooling,
+            read_views=config.read_views,
+            mask_ratio=config.mask_ratio,
+            checkpoint_items=config.checkpoint_items,
+        )
+        super().__init__(config, len(codes), items)
         self.config = config
         self._kept: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
 
@@ -267,8 +134,8 @@ def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Ten
     """
     assert isinstance(model, CoCoRec)
     num_items, items = model.num_items, model.item_encoder
-    negatives = config.draw(num_items, batch.history.device)
-    rows = config.rows(num_items, batch.history, batch.targets, negatives)
+    negatives = config.loss.draw(num_items, batch.history.device)
+    rows = config.loss.rows(num_items, batch.history, batch.targets, negatives)
     inputs, outputs = items(rows)
     history, targets = (_local(rows, part) for part in (batch.history, batch.targets))
     if targets.ndim == 2:  # a target at every position
@@ -277,7 +144,7 @@ def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Ten
     else:
         states = last = model.last_state(history, inputs)
     losses = {
-        "next_item": config.next_item(states, outputs, targets, _local(rows, negatives), num_items)
+        "next_item": config.loss(states, outputs, targets, _local(rows, negatives), num_items)
     }
     if not config.alpha and not config.beta:
         return losses

@@ -6,18 +6,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 
 import torch
 from evalrec import Report
-from genrec import query_batches
+from evalrec.page import Panel, curves
+from genrec import BACKBONE_TITLES, BackboneName, ItemInput, query_batches
 
-from semrec.cocorec.report import BASELINES, MODEL
-from semrec.cocorec.system import Pipeline
-from semrec.shared.item_tables import Items
-from semrec.shared.report.figures import Panel, curves
+from semrec.cocorec.system import BASELINES, MODEL, CoCoRecPipeline
+from semrec.shared.findings import seconds_an_epoch
 from semrec.shared.studies import Outcome, Study, tested
 
-_BACKBONES = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec"}
+_BACKBONES: tuple[BackboneName, ...] = ("sasrec", "gru4rec", "bert4rec")
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -26,7 +26,7 @@ def _source(name: str) -> dict[str, str]:
     return {"source": name} | ({"quantizer": "pq"} if name == "random" else {})
 
 
-def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def ablation(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """Without masked codes, without alignment, without text, with random codes (table 4)."""
     variants = {
         MODEL: pipeline,
@@ -38,11 +38,11 @@ def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="ablation",
         note="Table 4. Without text embeddings, the codes stand in the place of the views.",
-        systems=tested(variants, seeds, Pipeline.cocorec),
+        systems=tested(variants, seeds, attrgetter("cocorec")),
     )
 
 
-def views(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def views(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """The views one after the other (table 5)."""
     every = pipeline.config.views.views
     variants = {
@@ -52,52 +52,54 @@ def views(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="views",
         note="Table 5. Each view has as many codes as the others.",
-        systems=tested(variants, seeds, Pipeline.cocorec),
+        systems=tested(variants, seeds, attrgetter("cocorec")),
     )
 
 
-def codes(pipeline: Pipeline, seeds: Sequence[int], values: Sequence[int] = (2, 4, 8)) -> Outcome:
+def codes(
+    pipeline: CoCoRecPipeline, seeds: Sequence[int], values: Sequence[int] = (2, 4, 8)
+) -> Outcome:
     """2, 4 and 8 codes a view, and residual quantization (tables 3 and 6)."""
-    own = pipeline.config.codes
-    counts = [own.codes_per_view, *(k for k in values if k != own.codes_per_view)]
+    default = pipeline.config.codes
+    counts = [default.codes_per_view, *(k for k in values if k != default.codes_per_view)]
     variants = {
-        f"{own.quantizer.upper()}, {k} a view": pipeline.varied(codes={"codes_per_view": k})
+        f"{default.quantizer.upper()}, {k} a view": pipeline.varied(codes={"codes_per_view": k})
         for k in counts
     }
-    other = "rq" if own.quantizer == "pq" else "pq"
-    variants[f"{other.upper()}, {own.codes_per_view} a view"] = pipeline.varied(
+    other = "rq" if default.quantizer == "pq" else "pq"
+    variants[f"{other.upper()}, {default.codes_per_view} a view"] = pipeline.varied(
         codes={"quantizer": other}
     )
     return Outcome(
         title="number of codes and quantizer",
         note="Table 6, and the two quantizers of table 3.",
-        systems=tested(variants, seeds, Pipeline.cocorec),
+        systems=tested(variants, seeds, attrgetter("cocorec")),
     )
 
 
-def code_type(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def code_type(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """Codes of the text, of SASRec's item embeddings, half and half, and random ones (figure 2)."""
-    own = pipeline.config.codes.source
-    sources = [own, *(s for s in ("text", "mixed", "sasrec", "random") if s != own)]
+    default = pipeline.config.codes.source
+    sources = [default, *(s for s in ("text", "mixed", "sasrec", "random") if s != default)]
     variants = {f"{name} codes": pipeline.varied(codes=_source(name)) for name in sources}
     return Outcome(
         title="what the codes are made of",
         note="Figure 2. The number of codes is the same; the views that they ask stay.",
-        systems=tested(variants, seeds, Pipeline.cocorec),
+        systems=tested(variants, seeds, attrgetter("cocorec")),
     )
 
 
-def weights(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def weights(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """The two weights over {.2, .4, .6, .8} (figure 3)."""
-    own = pipeline.config.model
-    variants = {f"{MODEL}, alpha {own.alpha}, beta {own.beta}": pipeline}
+    default = pipeline.config.model
+    variants = {f"{MODEL}, alpha {default.alpha}, beta {default.beta}": pipeline}
     grid = {}
     for beta in _WEIGHTS:
         for alpha in _WEIGHTS:
             name = f"alpha {alpha}, beta {beta}"
             variants[name] = pipeline.varied(model={"alpha": alpha, "beta": beta})
             grid[name] = (alpha, beta)
-    systems = tested(variants, seeds, Pipeline.cocorec)
+    systems = tested(variants, seeds, attrgetter("cocorec"))
     panels = [
         Panel(
             title=f"{metric}, seen items filtered",
@@ -122,49 +124,50 @@ def weights(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def negatives(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def negatives(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """All items as negatives, or fewer with logQ correction: accuracy and time."""
-    own, num_items = pipeline.config.model.num_negatives, len(pipeline.data.catalog)
-    counts = [own, *(n for n in (0, 4096, 2048, 1024, 512, 256) if n != own and n < num_items)]
+    default, num_items = pipeline.config.model.num_negatives, len(pipeline.data.catalog)
+    fewer = (n for n in (0, 4096, 2048, 1024, 512, 256) if n != default and n < num_items)
+    counts = [default, *fewer]
     variants = {
         f"{count:,} negatives" if count else "all items": pipeline.varied(
             model={"num_negatives": count}
         )
         for count in counts
     }
-    systems = tested(variants, seeds, Pipeline.cocorec)
+    systems = tested(variants, seeds, attrgetter("cocorec"))
     return Outcome(
         title="negatives",
         note="The paper takes about all items. Fewer are drawn uniformly and corrected for. "
         "Seconds an epoch are those of this machine, whatever else it did.",
         systems=systems,
         facts={
-            name: {"seconds an epoch": variant.varied(seed=seeds[0]).seconds_an_epoch()}
+            name: {"seconds an epoch": seconds_an_epoch(variant.varied(seed=seeds[0]).cocorec)}
             for name, variant in variants.items()
         },
     )
 
 
-def item_id(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def item_id(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """The frozen model and a trained id table, fine-tuned by the cross-entropy alone (table 7)."""
     return Outcome(
         title="item ids on top",
         note="Table 7: all but the id table is frozen.",
         systems={
-            **tested({MODEL: pipeline}, seeds, Pipeline.cocorec),
-            **tested({"+ item ids": pipeline}, seeds, Pipeline.item_ids),
+            **tested({MODEL: pipeline}, seeds, attrgetter("cocorec")),
+            **tested({"+ item ids": pipeline}, seeds, attrgetter("item_ids_on_top")),
         },
     )
 
 
-def backbones(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def backbones(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """SASRec, GRU4Rec and BERT4Rec on ids, on text and on both, trained alike (table 3)."""
-    systems = tested({MODEL: pipeline}, seeds, Pipeline.cocorec)
-    sources: dict[Items, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
-    for backbone, title in _BACKBONES.items():
+    systems = tested({MODEL: pipeline}, seeds, attrgetter("cocorec"))
+    sources: dict[ItemInput, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
+    for backbone in _BACKBONES:
         for items, source in sources.items():
-            rival = partial(Pipeline.baseline, items=items, backbone=backbone)
-            systems |= tested({f"{title}, {source}": pipeline}, seeds, rival)
+            rival = partial(CoCoRecPipeline.baseline, items=items, backbone=backbone)
+            systems |= tested({f"{BACKBONE_TITLES[backbone]}, {source}": pipeline}, seeds, rival)
     return Outcome(
         title="other sequence models",
         note="Table 3. The same sizes, negatives, optimiser and number of epochs at most; text is "
@@ -173,44 +176,48 @@ def backbones(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def deploy(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def deploy(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """Item vectors precomputed and the semantic fusion dropped: same answers, SASRec's cost (A)."""
-    one = pipeline.varied(seed=seeds[0])
-    reports = [one.cocorec()]
-    one.baseline("ids")
-    model, stored, sasrec = one.model(), one.deployed(), one.trained_baseline("ids")
-    history = _some_histories(one)
+    first = pipeline.varied(seed=seeds[0])
+    model, stored, sasrec = first.model(), first.deployed(), first.trained_baseline("ids")
+    history = _first_histories(first)
 
     def whole() -> torch.Tensor:
         inputs, outputs = model.item_encoder()
         return model.compare(model.last_state(history, inputs), outputs)
 
+    fusing, lean, base = (
+        f"{MODEL}, fusing the items each time",
+        f"{MODEL}, deployed",
+        BASELINES["ids"],
+    )
     with torch.inference_mode():
         gap = float((model.score(history) - stored.score(history)).abs().max())
         seconds = _medians(
             {
-                f"{MODEL}, fusing the items each time": whole,
-                f"{MODEL}, deployed": lambda: stored.score(history),
-                BASELINES["ids"]: lambda: sasrec.score(history),
+                fusing: whole,
+                lean: lambda: stored.score(history),
+                base: lambda: sasrec.score(history),
             }
         )
-    base = seconds[BASELINES["ids"]]
     return Outcome(
         title="deployment",
-        note=f"Appendix A. {len(history)} users a batch, medians of runs side by side. Largest "
-        f"difference between a score of the whole model and of the deployed one: {gap:.1e}.",
-        systems={
-            f"{MODEL}, deployed": reports,
-            BASELINES["ids"]: [one.baseline("ids")],
-        },
+        note=f"Appendix A. {len(history)} users a batch, medians of runs side by side; {fusing}: "
+        f"{1000 * seconds[fusing]:.4g} milliseconds, {seconds[fusing] / seconds[base]:.4g} times "
+        "SASRec. Largest difference between a score of the whole model and of the deployed one: "
+        f"{gap:.1e}.",
+        systems={lean: [first.cocorec.result()], base: [first.baseline("ids").result()]},
         facts={
-            name: {"milliseconds a batch": 1000 * value, "times SASRec": value / base}
-            for name, value in seconds.items()
+            name: {
+                "milliseconds a batch": 1000 * seconds[name],
+                "times SASRec": seconds[name] / seconds[base],
+            }
+            for name in (lean, base)
         },
     )
 
 
-STUDIES: dict[str, Study[Pipeline]] = {
+STUDIES: dict[str, Study[CoCoRecPipeline]] = {
     "ablation": ablation,
     "views": views,
     "codes": codes,
@@ -228,7 +235,7 @@ def _mean(reports: Sequence[Report], metric: str) -> float:
     return statistics.fmean(float(r.per_user(metric, "filtered").mean()) for r in reports)
 
 
-def _some_histories(pipeline: Pipeline, count: int = 256) -> torch.Tensor:
+def _first_histories(pipeline: CoCoRecPipeline, count: int = 256) -> torch.Tensor:
     queries = pipeline.data.split.test
     ((_, history),) = query_batches(
         queries.histories[:count],

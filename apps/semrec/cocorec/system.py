@@ -1,10 +1,9 @@
-"""CoCoRec's stages in order: views, codes, floors, the model, what is deployed, SASRec."""
+"""CoCoRec's stages in order: views, codes, the model, what is deployed of it, SASRec beside."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,110 +11,135 @@ from typing import Any
 import numpy as np
 import torch
 from evalrec import Report
-from genrec import Backbone
-from jaxtyping import Float, Int
-from semtok import (
-    Pca,
-    ProductQuantizer,
-    RandomCodes,
-    ResidualQuantizer,
-    SemanticIds,
-    Tokenizer,
-    load_tokenizer,
-    measure_health,
-    save_tokenizer,
+from genrec import (
+    Backbone,
+    BackboneName,
+    DenseRecommender,
+    ItemInput,
+    SequenceModelConfig,
+    load_weights,
+    save_weights,
 )
+from jaxtyping import Float, Int
+from semtok import QUANTIZERS, Pca, SemanticIds, Tokenizer, load_tokenizer, save_tokenizer
 from torch import Tensor
 
-from semrec.cocorec.config import Config
+from semrec.cocorec.config import Config, ItemIds, Model
 from semrec.cocorec.deployed import Deployed, deployed, item_id_loss, load_deployed, with_item_ids
 from semrec.cocorec.model import CoCoRec, cocorec_loss
-from semrec.cocorec.report import BASELINES, MODEL, metrics, view_stages, write_page
-from semrec.shared.data import embed_texts, fit_and_test_floors, keep_items, read_embedded
-from semrec.shared.item_tables import Items
-from semrec.shared.report import sections
-from semrec.shared.rivals import Rival, train_rival
-from semrec.shared.run import write_json
-from semrec.shared.setting import Setting
-from semrec.shared.training import DenseTraining, dense_stage, load_weights, save_weights
+from semrec.shared.files import read_json
+from semrec.shared.pipeline import Pipeline
+from semrec.shared.stage import Facts, Stage
+from semrec.shared.stages import Vectors, embedding_stage
+from semrec.shared.training import DenseTraining, baseline_stage, dense_stage, keep_weights
 
-_QUANTIZERS: dict[str, Callable[..., Any]] = {
-    "pq": ProductQuantizer.fit,
-    "rq": ResidualQuantizer.fit,
-}
+MODEL = "CoCoRec"
+"""The model's row in tables."""
+
+BASELINES: dict[ItemInput, str] = {"ids": "SASRec, ids", "content": "SASRec, text"}
+"""Rows of the baselines, by what they read."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pipeline(Setting):
+class CoCoRecPipeline(Pipeline[Config]):
     """The stages of a run, or of a variant of it that a study needs."""
 
-    config: Config
+    def stages(self) -> tuple[Stage[Any], ...]:
+        """The stages of a whole run in order, but for "data"."""
+        baselines = self.baselines().values()
+        return (*self.view_stages, self.tokenizer, self.floors, self.cocorec, *baselines)
+
+    def reports(self) -> dict[str, Report]:
+        """The test's reports: the model, the baselines, the floors."""
+        baselines = {title: stage.result() for title, stage in self.baselines().items()}
+        return {MODEL: self.cocorec.result(), **baselines, **self.floors.result()}
+
+    def recommender(self) -> DenseRecommender:
+        """The deployed model: its items are fused already, so that it costs what SASRec costs."""
+        return DenseRecommender(
+            self.deployed().to(self.device),
+            self.item_ids,
+            history_length=self.config.model.history_length,
+            popularity=self.item_counts,
+        )
+
+    # Section 2.2.1: text embeddings, one a view.
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """The fields of all views."""
+        return tuple(dict.fromkeys(name for names in self.config.views.fields for name in names))
 
     @cached_property
-    def views(self) -> list[Float[np.ndarray, "items dim"]]:
-        """Z^t, one array a view, reduced by PCA: from a stage each, such as "view_title"."""
+    def view_stages(self) -> tuple[Stage[Vectors], ...]:
+        """A stage a view, such as "view_title": its embeddings as they are."""
         views = self.config.views
-        vectors = []
-        for name, fields in zip(view_stages(views), views.fields, strict=True):
-            stage = self.stage(name, "views.embedding")
-            embed_texts(
-                self.run,
-                self.data,
+        return tuple(
+            embedding_stage(
+                self,
+                "_".join(["view", *fields]),
                 views.embedding,
                 fields,
-                device=str(self.device),
-                seed=self.run.config["seed"],
-                stage=stage,
+                reads=("views.embedding",),
             )
-            vectors.append(reduced(read_embedded(self.run.path, stage), views.dim, views.whiten))
-        return vectors
+            for fields in views.fields
+        )
 
-    def codes(self) -> SemanticIds:
-        """The semantic codes: the stage "tokenizer"."""
-        codes = self.config.codes
-        parts = ["seed", "views", "codes"]
-        if codes.source in ("sasrec", "mixed"):
-            parts += ["model", "evaluation"]
-        stage = self.stage("tokenizer", *parts)
+    @cached_property
+    def views(self) -> list[Vectors]:
+        """Z^t: one array a view, reduced by PCA."""
+        views = self.config.views
+        return [reduced(stage.result(), views.dim, views.whiten) for stage in self.view_stages]
 
-        def build(folder: Path) -> Mapping[str, Any]:
+    # Section 2.2.2: semantic codes.
+
+    @cached_property
+    def tokenizer(self) -> Stage[SemanticIds]:
+        """The stage "tokenizer": the codes, a tokenizer for each source that they have."""
+        collaborative = self.config.codes.source in ("sasrec", "mixed")
+
+        def fill(folder: Path) -> Facts:
             fitted = self._tokenizers()
             for name, tokenizer in fitted.items():
                 save_tokenizer(folder / name, tokenizer, overwrite=True)
             return {"sources": list(fitted)}
 
-        sources = self.run.stage(stage, build)["sources"]
-        return side_by_side(
-            [load_tokenizer(self.run.path / stage / name).semantic_ids for name in sources]
+        def load(folder: Path) -> SemanticIds:
+            sources = read_json(folder / "stage.json")["sources"]
+            return side_by_side([load_tokenizer(folder / name).semantic_ids for name in sources])
+
+        return self.stage(
+            "tokenizer",
+            reads=("seed", "views", "codes"),
+            after=(*self.view_stages, *([self.baseline("ids")] if collaborative else [])),
+            fill=fill,
+            load=load,
         )
 
     def _tokenizers(self) -> dict[str, Tokenizer]:
         """What gives the codes, by where they come from."""
-        views, codes = self.views, self.config.codes
+        codes, views = self.config.codes, self.views
         per_view, total = codes.codes_per_view, codes.codes_per_view * len(views)
-        own = dict(zip(view_stages(self.config.views), views, strict=True))
         if codes.source == "random":
             # Over all views at once: items that share a brand are not to share a random code.
             fused = {"random": np.concatenate(views, axis=1)}
-            return {"random": self._fit(fused, RandomCodes.fit, total)}
-        quantizer, found = _QUANTIZERS[codes.quantizer], {}
+            return {"random": self._tokenizer(fused, "random", total)}
+        tokenizers = {}
         if codes.source in ("text", "mixed"):
+            names = [stage.name for stage in self.view_stages]
             share = per_view if codes.source == "text" else per_view // 2
-            found["text"] = self._fit(own, quantizer, share)
+            by_view = dict(zip(names, views, strict=True))
+            tokenizers["text"] = self._tokenizer(by_view, codes.quantizer, share)
         if codes.source in ("sasrec", "mixed"):
             share = total if codes.source == "sasrec" else total // 2
-            vectors = self._collaborative()
+            items = self.trained_baseline("ids").item_vectors().detach().cpu().numpy()
             # Product quantization wants stretches of equal length.
-            width = vectors.shape[1] // share * share if codes.quantizer == "pq" else None
-            vectors = reduced(vectors, width or vectors.shape[1], whiten=False)
-            found["sasrec"] = self._fit({"sasrec": vectors}, quantizer, share)
-        return found
+            width = items.shape[1] // share * share if codes.quantizer == "pq" else 0
+            items = reduced(items, width or items.shape[1], whiten=False)
+            tokenizers["sasrec"] = self._tokenizer({"sasrec": items}, codes.quantizer, share)
+        return tokenizers
 
-    def _fit(
-        self,
-        vectors: Mapping[str, Float[np.ndarray, "items _"]],
-        quantizer: Callable[..., Any],
-        num_levels: int,
+    def _tokenizer(
+        self, vectors: Mapping[str, Vectors], quantizer: str, num_levels: int
     ) -> Tokenizer:
         with self.run.screen.bar("codes") as bar:
             return Tokenizer.fit(
@@ -123,7 +147,7 @@ class Pipeline(Setting):
                 embeddings=vectors,
                 fuse=len(vectors) == 1,
                 quantizer=partial(
-                    quantizer,
+                    QUANTIZERS[quantizer].fit,
                     num_levels=num_levels,
                     codebook_size=self.config.codes.codebook_size,
                     seed=self.config.seed,
@@ -132,134 +156,120 @@ class Pipeline(Setting):
                 progress=lambda _, done, total: bar.update(done, total),
             )
 
-    def _collaborative(self) -> Float[np.ndarray, "items dim"]:
-        """The item embeddings of SASRec on ids."""
-        self.baseline("ids")
-        vectors: Float[np.ndarray, "items dim"] = (
-            self.trained_baseline("ids").item_vectors().detach().cpu().numpy()
-        )
-        return vectors
+    # Sections 2.3 and 2.4: the semantic-fusion module and the backbone, trained together.
 
-    def cocorec(self) -> Report:
+    @cached_property
+    def cocorec(self) -> Stage[Report]:
         """The stage "cocorec": trains the model and tests its ranking."""
-        ids, views = self.codes(), self._view_tensor()
-        plan = self._plan(
-            lambda: build_model(self.config, ids, views).to(self.device),
-            partial(cocorec_loss, self.config.model),
-            self.config.model,
-            keep=keep_model,
-        )
-        return dense_stage(self.run, self.model_stage("cocorec"), plan)
 
-    def item_ids(self) -> Report:
-        """The stage "item_ids": the frozen model and an id table, fine-tuned (section 3.4.5)."""
-        self.cocorec()
+        def plan() -> DenseTraining:
+            return self._plan(self.config.model, self.untrained, cocorec_loss, keep_model)
+
+        return dense_stage(
+            self,
+            "cocorec",
+            plan,
+            reads=("views", "codes", "model"),
+            after=(*self.view_stages, self.tokenizer),
+        )
+
+    def untrained(self) -> CoCoRec:
+        """The model as it is before training."""
+        ids = self.tokenizer.result()
+        views = torch.from_numpy(np.stack(self.views, axis=1))  # [items, views, dim]
+        return CoCoRec(self.config.model, torch.from_numpy(ids.codes), ids.codebook_sizes, views)
+
+    def model(self) -> CoCoRec:
+        """The trained model."""
+        model = self.untrained()
+        load_weights(self.cocorec.file("weights.safetensors"), model)
+        return model.eval()
+
+    def deployed(self) -> Deployed:
+        """The trained model without its semantic-fusion module (appendix A)."""
+        return load_deployed(self.cocorec.file("deployed.safetensors"), self.config.model)
+
+    # Section 3.4.5: item ids on top.
+
+    @cached_property
+    def item_ids_on_top(self) -> Stage[Report]:
+        """The stage "item_ids": the frozen model and an id table, fine-tuned."""
         config = self.config.item_ids
-        plan = self._plan(
-            lambda: with_item_ids(self.deployed(), config).to(self.device),
-            partial(item_id_loss, config),
-            config,
-            keep=lambda model, folder: save_weights(folder / "deployed.safetensors", model),
-        )
-        return dense_stage(self.run, self.model_stage("item_ids", "item_ids"), plan)
 
-    def _plan(
-        self, model: Callable[[], Any], loss: Any, training: Any, *, keep: Any
-    ) -> DenseTraining:
-        config = self.config
+        def plan() -> DenseTraining:
+            return self._plan(
+                config,
+                lambda: with_item_ids(self.deployed(), config),
+                item_id_loss,
+                lambda model, folder: save_weights(folder / "deployed.safetensors", model),
+            )
+
+        return dense_stage(self, "item_ids", plan, reads=("item_ids",), after=(self.cocorec,))
+
+    def _plan(self, training: Model | ItemIds, model: Any, loss: Any, keep: Any) -> DenseTraining:
+        config = self.config.model
+        batches = dataclasses.replace(config, batch_size=training.batch_size).batches(
+            self.data.split.train, len(self.data.catalog), self.config.seed
+        )
         return DenseTraining(
-            model=model,
-            loss=loss,
-            batches=dataclasses.replace(config.model, batch_size=training.batch_size).batches(
-                self.data.split.train, len(self.data.catalog), config.seed
-            ),
+            model=lambda: model().to(self.device),
+            loss=partial(loss, training),
+            batches=batches,
             training=training,
-            history_length=config.model.history_length,
-            validation=self.validation,
-            test=self.data.split.test,
-            ks=config.evaluation.ks,
-            seed=config.seed,
+            history_length=config.history_length,
             keep=keep,
         )
 
-    def rival(self, **changes: Any) -> Rival:
-        """A sequence model of the same sizes, trained the same way, on ids or on the views."""
-        names = {field.name for field in dataclasses.fields(Rival)}
-        own = {name: value for name, value in vars(self.config.model).items() if name in names}
-        dropout = self.config.evaluation.baseline_dropout
-        if dropout is not None:
-            own["dropout"] = dropout
-        return Rival(**{**own, **changes})
+    # Table 3: sequence models of the same sizes, trained the same way.
 
-    def baseline(self, items: Items, backbone: str = "sasrec") -> Report:
-        """Another sequence model on ids, on the views' texts, or on both (table 3)."""
-        return train_rival(
+    def baselines(self) -> dict[str, Stage[Report]]:
+        """The stages of the baselines of a run, by their rows."""
+        wanted = BASELINES if self.config.evaluation.baselines else {}
+        return {title: self.baseline(items) for items, title in wanted.items()}
+
+    def baseline(self, items: ItemInput, backbone: BackboneName = "sasrec") -> Stage[Report]:
+        """A sequence model on ids, on the views' texts, or on both."""
+        reads = ("model", "evaluation.baseline_dropout")
+        reads_views = items != "ids"
+        return baseline_stage(
             self,
-            self._baseline_stage(items, backbone),
-            self.rival(items=items, backbone=backbone),
-            self._contents(),
+            f"{backbone}_{items}",
+            self._baseline(items, backbone),
+            self._contents,
+            reads=(*reads, "views") if reads_views else reads,
+            after=self.view_stages if reads_views else (),
         )
 
-    def trained_baseline(self, items: Items, backbone: str = "sasrec") -> Backbone:
-        """The model that `baseline` trained."""
-        config = self.rival(items=items, backbone=backbone)
-        model = config.model(len(self.data.catalog), self._contents())
-        folder = self.run.path / self._baseline_stage(items, backbone)
-        load_weights(folder / "weights.safetensors", model)
+    def trained_baseline(self, items: ItemInput, backbone: BackboneName = "sasrec") -> Backbone:
+        """The model that the stage of a baseline trained."""
+        contents = self._contents() if items != "ids" else []
+        model = self._baseline(items, backbone).model(len(self.data.catalog), contents)
+        load_weights(self.baseline(items, backbone).file("weights.safetensors"), model)
         return model.eval()
 
-    def _baseline_stage(self, items: Items, backbone: str = "sasrec") -> str:
-        parts = ("model", "seed", "evaluation", *(("views",) if items != "ids" else ()))
-        return self.stage(f"{backbone}_{items}", *parts)
+    def _baseline(self, items: ItemInput, backbone: BackboneName) -> SequenceModelConfig:
+        names = {field.name for field in dataclasses.fields(SequenceModelConfig)}
+        sizes = {name: value for name, value in vars(self.config.model).items() if name in names}
+        dropout = self.config.evaluation.baseline_dropout
+        if dropout is not None:
+            sizes["dropout"] = dropout
+        return SequenceModelConfig(**{**sizes, "items": items, "backbone": backbone})
 
     def _contents(self) -> list[Float[Tensor, "items dim"]]:
         return [torch.from_numpy(view).to(self.device) for view in self.views]
 
-    def _view_tensor(self) -> Float[Tensor, "items views dim"]:
-        return torch.from_numpy(np.stack(self.views, axis=1))
-
-    def model_stage(self, name: str, *parts: str) -> str:
-        """The name of a stage that trains CoCoRec, or what comes after."""
-        return self.stage(name, "seed", "views", "codes", "model", "evaluation", *parts)
-
-    def model(self) -> CoCoRec:
-        """The trained model."""
-        model = build_model(self.config, self.codes(), self._view_tensor())
-        load_weights(self.run.path / self.model_stage("cocorec") / "weights.safetensors", model)
-        return model.eval()
-
-    def seconds_an_epoch(self) -> float:
-        """How long the model's training took, validation left out."""
-        return sections.seconds_an_epoch(self.run, self.model_stage("cocorec"))
-
-    def deployed(self) -> Deployed:
-        """The trained model without its semantic-fusion module."""
-        return load_deployed(
-            self.run.path / self.model_stage("cocorec") / "deployed.safetensors",
-            self.config.model,
-        )
-
-
-def build_model(
-    config: Config, ids: SemanticIds, views: Float[Tensor, "items views dim"]
-) -> CoCoRec:
-    """The model as it is before training."""
-    return CoCoRec(config.model, torch.from_numpy(ids.codes), ids.codebook_sizes, views)
-
 
 def keep_model(model: CoCoRec, folder: Path) -> None:
     """Saves a trained model, and what is deployed of it."""
-    save_weights(folder / "weights.safetensors", model)
+    keep_weights(model, folder)
     save_weights(folder / "deployed.safetensors", deployed(model))
 
 
-def reduced(
-    vectors: Float[np.ndarray, "items _"], dim: int, whiten: bool
-) -> Float[np.ndarray, "items dim"]:
+def reduced(vectors: Vectors, dim: int, whiten: bool) -> Float[np.ndarray, "items dim"]:
     """The first principal components; zeros fill up what a narrow embedding lacks."""
     kept = min(dim, *vectors.shape)
-    found = Pca.fit(vectors, dim=kept, whiten=whiten).transform(vectors)
-    return np.pad(found, ((0, 0), (0, dim - kept)))
+    components = Pca.fit(vectors, dim=kept, whiten=whiten).transform(vectors)
+    return np.pad(components, ((0, 0), (0, dim - kept)))
 
 
 def side_by_side(parts: list[SemanticIds]) -> SemanticIds:
@@ -273,24 +283,3 @@ def side_by_side(parts: list[SemanticIds]) -> SemanticIds:
         item_ids=parts[0].item_ids,
         allow_collisions=True,
     )
-
-
-def run_stages(pipeline: Pipeline) -> dict[str, Report]:
-    """Goes through the stages, skipping those that are complete; writes metrics and report.
-
-    Returns:
-        Test reports: the model, the baselines, the floors.
-    """
-    run, data, config = pipeline.run, pipeline.data, pipeline.config
-    keep_items(run, data)
-    fields = tuple(dict.fromkeys(name for names in config.views.fields for name in names))
-    floors = fit_and_test_floors(run, data, fields, config.evaluation.ks)
-    reports = {MODEL: pipeline.cocorec()}
-    if config.evaluation.baselines:
-        for items, title in BASELINES.items():
-            reports[title] = pipeline.baseline(items)
-    reports |= floors
-    health = measure_health(pipeline.codes())
-    write_json(run.path / "metrics.json", metrics(run, data, config, reports, health))
-    write_page(run, data, config, reports, health, pipeline.deployed())
-    return reports

@@ -9,21 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from genrec import (
-    Seq2SeqConfig,
-)
-from semtok import (
-    HierarchicalKMeans,
-    ProductQuantizer,
-    Quantizer,
-    RandomCodes,
-    ResidualQuantizer,
-    RqVae,
-)
+from genrec import Seq2SeqConfig, SequenceRecipe, TrainingRecipe
+from semtok import QUANTIZERS, Quantizer
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Choosing, Columns, Data, check_embeddings
-from semrec.shared.training import SequenceModel, Training
 
 Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
 
@@ -57,7 +47,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOne(SequenceModel):
+class StageOne(SequenceRecipe):
     """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
 
     Attributes:
@@ -142,21 +132,16 @@ class Codes:
         """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
         shared: dict[str, Any] = {"codebook_size": self.codebook_size, "seed": seed}
         if self.quantizer == "hierarchical":
-            return partial(HierarchicalKMeans.fit, balanced=self.balanced is not False, **shared)
-        kinds: dict[str, Any] = {
-            "pq": ProductQuantizer,
-            "rq": ResidualQuantizer,
-            "rqvae": RqVae,
-            "random": RandomCodes,
-        }
+            shared["balanced"] = self.balanced is not False
+            return partial(QUANTIZERS["hierarchical"].fit, **shared)
         shared["num_levels"] = self.num_levels or 3
         if self.epochs is not None:
             shared["epochs"] = self.epochs
-        return partial(kinds[self.quantizer].fit, **shared)
+        return partial(QUANTIZERS[self.quantizer].fit, **shared)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTwo(Training):
+class StageTwo(TrainingRecipe):
     """Generation with distillation (section 3.4). Sizes and rates are section 4.1's.
 
     Attributes, those of `genrec.Seq2SeqConfig` aside:
@@ -201,9 +186,9 @@ class StageTwo(Training):
 
     def model(self, integrated_dim: int) -> Seq2SeqConfig:
         """The encoder-decoder's own configuration."""
-        own = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
-        shared = {name: value for name, value in vars(self).items() if name in own}
-        return Seq2SeqConfig(**shared, distillation_dim=integrated_dim if self.beta else None)
+        names = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
+        options = {name: value for name, value in vars(self).items() if name in names}
+        return Seq2SeqConfig(**options, distillation_dim=integrated_dim if self.beta else None)
 
 
 FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")

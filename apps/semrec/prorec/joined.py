@@ -1,186 +1,230 @@
-"""The stages of what is joined to generation: candidates, their weights, the test."""
+"""PRORec with other scores joined to those of generation: candidates, their weights, the test.
+
+Beyond the paper; `joining.py` says what the features are.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from evalrec import Queries, Report, evaluate, read_report
-from genrec import ItemTable, Seq2Seq, item_scores, query_batches
+from evalrec import Candidates, Queries, Report, evaluate, pick_weights, read_report
+from genrec import (
+    ItemTable,
+    Ranked,
+    Recommender,
+    Seq2Seq,
+    dense_scorer,
+    item_scores,
+    load_model,
+    load_weights,
+    query_batches,
+    rank_histories,
+)
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
 from semrec.prorec.config import Config
 from semrec.prorec.joining import (
-    Candidates,
+    GRIDS,
     Scorer,
     candidates_of,
-    generated,
-    pick_weights,
+    on_base,
     popularity_correction,
     scaled,
     seen_items,
 )
 from semrec.prorec.model import stage_one_model
-from semrec.prorec.system import Pipeline
-from semrec.shared.data import fit_and_test_floors, load_graph_floors
-from semrec.shared.run import ExperimentError, load_tensors
-from semrec.shared.training import dense_scorer, load_weights
-
-RANKINGS = ("c_dis", "stage_one", "graph_text")
-"""Features whose best items are candidates, too."""
+from semrec.prorec.recommender import JoinedRecommender, dense_candidates
+from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
+from semrec.shared.errors import ExperimentError
+from semrec.shared.files import load_tensors
+from semrec.shared.stage import Facts, Stage
+from semrec.shared.stages import graph_floors
 
 _FLOORS = {"graph": "transition", "graph + text": "graph_text"}
 
 
-def joined_stage(pipeline: Pipeline) -> str:
-    """The stage of the joined test, complete or not; its facts hold the weights."""
-    return pipeline.stage("joined", *_candidate_parts(pipeline), "joining", "evaluation.ks")
+class PRORecPipeline(PaperPipeline):
+    """The stages of a run: the paper's, and what is joined to generation."""
 
+    def stages(self) -> tuple[Stage[Any], ...]:
+        """The stages of a whole run in order, but for "data"."""
+        config = self.config
+        stages: list[Stage[Any]] = [*self.texts, self.floors]
+        if config.has_reference:
+            stages.append(self.reference)
+        if config.joining.any or config.codes.source == "integrated":
+            stages.append(self.stage_one)
+        stages += [self.tokenizer, self.stage_two, self.test]
+        if config.joining.any:
+            stages += [*self.candidate_stages.values(), self.joined]
+        return tuple(stages)
 
-def joined(pipeline: Pipeline) -> Report:
-    """The stage "joined": weights by NDCG@10 of the validation users, all items; then the test.
+    def reports(self) -> dict[str, Report]:
+        """The test's reports: generation, what is joined to it, sequence models, floors."""
+        config, reports = self.config, {MODEL: self.test.result()}
+        backbone = BACKBONES[config.stage_one.backbone]
+        if config.joining.any:
+            reports[f"{MODEL}, joined"] = self.joined.result()
+        if config.codes.source == "integrated":
+            reports[f"stage I ({backbone}, ids and text)"] = self.stage_one.result()
+        if config.has_reference:
+            reports[f"{backbone}, ids alone"] = self.reference.result()
+        return reports | self.floors.result()
 
-    What `recommend` needs of the features stays in the stage.
-    """
-    joining = pipeline.config.joining
-    names = list(joining.features)
+    @cached_property
+    def candidate_stages(self) -> dict[str, Stage[Candidates]]:
+        """The stages "candidates_validation" and "candidates_test": with every feature there is."""
+        return {
+            "validation": self._candidate_stage("validation"),
+            "test": self._candidate_stage("test"),
+        }
 
-    validation, test = (candidate_stage(pipeline, part) for part in ("validation", "test"))
+    def _candidate_stage(self, part: Literal["validation", "test"]) -> Stage[Candidates]:
+        exact = self.config.joining.exact
+        generates = part == "validation" or exact  # else the stage "test" has the beams already
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        found = load_candidates(pipeline, validation).on(joining.base)
-        for name in names:
-            if name not in found.features:
-                raise ExperimentError(f"joining.{name} must be false: the items have no texts")
-        choice = pick_weights(pipeline.validation, found, names)
-        ranked = load_candidates(pipeline, test).on(joining.base).ranked(choice.weights)
-        report = evaluate(pipeline.data.split.test, ranked, ks=pipeline.config.evaluation.ks)
-        report.write_json(folder / "report.json")
-        save_file(_features(pipeline), folder / "features.safetensors")
-        return dataclasses.asdict(choice)
+        def fill(folder: Path) -> Facts:
+            queries = self.validation if part == "validation" else self.data.split.test
+            model = self.stage_two.result().eval()
+            scorers = self.scorers(model, self._features())
+            beams = self._generated(model, part, queries) if generates else self._tested_beams()
+            with self.run.screen.bar(stage.folder_name) as bar:
+                candidates = candidates_of(
+                    model,
+                    queries.histories,
+                    beams,
+                    scorers,
+                    dense=dense_candidates(scorers, self.config.joining.candidates),
+                    progress=bar.update,
+                )
+            arrays = {"items": candidates.items, "log_probs": candidates.base}
+            save_file({**arrays, **candidates.features}, folder / "candidates.safetensors")
+            return {"features": list(scorers)}
 
-    name = joined_stage(pipeline)
-    pipeline.run.stage(name, build)
-    return read_report(pipeline.run.path / name / "report.json")
+        def load(folder: Path) -> Candidates:
+            arrays = load_tensors(folder / "candidates.safetensors")
+            items, log_probs = arrays.pop("items"), arrays.pop("log_probs")
+            return Candidates(items=items, base=log_probs, features=arrays)
 
+        stage: Stage[Candidates] = self.stage(
+            f"candidates_{part}",
+            reads=("evaluation.num_beams", "joining.exact", "joining.candidates"),
+            after=(
+                *([] if generates else [self.test]),
+                self.stage_two,
+                self.stage_one,
+                self.floors,
+            ),
+            fill=fill,
+            load=load,
+        )
+        return stage
 
-def load_candidates(pipeline: Pipeline, name: str) -> Candidates:
-    """What a stage of `candidate_stage` left."""
-    arrays = load_tensors(pipeline.run.path / name / "candidates.safetensors")
-    features = pipeline.run.facts(name)["features"]
-    return Candidates(
-        items=arrays["items"],
-        log_probs=arrays["log_probs"],
-        features={feature: arrays[feature] for feature in features},
-    )
+    def _tested_beams(self) -> Ranked:
+        lists = load_tensors(self.test.file("lists.safetensors"))
+        return Ranked(items=lists["items"], scores=lists["log_probs"])
 
-
-def candidate_stage(pipeline: Pipeline, part: str) -> str:
-    """The stage "candidates_validation" or "candidates_test": with every feature there is."""
-    name = pipeline.stage(f"candidates_{part}", *_candidate_parts(pipeline))
-    queries = pipeline.validation if part == "validation" else pipeline.data.split.test
-
-    def build(folder: Path) -> Mapping[str, Any]:
-        model, joining = pipeline.generator().eval(), pipeline.config.joining
-        scorers = _scorers(pipeline, model)
-        dense = dense_candidates(scorers, joining.candidates)
-        beams = _beams(pipeline, model, part, queries)
-        with pipeline.run.screen.bar(name) as bar:
-            found = candidates_of(
-                model, queries.histories, beams, scorers, dense=dense, progress=bar.update
+    def _generated(self, model: Seq2Seq, part: str, queries: Queries) -> Ranked:
+        with self.run.screen.bar(f"generation, {part}") as bar:
+            return rank_histories(
+                model,
+                queries.histories,
+                num_beams=self.config.evaluation.num_beams,
+                exact=self.config.joining.exact,
+                progress=bar.update,
             )
-        arrays = {"items": found.items, "log_probs": found.log_probs, **found.features}
-        save_file(arrays, folder / "candidates.safetensors")
-        return {"features": list(scorers)}
 
-    pipeline.run.stage(name, build)
-    return name
+    @cached_property
+    def joined(self) -> Stage[Report]:
+        """The stage "joined": weights by NDCG@10 of the validation users, all items; then the test.
 
+        Its facts hold the weights; what `recommend` needs of the features stays in its folder.
+        """
+        joining = self.config.joining
+        validation, test = self.candidate_stages["validation"], self.candidate_stages["test"]
 
-def _candidate_parts(pipeline: Pipeline) -> tuple[str, ...]:
-    beams = ("evaluation.num_beams", "joining.exact", "joining.candidates")
-    return tuple(dict.fromkeys((*pipeline.stage_two_parts, *pipeline.stage_one_parts, *beams)))
+        def fill(folder: Path) -> Facts:
+            candidates = on_base(validation.result(), joining.base)
+            for name in joining.features:
+                if name not in candidates.features:
+                    raise ExperimentError(f"joining.{name} must be false: the items have no texts")
+            choice = pick_weights(
+                candidates,
+                self.validation.targets,
+                {name: GRIDS[name] for name in joining.features},
+            )
+            ranked = on_base(test.result(), joining.base).ranked(choice.weights)
+            report = evaluate(self.data.split.test, ranked, ks=self.config.evaluation.ks)
+            report.write_json(folder / "report.json")
+            save_file(self._features(), folder / "features.safetensors")
+            return dataclasses.asdict(choice)
 
-
-def dense_candidates(scorers: Mapping[str, Scorer], count: int) -> dict[str, int]:
-    """The rankings whose best items are candidates too, and how many of each."""
-    return {name: count for name in RANKINGS if name in scorers and count}
-
-
-def _beams(
-    pipeline: Pipeline, model: Seq2Seq, part: str, queries: Queries
-) -> tuple[Tensor, Tensor]:
-    """What generation finds; for the test the stage "test" has it already."""
-    exact = pipeline.config.joining.exact
-    if part == "test" and not exact:
-        pipeline.test()
-        lists = load_tensors(pipeline.run.path / pipeline.test_stage / "lists.safetensors")
-        return lists["items"], lists["log_probs"]
-    with pipeline.run.screen.bar(f"generation, {part}") as bar:
-        return generated(
-            model,
-            queries.histories,
-            num_beams=pipeline.config.evaluation.num_beams,
-            exact=exact,
-            progress=bar.update,
+        return self.stage(
+            "joined",
+            reads=("joining", "evaluation.ks"),
+            after=(validation, test),
+            fill=fill,
+            load=lambda folder: read_report(folder / "report.json"),
         )
 
+    def _features(self) -> dict[str, Tensor]:
+        """What the features are computed from, so that the run alone can answer."""
+        features = {
+            "counts": torch.from_numpy(self.data.split.item_counts),
+            "semantic": self.semantic.cpu().contiguous(),
+        }
+        if self.config.stage_two.distillation_state == "first":
+            features["embeddings"] = self.embeddings.cpu().contiguous()
+        return features
 
-def _features(pipeline: Pipeline) -> dict[str, Tensor]:
-    """What the features are computed from, so that the run alone can answer."""
-    config, data = pipeline.config, pipeline.data
-    found = {
-        "counts": torch.from_numpy(data.popularity()),
-        "semantic": pipeline.semantic.cpu().contiguous(),
-    }
-    if config.stage_two.distillation_state == "first":
-        found["embeddings"] = pipeline.embeddings.cpu().contiguous()
-    return found
+    def scorers(self, model: Seq2Seq, features: Mapping[str, Tensor]) -> dict[str, Scorer]:
+        """The features' scorers.
 
+        Args:
+            model: The generator, in eval mode.
+            features: What they are computed from, as the stage "joined" keeps it.
+        """
+        config, device = self.config, model.trie.device
+        scorers: dict[str, Scorer] = {}
+        if "embeddings" in features:
+            scorers["c_dis"] = _dense_head(config, model, features["embeddings"].to(device))
+        backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
+        load_weights(self.stage_one.file("weights.safetensors"), backbone)
+        items = ItemTable(backbone.num_items, backbone.dim).to(device)
+        with torch.no_grad():  # once for all histories
+            items.ids.copy_(backbone.item_vectors())
+        backbone.item_encoder = items
+        scorers["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
+        for name, floor in graph_floors(self.floors).items():
+            scorers[_FLOORS[name]] = scaled(floor.score)
+        scorers["popularity"] = popularity_correction(features["counts"].numpy())
+        scorers["seen"] = seen_items(len(features["counts"]), config.stage_two.history_length)
+        return scorers
 
-def _scorers(pipeline: Pipeline, model: Seq2Seq) -> dict[str, Scorer]:
-    """Every feature that this variant has."""
-    config, data = pipeline.config, pipeline.data
-    _ = pipeline.stage_one  # its weights are read below
-    fit_and_test_floors(pipeline.run, data, config.text.fields, config.evaluation.ks)
-    return load_scorers(
-        config, model, _features(pipeline), pipeline.run.path, pipeline.stage_one_stage
-    )
-
-
-def load_scorers(
-    config: Config, model: Seq2Seq, features: Mapping[str, Tensor], run: Path, stage_one: str
-) -> dict[str, Scorer]:
-    """The features' scorers.
-
-    Args:
-        config: The variant's configuration.
-        model: The generator, in eval mode.
-        features: What they are computed from, as the stage "joined" keeps it.
-        run: The run.
-        stage_one: The stage of stage I's model.
-    """
-    found: dict[str, Scorer] = {}
-    device = model.trie.device
-    if "embeddings" in features:
-        found["c_dis"] = _dense_head(config, model, features["embeddings"].to(device))
-    backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
-    load_weights(run / stage_one / "weights.safetensors", backbone)
-    items = ItemTable(backbone.num_items, backbone.dim).to(device)
-    with torch.no_grad():  # once for all histories
-        items.ids.copy_(backbone.item_vectors())
-    backbone.item_encoder = items
-    found["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
-    for name, floor in load_graph_floors(run).items():
-        found[_FLOORS[name]] = scaled(floor.score)
-    found["popularity"] = popularity_correction(features["counts"].numpy())
-    found["seen"] = seen_items(len(features["counts"]), config.stage_two.history_length)
-    return found
+    def recommender(self) -> Recommender | JoinedRecommender:
+        """What answers by generation, or by what is joined to it where the run joins."""
+        joining, num_beams = self.config.joining, self.config.evaluation.num_beams
+        folder = self.stage_two.file("model")
+        if not joining.any:
+            return Recommender.load(folder, device=self.device, num_beams=num_beams)
+        saved = load_model(folder)
+        model = saved.model.to(self.device).eval()
+        return JoinedRecommender(
+            model,
+            saved.item_ids,
+            scorers=self.scorers(model, load_tensors(self.joined.file("features.safetensors"))),
+            weights=self.joined.complete()["weights"],
+            joining=joining,
+            popularity=saved.popularity,
+            num_beams=num_beams,
+        )
 
 
 def _dense_head(config: Config, model: Seq2Seq, vectors: Float[Tensor, "items dim"]) -> Scorer:

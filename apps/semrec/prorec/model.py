@@ -17,10 +17,10 @@ from genrec import (
     sample_candidates,
 )
 from jaxtyping import Float, Int
+from semtok import standardised
 from torch import Tensor, nn
 
 from semrec.prorec.config import StageOne, StageTwo
-from semrec.shared.data import standardised
 
 Tables = Mapping[str, Float[Tensor, "items dim"]]
 """Item embeddings by name: "collaborative" is E_C, "adapted" E_T."""
@@ -81,7 +81,7 @@ def concatenated(
         collaborative: E_C of a model trained on ids alone.
         unit: Whether the rows of both are scaled to length 1 first.
     """
-    reduced = standardised(semantic.cpu().numpy(), collaborative.shape[1])
+    reduced = torch.from_numpy(standardised(semantic.cpu().numpy(), collaborative.shape[1]))
     parts = [reduced.to(collaborative), collaborative]
     if unit:
         parts = [nn.functional.normalize(part, dim=1) for part in parts]
@@ -117,8 +117,8 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
     if isinstance(model, DIN):
         negatives = sample_candidates(batch.targets, num_items, config.num_negatives)
     else:
-        negatives = config.draw(num_items, device)
-    rows = config.rows(num_items, batch.history, batch.targets, negatives)
+        negatives = config.loss.draw(num_items, device)
+    rows = config.loss.rows(num_items, batch.history, batch.targets, negatives)
     vectors: Tensor = encoder.collaborative
     collaborative = vectors[rows]
     if config.alpha or config.item_input == "sum":
@@ -131,7 +131,7 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
         losses = {"next_item": candidate_cross_entropy(scores, negatives)}
     else:
         states = model(batch.history, vectors)
-        losses = {"next_item": config.next_item(states, vectors, batch.targets, negatives)}
+        losses = {"next_item": config.loss(states, vectors, batch.targets, negatives)}
     if config.alpha:
         drawn = torch.randperm(len(rows), device=device)[: config.alignment_items]
         losses["alignment"] = config.alpha * alignment_loss(

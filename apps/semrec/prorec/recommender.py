@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
-from genrec import (
-    Answers,
-    Ranked,
-    Recommender,
-    Seq2Seq,
-    beam_search,
-    exact_scores,
-    load_model,
-    query_batches,
-)
+from evalrec import Candidates
+from genrec import Answers, Ranked, Seq2Seq, beam_search, exact_scores, query_batches
 from jaxtyping import Int
 from torch import Tensor
 
-from semrec.prorec.config import Config, Joining
-from semrec.prorec.joined import dense_candidates, load_scorers
-from semrec.prorec.joining import Candidates, Scorer, candidates_of
-from semrec.shared.run import load_tensors, read_json
+from semrec.prorec.config import Joining
+from semrec.prorec.joining import Scorer, candidates_of, on_base
+
+RANKINGS = ("c_dis", "stage_one", "graph_text")
+"""Features whose best items are candidates, too."""
 
 
 class JoinedRecommender(Answers):
@@ -74,8 +66,8 @@ class JoinedRecommender(Answers):
         self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
     ) -> Ranked:
         """Returns each history's best items by the joined scores."""
-        found = self._candidates(history, exclude, allowed, max(self.num_beams, top_k))
-        return Ranked.best(found.scores(self.weights), top_k, items=found.items)
+        candidates = self._candidates(history, exclude, allowed, max(self.num_beams, top_k))
+        return Ranked.best(candidates.scores(self.weights), top_k, items=candidates.items)
 
     @torch.inference_mode()
     def _candidates(
@@ -98,9 +90,9 @@ class JoinedRecommender(Answers):
         permitted = self.permitted(len(history), exclude, allowed)
         if self.joining.exact:
             scores = exact_scores(model, model.trie, history, tables=self.tables)
-            found = Ranked.best(scores, num_beams, permitted=permitted)
+            beams = Ranked.best(scores, num_beams, permitted=permitted)
         else:
-            found = beam_search(
+            beams = beam_search(
                 model,
                 model.trie,
                 history,
@@ -110,32 +102,18 @@ class JoinedRecommender(Answers):
                 allow=allowed,
                 tables=self.tables,
             )
-        return candidates_of(
+        candidates = candidates_of(
             model,
             histories,
-            (found.items.cpu(), found.scores.cpu()),
+            Ranked(items=beams.items.cpu(), scores=beams.scores.cpu()),
             self.scorers,
             dense=self.dense,
             permitted=None if permitted is None else permitted.cpu(),
             tables=self.tables,
-        ).on(self.joining.base)
+        )
+        return on_base(candidates, self.joining.base)
 
 
-def load_recommender(
-    run: Path, config: Config, device: torch.device, num_beams: int = 100
-) -> Recommender | JoinedRecommender:
-    """The recommender of a complete run: a joined one where the run joins."""
-    if not config.joining.any:
-        return Recommender.load(run / "stage_two/model", device=device, num_beams=num_beams)
-    saved = load_model(run / "stage_two/model")
-    model, joined = saved.model.to(device).eval(), run / "joined"
-    features = load_tensors(joined / "features.safetensors")
-    return JoinedRecommender(
-        model,
-        saved.item_ids,
-        scorers=load_scorers(config, model, features, run, "stage_one"),
-        weights=read_json(joined / "stage.json")["weights"],
-        joining=config.joining,
-        popularity=saved.popularity,
-        num_beams=num_beams,
-    )
+def dense_candidates(scorers: Mapping[str, Scorer], count: int) -> dict[str, int]:
+    """The rankings whose best items are candidates too, and how many of each."""
+    return {name: count for name in RANKINGS if name in scorers and count}

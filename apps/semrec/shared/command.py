@@ -7,15 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import torch
 import typer
-from evalrec import Report
-from genrec import DenseRecommender
+from evalrec import DataError, Report, reports_table, write_synthetic
+from genrec import ArtifactError
+from rich.console import Console
+from semtok import CatalogError
 
 from semrec.shared.configuration import build_config, load_config
-from semrec.shared.data import check_complete
+from semrec.shared.data import read_data
+from semrec.shared.errors import ExperimentError, guarded
+from semrec.shared.files import content_hash
+from semrec.shared.findings import Findings, complete_run
+from semrec.shared.pipeline import Pipeline
 from semrec.shared.recommend import (
     AllowOption,
     DenyOption,
@@ -30,21 +36,9 @@ from semrec.shared.recommend import (
     check_answer_options,
     read_ids,
 )
-from semrec.shared.run import choose_device, read_json
-from semrec.shared.setting import (
-    ConfigOption,
-    DataOption,
-    DemoSeedOption,
-    DeviceOption,
-    EmbeddingOption,
-    OutOption,
-    SeedOption,
-    Setting,
-    chosen,
-    demo_data,
-    open_run,
-    show_results,
-)
+from semrec.shared.run import Run
+from semrec.shared.screen import Screen
+from semrec.shared.stage import AppConfig
 from semrec.shared.studies import (
     SeedsOption,
     Study,
@@ -56,9 +50,24 @@ from semrec.shared.studies import (
     with_values,
 )
 
+DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]
+OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")]
+ConfigOption = Annotated[Path | None, typer.Option(help="TOML: whatever is not a default")]
+EmbeddingOption = Annotated[
+    str | None, typer.Option(help="minilm, lsa, a model's name or folder, or a file")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Decides all that is drawn")]
+DemoSeedOption = Annotated[int, typer.Option(help="Decides all that is drawn")]
+DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
+
+C = TypeVar("C", bound=AppConfig)
+
+
+P = TypeVar("P", bound=Pipeline[Any])
+
 
 @dataclass(frozen=True, kw_only=True)
-class App:
+class App(Generic[C, P]):
     """What tells the apps apart.
 
     Attributes:
@@ -66,32 +75,84 @@ class App:
         config: The dataclass of its configuration.
         embedding: The part of the configuration that names an embedding.
         demo: The configuration for the synthetic catalogue of `demo`.
-        pipeline: The stages; made of the fields of a `Setting`.
-        run_stages: Goes through them and writes metrics and report.
+        pipeline: The stages.
+        findings: What the report says beyond the test.
         studies: By the names of the command line.
     """
 
     title: str
-    config: type
+    config: type[C]
     embedding: str
-    demo: Any
-    pipeline: Callable[..., Any]
-    run_stages: Callable[[Any], Mapping[str, Report]]
-    studies: Mapping[str, Study[Any]]
+    demo: C
+    pipeline: Callable[..., P]
+    findings: Callable[[P], Findings]
+    studies: Mapping[str, Study[P]]
 
-    def open(self, data: Path, out: Path, config: Any, device: str) -> Any:
-        """The pipeline of a run, begun or continued."""
-        setting: Setting = open_run(self.title, data, out, config, device)
-        return self.pipeline(**vars(setting))
+    def open(self, folder: Path, out: Path, config: C, device: str) -> P:
+        """Reads the data and begins or continues a run.
 
-    def go(self, data: Path, out: Path, config: Any, device: str) -> None:
-        """Goes through the stages of a run and prints the results."""
-        pipeline = self.open(data, out, config, device)
-        show_results(self.title, pipeline.run, self.run_stages(pipeline))
+        Args:
+            folder: Of the data.
+            out: Of the run.
+            config: The resolved configuration; its `check` refuses data that it does not suit.
+            device: As `choose_device` takes it.
+        """
+        screen, chosen_device = Screen(), choose_device(device)
+        data = read_data(folder, config.columns, screen)
+        inputs = [*data.files, *config.check(data)]
+        run = Run.begin(
+            out,
+            app=self.title.lower(),
+            config=dataclasses.asdict(config),
+            data=content_hash(inputs),
+            screen=screen,
+        )
+        return self.pipeline(run=run, inputs=data, config=config, device=chosen_device)
+
+    def reopen(self, out: Path, device: str = "auto") -> P:
+        """A complete run, which answers without its data.
+
+        Raises:
+            ExperimentError: The folder is not that of a complete run.
+        """
+        run = Run.reopen(out, Screen())
+        config = build_config(self.config, run.config, str(out))
+        return self.pipeline(run=run, inputs=None, config=config, device=choose_device(device))
+
+    def complete(self, pipeline: P) -> dict[str, Report]:
+        """Goes through the stages of a run, and writes its metrics and its report."""
+        return complete_run(self.title, pipeline, self.findings)
+
+    def show(self, pipeline: P) -> None:
+        """Completes a run, and prints the test's results and where the report is."""
+        reports = self.complete(pipeline)
+        typer.echo()
+        Console().print(reports_table(reports, title=f"{self.title} on the test"))
+        typer.echo(f"report: {pipeline.run.path / 'report.html'}")
+
+    def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
+        """The configuration by a TOML file and by what the command line says of it.
+
+        Args:
+            path: The file; None for the defaults.
+            embedding: Replaces the embedding, unless it is None.
+            seed: Replaces the seed, unless it is None.
+        """
+        config = load_config(self.config, path)
+        changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+        if embedding is not None:
+            part = getattr(config, self.embedding)
+            changes[self.embedding] = dataclasses.replace(part, embedding=embedding)
+        return dataclasses.replace(config, **changes)
 
 
-def command_line(app: App) -> typer.Typer:
-    """The commands `run`, `demo` and `study` of an app."""
+def run_app(app: App[Any, Any]) -> None:
+    """Runs an app's command line; what a user can put right ends it with one line."""
+    guarded(command_line(app), (ArtifactError, CatalogError, DataError))
+
+
+def command_line(app: App[C, P]) -> typer.Typer:
+    """The commands `run`, `demo`, `study` and `recommend` of an app."""
     commands = typer.Typer(
         help=f"{app.title}: from items and interactions to recommended item ids.",
         no_args_is_help=True,
@@ -109,13 +170,13 @@ def command_line(app: App) -> typer.Typer:
         device: DeviceOption = "auto",
     ) -> None:
         """Train, test, and write report.html; the same command continues a stopped run."""
-        resolved: Any = chosen(load_config(app.config, config), app.embedding, embedding, seed)
-        app.go(data, out, resolved, device)
+        app.show(app.open(data, out, app.configured(config, embedding, seed), device))
 
     @commands.command()
     def demo(out: OutOption, seed: DemoSeedOption = 0, device: DeviceOption = "auto") -> None:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
-        app.go(demo_data(out), out, dataclasses.replace(app.demo, seed=seed), device)
+        config = dataclasses.replace(app.demo, seed=seed)
+        app.show(app.open(demo_data(out), out, config, device))
 
     @commands.command(help=studies_help(app.studies))
     def study(
@@ -129,26 +190,11 @@ def command_line(app: App) -> typer.Typer:
         values: ValuesOption = None,
         device: DeviceOption = "auto",
     ) -> None:
-        resolved: Any = chosen(load_config(app.config, config), app.embedding, embedding, seed)
-        found = with_values(app.studies, name, values)
+        resolved = app.configured(config, embedding, seed)
+        chosen_study = with_values(app.studies, name, values)
         all_seeds = parse_seeds(seeds, resolved.seed)
-        run_study(name, found, app.open(data, out, resolved, device), all_seeds, app.run_stages)
-
-    return commands
-
-
-def add_recommend(
-    commands: typer.Typer,
-    app: App,
-    recommender_of: Callable[[Path, Any, torch.device], DenseRecommender],
-) -> None:
-    """The command `recommend` of an app whose model scores all items.
-
-    Args:
-        commands: Where it is added.
-        app: The app.
-        recommender_of: Loads it from the folder of a complete run.
-    """
+        pipeline = app.open(data, out, resolved, device)
+        run_study(name, chosen_study, pipeline, all_seeds, app.complete)
 
     @commands.command()
     def recommend(
@@ -165,9 +211,8 @@ def add_recommend(
     ) -> None:
         """Item ids, titles and scores for one history, or for a file of them, streamed."""
         check_answer_options(history, source, output)
-        check_complete(run)
-        config: Any = build_config(app.config, read_json(run / "run.json")["config"], str(run))
-        recommender = recommender_of(run, config, choose_device(device))
+        pipeline = app.reopen(run, device)
+        recommender = pipeline.recommender()
         known = recommender.rows
         stream = partial(
             recommender.stream,
@@ -177,4 +222,32 @@ def add_recommend(
             allow=read_ids(allow, known),
             deny=read_ids(deny, known) or (),
         )
-        answer(run, stream, known, history=history, source=source, output=output, force=force)
+        titles = {item["item_id"]: item["title"] for item in pipeline.items.result()}
+        answer(titles, stream, history=history, source=source, output=output, force=force)
+
+    return commands
+
+
+def demo_data(out: Path) -> Path:
+    """The folder of the demo's synthetic catalogue, beside the run; made if it is not there."""
+    data = out.with_name(f"{out.name}-data")
+    if not data.exists():
+        write_synthetic(data)
+    return data
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device of that name; "auto" is the first GPU, or else the CPU.
+
+    Raises:
+        ExperimentError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ExperimentError(f"--device {name} cannot be used here: {first}") from error
+    return device

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from semrec.shared.run import ExperimentError
+from semrec.shared.errors import ExperimentError
 
 Config = TypeVar("Config")
 

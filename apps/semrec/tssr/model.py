@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from fusion import CrossModalEncoder, Gate, item_contrast, user_contrast
-from genrec import Batch, ItemTable, SASRec, StateBackbone
+from fusion import (
+    ContentEncoder,
+    CrossModalEncoder,
+    Gate,
+    VectorTable,
+    item_contrast,
+    user_contrast,
+)
+from genrec import Batch, ContentTable, ItemTable, SASRec, StateBackbone
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from semrec.shared.item_tables import ContentTable
 from semrec.tssr.config import ONLY_IDS, Model
-from semrec.tssr.encoders import ContentEncoder, VectorTable
 
 _ID_SCALE = 0.1  # of id embeddings that start from content, whose variance is 1
 
@@ -53,7 +58,9 @@ class TwoStream(StateBackbone):
         config: Model,
         contents: Sequence[Float[Tensor, "items feature_dim"] | ContentEncoder | VectorTable],
     ) -> None:
-        if config.head == "sum" and any(isinstance(one, ContentEncoder) for one in contents):
+        if config.head == "sum" and any(
+            isinstance(content, ContentEncoder) for content in contents
+        ):
             raise ValueError(ONLY_IDS.format(config.head))
         first = contents[0]
         num_items = len(first) if isinstance(first, Tensor) else first.num_items
@@ -65,7 +72,7 @@ class TwoStream(StateBackbone):
             ),
         ]
         if config.id_start == "content":
-            _start_ids(tables[0], [one for one in contents if isinstance(one, Tensor)])
+            _start_ids(tables[0], [c for c in contents if isinstance(c, Tensor)])
         super().__init__(
             num_items,
             dim=config.dim,
@@ -89,15 +96,16 @@ class TwoStream(StateBackbone):
 
     def tables(self, rows: Int[Tensor, " rows"] | None = None) -> list[Float[Tensor, "items dim"]]:
         """E of each stream; where `rows` are given, zero but for these items."""
-        found = []
+        tables = []
         for stream in self.streams:
             encoder = stream.item_encoder
             if rows is None or isinstance(encoder, ItemTable):
-                found.append(stream.item_vectors())  # type: ignore[operator]
+                tables.append(stream.item_vectors())  # type: ignore[operator]
             else:
-                some: Tensor = encoder(rows)  # type: ignore[operator]
-                found.append(some.new_zeros(self.num_items, self.dim).index_copy(0, rows, some))
-        return found
+                vectors: Tensor = encoder(rows)  # type: ignore[operator]
+                zeros = vectors.new_zeros(self.num_items, self.dim)
+                tables.append(zeros.index_copy(0, rows, vectors))  # [items, dim]
+        return tables
 
     def unimodal(
         self, history: Int[Tensor, "batch length"], tables: Sequence[Float[Tensor, "items dim"]]
@@ -173,14 +181,14 @@ class Head(nn.Module):
 def tssr_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """lambda_1 L_u, lambda_2 L_i (eq. 1-2) and the cross-entropy (eq. 4)."""
     assert isinstance(model, TwoStream)
-    negatives = config.draw(model.num_items, batch.history.device)
+    negatives = config.loss.draw(model.num_items, batch.history.device)
     scored = (negatives,) if config.head == "sum" else ()  # by the content too
-    rows = config.rows(model.num_items, batch.history, batch.targets, *scored)
+    rows = config.loss.rows(model.num_items, batch.history, batch.targets, *scored)
     tables = model.tables(rows)
     ids, *contents = states = model.unimodal(batch.history, tables)
     vectors = sum(tables[1:], tables[0]) if config.head == "sum" else tables[0]
     joined = model.join(states)
-    losses = {"next_item": config.next_item(joined, vectors, batch.targets, negatives)}
+    losses = {"next_item": config.loss(joined, vectors, batch.targets, negatives)}
     valid = batch.targets < model.num_items
     following = [
         nn.functional.embedding(batch.targets.masked_fill(~valid, 0), table) for table in tables
@@ -220,7 +228,7 @@ def tssr_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor
 def baseline_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The cross-entropy alone, for SASRec on any item vectors."""
     assert isinstance(model, SASRec)
-    negatives = config.draw(model.num_items, batch.history.device)
+    negatives = config.loss.draw(model.num_items, batch.history.device)
     vectors = model.item_vectors()
     states = model(batch.history, vectors)
-    return {"next_item": config.next_item(states, vectors, batch.targets, negatives)}
+    return {"next_item": config.loss(states, vectors, batch.targets, negatives)}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from evalrec import Report
+from evalrec.page import Scatter, scatter_panels, tsne_panel
 
-from semrec.shared.report.figures import Scatter, scatter_panels, tsne_panel
 from semrec.shared.studies import Outcome, Study, tested
-from semrec.tssr.report import BASELINES, MODEL, agreement, stream_tables
-from semrec.tssr.system import Pipeline
+from semrec.tssr.report import agreement, stream_tables
+from semrec.tssr.system import BASELINES, MODEL, TSSRPipeline
 
 _WITHOUT = {
     MODEL: {},
@@ -21,11 +22,11 @@ _WITHOUT = {
 }
 
 
-def hybrid(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def hybrid(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
     """TSSR beside SASRec on ids, on content, and on both concatenated (table 1)."""
-    systems = tested({MODEL: pipeline}, seeds, Pipeline.tssr)
+    systems = tested({MODEL: pipeline}, seeds, attrgetter("tssr"))
     for items, title in BASELINES.items():
-        systems |= tested({title: pipeline}, seeds, partial(Pipeline.baseline, items=items))
+        systems |= tested({title: pipeline}, seeds, partial(TSSRPipeline.baseline, items=items))
     return Outcome(
         title="one source of item embeddings, or both",
         note="Table 1. All are trained for the same number of epochs at most, with the same "
@@ -34,29 +35,29 @@ def hybrid(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def contrast(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def contrast(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
     """Without user-grained contrast, without item-grained, without both (figure 3)."""
     variants = {name: pipeline.varied(model=changes) for name, changes in _WITHOUT.items()}
     return Outcome(
         title="hierarchical contrast",
         note="Figure 3. Alignment: mean squared distance of the content's unit vectors to the "
         "ids'; uniformity: lower is more even; both of the first seed.",
-        systems=tested(variants, seeds, Pipeline.tssr),
+        systems=tested(variants, seeds, attrgetter("tssr")),
         facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
         k=20,
     )
 
 
-def tsne(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def tsne(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
     """Id and content embeddings in the plane, with contrast and without (figures 1 and 4)."""
     variants = {name: pipeline.varied(model=_WITHOUT[name]) for name in (MODEL, "without both")}
     panels: list[Scatter] = []
-    systems = tested(variants, seeds, Pipeline.tssr)
+    systems = tested(variants, seeds, attrgetter("tssr"))
     for name, variant in variants.items():
-        one = variant.varied(seed=seeds[0])
+        first = variant.varied(seed=seeds[0])
         panels += [
             tsne_panel(f"{name}: {stream}", vectors.numpy(), seed=seeds[0])
-            for stream, vectors in stream_tables(one.config, one.model()).items()
+            for stream, vectors in stream_tables(first.config, first.model()).items()
         ]
     return Outcome(
         title="item embeddings with and without contrast",
@@ -68,7 +69,7 @@ def tsne(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def batch_size(
-    pipeline: Pipeline, seeds: Sequence[int], values: Sequence[int] = (32, 64, 128, 256)
+    pipeline: TSSRPipeline, seeds: Sequence[int], values: Sequence[int] = (32, 64, 128, 256)
 ) -> Outcome:
     """Sequences a batch, which is the number of in-batch negatives (figure 5)."""
     return _over(
@@ -84,7 +85,7 @@ def batch_size(
 
 
 def temperature(
-    pipeline: Pipeline,
+    pipeline: TSSRPipeline,
     seeds: Sequence[int],
     values: Sequence[float] = tuple(step / 10 for step in range(1, 11)),
 ) -> Outcome:
@@ -101,17 +102,17 @@ def temperature(
 
 
 def data_share(
-    pipeline: Pipeline, seeds: Sequence[int], values: Sequence[float] = (0.8, 0.5, 0.2)
+    pipeline: TSSRPipeline, seeds: Sequence[int], values: Sequence[float] = (0.8, 0.5, 0.2)
 ) -> Outcome:
     """20, 50, 80 and 100 % of the users' histories to train on, SASRec on ids beside (figure 6)."""
     shares = {
         f"{100 * share:g}%": pipeline.varied(model={"data_share": share})
         for share in (pipeline.config.model.data_share, *values)
     }
-    alone = partial(Pipeline.baseline, items="ids")
+    alone = partial(TSSRPipeline.baseline, items="ids")
     systems: dict[str, list[Report]] = {}
     for share, variant in shares.items():
-        systems |= tested({f"{MODEL}, {share}": variant}, seeds, Pipeline.tssr)
+        systems |= tested({f"{MODEL}, {share}": variant}, seeds, attrgetter("tssr"))
         systems |= tested({f"{BASELINES['ids']}, {share}": variant}, seeds, alone)
     return Outcome(
         title="amount of training data",
@@ -120,7 +121,7 @@ def data_share(
     )
 
 
-def modalities(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def modalities(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
     """Each content stream alone, all in one stream, and as streams of their own."""
     content = pipeline.config.content
     fields = list(dict.fromkeys(name for names in content.fields for name in names))
@@ -128,8 +129,8 @@ def modalities(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     images = [name for name in fields if content.is_image([name])]
     streams: dict[str, tuple[str, ...]] = {}
     if len(texts) > 1 or not images:
-        one = "+".join(texts)
-        streams[", ".join([f"one stream: {one}", *images])] = (one, *images)
+        joined = "+".join(texts)
+        streams[", ".join([f"one stream: {joined}", *images])] = (joined, *images)
     streams |= {f"{field} alone": (field,) for field in fields}
     if len(fields) > 1:
         streams[f"{len(fields)} streams: {', '.join(fields)}"] = tuple(fields)
@@ -140,11 +141,11 @@ def modalities(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         title="several modalities",
         note="The paper's second limitation: more than one content modality at once, each a "
         "stream with an encoder of its own.",
-        systems=tested(variants, seeds, Pipeline.tssr),
+        systems=tested(variants, seeds, attrgetter("tssr")),
     )
 
 
-STUDIES: dict[str, Study[Pipeline]] = {
+STUDIES: dict[str, Study[TSSRPipeline]] = {
     "hybrid": hybrid,
     "contrast": contrast,
     "tsne": tsne,
@@ -156,29 +157,29 @@ STUDIES: dict[str, Study[Pipeline]] = {
 """By the names of the command line."""
 
 
-def _agreement(pipeline: Pipeline, seed: int) -> dict[str, float | str]:
+def _agreement(pipeline: TSSRPipeline, seed: int) -> dict[str, float | str]:
     """Alignment and uniformity of the content streams of a trained variant, their means."""
-    one = pipeline.varied(seed=seed)
-    streams = agreement(one.config, one.model())
+    variant = pipeline.varied(seed=seed)
+    streams = agreement(variant.config, variant.model())
     contents = [values for name, values in streams.items() if name != "ids"]
     return {key: sum(v[key] for v in contents) / len(contents) for key in contents[0]}
 
 
 def _over(
-    pipeline: Pipeline,
+    pipeline: TSSRPipeline,
     seeds: Sequence[int],
     setting: str,
     values: Sequence[Any],
     **texts: Any,
 ) -> Outcome:
     """A study of one number of the model, the run's own value first."""
-    own = getattr(pipeline.config.model, setting)
-    order = [own, *(value for value in values if value != own)]
-    variants: Mapping[str, Pipeline] = {
+    default = getattr(pipeline.config.model, setting)
+    order = [default, *(value for value in values if value != default)]
+    variants: Mapping[str, TSSRPipeline] = {
         f"{texts['axis']} {value}": pipeline.varied(model={setting: value}) for value in order
     }
     return Outcome(
-        systems=tested(variants, seeds, Pipeline.tssr),
+        systems=tested(variants, seeds, attrgetter("tssr")),
         facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
         places=dict(zip(variants, map(float, order), strict=True)),
         **texts,

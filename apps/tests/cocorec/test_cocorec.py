@@ -80,8 +80,8 @@ def test_random_codes_stand_beside_those_of_any_quantizer(
     config = replace(config, codes=replace(config.codes, quantizer="rq"))
     pipeline = app.APP.open(data, tmp_path / "run", config, "cpu")
     for study, name in (("ablation", "random codes"), ("code-type", "random codes")):
-        found: Any = studies.STUDIES[study](pipeline, [0]).systems
-        assert found[name].config.codes.source == "random"
+        variants: Any = studies.STUDIES[study](pipeline, [0]).systems
+        assert variants[name].config.codes.source == "random"
 
 
 def test_what_is_deployed_answers_as_the_whole_model(
@@ -90,15 +90,17 @@ def test_what_is_deployed_answers_as_the_whole_model(
     same = ["--data", data, "--out", complete, "--config", config]
     done = launch("cocorec", "study", "deploy", *same)
     assert done.returncode == 0, done.stderr
-    found = json.loads((complete / "studies/deploy.json").read_text())
-    gap = float(found["note"].rsplit(" ", 1)[1].rstrip("."))
+    study = json.loads((complete / "studies/deploy.json").read_text())
+    gap = float(study["note"].rsplit(" ", 1)[1].rstrip("."))
     assert gap < 1e-4
-    assert set(found["facts"]) >= {"CoCoRec, deployed", "SASRec, ids"}
+    assert set(study["facts"]) == {"CoCoRec, deployed", "SASRec, ids"}
+    assert study["facts"]["SASRec, ids"]["times SASRec"] == 1
+    assert "CoCoRec, fusing the items each time: " in study["note"]
 
 
 def test_a_narrow_view_is_filled_up_with_zeros() -> None:
     x = np.random.default_rng(0).normal(size=(20, 5))
-    found = reduced(x, 8, whiten=True)
-    assert found.shape == (20, 8)
-    assert not found[:, 5:].any()
-    np.testing.assert_allclose(found[:, :5].std(axis=0, ddof=1), 1, rtol=1e-4)
+    components = reduced(x, 8, whiten=True)
+    assert components.shape == (20, 8)
+    assert not components[:, 5:].any()
+    np.testing.assert_allclose(components[:, :5].std(axis=0, ddof=1), 1, rtol=1e-4)

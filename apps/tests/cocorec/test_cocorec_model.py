@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from fusion import mask_codes
-from genrec import Batch, DenseRecommender, PairBatches, SASRec, SequenceBatches, fit
+from genrec import (
+    Batch,
+    DenseRecommender,
+    PairBatches,
+    SASRec,
+    SequenceBatches,
+    fit,
+    save_weights,
+)
 from torch import Tensor, nn
 
-from semrec.cocorec import model as model_module
 from semrec.cocorec.config import Codes, Config, ItemIds, Model, Views
 from semrec.cocorec.deployed import (
     Deployed,
@@ -22,9 +29,8 @@ from semrec.cocorec.deployed import (
     load_deployed,
     with_item_ids,
 )
-from semrec.cocorec.model import CoCoRec, FusedItems, cocorec_loss
-from semrec.shared.run import ExperimentError
-from semrec.shared.training import save_weights
+from semrec.cocorec.model import CoCoRec, cocorec_loss
+from semrec.shared.errors import ExperimentError
 
 SIZES, NUM_ITEMS, DIM = (5, 3, 4), 9, 8
 PAIRS = Batch(
@@ -59,6 +65,14 @@ def gradients(model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     model.zero_grad()
     sum(losses.values(), torch.tensor(0.0)).backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def portions(model: CoCoRec) -> list[int]:
+    """How many items pass the semantic-fusion module at a time, from now on."""
+    sizes: list[int] = []
+    fusion = model.item_encoder.fusion
+    fusion.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    return sizes
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -99,7 +113,7 @@ class Plain:
 
     def losses(self) -> dict[str, Tensor]:
         config, tau = self.config, self.config.temperature
-        negatives = config.draw(NUM_ITEMS, torch.device("cpu")).tolist()
+        negatives = config.loss.draw(NUM_ITEMS, torch.device("cpu")).tolist()
         weight = math.log(NUM_ITEMS / len(negatives))
         distinct = sorted({item for history in self.histories for item in history})
         masked = mask_codes(self.items.codes[distinct], SIZES, ratio=config.mask_ratio)
@@ -107,8 +121,9 @@ class Plain:
         starts = torch.tensor([0, *SIZES]).cumsum(0)
         for history, targets in zip(self.histories, self.batch.targets, strict=True):
             states = self.states([self.read(item) for item in history])
-            asked = states[-1:] if targets.ndim == 0 else states
-            for state, target in zip(asked, targets.reshape(-1).tolist(), strict=False):
+            states_with_target = states[-1:] if targets.ndim == 0 else states
+            pairs = zip(states_with_target, targets.reshape(-1).tolist(), strict=False)
+            for state, target in pairs:
                 if target < NUM_ITEMS:
                     others = [
                         cosine(state, self.output(item)) / tau + weight
@@ -120,12 +135,12 @@ class Plain:
             vectors = []
             for item in history:
                 row = distinct.index(item)
-                found = self.pass_one(item, masked.codes[row], masked.hidden[row])
-                vectors.append(found[1 + (config.pooling == "paper")])
+                passed = self.pass_one(item, masked.codes[row], masked.hidden[row])
+                vectors.append(passed[1 + (config.pooling == "paper")])
                 for place in masked.chosen[row].nonzero()[:, 0].tolist():
                     true = int(starts[place] + self.items.codes[item, place])
                     table = self.items.fusion.code_vectors.weight
-                    logits = [cosine(found[0][place], row) / tau for row in table]
+                    logits = [cosine(passed[0][place], row) / tau for row in table]
                     guesses.append(-log_share(logits[true], *logits[:true], *logits[true + 1 :]))
             augmented.append(self.states(vectors)[-1])
         losses = {"next_item": torch.stack(every).mean()}
@@ -167,50 +182,21 @@ def test_each_distinct_item_once_is_every_occurrence_on_its_own(
     config = small(**options)
     model = build(config)
     torch.manual_seed(1)
-    found = cocorec_loss(config, model, batch)
-    slopes = gradients(model, found)
+    losses = cocorec_loss(config, model, batch)
+    slopes = gradients(model, losses)
     torch.manual_seed(1)
     expected = Plain(config, model, batch).losses()
-    assert list(found) == list(expected)
-    torch.testing.assert_close(found, expected)
+    assert list(losses) == list(expected)
+    torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(slopes, gradients(model, expected))
     assert len(slopes) > 40
 
 
-@BATCHES
-def test_portions_computed_again_are_those_kept(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The very same numbers, dropout included."""
-    config = small(checkpoint_items=2, dropout=0.2, fusion_dropout=0.2)
-    model = build(config).train()
-    found = []
-    for recompute in (True, False):
-        if not recompute:
-            plain = lambda function, *given, use_reentrant: function(*given)  # noqa: E731
-            monkeypatch.setattr(model_module, "checkpoint", plain)
-        torch.manual_seed(1)
-        losses = cocorec_loss(config, model, batch)
-        found.append((losses, gradients(model, losses)))
-    for recomputed, kept in zip(*found, strict=True):
-        assert recomputed.keys() == kept.keys()
-        assert all(recomputed[name].equal(kept[name]) for name in kept)
-
-
 @pytest.mark.parametrize(("negatives", "passed"), [(0, 30), (5, 8)])
-def test_items_pass_in_portions_of_bounded_size(
-    negatives: int, passed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_items_pass_in_portions_of_bounded_size(negatives: int, passed: int) -> None:
     config = small(num_negatives=negatives, checkpoint_items=4)
     model = build(config, 30)
-    sizes: list[int] = []
-    fuse = FusedItems._fuse
-
-    def counted(self: FusedItems, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        sizes.append(len(rows))
-        return fuse(self, rows, *rest)
-
-    monkeypatch.setattr(FusedItems, "_fuse", counted)
+    sizes = portions(model)
     history = torch.tensor([[1, 2, 1, 2], [2, 1, 30, 30]])
     batch = Batch(history=history, targets=torch.tensor([3, 3]), users=torch.arange(2))
     losses = cocorec_loss(config, model, batch)
@@ -244,24 +230,20 @@ def test_what_is_deployed_answers_as_the_model(pooling: str, tmp_path: Path) -> 
     assert loaded.score(history).equal(lean.score(history))
     ids = [f"item {row}" for row in range(NUM_ITEMS)]
     answers = [
-        DenseRecommender(one, ids, history_length=4).recommend([["item 3", "item 5"]], top_k=4)
-        for one in (model.float(), loaded)
+        DenseRecommender(scorer, ids, history_length=4).recommend([["item 3", "item 5"]], top_k=4)
+        for scorer in (model.float(), loaded)
     ]
-    first, second = ([one.item_id for one in answer[0].items] for answer in answers)
+    first, second = ([item.item_id for item in answer[0].items] for answer in answers)
     assert first == second
     (tmp_path / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(ExperimentError, match="not a model's weights"):
         load_deployed(tmp_path / "weights.safetensors", config)
 
 
-def test_scoring_passes_the_catalogue_once_and_again_for_new_weights(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_scoring_passes_the_catalogue_once_and_again_for_new_weights() -> None:
     model = build(small()).float()
     batches = PairBatches([[0, 1, 2], [3, 4]], num_items=NUM_ITEMS, history_length=4)
-    calls = []
-    fuse = FusedItems._fuse
-    monkeypatch.setattr(FusedItems, "_fuse", lambda *all_: calls.append(1) or fuse(*all_))
+    calls = portions(model)
     history = torch.tensor([[0, 3, 5, 0]])
 
     def scores() -> Tensor:
@@ -317,10 +299,10 @@ def test_item_ids_are_all_that_is_fine_tuned(pooling: str, targets: bool, tmp_pa
     moved = not tuned.item_vectors().equal(before.item_vectors())
     assert moved == targets
     torch.testing.assert_close(deployed(tuned).score(history), tuned.score(history))
-    for name, one in (("ids", tuned), ("summed", deployed(tuned))):
-        save_weights(tmp_path / name, one.float())
+    for name, kept in (("ids", tuned), ("summed", deployed(tuned))):
+        save_weights(tmp_path / name, kept.float())
         loaded = load_deployed(tmp_path / name, config, id_targets=targets)
-        assert loaded.score(history).equal(one.score(history))
+        assert loaded.score(history).equal(kept.score(history))
 
 
 def test_a_history_is_read_without_its_padding() -> None:
@@ -329,20 +311,6 @@ def test_a_history_is_read_without_its_padding() -> None:
     torch.testing.assert_close(padded, model.last_state(torch.tensor([[3, 1]])))
     inputs, _ = model.item_encoder(torch.tensor([1, 3]))
     torch.testing.assert_close(padded, model.last_state(torch.tensor([[1, 0, 2, 2]]), inputs))
-
-
-def test_codes_take_the_place_of_views_and_a_hidden_one_stays_hidden() -> None:
-    config = small(read_views=False)
-    model = build(config)
-    items = model.item_encoder
-    before = model.item_vectors()
-    items.views.zero_()
-    assert model.item_vectors().equal(before)
-    rows, hidden = torch.tensor([0]), torch.tensor([[True, False, False]])
-    other = items.codes[:1].clone()
-    other[0, 0] = (other[0, 0] + 1) % SIZES[0]
-    first, second = (items._fuse(rows, codes, hidden)[0] for codes in (items.codes[:1], other))
-    assert first.equal(second)
 
 
 @BATCHES
@@ -371,13 +339,13 @@ def test_one_batch_is_learned(batch: Batch) -> None:
 
 def test_both_kinds_of_samples_hold_the_same_targets() -> None:
     histories = [list(range(length)) for length in (2, 5, 9)]
-    found = []
+    by_kind = []
     for samples in ("pairs", "sequences"):
         batches = small(samples=samples, batch_size=2).batches(histories, NUM_ITEMS, 0)
         assert isinstance(batches, PairBatches if samples == "pairs" else SequenceBatches)
         targets = torch.cat([batch.targets.flatten() for batch in batches(0)])
-        found.append(sorted(targets[targets < NUM_ITEMS].tolist()))
-    assert found[0] == found[1]
+        by_kind.append(sorted(targets[targets < NUM_ITEMS].tolist()))
+    assert by_kind[0] == by_kind[1]
 
 
 def test_what_trains_it_is_adamw() -> None:
@@ -426,13 +394,7 @@ def test_settings_out_of_range_are_refused(
 
 def test_items_that_do_not_fit_are_refused() -> None:
     codes, views = torch.zeros(4, 3, dtype=torch.long), torch.zeros(4, 2, DIM)
-    for given, words in (
-        ((codes[:3], SIZES, views), "codes must have a row an item, 4, got 3"),
-        ((codes, SIZES, views[..., :5]), "views must have width dim, 8, got 5"),
-        ((codes, SIZES[:2], views), "codes must be within codebook_sizes"),
-        ((codes + 3, SIZES, views), "codes must be within codebook_sizes"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            CoCoRec(small(), *given)
+    with pytest.raises(ValueError, match="views must have width dim, 8, got 5"):
+        CoCoRec(small(), codes, SIZES, views[..., :5])
     table = Deployed(small(), StoredItems(torch.zeros(4, DIM)))
     assert table.num_items == 4

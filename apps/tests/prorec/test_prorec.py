@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +55,7 @@ def test_recommend_answers_by_the_joined_scores_of_a_run_that_joins(
     users = bought.group_by("user_id", maintain_order=True).agg("item_id")["item_id"].to_list()
     source, target = tmp_path / "histories.jsonl", tmp_path / "recs.jsonl"
     source.write_text("".join(json.dumps({"history": items[:-1]}) + "\n" for items in users))
-    command = ["recommend", "--run", out, "--input", source, "--output", target]
-    done = launch("prorec", *command, "--num-beams", 30)
+    done = launch("prorec", "recommend", "--run", out, "--input", source, "--output", target)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line)["items"] for line in target.read_text().splitlines()]
     hits = [
@@ -66,6 +66,22 @@ def test_recommend_answers_by_the_joined_scores_of_a_run_that_joins(
     assert sum(hits) / len(hits) == pytest.approx(
         report["metrics"]["unfiltered"]["recall@10"]["mean"], abs=0.004
     )
+
+
+@pytest.mark.parametrize("stage", ["data", "floors", "stage_one", "stage_two", "joined"])
+def test_a_run_whose_stage_was_removed_does_not_answer(
+    launch: Launch, complete: Path, tmp_path: Path, stage: str
+) -> None:
+    out = shutil.copytree(complete, tmp_path / "run")
+    shutil.rmtree(out / stage)
+    done = launch("prorec", "recommend", "--run", out, "--history", "", "--device", "cpu")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"error: {out / stage} is missing or damaged: the command that began the run makes it "
+        "again\n"
+    )
+    assert not (out / stage).exists()
 
 
 @pytest.mark.slow

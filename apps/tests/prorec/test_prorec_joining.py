@@ -10,16 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from evalrec import Queries, evaluate
-from genrec import Request, Seq2Seq, Seq2SeqConfig, Trie, exact_scores
+from evalrec import Candidates
+from genrec import Request, Seq2Seq, Seq2SeqConfig, Trie, exact_scores, rank_histories
 
-from semrec.prorec.config import Joining
+from semrec.prorec.config import FEATURES, Joining
 from semrec.prorec.joining import (
-    Candidates,
+    GRIDS,
+    Scorer,
     candidates_of,
-    generated,
-    merged,
-    pick_weights,
+    on_base,
     popularity_correction,
     scaled,
     seen_items,
@@ -44,113 +43,54 @@ def exact(model: Seq2Seq, history: np.ndarray) -> torch.Tensor:
     return exact_scores(model, model.trie, torch.from_numpy(history[-READ:])[None])[0]
 
 
-def test_candidates_are_ranked_by_the_weighted_sum() -> None:
-    generator = torch.Generator().manual_seed(0)
-    items = torch.stack([torch.randperm(9, generator=generator)[:5] for _ in range(4)])
-    log_probs = -torch.rand(4, 5, generator=generator)
-    features = {name: torch.rand(4, 5, generator=generator) for name in ("a", "b", "c")}
-    items[1, 2], log_probs[1, 2] = -1, -torch.inf
-    found = Candidates(items=items, log_probs=log_probs, features=features).ranked(
-        {"a": 0.5, "b": 2.0}
-    )
-    for user in range(4):
-        scores = {
-            int(items[user, place]): float(
-                log_probs[user, place]
-                + 0.5 * features["a"][user, place]
-                + 2 * features["b"][user, place]
-            )
-            for place in range(5)
-        }
-        assert found[user].tolist() == sorted(scores, key=lambda item: -scores[item])
-    assert found[1, -1] == -1
-
-
-def test_ndcg_is_that_of_the_ranked_lists() -> None:
-    generator = torch.Generator().manual_seed(1)
-    items = torch.stack([torch.randperm(40, generator=generator)[:25] for _ in range(200)])
-    log_probs = torch.randint(-4, 0, (200, 25), generator=generator).float()  # many ties
-    items[::3, 20:], log_probs[::3, 20:] = -1, -torch.inf
-    feature = torch.randint(0, 3, (200, 25), generator=generator).float()
-    found = Candidates(items=items, log_probs=log_probs, features={"a": feature})
-    targets = torch.randint(0, 40, (200,), generator=generator)
-    queries = Queries(
-        histories=[np.array([], dtype=np.int64)] * 200,
-        targets=targets.numpy(),
-        num_items=40,
-        cold=np.zeros(200, dtype=bool),
-    )
-    for weight in (0.0, 0.7, 1.0):
-        report = evaluate(queries, found.ranked({"a": weight}), ks=(10,))
-        expected = report.metrics["unfiltered"]["ndcg@10"].mean
-        assert found.ndcg(targets, {"a": weight}) == pytest.approx(expected, abs=1e-12)
-
-
-def test_merged_leaves_each_further_item_once() -> None:
-    items = torch.tensor([[3, 1, -1, -1], [0, 2, 5, 4]])
-    further = torch.tensor([[1, 7, 7, 2], [6, 0, 6, 4]])
-    assert merged(items, further).tolist() == [[-1, 7, -1, 2], [6, -1, -1, -1]]
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_generated_lists_hold_exact_log_probabilities(model: Seq2Seq, whole: bool) -> None:
-    items, log_probs = generated(model, HISTORIES, num_beams=8 if not whole else 4, exact=whole)
-    for history, row, scores in zip(HISTORIES, items, log_probs, strict=True):
-        expected = exact(model, history).topk(len(row))
-        assert row.tolist() == expected.indices.tolist()
-        torch.testing.assert_close(scores, expected.values)
-
-
 def test_dense_rankings_add_candidates_and_features_follow_their_items(model: Seq2Seq) -> None:
-    table = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    tables = dict(
+        zip("ab", torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1)), strict=True)
+    )
     lengths = {len(history): row for row, history in enumerate(HISTORIES)}
 
-    def score(histories: list[np.ndarray]) -> torch.Tensor:
-        return torch.stack([table[lengths[len(history)]] for history in histories])
+    def scorer(name: str) -> Scorer:
+        return lambda histories: tables[name][[lengths[len(history)] for history in histories]]
 
-    beams = generated(model, HISTORIES, num_beams=2)
-    found = candidates_of(model, HISTORIES, beams, {"dense": score}, dense={"dense": 3})
+    beams = rank_histories(model, HISTORIES, num_beams=2)
+    candidates = candidates_of(
+        model,
+        HISTORIES,
+        beams,
+        {name: scorer(name) for name in tables},
+        dense={"a": 3, "b": 2},
+    )
     for user, history in enumerate(HISTORIES):
-        own = [item for item in found.items[user].tolist() if item >= 0]
-        best = table[user].topk(3).indices.tolist()
-        assert own == [*beams[0][user].tolist(), *(i for i in best if i not in beams[0][user])]
+        rankings = [tables["a"][user].topk(3).indices, tables["b"][user].topk(2).indices]
+        mentioned = torch.cat([beams.items[user], *rankings]).tolist()
+        items = candidates.items[user].tolist()
+        assert [item for item in items if item >= 0] == list(dict.fromkeys(mentioned))
         scores = exact(model, history)
-        for place, item in enumerate(found.items[user].tolist()):
-            expected = (float(scores[item]), float(table[user, item])) if item >= 0 else None
-            value = float(found.log_probs[user, place]), float(found.features["dense"][user, place])
-            assert value == pytest.approx(expected or (-math.inf, 0.0), abs=1e-5)
-
-
-def test_weights_that_help_are_picked_and_others_stay_zero() -> None:
-    """The targets are what one feature says; the other is the same for all items."""
-    generator = torch.Generator().manual_seed(0)
-    items = torch.arange(20).repeat(40, 1)
-    oracle = torch.rand(40, 20, generator=generator)
-    found = Candidates(
-        items=items,
-        log_probs=torch.randn(40, 20, generator=generator),
-        features={"stage_one": 3 * oracle, "popularity": torch.ones(40, 20)},
-    )
-    queries = Queries(
-        histories=[np.array([0])] * 40,
-        targets=oracle.argmax(dim=1).numpy(),
-        num_items=20,
-        cold=np.zeros(40, dtype=bool),
-    )
-    choice = pick_weights(queries, found, ["stage_one", "popularity"])
-    assert choice.weights["stage_one"] >= 1
-    assert choice.weights["popularity"] == 0
-    assert choice.validation > choice.without + 0.2
-    assert pick_weights(queries, found, []).validation == choice.without
+        for place, item in enumerate(items):
+            values = [float(candidates.base[user, place])]
+            values += [float(candidates.features[name][user, place]) for name in tables]
+            expected = [-math.inf, 0.0, 0.0]
+            if item >= 0:
+                expected = [
+                    float(row[item]) for row in (scores, *(t[user] for t in tables.values()))
+                ]
+            assert values == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_feature_may_stand_in_for_generation() -> None:
     items = torch.tensor([[4, 2, -1], [1, 0, 3]])
     feature = torch.tensor([[0.1, 0.9, 0.0], [0.3, 0.2, 0.7]])
     log_probs = torch.tensor([[-1.0, -2.0, -torch.inf], [-1.0, -2.0, -3.0]])
-    found = Candidates(items=items, log_probs=log_probs, features={"stage_one": feature})
-    assert found.on("generation") is found
-    assert found.on("stage_one").ranked({}).tolist() == [[2, 4, -1], [3, 1, 0]]
+    candidates = Candidates(items=items, base=log_probs, features={"stage_one": feature})
+    assert on_base(candidates, "generation") is candidates
+    assert on_base(candidates, "stage_one").ranked({}).tolist() == [[2, 4, -1], [3, 1, 0]]
+
+
+def test_every_feature_can_be_weighed_and_left_out() -> None:
+    assert set(GRIDS) == set(FEATURES)
+    for grid in GRIDS.values():
+        assert grid[0] == 0
+        assert list(grid) == sorted(set(grid))
 
 
 def test_features_of_floors() -> None:
@@ -191,16 +131,16 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
     )
     lists = [(seen, None, []) for seen in (False, True)]
     lists += [(True, None, [1, 3]), (False, [0, 2, 3, 5, 7], [2]), (True, [1, 4, 6], [])]
-    for (seen, allow, deny), own in itertools.product(lists, (False, True)):
+    for (seen, allow, deny), by_request in itertools.product(lists, (False, True)):
         barred = torch.tensor([row in deny or row not in (allow or range(8)) for row in range(8)])
         wishes = {"deny": named(deny), **({} if allow is None else {"allow": named(allow)})}
-        asked = [named(history) for history in HISTORIES]
+        histories = [named(history) for history in HISTORIES]
         answers = recommender.stream(
-            [Request(history=one, **wishes) for one in asked] if own else asked,
+            [Request(history=h, **wishes) for h in histories] if by_request else histories,
             top_k=2,
             exclude_seen=seen,
             batch_size=2,
-            **({} if own else wishes),
+            **({} if by_request else wishes),
         )
         for history, answer in zip(HISTORIES, answers, strict=True):
             struck = barred.clone()
@@ -213,8 +153,8 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
             best = scores.topk(2)
             kept = [f"item {i}" for i in best.indices[best.values > -torch.inf]]
             assert [item.item_id for item in answer.items] == kept
-            found = torch.tensor([item.score for item in answer.items])
-            torch.testing.assert_close(found, best.values[: len(kept)])
+            answered = torch.tensor([item.score for item in answer.items])
+            torch.testing.assert_close(answered, best.values[: len(kept)])
 
 
 def named(rows: Sequence[int]) -> list[str]:

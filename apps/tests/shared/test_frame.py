@@ -21,11 +21,11 @@ import polars as pl
 import pytest
 from semtok import CatalogError
 
+from semrec.shared.command import choose_device
 from semrec.shared.configuration import load_config
-from semrec.shared.data import fit_and_test_floors
+from semrec.shared.errors import ExperimentError
+from semrec.shared.files import load_array, load_tensors
 from semrec.shared.recommend import read_histories
-from semrec.shared.run import ExperimentError, load_array, load_tensors
-from semrec.shared.setting import chosen
 
 APPS = Path(__file__).resolve().parents[2]
 TITLES = {"prorec": "PRORec", "cocorec": "CoCoRec", "tssr": "TSSR"}
@@ -42,13 +42,13 @@ OfApp = Callable[[str], Path]
 
 @pytest.fixture(params=TITLES)
 def name(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+    app_name: str = request.param
+    return app_name
 
 
-def metrics(run: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((run / "metrics.json").read_text())
-    return found
+def metrics(run: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return document
 
 
 def same(run: Path, data: Path, config: Path) -> list[object]:
@@ -67,18 +67,44 @@ def test_a_complete_run_is_not_run_again(
     assert TITLES[name] in again.stdout
 
 
-def test_a_run_shows_the_stages_that_its_configuration_asks_for(
-    name: str, completed: OfApp, small: OfApp
+def test_a_run_goes_through_the_stages_that_its_configuration_asks_for(
+    name: str, completed: OfApp, small: OfApp, data: Path
 ) -> None:
-    app, page = app_of(name), importlib.import_module(f"semrec.{name}.report")
-    config = load_config(app.config, small(name))
-    assert all((completed(name) / stage / "stage.json").exists() for stage in page.stages(config))
+    app = app_of(name)
+    pipeline = app.open(data, completed(name), load_config(app.config, small(name)), "cpu")
+    stages = pipeline.stages()
+    assert stages
+    assert all(stage.is_complete and stage.folder_name == stage.name for stage in stages)
     option = {"prorec": "reference"}.get(name, "baselines")
-    plain = dataclasses.replace(config.evaluation, **{option: False})
-    fewer = page.stages(dataclasses.replace(config, evaluation=plain))
-    left_out = set(page.stages(config)) - set(fewer)
+    plain = pipeline.varied(evaluation={option: False})
+    fewer = [stage.folder_name for stage in plain.stages()]
+    assert fewer == [stage.name for stage in stages if stage.name in fewer]
+    left_out = {stage.name for stage in stages} - set(fewer)
     assert left_out
     assert all(stage == "reference" or stage.startswith("sasrec_") for stage in left_out)
+
+
+def test_metrics_list_the_stages_in_order(
+    name: str, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    app, run = app_of(name), completed(name)
+    pipeline = app.open(data, run, load_config(app.config, small(name)), "cpu")
+    listed = metrics(run)["stages"]
+    assert list(listed) == [stage.folder_name for stage in pipeline.stages()]
+    for stage in pipeline.stages():
+        facts = json.loads((run / stage.folder_name / "stage.json").read_text())
+        assert facts == listed[stage.folder_name] | {"seconds": facts["seconds"]}
+    assert set(metrics(run)["test"]) == set(pipeline.reports())
+
+
+def test_every_stage_comes_after_those_that_it_takes(
+    name: str, completed: OfApp, small: OfApp, data: Path
+) -> None:
+    app = app_of(name)
+    pipeline = app.open(data, completed(name), load_config(app.config, small(name)), "cpu")
+    names = [stage.name for stage in pipeline.stages()]
+    for place, stage in enumerate(pipeline.stages()):
+        assert {before.name for before in stage.before} <= set(names[:place])
 
 
 @pytest.mark.slow
@@ -173,9 +199,9 @@ def test_recommend_answers_a_file(
     assert [answer["user"] for answer in answers] == [0, 1, 2]
     assert [answer["popular"] for answer in answers] == [False, False, True]
     for history, answer in zip(histories, answers, strict=True):
-        found = [item["item_id"] for item in answer["items"]]
-        assert len(set(found)) == 7
-        assert set(found) <= set(ids) - set(history)
+        answered = [item["item_id"] for item in answer["items"]]
+        assert len(set(answered)) == 7
+        assert set(answered) <= set(ids) - set(history)
         assert all(item["title"] for item in answer["items"])
     again = launch(name, *command)
     assert again.returncode == 1
@@ -188,9 +214,9 @@ def test_recommend_answers_a_file(
     done = launch(name, *command, "--allow", allowed)
     assert "stock.txt: the run does not know 1 of 10 item ids" in done.stderr
     for line in target.read_text().splitlines():
-        found = [item["item_id"] for item in json.loads(line)["items"]]
-        assert found
-        assert set(found) <= set(ids[:7])
+        answered = [item["item_id"] for item in json.loads(line)["items"]]
+        assert answered
+        assert set(answered) <= set(ids[:7])
     denied.write_text("\ngone\n")
     refused(launch(name, *command), "denied.txt.*none of its 1 item ids")
     denied.write_bytes(b"\xff")
@@ -348,10 +374,25 @@ def test_items_without_texts_may_have_stored_embeddings(
         assert not out.exists()
         config.write_text(config.read_text() + "[joining]\ngraph_text = false\n")
     app = app_of(name)
-    resolved = chosen(load_config(app.config, config), app.embedding, str(stored), None)
-    pipeline = app.open(folder, out, resolved, "cpu")
-    floors = fit_and_test_floors(pipeline.run, pipeline.data, ("title", "brand"), (10,))
+    pipeline = app.open(folder, out, app.configured(config, str(stored), None), "cpu")
+    floors = pipeline.floors.result()
     assert list(floors) == ["popularity", "markov", "item-knn", "graph"]
+
+
+def test_what_the_command_line_says_replaces_what_the_file_says(name: str, small: OfApp) -> None:
+    app = app_of(name)
+    plain = load_config(app.config, small(name))
+    assert app.configured(small(name), None, None) == plain
+    changed = app.configured(small(name), "minilm", 7)
+    table = dataclasses.replace(getattr(plain, app.embedding), embedding="minilm")
+    assert changed == dataclasses.replace(plain, seed=7, **{app.embedding: table})
+
+
+def test_a_device_that_there_is_not_is_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ExperimentError, match="--device abacus cannot be used here: ") as refusal:
+        choose_device("abacus")
+    assert "\n" not in str(refusal.value)
 
 
 def test_every_file_of_embeddings_is_an_input(small: OfApp, data: Path, tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +13,6 @@ import torch
 import typer
 from evalrec import Queries, Report, evaluate
 
-from semrec.shared import run as run_module
-from semrec.shared.report.figures import Bars, bars
 from semrec.shared.run import Run
 from semrec.shared.screen import Screen
 from semrec.shared.studies import (
@@ -35,7 +33,7 @@ CONFIG = {
 
 
 def run(path: Path) -> Run:
-    return Run(path, app="any", config=CONFIG, data="0", screen=Screen())
+    return Run.begin(path, app="any", config=CONFIG, data="0", screen=Screen())
 
 
 def changed(**changes: dict[str, object]) -> dict[str, object]:
@@ -46,28 +44,28 @@ def changed(**changes: dict[str, object]) -> dict[str, object]:
 
 
 def test_a_stage_is_named_after_what_it_depends_on_and_differs_in(tmp_path: Path) -> None:
-    one = run(tmp_path / "run")
-    assert one.stage_name("train", CONFIG, ["seed", "model"]) == "train"
+    small = run(tmp_path / "run")
+    assert small.stage_name("train", CONFIG, ["seed", "model"]) == "train"
     other = changed(model={"dim": 8, "dropout": 0.2})
-    assert one.stage_name("text", other, ["text"]) == "text"
-    assert one.stage_name("train", other, ["model.dim"]) == "variants/train,model.dim=8"
+    assert small.stage_name("text", other, ["text"]) == "text"
+    assert small.stage_name("train", other, ["model.dim"]) == "variants/train,model.dim=8"
     assert (
-        one.stage_name("train", {**other, "seed": 3}, ["seed", "model"])
+        small.stage_name("train", {**other, "seed": 3}, ["seed", "model"])
         == "variants/train,seed=3,model.dim=8,model.dropout=0.2"
     )
 
 
 def test_names_that_a_file_system_would_not_take_stay_apart(tmp_path: Path) -> None:
-    one = run(tmp_path / "run")
+    small = run(tmp_path / "run")
     names = {
-        one.stage_name("text", changed(text={"embedding": name}), ["text"])
+        small.stage_name("text", changed(text={"embedding": name}), ["text"])
         for name in ("/a/b.npy", "/a?b.npy", "/a/" + 300 * "b", "/a/" + 300 * "b" + "c")
     }
     assert len(names) == 4
     assert all(len(name) < 150 and name.count("/") == 1 for name in names)
     streams = changed(model={"streams": ("title",)})
-    name = one.stage_name("train", streams, ["model"])
-    assert name == one.stage_name("train", streams, ["model"])
+    name = small.stage_name("train", streams, ["model"])
+    assert name == small.stage_name("train", streams, ["model"])
 
 
 def test_a_stage_that_another_process_has_is_waited_for(tmp_path: Path) -> None:
@@ -93,31 +91,6 @@ def test_a_stage_that_another_process_has_is_waited_for(tmp_path: Path) -> None:
     assert built == ["first"]
 
 
-def test_a_stage_takes_its_own_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, now = run(tmp_path / "run"), [0.0]
-    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-
-    def inner(_: Path) -> dict[str, str]:
-        now[0] += 5
-        return {}
-
-    def outer(_: Path) -> dict[str, str]:
-        now[0] += 1
-        one.stage("inner", inner)
-        one.stage("other", inner)
-        now[0] += 2
-        return {}
-
-    def broken(_: Path) -> dict[str, str]:
-        one.stage("third", inner)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        one.stage("broken", broken)
-    assert one.stage("outer", outer)["seconds"] == 3
-    assert one.stage("inner", inner)["seconds"] == 5
-
-
 def report(seed: int, gain: float) -> Report:
     generator = np.random.default_rng(seed)
     targets = np.arange(40) % 10
@@ -141,37 +114,29 @@ def outcome(**more: object) -> Outcome:
 
 
 def test_a_study_leaves_a_table_and_a_figure_in_the_run(tmp_path: Path) -> None:
-    one = run(tmp_path / "run")
-    assert study_sections(one) == []
-    keep_study(one, "question", outcome(facts={"half": {"seconds": 2.5}}))
-    (section,) = study_sections(one)
+    small = run(tmp_path / "run")
+    assert study_sections(small) == []
+    keep_study(small, "question", outcome(facts={"half": {"seconds": 2.123456}}))
+    (section,) = study_sections(small)
     assert section.title == "Study: a question"
     table, chart = section.body
-    for words in ("recall@3, filtered", "whole", "±", "seconds", "2.5", "0.002"):
+    for words in ("Recall@3, filtered", "whole", "±", "seconds", ">2.123<", ".002"):
         assert words in table
     title, _, note, _, header, rule, whole, half = (
-        (one.path / "studies/question.md").read_text(encoding="utf-8").splitlines()
+        (small.path / "studies/question.md").read_text(encoding="utf-8").splitlines()
     )
     assert (title, note) == ("# a question", "Table 0.")
-    assert header.startswith("| variant | seeds | recall@3, unfiltered | p |")
+    assert header.startswith("| system | seeds | Recall@3, unfiltered | p |")
     assert rule.count("---") == header.count("|") - 1 == whole.count("|") - 1
     assert whole.startswith("| whole | 2 | ")
-    assert half.endswith(" | 2.5 |")
+    assert half.endswith(" | 2.123 |")
+    kept = json.loads((small.path / "studies/question.json").read_text(encoding="utf-8"))
+    assert kept["facts"] == {"half": {"seconds": 2.123456}}
     assert chart.count("<svg") == 2
-    keep_study(one, "question", outcome(places={"whole": 1.0, "half": 0.5}, axis="share"))
-    (section,) = study_sections(one)
+    keep_study(small, "question", outcome(places={"whole": 1.0, "half": 0.5}, axis="share"))
+    (section,) = study_sections(small)
     assert section.body[1].count("<svg") == 1
     assert "share" in section.body[1]
-
-
-def test_bars_begin_where_they_can_be_told_apart() -> None:
-    chart = bars([Bars(title="b", values={"one": (0.5, 0.4, 0.6), "two": (0.1, 0.05, 0.2)})])
-    assert "one" in chart
-    assert "two" in chart
-    path = f"/{'folder/' * 30}vectors.npy"
-    chart = bars([Bars(title="b", values={path: (0.5, 0.4, 0.6)})])
-    assert path not in chart
-    assert "er/vectors.npy" in chart
 
 
 def test_what_a_command_line_says_is_checked() -> None:

@@ -14,10 +14,12 @@ import torch
 from evalrec import write_synthetic
 from fusion import item_contrast, user_contrast
 from genrec import Batch, full_cross_entropy
+from semtok import CatalogError
 
 from semrec.shared.configuration import load_config
+from semrec.shared.errors import ExperimentError
 from semrec.tssr import app, studies, system
-from semrec.tssr.config import Content, Model
+from semrec.tssr.config import Config, Content, Evaluation, Model
 from semrec.tssr.model import TwoStream, tssr_loss
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -84,29 +86,26 @@ def test_the_loss_is_equation_4(contents: list[torch.Tensor], batch: Batch, head
 
 
 def test_only_the_items_of_a_batch_pass_the_content_projection(
-    contents: list[torch.Tensor], batch: Batch
+    contents: list[torch.Tensor], batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same gradients as with all items, when negatives are drawn."""
     config = small(num_negatives=4)
     torch.manual_seed(0)
     model = TwoStream(config, contents).eval()
     rows = torch.tensor([0, 2, 5])
-    for some, whole in zip(model.tables(rows), model.tables(), strict=True):
-        torch.testing.assert_close(some[rows], whole[rows])
+    for partial, whole in zip(model.tables(rows), model.tables(), strict=True):
+        torch.testing.assert_close(partial[rows], whole[rows])
     torch.manual_seed(1)
     sum(tssr_loss(config, model, batch).values()).backward()  # type: ignore[union-attr]
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    slopes = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    tables = type(model).tables
-    try:
-        TwoStream.tables = lambda self, rows=None: tables(self)  # type: ignore[method-assign]
-        torch.manual_seed(1)
-        sum(tssr_loss(config, model, batch).values()).backward()  # type: ignore[union-attr]
-    finally:
-        TwoStream.tables = tables  # type: ignore[method-assign]
-    assert len(found) > 20
+    tables = TwoStream.tables
+    monkeypatch.setattr(TwoStream, "tables", lambda self, rows=None: tables(self))
+    torch.manual_seed(1)
+    sum(tssr_loss(config, model, batch).values()).backward()  # type: ignore[union-attr]
+    assert len(slopes) > 20
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad)
+        torch.testing.assert_close(slopes[name], parameter.grad)
 
 
 def test_the_state_of_a_history_does_not_depend_on_its_padding(
@@ -176,11 +175,11 @@ def test_studies_stand_in_the_report_and_share_what_they_train(
     kept = {path.name for path in (complete / "variants").iterdir()}
     assert "tssr,model.user_weight=0.0,model.item_weight=0.0" in kept
     assert len(kept) == 7
-    found = json.loads((complete / "studies/contrast.json").read_text())
-    systems = found["comparison"]["systems"]
+    study = json.loads((complete / "studies/contrast.json").read_text())
+    systems = study["comparison"]["systems"]
     assert [system["name"] for system in systems][::3] == ["TSSR", "without both"]
     assert all(system["seeds"] == 2 for system in systems)
-    assert set(found["facts"]["TSSR"]) == {"alignment", "uniformity"}
+    assert set(study["facts"]["TSSR"]) == {"alignment", "uniformity"}
 
     done = launch("tssr", "study", "tsne", *same)
     assert done.returncode == 0, done.stderr
@@ -221,8 +220,7 @@ def test_studies_name_what_they_vary(
     config = load_config(app.APP.config, None)
     pipeline = app.APP.open(data, tmp_path / "run", config, "cpu")
     shares: Any = studies.data_share(pipeline, [0], [0.125, 0.12]).systems
-    found = {name: one.config.model.data_share for name, one in shares.items()}
-    assert found == {
+    assert {name: variant.config.model.data_share for name, variant in shares.items()} == {
         f"{model}, {share}": value
         for model in ("TSSR", "SASRec, ids")
         for share, value in (("100%", 1.0), ("12.5%", 0.125), ("12%", 0.12))
@@ -234,11 +232,49 @@ def test_studies_name_what_they_vary(
     ):
         variant = pipeline.varied(content={"streams": streams})
         systems: Any = studies.modalities(variant, [0]).systems
-        chosen = [one.config.content.streams for one in systems.values()]
+        chosen = [system.config.content.streams for system in systems.values()]
         first, most, least = expected
         assert chosen[0] == first
         assert (len(chosen[-1]), len(chosen[-2])) == (most, least)
         assert len(set(chosen)) == len(chosen)
+
+
+def test_images_and_their_weights_are_inputs_of_a_run(tmp_path: Path) -> None:
+    """Nothing is trained, or even decoded: that the files are others is seen before."""
+    data = write_synthetic(tmp_path / "data", num_items=60, num_users=80, seed=3)
+    items = [json.loads(line) for line in (data / "items.jsonl").read_text().splitlines()]
+    for number, item in enumerate(items):
+        item["image"] = f"{number}.png"
+        (data / item["image"]).write_bytes(f"image {number}".encode())
+    (data / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "run"
+    weights.write_bytes(b"first")
+    config = Config(
+        content=Content(
+            embedding="lsa", streams=("title", "image"), dim=8, image_weights=str(weights)
+        ),
+        evaluation=Evaluation(validation_users=50),
+    )
+
+    def begin() -> None:
+        app.APP.open(data, out, config, "cpu")
+
+    image = data / "59.png"
+    image.rename(data / "elsewhere.png")
+    with pytest.raises(CatalogError, match=f"item '{items[59]['item_id']}': image must be a local"):
+        begin()
+    assert not out.exists()
+    (data / "elsewhere.png").rename(image)
+    begin()
+    begin()
+    for path in (image, weights):
+        content = path.read_bytes()
+        path.write_bytes(b"other")
+        with pytest.raises(ExperimentError, match="its input files had other contents"):
+            begin()
+        path.write_bytes(content)
+        begin()
+    assert [path.name for path in out.iterdir()] == ["run.json"]
 
 
 END_TO_END = """
@@ -266,10 +302,11 @@ def drawn(data: Path, out: Path, config: Path, state: int) -> float:
     """What a run's model starts from, whatever was drawn before."""
     pipeline = app.APP.open(data, out, load_config(app.APP.config, config), "cpu")
     torch.manual_seed(state)
-    with mock.patch.object(system, "dense_stage") as stage:
-        pipeline.tssr()
+    with mock.patch.object(system, "dense_stage") as dense_stage:
+        _ = pipeline.tssr
+    plan = dense_stage.call_args.args[2]()
     torch.manual_seed(0)
-    model: TwoStream = stage.call_args.args[-1].model()
+    model: TwoStream = plan.model()
     return sum(float(value.detach().double().sum()) for value in model.parameters())
 
 

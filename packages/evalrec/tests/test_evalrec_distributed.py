@@ -15,10 +15,9 @@ WORKER = """
 import json, sys
 from datetime import timedelta
 import torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[1])
 from problem import evaluations
 
-rank, folder = int(sys.argv[2]), sys.argv[3]
+rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 dist.init_process_group(
     "gloo",
@@ -83,7 +82,7 @@ def evaluations(fail=False):
 def test_two_processes_share_the_work_and_agree_with_one(tmp_path):
     (tmp_path / "problem.py").write_text(PROBLEM)
     (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path)]
+    command = [sys.executable, str(tmp_path / "worker.py")]
     workers = [
         subprocess.Popen(
             [*command, str(rank), str(tmp_path)],

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from evalrec import Report
 
 from semrec.prorec.config import UNJOINED, Joining
-from semrec.prorec.joined import joined, joined_stage
-from semrec.prorec.report import MODEL
-from semrec.prorec.system import Pipeline
+from semrec.prorec.joined import PRORecPipeline
+from semrec.prorec.system import MODEL
+from semrec.shared.stage import Stage
 from semrec.shared.studies import Outcome, tested
 
 
-def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def joining(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     """Scores joined to generation and exact search: no training (beyond the paper)."""
     default = _default(pipeline)
     alone = pipeline.varied(joining=UNJOINED)
@@ -42,12 +43,12 @@ def joining(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "run does by default. Without generation the features are added to stage I's scores. On "
         f"validation: NDCG@10 of all items more than {MODEL}'s. Weights are picked there, 0 among "
         "them; those of the first seed.",
-        systems={**tested({MODEL: alone}, seeds, Pipeline.test), **systems},
+        systems={**tested({MODEL: alone}, seeds, attrgetter("test")), **systems},
         facts=facts,
     )
 
 
-def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def beyond(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     """Label smoothing, several views of the text, a dense item head (beyond the paper)."""
     alone = pipeline.varied(joining=UNJOINED)
     head = alone.varied(stage_two={"distillation_state": "first"})
@@ -61,10 +62,10 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         "dense item head, joined": {"c_dis": True},
         "dense item head, all joined": {**_default(pipeline), "c_dis": True},
     }
-    systems = tested(retrained, seeds, Pipeline.test)
-    own = _validation(alone, seeds)
+    systems = tested(retrained, seeds, attrgetter("test"))
+    before = _validation(alone, seeds)
     facts: dict[str, dict[str, float | str]] = {
-        name: {"on validation": f"{_validation(variant, seeds) - own:+.4f}"}
+        name: {"on validation": f"{_validation(variant, seeds) - before:+.4f}"}
         for name, variant in retrained.items()
     }
     joined_systems, joined_facts = _joined(head, joinings, seeds)
@@ -77,43 +78,37 @@ def beyond(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def _default(pipeline: Pipeline) -> dict[str, Any]:
+def _default(pipeline: PRORecPipeline) -> dict[str, Any]:
     """What a run joins by default: graph + text where items have texts."""
     texts = pipeline.data.texts(pipeline.config.text.fields)
     return dataclasses.asdict(Joining(graph_text=texts is not None))
 
 
 def _joined(
-    alone: Pipeline, joinings: Mapping[str, dict[str, Any]], seeds: Sequence[int]
+    alone: PRORecPipeline, joinings: Mapping[str, dict[str, Any]], seeds: Sequence[int]
 ) -> tuple[dict[str, list[Report]], dict[str, dict[str, float | str]]]:
     """Joined tests of a variant that joins nothing, and what each gains by which weights."""
-    own = [alone.varied(seed=seed) for seed in seeds]
-    before = _mean_validation(_tested(own)[1])
+    seeded = [alone.varied(seed=seed) for seed in seeds]
+    before = _mean_validation([variant.joined for variant in seeded])
     systems: dict[str, list[Report]] = {}
     facts: dict[str, dict[str, float | str]] = {}
     for name, changes in joinings.items():
-        systems[name], found = _tested([one.varied(joining=changes) for one in own])
+        stages = [variant.varied(joining=changes).joined for variant in seeded]
+        systems[name] = [stage.result() for stage in stages]
+        weights = stages[0].complete()["weights"]
         facts[name] = {
-            "on validation": f"{_mean_validation(found) - before:+.4f}",
-            "weights": ", ".join(f"{key} {value}" for key, value in found[0]["weights"].items()),
+            "on validation": f"{_mean_validation(stages) - before:+.4f}",
+            "weights": ", ".join(f"{key} {value}" for key, value in weights.items()),
         }
     return systems, facts
 
 
-def _tested(variants: Sequence[Pipeline]) -> tuple[list[Report], list[Mapping[str, Any]]]:
-    """Joined tests, and the weights and the validation of each."""
-    reports = [joined(variant) for variant in variants]
-    return reports, [variant.run.facts(joined_stage(variant)) for variant in variants]
+def _mean_validation(stages: Sequence[Stage[Report]]) -> float:
+    """NDCG@10 of all items by the weights of each joined stage, the mean."""
+    return float(sum(stage.complete()["validation"] for stage in stages) / len(stages))
 
 
-def _mean_validation(found: Sequence[Mapping[str, Any]]) -> float:
-    return float(sum(one["validation"] for one in found) / len(found))
-
-
-def _validation(pipeline: Pipeline, seeds: Sequence[int]) -> float:
+def _validation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> float:
     """NDCG@10 of all items at the best epoch of stage II, the mean over seeds."""
-    values = [
-        pipeline.run.facts(pipeline.varied(seed=seed).generator_stage)["validation"]["ndcg@10"]
-        for seed in seeds
-    ]
-    return float(sum(values) / len(values))
+    stages = [pipeline.varied(seed=seed).stage_two for seed in seeds]
+    return float(sum(stage.complete()["validation"]["ndcg@10"] for stage in stages) / len(stages))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from evalrec import Report
+from genrec import BACKBONE_TITLES, BackboneName, ItemInput
 
-from semrec.prorec.studies.two_codes import two_codes, two_codes_stage
-from semrec.prorec.system import Pipeline
-from semrec.shared.item_tables import Items
-from semrec.shared.rivals import NAMES, RivalBackbone
+from semrec.prorec.joined import PRORecPipeline
+from semrec.prorec.studies.two_codes import two_codes
+from semrec.shared.stage import Stage
 
 DENSE_TRIALS: tuple[dict[str, Any], ...] = (
     {},
@@ -38,7 +39,7 @@ GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
 )
 """What is tried of models that generate codes."""
 
-_TIGER = {
+TIGER = {
     "num_encoder_layers": 4,
     "num_decoder_layers": 4,
     "feedforward_dim": 1024,
@@ -51,7 +52,9 @@ _TIGER = {
     "beta": 0.0,
     "distillation_state": "last",
 }
-_TIGER_CODES = {
+"""What makes stage II TIGER's."""
+
+TIGER_CODES = {
     "source": "semantic",
     "quantizer": "rqvae",
     "codebook_size": 256,
@@ -60,6 +63,7 @@ _TIGER_CODES = {
     "collisions": "suffix",
     "epochs": None,
 }
+"""What makes the codes TIGER's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +74,15 @@ class Contestant:
         pipeline: The variant of the run that is it, untuned.
         part: The part of the configuration that trials change.
         trials: What they change there.
-        train: Trains a variant, unless it is there.
-        stage: The stage that `train` left, whose facts have the validation.
-        test: The test's report of a variant.
+        trained: The stage that trains a variant; its facts have the validation.
+        test: The stage that tests one, which may be the same.
     """
 
-    pipeline: Pipeline
+    pipeline: PRORecPipeline
     part: str
     trials: Sequence[dict[str, Any]]
-    train: Callable[[Pipeline], object]
-    stage: Callable[[Pipeline], str]
-    test: Callable[[Pipeline], Report]
+    trained: Callable[[PRORecPipeline], Stage[Any]]
+    test: Callable[[PRORecPipeline], Stage[Report]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +100,17 @@ class Searched:
     chosen: str
 
 
-def settings(contestant: Contestant) -> dict[str, Pipeline]:
+def settings(contestant: Contestant) -> dict[str, PRORecPipeline]:
     """What can be tried of a contestant, by what it changes in words; each setting once."""
-    found: dict[str, Pipeline] = {}
+    variants: dict[str, PRORecPipeline] = {}
     configs: list[Any] = []
     for changes in contestant.trials:
         variant = contestant.pipeline.varied(seed=None, **{contestant.part: changes})
         if variant.config not in configs:
             configs.append(variant.config)
             words = ", ".join(f"{name} {value}" for name, value in changes.items())
-            found[words or "the run's own"] = variant
-    return found
+            variants[words or "the run's own"] = variant
+    return variants
 
 
 def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> Searched:
@@ -125,56 +127,52 @@ def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> S
     possible = settings(contestant)
     if not 1 <= num_trials <= len(possible):
         raise ValueError(f"num_trials must be in [1, {len(possible)}], got {num_trials}")
-    found: dict[str, tuple[float, Pipeline]] = {}
+    trials: dict[str, tuple[float, PRORecPipeline]] = {}
     for number, (words, variant) in enumerate(list(possible.items())[:num_trials], start=1):
         variant.run.screen.say(f"-- trial {number} of {num_trials}: {words}")
-        first = variant.varied(seed=seeds[0])
-        contestant.train(first)
-        value = first.run.facts(contestant.stage(first))["validation"]["ndcg@10 filtered"]
-        found[words] = (float(value), variant)
-    chosen = max(found, key=lambda words: found[words][0])
-    validation, best = found[chosen]
+        facts = contestant.trained(variant.varied(seed=seeds[0])).complete()
+        trials[words] = (float(facts["validation"]["ndcg@10 filtered"]), variant)
+    chosen = max(trials, key=lambda words: trials[words][0])
+    validation, best = trials[chosen]
     return Searched(
-        reports=[contestant.test(best.varied(seed=seed)) for seed in seeds],
+        reports=[contestant.test(best.varied(seed=seed)).result() for seed in seeds],
         validation=validation,
         chosen=chosen,
     )
 
 
-def prorec(pipeline: Pipeline) -> Contestant:
+def prorec(pipeline: PRORecPipeline) -> Contestant:
     """The run itself; what is tried is of its stage II."""
     return Contestant(
         pipeline=pipeline,
         part="stage_two",
         trials=GENERATOR_TRIALS,
-        train=Pipeline.generator,
-        stage=lambda variant: variant.generator_stage,
-        test=Pipeline.test,
+        trained=attrgetter("stage_two"),
+        test=attrgetter("test"),
     )
 
 
-def tiger(pipeline: Pipeline) -> Contestant:
+def tiger(pipeline: PRORecPipeline) -> Contestant:
     """TIGER: RQ-VAE codes of the text with a last one for uniqueness, four layers a side."""
-    return prorec(pipeline.varied(codes=_TIGER_CODES, stage_two=_TIGER))
+    return prorec(pipeline.varied(codes=TIGER_CODES, stage_two=TIGER))
 
 
-def eager(pipeline: Pipeline) -> Contestant:
+def eager(pipeline: PRORecPipeline) -> Contestant:
     """EAGER: a code of the text and one of the behaviour, a decoder for each."""
     changes = {"history_input": "vectors", "output_vocabulary": "node", "scoring": "renormalized"}
     return Contestant(
         pipeline=pipeline.varied(stage_two=changes),
         part="stage_two",
         trials=GENERATOR_TRIALS,
-        train=two_codes,
-        stage=two_codes_stage,
+        trained=two_codes,
         test=two_codes,
     )
 
 
-def dense_rivals(pipeline: Pipeline) -> dict[str, Contestant]:
+def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
     """Sequence models that rank the catalogue, in stage I's sizes: titles to contestants."""
     sampled = pipeline.config.stage_one.num_negatives or 2048
-    kinds: list[tuple[RivalBackbone, Items, str, int]] = [
+    kinds: list[tuple[BackboneName, ItemInput, str, int]] = [
         ("sasrec", "ids", ", full softmax", 0),
         ("sasrec", "ids", f", {sampled} negatives", sampled),
         ("sasrec", "content", "", sampled),
@@ -185,13 +183,12 @@ def dense_rivals(pipeline: Pipeline) -> dict[str, Contestant]:
     ]
     read = {"ids": "ids", "content": "text", "both": "ids and text"}
     return {
-        f"{NAMES[backbone]}, {read[items]}{loss}": Contestant(
+        f"{BACKBONE_TITLES[backbone]}, {read[items]}{loss}": Contestant(
             pipeline=pipeline.varied(stage_one={"num_negatives": negatives}),
             part="stage_one",
             trials=DENSE_TRIALS,
-            train=partial(Pipeline.rival, backbone=backbone, items=items),
-            stage=partial(Pipeline.rival_stage, backbone=backbone, items=items),
-            test=partial(Pipeline.rival, backbone=backbone, items=items),
+            trained=partial(PRORecPipeline.rival, backbone=backbone, items=items),
+            test=partial(PRORecPipeline.rival, backbone=backbone, items=items),
         )
         for backbone, items, loss, negatives in kinds
     }

@@ -6,15 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from genrec import Ranked, beam_search, query_batches
 from jaxtyping import Int
 from torch import Tensor
 
-from semrec.prorec.report import MODEL
-from semrec.prorec.studies.two_codes import both, load_two_codes
-from semrec.prorec.system import Pipeline
+from semrec.prorec.joined import PRORecPipeline
+from semrec.prorec.studies.two_codes import load_two_codes, two_codes
+from semrec.prorec.system import MODEL
+from semrec.shared.files import read_json
+from semrec.shared.stage import Facts, Stage
 
 ROUNDS = 7
 AT_ONCE = (1, 32)
@@ -23,24 +24,22 @@ AT_ONCE = (1, 32)
 System = Callable[[Int[Tensor, "users length"]], Ranked]
 
 
-def measure_speed(pipeline: Pipeline) -> dict[str, dict[str, list[float]]]:
+def speed_stage(pipeline: PRORecPipeline) -> Stage[dict[str, dict[str, list[float]]]]:
     """The stage "speed": seconds a user at beam 100 and top 5, of the run's code and of two.
 
-    Returns:
-        By system and users at once: median, lower and upper quartile over the rounds.
+    Its result: by system and users at once, median, lower and upper quartile over the rounds.
     """
     num_beams = min(100, len(pipeline.data.catalog))
-    parts = dict.fromkeys((*pipeline.stage_two_parts, *both(pipeline).stage_two_parts))
 
-    def build(folder: Path) -> Mapping[str, Any]:
-        one, two = pipeline.generator().eval(), load_two_codes(pipeline)
-        one_tables, two_tables = one.tables(), two.tables()
+    def fill(folder: Path) -> Facts:
+        single, streams = pipeline.stage_two.result().eval(), load_two_codes(pipeline)
+        single_tables, stream_tables = single.tables(), streams.tables()
         systems: dict[str, System] = {
             MODEL: lambda history: beam_search(
-                one, one.trie, history, num_beams=num_beams, top_k=5, tables=one_tables
+                single, single.trie, history, num_beams=num_beams, top_k=5, tables=single_tables
             ),
-            "two codes": lambda history: two.beam_search(
-                history, num_beams=num_beams, top_k=5, tables=two_tables
+            "two codes": lambda history: streams.beam_search(
+                history, num_beams=num_beams, top_k=5, tables=stream_tables
             ),
         }
         histories = pipeline.data.split.test.histories[: max(AT_ONCE)]
@@ -59,9 +58,17 @@ def measure_speed(pipeline: Pipeline) -> dict[str, dict[str, list[float]]]:
         with pipeline.run.screen.bar("speed") as bar:
             return {"by_system": timed(systems, batches, len(histories), bar.update)}
 
-    facts = pipeline.run.stage(pipeline.stage("speed", *parts), build)
-    found: dict[str, dict[str, list[float]]] = facts["by_system"]
-    return found
+    def load(folder: Path) -> dict[str, dict[str, list[float]]]:
+        by_system: dict[str, dict[str, list[float]]] = read_json(folder / "stage.json")["by_system"]
+        return by_system
+
+    return pipeline.stage(
+        "speed",
+        reads=(),
+        after=(pipeline.stage_two, two_codes(pipeline)),
+        fill=fill,
+        load=load,
+    )
 
 
 def timed(

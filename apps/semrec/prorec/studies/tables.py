@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import typer
 from evalrec import Report
+from evalrec.page import Bars, Panel, bars, curves, scatter_panels, share_bars, tsne_panel
 from fusion import modality_share
 
 from semrec.prorec.config import UNJOINED
-from semrec.prorec.report import MODEL
+from semrec.prorec.joined import PRORecPipeline
 from semrec.prorec.studies.beyond import beyond, joining
 from semrec.prorec.studies.rivals import (
     Searched,
@@ -23,12 +25,9 @@ from semrec.prorec.studies.rivals import (
     settings,
     tiger,
 )
-from semrec.prorec.studies.speed import AT_ONCE, measure_speed
+from semrec.prorec.studies.speed import AT_ONCE, speed_stage
 from semrec.prorec.studies.two_codes import two_codes
-from semrec.prorec.system import Pipeline
-from semrec.shared.data import fit_and_test_floors
-from semrec.shared.report.figures import Bars, Panel, bars, curves, scatter_panels, tsne_panel
-from semrec.shared.report.page import share_bars
+from semrec.prorec.system import MODEL
 from semrec.shared.studies import Outcome, Study, tested
 
 _UNDISTILLED = {"beta": 0.0, "distillation_state": "last"}
@@ -57,20 +56,18 @@ _QUANTIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def domination(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def domination(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     """Codes of text, of behaviour, of both concatenated, or ours (tables 4, 5, figures 3, 5)."""
     variants = {
         name: pipeline.varied(codes={"source": source}, joining=UNJOINED)
         for name, source in _SOURCES.items()
     }
-    systems = tested(variants, seeds, Pipeline.test)
+    systems = tested(variants, seeds, attrgetter("test"))
     shares, panels = {}, []
     for name, variant in variants.items():
-        one = variant.varied(seed=seeds[0])
-        final = one.embeddings
-        share = modality_share(
-            one.semantic.cpu(), one.reference["collaborative"], final, seed=seeds[0]
-        )
+        first = variant.varied(seed=seeds[0])
+        final = first.embeddings
+        share = modality_share(first.semantic.cpu(), first.collaborative, final, seed=seeds[0])
         shares[name] = {"semantic": share.semantic, "collaborative": share.collaborative}
         panels.append(tsne_panel(name, final.numpy(), seed=seeds[0]))
     return Outcome(
@@ -85,7 +82,7 @@ def domination(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def ablation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     """Without distillation, without alignment, without both, concatenated (table 6)."""
     variants = {
         name: pipeline.varied(seed=None, joining=UNJOINED, **changes)
@@ -96,29 +93,29 @@ def ablation(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
         note="Table 6. Without alignment the integrated embeddings are still E_C + E_T, trained by "
         "the next item alone. The paper's own variant without both is the last one: E_S beside E_C "
         "of a model on ids alone.",
-        systems=tested(variants, seeds, Pipeline.test),
+        systems=tested(variants, seeds, attrgetter("test")),
     )
 
 
 def encoders(
-    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[str] = ("lsa", "minilm")
+    pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[str] = ("lsa", "minilm")
 ) -> Outcome:
     """Text encoders: LSA and MiniLM, or the names, folders or files of --values (figure 7).
 
     A decoder-only language model is pooled by the mean over its tokens.
     """
-    own = pipeline.config.text.embedding
-    names = {value: Path(value).name for value in _first(own, values)}
+    default = pipeline.config.text.embedding
+    names = {value: Path(value).name for value in _first(default, values)}
     if len(set(names.values())) < len(names):  # files of one name in different folders
         names = {value: value for value in names}
     variants = {name: pipeline.varied(text={"embedding": value}) for value, name in names.items()}
     for variant in variants.values():  # what cannot be read is refused before anything is trained
-        for view in variant.views():
-            view.text()
-    systems = tested(variants, seeds, Pipeline.test)
+        for text in variant.texts:
+            text.complete()
+    systems = tested(variants, seeds, attrgetter("test"))
     facts = {}
     for name, variant in variants.items():
-        views = [pipeline.run.facts(view.text_stage) for view in variant.views()]
+        views = [text.complete() for text in variant.texts]
         facts[name] = {
             "dimensions": sum(view["dim"] for view in views),
             "seconds": round(sum(view["seconds"] for view in views), 1),
@@ -132,12 +129,12 @@ def encoders(
     )
 
 
-def quantizers(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def quantizers(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     """Hierarchical k-means, balanced or not, random codes, RQ-VAE, RQ and PQ (figure 8)."""
     variants = {
         name: pipeline.varied(codes={**_PLAIN, **codes}) for name, codes in _QUANTIZERS.items()
     }
-    systems = tested(variants, seeds, Pipeline.test)
+    systems = tested(variants, seeds, attrgetter("test"))
     return Outcome(
         title="quantizers",
         note="Figure 8. Codes of the same embeddings. RQ-VAE's become unique by a last code, as in "
@@ -149,16 +146,15 @@ def quantizers(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def clusters(
-    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (64, 128, 256, 512)
+    pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (64, 128, 256, 512)
 ) -> Outcome:
     """K of hierarchical k-means: those of --values, or 64, 128, 256 and 512 (figure 9)."""
-    own = pipeline.config.codes.codebook_size
-    places = {f"K = {k}": k for k in _first(own, values)}
+    places = {f"K = {k}": k for k in _first(pipeline.config.codes.codebook_size, values)}
     variants = {name: pipeline.varied(codes={"codebook_size": k}) for name, k in places.items()}
     return Outcome(
         title="number of clusters",
         note="Figure 9.",
-        systems=tested(variants, seeds, Pipeline.test),
+        systems=tested(variants, seeds, attrgetter("test")),
         facts={name: _code_facts(variant, seeds[0]) for name, variant in variants.items()},
         places=places,
         axis="K",
@@ -167,20 +163,20 @@ def clusters(
 
 
 def scaling(
-    pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (1, 2, 4, 8)
+    pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (1, 2, 4, 8)
 ) -> Outcome:
     """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
     pipeline.check_rivals()
     layers = _first(pipeline.config.stage_two.num_decoder_layers, values)
-    own = {
+    ours = {
         f"{MODEL}, depth {count}": pipeline.varied(stage_two={"num_decoder_layers": count})
         for count in layers
     }
     hstu = {
         f"HSTU, depth {count}": pipeline.varied(stage_one={"num_layers": count}) for count in layers
     }
-    systems = tested(own, seeds, Pipeline.test)
-    systems |= tested(hstu, seeds, partial(Pipeline.rival, backbone="hstu", items="both"))
+    systems = tested(ours, seeds, attrgetter("test"))
+    systems |= tested(hstu, seeds, partial(PRORecPipeline.rival, backbone="hstu", items="both"))
     ks = systems[f"{MODEL}, depth {layers[0]}"][0].ks
     metric = f"ndcg@{20 if 20 in ks else ks[-1]}"
     lines = {
@@ -201,18 +197,18 @@ def scaling(
     )
 
 
-def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
+def speed(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     """One code an item against two, as accurate and as fast as they are (figure 2)."""
     pipeline = pipeline.varied(joining=UNJOINED)
     systems = {
-        **tested({MODEL: pipeline}, seeds, Pipeline.test),
+        **tested({MODEL: pipeline}, seeds, attrgetter("test")),
         **tested({"two codes": pipeline}, seeds, two_codes),
     }
-    found = measure_speed(pipeline.varied(seed=seeds[0]))
+    seconds = speed_stage(pipeline.varied(seed=seeds[0])).result()
     panels = [
         Bars(
             title=f"seconds a user, {count} at once",
-            values={name: tuple(rows[str(count)]) for name, rows in found.items()},  # type: ignore[misc]
+            values={name: tuple(rows[str(count)]) for name, rows in seconds.items()},  # type: ignore[misc]
         )
         for count in AT_ONCE
     ]
@@ -227,13 +223,15 @@ def speed(pipeline: Pipeline, seeds: Sequence[int]) -> Outcome:
                 f"seconds a user, {count} at once": f"{value[0]:.4f}"
                 for count, value in rows.items()
             }
-            for name, rows in found.items()
+            for name, rows in seconds.items()
         },
         figures=[bars(panels)],
     )
 
 
-def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = (4,)) -> Outcome:
+def rivals(
+    pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (4,)
+) -> Outcome:
     """Sequence models, TIGER, EAGER's two codes, the floors (table 3); --values: trials of each."""
     pipeline.check_rivals()
     pipeline = pipeline.varied(joining=UNJOINED)
@@ -250,16 +248,12 @@ def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = 
             f"--values must be one number of trials, from 1 to {possible}, "
             f"got {','.join(map(str, values))}"
         )
-    found: dict[str, Searched] = {}
+    results: dict[str, Searched] = {}
     for number, (name, contestant) in enumerate(contestants.items(), start=1):
         pipeline.run.screen.say(f"-- {name} ({number} of {len(contestants)})")
-        found[name] = searched(contestant, trials, seeds)
-    systems = {name: one.reports for name, one in found.items()}
-    config = pipeline.config
-    floors = fit_and_test_floors(
-        pipeline.run, pipeline.data, config.text.fields, config.evaluation.ks
-    )
-    systems |= {name: [report] for name, report in floors.items()}
+        results[name] = searched(contestant, trials, seeds)
+    systems = {name: result.reports for name, result in results.items()}
+    systems |= {name: [report] for name, report in pipeline.floors.result().items()}
     return Outcome(
         title="rivals",
         note=f"Table 3, on the same split, epochs at most, batches, and users of early stopping. "
@@ -267,13 +261,13 @@ def rivals(pipeline: Pipeline, seeds: Sequence[int], *, values: Sequence[int] = 
         "validation, seen items filtered, with the first seed is shown with all seeds.",
         systems=systems,
         facts={
-            name: {"validation NDCG@10": f"{one.validation:.4f}", "chosen": one.chosen}
-            for name, one in found.items()
+            name: {"validation NDCG@10": f"{result.validation:.4f}", "chosen": result.chosen}
+            for name, result in results.items()
         },
     )
 
 
-STUDIES: dict[str, Study[Pipeline]] = {
+STUDIES: dict[str, Study[PRORecPipeline]] = {
     "domination": domination,
     "ablation": ablation,
     "encoders": encoders,
@@ -288,18 +282,18 @@ STUDIES: dict[str, Study[Pipeline]] = {
 """By the names of the command line."""
 
 
-def _first(own: Any, values: Sequence[Any]) -> list[Any]:
+def _first(default: Any, values: Sequence[Any]) -> list[Any]:
     """The run's own value, which the others are compared with, and the others."""
-    return [own, *(value for value in values if value != own)]
+    return [default, *(value for value in values if value != default)]
 
 
 def _mean(reports: Sequence[Report], metric: str, mode: str) -> float:
     return float(sum(report.per_user(metric, mode).mean() for report in reports) / len(reports))
 
 
-def _code_facts(pipeline: Pipeline, seed: int) -> Mapping[str, float | str]:
+def _code_facts(pipeline: PRORecPipeline, seed: int) -> Mapping[str, float | str]:
     """How many codes an item has, and how many items shared theirs at first."""
-    tokenizer = pipeline.varied(seed=seed).tokenizer
+    tokenizer = pipeline.varied(seed=seed).tokenizer.result()
     collisions = tokenizer.collisions
     rate = "" if collisions is None else f"{collisions.rate:.1%}"
     return {"levels": tokenizer.semantic_ids.num_levels, "collisions": rate}

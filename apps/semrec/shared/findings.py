@@ -1,0 +1,183 @@
+"""What the pages and metrics of the three apps have in common: results, curves, examples, times."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from evalrec import Report
+from evalrec.page import (
+    Example,
+    Panel,
+    Section,
+    curves,
+    examples_table,
+    read_series,
+    results_table,
+    write_page,
+)
+from genrec import Answer
+
+from semrec.shared.data import Data
+from semrec.shared.files import write_json
+from semrec.shared.pipeline import Pipeline
+from semrec.shared.screen import duration
+from semrec.shared.stage import Stage
+from semrec.shared.studies import study_sections
+
+AnyPipeline = TypeVar("AnyPipeline", bound=Pipeline[Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a paper's run shows beside its test.
+
+    Attributes:
+        lead: One sentence under the page's heading.
+        choices: What of the configuration a reader wants to know first.
+        trainings: The trainings to be shown: stage, title, names of the loss terms.
+        cards: The cards of the page between the trainings and the studies.
+        metrics: What metrics.json holds beside the data, the stages and the test.
+    """
+
+    lead: str
+    choices: Mapping[str, object]
+    trainings: Sequence[tuple[Stage[Any], str, Sequence[str]]]
+    cards: Sequence[Section]
+    metrics: dict[str, Any]
+
+
+def complete_run(
+    title: str, pipeline: AnyPipeline, find: Callable[[AnyPipeline], Findings]
+) -> dict[str, Report]:
+    """Goes through a run's stages, skipping those that are complete; writes metrics and report.
+
+    Args:
+        title: The model's name.
+        pipeline: The run.
+        find: What its report shows beside the test.
+
+    Returns:
+        The test's reports: the model, what it is compared with, the floors.
+    """
+    for stage in (pipeline.items, *pipeline.stages()):
+        stage.complete()
+    reports, findings = pipeline.reports(), find(pipeline)
+    write_json(pipeline.run.path / "metrics.json", metrics(pipeline, reports) | findings.metrics)
+    write_report(title, pipeline, reports, findings)
+    return reports
+
+
+def metrics(pipeline: Pipeline[Any], reports: Mapping[str, Report]) -> dict[str, Any]:
+    """What metrics.json holds: nothing that depends on when or how often the run was started."""
+    return {
+        "data": pipeline.data.counts,
+        "stages": {
+            stage.folder_name: {
+                key: value for key, value in stage.complete().items() if key != "seconds"
+            }
+            for stage in pipeline.stages()
+        },
+        "test": {name: report.to_json(per_user=False) for name, report in reports.items()},
+    }
+
+
+def write_report(
+    title: str, pipeline: Pipeline[Any], reports: Mapping[str, Report], findings: Findings
+) -> None:
+    """Writes report.html from what the stages left."""
+    run, data = pipeline.run, pipeline.data
+    write_page(
+        run.path / "report.html",
+        title=title,
+        lead=f"{findings.lead}, {run.path.name}",
+        summary={
+            "Data": data.counts,
+            "Choices": findings.choices,
+            "Time": times(pipeline.stages()),
+        },
+        sections=[
+            results_section(data, reports, title),
+            training_section(findings.trainings),
+            *findings.cards,
+            *study_sections(run),
+            examples_section(data, pipeline.recommender().recommend, pipeline.config.seed),
+        ],
+    )
+
+
+def times(stages: Sequence[Stage[Any]]) -> dict[str, str]:
+    """How long each stage took, and all of them."""
+    seconds = {stage.folder_name: stage.complete()["seconds"] for stage in stages}
+    return {name: duration(value) for name, value in seconds.items()} | {
+        "all": duration(sum(seconds.values()))
+    }
+
+
+def seconds_an_epoch(training: Stage[Any]) -> float:
+    """How long an epoch of a training took on the average, validation left out."""
+    lines = training.file("log.jsonl").read_text(encoding="utf-8").splitlines()
+    return statistics.fmean(json.loads(line)["seconds"] for line in lines)
+
+
+def results_section(data: Data, reports: Mapping[str, Report], model: str) -> Section:
+    """The test of the model and of what it is compared with; @5 where there is nothing else."""
+    shown = tuple(f"@{k}" for k in reports[model].ks if k != 5) or ("@5",)
+    results = {
+        name: {
+            mode: {
+                metric: estimate.mean
+                for metric, estimate in estimates.items()
+                if not metric.startswith("mrr") and metric.endswith(shown)
+            }
+            for mode, estimates in report.metrics.items()
+        }
+        for name, report in reports.items()
+    }
+    return Section(
+        title="Results",
+        body=[results_table(results, model=model)],
+        note=f"Test, all {data.counts['users']:,} users, ranking over all items, hits on "
+        "items. Filtered: items of the user's history are struck out first. Rows below the "
+        "models are floors, which need no training.",
+    )
+
+
+def training_section(trainings: Sequence[tuple[Stage[Any], str, Sequence[str]]]) -> Section:
+    """The loss terms and the validation of each training: stage, title, names of the terms."""
+    panels = []
+    for stage, title, terms in trainings:
+        log = stage.file("log.jsonl")
+        panels.append(
+            Panel(title=f"{title}: loss", lines=read_series(log, {t: f"losses.{t}" for t in terms}))
+        )
+        ndcg = {"all items": "metrics.ndcg@10", "seen filtered": "metrics.ndcg@10 filtered"}
+        panels.append(
+            Panel(title=f"{title}: validation NDCG@10", lines=read_series(log, ndcg), mark="max")
+        )
+    return Section(title="Training", body=[curves(panels)])
+
+
+def examples_section(
+    data: Data, recommend: Callable[[list[list[str]]], list[Answer]], seed: int, count: int = 4
+) -> Section:
+    """A few users' histories, recommendations and targets."""
+    titles, names = data.titles(), data.catalog.item_ids
+    chosen = data.split.test.sample(count, seed=seed)
+    row = {name: number for number, name in enumerate(names)}
+    answers = recommend([[names[item] for item in history] for history in chosen.histories])
+    examples = []
+    for history, answer, target in zip(chosen.histories, answers, chosen.targets, strict=True):
+        answered = [row[item.item_id] for item in answer.items]
+        examples.append(
+            Example(
+                history=[titles[item] for item in history[-8:]],
+                recommended=[titles[item] for item in answered],
+                target=titles[target],
+                hit=answered.index(target) if target in answered else None,
+            )
+        )
+    return Section(title="Examples", body=[examples_table(examples)])

@@ -1,0 +1,57 @@
+"""The stages of a whole system, whatever its paper, and what completes a run of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+from evalrec import Report
+from genrec import Answers
+from jaxtyping import Int
+from torch import Tensor
+
+from semrec.shared.stage import Config, Setting, Stage
+from semrec.shared.stages import floors_stage, items_stage
+
+
+class Pipeline(Setting[Config], ABC):
+    """The stages of a run, or of a variant of it that a study needs."""
+
+    @property
+    @abstractmethod
+    def text_fields(self) -> tuple[str, ...]:
+        """The catalogue's fields that make an item's text, for the floors."""
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage[Any], ...]:
+        """The stages of a whole run in order, but for "data"."""
+
+    @abstractmethod
+    def reports(self) -> dict[str, Report]:
+        """The test's reports by their rows in tables: the model first, the floors last."""
+
+    @abstractmethod
+    def recommender(self) -> Answers:
+        """What answers histories; it needs the run's folder alone."""
+
+    @cached_property
+    def items(self) -> Stage[list[dict[str, Any]]]:
+        """The stage "data": what is known of each item once the data are not at hand."""
+        return items_stage(self)
+
+    @cached_property
+    def floors(self) -> Stage[dict[str, Report]]:
+        """The stage "floors": what any model must beat."""
+        return floors_stage(self, self.text_fields)
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The id of each item row."""
+        return [item["item_id"] for item in self.items.result()]
+
+    @property
+    def item_counts(self) -> Int[Tensor, " items"]:
+        """How often each item occurs in training."""
+        return torch.tensor([item["count"] for item in self.items.result()])

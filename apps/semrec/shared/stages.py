@@ -1,0 +1,128 @@
+"""The stages that the apps have in common: what is kept of the items, embeddings, the floors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evalrec import ItemToItemFloor, Report, evaluate, fit_floors, read_report
+from jaxtyping import Float
+from semtok import embedding_source, is_stored
+
+from semrec.shared.files import load_array, read_json, reading
+from semrec.shared.stage import Facts, Setting, Stage
+
+Vectors = Float[np.ndarray, "items dim"]
+
+_GRAPHS = ("graph", "graph + text")
+
+
+def items_stage(setting: Setting[Any]) -> Stage[list[dict[str, Any]]]:
+    """The stage "data": each item's "item_id", "title" and "count", so that a run can answer."""
+
+    def fill(folder: Path) -> Facts:
+        data = setting.data
+        counts = data.split.item_counts.tolist()
+        rows = zip(data.catalog.item_ids, data.titles(), counts, strict=True)
+        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
+            for item_id, title, count in rows:
+                line = {"item_id": item_id, "title": title, "count": count}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return data.counts
+
+    return setting.stage("data", reads=(), fill=fill, load=_read_items)
+
+
+def _read_items(folder: Path) -> list[dict[str, Any]]:
+    with reading(folder / "items.jsonl") as path:
+        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        expected = read_json(folder / "stage.json")["items"]
+        if len(items) != expected:
+            raise ValueError(f"{len(items):,} of {expected:,} items")
+    return items
+
+
+def embedding_stage(
+    setting: Setting[Any],
+    name: str,
+    embedding: str,
+    fields: Sequence[str],
+    *,
+    reads: tuple[str, ...],
+    image_field: str = "image",
+) -> Stage[Vectors]:
+    """A stage that leaves one embedding an item.
+
+    Args:
+        setting: The run.
+        name: Of the stage.
+        embedding: What `semtok.embedding_source` takes: "lsa", "minilm", a model, or a file.
+        fields: The catalogue's fields that are embedded.
+        reads: What of the configuration all this is said by.
+        image_field: Of the fields, the one that holds images.
+    """
+
+    def fill(folder: Path) -> Facts:
+        catalog = setting.data.catalog
+        if not is_stored(embedding):
+            catalog.require_fields([name for name in fields if name in catalog.fields] or fields)
+        source = embedding_source(
+            embedding,
+            catalog=catalog,
+            fields=fields,
+            image_field=image_field,
+            device=str(setting.device),
+            seed=setting.run.config["seed"],
+        )
+        with setting.run.screen.bar(f"{name} embeddings") as bar:
+            vectors = source.embed(catalog, progress=bar.update)
+        np.save(folder / "embeddings.npy", vectors)
+        return {"embedding": embedding, "dim": vectors.shape[1]}
+
+    return setting.stage(
+        name, reads=reads, fill=fill, load=lambda folder: load_array(folder / "embeddings.npy")
+    )
+
+
+def floors_stage(setting: Setting[Any], fields: Sequence[str]) -> Stage[dict[str, Report]]:
+    """The stage "floors": what any model must beat, parameters picked on validation.
+
+    Args:
+        setting: The run.
+        fields: The catalogue's fields that make an item's text.
+
+    Returns:
+        A stage whose result is the test's report of each floor, by its name.
+    """
+
+    def fill(folder: Path) -> Facts:
+        data, screen = setting.data, setting.run.screen
+        with screen.bar("floors") as bar:
+            floors = fit_floors(data.split, data.texts(fields), progress=bar.update)
+        parameters = {}
+        with screen.bar("floors, test") as bar:
+            for number, (name, floor) in enumerate(floors.items()):
+                report = evaluate(
+                    data.split.test, floor.score, ks=setting.config.evaluation.ks, name=name
+                )
+                report.write_json(folder / f"{number}.json")
+                parameters[name] = dict(floor.parameters)
+                if name in _GRAPHS and isinstance(floor, ItemToItemFloor):
+                    floor.save(folder / name)
+                bar.update(number + 1, len(floors), name)
+        return {"parameters": parameters}
+
+    def load(folder: Path) -> dict[str, Report]:
+        names = read_json(folder / "stage.json")["parameters"]
+        return {name: read_report(folder / f"{number}.json") for number, name in enumerate(names)}
+
+    return setting.stage("floors", reads=(), fill=fill, load=load)
+
+
+def graph_floors(floors: Stage[dict[str, Report]]) -> dict[str, ItemToItemFloor]:
+    """The floors "graph" and, where items have texts, "graph + text" that the stage keeps."""
+    names = floors.complete()["parameters"]
+    return {name: ItemToItemFloor.load(floors.file(name)) for name in _GRAPHS if name in names}
