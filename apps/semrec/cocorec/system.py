@@ -64,6 +64,8 @@ class CoCoRecPipeline(Pipeline[Config]):
 
     # Section 2.2.1: text embeddings, one a view.
 
+    reads_text_fields = ("views.views",)
+
     @property
     def text_fields(self) -> tuple[str, ...]:
         """The fields of all views."""

@@ -76,6 +76,8 @@ class PaperPipeline(Pipeline[Config]):
 
     # E_S: the texts of the items.
 
+    reads_text_fields = ("text.fields",)
+
     @property
     def text_fields(self) -> tuple[str, ...]:
         """The fields that make an item's text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from evalrec import Report
@@ -18,6 +18,9 @@ from semrec.shared.stages import floors_stage, items_stage
 
 class Pipeline(Setting[Config], ABC):
     """The stages of a run, or of a variant of it that a study needs."""
+
+    reads_text_fields: ClassVar[tuple[str, ...]]
+    """What of the configuration names `text_fields`."""
 
     @property
     @abstractmethod
@@ -44,7 +47,7 @@ class Pipeline(Setting[Config], ABC):
     @cached_property
     def floors(self) -> Stage[dict[str, Report]]:
         """The stage "floors": what any model must beat."""
-        return floors_stage(self, self.text_fields)
+        return floors_stage(self, self.text_fields, reads=self.reads_text_fields)
 
     @property
     def item_ids(self) -> list[str]:

@@ -87,12 +87,15 @@ def embedding_stage(
     )
 
 
-def floors_stage(setting: Setting[Any], fields: Sequence[str]) -> Stage[dict[str, Report]]:
+def floors_stage(
+    setting: Setting[Any], fields: Sequence[str], *, reads: tuple[str, ...]
+) -> Stage[dict[str, Report]]:
     """The stage "floors": what any model must beat, parameters picked on validation.
 
     Args:
         setting: The run.
         fields: The catalogue's fields that make an item's text.
+        reads: What of the configuration says which these are.
 
     Returns:
         A stage whose result is the test's report of each floor, by its name.
@@ -119,7 +122,7 @@ def floors_stage(setting: Setting[Any], fields: Sequence[str]) -> Stage[dict[str
         names = read_json(folder / "stage.json")["parameters"]
         return {name: read_report(folder / f"{number}.json") for number, name in enumerate(names)}
 
-    return setting.stage("floors", reads=(), fill=fill, load=load)
+    return setting.stage("floors", reads=(*reads, "evaluation.ks"), fill=fill, load=load)
 
 
 def graph_floors(floors: Stage[dict[str, Report]]) -> dict[str, ItemToItemFloor]:

@@ -58,6 +58,8 @@ class TSSRPipeline(Pipeline[Config]):
 
     # Section 3.2: what items say of themselves.
 
+    reads_text_fields = ("content.streams", "content.image_field")
+
     @property
     def is_stored(self) -> bool:
         """Whether the model reads stored content, and does not encode it itself."""
