@@ -39,7 +39,7 @@ from semrec.prorec.joining import (
     scaled,
     seen_items,
 )
-from semrec.prorec.model import stage_one_model
+from semrec.prorec.model import ItemEncoder, stage_one_model
 from semrec.prorec.recommender import JoinedRecommender, dense_candidates
 from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
 from semrec.shared.errors import ExperimentError
@@ -195,7 +195,9 @@ class PRORecPipeline(PaperPipeline):
         scorers: dict[str, Scorer] = {}
         if "embeddings" in features:
             scorers["c_dis"] = _dense_head(config, model, features["embeddings"].to(device))
-        backbone = stage_one_model(config.stage_one, features["semantic"]).to(device)
+        backbone = stage_one_model(
+            config.stage_one, ItemEncoder(features["semantic"], config.stage_one)
+        ).to(device)
         load_weights(self.stage_one.file("weights.safetensors"), backbone)
         items = ItemTable(backbone.num_items, backbone.dim).to(device)
         with torch.no_grad():  # once for all histories

@@ -11,6 +11,7 @@ from fusion import ModalityAdaptionLayer, alignment_loss
 from genrec import (
     DIN,
     Batch,
+    ItemTable,
     SASRec,
     candidate_cross_entropy,
     distillation_loss,
@@ -48,6 +49,10 @@ class ItemEncoder(nn.Module):
         semantic = self.semantic if rows is None else self.semantic[rows]
         adapted: Tensor = self.config.adapted_weight * self.adaption(semantic)
         return adapted
+
+    def tables(self) -> Tables:
+        """E_C and E_T of all items."""
+        return {"collaborative": self.collaborative.clone(), "adapted": self.adapted()}
 
     def forward(self) -> Float[Tensor, "items dim"]:
         """What the sequence model reads and ranks."""
@@ -88,21 +93,19 @@ def concatenated(
     return torch.cat(parts, dim=1)
 
 
-def stage_one_model(config: StageOne, semantic: Tensor) -> SASRec | DIN:
-    """The sequential recommendation model of section 3.3 over an `ItemEncoder`."""
-    encoder = ItemEncoder(semantic, config)
+def stage_one_model(config: StageOne, items: ItemEncoder | ItemTable) -> SASRec | DIN:
+    """The sequential recommendation model of section 3.3, with text or on ids alone."""
+    num_items = len(items())
     if config.backbone == "din":
-        return DIN(
-            len(semantic), dim=config.dim, recency=config.history_length, item_encoder=encoder
-        )
+        return DIN(num_items, dim=config.dim, recency=config.history_length, item_encoder=items)
     return SASRec(
-        len(semantic),
+        num_items,
         dim=config.dim,
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         history_length=config.history_length,
         dropout=config.dropout,
-        item_encoder=encoder,
+        item_encoder=items,
         similarity=config.similarity,
         temperature=config.temperature,
     )
@@ -112,18 +115,18 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
     """L_seq and alpha L_align (eq. 3-5), on the embeddings of the items that the batch needs."""
     assert isinstance(model, SASRec | DIN)
     encoder = model.item_encoder
-    assert isinstance(encoder, ItemEncoder)
+    assert isinstance(encoder, ItemEncoder | ItemTable)
     num_items, device = model.num_items, batch.history.device
     if isinstance(model, DIN):
         negatives = sample_candidates(batch.targets, num_items, config.num_negatives)
     else:
         negatives = config.loss.draw(num_items, device)
     rows = config.loss.rows(num_items, batch.history, batch.targets, negatives)
-    vectors: Tensor = encoder.collaborative
-    collaborative = vectors[rows]
-    if config.alpha or config.item_input == "sum":
+    vectors: Tensor = encoder.collaborative if isinstance(encoder, ItemEncoder) else encoder()
+    collaborative, adapted = vectors[rows], None
+    if isinstance(encoder, ItemEncoder) and (config.alpha or config.item_input == "sum"):
         adapted = encoder.adapted(rows)
-    if config.item_input == "sum":
+    if adapted is not None and config.item_input == "sum":
         vectors = torch.zeros_like(vectors).index_copy(0, rows, collaborative + adapted)
 
     if isinstance(model, DIN):
@@ -132,7 +135,7 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
     else:
         states = model(batch.history, vectors)
         losses = {"next_item": config.loss(states, vectors, batch.targets, negatives)}
-    if config.alpha:
+    if adapted is not None and config.alpha:
         drawn = torch.randperm(len(rows), device=device)[: config.alignment_items]
         losses["alignment"] = config.alpha * alignment_loss(
             collaborative[drawn], adapted[drawn], temperature=config.alignment_temperature

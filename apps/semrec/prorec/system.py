@@ -15,6 +15,7 @@ from genrec import (
     BackboneName,
     Batch,
     ItemInput,
+    ItemTable,
     PairBatches,
     SASRec,
     Seq2Seq,
@@ -119,10 +120,11 @@ class PaperPipeline(Pipeline[Config]):
     @cached_property
     def stage_one(self) -> Stage[Report]:
         """The stage "stage_one": the sequence model, whose item embeddings are aligned with E_S."""
+        config = self.config.stage_one
         return dense_stage(
             self,
             "stage_one",
-            lambda: self._stage_one_plan(self.config.stage_one),
+            lambda: self._stage_one_plan(config, lambda: ItemEncoder(self.semantic, config)),
             reads=(*_TEXT, *_STAGE_ONE),
             after=self.texts,
         )
@@ -130,19 +132,21 @@ class PaperPipeline(Pipeline[Config]):
     @cached_property
     def reference(self) -> Stage[Report]:
         """The stage "reference": the same sequence model on ids alone."""
-        alone = dataclasses.replace(
-            self.config.stage_one, alpha=0.0, item_input="collaborative", integrated="collaborative"
-        )
-        if self.inputs is not None:
-            _ = self.semantic  # decides a width alone, so that the stage is not named after it
+        config = self.config.stage_one
+
+        def untrained_items() -> ItemTable:
+            return ItemTable(len(self.data.catalog), config.dim)
+
         return dense_stage(
             self,
             "reference",
-            lambda: self._stage_one_plan(alone),
-            reads=(*_TEXT, *_SEQUENCE, "stage_one.backbone"),
+            lambda: self._stage_one_plan(config, untrained_items),
+            reads=(*_SEQUENCE, "stage_one.backbone"),
         )
 
-    def _stage_one_plan(self, config: StageOne) -> DenseTraining:
+    def _stage_one_plan(
+        self, config: StageOne, untrained_items: Callable[[], ItemEncoder | ItemTable]
+    ) -> DenseTraining:
         train, seed, num_items = self.data.split.train, self.config.seed, len(self.data.catalog)
         batches: PairBatches | SequenceBatches = (
             PairBatches(
@@ -157,7 +161,7 @@ class PaperPipeline(Pipeline[Config]):
             else config.sequences(train, num_items, seed)
         )
         return DenseTraining(
-            model=lambda: stage_one_model(config, self.semantic).to(self.device),
+            model=lambda: stage_one_model(config, untrained_items()).to(self.device),
             loss=partial(stage_one_loss, config),
             batches=batches,
             training=config,
@@ -373,8 +377,9 @@ def _tables(stage: Stage[Report]) -> Tables:
 def _keep_items(model: SASRec | DIN, folder: Path) -> None:
     """Saves the item embeddings of stage I, and the model."""
     encoder = model.item_encoder
-    assert isinstance(encoder, ItemEncoder)
     with torch.no_grad():
-        tables = {"collaborative": encoder.collaborative.clone(), "adapted": encoder.adapted()}
+        tables = (
+            encoder.tables() if isinstance(encoder, ItemEncoder) else {"collaborative": encoder()}
+        )
     save_file({n: table.cpu() for n, table in tables.items()}, folder / "items.safetensors")
     keep_weights(model, folder)
