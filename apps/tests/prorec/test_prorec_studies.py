@@ -474,12 +474,13 @@ def test_a_file_of_other_contents_is_trained_anew(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file, stages, digests = "changed.npy", [], []
+    of_the_file = with_values(STUDIES, "encoders", file)
     for seed in (0, 1):
         vectors = np.random.default_rng(seed).normal(size=(len(pipeline.data.catalog), 8))
         np.save(file, vectors.astype(np.float32))
         digests.append(files_digest(file))
         before = finished(pipeline)
-        assert names(study(pipeline, "encoders", file)) == ["lsa", file]
+        assert list(of_the_file(pipeline, [0]).systems) == ["lsa", file]
         after = finished(pipeline)
         assert {name: after[name] for name in before} == before
         stages.append(set(after) - set(before))
@@ -494,7 +495,7 @@ def test_a_file_of_other_contents_is_trained_anew(
         assert all(f",text.embedding={file}_{digest[1:]}-" in name for name in trained)
     assert digests[0] != digests[1]
     before = finished(pipeline)
-    study(pipeline, "encoders", file)
+    of_the_file(pipeline, [0])
     assert finished(pipeline) == before
 
 
