@@ -782,7 +782,7 @@ def test_a_full_disk_is_told_with_the_path_and_the_last_checkpoint_stays(tmp_pat
         (lambda t: t.update({"optimizer.99.step": torch.ones(1)}), "that of another model: list"),
         (
             lambda t: t.update({"optimizer.0.exp_avg": torch.ones(2, 3)}),
-            r"optimizer.0.exp_avg must have shape \(20, 8\), got \(2, 3\)",
+            r"optimizer.0.exp_avg must have shape .*, got \(2, 3\)",
         ),
     ],
 )
