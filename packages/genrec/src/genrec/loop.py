@@ -8,10 +8,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,32 +31,15 @@ from genrec.objective import Objective, Sealed
 from genrec.optimization import TrainingConfig, WeightAverage, build_optimizer, learning_rate_at
 from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
 from genrec.progress import TrainingEvent
-from genrec.reading import check_types, printable, refusing, restore_module
+from genrec.reading import printable, refusing, restore_module
 from genrec.sequences import Batches
 from genrec.storage import alone_with, naming
+from genrec.training_state import State, checked_state
 
 # Steps between two questions whether any of several processes has had a signal.
 _ASK_EVERY = 20
 
 logger = logging.getLogger("genrec.training")
-
-
-@dataclass
-class State:
-    """Where a training stands, apart from its tensors: what the checkpoint's JSON holds."""
-
-    step: int = 0
-    epochs: int = 0
-    finished: bool = False
-    best_epoch: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch
-    waited: int = 0  # validations since then
-    log_bytes: int = 0
-    # Sums over the epoch that is going on.
-    losses: dict[str, float] = field(default_factory=dict)
-    gradient_norm: float = 0.0
-    samples: int = 0
-    seconds: float = 0.0
 
 
 class TrainingLoop:
@@ -363,7 +346,9 @@ class TrainingLoop:
             self._check_settings(about)
             with anew(self.folder):
                 with refusing(f"{self.folder / STATE_FILE} is damaged"):
-                    self.state = self._checked_state(about["state"], files)
+                    self.state = checked_state(
+                        about["state"], files, self.config, self.steps_per_epoch
+                    )
                 for stem, tensors in files.items():
                     if stem.startswith("best-"):
                         self.best, self.saved_best = tensors, self.state.best_epoch
@@ -388,31 +373,6 @@ class TrainingLoop:
                     f"folder must be of a training with the same settings, got {self.folder} "
                     f"with {name} {printable(str(former[name]))}, not {value}"
                 )
-
-    def _checked_state(
-        self, values: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]]
-    ) -> State:
-        """Returns the state that a checkpoint's JSON holds.
-
-        Raises:
-            TypeError, ValueError: It is none, or none of this training with these files.
-        """
-        check_types(values, get_type_hints(State))
-        state = State(**values)
-        done = state.step - state.epochs * self.steps_per_epoch  # in the epoch that is going on
-        if not (0 <= state.epochs <= self.config.epochs and 0 <= done <= self.steps_per_epoch):
-            raise ValueError(
-                f"step and epochs must be within {self.total_steps} steps and "
-                f"{self.config.epochs} epochs, got {state.step} and {state.epochs}"
-            )
-        if state.log_bytes < 0:
-            raise ValueError(f"log_bytes must be at least 0, got {state.log_bytes}")
-        expected = {"final" if state.finished else f"last-{state.step}"}
-        if self.config.monitor is not None and state.best_epoch and not state.finished:
-            expected.add(f"best-{state.best_epoch}")
-        if files.keys() != expected:
-            raise ValueError(f"files must be {sorted(expected)}, got {sorted(files)}")
-        return state
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         assert self.folder is not None
