@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from genrec.artifact import ArtifactError, load_weights, save_weights
+from genrec.artifact import load_weights, save_weights
 from genrec.decoding import exact_scores
+from genrec.reading import ArtifactError
 from genrec.recommender import Recommender
 from genrec.saved_seq2seq import load_model, save_model
 from genrec.seq2seq import Seq2Seq
@@ -18,6 +21,7 @@ from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 CODES = torch.tensor([[2, 0], [0, 1], [0, 0], [1, 1], [2, 1]])
 IDS = ["a", "b", "ü/c", "d", "e"]
@@ -175,6 +179,29 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
         ({"model": {"dim": 16}}, "files that do not fit together: Error.* in loading state_dict"),
         ({"codebook_sizes": [3]}, "do not fit together: codebook_sizes must have one entry a"),
         ({"files": {}}, "config.json is damaged: it lacks 'weights.safetensors'"),
+        ({"format": True}, "it names no format"),
+        ({"format": -1}, "no model was ever saved in format -1"),
+        ({"format": 3.0}, "it names no format"),
+        ({"class": 7}, "config.json is damaged: class must be a name"),
+        ({"class": "\x1b[31mred"}, r"holds a \\x1b\[31mred, no Seq2Seq"),
+        ({"model": 7}, "config.json is damaged"),
+        ({"model": {"\x1b[2J\u202e": 1}}, r"config.json is damaged: .*\\x1b\[2J\\u202e"),
+        ({"model": {"dim": True}}, "config.json is damaged: dim must be int, got True"),
+        ({"model": {"dim": 8.0}}, "config.json is damaged: dim must be int, got 8.0"),
+        ({"model": {"temperature": float("inf")}}, "temperature must be positive and finite"),
+        ({"model": {"temperature": float("nan")}}, "temperature must be positive and finite"),
+        ({"model": {"dropout": "none"}}, "config.json is damaged: dropout must be float"),
+        ({"model": {"history_bias": 1}}, "config.json is damaged: history_bias must be bool"),
+        ({"codebook_sizes": 3}, "config.json is damaged: codebook_sizes must be list"),
+        ({"codebook_sizes": [3, 2.5]}, "config.json is damaged: codebook_sizes must be list"),
+        ({"codebook_sizes": [3, 10**400]}, "config.json is damaged: codebook_sizes must be list"),
+        ({"model": {"dim": 10**30}}, "config.json is damaged: dim must be int, got 1000"),
+        ({"codebook_sizes": [3, 10**12]}, "do not fit together: .*size mismatch"),
+        ({"vector_dim": float("inf")}, "config.json is damaged: vector_dim must be"),
+        ({"vector_dim": 10**12}, "vector_dim must be the width of vectors among the weights"),
+        ({"info": 7}, "config.json is damaged"),
+        ({"info": None}, "config.json is damaged"),
+        ({"files": 7}, "config.json is damaged"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(
@@ -186,6 +213,118 @@ def test_configurations_that_do_not_fit_are_refused(
     write_config(path, config)
     with pytest.raises(ArtifactError, match=words):
         load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_decoder_layers": 10**7}, "num_decoder_layers must be at most .* got 10000000"),
+        ({"num_encoder_layers": 10**7}, "num_encoder_layers must be at most .* got 10000000"),
+        ({"num_decoder_layers": 5}, "in loading state_dict"),
+        *(
+            ({name: 2**40}, "in loading state_dict|size|overflow|memory")
+            for name in ("dim", "feedforward_dim", "history_length", "distillation_dim")
+        ),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_made(
+    tmp_path: Path, change: dict[str, int], words: str
+):
+    save_model(tmp_path / "m", make(), IDS)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    write_config(path, config | {"model": config["model"] | change})
+    started = time.perf_counter()
+    with pytest.raises(
+        ArtifactError, match=f"files that do not fit together: .*({words})"
+    ) as caught:
+        load_model(tmp_path / "m")
+    assert "Exception raised" not in str(caught.value)
+    assert time.perf_counter() - started < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # KiB
+
+
+def rewrite(folder: Path, name: str, content: bytes) -> None:
+    """Gives a file of a model folder other content, and the folder the digests that go with it."""
+    (folder / name).write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    config["files"][name] = hashlib.sha256(content).hexdigest()
+    write_config(folder / "config.json", config)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[" * 100_000, "item_ids.json is damaged: maximum recursion depth"),
+        (b"7", "item_ids.json is damaged: item_ids must be list.str., got 7"),
+        (b'{"a": 1}', "item_ids.json is damaged: item_ids must be list.str., got {"),
+        (b"[1, 2, 3, 4, 5]", "damaged: item_ids must be list.str., got .1, 2"),
+        (b"[Infinity, 2, 3, 4, 5]", "damaged: item_ids must be list.str., got .inf"),
+        (b"\xff", "item_ids.json is damaged: 'utf-8' codec can't decode"),
+        (b"1" * 5000, "item_ids.json is damaged: Exceeds the limit"),
+        (rb'["\u001b[31m", "\u001b[31m", "c", "d", "e"]', r"got '\\x1b\[31m' twice"),
+    ],
+)
+def test_ids_that_are_none_are_refused(tmp_path: Path, content: bytes, words: str):
+    save_model(tmp_path / "m", make(), IDS)
+    rewrite(tmp_path / "m", "item_ids.json", content)
+    with pytest.raises(ArtifactError, match=words):
+        load_model(tmp_path / "m")
+
+
+def test_a_format_flipped_to_the_one_without_digests_is_refused(tmp_path: Path):
+    save_model(tmp_path / "m", make(), IDS)
+    path = tmp_path / "m" / "config.json"
+    path.write_text(path.read_text().replace('"format": 3', '"format": 1'))
+    with pytest.raises(ArtifactError, match="its digest disagrees with the rest of it"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format": 1e999}', b"7", b'"x"', b"\xff"])
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, content: bytes):
+    save_model(tmp_path / "m", make(), IDS)
+    (tmp_path / "m" / "config.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"config.json is (damaged: |no configuration of a)"):
+        load_model(tmp_path / "m")
+    with pytest.raises(FileExistsError, match="is no model folder, so it is not replaced"):
+        save_model(tmp_path / "m", make(), IDS)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"popularity": torch.tensor([1, 2, -3, 0, 0])}, "do not fit together: popularity .*-3"),
+        ({"popularity": torch.rand(5)}, "do not fit together: popularity must be one whole"),
+        ({"popularity": torch.full((5,), torch.nan)}, "not all of popularity is finite"),
+        ({"codes": CODES.float()}, "codes must be a table of whole numbers, .* torch.float32"),
+        ({"codes": CODES.bool()}, "codes must be a table of whole numbers, .* torch.bool"),
+        ({"codes": CODES[:, 0].clone()}, "codes must be a table of whole numbers"),
+        ({"codes": CODES - 1}, "do not fit together: codes"),
+    ],
+)
+def test_a_catalogue_that_is_none_is_refused(
+    tmp_path: Path, change: dict[str, torch.Tensor], words: str
+):
+    save_model(tmp_path / "m", make(), IDS)
+    rewrite(tmp_path / "m", "catalogue.safetensors", save({"codes": CODES} | change))
+    with pytest.raises(ArtifactError, match=words):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float):
+    model = make()
+    save_model(tmp_path / "m", model, IDS)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights["head.weight"][1, 2] = value
+    rewrite(tmp_path / "m", "weights.safetensors", save(weights))
+    with pytest.raises(ArtifactError, match=r"safetensors is damaged: not all of head.weight is f"):
+        load_model(tmp_path / "m")
+    model.load_state_dict(weights)
+    with pytest.raises(ValueError, match=r"model must have finite weights, got others in head"):
+        save_model(tmp_path / "other", model, IDS)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from genrec.artifact import ArtifactError
 from genrec.decoding import exact_scores
+from genrec.reading import ArtifactError
 from genrec.recommender import Recommender, Request
 from genrec.saved_seq2seq import save_model
 from genrec.seq2seq import Seq2Seq

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from genrec import (
     save_backbone,
     save_model,
 )
+from genrec.reading import json_digest
 
 NUM_ITEMS, DIM = 12, 8
 IDS = [f"i{row}" for row in range(NUM_ITEMS)]
@@ -183,13 +184,26 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
         ({"format": 4}, "has format 4, newer than format 3"),
         ({"class": "Caser"}, "holds a Caser, which this version of genrec does not know"),
         ({"class": ["SASRec"]}, "config.json is damaged"),
-        ({"num_items": "many"}, "config.json is damaged: invalid literal"),
+        ({"num_items": "many"}, "config.json is damaged: num_items must be int, got 'many'"),
+        ({"num_items": 12.0}, "config.json is damaged: num_items must be int, got 12.0"),
+        ({"history_length": float("inf")}, "config.json is damaged: history_length must be int"),
+        ({"history_length": 0}, "config.json is damaged: history_length must be at least 1"),
+        ({"model": 7}, "config.json is damaged"),
+        ({"model": {"dim": "8"}}, "config.json is damaged: dim must be int, got '8'"),
+        ({"model": {"similarity": ["dot"]}}, "config.json is damaged: similarity must be"),
+        ({"model": {"num_items": 12}}, "do not fit together: .*multiple values"),
+        ({"items": 7}, "do not fit together"),
+        ({"items": {"class": "ItemTable", "dim": 2**50}}, "do not fit together"),
+        ({"items": {"class": "ConcatenatedTables", "dim": 8, "tables": 5}}, "tables must be list"),
         ({"num_items": 11}, "do not fit together: item_ids must be one id for each of 11 items"),
         ({"model": {"dim": 8, "width": 1}}, "do not fit together: .*width"),
         ({"model": {"dim": 16}}, "do not fit together: Error.* in loading state_dict"),
         ({"items": {"class": "Hashed", "dim": 8}}, "items must be made of tables that genrec kn"),
-        ({"items": {"class": "ContentTable", "dim": 8}}, "do not fit together: 'content.0'"),
-        ({"items": {}}, "do not fit together: 'class'"),
+        (
+            {"items": {"class": "ContentTable", "dim": 8}},
+            "do not fit together: it lacks 'content.0'",
+        ),
+        ({"items": {}}, "do not fit together: it lacks 'class'"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(
@@ -199,11 +213,44 @@ def test_configurations_that_do_not_fit_are_refused(
     path = tmp_path / "m" / "config.json"
     config = json.loads(path.read_text()) | change
     del config["digest"]
-    text = json.dumps(config, sort_keys=True, ensure_ascii=False)
-    config["digest"] = hashlib.sha256(text.encode()).hexdigest()
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config | {"digest": json_digest(config)}))
     with pytest.raises(ArtifactError, match=words):
         load_backbone(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        *(
+            (kind, {"num_layers": 10**7}, "num_layers must be at most .* got 10000000")
+            for kind in (SASRec, BERT4Rec, GRU4Rec, HSTU)
+        ),
+        *(
+            (kind, {name: 2**40}, "in loading state_dict|size|overflow|memory")
+            for kind in KINDS
+            for name in OTHER_THAN_DEFAULT[kind].keys() & {"feedforward_dim", "hidden_dim"}
+        ),
+        *((kind, {"dim": 2**40}, "in loading state_dict|size|overflow") for kind in KINDS),
+        (SASRec, {"history_length": 2**40}, "in loading state_dict"),
+        (BERT4Rec, {"history_length": 2**40}, "in loading state_dict"),
+        (HSTU, {"history_length": 2**40}, "in loading state_dict"),
+        (DIN, {"recency": 2**40}, "in loading state_dict"),
+        (DIN, {"attention_sizes": [2**40, 3]}, "in loading state_dict|overflow"),
+        (DIN, {"output_sizes": [1] * 1000}, "output_sizes must be at most .* got 1000"),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused_before_anything_is_made(
+    tmp_path: Path, kind: type[Backbone], change: dict[str, object], words: str
+):
+    save_backbone(tmp_path / "m", make(kind, **OTHER_THAN_DEFAULT[kind]), IDS, history_length=3)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    del config["digest"]
+    config["model"] |= change
+    path.write_text(json.dumps(config | {"digest": json_digest(config)}))
+    with pytest.raises(ArtifactError, match=f"files that do not fit together: .*({words})"):
+        load_backbone(tmp_path / "m")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # KiB
 
 
 def test_a_changed_configuration_is_refused(tmp_path: Path):

@@ -1,26 +1,30 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from genrec.artifact import ArtifactError
 from genrec.backbones import SASRec
 from genrec.losses import full_cross_entropy, sampled_cross_entropy
+from genrec.reading import ArtifactError, file_digest, json_digest
 from genrec.sampling import sample_negatives
 from genrec.sequences import Batch, PairBatches, SequenceBatches
 from genrec.training import TrainingConfig, TrainingEvent, TrainingResult, fit, rich_progress
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 NUM_ITEMS = 20
@@ -532,10 +536,17 @@ def test_bf16_trains_and_keeps_weights_in_fp32():
     assert 0 < result.log[0]["losses"]["full"] < 5
 
 
-def test_the_bar_draws(capsys):
-    with rich_progress("stage") as callback:
+@pytest.mark.parametrize("title", ["stage", "[red]d[/]", "[/x]"])
+def test_the_bar_draws_its_title_as_it_is(capsys, title):
+    with rich_progress(title) as callback:
         fit(model(), batches(), loss, TrainingConfig(epochs=1), callback=callback)
-    assert "stage 1/1" in capsys.readouterr().out
+    assert f"{title} 1/1" in capsys.readouterr().out
+
+
+def test_the_bar_shows_escapes_as_text(capsys):
+    with rich_progress("a\x1b[2Jb\u202e") as callback:
+        fit(model(), batches(), loss, TrainingConfig(epochs=1), callback=callback)
+    assert r"a\x1b[2Jb\u202e 1/1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -585,18 +596,22 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
 
 def test_a_setting_that_an_older_version_did_not_have_was_at_its_default(tmp_path, uninterrupted):
     train(tmp_path)
-    path = tmp_path / "checkpoint.json"
-    about = json.loads(path.read_text())
-    del about["config"]["accumulate"]
-    path.write_text(json.dumps(about))
+    config = json.loads((tmp_path / "checkpoint.json").read_text())["config"]
+    del config["accumulate"]
+    edit(tmp_path, config=config)
     assert_same(train(tmp_path), uninterrupted)
     other = TrainingConfig(**{**vars(CONFIG), "accumulate": 2})
     with pytest.raises(ValueError, match="with accumulate 1, not 2"):
         train(tmp_path, config=other)
 
 
-def break_json(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text("{")
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    """A training that a signal stopped, with best weights and a log."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, at_step(13, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    return folder
 
 
 def break_weights(folder: Path) -> None:
@@ -609,12 +624,25 @@ def lose_weights(folder: Path) -> None:
 
 
 def edit(folder: Path, **changes: object) -> None:
+    """Changes entries of the checkpoint and gives it the digest that it then asks for."""
     path = folder / "checkpoint.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    about = {**json.loads(path.read_text()), **changes}
+    del about["digest"]
+    path.write_text(json.dumps({**about, "digest": json_digest(about)}))
+
+
+def edit_state(folder: Path, **changes: object) -> None:
+    state = json.loads((folder / "checkpoint.json").read_text())["state"]
+    edit(folder, state=state | changes)
 
 
 def empty(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text('{"format": 1}')
+    about = {"format": 2}
+    (folder / "checkpoint.json").write_text(json.dumps({**about, "digest": json_digest(about)}))
+
+
+def write(content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "checkpoint.json").write_bytes(content.encode("latin-1"))
 
 
 def break_log(folder: Path) -> None:
@@ -625,30 +653,150 @@ def break_log(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (break_json, "checkpoint.json is no checkpoint"),
-        (break_weights, "last-13.safetensors cannot be read"),
-        (lose_weights, "last-13.safetensors cannot be read"),
-        (partial(edit, format=99), "has format 99, this version reads format 1"),
+        (write("{"), r"checkpoint.json is damaged: Expecting .*; to train anew, move .* away$"),
+        (write("[" * 100_000), "checkpoint.json is damaged: maximum recursion depth"),
+        (write('{"format": 1e400}'), "checkpoint.json is no checkpoint: it names no format"),
+        (write('{"format": true}'), "checkpoint.json is no checkpoint: it names no format"),
+        (write("[2]"), "checkpoint.json is no checkpoint: it names no format"),
+        (write("\xff"), "checkpoint.json is damaged: 'utf-8' codec can't decode"),
+        (break_weights, "last-13.safetensors is damaged or of another training: checkpoint.json"),
+        (lose_weights, "last-13.safetensors cannot be read: No such file"),
+        (
+            partial(edit, format=99),
+            "has format 99, this version of genrec reads format 2; to train",
+        ),
+        (partial(edit, format=-1), "has format -1, this version of genrec reads format 2"),
         (partial(edit, state={"pace": 1}), "checkpoint.json is damaged: .*'pace'"),
+        (partial(edit_state, step=13.0), "damaged: step must be int, got 13.0"),
+        (partial(edit_state, step=True), "damaged: step must be int, got True"),
+        (partial(edit_state, step=14), r"files must be \['best-1', 'last-14'\], got"),
+        (
+            partial(edit_state, step=3),
+            "step and epochs must be within 32 steps and 4 epochs, got 3",
+        ),
+        (partial(edit_state, epochs=7), "step and epochs must be within 32 steps and 4 epochs"),
+        (partial(edit_state, best_epoch=3), "damaged: files must be"),
+        (partial(edit_state, metrics=[0.5]), "metrics must be dict"),
+        (partial(edit_state, log_bytes=-1), "log_bytes must be at least 0, got -1"),
+        (partial(edit, steps_per_epoch="8"), "steps_per_epoch must be int, got '8'"),
         (empty, "checkpoint.json is damaged: it lacks config, steps_per_epoch, state, files"),
-        (partial(edit, files="last-13"), "checkpoint.json is damaged: it lacks files"),
+        (partial(edit, files="last-13"), "checkpoint.json is damaged: files must be dict"),
+        (partial(edit, files={"../x": "y"}), "damaged: files must be those of a checkpoint, got"),
         (lambda folder: (folder / "log.jsonl").unlink(), "log.jsonl is damaged: it has 0 bytes"),
         (lambda folder: (folder / "log.jsonl").write_text("{}"), "damaged: it has 2 bytes"),
-        (break_log, "log.jsonl is damaged or not the log of a training"),
+        (break_log, "log.jsonl is damaged or of another training: checkpoint.json disagrees"),
     ],
 )
-def test_a_damaged_checkpoint_is_refused(tmp_path, damage, words):
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, at_step(13, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    damage(tmp_path)
-    before = contents(tmp_path)
+def test_a_damaged_checkpoint_is_refused(tmp_path, stopped, damage, words):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    damage(folder)
+    before = contents(folder)
     with pytest.raises(ArtifactError, match=words):
-        train(tmp_path)
-    assert contents(tmp_path) == before
+        train(folder)
+    assert contents(folder) == before
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_digit_of_a_checkpoint_that_is_flipped_is_refused(tmp_path, stopped):
+    """What JSON holds, the losses of the log and the tensors: none goes on with another number."""
+    refused = 0
+    for path in sorted(stopped.iterdir()):
+        content = path.read_bytes()
+        digits = [i for i, byte in enumerate(content) if 48 <= byte < 58]
+        for place in digits[:: max(len(digits) // 40, 1)]:
+            folder = tmp_path / f"{path.name}-{place}"
+            shutil.copytree(stopped, folder)
+            damaged = bytearray(content)
+            damaged[place] ^= 1
+            if path.suffix == ".json":
+                with contextlib.suppress(ValueError):
+                    if json.loads(damaged) == json.loads(content):
+                        continue  # a last digit more than the number needs
+            (folder / path.name).write_bytes(damaged)
+            with pytest.raises(ArtifactError, match=r"^[^\n]*; to train anew, move .* away$"):
+                train(folder)
+            refused += 1
+    assert refused > 120
+
+
+def test_two_trainings_in_one_folder_never_mix(tmp_path, uninterrupted):
+    """The second is refused while the first goes on, from another thread or another program."""
+    refusals: list[str] = []
+
+    def start_another() -> None:
+        with pytest.raises(BlockingIOError) as caught:
+            train(tmp_path)
+        refusals.append(str(caught.value))
+
+    assert_same(train(tmp_path, at_step(13, start_another)), uninterrupted)
+    assert refusals == [
+        f"{tmp_path} is in use by another training: wait until it has ended, or name another folder"
+    ]
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_what_a_killed_training_left_is_swept(tmp_path, uninterrupted):
+    (tmp_path / ".part").mkdir()
+    (tmp_path / ".part" / ".tmpX9dj1").write_bytes(b"half of a safetensors file")
+    (tmp_path / ".lock").touch()
+    assert_same(train(tmp_path), uninterrupted)
+    names = {"checkpoint.json", "final.safetensors", "log.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize("torn", ['{"ep', '{"epoch": 1, "step": 8, "los'])
+def test_a_log_that_was_cut_off_before_the_first_checkpoint_starts_anew(
+    tmp_path, uninterrupted, torn
+):
+    """By a full disk or a kill, in the midst of a line."""
+    (tmp_path / "log.jsonl").write_text(torn)
+    assert_same(train(tmp_path), uninterrupted)
+
+
+def test_a_full_disk_is_told_with_the_path_and_the_last_checkpoint_stays(tmp_path, uninterrupted):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            train(tmp_path, at_step(STEPS + 3, fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == f"[Errno 27] File too large: '{tmp_path}'"
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["state"]["epochs"] == 1
+    assert_same(train(tmp_path), uninterrupted)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("average.0"), "is that of another model: it lacks 'average.0'"),
+        (lambda t: t.update({"optimizer.x.step": torch.ones(1)}), "that of another model: invalid"),
+        (lambda t: t.update({"optimizer.99.step": torch.ones(1)}), "that of another model: list"),
+        (
+            lambda t: t.update({"optimizer.0.exp_avg": torch.ones(2, 3)}),
+            r"optimizer.0.exp_avg must have shape .*, got \(2, 3\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(tmp_path, stopped, change, words):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    path = folder / "last-13.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    files = json.loads((folder / "checkpoint.json").read_text())["files"]
+    edit(folder, files=files | {path.name: file_digest(path)})
+    with pytest.raises(ArtifactError, match=words):
+        train(folder)
 
 
 def test_files_of_others_stay_in_the_folder(tmp_path):

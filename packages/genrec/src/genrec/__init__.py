@@ -1,7 +1,7 @@
 """Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
 
 from genrec.answers import Answers
-from genrec.artifact import ArtifactError, load_weights, save_weights
+from genrec.artifact import load_weights, save_weights
 from genrec.backbones import (
     DIN,
     HSTU,
@@ -31,6 +31,7 @@ from genrec.losses import (
 )
 from genrec.next_item import NextItemLoss
 from genrec.progress import TrainingEvent, rich_progress
+from genrec.reading import ArtifactError
 from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
 from genrec.recommender import (
     Answer,

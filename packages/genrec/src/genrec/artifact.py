@@ -15,19 +15,36 @@ What of this is a model's own is in `genrec.saved_seq2seq` and `genrec.saved_bac
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 from torch import Tensor, nn
+
+from genrec.reading import (
+    ArtifactError,
+    check_types,
+    file_digest,
+    json_digest,
+    read_json,
+    read_tensors,
+    refusing,
+    restore_module,
+)
+from genrec.storage import (
+    naming,
+    put_file,
+    put_folder,
+    recover,
+    working_beside,
+    write_json,
+    write_tensors,
+)
 
 FORMAT = 3
 CONFIG_FILE = "config.json"
@@ -36,23 +53,25 @@ CATALOGUE_FILE = "catalogue.safetensors"
 IDS_FILE = "item_ids.json"
 FILES = (WEIGHTS_FILE, CATALOGUE_FILE, IDS_FILE)
 
-
-class ArtifactError(Exception):
-    """A file or folder that cannot be used: damaged, incomplete, newer, or of something else."""
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def save_weights(path: str | Path, module: nn.Module) -> None:
     """Writes a module's parameters and buffers to a safetensors file.
 
-    It is written beside first, then renamed, so that it is whole or absent.
+    It is written beside first, brought to the disk, then renamed, so that it is whole or absent.
+    A link stays, and what it leads to is replaced.
+
+    Raises:
+        FileExistsError: The path is that of a folder, a device or the like, which is not replaced.
+        OSError: The system refuses, as a full disk does.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(unshared(module.state_dict()), beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        raise FileExistsError(f"{path} is no regular file, so it is not replaced")
+    with naming(path), working_beside(real) as work:
+        write_tensors(work / "new", module.state_dict())
+        put_file(work, real)
 
 
 def load_weights(path: str | Path, module: nn.Module) -> None:
@@ -63,46 +82,6 @@ def load_weights(path: str | Path, module: nn.Module) -> None:
     """
     path = Path(path)
     restore_module(module, read_tensors(path), path)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file.
-
-    Raises:
-        ArtifactError: It is missing or damaged.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-
-
-def restore_module(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Loads weights into a module.
-
-    Raises:
-        ArtifactError: They are those of another module.
-    """
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{source} holds the weights of another model: {reason}") from error
-
-
-def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns contiguous tensors on the CPU; those that share memory, as tied weights, are copied.
-
-    A safetensors file holds each tensor by itself and refuses two that share memory.
-    """
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        address = tensor.untyped_storage().data_ptr()
-        result[name] = tensor.clone() if address in seen else tensor
-        seen.add(address)
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,20 +102,43 @@ class ModelFolder:
     catalogue: Mapping[str, Tensor]
     item_ids: list[str]
 
-    @contextmanager
-    def fitting_together(self) -> Iterator[None]:
+    def fitting_together(self) -> AbstractContextManager[None]:
         """Tells whatever goes wrong while the model is made as files that do not fit together.
 
         Raises:
             ArtifactError: Something went wrong within the block.
         """
-        try:
-            yield
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ArtifactError(
-                f"{self.path} holds files that do not fit together: {reason}"
-            ) from error
+        return refusing(f"{self.path} holds files that do not fit together")
+
+    def check_count(self, **counts: int) -> None:
+        """Refuses more layers, or other parts, than the weights can hold: each has a tensor.
+
+        Raises:
+            ValueError: There are more.
+        """
+        for name, count in counts.items():
+            if count > len(self.weights):
+                raise ValueError(
+                    f"{name} must be at most {len(self.weights)}, as many as {WEIGHTS_FILE} has "
+                    f"tensors, got {count}"
+                )
+
+    def restored(self, make: Callable[[], ModuleT]) -> ModuleT:
+        """Returns what `make` makes, with the weights of this folder, in eval mode.
+
+        It is made without memory first (on torch's meta device), so that sizes that the weights do
+        not have are refused before anything is allocated. Numbers of parts are to be checked
+        before that.
+
+        Raises:
+            RuntimeError: The weights are those of another model.
+        """
+        with torch.device("meta"):
+            make().load_state_dict(self.weights, assign=True)
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten below
+            model = make()
+        model.load_state_dict(self.weights)
+        return model.eval()
 
 
 def write_folder(
@@ -148,10 +150,11 @@ def write_folder(
     item_ids: Sequence[str],
     info: Mapping[str, Any],
 ) -> None:
-    """Writes a model folder: beside first, then renamed, so that it is whole or absent.
+    """Writes a model folder: beside first, then in one step in its place, whole or not at all.
 
     Args:
-        folder: Where it goes; a model folder that is there is replaced.
+        folder: Where it goes; a model folder that is there is replaced, and of two that are
+            written at once the later one stays.
         module: Whose weights are written; its class is named.
         settings: What `config.json` is to hold beside format, class, `info` and digests.
         catalogue: What is known of the items, row by row.
@@ -161,31 +164,34 @@ def write_folder(
     Raises:
         FileExistsError: The folder holds something else than a model.
         TypeError: `info` is not what JSON can hold.
+        ValueError: A weight is not finite.
+        OSError: The system refuses, as a full disk does.
     """
-    folder = Path(folder)
-    if folder.exists() and not _holds_model(folder):
-        raise FileExistsError(f"{folder} exists and is no model folder, so it is not replaced")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        save_file(unshared(module.state_dict()), beside / WEIGHTS_FILE)
-        save_file(unshared(catalogue), beside / CATALOGUE_FILE)
-        _write_json(beside / IDS_FILE, list(item_ids))
-        config = {
-            "format": FORMAT,
-            "class": type(module).__name__,
-            **settings,
-            "info": _as_json(info),
-            "files": {name: _digest(beside / name) for name in FILES},
-        }
-        config["digest"] = _config_digest(config)
-        _write_json(beside / CONFIG_FILE, config)
-        for name in (WEIGHTS_FILE, CATALOGUE_FILE):  # safetensors makes its files private
-            (beside / name).chmod((beside / CONFIG_FILE).stat().st_mode)
-        _put_in_place(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    weights = module.state_dict()
+    name = _not_finite(weights)
+    if name is not None:
+        raise ValueError(f"model must have finite weights, got others in {name}")
+    config = {
+        "format": FORMAT,
+        "class": type(module).__name__,
+        **settings,
+        "info": _as_json(info),
+    }
+    real = Path(os.path.realpath(folder))  # a link stays, and what it leads to is replaced
+    with naming(folder):
+        real.parent.mkdir(parents=True, exist_ok=True)
+        recover(real)
+        if real.exists() and not _holds_model(real):
+            raise FileExistsError(f"{folder} exists and is no model folder, so it is not replaced")
+        with working_beside(real) as work:
+            new = work / "new"
+            new.mkdir()
+            write_tensors(new / WEIGHTS_FILE, weights)
+            write_tensors(new / CATALOGUE_FILE, catalogue)
+            write_json(new / IDS_FILE, list(item_ids))
+            config["files"] = {name: file_digest(new / name) for name in FILES}
+            write_json(new / CONFIG_FILE, {**config, "digest": json_digest(config)})
+            put_folder(work, real)
 
 
 def read_folder(folder: str | Path) -> ModelFolder:
@@ -195,50 +201,56 @@ def read_folder(folder: str | Path) -> ModelFolder:
         ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete.
     """
     folder = Path(folder)
+    recover(Path(os.path.realpath(folder)))
     config = _read_config(folder)
     config.setdefault("class", "Seq2Seq")  # formats 1 and 2 knew no other
     with reading_config(folder):
         expected = {name: config["files"][name] for name in FILES}
         config["info"] = dict(config["info"])
+        if not isinstance(config["class"], str):
+            raise TypeError("class must be a name")
     for name, digest in expected.items():
         path = folder / name
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise ArtifactError(f"{folder} is incomplete: {name} is missing")
-        if _digest(path) != digest:
+        if file_digest(path) != digest:
             raise ArtifactError(f"{path} is damaged or of another model: {CONFIG_FILE} disagrees")
-    try:
-        item_ids = json.loads((folder / IDS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / IDS_FILE} cannot be read: {error}") from error
+    item_ids = read_json(folder / IDS_FILE)
+    with refusing(f"{folder / IDS_FILE} is damaged"):
+        check_types({"item_ids": item_ids}, {"item_ids": list[str]})
+    tensors = {name: read_tensors(folder / name) for name in (WEIGHTS_FILE, CATALOGUE_FILE)}
+    for name, content in tensors.items():
+        wrong = _not_finite(content)
+        if wrong is not None:
+            raise ArtifactError(f"{folder / name} is damaged: not all of {wrong} is finite")
     return ModelFolder(
         path=folder,
         config=config,
-        weights=read_tensors(folder / WEIGHTS_FILE),
-        catalogue=read_tensors(folder / CATALOGUE_FILE),
+        weights=tensors[WEIGHTS_FILE],
+        catalogue=tensors[CATALOGUE_FILE],
         item_ids=item_ids,
     )
 
 
-@contextmanager
-def reading_config(folder: Path) -> Iterator[None]:
+def reading_config(folder: Path) -> AbstractContextManager[None]:
     """Tells whatever goes wrong while entries of `config.json` are read as damage of that file.
 
     Raises:
         ArtifactError: Something went wrong within the block.
     """
-    try:
-        yield
-    except KeyError as error:
-        raise ArtifactError(f"{folder / CONFIG_FILE} is damaged: it lacks {error}") from error
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
+    return refusing(f"{folder / CONFIG_FILE} is damaged")
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Returns the name of the first tensor with a number that is not finite, if there is one."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def _holds_model(folder: Path) -> bool:
     """Returns whether a folder is one of ours; a `config.json` alone is many a library's."""
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / CONFIG_FILE)
+    except (OSError, ArtifactError):
         return False
     return isinstance(config, dict) and {"format", "model", "files"} <= config.keys()
 
@@ -247,20 +259,18 @@ def _as_json(info: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what JSON makes of it, as which the digest is taken: keys become strings."""
     try:
         return dict(json.loads(json.dumps(dict(info))))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"info must be what JSON can hold: {error}") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except OSError as error:
         raise ArtifactError(f"{folder} is no model folder: {CONFIG_FILE} cannot be read") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is damaged: {error}") from error
     version = config.get("format") if isinstance(config, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise ArtifactError(f"{path} is no configuration of a model: it names no format")
     if version < 1:
         raise ArtifactError(f"{path} is damaged: no model was ever saved in format {version}")
@@ -270,36 +280,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "genrec reads: install a newer genrec"
         )
     assert isinstance(config, dict)
-    if version > 1 and config.pop("digest", None) != _config_digest(config):
+    # Format 1 had no digest: where there is one, the format is what is damaged.
+    if (version > 1 or "digest" in config) and config.pop("digest", None) != json_digest(config):
         raise ArtifactError(f"{path} is damaged: its digest disagrees with the rest of it")
     return config
-
-
-def _put_in_place(beside: Path, folder: Path) -> None:
-    """Renames `beside` to `folder`; what was there before is moved away first, then deleted."""
-    if not folder.exists():
-        os.rename(beside, folder)
-        return
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    os.rename(folder, old)
-    try:
-        os.rename(beside, folder)
-    except BaseException:
-        os.rename(old, folder)
-        raise
-    shutil.rmtree(old)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _config_digest(config: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 of a configuration, whatever its order and white space."""
-    text = json.dumps(config, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,57 +1,108 @@
-"""A training run on disk: one JSON file that names the safetensors files that belong to it.
+"""A training run on disk: one JSON file that names the files that belong to it, with their digests.
 
-The tensors are written under new names, then the JSON is put in place by one rename, then what it
-no longer names is deleted, as far as it bears a checkpoint's name. So a run that is killed at any
-moment leaves a whole checkpoint, the old one or the new one.
+All is written into the folder `.part` within the run's folder and brought to the disk. Then the
+tensors take their places, under new names, then the JSON by one rename, then what it no longer
+names is deleted, as far as it bears a checkpoint's name. So a run that is killed at any moment
+leaves a whole checkpoint, the old one or the new one; what else it leaves, the next one sweeps.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from genrec.artifact import ArtifactError, read_tensors, unshared
+from genrec.reading import (
+    ArtifactError,
+    check_types,
+    file_digest,
+    json_digest,
+    read_json,
+    read_tensors,
+    refusing,
+    unreadable,
+)
+from genrec.storage import naming, sync_folder, write_json, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 STATE_FILE = "checkpoint.json"
 LOG_FILE = "log.jsonl"
-_TENSOR_FILE = re.compile(r"(last-\d+|best-\d+|final)\.safetensors(\.part)?")
-_ENTRIES = {"config": dict, "steps_per_epoch": int, "state": dict, "files": list}
+_PART_FOLDER = ".part"
+_TENSOR_FILE = re.compile(r"(last-\d+|best-\d+|final)\.safetensors")
+_ENTRIES = {
+    "config": dict[str, Any],
+    "steps_per_epoch": int,
+    "state": dict[str, Any],
+    "files": dict[str, str],
+}
 _RECORD = {"epoch", "step", "losses"}  # what each line of a log has, among others
+_RECORD_START = b'{"epoch": '
 
 
 def save_checkpoint(
-    folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor] | None]
-) -> None:
+    folder: Path,
+    state: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor] | None],
+    *,
+    kept: Mapping[str, str],
+    log_bytes: int,
+) -> dict[str, str]:
     """Writes a checkpoint beside the one that is there and then lets it take its place.
 
     Args:
-        folder: Where it goes; made if need be.
+        folder: Where it goes; its log is there already.
         state: What JSON holds, floats exactly.
         tensors: What the files hold, by their stem: `last-12`, `best-3` or `final`; None where the
             present checkpoint's file of that name stays.
+        kept: Digests of the present checkpoint's files, by name.
+        log_bytes: How much of the log is this checkpoint's.
+
+    Returns:
+        Digests of its files, by name, to be `kept` at the next call.
+
+    Raises:
+        OSError: The system refuses, as a full disk does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [f"{stem}.safetensors" for stem in tensors]
-    for name, content in zip(files, tensors.values(), strict=True):
-        if content is not None:
-            beside = folder / f"{name}.part"
-            save_file(unshared(content), beside)
-            os.replace(beside, folder / name)
-    beside = folder / f"{STATE_FILE}.part"
-    beside.write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1) + "\n")
-    os.replace(beside, folder / STATE_FILE)
-    for path in list(folder.iterdir()):
-        if _TENSOR_FILE.fullmatch(path.name) and path.name not in files:
-            path.unlink()
+    part = folder / _PART_FOLDER
+    with naming(folder):
+        sweep(folder)
+        part.mkdir()
+        try:
+            digests = {LOG_FILE: _log_digest(folder / LOG_FILE, log_bytes)}
+            for stem, content in tensors.items():
+                name = f"{stem}.safetensors"
+                if content is None:
+                    digests[name] = kept[name]
+                else:
+                    write_tensors(part / name, content)
+                    digests[name] = file_digest(part / name)
+            about = {"format": FORMAT, **state, "files": digests}
+            write_json(part / STATE_FILE, {**about, "digest": json_digest(about)})
+            for name in [path.name for path in part.iterdir() if path.name != STATE_FILE]:
+                os.replace(part / name, folder / name)
+            sync_folder(folder)
+            os.replace(part / STATE_FILE, folder / STATE_FILE)
+            sync_folder(folder)
+        finally:
+            sweep(folder)
+        for path in list(folder.iterdir()):
+            if _TENSOR_FILE.fullmatch(path.name) and path.name not in digests:
+                path.unlink()
+    return digests
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what a save that was killed has left."""
+    shutil.rmtree(folder / _PART_FOLDER, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
@@ -64,51 +115,107 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
         ArtifactError: The checkpoint is damaged, incomplete or of another format.
     """
     path = folder / STATE_FILE
-    if not path.exists():
-        return None
+    with anew(folder):
+        try:
+            about = read_json(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from error
+        version = about.get("format") if isinstance(about, dict) else None
+        if type(version) is not int:
+            raise ArtifactError(f"{path} is no checkpoint: it names no format")
+        if version != FORMAT:
+            raise ArtifactError(
+                f"{path} has format {version}, this version of genrec reads format {FORMAT}"
+            )
+        if about.pop("digest", None) != json_digest(about):
+            raise ArtifactError(f"{path} is damaged: its digest disagrees with the rest of it")
+        _check_entries(path, about)
+        tensors = {}
+        for name, digest in about["files"].items():
+            if name == LOG_FILE:
+                continue
+            if file_digest(folder / name) != digest:
+                raise ArtifactError(
+                    f"{folder / name} is damaged or of another training: {STATE_FILE} disagrees"
+                )
+            tensors[name.removesuffix(".safetensors")] = read_tensors(folder / name)
+    return about, tensors
+
+
+@contextmanager
+def anew(folder: Path) -> Iterator[None]:
+    """Adds to the refusal of a checkpoint what can be done about it."""
     try:
-        state = json.loads(path.read_text())
-        version = state["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is no checkpoint: {error!r}") from error
-    if version != FORMAT:
-        raise ArtifactError(f"{path} has format {version}, this version reads format {FORMAT}")
-    wrong = [name for name, kind in _ENTRIES.items() if not isinstance(state.get(name), kind)]
-    if wrong:
-        raise ArtifactError(f"{path} is damaged: it lacks {', '.join(wrong)}")
-    tensors = {
-        name.removesuffix(".safetensors"): read_tensors(folder / name) for name in state["files"]
-    }
-    return state, tensors
+        yield
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; to train anew, move {folder} away") from error
 
 
-def resume_log(folder: Path, size: int | None) -> list[dict[str, Any]]:
+def resume_log(folder: Path, size: int | None, digest: str | None = None) -> list[dict[str, Any]]:
     """Reads the log up to where its checkpoint was saved, and cuts off what was written later.
 
     Args:
         folder: Where it is; without a log there, an empty one is made.
         size: Bytes that the log had then; None without a checkpoint, where all of it is cut off:
-            the log of a run that was killed before its first one.
+            the log of a run that was killed before its first one, maybe in the midst of a line.
+        digest: SHA-256 of these bytes; None without a checkpoint.
 
     Raises:
         ArtifactError: The log is damaged or of something else, and is left as it is.
     """
     path = folder / LOG_FILE
-    content = path.read_bytes() if path.exists() else b""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise unreadable(path, error) from error
     if size is not None and len(content) < size:
         raise ArtifactError(
             f"{path} is damaged: it has {len(content)} bytes, {STATE_FILE} was saved at {size}"
         )
+    if size is None:
+        content = _without_torn_line(content)
+    elif hashlib.sha256(content[:size]).hexdigest() != digest:
+        raise ArtifactError(f"{path} is damaged or of another training: {STATE_FILE} disagrees")
     try:
         records = [json.loads(line) for line in content[:size].splitlines()]
         is_ours = all(record.keys() >= _RECORD for record in records)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         is_ours = False
     if not is_ours:
         raise ArtifactError(f"{path} is damaged or not the log of a training: move it away")
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         file.truncate(size or 0)
     return records if size else []
+
+
+def _check_entries(path: Path, about: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that lacks something, or names files that are not one's."""
+    wrong = [name for name in _ENTRIES if name not in about]
+    if wrong:
+        raise ArtifactError(f"{path} is damaged: it lacks {', '.join(wrong)}")
+    with refusing(f"{path} is damaged"):
+        check_types(about, _ENTRIES)
+        for name in about["files"]:
+            if name != LOG_FILE and not _TENSOR_FILE.fullmatch(name):
+                raise ValueError(f"files must be those of a checkpoint, got {name!r}")
+        if LOG_FILE not in about["files"]:
+            raise ValueError(f"files must have {LOG_FILE}")
+
+
+def _log_digest(path: Path, size: int) -> str:
+    """Brings the log to the disk; returns the SHA-256 of its first bytes."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        return hashlib.sha256(file.read(size)).hexdigest()
+
+
+def _without_torn_line(content: bytes) -> bytes:
+    """Returns a log without its last line where that is ours and was not written to its end."""
+    whole, _, last = content.rpartition(b"\n")
+    is_ours = last.startswith(_RECORD_START) or _RECORD_START.startswith(last)
+    return whole if is_ours else content
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -122,11 +229,24 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undoes `optimizer_tensors`; names that are not an optimizer's are passed over."""
+    """Undoes `optimizer_tensors`; names that are not an optimizer's are passed over.
+
+    Raises:
+        ValueError: They are those of another optimizer, or of one for other parameters.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entries in state.items():
+        shape = parameters[number].shape
+        for key, tensor in entries.items():
+            if tensor.ndim and tensor.shape != shape:
+                raise ValueError(
+                    f"optimizer.{number}.{key} must have shape {tuple(shape)}, got "
+                    f"{tuple(tensor.shape)}"
+                )
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -29,6 +29,19 @@ def check_item_ids(item_ids: Sequence[str], num_items: int) -> None:
         seen.add(item_id)
 
 
+def check_codes(codes: Tensor) -> None:
+    """Refuses codes that are not a table of whole numbers.
+
+    Raises:
+        ValueError: They are of another shape, or of another type.
+    """
+    if codes.ndim != 2 or codes.is_floating_point() or codes.dtype == torch.bool:
+        raise ValueError(
+            "codes must be a table of whole numbers, one row an item, got shape "
+            f"{tuple(codes.shape)} of {codes.dtype}"
+        )
+
+
 def check_popularity(popularity: Tensor, num_items: int) -> None:
     """Refuses popularity that is not one count an item.
 
@@ -37,7 +50,7 @@ def check_popularity(popularity: Tensor, num_items: int) -> None:
     """
     if popularity.shape != (num_items,):
         got = f"shape {tuple(popularity.shape)}"
-    elif popularity.is_floating_point():
+    elif popularity.is_floating_point() or popularity.dtype == torch.bool:
         got = f"{popularity.dtype}"
     elif bool((popularity < 0).any()):
         got = f"{int(popularity.min())}"

@@ -7,8 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,44 +16,30 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from genrec.artifact import ArtifactError, restore_module
 from genrec.checkpoint import (
     LOG_FILE,
     STATE_FILE,
+    anew,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
     resume_log,
     save_checkpoint,
+    sweep,
 )
 from genrec.objective import Objective, Sealed
 from genrec.optimization import TrainingConfig, WeightAverage, build_optimizer, learning_rate_at
 from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
 from genrec.progress import TrainingEvent
+from genrec.reading import printable, refusing, restore_module
 from genrec.sequences import Batches
+from genrec.storage import alone_with, naming
+from genrec.training_state import State, checked_state
 
 # Steps between two questions whether any of several processes has had a signal.
 _ASK_EVERY = 20
 
 logger = logging.getLogger("genrec.training")
-
-
-@dataclass
-class State:
-    """Where a training stands, apart from its tensors: what the checkpoint's JSON holds."""
-
-    step: int = 0
-    epochs: int = 0
-    finished: bool = False
-    best_epoch: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch
-    waited: int = 0  # validations since then
-    log_bytes: int = 0
-    # Sums over the epoch that is going on.
-    losses: dict[str, float] = field(default_factory=dict)
-    gradient_norm: float = 0.0
-    samples: int = 0
-    seconds: float = 0.0
 
 
 class TrainingLoop:
@@ -93,8 +79,20 @@ class TrainingLoop:
         self.state = State()
         self.best: dict[str, Tensor] | None = None
         self.saved_best = 0
+        self.saved_files: dict[str, str] = {}  # digests by name
         self.log: list[dict[str, Any]] = []
-        self._resume()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keeps the folder, where there is one, from other trainings within the block.
+
+        Raises:
+            BlockingIOError: Another one is going on in it.
+        """
+        if self.folder is None or not self.fabric.is_global_zero:
+            return nullcontext()
+        with naming(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return alone_with(self.folder, "training")
 
     def run(self, interrupts: Interrupts) -> None:
         """Trains to the end, or until a signal arrives.
@@ -243,7 +241,8 @@ class TrainingLoop:
         }
         self.log.append(record)
         if self.folder is not None and self.fabric.is_global_zero:
-            with (self.folder / LOG_FILE).open("ab") as file:
+            path = self.folder / LOG_FILE
+            with naming(path), path.open("ab") as file:
                 file.write(json.dumps(record).encode() + b"\n")
                 state.log_bytes = file.tell()
         state.losses, state.gradient_norm, state.samples, state.seconds = {}, 0.0, 0, 0.0
@@ -324,37 +323,56 @@ class TrainingLoop:
                 tensors[f"best-{state.best_epoch}"] = self.best if is_new else None
                 self.saved_best = state.best_epoch
         about = {"config": asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
-        save_checkpoint(self.folder, {**about, "state": asdict(state)}, tensors)
+        self.saved_files = save_checkpoint(
+            self.folder,
+            {**about, "state": asdict(state)},
+            tensors,
+            kept=self.saved_files,
+            log_bytes=state.log_bytes,
+        )
 
-    def _resume(self) -> None:
-        """Takes up the checkpoint in the folder, if there is one."""
+    def resume(self) -> None:
+        """Takes up the checkpoint in the folder, if there is one.
+
+        Raises:
+            ValueError: It is that of a training with other settings.
+            ArtifactError: It is damaged, or of another model.
+        """
         if self.folder is None:
             return
         loaded = load_checkpoint(self.folder)
         if loaded is not None:
             about, files = loaded
-            present = {**asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
-            # Settings that an older version did not have were at their defaults.
-            former = {**asdict(TrainingConfig()), **about["config"]}
-            former["steps_per_epoch"] = about["steps_per_epoch"]
-            for name, value in present.items():
-                if former.get(name) != value:
-                    raise ValueError(
-                        f"folder must be of a training with the same settings, got {self.folder} "
-                        f"with {name} {former.get(name)}, not {value}"
+            self._check_settings(about)
+            with anew(self.folder):
+                with refusing(f"{self.folder / STATE_FILE} is damaged"):
+                    self.state = checked_state(
+                        about["state"], files, self.config, self.steps_per_epoch
                     )
-            try:
-                self.state = State(**about["state"])
-            except TypeError as error:
-                raise ArtifactError(f"{self.folder / STATE_FILE} is damaged: {error}") from error
-            for stem, tensors in files.items():
-                if stem.startswith("best-"):
-                    self.best, self.saved_best = tensors, self.state.best_epoch
-                else:
-                    self._restore(tensors)
+                for stem, tensors in files.items():
+                    if stem.startswith("best-"):
+                        self.best, self.saved_best = tensors, self.state.best_epoch
+                    else:
+                        self._restore(tensors)
+            self.saved_files = about["files"]
         if self.fabric.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.log = resume_log(self.folder, None if loaded is None else self.state.log_bytes)
+            with anew(self.folder) if loaded is not None else nullcontext():
+                size = None if loaded is None else self.state.log_bytes
+                self.log = resume_log(self.folder, size, self.saved_files.get(LOG_FILE))
+            sweep(self.folder)
+
+    def _check_settings(self, about: Mapping[str, Any]) -> None:
+        """Refuses to go on with a training that has other settings."""
+        present = {**asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
+        # Settings that an older version did not have were at their defaults.
+        former = {**asdict(TrainingConfig()), **about["config"]}
+        former["steps_per_epoch"] = about["steps_per_epoch"]
+        for name, value in present.items():
+            if former[name] != value:
+                raise ValueError(
+                    f"folder must be of a training with the same settings, got {self.folder} "
+                    f"with {name} {printable(str(former[name]))}, not {value}"
+                )
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         assert self.folder is not None
@@ -363,7 +381,8 @@ class TrainingLoop:
         restore_module(self.module, weights, self.folder / STATE_FILE)
         if self.state.finished:
             return
-        restore_optimizer(self.optimizer, tensors)
-        if self.average is not None:
-            for i, average in enumerate(self.average.averages):
-                average.copy_(tensors[f"average.{i}"])
+        with refusing(f"{self.folder / STATE_FILE} is that of another model"):
+            restore_optimizer(self.optimizer, tensors)
+            if self.average is not None:
+                for i, average in enumerate(self.average.averages):
+                    average.copy_(tensors[f"average.{i}"])

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.markup import escape
 from rich.progress import Progress, TimeRemainingColumn
+
+from genrec.reading import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +38,14 @@ class TrainingEvent:
 
 @contextmanager
 def rich_progress(description: str = "training") -> Iterator[Callable[[TrainingEvent], None]]:
-    """Yields a callback for `fit` that draws a progress bar on the terminal."""
+    """Yields a callback for `fit` that draws a progress bar on the terminal.
+
+    Args:
+        description: Its title, drawn as it is: no markup, and escapes as text.
+    """
+    title = printable(description)
     with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn()) as progress:
-        task = progress.add_task(description, total=None)
+        task = progress.add_task(escape(title), total=None)
 
         def draw(event: TrainingEvent) -> None:
             shown = {**event.losses, **event.metrics}
@@ -46,7 +54,7 @@ def rich_progress(description: str = "training") -> Iterator[Callable[[TrainingE
                 task,
                 completed=event.step,
                 total=event.total_steps,
-                description=f"{description} {event.epoch}/{event.epochs}  {figures}",
+                description=escape(f"{title} {event.epoch}/{event.epochs}  {figures}"),
             )
 
         yield draw

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from genrec.artifact import ArtifactError, read_folder, reading_config, write_folder
+from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
 from genrec.backbones import (
     DIN,
     HSTU,
@@ -30,6 +29,7 @@ from genrec.backbones import (
     SASRec,
 )
 from genrec.item_checks import check_item_ids, check_popularity
+from genrec.reading import ArtifactError, check_types
 from genrec.windows import check_positive
 
 BACKBONES: Mapping[str, type[Backbone]] = {
@@ -66,7 +66,7 @@ def save_backbone(
     popularity: Int[Tensor, " items"] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the model folder of a sequence model: beside first, then renamed.
+    """Writes the model folder of a sequence model: beside first, then in one step in its place.
 
     Args:
         folder: Where it goes; a model folder that is there is replaced.
@@ -81,8 +81,9 @@ def save_backbone(
         FileExistsError: The folder holds something else than a model.
         TypeError: The model or its item encoder is of another class, `info` is not what JSON can
             hold, or an id is no string.
-        ValueError: `history_length` is below 1, or `item_ids` or `popularity` does not fit the
-            model.
+        ValueError: `history_length` is below 1, `item_ids` or `popularity` does not fit the
+            model, or a weight is not finite.
+        OSError: The system refuses, as a full disk does.
     """
     if BACKBONES.get(type(model).__name__) is not type(model):
         raise TypeError(
@@ -126,22 +127,32 @@ def load_backbone(folder: str | Path) -> SavedBackbone:
                 f"{folder} holds a {class_name}, which this version of genrec does not know: it "
                 f"knows {', '.join(BACKBONES)}"
             )
-        settings = dict(saved.config["model"])
-        items = saved.config["items"]
-        num_items, history_length = (
-            int(saved.config[name]) for name in ("num_items", "history_length")
-        )
+        kind, settings = BACKBONES[class_name], saved.config["model"]
+        check_types(settings, get_type_hints(kind.__init__))
+        num_items, history_length = saved.config["num_items"], saved.config["history_length"]
+        check_types(saved.config, {"num_items": int, "history_length": int})
+        check_positive(history_length=history_length)
+    popularity = saved.catalogue.get("popularity")
     with saved.fitting_together():
         check_item_ids(saved.item_ids, num_items)
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten below
-            table = _make(items, num_items, _contents(saved.catalogue))
-            model = BACKBONES[class_name](num_items, item_encoder=table, **settings)
-        model.load_state_dict(saved.weights)
+        if popularity is not None:
+            check_popularity(popularity, num_items)
+        saved.check_count(
+            num_layers=settings.get("num_layers", 1),
+            attention_sizes=len(settings.get("attention_sizes", ())),
+            output_sizes=len(settings.get("output_sizes", ())),
+        )
+
+        def make() -> Backbone:
+            table = _make(saved.config["items"], saved, num_items, _contents(saved))
+            return kind(num_items, item_encoder=table, **settings)
+
+        model = saved.restored(make)
     return SavedBackbone(
-        model=model.eval(),
+        model=model,
         item_ids=saved.item_ids,
         history_length=history_length,
-        popularity=saved.catalogue.get("popularity"),
+        popularity=popularity,
         info=saved.config["info"],
     )
 
@@ -165,19 +176,23 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
     )
 
 
-def _contents(catalogue: Mapping[str, Tensor]) -> Iterator[Tensor]:
+def _contents(saved: ModelFolder) -> Iterator[Tensor]:
     """Yields stored content in the order in which `_describe` came to it."""
-    return (catalogue[f"content.{number}"] for number in count())
+    return (saved.catalogue[f"content.{number}"] for number in count())
 
 
-def _make(description: Mapping[str, Any], num_items: int, contents: Iterator[Tensor]) -> nn.Module:
+def _make(
+    description: Mapping[str, Any], saved: ModelFolder, num_items: int, contents: Iterator[Tensor]
+) -> nn.Module:
     """Makes the item table that `_describe` described."""
+    check_types(description, {"class": str, "dim": int, "tables": list[dict[str, Any]]})
     class_name, dim = description["class"], description["dim"]
     if class_name == "ItemTable":
         return ItemTable(num_items, dim)
     if class_name == "ContentTable":
         return ContentTable(next(contents), dim)
     if class_name == "ConcatenatedTables":
-        parts = [_make(part, num_items, contents) for part in description["tables"]]
+        saved.check_count(tables=len(description["tables"]))
+        parts = [_make(part, saved, num_items, contents) for part in description["tables"]]
         return ConcatenatedTables(parts, dim)
     raise ValueError(f"items must be made of tables that genrec knows, got {class_name!r}")

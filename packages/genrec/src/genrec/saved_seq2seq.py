@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from genrec.artifact import ArtifactError, read_folder, reading_config, write_folder
-from genrec.item_checks import check_item_ids, check_popularity
+from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
+from genrec.item_checks import check_codes, check_item_ids, check_popularity
+from genrec.reading import ArtifactError, check_types
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -43,10 +44,11 @@ def save_model(
     popularity: Int[Tensor, " items"] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model folder: beside first, then renamed, so that it is whole or absent.
+    """Writes a model folder: beside first, then in one step in its place, whole or not at all.
 
     Args:
-        folder: Where it goes; a model folder that is there is replaced.
+        folder: Where it goes; a model folder that is there is replaced, and of two that are
+            written at once the later one stays.
         model: The model; its trie's codes go with it.
         item_ids: Id of each item row, no two alike.
         popularity: How often each item was had in training, for users without a history.
@@ -56,7 +58,8 @@ def save_model(
     Raises:
         FileExistsError: The folder holds something else than a model.
         TypeError: `info` is not what JSON can hold, or an id is no string.
-        ValueError: `item_ids` or `popularity` does not fit the model.
+        ValueError: `item_ids` or `popularity` does not fit the model, or a weight is not finite.
+        OSError: The system refuses, as a full disk does.
     """
     check_item_ids(item_ids, model.trie.num_items)
     catalogue = {"codes": model.trie.codes}
@@ -94,22 +97,29 @@ def load_model(
             raise ArtifactError(
                 f"{folder} holds a {class_name}, no Seq2Seq: load it with genrec.load_backbone"
             )
+        check_types(saved.config["model"], get_type_hints(Seq2SeqConfig))
+        check_types(saved.config, {"codebook_sizes": list[int], "vector_dim": int | None})
         config = Seq2SeqConfig(**saved.config["model"])
-        codebook_sizes = [int(size) for size in saved.config["codebook_sizes"]]
-        vector_dim = saved.config["vector_dim"]
+        codebook_sizes, vector_dim = saved.config["codebook_sizes"], saved.config["vector_dim"]
     with saved.fitting_together():
+        table, popularity = saved.catalogue["codes"], saved.catalogue.get("popularity")
+        check_codes(table)
         if codes is not None:
-            _compare_codes(saved.path, saved.catalogue["codes"], codes.cpu().long())
-        trie = Trie.build(saved.catalogue["codes"], codebook_sizes)
+            _compare_codes(saved.path, table, codes.cpu().long())
+        trie = Trie.build(table, codebook_sizes)
         check_item_ids(saved.item_ids, trie.num_items)
-        vectors = None if vector_dim is None else torch.zeros(trie.num_items, int(vector_dim))
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten below
-            model = Seq2Seq(config, trie, item_vectors=vectors)
-        model.load_state_dict(saved.weights)
+        if popularity is not None:
+            check_popularity(popularity, trie.num_items)
+        saved.check_count(
+            num_encoder_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+        )
+        vectors = None if vector_dim is None else _any_vectors(saved, trie.num_items, vector_dim)
+        model = saved.restored(lambda: Seq2Seq(config, trie, item_vectors=vectors))
     return SavedModel(
-        model=model.eval(),
+        model=model,
         item_ids=saved.item_ids,
-        popularity=saved.catalogue.get("popularity"),
+        popularity=popularity,
         info=saved.config["info"],
     )
 
@@ -127,6 +137,18 @@ def _compare_codes(folder: Path, saved: Tensor, expected: Tensor) -> None:
             f"{folder} is a model of another catalogue: the codes of item {row} are "
             f"{saved[row].tolist()}, given are {expected[row].tolist()}"
         )
+
+
+def _any_vectors(saved: ModelFolder, num_items: int, vector_dim: int) -> Tensor:
+    """Returns item vectors to make the model with, of a size that the weights do have.
+
+    Raises:
+        ValueError: They have item or node vectors of another width, or none.
+    """
+    for name in ("history.item_vectors", "node_vectors"):
+        if name in saved.weights and saved.weights[name].shape[1:] == (vector_dim,):
+            return torch.zeros(num_items, vector_dim)
+    raise ValueError(f"vector_dim must be the width of vectors among the weights, got {vector_dim}")
 
 
 def _vector_dim(model: Seq2Seq) -> int | None:

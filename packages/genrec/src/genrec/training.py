@@ -61,7 +61,10 @@ def fit(
     with the very weights of a run that was not killed; when the training is complete it gives the
     module its final weights at once. SIGINT and SIGTERM save a checkpoint first. For this to hold,
     `loss` must draw from torch's default generator alone: it is seeded from the seed and the step,
-    and put back at the end as it was.
+    and put back at the end as it was. "The very weights" holds on the same machine, with the same
+    versions and the same number of threads (`torch.get_num_threads()`): other numbers of threads
+    add up in another order, and so differ from the last bits on. A GPU adds up in an order of its
+    own in each run.
 
     Args:
         module: What is trained: its parameters that require gradients, all on one device.
@@ -84,15 +87,19 @@ def fit(
             other settings.
         ArtifactError: The checkpoint in `folder` is damaged, or of another model, or `log.jsonl` is
             not that of a training.
+        BlockingIOError: Another training is going on in `folder`.
+        OSError: The system refuses, as a full disk does; the last checkpoint stays.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; the checkpoint is saved.
     """
     if validate is None and (config.monitor is not None or config.validate_every != 1):
         raise ValueError("validate must be given when monitor or validate_every is set, got None")
     place = None if folder is None else Path(folder)
     loop = TrainingLoop(module, batches, loss, config, validate, place, callback)
-    if not loop.state.finished:
-        with isolated_randomness(loop.fabric.device), Interrupts() as interrupts:
-            loop.run(interrupts)
+    with loop.alone():
+        loop.resume()
+        if not loop.state.finished:
+            with isolated_randomness(loop.fabric.device), Interrupts() as interrupts:
+                loop.run(interrupts)
     module.eval()
     state = loop.state
     return TrainingResult(

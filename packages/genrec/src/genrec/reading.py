@@ -1,0 +1,181 @@
+"""Reading what is on disk: one reader of JSON and one of tensors, with one refusal in one sentence.
+
+What is read may be damaged, or made by somebody else: whatever it holds, it is either what it
+should be, by type, or an `ArtifactError`. Nothing of it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+
+class ArtifactError(Exception):
+    """A file or folder that cannot be used: damaged, incomplete, newer, or of something else.
+
+    Args:
+        message: What is wrong. It may quote what a file holds: what no terminal prints as itself,
+            such as escapes and marks of direction, is shown as Python writes it in a string.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""Returns the text with each character that is not printable as its escape: "\x1b"."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# What can go wrong while something is made of values that nobody has vouched for.
+_WRONG_CONTENT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Tells whatever goes wrong while values of a file are used as a fault of that file.
+
+    Args:
+        what: The start of the sentence: "folder/config.json is damaged".
+
+    Raises:
+        ArtifactError: Something went wrong within the block.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ArtifactError(f"{what}: it lacks {error}") from error
+    except _WRONG_CONTENT as error:
+        raise ArtifactError(f"{what}: {_reason(error)}") from error
+
+
+def unreadable(path: Path, error: OSError) -> ArtifactError:
+    """Returns the refusal of a file that the system does not give; permission is called so."""
+    if isinstance(error, PermissionError):
+        return ArtifactError(f"{path} may not be read by this user: permission denied")
+    return ArtifactError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: It is not there.
+        ArtifactError: It may not be read, or is no JSON in UTF-8, or nested too deep.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with refusing(f"{path} is damaged"):
+        return json.loads(content.decode())
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file.
+
+    Raises:
+        ArtifactError: It is missing or damaged, or may not be read.
+    """
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def restore_module(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Loads weights into a module.
+
+    Raises:
+        ArtifactError: They are those of another module.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{source} holds the weights of another model: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns an error's words in one line, without the stack that torch may add to them."""
+    return " ".join(str(error).split()).split(" Exception raised from ")[0]
+
+
+def json_digest(value: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of what JSON says, whatever its order and white space."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file.
+
+    Raises:
+        ArtifactError: It is missing, or may not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Refuses values out of JSON that are not of the types that they should have.
+
+    Args:
+        values: What JSON holds, by name; names without a type are passed over.
+        hints: The types, as `typing.get_type_hints` gives them.
+
+    Raises:
+        TypeError: A value is of another type; a truth value is no number, and a number with a
+            fraction, or of more than 63 bits, is no size.
+    """
+    for name, value in values.items():
+        if name in hints and not _is(value, hints[name]):
+            expected = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
+            raise TypeError(f"{name} must be {expected}, got {reprlib.repr(value)}")
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Returns whether a value out of JSON is what a type says."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_is(value, part) for part in parts)
+    if hint is Any:
+        return True
+    if kind is Literal:
+        return isinstance(value, str) and value in parts
+    if kind in (Sequence, list):
+        return isinstance(value, list) and all(_is(entry, parts[0]) for entry in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(_is(entry, parts[1]) for entry in value.values())
+    if hint is float:
+        return type(value) in (int, float)
+    if hint is int:
+        return type(value) is int and value.bit_length() < 64
+    return type(value) is (NoneType if hint is None else hint)

@@ -1,0 +1,61 @@
+"""Where a training stands: what the JSON of its checkpoint holds, and what of that can be true."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from genrec.optimization import TrainingConfig
+from genrec.reading import check_types
+
+
+@dataclass
+class State:
+    """Where a training stands, apart from its tensors: what the checkpoint's JSON holds."""
+
+    step: int = 0
+    epochs: int = 0
+    finished: bool = False
+    best_epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch
+    waited: int = 0  # validations since then
+    log_bytes: int = 0
+    # Sums over the epoch that is going on.
+    losses: dict[str, float] = field(default_factory=dict)
+    gradient_norm: float = 0.0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+def checked_state(
+    values: Mapping[str, Any], stems: Collection[str], config: TrainingConfig, steps_per_epoch: int
+) -> State:
+    """Returns the state that a checkpoint's JSON holds.
+
+    Args:
+        values: What it holds.
+        stems: The stems of the checkpoint's tensor files.
+        config: How is trained.
+        steps_per_epoch: Optimizer steps of an epoch.
+
+    Raises:
+        TypeError: It is no state.
+        ValueError: It is none of this training with these files.
+    """
+    check_types(values, get_type_hints(State))
+    state = State(**values)
+    done = state.step - state.epochs * steps_per_epoch  # in the epoch that is going on
+    if not (0 <= state.epochs <= config.epochs and 0 <= done <= steps_per_epoch):
+        raise ValueError(
+            f"step and epochs must be within {steps_per_epoch * config.epochs} steps and "
+            f"{config.epochs} epochs, got {state.step} and {state.epochs}"
+        )
+    if state.log_bytes < 0:
+        raise ValueError(f"log_bytes must be at least 0, got {state.log_bytes}")
+    expected = {"final" if state.finished else f"last-{state.step}"}
+    if config.monitor is not None and state.best_epoch and not state.finished:
+        expected.add(f"best-{state.best_epoch}")
+    if set(stems) != expected:
+        raise ValueError(f"files must be {sorted(expected)}, got {sorted(stems)}")
+    return state
