@@ -21,7 +21,7 @@ import polars as pl
 from evalrec.filtering import drop_repeats, k_core, keep_last
 from evalrec.interactions import DataError, Interactions
 from evalrec.readers.formats import Progress, get_format, read_catalogue, read_raw, sort_files
-from evalrec.storage import replacing_folder
+from evalrec.storage import replacing_folder, write_parquet
 
 _FORMAT_VERSION = 1
 FILE_NAMES = ("interactions.parquet", "items.jsonl.gz", "dataset.json")
@@ -239,7 +239,7 @@ def _write(out: Path, table: Interactions, catalogue: bytes, description: dict[s
                 "timestamp": table.timestamps,
             }
         )
-        frame.write_parquet(folder / FILE_NAMES[0])
+        write_parquet(frame, folder / FILE_NAMES[0])
         (folder / FILE_NAMES[1]).write_bytes(gzip.compress(catalogue, mtime=0))
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (folder / FILE_NAMES[2]).write_text(text, encoding="utf-8")

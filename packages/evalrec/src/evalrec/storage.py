@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a parquet file to exactly this path; polars alone would take "~" for the home folder.
+
+    Raises:
+        OSError: If it cannot be written, a full disk included; it names the path.
+    """
+    from polars.exceptions import PolarsError
+
+    try:
+        with path.open("wb") as file:
+            frame.write_parquet(file)
+    except PolarsError as error:
+        reason = (str(error).splitlines() or ["unwritable"])[0]
+        raise OSError(errno.EIO, reason, str(path)) from error
 
 
 @contextmanager

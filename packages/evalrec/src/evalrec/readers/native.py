@@ -164,9 +164,11 @@ def _numbered(batches: Iterator[Batch]) -> Iterator[Batch]:
 def _read_parquet(path: Path, columns: Columns, advance: Advance | None) -> Iterator[Batch]:
     sources = list(dict.fromkeys(column.source for column in columns.values()))
     try:
-        require_columns(path, columns, list(pl.read_parquet_schema(path)))
-        table = pl.read_parquet(path, columns=sources)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        with path.open("rb") as file:  # opened here: polars would take brackets for a pattern
+            require_columns(path, columns, list(pl.read_parquet_schema(file)))
+            file.seek(0)
+            table = pl.read_parquet(file, columns=sources)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise DataError(f"{path} cannot be read as parquet: {reason}") from error
     if advance is not None:
