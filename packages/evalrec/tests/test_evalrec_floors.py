@@ -219,6 +219,13 @@ def test_matrix_factorisation_without_implicit_names_the_extra(synthetic, monkey
         fit_matrix_factorization(leave_one_out(synthetic[2]))
 
 
+def test_words_of_one_character_tell_texts_apart():
+    texts = ["Vitamin C", "Vitamin C pure", "Vitamin D", "Vitamin E"]
+    rows = text_neighbours(texts, num_neighbours=3).toarray()
+    assert rows[0, 1] > rows[0, 2] == rows[0, 3]
+    assert text_neighbours(["t 0", "t 1", "u 0"]).nnz == 4  # titles of nothing else stop nothing
+
+
 def test_texts_without_words_are_refused():
     with pytest.raises(ValueError, match="texts must hold words, got 2 without"):
         text_neighbours(["", "?"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +192,60 @@ def test_clicks_of_several_mind_files_are_joined_by_the_earliest_history(make_ra
         ("a<!-- note\n -->b", "a b"),
         ("  two\n\tlines&nbsp;here ", "two lines here"),
         ("lone \ud800 surrogate", "lone ? surrogate"),
+        ("size a<b and c>d end", "size a<b and c>d end"),
+        ("a<STYLE type='text/css'>p {}</STYLE >b", "a b"),
+        ("the <style guide> of 2018", "the <style guide> of 2018"),
+        ("<script async src=x.js>var x;</script>b", "b"),
+        ("<td nowrap width=5>z</td><o:p>w</o:p>", "z w"),
+        ("<p class='x'id='y'>One<br />two<br/>three</br>", "One two three"),
+        ("<img alt='a > b' src=q>z<a href='x>text</a>", "z text"),
+        ("I <3 u, <no tag>", "I <3 u, <no tag>"),
+        (
+            "a &#" + "9" * 5000 + "; b &#" + "0" * 5000 + "65; c &#x" + "0" * 20 + "41;",
+            "a \ufffd b A c A",
+        ),
     ],
 )
 def test_cleaning(html, text):
     assert clean_text(html) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<a x='", "<p a=b ", "<p a=", "<!--", "<script ", "<script>", "<p/ / ", "&#", "<p a = "],
+)
+def test_the_time_of_cleaning_follows_the_text(piece):
+    """Twice quadratic, this took minutes; one second would be slow."""
+    start = time.process_time()
+    clean_text(piece * (400_000 // len(piece)))
+    clean_text("<p " + piece[1:] * (400_000 // len(piece)))
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("layout", ["movielens-100k", "movielens-1m"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_titles_of_movies_are_utf8_or_else_latin1(make_raw, layout, packed):
+    raw = make_raw(layout)
+    name = list(raw.texts)[1]
+    for encoding in ("utf-8", "latin-1"):
+        (raw.folder / name).unlink(missing_ok=True)
+        raw.write(name + ".gz" * packed, raw.texts[name].encode(encoding))
+        records = read_catalogue("movielens", [raw.folder], ["1"])
+        assert records["1"]["title"] == "Café 0 (1995)", encoding
+
+
+def test_titles_of_2018_that_are_scripts_are_left_out_and_said(make_raw, caplog):
+    raw = make_raw("amazon2018")
+    script = "var aPageStart = (new Date()).getTime();\\nvar ue_t0=ue_t0||+new Date();"
+    text = raw.texts["meta_Beauty.json.gz"].replace("Soap 3", script).replace("Soap 4", "Variety 4")
+    raw.write("meta_Beauty.json.gz", text.encode())
+    records = read_catalogue("amazon2018", [raw.folder], ["B003", "B004", "B005"])
+    assert "title" not in records["B003"]
+    assert records["B003"]["brand"] == "Lor"
+    assert records["B004"]["title"] == "Variety 4"
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "1 titles are scripts, which are left out"
+    ]
 
 
 def test_records_leave_out_what_is_empty():

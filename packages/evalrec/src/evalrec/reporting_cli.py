@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import sys
 from pathlib import Path
@@ -237,12 +236,14 @@ def _read(
 
 
 def _text(record: dict[str, Any], fields: tuple[str, ...]) -> str:
+    from evalrec.readers.cleaning import unescape
+
     words: list[str] = []
     for field in fields:
         value = record.get(field)
         parts = value if isinstance(value, list) else [value]
         words.extend(str(part) for part in parts if part is not None)
-    return html.unescape(" ".join(words)).strip()
+    return unescape(" ".join(words)).strip()
 
 
 def _fit_and_test(

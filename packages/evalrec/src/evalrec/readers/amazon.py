@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,11 @@ from evalrec.readers.cleaning import item_record
 from evalrec.readers.contract import Format, item_key, with_rating
 from evalrec.readers.delimited import Layout, read_delimited, read_header
 from evalrec.readers.json_lines import read_json_columns, read_json_records
+
+_LOG = logging.getLogger(__name__)
+
+# What stands for the title of thousands of items of 2018: the page's first lines of JavaScript.
+_SCRIPT = re.compile(r"\bvar \w+ ?=|\.getTime\(\)|\bfunction ?\(")
 
 _REVIEWS = {
     "user_id": Column(source="reviewerID", kind="key"),
@@ -55,9 +62,16 @@ def _read_items(
     records = read_json_records(
         path, id_field=id_field, keep=keep, literal=literal, advance=advance
     )
+    num_scripts = 0
     for line, record in records:
         item_id = item_key(path, line, record, id_field)
-        yield line, item_record(item_id, **texts(record))
+        fields = texts(record)
+        if isinstance(fields["title"], str) and _SCRIPT.search(fields["title"]):
+            fields["title"] = None
+            num_scripts += item_id in keep
+        yield line, item_record(item_id, **fields)
+    if num_scripts:
+        _LOG.warning("%s: %d titles are scripts, which are left out", path, num_scripts)
 
 
 def _texts_2014(record: dict[str, Any]) -> dict[str, Any]:

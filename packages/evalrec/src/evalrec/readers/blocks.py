@@ -6,6 +6,7 @@ memory stays bounded; each knows its first line, so that every refusal can name 
 
 from __future__ import annotations
 
+import codecs
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -144,6 +145,24 @@ def read_lines(
         for number, line in block.lines():
             if line.strip():
                 yield number, line
+
+
+def text_encoding(path: Path) -> str:
+    """What a file is written in: "utf-8" where all of it is that, else "latin-1".
+
+    Raises:
+        DataError: If the file is missing or empty.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    check_file(path)
+    try:
+        for chunk in _chunks(path, None):
+            decoder.decode(chunk, final=not chunk)
+    except UnicodeDecodeError:
+        return "latin-1"
+    except (EOFError, zlib.error):
+        return "utf-8"  # whoever reads the lines can say in which of them it breaks
+    return "utf-8"
 
 
 def end_of_lines(pending: bytearray, quoted: bool) -> int:
