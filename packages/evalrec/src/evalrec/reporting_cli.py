@@ -44,8 +44,10 @@ def floors(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit and test what any model must beat: nothing but counts, text and a factorisation."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out}: is a file, not a folder")
+    if out is not None:
+        from evalrec.storage import check_writable
+
+        check_writable(out, parents=True)
     split, texts = _read(directory, tuple(text_fields or TEXT_FIELDS), required=bool(text_fields))
     most = split.num_items
     if ks and max(ks) > most:
@@ -184,11 +186,14 @@ def _report_files(path: Path) -> list[Path]:
 
 
 def _is_report(file: Path) -> bool:
+    from evalrec.documents import read_json
+    from evalrec.interactions import DataError
+
     try:
-        document: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_json(file)
+    except DataError:
         return False  # another program's file, which the folder may well hold
-    return isinstance(document, dict) and {"format", "ks", "ranks"} <= document.keys()
+    return {"format", "ks", "ranks"} <= document.keys()
 
 
 def _names(prefix: str | None, path: Path, reports: dict[Path, Report]) -> dict[Path, str]:

@@ -7,6 +7,7 @@ memory stays bounded; each knows its first line, so that every refusal can name 
 from __future__ import annotations
 
 import codecs
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,11 +56,17 @@ def check_file(path: Path) -> None:
     """Refuse what is no file, or an empty one.
 
     Raises:
-        DataError: If the path is missing, a folder or a file of no bytes.
+        DataError: If the path is missing, a folder, a device or a file of no bytes.
+        PermissionError: If nobody may look.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
-    if path.stat().st_size == 0:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} is missing") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+        raise DataError(f"{path} is {kind}, not a file")
+    if status.st_size == 0:
         raise DataError(f"{path} is empty")
 
 
