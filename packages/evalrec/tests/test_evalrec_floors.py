@@ -309,11 +309,14 @@ def test_saved_floors_that_cannot_be_used_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["floor"]
     config = (saved / "floor.json").read_text()
     for text, words in (
-        (config[:-9], "floor is damaged"),
-        ("[]", "floor.json must be of format 1"),
+        (config[:-9], "floor.json is malformed JSON"),
+        ("[]", "floor.json must be a JSON object, got list"),
         (config.replace('"format": 1', '"format": 2'), "floor.json must be of format 1"),
         (config.replace('"decay"', '"delay"'), "floor.json is damaged: it lacks 'decay'"),
-        (config.replace("0.5", "0.0"), r"floor is damaged: decay must be in \(0, 1\], got 0.0"),
+        (
+            config.replace("0.5", "0.0"),
+            r"floor.json is damaged: decay must be in \(0, 1\], got 0.0",
+        ),
     ):
         (saved / "floor.json").write_text(text)
         with pytest.raises(DataError, match=words):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from evalrec.terminal import print_table, say
 
 if TYPE_CHECKING:
     from evalrec.report import Report
@@ -72,16 +73,13 @@ def _print_floors(
     reports: dict[str, Report], parameters: dict[str, dict[str, float]], *, title: str
 ) -> None:
     """The floors side by side, and what was chosen of each."""
-    from rich.console import Console
-
     from evalrec.tables import reports_table
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(reports_table(reports, title=title))
+    print_table(reports_table(reports, title=title))
     for name, chosen in parameters.items():
         if chosen:
             settings = ", ".join(f"{key} {value:g}" for key, value in chosen.items())
-            console.print(f"{name}: {settings}", highlight=False)
+            say(f"{name}: {settings}")
 
 
 def compare(
@@ -118,19 +116,16 @@ def compare(
         sources = {name: [str(path) for path in paths] for name, paths in files.items()}
         typer.echo(json.dumps({**comparison.to_json(), "files": sources}, indent=2))
     elif output == "latex":
-        typer.echo(to_latex(comparison), nl=False)
+        say(to_latex(comparison).rstrip())
     elif output == "markdown":
-        typer.echo(to_markdown(comparison), nl=False)
+        say(to_markdown(comparison).rstrip())
     else:
-        from rich.console import Console
-
-        console = Console(width=None if sys.stdout.isatty() else 120)
         for name, paths in files.items():
             plural = f"{len(paths)} seeds" if len(paths) > 1 else "1 report"
-            console.print(f"{name}: {plural}", highlight=False, markup=False)
+            say(f"{name}: {plural}")
             for path in paths:
-                console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
-        console.print(comparison_table(comparison))
+                say(f"  {path}")
+        print_table(comparison_table(comparison), width=120)
 
 
 def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[Path]]]:
@@ -271,7 +266,7 @@ def _fit_and_test(
                     split, progress=partial(screen, "fitting matrix factorisation")
                 )
             except ImportError as error:
-                typer.echo(f"evalrec: left out: {error}", err=True)
+                say(f"evalrec: left out: {error}", err=True)
             else:
                 models["bpr"] = factors.scorer(split.test)
                 parameters["bpr"] = dict(factors.parameters)
