@@ -1,7 +1,7 @@
 """Amazon product reviews: 2014, 2018 and 2023.
 
 2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review a line, and
-`meta_*.json.gz`, in 2014 one Python literal a line. 2023: `Beauty.jsonl.gz` and
+`meta_*.json.gz`, in 2014 one Python literal or one JSON object a line. 2023: `Beauty.jsonl.gz` and
 `meta_Beauty.jsonl.gz`, or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`,
 `.valid.csv` and `.test.csv`, with or without a column of histories.
 """
@@ -56,14 +56,35 @@ def _read_items(
     id_field: str,
     texts: Callable[[dict[str, Any]], dict[str, Any]],
     literal: bool = False,
+    other_years: dict[str, str],
     advance: Advance | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The items of a file of metadata; `texts` names what a record says of its item."""
+    """The items of a file of metadata.
+
+    Args:
+        path: The file.
+        keep: The ids that are wanted.
+        id_field: The field of the id.
+        texts: What a record says of its item.
+        literal: Whether its lines may be Python literals.
+        other_years: The fields of other years' files, which this one's texts would miss, and the
+            formats that read them.
+        advance: Called with the bytes read.
+
+    Raises:
+        DataError: If the file is of another year, or cannot be read.
+    """
     records = read_json_records(
         path, id_field=id_field, keep=keep, literal=literal, advance=advance
     )
     num_scripts = 0
     for line, record in records:
+        for field, name in other_years.items():
+            if field in record:
+                raise DataError(
+                    f"{path}, line {line}: has {field!r}, as no file of this format has: "
+                    f"the format {name} reads it"
+                )
         item_id = item_key(path, line, record, id_field)
         fields = texts(record)
         if isinstance(fields["title"], str) and _SCRIPT.search(fields["title"]):
@@ -177,7 +198,13 @@ AMAZON_2014 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_reviews,
-    read_items=partial(_read_items, id_field="asin", texts=_texts_2014, literal=True),
+    read_items=partial(
+        _read_items,
+        id_field="asin",
+        texts=_texts_2014,
+        literal=True,
+        other_years={"category": "amazon2018", "parent_asin": "amazon2023"},
+    ),
 )
 
 AMAZON_2018 = Format(
@@ -189,7 +216,12 @@ AMAZON_2018 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_reviews,
-    read_items=partial(_read_items, id_field="asin", texts=_texts_2018),
+    read_items=partial(
+        _read_items,
+        id_field="asin",
+        texts=_texts_2018,
+        other_years={"categories": "amazon2014", "parent_asin": "amazon2023"},
+    ),
 )
 
 AMAZON_2023 = Format(
@@ -201,5 +233,10 @@ AMAZON_2023 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_interactions_2023,
-    read_items=partial(_read_items, id_field="parent_asin", texts=_texts_2023),
+    read_items=partial(
+        _read_items,
+        id_field="parent_asin",
+        texts=_texts_2023,
+        other_years={"category": "amazon2018", "salesRank": "amazon2014"},
+    ),
 )

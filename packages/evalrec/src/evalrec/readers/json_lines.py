@@ -57,7 +57,7 @@ def read_json_records(
         path: The file.
         id_field: The field of the id, for `keep`.
         keep: The ids that are wanted; a line whose id can be seen to be another is not parsed.
-        literal: Whether a line is a Python literal rather than JSON. It is read by
+        literal: Whether a line may be a Python literal as well as JSON. It is read by
             `ast.literal_eval`, which runs nothing.
         advance: Called with the bytes read.
 
@@ -89,10 +89,14 @@ class _Record(dict[str, Any]):
         return record
 
 
+class _RepeatedKey(ValueError):
+    """A key that an object, or a dictionary, has twice."""
+
+
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = _Record.of_pairs(pairs)
     for name in record.repeated:
-        raise ValueError(f"the key {name[:60]!r} occurs twice")
+        raise _RepeatedKey(f"the key {name[:60]!r} occurs twice")
     return record
 
 
@@ -110,14 +114,27 @@ def parse_json(path: Path, line: int, text: str) -> dict[str, Any]:
 
 
 def parse_literal(path: Path, line: int, text: str) -> dict[str, Any]:
-    """The dictionary that a line spells as a Python literal.
+    """The dictionary that a line spells as a Python literal, or as strict JSON.
 
     Raises:
-        DataError: If it is none, or longer than 1 MiB.
+        DataError: If it is neither, or a literal longer than 1 MiB.
     """
+    if text.lstrip().startswith('{"'):  # as a literal never does: its keys are in single quotes
+        return parse_json(path, line, text)
     if len(text) > LITERAL_BYTES:
         raise DataError(f"{path}, line {line}: is longer than {LITERAL_BYTES:,} characters")
-    return _parse(path, line, text.strip(), ast.literal_eval, "Python literal")
+    return _parse(path, line, text.strip(), _literal, "Python literal")
+
+
+def _literal(text: str) -> Any:
+    """What `ast.literal_eval` reads, which runs nothing; the dictionary has no key twice."""
+    node = ast.parse(text, mode="eval").body
+    if isinstance(node, ast.Dict):
+        names = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise _RepeatedKey(f"the key {str(name)[:60]!r} occurs twice")
+    return ast.literal_eval(node)
 
 
 def _parse(
@@ -127,6 +144,10 @@ def _parse(
         record = parse(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
         reason = str(error).split("\n")[0][:120] or type(error).__name__
+        if reason.startswith("malformed node"):  # which goes on with an address in memory
+            reason = "it holds a name, a call or an operation where a value must stand"
+        if kind == "JSON" and text.lstrip().startswith("{'"):
+            reason += "; a Python literal, as it seems, which the format amazon2014 reads"
         raise DataError(f"{path}, line {line}: malformed {kind}: {reason}") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}, line {line}: must be a {kind} object, got {text.strip()[:60]}")
