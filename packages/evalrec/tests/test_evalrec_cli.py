@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 
 import polars as pl
 import pytest
@@ -97,6 +98,48 @@ def test_wrong_calls_end_in_one_sentence(evalrec, tmp_path):
     assert evalrec("check", tmp_path / "none") == (
         *(1, ""),
         f"evalrec: {tmp_path / 'none'} is missing\n",
+    )
+
+
+STEERING = "\x1b[2J\x1b]0;title\x07 \x9b31m\x00 [red]x[/red] [/] \u202e \u2028 \r"
+
+
+def test_nothing_of_a_file_or_a_path_steers_the_terminal(evalrec, tmp_path):
+    folder = tmp_path / STEERING.replace("\x00", "").replace("/", "")
+    assert steers(evalrec("check", folder)) is False
+    write_synthetic(folder, num_items=200, num_users=60)
+    assert steers(evalrec("check", folder)) is False
+    code, stdout, stderr = evalrec("floors", folder, "--no-bpr", "--out", tmp_path / "runs")
+    assert (code, steers((code, stdout, stderr))) == (0, False), stderr
+    for run in (tmp_path / "runs").iterdir():
+        document = json.loads(run.read_text())
+        run.write_text(json.dumps({**document, "name": f"{STEERING} {document['name']}"}))
+    for output in ("table", "markdown", "latex", "json"):
+        code, stdout, stderr = evalrec("compare", tmp_path / "runs", "--format", output)
+        assert (code, steers((code, stdout, stderr))) == (0, False), stderr
+    out = tmp_path / f"{folder.name} out"
+    code, stdout, stderr = evalrec("prepare", "native", folder, "--out", out, "--k-core", 1)
+    assert (code, steers((code, stdout, stderr))) == (0, False), stderr
+    assert "[red]" in stdout
+
+
+def test_ids_and_wrong_calls_do_not_steer_the_terminal(evalrec, tmp_path):
+    rows = [{"user_id": "u", "item_id": STEERING, "timestamp": time} for time in (1, 2, 3)]
+    (tmp_path / "interactions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert steers(evalrec("check", tmp_path)) is False
+    (tmp_path / "items.jsonl").write_text('{"item_id": "x"}\n')
+    code, _, stderr = evalrec("check", tmp_path)
+    assert (code, "\\x1b[2J" in stderr, steers(stderr)) == (1, True, False)
+    for call in (["check", tmp_path, STEERING], [STEERING], ["check", "--k" + STEERING, tmp_path]):
+        code, stdout, stderr = evalrec(*call)
+        assert (code, steers((stdout, stderr))) == (2, False), call
+
+
+def steers(output) -> bool:
+    return any(
+        unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl") and sign != "\n"
+        for part in (output if isinstance(output, tuple) else (output,))
+        for sign in str(part)
     )
 
 

@@ -301,10 +301,14 @@ def test_names_and_files_that_cannot_be_used_are_refused(folder, tmp_path):
         read_runs([str(tmp_path)])
     bad = tmp_path / "bad.json"
     for text, words in (
-        ("{", "bad.json: Expecting"),
-        ("[]", "bad.json: not a report of evalrec"),
-        ('{"format": 1}', "bad.json: format must be 2, got 1: a report of another version"),
-        ('{"format": 2, "ranks": {}}', "bad.json: a report must have 'code_ranks'"),
+        ("{", "bad.json is malformed JSON: Expecting"),
+        ("[]", "bad.json must be a JSON object, got list"),
+        ("{}", "bad.json is not a report of evalrec"),
+        (
+            '{"format": 1}',
+            "bad.json is damaged: format must be 2, got 1: a report of another version",
+        ),
+        ('{"format": 2, "ranks": {}}', "bad.json is damaged: it lacks 'code_ranks'"),
     ):
         bad.write_text(text)
         with pytest.raises(DataError, match=words):
@@ -376,7 +380,7 @@ def test_floors_are_asked_for_what_there_is(app, tmp_path, monkeypatch):
     monkeypatch.setattr("evalrec.floors.fit_floors", None)
     for options, words in (
         (["--k", "16"], "--k must be at most the number of items, 15, got 16"),
-        (["--out", str(tmp_path / "file")], "file: is a file, not a folder"),
+        (["--out", str(tmp_path / "file")], "file is a file, not a folder"),
     ):
         result = run(app, ["floors", str(small), "--no-bpr", *options])
         assert words in str(result.exception)

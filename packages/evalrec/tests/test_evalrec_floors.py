@@ -219,6 +219,13 @@ def test_matrix_factorisation_without_implicit_names_the_extra(synthetic, monkey
         fit_matrix_factorization(leave_one_out(synthetic[2]))
 
 
+def test_words_of_one_character_tell_texts_apart():
+    texts = ["Vitamin C", "Vitamin C pure", "Vitamin D", "Vitamin E"]
+    rows = text_neighbours(texts, num_neighbours=3).toarray()
+    assert rows[0, 1] > rows[0, 2] == rows[0, 3]
+    assert text_neighbours(["t 0", "t 1", "u 0"]).nnz == 4  # titles of nothing else stop nothing
+
+
 def test_texts_without_words_are_refused():
     with pytest.raises(ValueError, match="texts must hold words, got 2 without"):
         text_neighbours(["", "?"])
@@ -302,11 +309,14 @@ def test_saved_floors_that_cannot_be_used_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["floor"]
     config = (saved / "floor.json").read_text()
     for text, words in (
-        (config[:-9], "floor is damaged"),
-        ("[]", "floor.json must be of format 1"),
+        (config[:-9], "floor.json is malformed JSON"),
+        ("[]", "floor.json must be a JSON object, got list"),
         (config.replace('"format": 1', '"format": 2'), "floor.json must be of format 1"),
         (config.replace('"decay"', '"delay"'), "floor.json is damaged: it lacks 'decay'"),
-        (config.replace("0.5", "0.0"), r"floor is damaged: decay must be in \(0, 1\], got 0.0"),
+        (
+            config.replace("0.5", "0.0"),
+            r"floor.json is damaged: decay must be in \(0, 1\], got 0.0",
+        ),
     ):
         (saved / "floor.json").write_text(text)
         with pytest.raises(DataError, match=words):

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import ast
 import gzip
 import json
+import subprocess
+import sys
+import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +154,61 @@ def test_metadata_lines_are_data_and_never_run(make_raw, tmp_path):
     assert not planted.exists()
 
 
+def test_metadata_of_2014_may_be_strict_json(make_raw):
+    raw = make_raw("amazon2014")
+    literals = [ast.literal_eval(line) for line in raw.texts["meta_Beauty.json.gz"].splitlines()]
+    wanted = [raw.item(row) for row in range(7)]
+    before = read_catalogue("amazon2014", [raw.folder], wanted)
+    extra = {"brand": None, "price": 1.5, "new": True}  # null and true, which are no literals
+    lines = [json.dumps({**record, **extra}) for record in literals]
+    lines[1] = repr(literals[1])  # both kinds in one file
+    raw.write("meta_Beauty.json.gz", "\n".join(lines).encode())
+    after = read_catalogue("amazon2014", [raw.folder], wanted)
+    assert after["B001"] == before["B001"]
+    assert after["B002"] == {key: value for key, value in before["B002"].items() if key != "brand"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "{'asin': B001}",
+            "malformed Python literal: it holds a name, a call or an operation where",
+        ),
+        ('{"asin": "B001", "x": tru}', "malformed JSON: Expecting value"),
+        ("{'asin': 'B001', 'title': 'a', 'title': 'b'}", "the key 'title' occurs twice"),
+        ('{"asin": "B001", "title": "a", "title": "b"}', "the key 'title' occurs twice"),
+        ("{'asin': 'B001', 'x': '" + "y" * 2**20 + "'}", "is longer than 1,048,576 characters"),
+    ],
+)
+def test_metadata_of_2014_that_is_neither_is_refused_in_words(make_raw, line, words):
+    raw = make_raw("amazon2014")
+    raw.write("meta_Beauty.json.gz", line.encode())
+    with pytest.raises(DataError, match=f"line 1: .*{words}") as error:
+        read_catalogue("amazon2014", [raw.folder], ["B001"])
+    assert " at 0x" not in str(error.value)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("years", [("2014", "2018"), ("2018", "2014")])
+def test_metadata_of_another_year_names_the_format_that_reads_it(make_raw, years, strict):
+    raw, (of, read_as) = make_raw(f"amazon{years[0]}"), years
+    if of == "2014" and strict:
+        lines = raw.texts["meta_Beauty.json.gz"].splitlines()
+        text = "".join(json.dumps(ast.literal_eval(line)) + "\n" for line in lines)
+        raw.write("meta_Beauty.json.gz", text.encode())
+    with pytest.raises(DataError, match=f"meta_Beauty.json.gz, line 1: .*format amazon{of} reads"):
+        read_catalogue(
+            f"amazon{read_as}", [raw.folder / "meta_Beauty.json.gz", reviews(raw)], ["B000"]
+        )
+
+
+def reviews(raw) -> Path:
+    """The file of reviews under a name that 2014 and 2018 both know."""
+    path = next(raw.folder.glob("*_5.json.gz"))
+    return path.rename(raw.folder / "reviews_Beauty_5.json.gz")
+
+
 @pytest.mark.parametrize("layout", ["last-out", "last-out-history"])
 def test_targets_with_a_user_twice_are_refused(make_raw, layout):
     raw = make_raw(layout)
@@ -191,10 +251,60 @@ def test_clicks_of_several_mind_files_are_joined_by_the_earliest_history(make_ra
         ("a<!-- note\n -->b", "a b"),
         ("  two\n\tlines&nbsp;here ", "two lines here"),
         ("lone \ud800 surrogate", "lone ? surrogate"),
+        ("size a<b and c>d end", "size a<b and c>d end"),
+        ("a<STYLE type='text/css'>p {}</STYLE >b", "a b"),
+        ("the <style guide> of 2018", "the <style guide> of 2018"),
+        ("<script async src=x.js>var x;</script>b", "b"),
+        ("<td nowrap width=5>z</td><o:p>w</o:p>", "z w"),
+        ("<p class='x'id='y'>One<br />two<br/>three</br>", "One two three"),
+        ("<img alt='a > b' src=q>z<a href='x>text</a>", "z text"),
+        ("I <3 u, <no tag>", "I <3 u, <no tag>"),
+        (
+            "a &#" + "9" * 5000 + "; b &#" + "0" * 5000 + "65; c &#x" + "0" * 20 + "41;",
+            "a \ufffd b A c A",
+        ),
     ],
 )
 def test_cleaning(html, text):
     assert clean_text(html) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<a x='", "<p a=b ", "<p a=", "<!--", "<script ", "<script>", "<p/ / ", "&#", "<p a = "],
+)
+def test_the_time_of_cleaning_follows_the_text(piece):
+    """Twice quadratic, this took minutes; one second would be slow."""
+    start = time.process_time()
+    clean_text(piece * (400_000 // len(piece)))
+    clean_text("<p " + piece[1:] * (400_000 // len(piece)))
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("layout", ["movielens-100k", "movielens-1m"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_titles_of_movies_are_utf8_or_else_latin1(make_raw, layout, packed):
+    raw = make_raw(layout)
+    name = list(raw.texts)[1]
+    for encoding in ("utf-8", "latin-1"):
+        (raw.folder / name).unlink(missing_ok=True)
+        raw.write(name + ".gz" * packed, raw.texts[name].encode(encoding))
+        records = read_catalogue("movielens", [raw.folder], ["1"])
+        assert records["1"]["title"] == "Café 0 (1995)", encoding
+
+
+def test_titles_of_2018_that_are_scripts_are_left_out_and_said(make_raw, caplog):
+    raw = make_raw("amazon2018")
+    script = "var aPageStart = (new Date()).getTime();\\nvar ue_t0=ue_t0||+new Date();"
+    text = raw.texts["meta_Beauty.json.gz"].replace("Soap 3", script).replace("Soap 4", "Variety 4")
+    raw.write("meta_Beauty.json.gz", text.encode())
+    records = read_catalogue("amazon2018", [raw.folder], ["B003", "B004", "B005"])
+    assert "title" not in records["B003"]
+    assert records["B003"]["brand"] == "Lor"
+    assert records["B004"]["title"] == "Variety 4"
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "1 titles are scripts, which are left out"
+    ]
 
 
 def test_records_leave_out_what_is_empty():
@@ -287,6 +397,95 @@ def test_a_truncated_gzip_is_refused_with_its_line(raw):
         read_raw(raw.format, [raw.folder])
     line = int(str(error.value).split("line ")[1].split(":")[0])
     assert 1 < line <= len(raw.texts[name].splitlines())
+
+
+GOOD = b'{"user_id": "u", "item_id": "a", "timestamp": 1}\n'
+
+
+@pytest.mark.parametrize(
+    "name", ["interactions.jsonl", "interactions.csv", "u.data", "items.jsonl"]
+)
+def test_a_line_has_an_end_by_16_mib_and_is_refused_early(tmp_path, name):
+    first = {"interactions.csv": b"user_id,item_id,timestamp\n", "u.data": b"1\t2\t3\t4\n"}
+    packer = zlib.compressobj(9, wbits=31)
+    head = packer.compress(first.get(name, GOOD)) + packer.flush(zlib.Z_FULL_FLUSH)
+    piece = packer.compress(bytes(2**24)) + packer.flush(zlib.Z_FULL_FLUSH)
+    # Two gibibytes of one line, in two megabytes.
+    (tmp_path / f"{name}.gz").write_bytes(head + piece * 128)
+    script = (
+        "import resource, sys\n"
+        "from evalrec import DataError, read_raw, read_item_ids\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "form, path = sys.argv[1:]\n"
+        "try: read_item_ids(path) if 'items' in path else read_raw(form, [path])\n"
+        "except DataError as error: print(error)\n"
+        "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "assert usage.ru_maxrss - before < 200 * 1024, usage.ru_maxrss - before\n"
+    )
+    form = "movielens" if name == "u.data" else "native"
+    done = subprocess.run(
+        [sys.executable, "-c", script, form, str(tmp_path / f"{name}.gz")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("line 2: is longer than 16,777,216 bytes, the most there is\n")
+
+
+@pytest.mark.parametrize("size", [1000, 1001, 1300, 2000])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n" + GOOD])
+@pytest.mark.parametrize("start", [0, 7])
+def test_exactly_what_is_longer_than_the_longest_line_is_refused(
+    tmp_path, monkeypatch, size, end, start
+):
+    for constant, value in (("LINE_BYTES", 1000), ("BLOCK_BYTES", 1000), ("READ_BYTES", 256)):
+        monkeypatch.setattr(blocks, constant, value)
+    line = GOOD.strip()[:-1] + b', "x": "' + b"y" * size
+    path = tmp_path / "interactions.jsonl"
+    path.write_bytes(GOOD * start + line[: size - 2] + b'"}' + end)
+    if size == 1000:
+        assert len(read_raw("native", [path]).interactions) == start + 1 + end.count(b"{")
+    else:
+        with pytest.raises(DataError, match=f"line {start + 1}: is longer than 1,000 bytes"):
+            read_raw("native", [path])
+
+
+@pytest.mark.parametrize("name", ["interactions.jsonl", "interactions.csv", "ratings.dat"])
+def test_the_time_of_a_long_line_follows_its_length(tmp_path, name):
+    """Searched anew for each piece that was read, 15 MiB in one line took a minute."""
+    rows = {
+        "interactions.jsonl": '{"user_id": "%s", "item_id": "a", "timestamp": 1}\n',
+        "interactions.csv": 'user_id,item_id,timestamp\n"%s",a,1\n',
+        "ratings.dat": "%s::1::1::1\n",
+    }
+    path = tmp_path / name
+    path.write_text(rows[name] % ("y" * (15 * 2**20)))
+    start = time.process_time()
+    form = "movielens" if name == "ratings.dat" else "native"
+    assert len(read_raw(form, [path]).interactions.user_ids[0]) == 15 * 2**20
+    assert time.process_time() - start < 10
+
+
+def test_a_hundred_thousand_columns_are_read_in_linear_time(tmp_path):
+    names = ["user_id", "item_id", "timestamp", *(f"c{place}" for place in range(100_000))]
+    path = tmp_path / "interactions.csv"
+    rows = "".join(f"u,{row},1" + "," * 100_000 + "\n" for row in range(3))
+    path.write_text(",".join(names) + "\n" + rows)
+    start = time.process_time()
+    assert len(read_raw("native", [path]).interactions) == 3
+    assert time.process_time() - start < 30
+
+
+@pytest.mark.parametrize("junk", [b"", b"\0" * 70_000, b"\0" * 9 + gzip.compress(GOOD)])
+def test_members_and_padding_of_gzip_are_read(tmp_path, junk):
+    path = tmp_path / "interactions.jsonl.gz"
+    path.write_bytes(gzip.compress(GOOD * 3) + gzip.compress(b"") + gzip.compress(GOOD) + junk)
+    assert read_raw("native", [path]).num_rows == 4 + (len(junk) in range(10, 200))
+    path.write_bytes(path.read_bytes() + b"junk")
+    with pytest.raises(DataError, match=r"line \d: the gzip stream is broken"):
+        read_raw("native", [path])
 
 
 def refusal(raw) -> str | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from evalrec import (
     prepare,
     read_interactions,
     read_item_ids,
+    write_synthetic,
 )
 from evalrec.preparation import read_description
 from hypothesis import HealthCheck, given, settings
@@ -129,6 +131,19 @@ def test_equal_timestamps_keep_the_order_of_the_file(tmp_path):
     path.write_text("user_id,item_id,timestamp\n" + rows)
     prepared = prepare("native", [path], tmp_path / "out", options=PrepareOptions(k_core=1))
     assert named(read_back(prepared.folder)) == {"u": items}
+
+
+@pytest.mark.parametrize("folder", ["d[1]", "~", "day=1"])
+def test_a_folder_is_written_where_it_is_named(make_raw, tmp_path, monkeypatch, folder):
+    raw = make_raw("movielens-1m")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    prepare("movielens", [raw.folder], folder)
+    assert sorted(path.name for path in Path(folder).iterdir()) == NAMES
+    assert named(read_back(folder)) == raw.histories()
+    write_synthetic(f"{folder}2", num_items=50, num_users=20)
+    assert read_interactions(find_interactions(f"{folder}2")).num_users == 20
 
 
 def test_a_folder_is_replaced_only_when_asked_and_only_if_prepared(make_raw, tmp_path):

@@ -26,7 +26,8 @@ def calmly(examples: int) -> settings:
 def write(path: Path, rows=ROWS, names=("user_id", "item_id", "timestamp")) -> Path:
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        pl.DataFrame(rows, schema=list(names), orient="row").write_parquet(path)
+        with path.open("wb") as file:
+            pl.DataFrame(rows, schema=list(names), orient="row").write_parquet(file)
         return path
     if name.endswith(".csv"):
         lines = [",".join(map(str, row)) for row in [names, *rows]]
@@ -216,6 +217,18 @@ def test_parquet_refusals_name_column_and_row(tmp_path):
     write(path, [("u", "a", 1), ("u", None, 2)])
     with pytest.raises(DataError, match="row 2: item_id must be given"):
         read_interactions(path)
+
+
+@pytest.mark.parametrize("name", ["i.parquet", "i.csv", "i.csv.gz", "i.jsonl", "i.jsonl.gz"])
+@pytest.mark.parametrize("folder", ["d[1]", "d?", "d*", "~", "day=1", "{d1,d2}"])
+def test_a_path_is_read_as_it_is_written(tmp_path, monkeypatch, folder, name):
+    monkeypatch.chdir(tmp_path)
+    for each in ("d1", folder):
+        Path(each).mkdir()
+    write(Path("d1") / name, [("other", "x", 1)])
+    path = write(Path(folder) / name)
+    assert read_interactions(path).user_ids == ("u1", "u2")
+    assert read_interactions(path, user_column="item_id").user_ids == ("b", "a", "c")
 
 
 def test_items_outside_the_catalogue_are_refused(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from evalrec import reporting_cli
+from evalrec import reporting_cli, terminal
 
 if TYPE_CHECKING:
     from evalrec.findings import Finding
@@ -106,22 +106,25 @@ app.command()(reporting_cli.compare)
 def main() -> None:
     """Run the command line: bad input ends in one line on stderr and exit code 1."""
     try:
-        app(prog_name="evalrec")
-    except KeyboardInterrupt:
+        code = app(prog_name="evalrec", standalone_mode=False)
+        if code == 130:  # typer has swallowed a KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except (KeyboardInterrupt, typer.Abort):
         _stop("interrupted; nothing is half-written", 130)
-    except SystemExit as stop:
-        if stop.code == 130:  # typer has swallowed a KeyboardInterrupt
-            typer.echo("evalrec: interrupted; nothing is half-written", err=True)
-        raise
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _stop(text, 1)
     except (ValueError, ImportError) as error:
         _stop(str(error), 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        sys.exit(terminal.print_usage_error(error))  # a wrong call
 
 
 def _stop(text: str, code: int) -> None:
-    typer.echo("evalrec: " + " ".join(text.split()), err=True)
+    terminal.say("evalrec: " + " ".join(text.split()), err=True)
     sys.exit(code)
 
 
@@ -151,23 +154,22 @@ def _read(directory: Path, files: list[Path]) -> tuple[Interactions, Split]:
 
 def _print_prepared(prepared: Prepared) -> None:
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(str(prepared.folder)), title_justify="left")
+    table = Table(title=terminal.cell(str(prepared.folder)), title_justify="left")
     table.add_column("step")
     for name in ("users", "items", "interactions"):
         table.add_column(name, justify="right")
     for step in prepared.steps:
         cells = [f"{step[name]:,}" for name in ("users", "items", "interactions")]
         table.add_row(step["step"], *cells)
-    _print(table)
+    terminal.print_table(table)
     if prepared.num_below_rating:
-        typer.echo(f"{prepared.num_below_rating:,} interactions are rated too low")
+        terminal.say(f"{prepared.num_below_rating:,} interactions are rated too low")
     if prepared.num_repeats:
-        typer.echo(f"{prepared.num_repeats:,} interactions repeat a pair of a user and an item")
+        terminal.say(f"{prepared.num_repeats:,} interactions repeat a pair of a user and an item")
     if prepared.num_without_text:
-        typer.echo(f"{prepared.num_without_text:,} items have no text")
-    typer.echo(f"wrote {prepared.folder}, content {prepared.content_sha256[:12]}")
+        terminal.say(f"{prepared.num_without_text:,} items have no text")
+    terminal.say(f"wrote {prepared.folder}, content {prepared.content_sha256[:12]}")
 
 
 def _print_findings(
@@ -176,13 +178,13 @@ def _print_findings(
     from rich.table import Table
 
     counts = ", ".join(f"{count:,} {name}" for name, count in parts.counts.items() if count)
-    typer.echo(
+    terminal.say(
         f"{directory}: {table.num_users:,} users, {table.num_items:,} items, "
         f"{len(table):,} interactions"
     )
-    typer.echo(counts)
+    terminal.say(counts)
     if not findings:
-        typer.echo("nothing found that would mislead")
+        terminal.say("nothing found that would mislead")
         return
     styles = {"error": "bold red", "warning": "yellow", "info": "dim"}
     shown = Table(show_lines=True)
@@ -190,9 +192,10 @@ def _print_findings(
         shown.add_column(name)
     for finding in findings:
         style = styles[finding.severity]
-        what = f"[bold]{finding.code}[/bold]: {finding.message}"
-        shown.add_row(f"[{style}]{finding.severity}[/{style}]", what, finding.advice)
-    _print(shown)
+        what = f"[bold]{terminal.cell(finding.code)}[/bold]: {terminal.cell(finding.message)}"
+        severity = f"[{style}]{finding.severity}[/{style}]"
+        shown.add_row(severity, what, terminal.cell(finding.advice))
+    terminal.print_table(shown)
 
 
 def _print_json(table: Interactions, parts: Split, findings: list[Finding]) -> None:
@@ -206,9 +209,3 @@ def _print_json(table: Interactions, parts: Split, findings: list[Finding]) -> N
     }
     report = {"counts": counts, "findings": [finding.to_dict() for finding in findings]}
     typer.echo(json.dumps(report, indent=2))
-
-
-def _print(table: object) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 100).print(table)

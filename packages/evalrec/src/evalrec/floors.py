@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxtyping import Float, Float32
 from scipy import sparse
 from torch import Tensor
 
+from evalrec.documents import count, finite, has_format, mapping, read_json, refusing
 from evalrec.evaluate import evaluate
 from evalrec.interactions import DataError, Histories, count_items, flatten
 from evalrec.item_to_item import (
@@ -33,7 +33,7 @@ from evalrec.item_to_item import (
     transitions,
 )
 from evalrec.splits import Queries, Split
-from evalrec.storage import replacing_folder
+from evalrec.storage import recover_folder, replacing_folder
 
 __all__ = ["Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"]
 
@@ -152,27 +152,35 @@ class ItemToItemFloor:
             DataError: If the folder is missing, of another format, incomplete or damaged.
         """
         path, matrix_path = Path(folder) / _CONFIG_FILE, Path(folder) / _MATRIX_FILE
+        recover_folder(Path(folder))
         for file in (path, matrix_path):
             if not file.is_file():
                 raise DataError(f"{file} is missing, so {folder} is no saved floor")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(config, dict) or config.get("format") != _FORMAT:
-                raise DataError(f"{path} must be of format {_FORMAT}, which ItemToItemFloor writes")
+        config = read_json(path)
+        if not has_format(config, _FORMAT):
+            raise DataError(f"{path} must be of format {_FORMAT}, which ItemToItemFloor writes")
+        with refusing(path):
             if config["matrix_sha256"] != _sha256(matrix_path):
                 raise DataError(f"{matrix_path} is damaged or of another floor: {path} disagrees")
+            last_items = config["last_items"]
+            settings = mapping("parameters", config["parameters"])
+            with refusing(matrix_path):
+                matrix = _load_matrix(matrix_path)
             return cls(
-                matrix=sparse.csr_array(sparse.load_npz(matrix_path)),
-                last_items=config["last_items"],
-                decay=config["decay"],
-                parameters=config["parameters"],
+                matrix=matrix,
+                last_items=None if last_items is None else count("last_items", last_items),
+                decay=finite("decay", config["decay"]),
+                parameters={name: finite(name, value) for name, value in settings.items()},
             )
-        except DataError:
-            raise
-        except KeyError as error:
-            raise DataError(f"{path} is damaged: it lacks {error}") from error
-        except (ValueError, TypeError, zipfile.BadZipFile) as error:
-            raise DataError(f"{folder} is damaged: {error}") from error
+
+
+def _load_matrix(path: Path) -> SparseMatrix:
+    """The square matrix in a file, whose indices and values can be trusted."""
+    matrix = sparse.csr_array(sparse.load_npz(path))
+    matrix.check_format(full_check=True)
+    if matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix.data).all():
+        raise ValueError(f"the matrix must be square and finite, got {matrix.shape}")
+    return matrix
 
 
 def fit_floors(

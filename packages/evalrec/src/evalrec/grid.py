@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from rich.markup import escape
 from rich.table import Table
+
+from evalrec.terminal import cell as table_cell
+from evalrec.terminal import printable
 
 __all__ = ["Grid"]
 
@@ -60,8 +62,8 @@ class Grid:
         table = Table()
         for column, name in enumerate(self.header):
             justify = "left" if column == 0 else "right"
-            table.add_column(name.replace(", ", ",\n"), justify=justify)  # type: ignore[arg-type]
-        for cells in self._formatted(escape, "[bold]{}[/bold]"):
+            table.add_column(table_cell(name).replace(", ", ",\n"), justify=justify)  # type: ignore[arg-type]
+        for cells in self._formatted(table_cell, "[bold]{}[/bold]"):
             table.add_row(*cells)
         return table
 
@@ -78,9 +80,13 @@ class Grid:
 
 def escape_latex(text: str) -> str:
     """Plain text as LaTeX shows it."""
-    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
+    escaped = "".join(_LATEX.get(sign, sign) for sign in _one_line(text))
     return escaped.replace("±", r"$\pm$").replace("-.", "$-$.")
 
 
 def _escape_markdown(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _one_line(text).replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", " ")

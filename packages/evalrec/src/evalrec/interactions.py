@@ -13,6 +13,8 @@ from jaxtyping import Int
 Histories: TypeAlias = Sequence[Int[np.ndarray, " _"]]
 """One array of item rows a user, oldest first."""
 
+_MOST = np.iinfo(np.int64).max
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and, where there is one, the line."""
@@ -33,8 +35,8 @@ class Interactions:
         item_ids: The key of each item row. An item may have no interaction.
 
     Raises:
-        ValueError: If the arrays are empty or differ in length, a row is outside its key table, or
-            a key occurs twice.
+        ValueError: If the arrays are empty, differ in length or are not of whole numbers, a row is
+            outside its key table, or a key occurs twice.
     """
 
     users: Int[np.ndarray, " interactions"]
@@ -51,6 +53,8 @@ class Interactions:
             )
         if len(self.users) == 0:
             raise ValueError("interactions must be at least one, got none")
+        for name in ("users", "items", "timestamps"):
+            _check_whole(name, getattr(self, name))
         _check_rows("users", self.users, self.user_ids)
         _check_rows("items", self.items, self.item_ids)
         order: slice | Int[np.ndarray, " interactions"] = slice(None)
@@ -85,6 +89,12 @@ def _is_sorted(
 ) -> bool:
     later = (users[1:] == users[:-1]) & (timestamps[1:] >= timestamps[:-1])
     return bool((later | (users[1:] > users[:-1])).all())
+
+
+def _check_whole(name: str, column: np.ndarray) -> None:
+    """Refuse what would lose something as int64: fractions, truth values, times."""
+    if column.dtype.kind not in "iu" or (column.dtype.kind == "u" and column.max() > _MOST):
+        raise ValueError(f"{name} must be whole numbers of 64 bits, got {column.dtype}")
 
 
 def _check_rows(name: str, rows: Int[np.ndarray, " interactions"], keys: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ SparseMatrix: TypeAlias = sparse.csr_array
 """items x items in fp32; entry (i, j) is what item i in the history adds to the score of item j."""
 
 CHUNK_CELLS = 2**22  # similarities held at once
+_WORD = r"(?u)\b\w+\b"  # scikit-learn's own leaves out words of one character
 
 
 def transitions(histories: Histories, num_items: int) -> SparseMatrix:
@@ -49,15 +50,17 @@ def cooccurrences(
 def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> SparseMatrix:
     """The cubed TF-IDF cosine of each item's nearest neighbours in text, itself excluded.
 
-    Computed in chunks of items, so that items x items is never held.
+    Words may be of one character: it is all that tells "Vitamin C" from "Vitamin D". Computed in
+    chunks of items, so that items x items is never held.
 
     Raises:
-        ValueError: If no text holds a word of two letters or more.
+        ValueError: If no text holds a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds
 
     try:
-        vectors = sparse.csr_array(TfidfVectorizer(dtype=np.float32).fit_transform(texts))
+        vectorizer = TfidfVectorizer(dtype=np.float32, token_pattern=_WORD)
+        vectors = sparse.csr_array(vectorizer.fit_transform(texts))
     except ValueError as error:
         raise ValueError(f"texts must hold words, got {len(texts)} without: {error}") from error
     num_items = len(texts)

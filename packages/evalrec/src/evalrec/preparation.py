@@ -18,10 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from evalrec.documents import has_format, read_json
 from evalrec.filtering import drop_repeats, k_core, keep_last
 from evalrec.interactions import DataError, Interactions
 from evalrec.readers.formats import Progress, get_format, read_catalogue, read_raw, sort_files
-from evalrec.storage import replacing_folder
+from evalrec.storage import (
+    check_writable,
+    recover_folder,
+    replacing_folder,
+    write_parquet,
+)
 
 _FORMAT_VERSION = 1
 FILE_NAMES = ("interactions.parquet", "items.jsonl.gz", "dataset.json")
@@ -102,13 +108,17 @@ def prepare(
     Raises:
         DataError: If a file cannot be used, or nothing is left; nothing is written then.
         ValueError: If the format or an option is unknown or has no effect.
-        FileExistsError: If the folder exists: any other than a prepared or an empty one, and a
-            prepared one unless `overwrite`.
+        FileExistsError: If the folder exists: any other than a prepared or an empty one, a
+            prepared one unless `overwrite`, and one that holds a file that is read.
+        OSError: If the folder cannot be written, which is said before anything is read.
     """
     options = options or PrepareOptions()
     form, out = get_format(name), Path(out)
+    recover_folder(out)
     _refuse_existing(out, overwrite)
+    check_writable(out, parents=True)
     paths = sort_files(form, files)
+    _refuse_input(out, (*paths.interactions, *paths.items))
     read = read_raw(name, files, min_rating=options.min_rating, progress=progress)
     table, steps = _reduce(read.interactions, options, progress)
     table = _renumbered(table)
@@ -119,7 +129,7 @@ def prepare(
         json.dumps(records.get(item) or {"item_id": item}, ensure_ascii=False) + "\n"
         for item in table.item_ids
     ]
-    catalogue = "".join(lines).encode()
+    catalogue = "".join(lines).encode(errors="replace")  # halves of surrogate pairs, in texts
     prepared = Prepared(
         folder=out,
         steps=tuple(steps),
@@ -230,6 +240,12 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
         )
 
 
+def _refuse_input(out: Path, paths: Sequence[Path]) -> None:
+    for path in paths:
+        if out.resolve() in path.resolve().parents:
+            raise FileExistsError(f"{out} holds {path.name}, which is read, so it is not replaced")
+
+
 def _write(out: Path, table: Interactions, catalogue: bytes, description: dict[str, Any]) -> None:
     with replacing_folder(out) as folder:
         frame = pl.DataFrame(
@@ -239,7 +255,7 @@ def _write(out: Path, table: Interactions, catalogue: bytes, description: dict[s
                 "timestamp": table.timestamps,
             }
         )
-        frame.write_parquet(folder / FILE_NAMES[0])
+        write_parquet(frame, folder / FILE_NAMES[0])
         (folder / FILE_NAMES[1]).write_bytes(gzip.compress(catalogue, mtime=0))
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (folder / FILE_NAMES[2]).write_text(text, encoding="utf-8")
@@ -254,10 +270,7 @@ def read_description(folder: str | Path) -> dict[str, Any] | None:
     path = Path(folder) / FILE_NAMES[2]
     if not path.is_file():
         return None
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is malformed JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != _FORMAT_VERSION:
+    description = read_json(path)
+    if not has_format(description, _FORMAT_VERSION):
         raise DataError(f"{path} must be of format {_FORMAT_VERSION}, which evalrec prepare writes")
     return description

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from evalrec.documents import count, counts, finite, has_format, mapping, read_json, refusing, text
 from evalrec.interactions import DataError, flatten
 from evalrec.metrics import METRICS
 from evalrec.splits import Queries
@@ -91,15 +92,24 @@ class Report:
             raise ValueError(
                 f"groups must be one a user, {self.counts['users']}, got {len(self.groups)}"
             )
+        if self.groups.min() < 0 or self.groups.max() >= len(self.group_names):
+            raise ValueError(f"groups must be of {self.group_names}, got {self.groups.max()}")
+        if not self.ks or not all(1 <= k <= self.counts["items"] for k in self.ks):
+            raise ValueError(f"ks must be in [1, {self.counts['items']}], got {self.ks}")
+        missing = {"cold_targets", "repeated_targets"} - self.counts.keys()
+        if missing:
+            raise ValueError(f"counts must have {', '.join(sorted(missing))}, got none")
 
     def _check_ranks(self, ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> None:
         if tuple(ranks_of) != MODES:
             raise ValueError(f"ranks must be given for {MODES}, got {tuple(ranks_of)}")
         for mode, ranks in ranks_of.items():
-            if len(ranks) != self.counts["users"] or len(ranks) == 0 or ranks.min() < 1:
+            most = self.counts["items"] + 1
+            in_range = ranks.min(initial=most) >= 1 and ranks.max(initial=0) <= most
+            if len(ranks) != self.counts["users"] or len(ranks) == 0 or not in_range:
                 raise ValueError(
-                    f"{mode} ranks must be {self.counts['users']} numbers from 1 on, "
-                    f"got {len(ranks)} from {ranks.min(initial=self.counts['items'] + 1)} on"
+                    f"{mode} ranks must be {self.counts['users']} numbers in [1, {most}], got "
+                    f"{len(ranks)} from {ranks.min(initial=most)} to {ranks.max(initial=0)}"
                 )
 
     @property
@@ -229,7 +239,7 @@ class Report:
         Raises:
             ValueError: If it is of another format, or lacks the ranks.
         """
-        if document.get("format") != _FORMAT:
+        if not has_format(document, _FORMAT):
             raise ValueError(
                 f"format must be {_FORMAT}, got {document.get('format')!r}: a report of another "
                 "version of evalrec, to be made anew"
@@ -238,16 +248,22 @@ class Report:
             raise ValueError("ranks must be in the document, got one made with per_user=False")
         code_ranks = document["code_ranks"]
         return cls(
-            name=document["name"],
-            queries=document["queries"],
+            name=text("name", document["name"]),
+            queries=text("queries", document["queries"]),
             ranks=_arrays(document["ranks"]),
-            ks=tuple(document["ks"]),
-            counts=dict(document["counts"]),
-            groups=np.array(document["groups"], dtype=np.int64),
-            group_names=tuple(document["group_names"]),
-            lists=document["lists"],
+            ks=tuple(counts("ks", document["ks"]).tolist()),
+            counts={
+                name: count(name, number)
+                for name, number in mapping("counts", document["counts"]).items()
+            },
+            groups=counts("groups", document["groups"]),
+            group_names=tuple(text("group_names", name) for name in document["group_names"]),
+            lists={
+                mode: {metric: finite(metric, value) for metric, value in metrics.items()}
+                for mode, metrics in mapping("lists", document["lists"]).items()
+            },
             code_ranks=None if code_ranks is None else _arrays(code_ranks),
-            seed=document["seed"],
+            seed=count("seed", document["seed"]),
         )
 
     def write_json(self, path: str | Path) -> None:
@@ -263,15 +279,12 @@ def read_report(path: str | Path) -> Report:
         DataError: If the file is no such report; the message names it.
         OSError: If it cannot be read.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or "format" not in document:
-            raise ValueError("not a report of evalrec")
+    path = Path(path)
+    document = read_json(path)
+    with refusing(path):
+        if "format" not in document:
+            raise DataError(f"{path} is not a report of evalrec")
         return Report.from_json(document)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: {error}") from error
-    except KeyError as error:
-        raise DataError(f"{path}: a report must have {error}") from error
 
 
 def check_same_queries(first: Report, name: str, report: Report) -> None:
@@ -335,4 +348,4 @@ def _plain(ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> dict[str, list[
 
 
 def _arrays(ranks_of: Mapping[str, list[int]]) -> dict[str, Int[np.ndarray, " users"]]:
-    return {mode: np.array(ranks, dtype=np.int64) for mode, ranks in ranks_of.items()}
+    return {mode: counts("ranks", ranks) for mode, ranks in mapping("ranks", ranks_of).items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from evalrec.terminal import print_table, say
 
 if TYPE_CHECKING:
     from evalrec.report import Report
@@ -53,8 +53,10 @@ def floors(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit and test what any model must beat: nothing but counts, text and a factorisation."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out}: is a file, not a folder")
+    if out is not None:
+        from evalrec.storage import check_writable
+
+        check_writable(out, parents=True)
     _check_page(page)
     split, texts = _read(directory, tuple(text_fields or TEXT_FIELDS), required=bool(text_fields))
     most = split.num_items
@@ -87,16 +89,13 @@ def _print_floors(
     reports: dict[str, Report], parameters: dict[str, dict[str, float]], *, title: str
 ) -> None:
     """The floors side by side, and what was chosen of each."""
-    from rich.console import Console
-
     from evalrec.tables import reports_table
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(reports_table(reports, title=title))
+    print_table(reports_table(reports, title=title))
     for name, chosen in parameters.items():
         if chosen:
             settings = ", ".join(f"{key} {value:g}" for key, value in chosen.items())
-            console.print(f"{name}: {settings}", highlight=False)
+            say(f"{name}: {settings}")
 
 
 def compare(
@@ -140,19 +139,16 @@ def compare(
         sources = {name: [str(path) for path in paths] for name, paths in files.items()}
         typer.echo(json.dumps({**comparison.to_json(), "files": sources}, indent=2))
     elif output == "latex":
-        typer.echo(to_latex(comparison), nl=False)
+        say(to_latex(comparison).rstrip())
     elif output == "markdown":
-        typer.echo(to_markdown(comparison), nl=False)
+        say(to_markdown(comparison).rstrip())
     else:
-        from rich.console import Console
-
-        console = Console(width=None if sys.stdout.isatty() else 120)
         for name, paths in files.items():
             plural = f"{len(paths)} seeds" if len(paths) > 1 else "1 report"
-            console.print(f"{name}: {plural}", highlight=False, markup=False)
+            say(f"{name}: {plural}")
             for path in paths:
-                console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
-        console.print(comparison_table(comparison))
+                say(f"  {path}")
+        print_table(comparison_table(comparison), width=120)
 
 
 def _check_page(page: Path | None) -> None:
@@ -165,12 +161,10 @@ def _check_page(page: Path | None) -> None:
     if page is None:
         return
     from evalrec.page.figures import check_matplotlib
+    from evalrec.storage import check_writable
 
     check_matplotlib()
-    if page.is_dir():
-        raise IsADirectoryError(f"{page}: is a folder, not a file")
-    if not page.parent.is_dir():
-        raise NotADirectoryError(f"{page.parent}: is no folder")
+    check_writable(page)
 
 
 def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[Path]]]:
@@ -226,11 +220,14 @@ def _report_files(path: Path) -> list[Path]:
 
 
 def _is_report(file: Path) -> bool:
+    from evalrec.documents import read_json
+    from evalrec.interactions import DataError
+
     try:
-        document: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_json(file)
+    except DataError:
         return False  # another program's file, which the folder may well hold
-    return isinstance(document, dict) and {"format", "ks", "ranks"} <= document.keys()
+    return {"format", "ks", "ranks"} <= document.keys()
 
 
 def _names(prefix: str | None, path: Path, reports: dict[Path, Report]) -> dict[Path, str]:
@@ -278,12 +275,14 @@ def _read(
 
 
 def _text(record: dict[str, Any], fields: tuple[str, ...]) -> str:
+    from evalrec.readers.cleaning import unescape
+
     words: list[str] = []
     for field in fields:
         value = record.get(field)
         parts = value if isinstance(value, list) else [value]
         words.extend(str(part) for part in parts if part is not None)
-    return html.unescape(" ".join(words)).strip()
+    return unescape(" ".join(words)).strip()
 
 
 def _fit_and_test(
@@ -306,7 +305,7 @@ def _fit_and_test(
                     split, progress=partial(screen, "fitting matrix factorisation")
                 )
             except ImportError as error:
-                typer.echo(f"evalrec: left out: {error}", err=True)
+                say(f"evalrec: left out: {error}", err=True)
             else:
                 models["bpr"] = factors.scorer(split.test)
                 parameters["bpr"] = dict(factors.parameters)

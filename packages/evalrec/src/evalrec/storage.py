@@ -1,48 +1,282 @@
-"""Files and folders written beside their place and renamed, so that none is left by halves."""
+"""Files and folders written beside their place and put there in one step.
+
+What is written beside is called `.NAME.TOKEN.evalrec-part`, and is locked by its writer for as long
+as that lives: whoever writes into the same folder later sweeps what nobody holds any more. A folder
+that is replaced changes places with the new one in one step where the system can do that. Elsewhere
+it is `.NAME.TOKEN.evalrec-old` for a moment, from which `recover_folder` brings it back.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # a system without: nothing is locked there, and so nothing is swept
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.evalrec-(part|old)", re.DOTALL)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_NOT_ABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+# What a write meets whose path the system does not say.
+_NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the place of `path` if the block succeeds.
 
-    What was there stays until then.
+    What was there stays until then. A link stays, and what it leads to is replaced. A device or a
+    pipe is never replaced: it is what is yielded, and written to.
+
+    Raises:
+        OSError: If it cannot be written; it names the path as it was given.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:  # an interrupted write, too, leaves nothing behind
-        beside.unlink(missing_ok=True)
+    place = Path(os.path.realpath(path))
+    if _is_stream(path):
+        yield path
+        return
+    check_writable(path)
+    with _naming(path, place):
+        _sweep(place.parent)
+        beside, lock = _create(place, "part", _new_file)
+        try:
+            yield beside
+            _sync(beside)
+            check_writable(path)  # again: it may have become a device, or a folder
+            beside.replace(place)
+            _sync(place.parent)
+        finally:  # an interrupted write, too, leaves nothing behind
+            beside.unlink(missing_ok=True)
+            os.close(lock)
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder to fill; it takes the place of `folder` once the block succeeds.
 
-    What was there stays until then, and comes back if the last step fails.
+    What was there stays until then. A link stays, and what it leads to is replaced. Missing folders
+    above it are made.
+
+    Raises:
+        OSError: If it cannot be written; it names the folder as it was given.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    new, old = work / "new", work / "old"
-    try:
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.replace(old)
+    check_writable(folder, parents=True)
+    place = Path(os.path.realpath(folder))
+    with _naming(folder, place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(folder)
+        _sweep(place.parent)
+        beside, lock = _create(place, "part", os.mkdir)
         try:
-            new.replace(folder)
-        except BaseException:
-            if old.exists():
-                old.replace(folder)
+            yield beside
+            for path in sorted(beside.rglob("*")):
+                _sync(path)
+            _sync(beside)
+            _put(beside, place)
+            _sync(place.parent)
+        finally:  # an interrupted write, too, leaves nothing behind
+            shutil.rmtree(beside, ignore_errors=True)
+            os.close(lock)
+
+
+def recover_folder(folder: Path) -> None:
+    """Brings back a folder whose replacement was killed between two renames.
+
+    Only systems that cannot exchange two folders in one step leave one like that.
+    """
+    place = Path(os.path.realpath(folder))
+    if fcntl is None or place.exists() or not place.parent.is_dir():
+        return
+    for path in sorted(place.parent.iterdir()):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and match.groups() == (place.name, "old") and (lock := _lock(path)) is not None:
+            with suppress(OSError):  # another has brought it back
+                path.rename(place)
+            os.close(lock)
+
+
+def check_writable(path: Path, *, parents: bool = False) -> None:
+    """Refuses a place that nothing can be written to, before the work whose result goes there.
+
+    Args:
+        path: The file or folder that is to be made or replaced.
+        parents: Whether folders above it that are missing will be made.
+
+    Raises:
+        OSError: It names the path as it was given, and what is wrong with it.
+    """
+    place = Path(os.path.realpath(path))
+    if parents and place.exists() and not place.is_dir():
+        raise NotADirectoryError(f"{path} is {_kind(path)}, not a folder")
+    if not parents and place.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file")
+    if place.exists() and not (place.is_file() or place.is_dir() or _is_stream(path)):
+        raise OSError(f"{path} is {_kind(path)}, so nothing is written there")
+    parent = place.parent
+    while parents and not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.exists():
+        raise FileNotFoundError(f"{path}: the folder {Path(path).parent} is missing")
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{path}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: no permission to write in {parent}")
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a parquet file to exactly this path; polars alone would take "~" for the home folder.
+
+    Raises:
+        OSError: If it cannot be written, a full disk included; it names the path.
+    """
+    from polars.exceptions import PolarsError
+
+    try:
+        with path.open("wb") as file:
+            frame.write_parquet(file)
+    except PolarsError as error:
+        reason = (str(error).splitlines() or ["unwritable"])[0]
+        raise OSError(errno.EIO, reason, str(path)) from error
+
+
+def _kind(path: Path) -> str:
+    if path.is_file():
+        return "a file"
+    return "a pipe or a device of characters" if _is_stream(path) else "a socket or a device"
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a device of characters, such as /dev/null, or a pipe."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+@contextmanager
+def _naming(path: Path, place: Path) -> Iterator[None]:
+    """Says what goes wrong with a write of the path asked for, not of what is beside it."""
+    beside = os.path.join(place.parent, f".{place.name}.")
+    try:
+        yield
+    except OSError as error:
+        is_ours = isinstance(error.filename, str) and error.filename.startswith(beside)
+        if is_ours or (error.filename is None and error.errno in _NAMELESS):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _new_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _create(place: Path, kind: str, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """A new file or folder beside a place, and the descriptor that locks it."""
+    while True:
+        beside = place.with_name(f".{place.name}.{secrets.token_hex(8)}.evalrec-{kind}")
+        make(beside)
+        lock = os.open(beside, os.O_RDONLY)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # swept before it was locked: make another
+            if os.path.samestat(os.fstat(lock), beside.stat()):
+                return beside, lock
+        os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor that locks what a writer has left; None while the writer lives."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes what killed writers have left in a folder, save what `recover_folder` may need."""
+    if fcntl is None:
+        return
+    for path in folder.iterdir():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or (match[2] == "old" and not path.with_name(match[1]).exists()):
+            continue
+        if (lock := _lock(path)) is not None:
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            os.close(lock)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk; a system that cannot is not waited for."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_ABLE:
             raise
-    finally:  # an interrupted write, too, leaves nothing behind
-        shutil.rmtree(work, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _put(beside: Path, place: Path) -> None:
+    """Puts a new folder in its place; what was there is deleted, or stands beside for the sweep."""
+    if not place.exists():
+        beside.rename(place)
+    elif not place.is_dir():  # it was a folder when the writing began
+        raise NotADirectoryError(f"{place} is {_kind(place)}, so it is not replaced")
+    elif not _exchange(beside, place):
+        old = beside.with_name(beside.name.removesuffix("-part") + "-old")
+        lock = os.open(place, os.O_RDONLY)
+        try:
+            if fcntl is not None:
+                with suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+            place.rename(old)
+            try:
+                beside.rename(place)
+            except BaseException:
+                old.rename(place)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Lets two folders change their names in one step; False where the system cannot.
+
+    Raises:
+        OSError: If it can, but not these two.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    paths = os.fsencode(first), os.fsencode(second)
+    if rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NOT_ABLE:
+        return False
+    raise OSError(number, os.strerror(number), str(second))

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from evalrec.storage import replacing_folder
+from evalrec.storage import replacing_folder, write_parquet
 
 _PLACES = (
     *("Camping", "Kitchen", "Garden", "Travel", "Office", "Bath", "Winter", "Beach", "Studio"),
@@ -93,7 +93,7 @@ def write_synthetic(
 
     with replacing_folder(folder) as beside:
         (beside / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-        frame.write_parquet(beside / "interactions.parquet")
+        write_parquet(frame, beside / "interactions.parquet")
     return folder
 
 

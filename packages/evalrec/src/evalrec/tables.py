@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from evalrec.comparison import Comparison
 from evalrec.grid import Grid, escape_latex
 from evalrec.metrics import metric_label
 from evalrec.report import MODES, Estimate, Report, check_side_by_side, headline_metrics
+from evalrec.terminal import cell
 
 __all__ = [
     "comparison_table",
@@ -27,9 +27,7 @@ __all__ = [
 
 def report_table(report: Report) -> Table:
     """One report for a terminal: every metric, and what else was measured, in both modes."""
-    table = Table(
-        title=escape(report.name) or None, caption=_caption(report), caption_justify="left"
-    )
+    table = Table(title=cell(report.name) or None, caption=_caption(report), caption_justify="left")
     table.add_column("", no_wrap=True)
     for mode in MODES:
         table.add_column(mode, justify="right", no_wrap=True)
@@ -42,11 +40,10 @@ def report_table(report: Report) -> Table:
     for group, size in report.group_sizes.items():
         means = report.by_group[group]
         figures = (_figure(means[mode][headline[0]]) for mode in MODES)
-        table.add_row(f"{metric_label(headline[0])}, {size:,} {group} targets", *figures)
+        table.add_row(f"{metric_label(headline[0])}, {size:,} {cell(group)} targets", *figures)
     for metric in report.lists.get(MODES[0], ()):
-        table.add_row(
-            metric_label(metric), *(_figure(report.lists[mode][metric]) for mode in MODES)
-        )
+        figures = (_figure(report.lists[mode][metric]) for mode in MODES)
+        table.add_row(cell(metric_label(metric)), *figures)
     if report.code_ranks is not None:
         table.add_section()
         for metric in headline:
@@ -78,7 +75,9 @@ def reports_table(
     """
     first = check_side_by_side(reports, metrics or ())
     metrics = headline_metrics(first) if metrics is None else metrics
-    table = Table(title=title, caption=_caption(first), caption_justify="left")
+    table = Table(
+        title=cell(title) if title else None, caption=_caption(first), caption_justify="left"
+    )
     table.add_column("", overflow="fold")
     columns = [(mode, metric) for mode in MODES for metric in metrics]
     best = {}
@@ -89,7 +88,7 @@ def reports_table(
         cells = (
             _cell(report.metrics[mode][metric], best=best[mode, metric]) for mode, metric in columns
         )
-        table.add_row(escape(name), *cells)
+        table.add_row(cell(name), *cells)
     return table
 
 
@@ -98,7 +97,7 @@ def comparison_table(comparison: Comparison) -> Table:
     whole = Table.grid(padding=(1, 0))
     for grid in _grids(comparison):
         whole.add_row(grid.table())
-    whole.add_row(escape(_comparison_caption(comparison)))
+    whole.add_row(cell(_comparison_caption(comparison)))
     return whole
 
 

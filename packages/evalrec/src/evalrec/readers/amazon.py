@@ -1,13 +1,15 @@
 """Amazon product reviews: 2014, 2018 and 2023.
 
 2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review a line, and
-`meta_*.json.gz`, in 2014 one Python literal a line. 2023: `Beauty.jsonl.gz` and
+`meta_*.json.gz`, in 2014 one Python literal or one JSON object a line. 2023: `Beauty.jsonl.gz` and
 `meta_Beauty.jsonl.gz`, or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`,
 `.valid.csv` and `.test.csv`, with or without a column of histories.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,11 @@ from evalrec.readers.cleaning import item_record
 from evalrec.readers.contract import Format, item_key, with_rating
 from evalrec.readers.delimited import Layout, read_delimited, read_header
 from evalrec.readers.json_lines import read_json_columns, read_json_records
+
+_LOG = logging.getLogger(__name__)
+
+# What stands for the title of thousands of items of 2018: the page's first lines of JavaScript.
+_SCRIPT = re.compile(r"\bvar \w+ ?=|\.getTime\(\)|\bfunction ?\(")
 
 _REVIEWS = {
     "user_id": Column(source="reviewerID", kind="key"),
@@ -49,15 +56,43 @@ def _read_items(
     id_field: str,
     texts: Callable[[dict[str, Any]], dict[str, Any]],
     literal: bool = False,
+    other_years: dict[str, str],
     advance: Advance | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The items of a file of metadata; `texts` names what a record says of its item."""
+    """The items of a file of metadata.
+
+    Args:
+        path: The file.
+        keep: The ids that are wanted.
+        id_field: The field of the id.
+        texts: What a record says of its item.
+        literal: Whether its lines may be Python literals.
+        other_years: The fields of other years' files, which this one's texts would miss, and the
+            formats that read them.
+        advance: Called with the bytes read.
+
+    Raises:
+        DataError: If the file is of another year, or cannot be read.
+    """
     records = read_json_records(
         path, id_field=id_field, keep=keep, literal=literal, advance=advance
     )
+    num_scripts = 0
     for line, record in records:
+        for field, name in other_years.items():
+            if field in record:
+                raise DataError(
+                    f"{path}, line {line}: has {field!r}, as no file of this format has: "
+                    f"the format {name} reads it"
+                )
         item_id = item_key(path, line, record, id_field)
-        yield line, item_record(item_id, **texts(record))
+        fields = texts(record)
+        if isinstance(fields["title"], str) and _SCRIPT.search(fields["title"]):
+            fields["title"] = None
+            num_scripts += item_id in keep
+        yield line, item_record(item_id, **fields)
+    if num_scripts:
+        _LOG.warning("%s: %d titles are scripts, which are left out", path, num_scripts)
 
 
 def _texts_2014(record: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +198,13 @@ AMAZON_2014 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_reviews,
-    read_items=partial(_read_items, id_field="asin", texts=_texts_2014, literal=True),
+    read_items=partial(
+        _read_items,
+        id_field="asin",
+        texts=_texts_2014,
+        literal=True,
+        other_years={"category": "amazon2018", "parent_asin": "amazon2023"},
+    ),
 )
 
 AMAZON_2018 = Format(
@@ -175,7 +216,12 @@ AMAZON_2018 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_reviews,
-    read_items=partial(_read_items, id_field="asin", texts=_texts_2018),
+    read_items=partial(
+        _read_items,
+        id_field="asin",
+        texts=_texts_2018,
+        other_years={"categories": "amazon2014", "parent_asin": "amazon2023"},
+    ),
 )
 
 AMAZON_2023 = Format(
@@ -187,5 +233,10 @@ AMAZON_2023 = Format(
     has_ratings=True,
     unique_items=False,
     read_interactions=_read_interactions_2023,
-    read_items=partial(_read_items, id_field="parent_asin", texts=_texts_2023),
+    read_items=partial(
+        _read_items,
+        id_field="parent_asin",
+        texts=_texts_2023,
+        other_years={"category": "amazon2018", "salesRank": "amazon2014"},
+    ),
 )

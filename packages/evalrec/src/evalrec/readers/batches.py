@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,9 @@ import polars as pl
 from evalrec.interactions import DataError
 
 _INT64 = np.iinfo(np.int64)
+_EXACT = 2.0**53  # below it a float holds every whole number
+_LONGEST_NUMBER = 1000  # of a text; no float has more digits that count
+_LARGEST_EXPONENT = 400  # of ten, beyond every float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +77,20 @@ class Column:
             if values.dtype != pl.String:
                 return None
             times = values.str.to_datetime(self.time_format, strict=False, time_unit="ms")
-            return times.dt.epoch("s") if times.null_count() == 0 else None
-        if not (values.dtype.is_numeric() or values.dtype == pl.String):
-            return None
+            if times.null_count() or values.str.contains(":60", literal=True).any():
+                return None  # a leap second, of which polars makes the one before
+            return times.dt.epoch("s")
         if self.kind == "whole":
-            if values.dtype.is_float():
-                return None
+            if not (values.dtype.is_integer() or values.dtype == pl.String):
+                return None  # a cast of floats, decimals or times would drop what it cannot hold
             values = values.cast(pl.Int64, strict=False)
             return values if values.null_count() == 0 else None
+        if not (values.dtype.is_numeric() or values.dtype == pl.String):
+            return None
         values = values.cast(pl.Float64, strict=False)
-        return values if values.null_count() == 0 and values.is_finite().all() else None
+        if values.null_count() or not (values.abs() < _EXACT).all():
+            return None
+        return values
 
 
 Columns = Mapping[str, Column]
@@ -165,56 +173,69 @@ def require_columns(path: Path, columns: Columns, existing: Sequence[str]) -> No
     """
     for column in columns.values():
         if column.source not in existing:
-            names = ", ".join(repr(_short(name)) for name in existing[:30])
+            names = ", ".join(_shown(name) for name in existing[:30])
             raise DataError(f"{path} has no column {column.source!r}; it has {names or 'none'}")
 
 
 def key(value: Any, column: str) -> str:
-    """A string that is not empty, of a string or a whole number."""
+    """An id: a string that is not empty, or the digits of a whole number.
+
+    A float is none, even without a fraction: two of them may be one id, or one of them two.
+    """
     if value is None or value == "":
         raise ValueError(f"{column} must be given, got nothing")
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{column} must be valid Unicode, got {_short(value)!r}") from None
+            raise ValueError(f"{column} must be valid Unicode, got {_shown(value)}") from None
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueError(f"{column} must be a string or a whole number, got {_short(value)!r}")
+    raise ValueError(f"{column} must be a string or a whole number, got {_shown(value)}")
 
 
 def whole_number(value: Any, column: str) -> int:
-    """An int64 of an int, of a float without a fraction, or of a string that spells either."""
-    number: Any = value
-    if isinstance(value, str) and "_" not in value:
-        try:
-            number = int(value)
-        except ValueError:
-            try:
-                number = float(value)
-            except ValueError:
-                number = None
-    if isinstance(number, float) and number.is_integer():
-        number = int(number)
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError(f"{column} must be a whole number, got {_short(value)!r}")
-    if not _INT64.min <= number <= _INT64.max:
-        raise ValueError(f"{column} must fit 64 bits, got {_short(value)!r}")
-    return number
+    """An int64 of an int, of a float or decimal without a fraction, or of a text of either.
+
+    Nothing is rounded: a text or a decimal is taken digit by digit, and a float only as far as
+    floats hold every whole number.
+    """
+    exact = _exact(value)
+    if exact is None or exact != exact.to_integral_value():
+        raise ValueError(f"{column} must be a whole number, got {_shown(value)}")
+    if isinstance(value, float) and abs(value) >= _EXACT:
+        raise ValueError(f"{column} must be below 2^53 where it is a float, got {value!r}")
+    if not _INT64.min <= exact <= _INT64.max:
+        raise ValueError(f"{column} must fit 64 bits, got {_shown(value)}")
+    return int(exact)
 
 
 def number(value: Any, column: str) -> float:
-    """A finite float of a number or of a string that spells one."""
+    """A finite float of a number or of a text that spells one.
+
+    A fraction becomes the nearest float, as everywhere; a whole number must be held exactly.
+    """
+    exact = _exact(value)
+    nearest = math.nan if exact is None else float(exact)
+    if exact is None or not math.isfinite(nearest):
+        raise ValueError(f"{column} must be a number, got {_shown(value)}")
+    if abs(nearest) >= _EXACT and exact != Decimal(nearest):
+        raise ValueError(f"{column} must be a number that a float holds, got {_shown(value)}")
+    return nearest
+
+
+def _exact(value: Any) -> Decimal | None:
+    """The finite number that a value is or spells, digit by digit; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    if isinstance(value, str) and ("_" in value or len(value) > _LONGEST_NUMBER):
+        return None
     try:
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or "_" in str(value):
-            raise ValueError
-        parsed = float(value)
-    except (ValueError, OverflowError):
-        parsed = math.nan
-    if not math.isfinite(parsed):
-        raise ValueError(f"{column} must be a number, got {_short(value)!r}")
-    return parsed
+        exact = Decimal(value)
+    except InvalidOperation:
+        return None
+    return exact if exact.is_finite() and exact.adjusted() < _LARGEST_EXPONENT else None
 
 
 def seconds(value: Any, column: str, time_format: str) -> int:
@@ -224,12 +245,13 @@ def seconds(value: Any, column: str, time_format: str) -> int:
             raise ValueError
         moment = datetime.strptime(value, time_format)
     except ValueError:
-        raise ValueError(
-            f"{column} must be a time as {time_format}, got {_short(value)!r}"
-        ) from None
+        raise ValueError(f"{column} must be a time as {time_format}, got {_shown(value)}") from None
     return int(moment.replace(tzinfo=UTC).timestamp())
 
 
-def _short(value: Any) -> Any:
-    """A value for a sentence: long texts are cut."""
-    return value[:60] + "..." if isinstance(value, str) and len(value) > 63 else value
+def _shown(value: Any) -> str:
+    """A value for a sentence: long ones are cut, and a decimal is the number that was read."""
+    if isinstance(value, str) and len(value) > 63:
+        return repr(value[:60] + "...")
+    text = str(value) if isinstance(value, Decimal) else repr(value)
+    return text[:60] + "..." if len(text) > 150 else text

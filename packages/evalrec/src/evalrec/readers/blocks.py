@@ -6,19 +6,22 @@ memory stays bounded; each knows its first line, so that every refusal can name 
 
 from __future__ import annotations
 
-import gzip
+import codecs
+import stat
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TypeAlias, cast
+from typing import IO, TypeAlias
 
 from evalrec.interactions import DataError
 
 READ_BYTES = 2**18  # of the text that are read at once
 BLOCK_BYTES = 2**24  # from which on whole lines are handed on
+LINE_BYTES = 2**24  # at most of a line, so that a file of one line cannot fill the memory
 QUOTED_BYTES = 2**24  # at most of a field in quotes, so that a stray quote ends the search
+_PACKED_BYTES = 2**16  # of a gzip file that are read at once
 
 Advance: TypeAlias = Callable[[int], None]
 """Called with the bytes of the file that were read since the last call."""
@@ -33,17 +36,14 @@ class Block:
         first_line: The number of the first line, from 1.
         data: The bytes, valid in the encoding asked for.
         encoding: That encoding.
+        num_lines: How many lines the block holds; the last may lack its line feed.
     """
 
     path: Path
     first_line: int
     data: bytes
     encoding: str
-
-    @property
-    def num_lines(self) -> int:
-        """How many lines the block holds; the last may lack its line feed."""
-        return self.data.count(b"\n") + (0 if self.data.endswith(b"\n") else 1)
+    num_lines: int
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Each line with its number, without its line feed."""
@@ -56,11 +56,17 @@ def check_file(path: Path) -> None:
     """Refuse what is no file, or an empty one.
 
     Raises:
-        DataError: If the path is missing, a folder or a file of no bytes.
+        DataError: If the path is missing, a folder, a device or a file of no bytes.
+        PermissionError: If nobody may look.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
-    if path.stat().st_size == 0:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} is missing") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
+        raise DataError(f"{path} is {kind}, not a file")
+    if status.st_size == 0:
         raise DataError(f"{path} is empty")
 
 
@@ -80,8 +86,8 @@ def read_blocks(
         advance: Called with the bytes read, compressed ones where the file is.
 
     Raises:
-        DataError: If the file is missing or empty, its gzip stream or its text is broken, or a
-            field in quotes does not end.
+        DataError: If the file is missing or empty, its gzip stream or its text is broken, a line
+            is longer than 16 MiB, or a field in quotes does not end.
     """
     check_file(path)
     line = 1
@@ -89,25 +95,49 @@ def read_blocks(
     try:
         for chunk in _chunks(path, advance):
             pending += chunk
+            if chunk and len(pending) < min(BLOCK_BYTES, LINE_BYTES):
+                continue
+            _refuse_long_line(path, pending, line)
             if chunk and len(pending) < BLOCK_BYTES:
                 continue
             end = end_of_lines(pending, quoted) if chunk else len(pending)
-            if quoted and end == 0 and len(pending) >= QUOTED_BYTES and b"\n" in pending:
+            if quoted and end == 0 and len(pending) >= QUOTED_BYTES:
                 raise DataError(
                     f"{path}, line {line}: a double quote opens a field that is open still after "
                     f"{QUOTED_BYTES:,} bytes: one that is text is doubled, and its field quoted"
                 )
-            data = bytes(pending[:end])
+            with memoryview(pending) as view:
+                data = bytes(view[:end])
             del pending[:end]
+            line_feeds = data.count(b"\n")
             if data:
                 _check_text(path, data, line, encoding)
                 if line == 1 and encoding == "utf-8":
                     data = data.removeprefix(b"\xef\xbb\xbf")
-                yield Block(path=path, first_line=line, data=data, encoding=encoding)
-            line += data.count(b"\n")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                yield Block(
+                    path=path,
+                    first_line=line,
+                    data=data,
+                    encoding=encoding,
+                    num_lines=line_feeds + (0 if data.endswith(b"\n") else 1),
+                )
+            line += line_feeds
+    except (EOFError, zlib.error) as error:
         line += pending.count(b"\n")
         raise DataError(f"{path}, line {line}: the gzip stream is broken: {error}") from error
+
+
+def _refuse_long_line(path: Path, pending: bytearray, first_line: int) -> None:
+    """Refuse a line of more than LINE_BYTES, of bytes that are not twice as many."""
+    if len(pending) <= LINE_BYTES:
+        return
+    middle = len(pending) // 2  # which such a line holds
+    start, end = pending.rfind(b"\n", 0, middle) + 1, pending.find(b"\n", middle)
+    if (len(pending) if end < 0 else end) - start > LINE_BYTES:
+        line = first_line + pending.count(b"\n", 0, start)
+        raise DataError(
+            f"{path}, line {line}: is longer than {LINE_BYTES:,} bytes, the most there is"
+        )
 
 
 def read_lines(
@@ -124,6 +154,24 @@ def read_lines(
                 yield number, line
 
 
+def text_encoding(path: Path) -> str:
+    """What a file is written in: "utf-8" where all of it is that, else "latin-1".
+
+    Raises:
+        DataError: If the file is missing or empty.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    check_file(path)
+    try:
+        for chunk in _chunks(path, None):
+            decoder.decode(chunk, final=not chunk)
+    except UnicodeDecodeError:
+        return "latin-1"
+    except (EOFError, zlib.error):
+        return "utf-8"  # whoever reads the lines can say in which of them it breaks
+    return "utf-8"
+
+
 def end_of_lines(pending: bytearray, quoted: bool) -> int:
     """Where the last whole line ends; with `quoted`, the last that ends outside quotes."""
     end = pending.rfind(b"\n") + 1
@@ -138,21 +186,41 @@ def end_of_lines(pending: bytearray, quoted: bool) -> int:
 
 
 def _chunks(path: Path, advance: Advance | None) -> Iterator[bytes]:
-    """The bytes of the file, and at the end none."""
-    with ExitStack() as stack:
-        raw: IO[bytes] = stack.enter_context(path.open("rb"))
-        stream = raw
-        if path.name.lower().endswith(".gz"):
-            stream = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw)))
+    """The bytes of the file, unpacked where it is gzipped, and at the end none."""
+    with path.open("rb") as raw:
+        is_packed = path.name.lower().endswith(".gz")
         position = 0
-        chunk = b"\n"
-        while chunk:
-            # Not read: at a truncated end it would drop what it has, and miscount the lines.
-            chunk = stream.read1(READ_BYTES)  # type: ignore[attr-defined]
+        for chunk in _unpacked(raw) if is_packed else iter(partial(raw.read, READ_BYTES), b""):
             if advance is not None and raw.tell() != position:
                 advance(raw.tell() - position)
                 position = raw.tell()
             yield chunk
+    yield b""
+
+
+def _unpacked(raw: IO[bytes]) -> Iterator[bytes]:
+    """The bytes of the members of a gzip file, READ_BYTES of them at most at once.
+
+    Unlike the standard library it hands on all that there is before a truncated end, so that the
+    lines can be counted.
+
+    Raises:
+        EOFError: If the file ends within a member.
+        zlib.error: If it is no gzip file, or damaged.
+    """
+    packed = raw.read(_PACKED_BYTES)
+    while packed:
+        member = zlib.decompressobj(wbits=31)  # gzip's header and checksum
+        while not member.eof:
+            if not packed and not (packed := raw.read(_PACKED_BYTES)):
+                raise EOFError("it ends within a member")
+            if chunk := member.decompress(packed, READ_BYTES):
+                yield chunk
+            packed = member.unconsumed_tail
+        # Zeros may fill up what is behind a member.
+        packed = member.unused_data.lstrip(b"\0")
+        while not packed and (behind := raw.read(_PACKED_BYTES)):
+            packed = behind.lstrip(b"\0")
 
 
 def _check_text(path: Path, data: bytes, first_line: int, encoding: str) -> None:

@@ -7,19 +7,52 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_INVISIBLE = re.compile(
-    r"<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)", re.IGNORECASE | re.DOTALL
+# The elements of HTML, old ones included. "a<b and c>d" looks like one, but gives no values.
+_ELEMENTS = (
+    "abbr|acronym|address|applet|area|article|aside|audio|a|basefont|base|bdi|bdo|big|blink|"
+    "blockquote|body|br|button|b|canvas|caption|center|cite|code|colgroup|col|data|datalist|dd|del|"
+    "details|dfn|dialog|dir|div|dl|dt|embed|em|fieldset|figcaption|figure|font|footer|form|"
+    "frameset|frame|h[1-6]|header|head|hgroup|hr|html|iframe|image|img|input|ins|i|kbd|label|"
+    "legend|link|li|main|map|mark|marquee|menu|meta|meter|nav|nobr|noframes|noscript|object|"
+    "optgroup|option|ol|output|param|picture|pre|progress|p|q|rp|rt|ruby|samp|script|section|"
+    "select|slot|small|source|span|strike|strong|style|sub|summary|sup|svg|s|table|tbody|td|"
+    "template|textarea|tfoot|thead|th|time|title|tr|track|tt|ul|u|var|video|wbr|[a-z]+:[a-z]+"
 )
-_TAG = re.compile(r"<(?:/?[a-zA-Z]|!)[^<>]*>")
+_FLAGS = (  # the attributes that need no value
+    "allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|"
+    "hidden|ismap|loop|multiple|muted|nohref|noresize|noshade|novalidate|nowrap|open|readonly|"
+    "required|reversed|selected"
+)
+# Nothing of a tag goes back once it is read, so that the time follows the text.
+_VALUE = r"""(?>"[^"<]*"|'[^'<]*'|[^\s<>]*)"""
+_ATTRIBUTES = rf"(?>[\s/]*(?:[\w:.-]+\s*=\s*{_VALUE}|(?:{_FLAGS})(?=[\s/>])))*+[\s/]*+"
+_INVISIBLE = re.compile(
+    rf"<(script|style)(?=[\s/>]){_ATTRIBUTES}>.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAG = re.compile(
+    rf"</?(?:{_ELEMENTS})(?=[\s/>]){_ATTRIBUTES}>|<!(?:doctype|\[cdata\[)[^<>]*>", re.IGNORECASE
+)
+_LONG_REFERENCE = re.compile(r"&#(?:([xX])([0-9a-fA-F]{9,})|([0-9]{9,}))")
+
+
+def unescape(text: str) -> str:
+    """A text with characters for HTML's references to them, which may be of any length."""
+    return html.unescape(_LONG_REFERENCE.sub(_shortened, text)) if "&" in text else text
+
+
+def _shortened(reference: re.Match[str]) -> str:
+    """The same reference in eight digits, beyond every character; thousands, Python refuses."""
+    hexadecimal, *digits = reference.groups(default="")
+    return f"&#{hexadecimal}{''.join(digits).lstrip('0')[:8] or '0'}"
 
 
 def clean_text(text: str) -> str:
-    """A text without tags, scripts, entities, line breaks and double spaces.
+    """A text without tags, scripts, style sheets, entities, line breaks and double spaces.
 
-    A "<" that opens no tag stays: "size < 5".
+    A "<" that opens no tag of HTML stays: "size < 5", "a<b and c>d".
     """
-    if "&" in text:  # feeds escape twice: &amp;amp;
-        text = html.unescape(html.unescape(text))
+    text = unescape(unescape(text))  # feeds escape twice: &amp;amp;
     if "<" in text:
         text = _TAG.sub(" ", _INVISIBLE.sub(" ", text))
     return " ".join(text.encode(errors="replace").decode().split())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -92,19 +93,23 @@ def read_records(
 
 
 def _take_header(block: Block, layout: Layout) -> tuple[tuple[str, ...], Block]:
-    """The names in the first line, and what is left of the block."""
-    lines = block.lines()
-    number, text = next(lines)
+    """The names in the first line that is not blank, and what is left of the block."""
+    number, text = next(((n, line) for n, line in block.lines() if line.strip()), (0, ""))
+    number = number or block.first_line + block.num_lines - 1
     try:
         fields = next(csv.reader([text], delimiter=layout.separator, strict=True), [])
     except csv.Error as error:
         raise DataError(f"{block.path}, line {number}: malformed CSV: {error}") from error
-    for name in fields:
-        if fields.count(name) > 1:
+    for name, count in Counter(fields).items():
+        if count > 1:
             raise DataError(f"{block.path}, line {number}: column {name!r} is named twice")
-    rest = block.data[block.data.find(b"\n") + 1 :] if b"\n" in block.data else b""
-    return tuple(fields), Block(
-        path=block.path, first_line=block.first_line + 1, data=rest, encoding=block.encoding
+    taken = number + 1 - block.first_line
+    rest = block.data.split(b"\n", taken)[taken:]
+    return tuple(fields), replace(
+        block,
+        first_line=number + 1,
+        data=rest[0] if rest else b"",
+        num_lines=block.num_lines - taken,
     )
 
 
@@ -172,7 +177,7 @@ def _fields(
 
 def _plain_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence[str]]]:
     for line, text in block.lines():
-        if text:
+        if text.strip():
             yield line, text.split(layout.separator)
 
 
@@ -181,7 +186,7 @@ def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence
     reader = csv.reader(text, delimiter=layout.separator, strict=True)
     try:
         for fields in reader:
-            if fields:
+            if len(fields) > 1 or "".join(fields).strip():  # else the line is blank
                 yield block.first_line + reader.line_num - 1, fields
     except csv.Error as error:
         line = block.first_line + max(reader.line_num, 1) - 1

@@ -6,7 +6,9 @@ import ast
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from evalrec.interactions import DataError
 from evalrec.readers.batches import Batch, Columns, batch_of_rows, checked_frame, require_columns
 from evalrec.readers.blocks import Advance, Block, read_blocks, read_lines
 
-# What polars writes where a string was asked for and the record holds something else.
-_NOT_PLAIN_TEXT = r'[\[{".]|^(?:true|false)$'
+# What polars writes where a string was asked for and the record holds something else, or half of
+# a surrogate pair; numbers, whose digits alone do not tell what they were, are looked up.
+_NOT_PLAIN_TEXT = r'[\[{"\x00]|^(?:true|false)$'
+_NUMBER = r"^-?[0-9]+(?:\.[0-9]+)?$"
+LITERAL_BYTES = 2**20  # of a line that is a Python literal, whose parsing takes much memory
 
 
 def read_json_columns(
@@ -52,7 +57,7 @@ def read_json_records(
         path: The file.
         id_field: The field of the id, for `keep`.
         keep: The ids that are wanted; a line whose id can be seen to be another is not parsed.
-        literal: Whether a line is a Python literal rather than JSON. It is read by
+        literal: Whether a line may be a Python literal as well as JSON. It is read by
             `ast.literal_eval`, which runs nothing.
         advance: Called with the bytes read.
 
@@ -69,22 +74,67 @@ def read_json_records(
         yield line, parse(path, line, text)
 
 
+class _Record(dict[str, Any]):
+    """A JSON object that knows which keys it was given twice."""
+
+    repeated: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_pairs(cls, pairs: list[tuple[str, Any]]) -> _Record:
+        """What the parser makes of an object's keys and values; the last one of a key counts."""
+        record = cls(pairs)
+        if len(record) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            record.repeated = frozenset(name for name, count in counts.items() if count > 1)
+        return record
+
+
+class _RepeatedKey(ValueError):
+    """A key that an object, or a dictionary, has twice."""
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = _Record.of_pairs(pairs)
+    for name in record.repeated:
+        raise _RepeatedKey(f"the key {name[:60]!r} occurs twice")
+    return record
+
+
+_WHOLE = json.JSONDecoder(object_pairs_hook=_refuse_repeats)
+_COLUMNS = json.JSONDecoder(object_pairs_hook=_Record.of_pairs, parse_float=Decimal)
+
+
 def parse_json(path: Path, line: int, text: str) -> dict[str, Any]:
-    """The JSON object of a line.
+    """The JSON object of a line, in which no key occurs twice.
 
     Raises:
         DataError: If it is none.
     """
-    return _parse(path, line, text, json.loads, "JSON")
+    return _parse(path, line, text, _WHOLE.decode, "JSON")
 
 
 def parse_literal(path: Path, line: int, text: str) -> dict[str, Any]:
-    """The dictionary that a line spells as a Python literal.
+    """The dictionary that a line spells as a Python literal, or as strict JSON.
 
     Raises:
-        DataError: If it is none.
+        DataError: If it is neither, or a literal longer than 1 MiB.
     """
-    return _parse(path, line, text.strip(), ast.literal_eval, "Python literal")
+    if text.lstrip().startswith('{"'):  # as a literal never does: its keys are in single quotes
+        return parse_json(path, line, text)
+    if len(text) > LITERAL_BYTES:
+        raise DataError(f"{path}, line {line}: is longer than {LITERAL_BYTES:,} characters")
+    return _parse(path, line, text.strip(), _literal, "Python literal")
+
+
+def _literal(text: str) -> Any:
+    """What `ast.literal_eval` reads, which runs nothing; the dictionary has no key twice."""
+    node = ast.parse(text, mode="eval").body
+    if isinstance(node, ast.Dict):
+        names = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise _RepeatedKey(f"the key {str(name)[:60]!r} occurs twice")
+    return ast.literal_eval(node)
 
 
 def _parse(
@@ -94,6 +144,10 @@ def _parse(
         record = parse(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
         reason = str(error).split("\n")[0][:120] or type(error).__name__
+        if reason.startswith("malformed node"):  # which goes on with an address in memory
+            reason = "it holds a name, a call or an operation where a value must stand"
+        if kind == "JSON" and text.lstrip().startswith("{'"):
+            reason += "; a Python literal, as it seems, which the format amazon2014 reads"
         raise DataError(f"{path}, line {line}: malformed {kind}: {reason}") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}, line {line}: must be a {kind} object, got {text.strip()[:60]}")
@@ -104,12 +158,15 @@ def _require_first(block: Block, columns: Columns) -> None:
     """A first record without a field means another kind of file, which is said as that."""
     for line, text in block.lines():
         if text.strip():
-            require_columns(block.path, columns, list(parse_json(block.path, line, text)))
+            record = _parse(block.path, line, text, _COLUMNS.decode, "JSON")
+            require_columns(block.path, columns, list(record))
             return
 
 
 def parse_whole(block: Block, columns: Columns) -> Batch | None:
     """The block parsed by polars, or None where anything is unusual."""
+    if not _names_each_once(block, columns):
+        return None
     schema: dict[str, Any] = {}
     for column in columns.values():
         schema[column.source] = pl.String if column.kind == "time" else column.dtype
@@ -120,7 +177,7 @@ def parse_whole(block: Block, columns: Columns) -> Batch | None:
     if frame.height != block.num_lines or any(frame.null_count().row(0)):
         return None
     for column in columns.values():
-        if column.kind == "key" and frame[column.source].str.contains(_NOT_PLAIN_TEXT).any():
+        if column.kind == "key" and not _are_plain(frame[column.source], block):
             return None
     checked = checked_frame(frame, columns)
     if checked is None:
@@ -129,12 +186,40 @@ def parse_whole(block: Block, columns: Columns) -> Batch | None:
     return Batch(path=block.path, frame=checked, places=places)
 
 
+def _names_each_once(block: Block, columns: Columns) -> bool:
+    """Whether each field that is read is named as often as there are lines, and never escaped.
+
+    Where in addition every line has each of them, none has one twice. Within a text a quote is
+    escaped, so what is counted is a name, or a text that is one, which calls for a closer look.
+    """
+    names = {column.source for column in columns.values()}
+    if not all(re.fullmatch(r"[\w ]+", name, re.ASCII) for name in names):
+        return False
+    if any(block.data.count(f'"{name}"'.encode()) != block.num_lines for name in names):
+        return False
+    sixteens = "".join({f"{ord(sign) >> 4:x}" for name in names for sign in name})
+    return re.search(rf"\\u00[{sixteens}]".encode(), block.data) is None
+
+
+def _are_plain(values: pl.Series, block: Block) -> bool:
+    """Whether the keys that polars read are texts, or whole numbers that it kept as they were."""
+    if values.str.contains(_NOT_PLAIN_TEXT).any():
+        return False
+    if not values.str.contains(_NUMBER).any():
+        return True
+    name = re.escape(values.name)
+    rounded = rf'"{name}"\s*:\s*-?(?:[0-9]+[.eE]|[0-9]{{19}})'
+    return re.search(rounded.encode(), block.data) is None
+
+
 def _rows(block: Block, columns: Columns) -> Iterator[tuple[int, Sequence[Any]]]:
     for line, text in block.lines():
         if not text.strip():
             continue
-        record = parse_json(block.path, line, text)
+        record = _parse(block.path, line, text, _COLUMNS.decode, "JSON")
         for column in columns.values():
             if column.source not in record:
                 raise DataError(f"{block.path}, line {line}: no {column.source!r}")
+            if isinstance(record, _Record) and column.source in record.repeated:
+                raise DataError(f"{block.path}, line {line}: {column.source!r} occurs twice")
         yield line, [record[column.source] for column in columns.values()]

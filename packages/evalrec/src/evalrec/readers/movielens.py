@@ -1,4 +1,7 @@
-"""MovieLens: 100K (`u.data`, `u.item`), 1M and 10M (`ratings.dat`, `movies.dat`), and the CSVs."""
+"""MovieLens: 100K (`u.data`, `u.item`), 1M and 10M (`ratings.dat`, `movies.dat`), and the CSVs.
+
+The titles of 100K and 1M are Latin-1, those of 10M and of the CSVs UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evalrec.readers.batches import Batch, Column
-from evalrec.readers.blocks import Advance
+from evalrec.readers.blocks import Advance, text_encoding
 from evalrec.readers.cleaning import item_record
 from evalrec.readers.contract import Format, item_key, with_rating
 from evalrec.readers.delimited import Layout, read_delimited, read_records
@@ -49,9 +52,11 @@ def _read_items(
     layout = Layout()
     if name.endswith(_DAT):
         header = ("movieId", "title", "genres")
-        layout = Layout(separator="::", header=header, quoted=False, encoding="latin-1")
+        layout = Layout(separator="::", header=header, quoted=False, encoding=text_encoding(path))
     elif name.endswith((".item", ".item.gz")):
-        layout = Layout(separator="|", header=_ITEM_FIELDS, quoted=False, encoding="latin-1")
+        layout = Layout(
+            separator="|", header=_ITEM_FIELDS, quoted=False, encoding=text_encoding(path)
+        )
     for line, record in read_records(path, layout, advance=advance):
         if "genres" in record:
             genres = [name for name in record["genres"].split("|") if not name.startswith("(no ")]

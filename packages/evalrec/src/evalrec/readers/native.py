@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from evalrec.readers.blocks import Advance, check_file
 from evalrec.readers.collect import collect
 from evalrec.readers.delimited import Layout, read_delimited
 from evalrec.readers.json_lines import read_json_columns, read_json_records
+from evalrec.storage import recover_folder
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 ITEM_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -140,10 +142,12 @@ def read_native(path: Path, columns: Columns, *, advance: Advance | None = None)
 
 
 def _find(folder: Path, name: str, suffixes: Sequence[str]) -> Path:
+    recover_folder(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
     candidates = [folder / f"{name}{suffix}" for suffix in suffixes]
-    files = [path for path in candidates if path.is_file()]
+    names_inside = set(os.listdir(folder))
+    files = [path for path in candidates if path.name in names_inside and path.is_file()]
     if not files:
         raise DataError(f"{folder} holds no {name} file: one of {', '.join(suffixes)}")
     if len(files) > 1:
@@ -164,9 +168,11 @@ def _numbered(batches: Iterator[Batch]) -> Iterator[Batch]:
 def _read_parquet(path: Path, columns: Columns, advance: Advance | None) -> Iterator[Batch]:
     sources = list(dict.fromkeys(column.source for column in columns.values()))
     try:
-        require_columns(path, columns, list(pl.read_parquet_schema(path)))
-        table = pl.read_parquet(path, columns=sources)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        with path.open("rb") as file:  # opened here: polars would take brackets for a pattern
+            require_columns(path, columns, list(pl.read_parquet_schema(file)))
+            file.seek(0)
+            table = pl.read_parquet(file, columns=sources)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise DataError(f"{path} cannot be read as parquet: {reason}") from error
     if advance is not None:
