@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32
 
-from semtok.storage import read_part, refusing, write_part
+from semtok.parts import floats, read_part, refusing, write_part
 from semtok.vectors import (
     check_options,
     mean_vector,
@@ -107,7 +107,7 @@ class Pca:
         """
         _, tensors = read_part(folder, cls.kind)
         with refusing(folder):
-            return cls(mean=tensors["mean"], components=tensors["components"])
+            return cls(mean=floats(tensors, "mean", 1), components=floats(tensors, "components", 2))
 
 
 def standardised(

@@ -33,6 +33,24 @@ Row = tuple[int, Mapping[str, object]]
 """The number of a row's line, from 1, and the row's values by column."""
 
 
+class RepeatedKeyError(ValueError):
+    """A JSON object has a key twice."""
+
+
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object as a dictionary: readers disagree on what a key that comes twice means.
+
+    Raises:
+        RepeatedKeyError: If one does.
+    """
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise RepeatedKeyError(f"key {repeated!r} comes twice in an object")
+    return values
+
+
 def catalog_suffix(path: Path) -> str:
     """The suffix of a catalogue's name, ".jsonl.gz" as one.
 

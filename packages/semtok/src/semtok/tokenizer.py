@@ -76,6 +76,17 @@ class Tokenizer:
                 f"semantic_ids must have {levels} levels, as the quantizer gives with policy "
                 f"{self.policy!r}, got {self.semantic_ids.num_levels}"
             )
+        sizes = self.semantic_ids.codebook_sizes[: self.quantizer.num_levels]
+        if sizes != self.quantizer.codebook_sizes:
+            raise ValueError(
+                "semantic_ids must have the quantizer's codebook sizes "
+                f"{self.quantizer.codebook_sizes}, got {sizes}"
+            )
+        if self.distortion is not None and len(self.distortion) != self.quantizer.num_levels:
+            raise ValueError(
+                f"distortion must be that of {self.quantizer.num_levels} levels, "
+                f"got {len(self.distortion)}"
+            )
         if self.semantic_ids.allow_collisions and self.policy != "allow":
             raise ValueError(f"semantic_ids must be unique with policy {self.policy!r}")
         names = [view.name for view in self.views]

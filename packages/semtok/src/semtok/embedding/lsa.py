@@ -13,8 +13,8 @@ from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
 from semtok.embedding.contract import digest
+from semtok.parts import floats, read_part, refusing, strings, write_part
 from semtok.progress import Progress
-from semtok.storage import read_part, refusing, write_part
 
 _CHUNK = 16_384
 
@@ -41,6 +41,8 @@ class LsaEmbedding:
         shapes = {(len(self.vocabulary),), self.idf.shape, self.components.shape[1:]}
         if len(shapes) > 1 or not self.vocabulary:
             raise ValueError("vocabulary, idf and components must have the same number of terms")
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("vocabulary must name each term once")
 
     @classmethod
     def fit(
@@ -141,10 +143,10 @@ class LsaEmbedding:
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                fields=tuple(map(str, config["fields"])),
-                vocabulary=list(map(str, config["vocabulary"])),
-                idf=tensors["idf"],
-                components=tensors["components"],
+                fields=tuple(strings(config, "fields")),
+                vocabulary=strings(config, "vocabulary"),
+                idf=floats(tensors, "idf", 1),
+                components=floats(tensors, "components", 2),
             )
 
     @cached_property
