@@ -316,7 +316,11 @@ REFUSALS = [
     ("encode items.jsonl --seed -1", 2, "Invalid value for '--seed'"),
     ("encode items.jsonl --quantizer rq --levels 0", 2, "Invalid value for '--levels'"),
     ("encode items.jsonl --pca 0", 2, "Invalid value for '--pca'"),
-    ("encode items.jsonl --pca 500", 1, "pca_dim must be within"),
+    (
+        "encode items.jsonl --pca 500",
+        1,
+        "--pca must be at most 30, as view 'embedding' has 30 items",
+    ),
     ("encode items.jsonl --embedding short.npy", 1, "has 3 rows, the catalogue 30"),
     ("encode items.jsonl --embedding nan.npy", 1, "row 4 (item '4'): holds NaN"),
     ("encode items.jsonl --tokenizer absent", 1, "not a semtok folder"),

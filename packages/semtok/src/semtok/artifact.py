@@ -12,6 +12,7 @@ from semtok.catalog import CatalogError
 from semtok.collisions import Collisions, Policy
 from semtok.embedding.contract import digest
 from semtok.embedding.kinds import load_source
+from semtok.limits import MOST_CODES
 from semtok.parts import (
     choice,
     flag,
@@ -29,7 +30,6 @@ from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
 from semtok.storage import recover
 from semtok.tokenizer import Tokenizer
-from semtok.vectors import MOST_CODES
 from semtok.views import View
 
 _KIND = "tokenizer"
@@ -49,7 +49,6 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
             tokenizer.
     """
     folder = Path(folder)
-    recover(folder)
     if folder.exists() and overwrite:
         check_replaceable(folder)
     collisions = tokenizer.collisions
@@ -143,6 +142,7 @@ def check_replaceable(folder: Path) -> None:
     Raises:
         FileExistsError: If it is no tokenizer, or also holds what `save_tokenizer` does not write.
     """
+    recover(folder)
     try:
         read_config(folder, _KIND)
     except CatalogError:

@@ -101,7 +101,7 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(
+        config: Any = json.loads(
             path.read_bytes(),
             object_pairs_hook=unique_keys,
             parse_constant=_finite,
@@ -127,7 +127,8 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
         raise CatalogError(f"{path}: damaged, names no files")
     if kind is not None and config.get("kind") != kind:
         raise CatalogError(f"{path}: kind must be {kind!r}, got {_shown(config.get('kind'))}")
-    return config
+    said: dict[str, Any] = config
+    return said
 
 
 @contextmanager
@@ -346,7 +347,7 @@ def _config_digest(config: Mapping[str, Any]) -> str:
     """The digest of what a configuration says, in whatever order and spacing."""
     said = {name: value for name, value in config.items() if name != "digest"}
     text = json.dumps(said, sort_keys=True, separators=(",", ":"))
-    return _hash(text.encode()).hexdigest()
+    return str(_hash(text.encode()).hexdigest())
 
 
 def _hash(data: bytes = b"") -> Any:

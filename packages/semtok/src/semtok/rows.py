@@ -7,6 +7,7 @@ import gzip
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from io import BufferedIOBase
@@ -45,8 +46,7 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """
     values = dict(pairs)
     if len(values) != len(pairs):
-        seen: set[str] = set()
-        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise RepeatedKeyError(f"key {repeated!r} comes twice in an object")
     return values
 

@@ -113,6 +113,16 @@ def scratch(path: Path, *, part: bool = False) -> Iterator[Path]:
         os.close(lock)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Raises OSError if a file of `size` bytes finds no room, which a memory map would die of."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+
+
 def sweep(folder: Path) -> None:
     """Removes what killed runs have left in a folder, and puts back what they were replacing.
 
@@ -189,7 +199,7 @@ def check_regular(path: Path) -> None:
     """
     try:
         mode = path.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"

@@ -23,6 +23,7 @@ from semtok.quantizers.product import ProductQuantizer
 from semtok.quantizers.views import ViewQuantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
+from semtok.storage import reserve
 from semtok.vectors import LARGE_CHUNK
 from semtok.views import View
 
@@ -407,6 +408,7 @@ def _side_by_side(
 
 def _mapped(folder: str | Path, shape: tuple[int, int]) -> Float32[np.ndarray, "items dim"]:
     path = Path(folder) / "vectors.npy"
+    reserve(path, 4 * shape[0] * shape[1] + 4096)
     mapped: np.ndarray = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     return mapped
 

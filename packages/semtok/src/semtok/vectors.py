@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 CHUNK = 8192  # rows that are worked on together; results never depend on it
 LARGE_CHUNK = 65_536  # rows that are reduced or quantized at a time, so that memory stays bounded
 
-MOST_CODES = 2**24
-"""Codes that a level may have: tables with a number a code are made of it."""
-
 _BLOCK = 512  # rows of a product
 _LIMIT = 1e15  # squares and sums of greater numbers overflow float32
 

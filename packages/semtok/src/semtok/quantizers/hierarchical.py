@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.limits import MOST_CODES
 from semtok.parts import (
     flag,
     floats,
@@ -26,7 +27,6 @@ from semtok.progress import Progress
 from semtok.quantizers.nearest import VectorIndex, nearest, nearest_of_each
 from semtok.quantizers.splitting import Splitter, grow
 from semtok.vectors import (
-    MOST_CODES,
     as_vectors,
     check_options,
     measured_distortion,

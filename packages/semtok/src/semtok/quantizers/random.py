@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.limits import MOST_CODES
 from semtok.parts import floats, read_part, refusing, whole, wholes, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.nearest import vector_keys
 from semtok.vectors import (
-    MOST_CODES,
     check_codes,
     check_options,
     mean_vector,
