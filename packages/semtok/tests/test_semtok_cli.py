@@ -319,7 +319,7 @@ REFUSALS = [
     (
         "encode items.jsonl --pca 500",
         1,
-        "--pca must be at most 30, as view 'embedding' has 30 items",
+        "--pca must be at most 30, as view 'embedding' has",
     ),
     ("encode items.jsonl --embedding short.npy", 1, "has 3 rows, the catalogue 30"),
     ("encode items.jsonl --embedding nan.npy", 1, "row 4 (item '4'): holds NaN"),

@@ -28,6 +28,7 @@ from semtok.tokenizer import Encoding, Tokenizer
 if TYPE_CHECKING:
     from semtok.console import Console
 
+_HELD_CELLS = 1 << 23
 _HELD = 131_072  # items up to which a catalogue is kept in memory rather than read again
 
 
@@ -58,6 +59,7 @@ class Items:
         item_ids: list[str] = []
         fields: dict[str, None] = {}
         held: list[Catalog] | None = []
+        cells = 0
         copy, folder = path, path.parent
         chunks = stream_catalog(path, id_column=id_column)
         if str(path) == "-":
@@ -66,7 +68,11 @@ class Items:
         for chunk in chunks:
             item_ids += chunk.item_ids
             fields.update(dict.fromkeys(chunk.fields))
-            held = None if held is None or len(item_ids) > _HELD else [*held, chunk]
+            cells += len(chunk) * (len(chunk.fields) + 1)
+            if held is not None:
+                held.append(chunk)
+            if len(item_ids) > _HELD or cells > _HELD_CELLS:
+                held = None
             console("reading", len(item_ids), len(item_ids) + 1)
         console("reading", len(item_ids), len(item_ids))
         return cls(

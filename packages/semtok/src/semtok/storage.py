@@ -235,7 +235,7 @@ def _naming(path: Path, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        if error.errno in _FULL or name.startswith(str(folder)):
+        if name.startswith(str(folder)) or (not name and error.errno in _FULL):
             raise type(error)(error.errno, error.strerror, str(path)) from None
         raise
 

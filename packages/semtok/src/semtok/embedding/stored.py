@@ -242,6 +242,8 @@ def _parquet_parts(path: Path, id_column: str) -> Iterator[tuple[list[str], np.n
     first_row: dict[str, int] = {}
     dim = None
     try:
+        with path.open("rb"):  # permission is called permission
+            pass
         for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=_CHUNK):
             if frame.is_empty():
                 continue
@@ -261,6 +263,8 @@ def _parquet_parts(path: Path, id_column: str) -> Iterator[tuple[list[str], np.n
             part = _numbers(path, frame.drop(id_column), id_column, start, dim)
             dim = part.shape[1]
             yield ids, part
+    except PermissionError:
+        raise
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CatalogError(f"{path}: not a readable parquet file ({reason})") from None
