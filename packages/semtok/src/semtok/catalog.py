@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt64
 
+from semtok.markup import without_markup
 from semtok.rows import (
     CATALOG_SUFFIXES,
     MOST_COLUMNS,
@@ -42,8 +41,6 @@ TEXT_FIELDS = ("title", "brand", "categories", "features", "description")
 """The fields that make the text of an item unless others are named."""
 
 _MOST_CELLS = 1 << 22  # of a chunk
-
-_TAG = re.compile(r"<(?:/?[a-zA-Z]|!)[^<>]*>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +97,7 @@ class Catalog:
         """One text an item: the named fields in order, joined by ". ".
 
         Strings, numbers, lists, nested lists and the values of objects are flattened; HTML
-        entities are unescaped and tags removed; absent and empty fields are skipped.
+        entities are unescaped, tags and what scripts and styles hold removed; absent and empty fields are skipped.
 
         Args:
             fields: Field names; those that the catalogue lacks are skipped.
@@ -314,11 +311,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _clean(text: str) -> str:
-    if "&" in text:  # feeds escape twice: &amp;amp;
-        text = html.unescape(html.unescape(text))
-    if "<" in text:
-        text = _TAG.sub(" ", text)
-    return " ".join(_well_formed(text).split())
+    return " ".join(_well_formed(without_markup(text)).split())
 
 
 def _well_formed(text: str) -> str:
