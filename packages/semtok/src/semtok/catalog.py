@@ -40,6 +40,9 @@ __all__ = [
 TEXT_FIELDS = ("title", "brand", "categories", "features", "description")
 """The fields that make the text of an item unless others are named."""
 
+LONGEST_TEXT = 65_536
+"""Characters of an item's text: more would take memory, and say nothing that a model reads."""
+
 _MOST_CELLS = 1 << 22  # of a chunk
 
 
@@ -97,7 +100,8 @@ class Catalog:
         """One text an item: the named fields in order, joined by ". ".
 
         Strings, numbers, lists, nested lists and the values of objects are flattened; HTML
-        entities are unescaped, tags and what scripts and styles hold removed; absent and empty fields are skipped.
+        entities are unescaped, tags and what scripts and styles hold removed; absent and empty
+        fields are skipped. A text has 65,536 characters at most.
 
         Args:
             fields: Field names; those that the catalogue lacks are skipped.
@@ -121,7 +125,7 @@ class Catalog:
                     continue
                 if part := ", ".join(_strings(value)):
                     texts[row] = f"{texts[row]}. {part}" if texts[row] else part
-        return texts
+        return [text[:LONGEST_TEXT] for text in texts]
 
 
 def read_catalog(

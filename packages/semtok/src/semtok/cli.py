@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semtok.console import Console
+from semtok.console import Console, printable
 from semtok.options import (
     FitOptions,
     RunOptions,
@@ -278,6 +278,7 @@ def _show(inspection: Inspection, html: Path | None) -> None:
 def main() -> None:
     """Runs the command line: bad input ends in one line on stderr and exit code 1."""
     signal.signal(signal.SIGTERM, _terminated)
+
     try:
         app(prog_name="semtok")
     except KeyboardInterrupt:
@@ -301,7 +302,7 @@ def _refuse_without(needed: str, values: dict[str, object]) -> None:
 
 
 def _stop(text: str, code: int) -> None:
-    typer.echo("semtok: " + " ".join(text.split()), err=True)
+    typer.echo("semtok: " + " ".join(printable(text).split()), err=True)
     sys.exit(code)
 
 

@@ -15,6 +15,7 @@ from semtok.catalog import TEXT_FIELDS, Catalog
 from semtok.embedding.contract import digest
 from semtok.parts import floats, read_part, refusing, strings, write_part
 from semtok.progress import Progress
+from semtok.threads import one_thread
 
 _CHUNK = 16_384
 
@@ -55,7 +56,7 @@ class LsaEmbedding:
         sample_size: int = 100_000,
         seed: int = 0,
     ) -> LsaEmbedding:
-        """Fits the vocabulary and the directions.
+        """Fits the vocabulary and the directions, the same whatever the number of threads.
 
         Args:
             catalog: Items whose texts are learned from, or chunks of them, as of `stream_catalog`.
@@ -83,9 +84,10 @@ class LsaEmbedding:
             raise ValueError(
                 f"fields must hold words for at least one item, got none in {', '.join(fields)}"
             ) from None
-        _, _, components = randomized_svd(
-            counts, n_components=min(dim, *counts.shape), random_state=seed
-        )
+        with one_thread():
+            _, _, components = randomized_svd(
+                counts, n_components=min(dim, *counts.shape), random_state=seed
+            )
         return cls(
             fields=tuple(fields),
             vocabulary=vectorizer.get_feature_names_out().tolist(),
