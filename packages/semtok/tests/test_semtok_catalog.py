@@ -434,3 +434,16 @@ def test_chunks_of_many_columns_have_fewer_items(
     chunks = list(stream_catalog(path))
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     assert read_catalog(path).fields["c7"] == [7] * 10
+
+
+def test_texts_of_megabytes_are_learned_from_in_bounded_memory() -> None:
+    from semtok import LsaEmbedding
+
+    texts = [" ".join(str(row * 7919 + word) for word in range(100_000)) for row in range(20)]
+    catalog = Catalog(item_ids=[f"i{row}" for row in range(20)], fields={"title": texts})
+    assert {len(text) for text in catalog.texts()} == {65_536}
+    tracemalloc.start()
+    x = LsaEmbedding.fit(catalog, fields=("title",)).embed(catalog)
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+    assert x.shape == (20, 20)
