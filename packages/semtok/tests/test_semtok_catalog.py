@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
+import time
+import tracemalloc
 from pathlib import Path
 
 import polars as pl
@@ -39,7 +42,7 @@ def test_every_kind_of_file_reads_the_same(tmp_path: Path, suffix: str) -> None:
 
 
 def test_ids_become_strings_and_keep_their_order(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", '{"id": 2}\n\n{"id": 1.0}\n{"id": "007"}\n')
+    path = write(tmp_path / "x.jsonl", '{"id": 2}\n\n{"id": 1}\n{"id": "007"}\n')
     assert read_catalog(path, id_column="id").item_ids == ["2", "1", "007"]
     path = write(tmp_path / "x.csv", 'id,t\n007,"a\nb"\n8,c\n')
     assert read_catalog(path, id_column="id").item_ids == ["007", "8"]
@@ -77,9 +80,11 @@ def test_texts_are_flattened_and_cleaned() -> None:
         ),
         ("x.jsonl", '{"item_id": 1}\n{"item_id": "1"}\n', "'1' is already that of line 1"),
         ("x.jsonl", '{"item_id": null}\n', "line 1: 'item_id' is null"),
-        ("x.jsonl", '{"item_id": NaN}\n', "line 1: 'item_id' is null"),
+        ("x.jsonl", '{"item_id": NaN}\n', "must be a string or a whole number, got float"),
+        ("x.jsonl", '{"item_id": 1, "item_id": 1}', "line 1: key 'item_id' comes twice"),
+        ("x.jsonl", '{"item_id": 1, "t": [{"a": 1, "a": 2}]}', "line 1: key 'a' comes twice"),
         ("x.jsonl", '{"item_id": " "}\n', "line 1: 'item_id' is empty"),
-        ("x.jsonl", '{"item_id": true}\n', "must be a string or a number, got bool"),
+        ("x.jsonl", '{"item_id": true}\n', "must be a string or a whole number, got bool"),
         ("x.jsonl", '{"item_id": "\\ud800"}\n', "must be valid Unicode"),
         ("x.jsonl", '{"item_id": ' + "[" * 100_000, "nested too deeply"),
         ("x.jsonl", '{"item_id": ' + "1" * 5000 + "}", "number too long"),
@@ -292,7 +297,7 @@ def test_many_empty_titles(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(7, "7"), (7.0, "7"), (1.5, "1.5"), (2**70, str(2**70)), ("1e3", "1e3"), (-0.0, "0")],
+    [(7, "7"), (-3, "-3"), (2**70, str(2**70)), ("1e3", "1e3"), ("1.0", "1.0")],
 )
 def test_ids_as_numbers(tmp_path: Path, value: object, expected: str) -> None:
     path = write(tmp_path / "x.jsonl", json.dumps({"item_id": value}))
@@ -302,13 +307,143 @@ def test_ids_as_numbers(tmp_path: Path, value: object, expected: str) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("true", "must be a string or a number, got bool"),
-        ("[1]", "must be a string or a number, got list"),
-        ('{"a": 1}', "must be a string or a number, got dict"),
-        ("Infinity", "must be finite, got inf"),
+        ("true", "must be a string or a whole number, got bool"),
+        ("[1]", "must be a string or a whole number, got list"),
+        ('{"a": 1}', "must be a string or a whole number, got dict"),
+        ("Infinity", "must be a string or a whole number, got float"),
+        ("NaN", "must be a string or a whole number, got float"),
+        ("1.0", "must be a string or a whole number, got float"),
+        ("9007199254740993.0", "must be a string or a whole number, got float"),
+        ("1e3", "must be a string or a whole number, got float"),
         ("null", "is null"),
     ],
 )
 def test_ids_that_are_none(tmp_path: Path, value: str, words: str) -> None:
     with pytest.raises(CatalogError, match=f"line 1: 'item_id' {words}"):
         read_catalog(write(tmp_path / "x.jsonl", f'{{"item_id": {value}}}'))
+
+
+id_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(["\ud83d", "\ud83c", "\x00", " ", "1.0", "007", "\u2028", "é"]),
+    st.lists(st.integers(), max_size=2),
+)
+
+
+def expected_id(value: object) -> str | None:
+    """The rule in words: strings, and whole numbers as their digits, valid and not blank."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value)
+    is_valid = not any("\ud800" <= character <= "\udfff" for character in text)
+    return text if is_valid and text.strip() else None
+
+
+def read_ids(path: Path) -> list[str] | str:
+    try:
+        return read_catalog(path).item_ids
+    except CatalogError as error:
+        return str(error)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(values=st.lists(id_values, min_size=1, max_size=4), blanks=st.booleans())
+def test_one_rule_for_ids_in_every_format(
+    tmp_path_factory: pytest.TempPathFactory, values: list[object], blanks: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("ids")
+    expected = [expected_id(value) for value in values]
+    is_good = None not in expected and len(set(expected)) == len(expected)
+    gap = "\n  \n" if blanks else "\n"
+    lines = gap.join(json.dumps({"item_id": value, "title": "x"}) for value in values)
+    outcomes = [read_ids(write(folder / "x.jsonl", lines + gap))]
+    outcomes.append(read_ids(write(folder / "x.jsonl.gz", gzip.compress(lines.encode()))))
+    if all(isinstance(value, str) for value in values) and is_good:
+        cells = io.StringIO()
+        csv.writer(cells).writerows([["item_id", "title"], *([value, "x"] for value in values)])
+        text = cells.getvalue().replace("\r\n", "\r\n" + gap[1:] * blanks)
+        outcomes.append(read_ids(write(folder / "x.csv", text)))
+    kinds = {type(value) for value in values}
+    if len(kinds - {type(None)}) == 1 and is_encodable(values):
+        frame = pl.DataFrame({"item_id": values, "title": ["x"] * len(values)}, strict=False)
+        frame.write_parquet(folder / "x.parquet")
+        outcomes.append(read_ids(folder / "x.parquet"))
+    for outcome in outcomes:
+        assert (outcome == expected) == is_good, outcome
+        if not is_good:
+            assert isinstance(outcome, str)
+            assert "line " in outcome or "row " in outcome
+
+
+def is_encodable(values: list[object]) -> bool:
+    return not any("\\ud" in json.dumps(value) for value in values)
+
+
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Float32, pl.Boolean, pl.List(pl.Int64)])
+def test_ids_of_another_kind_in_parquet_are_refused(tmp_path: Path, kind: pl.DataType) -> None:
+    from semtok import read_embeddings
+
+    frame = pl.DataFrame({"item_id": pl.Series([1, 0], dtype=pl.Int64), "x": [1.0, 2.0]})
+    if isinstance(kind, pl.List):
+        frame = frame.with_columns(pl.concat_list("item_id"))
+    else:
+        frame = frame.with_columns(pl.col("item_id").cast(kind))
+    frame.select("item_id").write_parquet(tmp_path / "items.parquet")
+    frame.with_columns(pl.concat_list("x")).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(CatalogError, match="row 1: 'item_id' must be a string or a whole number"):
+        read_catalog(tmp_path / "items.parquet")
+    with pytest.raises(CatalogError, match="row 1: 'item_id' must be a string or a whole number"):
+        read_embeddings(tmp_path / "x.parquet", ["1", "0"])
+
+
+def test_many_columns_are_refused_in_no_time(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(100_000)]
+    wide = dict.fromkeys(["item_id", *names], "x")
+    paths = [
+        write(tmp_path / "x.csv", ",".join(wide) + "\n" + ",".join(wide.values()) + "\n"),
+        write(tmp_path / "x.jsonl", json.dumps(wide)),
+    ]
+    pl.DataFrame([wide]).write_parquet(tmp_path / "x.parquet")
+    started = time.monotonic()
+    for path in [*paths, tmp_path / "x.parquet"]:
+        with pytest.raises(CatalogError, match=r"has 100,001 columns, more than the 4,096"):
+            read_catalog(path)
+    assert time.monotonic() - started < 20
+
+
+def test_rows_with_ever_new_keys_keep_memory_bounded(tmp_path: Path) -> None:
+    lines = (f'{{"item_id": {row}, "k{row}": 1}}\n' for row in range(100_000))
+    path = write(tmp_path / "x.jsonl", "".join(lines))
+    tracemalloc.start()
+    with pytest.raises(CatalogError, match=r"line 4096: with its columns .* more than 4,096"):
+        read_catalog(path)
+    assert tracemalloc.get_traced_memory()[1] < 250e6
+    tracemalloc.stop()
+
+
+def test_chunks_of_many_columns_have_fewer_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semtok.catalog._MOST_CELLS", 100)
+    rows = [{"item_id": f"i{row}", **{f"c{n}": n for n in range(24)}} for row in range(10)]
+    path = write(tmp_path / "x.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    chunks = list(stream_catalog(path))
+    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
+    assert read_catalog(path).fields["c7"] == [7] * 10
+
+
+def test_texts_of_megabytes_are_learned_from_in_bounded_memory() -> None:
+    from semtok import LsaEmbedding
+
+    texts = [" ".join(str(row * 7919 + word) for word in range(100_000)) for row in range(20)]
+    catalog = Catalog(item_ids=[f"i{row}" for row in range(20)], fields={"title": texts})
+    assert {len(text) for text in catalog.texts()} == {65_536}
+    tracemalloc.start()
+    x = LsaEmbedding.fit(catalog, fields=("title",)).embed(catalog)
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+    assert x.shape == (20, 20)

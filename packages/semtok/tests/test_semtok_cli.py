@@ -316,7 +316,11 @@ REFUSALS = [
     ("encode items.jsonl --seed -1", 2, "Invalid value for '--seed'"),
     ("encode items.jsonl --quantizer rq --levels 0", 2, "Invalid value for '--levels'"),
     ("encode items.jsonl --pca 0", 2, "Invalid value for '--pca'"),
-    ("encode items.jsonl --pca 500", 1, "pca_dim must be within"),
+    (
+        "encode items.jsonl --pca 500",
+        1,
+        "--pca must be at most 30, as view 'embedding' has",
+    ),
     ("encode items.jsonl --embedding short.npy", 1, "has 3 rows, the catalogue 30"),
     ("encode items.jsonl --embedding nan.npy", 1, "row 4 (item '4'): holds NaN"),
     ("encode items.jsonl --tokenizer absent", 1, "not a semtok folder"),
@@ -499,3 +503,70 @@ def test_beauty_as_a_user_would(semtok: Semtok, tmp_path: Path) -> None:
     codes = parsed((tmp_path / "items.codes.jsonl").read_text())
     assert len(codes) == len(set(codes.values())) == 12_101
     assert len(next(iter(codes.values()))) in (2, 3)
+
+
+HOSTILE = "\x1b[31m\x1b]0;x\x07\x9b2J\x00\u202e[red]\u2028"
+
+
+def test_nothing_from_data_reaches_the_terminal_as_a_command(
+    semtok: Semtok, tmp_path: Path
+) -> None:
+    items = write_items(tmp_path / "items.jsonl")
+    name = HOSTILE.replace("\x00", "").replace("/", "")
+    folder = tmp_path / name
+    done = semtok("fit", "items.jsonl", "-o", folder, "--quantizer", "rq")
+    assert done.code == 0, done.stderr
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"item_id": "a", HOSTILE: 1}) + "\n" + "{}")
+    field = HOSTILE.replace("[red]", "")
+    rows = [{"item_id": f"i{n}", field: f"soap {n}"} for n in range(9)]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for outcome in (
+        done,
+        semtok("encode", items, "--tokenizer", folder, "-o", tmp_path / name / "x.jsonl"),
+        semtok("encode", f"{name}.jsonl"),
+        semtok("encode", "bad.jsonl"),
+        semtok("encode", "odd.jsonl", "--views", f"{field},title"),
+        semtok("encode", "odd.jsonl", "--views", field, "--codebook-size", 4),
+        semtok("inspect", folder),
+    ):
+        shown = outcome.stdout + outcome.stderr
+        assert not set("\x1b\x07\x9b\x00\u202e\u2028") & set(shown), shown
+
+
+def test_names_of_stages_are_no_markup_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from semtok.console import Console
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with Console() as console:
+        console("embedding [bold]x[/nothing]\x1b]0;title", 1, 2)
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "[bold]x[/nothing]\\x1b]0;title" in shown
+
+
+def test_results_do_not_follow_the_number_of_threads(tmp_path: Path) -> None:
+    script = """
+import hashlib
+import numpy as np
+from semtok import Catalog, LsaEmbedding, Pca
+draws = np.random.default_rng(0).zipf(1.3, size=(4000, 12)).clip(max=2999)
+titles = [" ".join(f"w{word}" for word in row) for row in draws.tolist()]
+catalog = Catalog(item_ids=[f"i{row}" for row in range(4000)], fields={"title": titles})
+lsa = LsaEmbedding.fit(catalog)
+x = np.random.default_rng(1).normal(size=(4000, 768)).astype(np.float32)
+for array in (lsa.components, lsa.embed(catalog), Pca.fit(x, dim=128, whiten=True).components):
+    print(hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
+"""
+    outcomes = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**ENV, "OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for count in ("1", "2")
+    }  # fmt: skip
+    assert len(outcomes) == 1

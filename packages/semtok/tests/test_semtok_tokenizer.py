@@ -34,6 +34,14 @@ def fit(policy: str = "reassign", **options: object) -> Tokenizer:
     return Tokenizer.fit(items, source=source, quantizer=FIT, policy=policy, **options)
 
 
+def without_digests(folder: Path) -> None:
+    """Makes a folder of format 1, which had none."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        del config["files"], config["digest"]
+        path.write_text(json.dumps({**config, "format": 1}))
+
+
 @pytest.mark.parametrize("policy", ["reassign", "suffix", "allow"])
 def test_ids_given_never_move_and_new_ones_never_collide(policy: str) -> None:
     tokenizer = fit(policy)
@@ -175,9 +183,10 @@ def test_a_link_stays_and_its_folder_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ({"format": 2}, r"has format 2, this semtok reads up to 1: upgrade it"),
+        ({"format": 3}, r"has format 3, this semtok reads up to 2: upgrade it"),
         ({"format": None}, "names no format"),
         ({"kind": "quantizer"}, "kind must be 'tokenizer', got 'quantizer'"),
+        ({"kind": "x", "digest": "x"}, "damaged, its digest differs"),
         ({"policy": "suffix"}, "semantic_ids must have"),
         ({"codebook_sizes": [1, 1, 1]}, "codes must be within the codebook sizes"),
         ({"collisions": {"rate": 1}}, "corrupt"),
@@ -188,6 +197,7 @@ def test_a_corrupt_or_newer_folder_is_refused(
 ) -> None:
     save_tokenizer(tmp_path / "t", fit())
     path = tmp_path / "t" / "config.json"
+    without_digests(tmp_path / "t")
     config = {**json.loads(path.read_text()), **damage}
     levels = load_tokenizer(tmp_path / "t").semantic_ids.num_levels
     if "codebook_sizes" in damage:
@@ -206,6 +216,7 @@ def test_a_folder_of_one_view_as_written_before_there_were_views(tmp_path: Path)
     for part in ("source", "reduction"):
         (tmp_path / "t" / "views" / "0" / part).rename(tmp_path / "t" / part)
     path = tmp_path / "t" / "config.json"
+    without_digests(tmp_path / "t")
     config = json.loads(path.read_text())
     del config["views"], config["neighbour_overlap"]
     config["collisions"] = {"rate": 0.0, "largest_bucket": 1}

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from semtok.catalog import CatalogError
-from semtok.collisions import Collisions
+from semtok.collisions import Collisions, Policy
 from semtok.embedding.contract import digest
 from semtok.embedding.kinds import load_source
+from semtok.limits import MOST_CODES
+from semtok.parts import (
+    choice,
+    flag,
+    number,
+    numbers,
+    read_config,
+    read_part,
+    refusing,
+    string,
+    wholes,
+    writing_part,
+)
 from semtok.quantizers.kinds import load_quantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
-from semtok.storage import read_part, refusing, replacing_folder, write_config
+from semtok.storage import recover
 from semtok.tokenizer import Tokenizer
 from semtok.views import View
 
@@ -38,68 +51,84 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
     folder = Path(folder)
     if folder.exists() and overwrite:
         check_replaceable(folder)
-    with replacing_folder(folder, overwrite=overwrite) as beside:
+    collisions = tokenizer.collisions
+    config = {
+        "kind": _KIND,
+        "views": [
+            {
+                "name": view.name,
+                "has_source": view.source is not None,
+                "has_reduction": view.reduction is not None,
+            }
+            for view in tokenizer.views
+        ],
+        "codebook_sizes": tokenizer.semantic_ids.codebook_sizes,
+        "policy": tokenizer.policy,
+        "collisions": None if collisions is None else asdict(collisions),
+        "distortion": tokenizer.distortion,
+        "neighbour_overlap": tokenizer.neighbour_overlap,
+        "info": dict(tokenizer.info),
+    }
+    with writing_part(folder, config, overwrite=overwrite) as beside:
         tokenizer.quantizer.save(beside / "quantizer")
-        views = []
-        for number, view in enumerate(tokenizer.views):
-            place = beside / "views" / str(number)
-            place.mkdir(parents=True)
+        for place, view in enumerate(tokenizer.views):
+            parts = beside / "views" / str(place)
+            parts.mkdir(parents=True)
             if view.source is not None:
-                view.source.save(place / "source")
+                view.source.save(parts / "source")
             if view.reduction is not None:
-                view.reduction.save(place / "reduction")
-            views.append(
-                {
-                    "name": view.name,
-                    "has_source": view.source is not None,
-                    "has_reduction": view.reduction is not None,
-                }
-            )
+                view.reduction.save(parts / "reduction")
         tokenizer.semantic_ids.write(beside / "codes.parquet")
-        collisions = tokenizer.collisions
-        config = {
-            "kind": _KIND,
-            "views": views,
-            "codebook_sizes": tokenizer.semantic_ids.codebook_sizes,
-            "codes_digest": _codes_digest(tokenizer.semantic_ids),
-            "policy": tokenizer.policy,
-            "collisions": None if collisions is None else asdict(collisions),
-            "distortion": tokenizer.distortion,
-            "neighbour_overlap": tokenizer.neighbour_overlap,
-            "info": dict(tokenizer.info),
-        }
-        write_config(beside, config)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Loads what `save_tokenizer` wrote.
+    """Loads what `save_tokenizer` wrote, each file checked against its digest.
+
+    A folder that a killed run was replacing is put back first. One of format 1, without
+    digests, is checked for types, ranges and numbers that are not finite, as all are.
 
     Raises:
-        CatalogError: If the folder is absent, corrupt, of a newer format or no tokenizer.
+        CatalogError: If the folder is absent, damaged, of a newer format or no tokenizer.
     """
     folder = Path(folder)
+    recover(folder)
     config, _ = read_part(folder, _KIND)
     with refusing(folder):
-        collisions, distortion = config["collisions"], config["distortion"]
-        overlap = config.get("neighbour_overlap")
+        policy = choice(config, "policy", get_args(Policy))
+        distortion, overlap = config["distortion"], config.get("neighbour_overlap")
+        if not isinstance(config["info"], dict):
+            raise ValueError("info must be an object")
+        quantizer = load_quantizer(folder / "quantizer")
         semantic_ids = SemanticIds.read(
             folder / "codes.parquet",
-            codebook_sizes=config["codebook_sizes"],
-            allow_collisions=config["policy"] == "allow",
+            codebook_sizes=wholes(config, "codebook_sizes", 1, MOST_CODES),
+            allow_collisions=policy == "allow",
         )
-        expected = _codes_digest(semantic_ids)
-        if config.get("codes_digest", expected) != expected:  # older folders have none
+        # Folders of format 1 may have a digest of the codes, and none of files.
+        if "codes_digest" in config and config["codes_digest"] != _codes_digest(semantic_ids):
             raise ValueError("codes.parquet holds other codes than this tokenizer gave")
         return Tokenizer(
-            quantizer=load_quantizer(folder / "quantizer"),
+            quantizer=quantizer,
             semantic_ids=semantic_ids,
             views=_load_views(folder, config),
-            policy=config["policy"],
-            collisions=None if collisions is None else Collisions(**collisions),
-            distortion=None if distortion is None else tuple(map(float, distortion)),
-            neighbour_overlap=None if overlap is None else float(overlap),
+            policy=policy,
+            collisions=_collisions(config["collisions"]),
+            distortion=None if distortion is None else numbers(config, "distortion", 0, 1e38),
+            neighbour_overlap=None
+            if overlap is None
+            else number(config, "neighbour_overlap", 0, 1),
             info=config["info"],
         )
+
+
+def _collisions(values: Any) -> Collisions | None:
+    if values is None:
+        return None
+    unknown = sorted(values.keys() - {field.name for field in fields(Collisions)})
+    if unknown:
+        raise ValueError(f"collisions must not hold {unknown[0]!r}")
+    number(values, "rate", 0, 1)
+    return Collisions(**values)
 
 
 def _codes_digest(semantic_ids: SemanticIds) -> str:
@@ -113,8 +142,9 @@ def check_replaceable(folder: Path) -> None:
     Raises:
         FileExistsError: If it is no tokenizer, or also holds what `save_tokenizer` does not write.
     """
+    recover(folder)
     try:
-        read_part(folder, _KIND)
+        read_config(folder, _KIND)
     except CatalogError:
         raise FileExistsError(f"{folder}: is no tokenizer, so it is not replaced") from None
     others = sorted({path.name for path in folder.iterdir()} - _CONTENTS)
@@ -129,14 +159,14 @@ def _load_views(folder: Path, config: Mapping[str, Any]) -> tuple[View, ...]:
     if "views" not in config:  # as before there were views: one, beside the quantizer
         return (_load_view(folder, "embedding", config),)
     return tuple(
-        _load_view(folder / "views" / str(number), str(view["name"]), view)
-        for number, view in enumerate(config["views"])
+        _load_view(folder / "views" / str(place), string(view, "name"), view)
+        for place, view in enumerate(config["views"])
     )
 
 
 def _load_view(folder: Path, name: str, config: Mapping[str, Any]) -> View:
     return View(
         name=name,
-        source=load_source(folder / "source") if config["has_source"] else None,
-        reduction=Pca.load(folder / "reduction") if config["has_reduction"] else None,
+        source=load_source(folder / "source") if flag(config, "has_source") else None,
+        reduction=Pca.load(folder / "reduction") if flag(config, "has_reduction") else None,
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt64
 
+from semtok.markup import without_markup
 from semtok.rows import (
     CATALOG_SUFFIXES,
+    MOST_COLUMNS,
     CatalogError,
     Format,
     Row,
@@ -40,7 +40,10 @@ __all__ = [
 TEXT_FIELDS = ("title", "brand", "categories", "features", "description")
 """The fields that make the text of an item unless others are named."""
 
-_TAG = re.compile(r"<(?:/?[a-zA-Z]|!)[^<>]*>")
+LONGEST_TEXT = 65_536
+"""Characters of an item's text: more would take memory, and say nothing that a model reads."""
+
+_MOST_CELLS = 1 << 22  # of a chunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,8 @@ class Catalog:
         """One text an item: the named fields in order, joined by ". ".
 
         Strings, numbers, lists, nested lists and the values of objects are flattened; HTML
-        entities are unescaped and tags removed; absent and empty fields are skipped.
+        entities are unescaped, tags and what scripts and styles hold removed; absent and empty
+        fields are skipped. A text has 65,536 characters at most.
 
         Args:
             fields: Field names; those that the catalogue lacks are skipped.
@@ -121,7 +125,7 @@ class Catalog:
                     continue
                 if part := ", ".join(_strings(value)):
                     texts[row] = f"{texts[row]}. {part}" if texts[row] else part
-        return texts
+        return [text[:LONGEST_TEXT] for text in texts]
 
 
 def read_catalog(
@@ -131,7 +135,7 @@ def read_catalog(
 
     Args:
         path: The file, or "-" for standard input; see `stream_catalog`.
-        id_column: The column that holds the item's id. Numbers become strings.
+        id_column: The column that holds the item's id: strings, or whole numbers, as their digits.
         format: What the file is, whatever its name says.
 
     Returns:
@@ -162,8 +166,9 @@ def stream_catalog(
     Args:
         path: A .jsonl, .jsonl.gz, .csv, .csv.gz (UTF-8; in CSV the first line names the columns)
             or .parquet file, or "-" for standard input.
-        id_column: The column that holds the item's id. Numbers become their decimal text.
-        chunk_size: Items a chunk; the last may have fewer.
+        id_column: The column that holds the item's id: strings, or whole numbers, as their digits.
+        chunk_size: Items a chunk; the last may have fewer, and all do where there are so many
+            columns that a chunk would have more than 4,194,304 cells.
         format: What the file is, whatever its name says; for "-" jsonl (the default) or csv.
 
     Yields:
@@ -171,7 +176,8 @@ def stream_catalog(
 
     Raises:
         CatalogError: If the file is missing, of an unknown kind, empty, broken, not UTF-8, or
-            lacks ids or repeats one; the sentence names the file and the line or row.
+            lacks ids or repeats one, or has more than 4,096 columns; the sentence names the file
+            and the line or row.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -237,7 +243,12 @@ def _chunks(
         values.append(row)
         if row.keys() != columns.keys():
             columns.update(dict.fromkeys(row))
-        if len(values) == chunk_size:
+            if len(columns) > MOST_COLUMNS:
+                raise CatalogError(
+                    f"{name}, {unit} {number}: with its columns the file has more than "
+                    f"{MOST_COLUMNS:,}, which is as many as are read"
+                )
+        if len(values) == chunk_size or len(values) * len(columns) >= _MOST_CELLS:
             yield finished()
             numbers, values = {}, []
     if values:
@@ -261,7 +272,9 @@ def id_hashes(item_ids: list[str]) -> UInt64[np.ndarray, "items 2"]:
 
 
 def item_id_of(row: Mapping[str, object], id_column: str, place: str) -> str:
-    """The id in a row as text.
+    """The id in a row as text: strings as they are, whole numbers as their digits.
+
+    Nothing else is an id: two floats that differ may be written alike, or read as one.
 
     Raises:
         CatalogError: If there is none, or it cannot be one; the sentence begins with `place`.
@@ -270,21 +283,18 @@ def item_id_of(row: Mapping[str, object], id_column: str, place: str) -> str:
         names = ", ".join(map(str, row)) or "none"
         raise CatalogError(f"{place}: no column {id_column!r} (columns: {names})")
     value = row[id_column]
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         raise CatalogError(f"{place}: {id_column!r} is null")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int):
         raise CatalogError(
-            f"{place}: {id_column!r} must be a string or a number, got {type(value).__name__}"
+            f"{place}: {id_column!r} must be a string or a whole number, got {type(value).__name__}"
         )
-    if isinstance(value, float):
-        if math.isinf(value):
-            raise CatalogError(f"{place}: {id_column!r} must be finite, got {value}")
-        value = int(value) if value.is_integer() else value
-    if not str(value).strip():
+    text = str(value)
+    if not text.strip():
         raise CatalogError(f"{place}: {id_column!r} is empty")
-    if not str(value).isascii() and str(value) != _well_formed(str(value)):
+    if not text.isascii() and text != _well_formed(text):
         raise CatalogError(f"{place}: {id_column!r} must be valid Unicode, got {value!r}")
-    return str(value)
+    return text
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -305,11 +315,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _clean(text: str) -> str:
-    if "&" in text:  # feeds escape twice: &amp;amp;
-        text = html.unescape(html.unescape(text))
-    if "<" in text:
-        text = _TAG.sub(" ", text)
-    return " ".join(_well_formed(text).split())
+    return " ".join(_well_formed(without_markup(text)).split())
 
 
 def _well_formed(text: str) -> str:

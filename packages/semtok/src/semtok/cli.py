@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semtok.console import Console
+from semtok.console import Console, printable
 from semtok.options import (
     FitOptions,
     RunOptions,
@@ -22,6 +23,7 @@ from semtok.options import (
     refuse_unused,
     with_options,
 )
+from semtok.storage import alone_with, check_parent, check_regular, recover, sweep
 
 if TYPE_CHECKING:
     from semtok.fitting import Items
@@ -55,9 +57,11 @@ def fit(
     """Fit a tokenizer on a catalogue and save it, with its items' codes, to a folder."""
     options.check(run)
     _limit_threads(run)
+    recover(output)
     if output.exists() and not run.force:
         raise FileExistsError(f"{output}: exists already; --force replaces it")
-    _check_parent(output)
+    check_parent(output)
+    _check_cache(run.cache)
 
     from semtok.artifact import save_tokenizer
     from semtok.fitting import fit_tokenizer, workspace
@@ -116,6 +120,8 @@ def encode(
         refuse_cache_with_ray(run)
     _limit_threads(run)
     output = _codes_path(catalog, output, run.force)
+    _check_cache(run.cache)
+    _keep_inputs(output, [catalog, *map(Path, options.files.values())], tokenizer)
     console = Console(quiet=run.quiet, stdout_is_taken=str(output) == "-")
     if tokenizer is None:
         result = _encode_anew(catalog, output, options, run, console)
@@ -246,6 +252,7 @@ def inspect(
         _refuse_without("--html", {"--catalog": catalog, "--force": force})
     else:
         _check_page(html, force)
+        _keep_inputs(html, [place for place in (path, catalog, sequences) if place], path)
 
     from semtok.inspecting import inspected, write_inspection
 
@@ -271,6 +278,7 @@ def _show(inspection: Inspection, html: Path | None) -> None:
 def main() -> None:
     """Runs the command line: bad input ends in one line on stderr and exit code 1."""
     signal.signal(signal.SIGTERM, _terminated)
+
     try:
         app(prog_name="semtok")
     except KeyboardInterrupt:
@@ -294,7 +302,7 @@ def _refuse_without(needed: str, values: dict[str, object]) -> None:
 
 
 def _stop(text: str, code: int) -> None:
-    typer.echo("semtok: " + " ".join(text.split()), err=True)
+    typer.echo("semtok: " + " ".join(printable(text).split()), err=True)
     sys.exit(code)
 
 
@@ -315,15 +323,27 @@ def _alone_with(tokenizer: Path | None) -> AbstractContextManager[None]:
     if tokenizer is None:
         return nullcontext()
     from semtok.artifact import check_replaceable
-    from semtok.storage import alone_with
 
+    sweep(tokenizer.absolute().parent)
     check_replaceable(tokenizer)
     return alone_with(tokenizer)
 
 
-def _check_parent(output: Path) -> None:
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{output.parent}: no such folder")
+def _check_cache(cache: Path | None) -> None:
+    if cache is not None and cache.exists() and not cache.is_dir():
+        raise NotADirectoryError(f"{cache}: --cache must be a folder, and is a file")
+
+
+def _keep_inputs(output: Path, inputs: Iterable[Path], folder: Path | None) -> None:
+    """Refuses to write over a file that is read, or into a tokenizer's folder."""
+    if str(output) == "-":
+        return
+    place = output.resolve()
+    for path in inputs:
+        if path.exists() and output.exists() and output.samefile(path):
+            raise FileExistsError(f"{output}: is read by this command, so it is not replaced")
+    if folder is not None and folder.is_dir() and folder.resolve() in place.parents:
+        raise FileExistsError(f"{output}: lies in the tokenizer's folder, which is its alone")
 
 
 def _codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
@@ -340,20 +360,23 @@ def _codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
     if str(output) == "-":
         return output
     code_suffix(output)
+    check_regular(output)
     if output.exists() and catalog.exists() and output.samefile(catalog):
         raise FileExistsError(f"{output}: is the catalogue itself")
-    if output.is_dir() or (output.exists() and not force):
+    if output.exists() and not force:
         raise FileExistsError(f"{output}: exists already; --force replaces it")
-    _check_parent(output)
+    check_parent(output)
     return output
 
 
 def _check_page(html: Path, force: bool) -> None:
     if html.suffix not in (".html", ".htm"):
         raise ValueError(f"{html}: must end in .html")
-    if html.is_dir() or (html.exists() and not force):
+    check_regular(html)
+    if html.exists() and not force:
         raise FileExistsError(f"{html}: exists already; --force replaces it")
-    _check_parent(html)
+    check_parent(html)
+    sweep(html.absolute().parent)
 
 
 def _write_codes(semantic_ids: SemanticIds, output: Path) -> None:

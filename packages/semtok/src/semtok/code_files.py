@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from semtok.catalog import CatalogError, stream_catalog
+from semtok.limits import MOST_CODES
 from semtok.storage import replacing_file
 
 CODE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
@@ -45,7 +47,11 @@ def write_codes(
 
             lists = pl.Series("codes", codes).cast(pl.List(pl.Int64))
             ids = pl.Series("item_id", item_ids, dtype=pl.String)
-            pl.DataFrame([ids, lists]).write_parquet(beside)
+            try:
+                pl.DataFrame([ids, lists]).write_parquet(beside)
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+                reason = (str(error).strip().splitlines() or ["unreadable"])[0]
+                raise OSError(errno.EIO, f"cannot be written ({reason})", str(beside)) from None
             return
         with ExitStack() as stack:
             file: IO[bytes] = stack.enter_context(beside.open("wb"))
@@ -95,7 +101,8 @@ def read_codes(path: str | Path) -> tuple[list[str], Int64[np.ndarray, "items le
         for item_id, codes in zip(chunk.item_ids, rows, strict=True):
             if not _is_path(codes, num_levels):
                 raise CatalogError(
-                    f"{path}: codes must be {num_levels or 'some'} non-negative integers, "
+                    f"{path}: codes must be {num_levels or 'some'} integers within "
+                    f"[0, {MOST_CODES - 1}], "
                     f"got {codes!r} for item {item_id!r}"
                 )
         parts.append(np.array(rows, dtype=np.int64))
@@ -107,7 +114,7 @@ def _is_path(codes: object, num_levels: int) -> bool:
     return (
         isinstance(codes, list)
         and len(codes) == num_levels > 0
-        and all(type(code) is int and 0 <= code < 2**31 for code in codes)
+        and all(type(code) is int and 0 <= code < MOST_CODES for code in codes)
     )
 
 

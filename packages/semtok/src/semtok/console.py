@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import warnings
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
     from semtok.health import CodeHealth
 
 _PLAIN_EVERY = 10.0  # seconds between two plain lines of one stage
+
+
+# Beside C0 and C1, what turns the order of characters round or ends a line.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey: control characters escaped, as in Python."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class Console:
@@ -42,9 +54,9 @@ class Console:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[amount]}"),
+                TextColumn("{task.fields[amount]}", markup=False),
                 TimeElapsedColumn(),
             )
             self._bars = Progress(*columns, console=RichConsole(stderr=True))
@@ -71,6 +83,7 @@ class Console:
         now = time.monotonic()
         if self.quiet:
             return
+        stage = printable(stage)
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=None, amount="")
@@ -94,6 +107,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """Shows a line on stderr, above the bars if there are any."""
+        text = printable(text)
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
@@ -102,7 +116,7 @@ class Console:
     def say(self, text: str) -> None:
         """Tells what was done, unless quiet."""
         if not self.quiet:
-            typer.echo(text, err=self._to_stderr)
+            typer.echo(printable(text), err=self._to_stderr)
 
     def show(self, health: CodeHealth) -> None:
         """Prints a table of health, unless quiet."""

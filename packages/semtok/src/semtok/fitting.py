@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,11 +22,13 @@ from semtok.embedding.kinds import embedding_source, is_stored, on_device
 from semtok.embedding.stored import read_embeddings
 from semtok.options import FitOptions, RunOptions
 from semtok.quantizers.kinds import QUANTIZERS
+from semtok.storage import scratch, sweep
 from semtok.tokenizer import Encoding, Tokenizer
 
 if TYPE_CHECKING:
     from semtok.console import Console
 
+_HELD_CELLS = 1 << 23
 _HELD = 131_072  # items up to which a catalogue is kept in memory rather than read again
 
 
@@ -58,6 +59,7 @@ class Items:
         item_ids: list[str] = []
         fields: dict[str, None] = {}
         held: list[Catalog] | None = []
+        cells = 0
         copy, folder = path, path.parent
         chunks = stream_catalog(path, id_column=id_column)
         if str(path) == "-":
@@ -66,7 +68,11 @@ class Items:
         for chunk in chunks:
             item_ids += chunk.item_ids
             fields.update(dict.fromkeys(chunk.fields))
-            held = None if held is None or len(item_ids) > _HELD else [*held, chunk]
+            cells += len(chunk) * (len(chunk.fields) + 1)
+            if held is not None:
+                held.append(chunk)
+            if len(item_ids) > _HELD or cells > _HELD_CELLS:
+                held = None
             console("reading", len(item_ids), len(item_ids) + 1)
         console("reading", len(item_ids), len(item_ids))
         return cls(
@@ -93,18 +99,15 @@ class Items:
 
 @contextmanager
 def workspace(output: Path) -> Iterator[Path]:
-    """A folder beside the output for what is too large for memory; gone in the end."""
-    if str(output) == "-":
-        with tempfile.TemporaryDirectory(prefix="semtok-") as name:
-            yield Path(name)
-        return
-    folder = output.absolute().with_name(f".{output.name}.{os.getpid()}.work")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
+    """A folder beside the output for what is too large for memory; gone in the end.
+
+    What killed runs have left there is swept first.
+    """
+    is_stdout = str(output) == "-"
+    place = Path(tempfile.gettempdir()) / "semtok" if is_stdout else output.absolute()
+    sweep(place.parent)
+    with scratch(place) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def fit_tokenizer(
@@ -124,6 +127,7 @@ def fit_tokenizer(
             continue
         sources[name] = _source(name, spec, items, options, run, console)
         arrays[name] = _embed(name, sources[name], items, None, run, work, console)
+    options.check_dims({name: array.shape for name, array in arrays.items()})
     quantizer = QUANTIZERS[options.quantizer]
     return Tokenizer.fit(
         Catalog(item_ids=items.item_ids, fields={}),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 import typer
 
+from semtok.limits import MOST_CODES
+
 if TYPE_CHECKING:
     from semtok.embedding.kinds import EmbeddingKind
     from semtok.tokenizer import Tokenizer
@@ -133,7 +135,12 @@ class FitOptions:
     ] = None
     codebook_size: Annotated[
         int | None,
-        typer.Option(min=2, help="Codes at each level. Default: 256.", rich_help_panel=_FITTING),
+        typer.Option(
+            min=2,
+            max=MOST_CODES,
+            help="Codes at each level. Default: 256.",
+            rich_help_panel=_FITTING,
+        ),
     ] = None
     beams: Annotated[
         int | None,
@@ -207,10 +214,16 @@ class FitOptions:
 
         return {name: embedding_kind(spec, (name,)) for name, spec in self.specs.items()}
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The files of embeddings by the names of their views."""
+        from semtok.embedding.kinds import is_stored
+
+        return {name: spec for name, spec in self.specs.items() if is_stored(spec)}
+
     def files_for(self, tokenizer: Tokenizer) -> dict[str, str]:
         """The files of embeddings by a fitted tokenizer's views: --embedding is for the first."""
-        kinds = self.kinds
-        files = {name: spec for name, spec in self.specs.items() if kinds[name] == "stored"}
+        files = self.files
         if self.views is None and files:
             return {tokenizer.views[0].name: files["embedding"]}
         return files
@@ -254,6 +267,23 @@ class FitOptions:
             raise ValueError(
                 f"codes must leave a free one, got {num_items:,} items for {size**levels:,}: give "
                 "more --levels, a larger --codebook-size, or --collisions suffix"
+            )
+
+    def check_dims(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises ValueError if the embeddings of a view, [items, dim], are too few or too short."""
+        dims = []
+        for name, (num_items, dim) in shapes.items():
+            if self.pca is not None and self.pca > min(num_items, dim):
+                raise ValueError(
+                    f"--pca must be at most {min(num_items, dim)}, as view {name!r} has "
+                    f"{num_items:,} items of {dim} dimensions, got {self.pca}"
+                )
+            dims.append(self.pca or dim)
+        most = sum(dims) if self.fuse else min(dims)
+        levels = self.levels or self._defaults.get("num_levels", 1)
+        if self.quantizer in ("pq", "opq") and levels > most:
+            raise ValueError(
+                f"--levels must be at most {most}, as there are dimensions, got {levels}"
             )
 
     def quantizer_options(self, run: RunOptions) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
@@ -32,6 +33,7 @@ from semtok.storage import replacing_folder
 from semtok.tokenizer import Encoding, Tokenizer
 from semtok.views import View
 
+_SHARD = re.compile(r"part-\d{5,}\.parquet")
 _BLOCK = 8 << 20  # bytes that a task hands on at a time: small, so that all actors have some
 
 
@@ -175,9 +177,18 @@ def write_shards(
     """Writes a code table as a folder of parquet files, part-00000.parquet and so on, in order.
 
     Raises:
-        FileExistsError: If the folder exists and `overwrite` is not set.
+        FileExistsError: If the folder exists and `overwrite` is not set, or holds anything but
+            such files.
     """
-    with replacing_folder(Path(folder), overwrite=overwrite) as beside:
+    folder = Path(folder)
+    if folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if not _SHARD.fullmatch(path.name))
+        if others:
+            raise FileExistsError(
+                f"{folder}: also holds {', '.join(others[:5])}, which would be lost, so it is not "
+                "replaced"
+            )
+    with replacing_folder(folder, overwrite=overwrite) as beside:
         for number, start in enumerate(range(0, len(semantic_ids), shard_size)):
             stop = start + shard_size
             part = replace(

@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32
 
-from semtok.storage import read_part, refusing, write_part
+from semtok.parts import floats, read_part, refusing, write_part
+from semtok.threads import one_thread
 from semtok.vectors import (
     check_options,
     mean_vector,
@@ -67,12 +68,8 @@ class Pca:
         mean = mean_vector(x)
         if len(x) == 1:
             return cls(mean=mean, components=np.eye(dim, x.shape[1], dtype=np.float32))
-        covariance = np.zeros((x.shape[1], x.shape[1]))
-        for _, part in vector_chunks(x):
-            gaps = part.astype(np.float64) - mean
-            covariance += gaps.T @ gaps
-        variance, directions = np.linalg.eigh(covariance / (len(x) - 1))
-        variance, components = variance[::-1][:dim], directions.T[::-1][:dim]
+        with one_thread():
+            variance, components = _directions(x, mean, dim)
         # A direction has no sign of its own: its largest coordinate is made positive.
         largest = np.abs(components).argmax(axis=1)
         components = components * np.sign(components[np.arange(dim), largest])[:, None]
@@ -107,7 +104,19 @@ class Pca:
         """
         _, tensors = read_part(folder, cls.kind)
         with refusing(folder):
-            return cls(mean=tensors["mean"], components=tensors["components"])
+            return cls(mean=floats(tensors, "mean", 1), components=floats(tensors, "components", 2))
+
+
+def _directions(
+    x: Float32[np.ndarray, "items dim"], mean: Float32[np.ndarray, " dim"], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The greatest variances, and their directions, one a row."""
+    covariance = np.zeros((x.shape[1], x.shape[1]))
+    for _, part in vector_chunks(x):
+        gaps = part.astype(np.float64) - mean
+        covariance += gaps.T @ gaps
+    variance, directions = np.linalg.eigh(covariance / (len(x) - 1))
+    return variance[::-1][:count], directions.T[::-1][:count]
 
 
 def standardised(

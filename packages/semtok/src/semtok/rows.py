@@ -7,6 +7,7 @@ import gzip
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from io import BufferedIOBase
@@ -22,6 +23,10 @@ LONGEST_LINE = 1 << 28
 """Bytes that a line may have: what is longer is no line, and would fill the memory."""
 
 
+MOST_COLUMNS = 4096
+"""Columns that a file may have: more are values that stand where names belong."""
+
+
 class CatalogError(ValueError):
     """A file that semtok was given cannot be used; the message is one sentence that names it.
 
@@ -31,6 +36,23 @@ class CatalogError(ValueError):
 
 Row = tuple[int, Mapping[str, object]]
 """The number of a row's line, from 1, and the row's values by column."""
+
+
+class RepeatedKeyError(ValueError):
+    """A JSON object has a key twice."""
+
+
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object as a dictionary: readers disagree on what a key that comes twice means.
+
+    Raises:
+        RepeatedKeyError: If one does.
+    """
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise RepeatedKeyError(f"key {repeated!r} comes twice in an object")
+    return values
 
 
 def catalog_suffix(path: Path) -> str:
@@ -70,6 +92,10 @@ def open_rows(path: str | Path, format: Format | None) -> tuple[Iterator[Row], s
         return _parquet_rows(path), "row"
     read = _csv_rows if format == "csv" else _jsonl_rows
     return read(str(path), _file_lines(path)), "line"
+
+
+def _too_wide(count: int) -> str:
+    return f"has {count:,} columns, more than the {MOST_COLUMNS:,} that are read"
 
 
 def _file_lines(path: Path) -> Iterator[str]:
@@ -115,11 +141,13 @@ def _jsonl_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
             raise CatalogError(
                 f"{name}, line {number}: malformed JSON ({error.msg}, column {error.colno})"
             ) from None
+        except RepeatedKeyError as error:
+            raise CatalogError(f"{name}, line {number}: {error}") from None
         except (ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else "number too long"
             raise CatalogError(f"{name}, line {number}: malformed JSON ({reason})") from None
@@ -127,6 +155,8 @@ def _jsonl_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
             raise CatalogError(
                 f"{name}, line {number}: must be a JSON object, got {type(row).__name__}"
             )
+        if len(row) > MOST_COLUMNS:
+            raise CatalogError(f"{name}, line {number}: {_too_wide(len(row))}")
         yield number, row
 
 
@@ -143,13 +173,15 @@ def _csv_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
             raise CatalogError(f"{name}, line {number}: malformed CSV ({error})") from None
         if cells is None:
             return
-        if not cells:
+        if not cells or (len(cells) == 1 and cells[0].isspace()):
             continue
         if not header:
             header = cells
-            repeated = next((column for column in header if header.count(column) > 1), None)
-            if repeated is not None:
+            repeated, count = Counter(header).most_common(1)[0]
+            if count > 1:
                 raise CatalogError(f"{name}, line {number}: column {repeated!r} is named twice")
+            if len(header) > MOST_COLUMNS:
+                raise CatalogError(f"{name}, line {number}: {_too_wide(len(header))}")
             continue
         if len(cells) != len(header):
             raise CatalogError(
@@ -163,10 +195,18 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=4096):
+        with path.open("rb"):  # permission is called permission
+            pass
+        frames = pl.scan_parquet(path, glob=False)
+        width = len(frames.collect_schema())
+        if width > MOST_COLUMNS:
+            raise CatalogError(f"{path}: {_too_wide(width)}")
+        for frame in frames.collect_batches(chunk_size=4096):
             for row in frame.iter_rows(named=True):
                 number += 1
                 yield number, row
+    except PermissionError:
+        raise
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CatalogError(f"{path}: not a readable parquet file ({reason})") from None

@@ -1,65 +1,172 @@
-"""Files and folders written beside and renamed; parts as JSON and safetensors."""
+"""Files and folders written beside, synced and put into place in one step; locks; leftovers.
+
+What is unfinished lies in a scratch folder beside its target, `.NAME.TOKEN.semtok-part`, or
+`-work` for what is too large for memory. Its owner holds a lock on the file `lock` in it, which
+the system lets go of when the process ends, however it ends: a later command may sweep what has no
+owner any more.
+"""
 
 from __future__ import annotations
 
-import json
+import ctypes
+import errno
+import fcntl
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
-
-from semtok.catalog import CatalogError
-
-FORMAT = 1
-"""The format of every config.json that this version writes, and the newest that it reads."""
+_PART, _WORK, _LOCK = "semtok-part", "semtok-work", "semtok-lock"
+_SCRATCH = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}\.({_PART}|{_WORK})", re.DOTALL)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fs.h
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_LOCK_TRIES = 5  # a sweeping process holds a lock for a moment
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; renames it to `path` once the block succeeds."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+def replacing_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; puts it into place once the block succeeds.
+
+    A link is followed: what it leads to is replaced.
+
+    Args:
+        path: The target.
+        durable: Whether the file is to outlive a power cut: it is synced before it is in place.
+
+    Raises:
+        FileExistsError: If `path` is there and no regular file, such as a device or a pipe.
+    """
+    target = _followed(path)
+    check_regular(path)
+    with scratch(target, part=True) as folder, _naming(path, folder):
+        beside = folder / target.name
         yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        if durable and not _is_scratch(target):
+            _sync(beside)
+        os.replace(beside, target)
+        if durable and not _is_scratch(target):
+            _sync_folder(target.parent)
 
 
 @contextmanager
 def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a new folder beside `folder` to fill; renames it to `folder` once the block succeeds.
+    """Yields a new folder beside `folder` to fill; puts it into place once the block succeeds.
+
+    An older folder is exchanged for the new one in one step where the system can do that (Linux).
+    Elsewhere it is renamed first; a run that is killed just then is made good by `recover`.
 
     Raises:
         FileExistsError: If `folder` exists and `overwrite` is not set.
     """
+    recover(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder}: exists already")
-    folder = folder.resolve()  # a link stays, and what it leads to is replaced
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        if folder.exists():
-            os.rename(folder, old)
+    target = folder.resolve()  # a link stays, and what it leads to is replaced
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(target, part=True) as beside, _naming(folder, beside):
+        new, old = beside / "new", beside / "old"
+        new.mkdir()
+        yield new
+        if not _is_scratch(target):
+            _sync_tree(new)
+        if not target.exists():
+            os.rename(new, target)
+        elif not _exchange(new, target):
+            os.rename(target, old)
             try:
-                os.rename(beside, folder)
+                os.rename(new, target)
             except BaseException:
-                os.rename(old, folder)
+                os.rename(old, target)
                 raise
-            shutil.rmtree(old)
-        else:
-            os.rename(beside, folder)
+        if not _is_scratch(target):
+            _sync_folder(target.parent)
+
+
+@contextmanager
+def scratch(path: Path, *, part: bool = False) -> Iterator[Path]:
+    """A folder of this process alone beside `path`, gone in the end.
+
+    Args:
+        path: What it is for; need not exist.
+        part: Whether it holds what is to become `path`, rather than what is only needed meanwhile.
+    """
+    while True:
+        kind = _PART if part else _WORK
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            # Another process may sweep it before it is locked: then the next name is taken.
+            with suppress(FileNotFoundError):
+                lock = _locked(folder / "lock")
+                if lock is not None:
+                    break
+    try:
+        yield folder
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Raises OSError if a file of `size` bytes finds no room, which a memory map would die of."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            except OSError as error:
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed runs have left in a folder, and puts back what they were replacing.
+
+    Nothing is touched whose owner is alive.
+    """
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            match = _SCRATCH.fullmatch(path.name)
+            if match is not None:
+                _sweep_scratch(path, folder / match["name"])
+            elif path.name.endswith(f".{_LOCK}"):
+                with suppress(OSError):
+                    _release(path, _locked(path))
+
+
+def recover(path: Path) -> None:
+    """Puts back a folder that a killed run was replacing, and sweeps what else it has left of it.
+
+    Versions before the scratch folders left `.NAME.PID.old`, `.part` and `.work`.
+    """
+    target = _followed(path)
+    name = re.escape(target.name)
+    earlier = re.compile(rf"\.{name}\.(\d+)\.(old|part|work)")
+    try:
+        leftovers = [
+            entry
+            for entry in target.parent.iterdir()
+            if (match := _SCRATCH.fullmatch(entry.name)) and match["name"] == target.name
+        ]
+        dead = [
+            entry
+            for entry in target.parent.iterdir()
+            if (match := earlier.fullmatch(entry.name)) and not _is_alive(int(match[1]))
+        ]
+    except OSError:
+        return  # no such folder, or not to be listed: whoever opens the target says so
+    for entry in leftovers:
+        _sweep_scratch(entry, target)
+    with suppress(OSError):
+        for entry in sorted(dead, key=lambda entry: entry.stat().st_mtime, reverse=True):
+            if entry.suffix == ".old" and not target.exists():
+                os.rename(entry, target)
+            else:
+                _remove(entry)
 
 
 @contextmanager
@@ -70,134 +177,160 @@ def alone_with(folder: Path) -> Iterator[None]:
         BlockingIOError: If another program has it.
     """
     place = folder.resolve()
-    lock = FileLock(place.with_name(f".{place.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BlockingIOError(f"{folder}: another run changes it: try again after that") from None
+    path = place.with_name(f".{place.name}.{_LOCK}")
+    for trial in range(_LOCK_TRIES):
+        lock = _locked(path)
+        if lock is not None:
+            break
+        time.sleep(0.02 * trial)
+    else:
+        raise BlockingIOError(f"{folder}: another run changes it: try again after that")
     try:
         yield
     finally:
-        lock.release()
+        _release(path, lock)
 
 
-def write_part(
-    folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None
-) -> None:
-    """Writes `folder`/config.json, with the format's version, and `folder`/tensors.safetensors.
+def check_regular(path: Path) -> None:
+    """Refuses to write to what is there and is no regular file.
 
     Raises:
-        FileExistsError: If the folder exists already.
+        FileExistsError: If it is a device, a pipe, a socket or a folder.
     """
-    with replacing_folder(Path(folder)) as beside:
-        write_config(beside, config)
-        if tensors:
-            arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-            save_file(arrays, beside / "tensors.safetensors")
-            # safetensors makes its files private; the others follow the user's umask.
-            (beside / "tensors.safetensors").chmod((beside / "config.json").stat().st_mode)
-
-
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Writes `folder`/config.json, with the format's version, into an existing folder."""
-    text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def read_part(
-    folder: str | Path, kind: str | None = None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads what `write_part` wrote.
-
-    Args:
-        folder: The part's folder.
-        kind: What config["kind"] must be; None takes any.
-
-    Returns:
-        The configuration, and the tensors ({} if there are none).
-
-    Raises:
-        CatalogError: If the folder is absent, corrupt, of another kind or of a newer format.
-    """
-    folder = Path(folder)
-    path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise CatalogError(f"{folder}: no config.json there, so not a semtok folder") from None
-    except ValueError:
-        raise CatalogError(f"{path}: malformed JSON") from None
-    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
-        raise CatalogError(f"{path}: names no format, so it is not semtok's")
-    if config["format"] > FORMAT:
-        raise CatalogError(
-            f"{path}: has format {config['format']}, this semtok reads up to {FORMAT}: upgrade it"
-        )
-    if kind is not None and config.get("kind") != kind:
-        raise CatalogError(f"{path}: kind must be {kind!r}, got {config.get('kind')!r}")
-    tensors: dict[str, np.ndarray] = {}
-    weights = folder / "tensors.safetensors"
-    if weights.exists():
-        tensors = read_tensors(weights)
-    return config, tensors
+        return
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise FileExistsError(f"{path}: is {what}, so nothing is written there")
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Reads a safetensors file.
+def check_parent(path: Path) -> None:
+    """Refuses a target whose folder is missing or not to be written to.
 
     Raises:
-        CatalogError: If it is corrupt, or holds a type that numpy lacks.
+        FileNotFoundError: If there is no such folder.
+        NotADirectoryError: If it is a file.
+        PermissionError: If this user may not write there.
     """
-    try:
-        return load_file(path)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CatalogError(f"{path}: not a readable safetensors file ({error})") from None
+    parent = _followed(path).parent
+    if not parent.exists():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{path.parent}: is a file, not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path.parent}: no permission to write there")
 
 
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Maps the tensors of a safetensors file: nothing is read before it is used.
-
-    bfloat16, which numpy lacks, is read into float32.
-
-    Raises:
-        CatalogError: If the file is corrupt, or holds a type that numpy lacks.
-    """
-    try:
-        with safe_open(path, framework="numpy"):  # checks the header against the file's size
-            pass
-        with path.open("rb") as file:
-            start = 8 + (length := int.from_bytes(file.read(8), "little"))
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        tensors = {}
-        for name, about in header.items():
-            is_bf16 = about["dtype"] == "BF16"
-            array: np.ndarray = np.empty(about["shape"], _DTYPES[about["dtype"]])
-            if array.size:
-                offset = start + about["data_offsets"][0]
-                array = np.memmap(path, array.dtype, "r", offset, array.shape)
-            # bfloat16 is the upper half of a float32.
-            tensors[name] = (array.astype("<u4") << 16).view("<f4") if is_bf16 else array
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CatalogError(f"{path}: not a readable safetensors file ({error})") from None
-    return tensors
-
-
-_DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?",
-    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
-}  # fmt: skip
+def _followed(path: Path) -> Path:
+    """The path, or what it leads to if it is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path.absolute()
 
 
 @contextmanager
-def refusing(folder: str | Path) -> Iterator[None]:
-    """Turns what goes wrong while a part is rebuilt from its files into a CatalogError."""
+def _naming(path: Path, folder: Path) -> Iterator[None]:
+    """Has errors of what is written into a scratch folder name the file that it is for."""
     try:
         yield
-    except CatalogError:
+    except OSError as error:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        if name.startswith(str(folder)) or (not name and error.errno in _FULL):
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         raise
-    except KeyError as error:
-        raise CatalogError(f"{folder}: corrupt, {error} is missing") from None
-    except (ValueError, TypeError, IndexError) as error:
-        raise CatalogError(f"{folder}: corrupt ({error})") from None
+
+
+def _locked(path: Path) -> int | None:
+    """Makes and locks a file; the descriptor, or None if another process has it."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # It may have been removed by its last owner in between.
+            if os.path.samestat(os.stat(path), os.fstat(lock)):
+                return lock
+            os.close(lock)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except FileNotFoundError:
+            os.close(lock)
+        except OSError:
+            os.close(lock)
+            raise
+
+
+def _release(path: Path, lock: int | None) -> None:
+    if lock is not None:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _sweep_scratch(folder: Path, target: Path) -> None:
+    """Removes a scratch folder whose owner is gone, its old content put back if nothing else is."""
+    with suppress(OSError):
+        lock = _locked(folder / "lock")
+        if lock is None:
+            return
+        try:
+            if (folder / "old").exists() and not target.exists():
+                os.rename(folder / "old", target)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _is_scratch(path: Path) -> bool:
+    """Whether a path lies in a scratch folder: it is synced with that, or needs no syncing."""
+    return any(_SCRATCH.fullmatch(parent.name) for parent in path.parents)
+
+
+def _exchange(new: Path, target: Path) -> bool:
+    """Exchanges two folders in one step; False where the system, or the file system, cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = os.fsencode(new), os.fsencode(target)
+    if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(target))
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(place, name))
+        _sync_folder(Path(place))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # not all file systems can sync a folder
+        _sync(folder)

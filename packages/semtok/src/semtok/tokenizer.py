@@ -23,6 +23,7 @@ from semtok.quantizers.product import ProductQuantizer
 from semtok.quantizers.views import ViewQuantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
+from semtok.storage import reserve
 from semtok.vectors import LARGE_CHUNK
 from semtok.views import View
 
@@ -75,6 +76,17 @@ class Tokenizer:
             raise ValueError(
                 f"semantic_ids must have {levels} levels, as the quantizer gives with policy "
                 f"{self.policy!r}, got {self.semantic_ids.num_levels}"
+            )
+        sizes = self.semantic_ids.codebook_sizes[: self.quantizer.num_levels]
+        if sizes != self.quantizer.codebook_sizes:
+            raise ValueError(
+                "semantic_ids must have the quantizer's codebook sizes "
+                f"{self.quantizer.codebook_sizes}, got {sizes}"
+            )
+        if self.distortion is not None and len(self.distortion) != self.quantizer.num_levels:
+            raise ValueError(
+                f"distortion must be that of {self.quantizer.num_levels} levels, "
+                f"got {len(self.distortion)}"
             )
         if self.semantic_ids.allow_collisions and self.policy != "allow":
             raise ValueError(f"semantic_ids must be unique with policy {self.policy!r}")
@@ -396,6 +408,7 @@ def _side_by_side(
 
 def _mapped(folder: str | Path, shape: tuple[int, int]) -> Float32[np.ndarray, "items dim"]:
     path = Path(folder) / "vectors.npy"
+    reserve(path, 4 * shape[0] * shape[1] + 4096)
     mapped: np.ndarray = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     return mapped
 

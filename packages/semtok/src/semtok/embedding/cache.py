@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt64
-from safetensors.numpy import save_file
 
 from semtok.catalog import Catalog, CatalogError
 from semtok.embedding.contract import EmbeddingSource
+from semtok.parts import map_tensors, write_tensors
 from semtok.progress import Progress
 from semtok.runs import KeyRuns
-from semtok.storage import map_tensors, replacing_file
+from semtok.storage import replacing_file, sweep
 
 _LOG = logging.getLogger(__name__)
 _SHARD = 4096
@@ -38,6 +38,7 @@ class EmbeddingCache:
         self.source = source
         self.folder = Path(folder) / source.fingerprint
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
         self._open_all()
 
     def embed(
@@ -118,9 +119,10 @@ class EmbeddingCache:
     ) -> None:
         name = blake2b(keys.tobytes(), digest_size=16).hexdigest()
         path = self.folder / f"{name}.safetensors"
-        with replacing_file(path) as beside:
-            vectors = np.ascontiguousarray(vectors)
-            save_file({"keys": keys, "checks": _checks(vectors), "vectors": vectors}, beside)
+        # Not synced: a shard that a power cut has broken is embedded again.
+        with replacing_file(path, durable=False) as beside:
+            tensors = {"keys": keys, "checks": _checks(vectors), "vectors": vectors}
+            write_tensors(beside, tensors)
         self._open(path)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from semtok.catalog import Catalog
 from semtok.embedding.cache import EmbeddingCache
 from semtok.embedding.contract import EmbeddingSource
+from semtok.parts import write_npy_header
 from semtok.progress import Progress
 from semtok.storage import replacing_file
 
@@ -106,8 +107,5 @@ def writing_npy(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
 
 
 def _write_header(file: BufferedIOBase, rows: int, dim: int) -> int:
-    shape = (rows, dim)
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": "<f4", "fortran_order": False, "shape": shape}
-    )
+    write_npy_header(file, (rows, dim))
     return file.tell()

@@ -16,8 +16,8 @@ from semtok.catalog import Catalog, CatalogError
 from semtok.embedding.contract import check_device, digest
 from semtok.embedding.image_files import decode_image, named_images
 from semtok.embedding.image_networks import RANDOM, ImageNetwork, image_network, weights_of
+from semtok.parts import choice, flag, read_part, refusing, string, whole, write_part
 from semtok.progress import Progress
-from semtok.storage import read_part, refusing, write_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +134,12 @@ class ImageEmbedding:
         config, _ = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                model=str(config["model"]),
-                weights=str(config["weights"]),
-                image_field=str(config["image_field"]),
-                missing=config["missing"],
-                normalize=bool(config["normalize"]),
-                batch_size=int(config["batch_size"]),
+                model=string(config, "model"),
+                weights=string(config, "weights"),
+                image_field=string(config, "image_field"),
+                missing=choice(config, "missing", ("error", "empty")),
+                normalize=flag(config, "normalize"),
+                batch_size=whole(config, "batch_size", 1, 2**16),
                 device=device,
             )
 

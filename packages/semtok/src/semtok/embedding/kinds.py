@@ -13,8 +13,8 @@ from semtok.embedding.image import ImageEmbedding
 from semtok.embedding.lsa import LsaEmbedding
 from semtok.embedding.stored import STORED_SUFFIXES, StoredEmbedding, read_embeddings
 from semtok.embedding.text import TextEmbedding
+from semtok.parts import read_config
 from semtok.progress import Progress, report
-from semtok.storage import read_part
 
 EmbeddingKind = Literal["stored", "lsa", "image", "text"]
 
@@ -144,7 +144,7 @@ def load_source(folder: str | Path) -> EmbeddingSource:
     Raises:
         CatalogError: If it holds none that this version knows.
     """
-    config, _ = read_part(folder)
+    config = read_config(Path(folder))
     for source in (LsaEmbedding, TextEmbedding, ImageEmbedding, StoredEmbedding):
         if config.get("kind") == source.kind:
             return source.load(folder)

@@ -13,8 +13,9 @@ from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
 from semtok.embedding.contract import digest
+from semtok.parts import floats, read_part, refusing, strings, write_part
 from semtok.progress import Progress
-from semtok.storage import read_part, refusing, write_part
+from semtok.threads import one_thread
 
 _CHUNK = 16_384
 
@@ -41,6 +42,8 @@ class LsaEmbedding:
         shapes = {(len(self.vocabulary),), self.idf.shape, self.components.shape[1:]}
         if len(shapes) > 1 or not self.vocabulary:
             raise ValueError("vocabulary, idf and components must have the same number of terms")
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("vocabulary must name each term once")
 
     @classmethod
     def fit(
@@ -53,7 +56,7 @@ class LsaEmbedding:
         sample_size: int = 100_000,
         seed: int = 0,
     ) -> LsaEmbedding:
-        """Fits the vocabulary and the directions.
+        """Fits the vocabulary and the directions, the same whatever the number of threads.
 
         Args:
             catalog: Items whose texts are learned from, or chunks of them, as of `stream_catalog`.
@@ -81,9 +84,10 @@ class LsaEmbedding:
             raise ValueError(
                 f"fields must hold words for at least one item, got none in {', '.join(fields)}"
             ) from None
-        _, _, components = randomized_svd(
-            counts, n_components=min(dim, *counts.shape), random_state=seed
-        )
+        with one_thread():
+            _, _, components = randomized_svd(
+                counts, n_components=min(dim, *counts.shape), random_state=seed
+            )
         return cls(
             fields=tuple(fields),
             vocabulary=vectorizer.get_feature_names_out().tolist(),
@@ -141,10 +145,10 @@ class LsaEmbedding:
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                fields=tuple(map(str, config["fields"])),
-                vocabulary=list(map(str, config["vocabulary"])),
-                idf=tensors["idf"],
-                components=tensors["components"],
+                fields=tuple(strings(config, "fields")),
+                vocabulary=strings(config, "vocabulary"),
+                idf=floats(tensors, "idf", 1),
+                components=floats(tensors, "components", 2),
             )
 
     @cached_property

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from semtok.catalog import Catalog, CatalogError, item_id_of
+from semtok.parts import map_npy, map_tensors, read_part, refusing, string, write_part
 from semtok.progress import Progress
-from semtok.storage import map_tensors, read_part, refusing, write_part
 
 if TYPE_CHECKING:
     import polars as pl
@@ -132,7 +132,7 @@ class StoredEmbedding:
         """
         config, _ = read_part(folder, cls.kind)
         with refusing(folder):
-            return cls.open(str(config["path"]), id_column=str(config["id_column"]))
+            return cls.open(string(config, "path"), id_column=string(config, "id_column"))
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -162,7 +162,7 @@ def read_embeddings(
     _check_path(path)
     if path.suffix == ".parquet":
         return _read_parquet(path, item_ids, id_column)
-    array = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
+    array = map_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
     if array.ndim != 2 or array.shape[1] == 0:
         raise CatalogError(f"{path}: must have the shape [items, dim], got {list(array.shape)}")
     if len(array) != len(item_ids):
@@ -200,14 +200,6 @@ def _converted(
                 row = first + start + int(large.argmax())
                 raise CatalogError(f"{path}, row {row}: holds a number beyond float32")
     return embeddings
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "unreadable"
-        raise CatalogError(f"{path}: not a readable .npy file of numbers ({reason})") from None
 
 
 def _read_safetensors(path: Path) -> np.ndarray:
@@ -250,6 +242,8 @@ def _parquet_parts(path: Path, id_column: str) -> Iterator[tuple[list[str], np.n
     first_row: dict[str, int] = {}
     dim = None
     try:
+        with path.open("rb"):  # permission is called permission
+            pass
         for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=_CHUNK):
             if frame.is_empty():
                 continue
@@ -269,6 +263,8 @@ def _parquet_parts(path: Path, id_column: str) -> Iterator[tuple[list[str], np.n
             part = _numbers(path, frame.drop(id_column), id_column, start, dim)
             dim = part.shape[1]
             yield ids, part
+    except PermissionError:
+        raise
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise CatalogError(f"{path}: not a readable parquet file ({reason})") from None

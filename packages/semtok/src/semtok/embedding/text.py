@@ -16,11 +16,14 @@ from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
 from semtok.embedding.contract import check_device, digest, first_line
+from semtok.parts import choice, flag, read_part, refusing, string, strings, whole, write_part
 from semtok.progress import Progress
-from semtok.storage import read_part, refusing, write_part
 
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _TOKENIZED = 1024
+
+MOST_TOKENS, MOST_IN_A_BATCH = 2**20, 2**16
+"""What a text, and a batch, may have at most: more would fill any memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,9 @@ class TextEmbedding:
             raise ValueError("model must be a name or a folder, got ''")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
-        for name in ("max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in (("max_tokens", MOST_TOKENS), ("batch_size", MOST_IN_A_BATCH)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be within [1, {most}], got {getattr(self, name)}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -131,12 +134,12 @@ class TextEmbedding:
         config, _ = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                model=str(config["model"]),
-                fields=tuple(map(str, config["fields"])),
-                normalize=bool(config["normalize"]),
-                max_tokens=int(config.get("max_tokens", 512)),
-                precision=config["precision"],
-                batch_size=int(config["batch_size"]),
+                model=string(config, "model"),
+                fields=tuple(strings(config, "fields")),
+                normalize=flag(config, "normalize"),
+                max_tokens=whole({"max_tokens": 512, **config}, "max_tokens", 1, MOST_TOKENS),
+                precision=choice(config, "precision", ("fp32", "bf16")),
+                batch_size=whole(config, "batch_size", 1, MOST_IN_A_BATCH),
                 device=device,
             )
 

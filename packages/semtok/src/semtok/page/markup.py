@@ -19,6 +19,11 @@ def text(value: object) -> Html:
     return Html(html.escape(encodable(str(value))))
 
 
+def isolated(value: object) -> Html:
+    """A text from data as an element: what it says of direction ends with it."""
+    return tag("bdi", text(value))
+
+
 def tag(name: str, *content: Html, css: str = "", **attributes: str | float) -> Html:
     """An element around fragments; `css` is its class, `_` in names of attributes means `-`."""
     if css:
@@ -33,7 +38,7 @@ def tag(name: str, *content: Html, css: str = "", **attributes: str | float) -> 
 
 def facts(values: Mapping[str, object]) -> Html:
     """Names and values as a list of definitions."""
-    lines = [tag("div", tag("dt", text(k)), tag("dd", text(v))) for k, v in values.items()]
+    lines = [tag("div", tag("dt", text(k)), tag("dd", isolated(v))) for k, v in values.items()]
     return tag("dl", *lines, css="facts")
 
 

@@ -37,8 +37,8 @@
 
   const item = (row, tag) => {
     const line = element(tag || "div", "item");
-    line.append(path(row, levels), element("span", "names", name(row)));
-    line.append(element("span", "id", titles && titles[row] ? ids[row] : ""));
+    line.append(path(row, levels), element("bdi", "names", name(row)));
+    line.append(element("bdi", "id", titles && titles[row] ? ids[row] : ""));
     line.title = `${name(row)}  (${ids[row]})`;
     line.dataset.row = row;
     return line;
@@ -56,10 +56,12 @@
     return found;
   };
 
-  const some = (lo, hi) => {
-    const picked = new Set();
+  // Up to four names of a group, each with a direction of its own.
+  const names = (lo, hi) => {
+    const picked = new Set(), line = element("span", "names");
     for (let i = 0; i < 4; i++) picked.add(name(lo + Math.floor(((hi - 1 - lo) * i) / 3)));
-    return [...picked].join("  ·  ");
+    for (const one of picked) line.append(line.firstChild ? "  ·  " : "", element("bdi", "", one));
+    return line;
   };
 
   const node = (lo, hi, level, whole) => {
@@ -70,7 +72,7 @@
     bar.style.setProperty("--share", `${(100 * count) / whole}%`);
     bar.style.setProperty("--chip", `var(--level-${level % 6})`);
     size.append(bar, element("b", "", count.toLocaleString("en")));
-    line.append(path(lo, level + 1), element("span", "names", some(lo, hi)), size);
+    line.append(path(lo, level + 1), names(lo, hi), size);
     made.append(line);
     made.dataset.row = lo;
     made.dataset.end = hi;

@@ -10,11 +10,22 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from semtok.catalog import CatalogError
+from semtok.limits import MOST_CODES
+from semtok.parts import (
+    flag,
+    floats,
+    integers,
+    map_npy,
+    read_part,
+    refusing,
+    whole,
+    write_npy,
+    write_tensors,
+    writing_part,
+)
 from semtok.progress import Progress
 from semtok.quantizers.nearest import VectorIndex, nearest, nearest_of_each
 from semtok.quantizers.splitting import Splitter, grow
-from semtok.storage import read_part, refusing, replacing_folder, write_part
 from semtok.vectors import (
     as_vectors,
     check_options,
@@ -189,10 +200,10 @@ class HierarchicalKMeans:
             "balanced": self.balanced,
         }
         names = ("centroids", "num_children", "leaves")
-        with replacing_folder(Path(folder)) as beside:
-            beside.rmdir()
-            write_part(beside, config, {name: getattr(self, name) for name in names})
-            np.save(beside / "vectors.npy", self.vectors, allow_pickle=False)
+        with writing_part(folder, config) as beside:
+            tensors = {name: getattr(self, name) for name in names}
+            write_tensors(beside / "tensors.safetensors", tensors)
+            write_npy(beside / "vectors.npy", self.vectors)
 
     @classmethod
     def load(cls, folder: str | Path) -> HierarchicalKMeans:
@@ -204,12 +215,12 @@ class HierarchicalKMeans:
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                codebook_size=int(config["codebook_size"]),
-                balanced=bool(config["balanced"]),
-                centroids=tensors["centroids"],
-                num_children=tensors["num_children"],
-                leaves=tensors["leaves"],
-                vectors=_read_vectors(Path(folder) / "vectors.npy"),
+                codebook_size=whole(config, "codebook_size", 2, MOST_CODES),
+                balanced=flag(config, "balanced"),
+                centroids=floats(tensors, "centroids", 2),
+                num_children=integers(tensors, "num_children"),
+                leaves=integers(tensors, "leaves"),
+                vectors=floats({"vectors": map_npy(Path(folder) / "vectors.npy")}, "vectors", 2),
             )
 
     @cached_property
@@ -292,13 +303,3 @@ class HierarchicalKMeans:
             inner = self.num_children[nodes] > 0
             nodes = np.where(inner, self._first_child[nodes] + code, nodes)
         return nodes
-
-
-def _read_vectors(path: Path) -> Float32[np.ndarray, "items dim"]:
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise CatalogError(f"{path}: not a readable .npy file ({error})") from None
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.float32:
-        raise CatalogError(f"{path}: must hold one float32 vector an item")
-    return vectors

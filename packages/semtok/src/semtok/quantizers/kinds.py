@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from semtok.catalog import CatalogError
+from semtok.parts import read_config
 from semtok.quantizers.contract import Quantizer
-from semtok.storage import read_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def load_quantizer(folder: str | Path) -> Quantizer:
     Raises:
         CatalogError: If it holds none that this version knows.
     """
-    config, _ = read_part(folder)
+    config = read_config(Path(folder))
     for known in QUANTIZERS.values():
         if known.kind == config.get("kind"):
             loaded: Quantizer = known.quantizer_class.load(folder)

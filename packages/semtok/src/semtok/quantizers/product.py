@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.parts import floats, read_part, refusing, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.kmeans import kmeans
 from semtok.quantizers.nearest import nearest
-from semtok.storage import read_part, refusing, write_part
 from semtok.vectors import (
     check_codes,
     check_options,
@@ -175,9 +175,9 @@ class ProductQuantizer:
         _, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                codebooks=tensors["codebooks"],
-                mean=tensors["mean"],
-                rotation=tensors.get("rotation"),
+                codebooks=floats(tensors, "codebooks", 3),
+                mean=floats(tensors, "mean", 1),
+                rotation=floats(tensors, "rotation", 2) if "rotation" in tensors else None,
             )
 
     def _rotated(self, x: Float32[np.ndarray, "items dim"]) -> Float32[np.ndarray, "items padded"]:

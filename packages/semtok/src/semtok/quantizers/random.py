@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.limits import MOST_CODES
+from semtok.parts import floats, read_part, refusing, whole, wholes, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.nearest import vector_keys
-from semtok.storage import read_part, refusing, write_part
 from semtok.vectors import (
     check_codes,
     check_options,
@@ -128,9 +129,9 @@ class RandomCodes:
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                codebook_sizes=tuple(int(size) for size in config["codebook_sizes"]),
-                seed=int(config["seed"]),
-                mean=tensors["mean"],
+                codebook_sizes=wholes(config, "codebook_sizes", 2, MOST_CODES),
+                seed=whole(config, "seed", 0, 2**63),
+                mean=floats(tensors, "mean", 1),
             )
 
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.parts import floats, read_part, refusing, whole, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.beams import nearest_beams
 from semtok.quantizers.kmeans import kmeans
 from semtok.quantizers.nearest import nearest
-from semtok.storage import read_part, refusing, write_part
 from semtok.vectors import (
     check_codes,
     check_options,
@@ -171,7 +171,10 @@ class ResidualQuantizer:
         """
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
-            return cls(codebooks=tensors["codebooks"], num_beams=int(config["num_beams"]))
+            return cls(
+                codebooks=floats(tensors, "codebooks", 3),
+                num_beams=whole(config, "num_beams", 1, 2**31),
+            )
 
     def _greedy(self, x: Float32[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)

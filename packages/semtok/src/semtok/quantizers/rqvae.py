@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.parts import floats, number, read_part, refusing, whole, write_part
 from semtok.progress import Progress
 from semtok.quantizers.residual import ResidualQuantizer
 from semtok.quantizers.rqvae_config import RqVaeConfig
-from semtok.storage import read_part, refusing, write_part
 from semtok.vectors import (
     check_codes,
     mean_vector,
@@ -64,8 +64,10 @@ class Mlp:
     def from_tensors(cls, tensors: dict[str, np.ndarray], name: str, num_layers: int) -> Mlp:
         """What `tensors` named."""
         return cls(
-            weights=tuple(tensors[f"{name}.{layer}.weight"] for layer in range(num_layers)),
-            biases=tuple(tensors[f"{name}.{layer}.bias"] for layer in range(num_layers)),
+            weights=tuple(
+                floats(tensors, f"{name}.{layer}.weight", 2) for layer in range(num_layers)
+            ),
+            biases=tuple(floats(tensors, f"{name}.{layer}.bias", 1) for layer in range(num_layers)),
         )
 
 
@@ -214,11 +216,15 @@ class RqVae:
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             return cls(
-                mean=tensors["mean"],
-                scale=float(config["scale"]),
-                encoder=Mlp.from_tensors(tensors, "encoder", int(config["encoder_layers"])),
-                latent=ResidualQuantizer(codebooks=tensors["codebooks"]),
-                decoder=Mlp.from_tensors(tensors, "decoder", int(config["decoder_layers"])),
+                mean=floats(tensors, "mean", 1),
+                scale=number(config, "scale", 0, 1e38),
+                encoder=Mlp.from_tensors(
+                    tensors, "encoder", whole(config, "encoder_layers", 1, len(tensors))
+                ),
+                latent=ResidualQuantizer(codebooks=floats(tensors, "codebooks", 3)),
+                decoder=Mlp.from_tensors(
+                    tensors, "decoder", whole(config, "decoder_layers", 1, len(tensors))
+                ),
                 info=dict(config["info"]),
             )
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from semtok.parts import floats, read_part, refusing, whole, write_tensors, writing_part
 from semtok.progress import Progress
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.hierarchical import HierarchicalKMeans
 from semtok.quantizers.kinds import load_quantizer
-from semtok.storage import read_part, refusing, write_part
 from semtok.vectors import LARGE_CHUNK, check_shape
 
 
@@ -156,10 +156,10 @@ class ViewQuantizer:
         Raises:
             FileExistsError: If the folder exists already.
         """
-        folder = Path(folder)
-        write_part(folder, {"kind": self.kind, "parts": len(self.parts)}, {"means": self.means})
-        for number, part in enumerate(self.parts):
-            part.save(folder / str(number))
+        with writing_part(folder, {"kind": self.kind, "parts": len(self.parts)}) as beside:
+            write_tensors(beside / "tensors.safetensors", {"means": self.means})
+            for number, part in enumerate(self.parts):
+                part.save(beside / str(number))
 
     @classmethod
     def load(cls, folder: str | Path) -> ViewQuantizer:
@@ -171,10 +171,10 @@ class ViewQuantizer:
         folder = Path(folder)
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
-            numbers = range(int(config["parts"]))
+            numbers = range(whole(config, "parts", 1, 2**31))
             return cls(
                 parts=tuple(load_quantizer(folder / str(number)) for number in numbers),
-                means=tensors["means"],
+                means=floats(tensors, "means", 1),
             )
 
     def _split(
