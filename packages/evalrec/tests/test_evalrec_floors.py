@@ -25,6 +25,7 @@ from evalrec import (
     read_interactions,
     write_synthetic,
 )
+from evalrec import floors as floor_grids
 from evalrec.item_to_item import (
     cooccurrences,
     cosine_neighbours,
@@ -338,7 +339,7 @@ def test_saved_floors_that_cannot_be_used_are_refused(tmp_path):
 def test_floors_beat_one_another_on_synthetic_data(synthetic, fitted):
     split = leave_one_out(synthetic[2])
     floors, steps = fitted
-    assert steps == [(step, 25) for step in range(1, 26)]
+    assert steps == [(step, 36) for step in range(1, 37)]
     value = {
         name: evaluate(split.test, floor.score).metrics["unfiltered"]["ndcg@10"].mean
         for name, floor in floors.items()
@@ -350,6 +351,32 @@ def test_floors_beat_one_another_on_synthetic_data(synthetic, fitted):
     assert value["item-knn"] > 2 * value["popularity"]
     with pytest.raises(ValueError, match="texts must be one an item, 600, got 1"):
         fit_floors(split, ["x"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["amazon14_beauty", "amazon18_games"])
+def test_nothing_is_chosen_at_an_end_of_its_grid(name):
+    if not (BEAUTY.parent / name).is_dir():
+        pytest.skip("the data is not here")
+    with gzip.open(BEAUTY.parent / name / "items.jsonl.gz", "rt", encoding="utf-8") as lines:
+        items = [json.loads(line) for line in lines]
+    texts = [" ".join([i.get("title") or "", *(i.get("categories") or [])]) for i in items]
+    table = read_interactions(
+        BEAUTY.parent / name / "interactions.parquet", item_ids=[item["item_id"] for item in items]
+    )
+    chosen = {
+        name: floor.parameters for name, floor in fit_floors(leave_one_out(table), texts).items()
+    }
+    grids = {
+        "decay": floor_grids.DECAYS,
+        "text_weight": floor_grids.TEXT_WEIGHTS,
+        "shrinkage": floor_grids.SHRINKAGES,
+        "num_neighbours": sorted({*floor_grids.NEIGHBOURS, floor_grids.MIDDLING_NEIGHBOURS}),
+    }
+    for floor, parameters in chosen.items():
+        for parameter in parameters.keys() & grids.keys():
+            low, *_, high = grids[parameter]
+            assert low < parameters[parameter] < high, (floor, parameter)
 
 
 def test_groups_brands_and_their_chain_beat_every_floor(synthetic):

@@ -146,6 +146,16 @@ def test_a_folder_is_written_where_it_is_named(make_raw, tmp_path, monkeypatch, 
     assert read_interactions(find_interactions(f"{folder}2")).num_users == 20
 
 
+def test_half_of_a_surrogate_pair_in_a_text_stops_nothing(make_raw, tmp_path):
+    raw = make_raw("native")
+    text = raw.texts["items.jsonl"].replace("Soap 3", "Soap \\ud83d 3")
+    raw.write("items.jsonl", text.encode())
+    out = prepare("native", [raw.folder], tmp_path / "out").folder
+    with gzip.open(out / "items.jsonl.gz", "rt", encoding="utf-8") as lines:
+        titles = {json.loads(line)["title"] for line in lines}
+    assert "Soap ? 3" in titles
+
+
 def test_a_folder_is_replaced_only_when_asked_and_only_if_prepared(make_raw, tmp_path):
     raw, out = make_raw("movielens-1m"), tmp_path / "out"
     prepare("movielens", [raw.folder], out)

@@ -9,7 +9,6 @@ None needs training beyond counting, and together with text they beat many a pub
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,14 +36,17 @@ from evalrec.storage import recover_folder, replacing_folder
 
 __all__ = ["Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"]
 
-# What is chosen on validation: first how far back the history counts, then the weight of text.
-# The graph itself is fixed: within 50 steps, 1 / distance forward and half of it backward.
-LAST_ITEMS = (3, 5, 10)
-DECAYS = (0.4, 0.6, 0.8)
-TEXT_WEIGHTS = (2.0, 4.0, 8.0)
-# Of item-kNN, over the whole history.
-NEIGHBOURS = (50, 200)
-SHRINKAGES = (0.0, 10.0)
+# What is chosen on validation, on grids whose ends neither Amazon Beauty nor Amazon Games chooses:
+# how fast the history is forgotten (decay has left a hundredth of it after these items), and then
+# the weight of text. The graph itself is fixed: within 50 steps, 1 / distance forward and half of
+# it backward.
+LAST_ITEMS = 20
+DECAYS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+TEXT_WEIGHTS = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+# Of item-kNN, over the whole history: first the shrinkage, among so many neighbours.
+SHRINKAGES = (0.0, 10.0, 30.0, 60.0, 100.0, 200.0, 500.0)
+MIDDLING_NEIGHBOURS = 50
+NEIGHBOURS = (5, 10, 20, 100, 200, 400)
 
 _FORMAT = 1
 _CONFIG_FILE, _MATRIX_FILE = "floor.json", "matrix.npz"
@@ -203,17 +205,16 @@ def fit_floors(
     """
     if texts is not None and len(texts) != split.num_items:
         raise ValueError(f"texts must be one an item, {split.num_items}, got {len(texts)}")
-    num_recencies = len(LAST_ITEMS) * len(DECAYS)
-    num_settings = len(NEIGHBOURS) * len(SHRINKAGES) + num_recencies
+    num_settings = len(SHRINKAGES) + len(NEIGHBOURS) + len(DECAYS)
     if texts is not None:
-        num_settings += num_recencies + len(TEXT_WEIGHTS)
+        num_settings += len(DECAYS) + len(TEXT_WEIGHTS)
     choice = _Choice(split.validation, num_settings, progress)
     floors: dict[str, Floor] = {
         "popularity": PopularityFloor.fit(split.train, split.num_items),
         "markov": ItemToItemFloor(
             matrix=transitions(split.train, split.num_items), last_items=1, decay=1.0
         ),
-        "item-knn": choice.best_of(_item_knns(split)),
+        "item-knn": _fit_item_knn(split, choice),
     }
     graph = choice.best_of(_by_recency(cooccurrences(split.train, split.num_items)))
     floors["graph"] = graph
@@ -231,20 +232,26 @@ def fit_floors(
     return floors
 
 
-def _item_knns(split: Split) -> Iterator[ItemToItemFloor]:
-    for num_neighbours, shrinkage in itertools.product(NEIGHBOURS, SHRINKAGES):
-        setting = {"num_neighbours": num_neighbours, "shrinkage": shrinkage}
+def _fit_item_knn(split: Split, choice: _Choice) -> ItemToItemFloor:
+    """The best shrinkage among a middling number of neighbours, then the best number of them."""
+
+    def floor(num_neighbours: int, shrinkage: float) -> ItemToItemFloor:
         matrix = cosine_neighbours(
             split.train, split.num_items, num_neighbours=num_neighbours, shrinkage=shrinkage
         )
-        yield ItemToItemFloor(matrix=matrix, last_items=None, decay=1.0, parameters=setting)
+        setting = {"num_neighbours": num_neighbours, "shrinkage": shrinkage}
+        return ItemToItemFloor(matrix=matrix, last_items=None, decay=1.0, parameters=setting)
+
+    shrunk = choice.best_of(floor(MIDDLING_NEIGHBOURS, shrinkage) for shrinkage in SHRINKAGES)
+    shrinkage = shrunk.parameters["shrinkage"]
+    return choice.best_of((floor(number, shrinkage) for number in NEIGHBOURS), beside=shrunk)
 
 
 def _by_recency(matrix: SparseMatrix) -> Iterator[ItemToItemFloor]:
-    """One matrix with every setting of how far back the history counts."""
-    for last_items, decay in itertools.product(LAST_ITEMS, DECAYS):
-        setting = {"last_items": last_items, "decay": decay}
-        yield ItemToItemFloor(matrix=matrix, last_items=last_items, decay=decay, parameters=setting)
+    """One matrix with every setting of how fast the history is forgotten."""
+    for decay in DECAYS:
+        setting = {"last_items": LAST_ITEMS, "decay": decay}
+        yield ItemToItemFloor(matrix=matrix, last_items=LAST_ITEMS, decay=decay, parameters=setting)
 
 
 def _sha256(path: Path) -> str:
@@ -258,10 +265,13 @@ class _Choice:
         self.validation, self.num_settings, self.progress = validation, num_settings, progress
         self.k = min(10, validation.num_items)
         self.num_tried = 0
+        self.highest = -1.0  # what the best of the last call reached
 
-    def best_of(self, candidates: Iterable[ItemToItemFloor]) -> ItemToItemFloor:
-        """The best, the first of equals."""
-        best, highest = None, -1.0
+    def best_of(
+        self, candidates: Iterable[ItemToItemFloor], *, beside: ItemToItemFloor | None = None
+    ) -> ItemToItemFloor:
+        """The best, the first of equals; `beside` is the best of the call before."""
+        best, highest = beside, -1.0 if beside is None else self.highest
         for candidate in candidates:
             report = evaluate(self.validation, candidate.score, ks=(self.k,))
             value = float(report.per_user(f"ndcg@{self.k}", "unfiltered").mean())
@@ -271,4 +281,5 @@ class _Choice:
             if self.progress is not None:
                 self.progress(self.num_tried, self.num_settings)
         assert best is not None
+        self.highest = highest
         return best
