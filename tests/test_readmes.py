@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
 # A console block whose first line is "```console run" is typed in, line by line after its "$ ".
+# What it shows below a command must be what that prints.
+COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 BLOCK = re.compile(r"^```(python|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What follows "pip install" on its line: words, bare or in quotes.
 INSTALL = re.compile(r"pip install((?:[ ]+(?:'[^']*'|\"[^\"]*\"|[\w./\[\],=<>~!-]+))*)")
@@ -57,10 +59,11 @@ def run_blocks(readme: Path, python: Path, folder: Path) -> int:
         if kind == "python":
             run(python, "-I", "-c", text, cwd=folder)
         else:
-            lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-            assert lines, f"a console block of {readme} has no line that starts with '$ '"
-            for line in lines:
-                run("sh", "-c", line, cwd=folder, shell_path=python.parent)
+            commands = COMMAND.findall(text)
+            assert commands, f"a console block of {readme} has no line that starts with '$ '"
+            for command, shown in commands:
+                printed = run("sh", "-c", command, cwd=folder, shell_path=python.parent)
+                assert not shown or unlike(shown, printed) == "", f"{readme}: {command}"
     return sum(kind == "python" for kind, _ in blocks)
 
 
@@ -126,6 +129,25 @@ def texts() -> list[Path]:
     )
 
 
+def unlike(expected: str, printed: str) -> str:
+    """The first line of what is shown that was not printed; "..." stands for any lines.
+
+    Lines are compared without the spaces at their ends, and none that is blank.
+    """
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    skips = False
+    for line in filter(None, map(str.strip, expected.splitlines())):
+        if line == "...":
+            skips = True
+            continue
+        if skips and line in lines:
+            lines = lines[lines.index(line) :]
+        if not lines or lines.pop(0) != line:
+            return line
+        skips = False
+    return "" if skips or not lines else f"nothing, but got {lines[0]}"
+
+
 def requirement(readme: Path, name: str, wheel: Path) -> str:
     """The wheel, with the extras that the README's own install line asks for."""
     line = re.search(
@@ -172,11 +194,14 @@ def test_the_quickstart_of_the_root_readme_runs(tmp_path: Path) -> None:
 def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(
-        "```python\nopen('made', 'w').close()\n```\n\n```console run\n$ test -e made\nout\n```\n"
+        "```python\nopen('made', 'w').close()\n```\n\n```console run\n$ echo yes\nyes\n```\n"
     )
     assert run_blocks(readme, Path(sys.executable), tmp_path) == 1
     readme.write_text("```console run\n$ test -e missing\n```\n")
     with pytest.raises(AssertionError, match="test -e missing"):
+        run_blocks(readme, Path(sys.executable), tmp_path)
+    readme.write_text("```console run\n$ echo yes\nno\n```\n")
+    with pytest.raises(AssertionError, match="echo yes"):
         run_blocks(readme, Path(sys.executable), tmp_path)
     readme.write_text("```python\nraise SystemExit(3)\n```\n")
     with pytest.raises(AssertionError, match="SystemExit"):
@@ -212,3 +237,12 @@ def test_an_install_line_that_misleads_is_noticed(tmp_path: Path) -> None:
         "./nowhere: no such path",
         "nosuch: no distribution of this repository, and not known as public",
     ]
+
+
+def test_output_that_differs_is_noticed() -> None:
+    assert unlike("a\n...\nd\n", "a  \n\nb\nc\nd\n") == ""
+    assert unlike("...\n", "a\nb\n") == unlike("", "") == unlike("...", "") == ""
+    assert unlike("a\nc\n", "a\nb\n") == "c"
+    assert unlike("a\n...\nx\n", "a\nb\n") == "x"
+    assert unlike("a\n", "a\nb\n") == "nothing, but got b"
+    assert unlike("a\n", "") == "a"
