@@ -72,6 +72,12 @@ def check_at_least(lowest: int, config: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least {lowest}, got {value}")
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError unless a seed is one that all that draws can take."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be at least 0 and below 2**32, got {seed}")
+
+
 def _fits(value: object, hint: Any) -> bool:
     """Whether a TOML value is of a type; a whole number may stand for a float.
 

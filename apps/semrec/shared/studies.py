@@ -146,6 +146,8 @@ def tested(
     Returns:
         Reports by variant, one a seed.
     """
+    for variant in variants.values():  # before the first is trained
+        variant.config.check(variant.data)
     systems = {}
     for number, (name, variant) in enumerate(variants.items(), start=1):
         place = f" ({number} of {len(variants)})" if len(variants) > 1 else ""

@@ -347,6 +347,62 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
     assert not out.exists()
 
 
+FEW = {
+    "items below 10": (7, 5, "title", "the items must be at least 10.*NDCG@10, got 7"),
+    "a cut-off": (15, 5, "title", "evaluation.ks must be at most 15, the number of items"),
+    "nothing to train on": (25, 3, "title", "the users must have 4 interactions or more"),
+    "no field": (
+        25,
+        5,
+        "name",
+        "fields must name at least one field of the catalogue .name., got title",
+    ),
+    "no word": (25, 5, "title", "fields must hold words for at least one item, got none"),
+}
+
+
+@pytest.mark.parametrize("way", FEW)
+def test_data_that_do_not_suit_are_refused_before_a_folder_is_made(
+    name: str, way: str, launch: Launch, small: OfApp, tmp_path: Path
+) -> None:
+    num_items, length, field, words = FEW[way]
+    config = tmp_path / "config.toml"
+    config.write_text(small(name).read_text())
+    if name == "prorec":
+        config.write_text(config.read_text() + "[joining]\ngraph_text = false\n")
+    text = "?!" if way == "no word" else "a thing"
+    data = few(tmp_path / "data", num_items, length, {field: text})
+    refused(launch(name, *same(tmp_path / "run", data, config)), words)
+    assert not (tmp_path / "run").exists()
+
+
+def few(folder: Path, num_items: int, length: int, fields: dict[str, str]) -> Path:
+    """A catalogue of so many items, and as many users of so many interactions."""
+    folder.mkdir()
+    lines = [json.dumps({"item_id": str(row), **fields}) for row in range(num_items)]
+    (folder / "items.jsonl").write_text("\n".join(lines))
+    rows = [
+        {"user_id": user, "item_id": str((user + time) % num_items), "timestamp": time}
+        for user in range(num_items)
+        for time in range(length)
+    ]
+    pl.DataFrame(rows).write_parquet(folder / "interactions.parquet")
+    return folder
+
+
+def test_codes_that_cannot_be_enough_are_refused_before_a_folder_is_made(
+    launch: Launch, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[text]\nembedding = "lsa"\n[codes]\nquantizer = "pq"\nnum_levels = 2\ncodebook_size = 4\n'
+    )
+    data = few(tmp_path / "data", 20, 5, {"title": "a thing"})
+    done = launch("prorec", *same(tmp_path / "run", data, config))
+    refused(done, "codebook_size must make a code for each of 20 items, got 4 with 2 levels")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("field", [{}, {"name": "a thing"}, {"title": ""}])
 def test_items_without_texts_may_have_stored_embeddings(
     name: str,
@@ -424,15 +480,15 @@ def test_every_file_of_embeddings_is_an_input(small: OfApp, data: Path, tmp_path
         ("prorec", "[evaluation]\nnum_beams = 10\n", "num_beams must be.*greatest of ks, 20"),
         ("prorec", "[evaluation]\nvalidation_beams = 5\n", "validation_beams must be at least 10"),
         ("prorec", "[evaluation]\nvalidation_users = 0\n", "validation_users must be at least 1"),
-        ("prorec", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("prorec", "seed = -1\n", "seed must be at least 0.*, got -1"),
         ("cocorec", "[model]\nbatch_size = 0\n", "model.*batch_size must be at least 1"),
         ("cocorec", "[item_ids]\nbatch_size = 0\n", "item_ids.*batch_size must be at least 1"),
         ("cocorec", "[evaluation]\nks = []\n", "ks must be cut-offs of at least 1"),
-        ("cocorec", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("cocorec", "seed = -1\n", "seed must be at least 0.*, got -1"),
         ("tssr", "[model]\nhistory_length = 0\n", "model.*history_length must be at least 1"),
         ("tssr", "[content]\ndim = 0\n", "content.*dim must be at least 1"),
         ("tssr", "[evaluation]\nvalidation_users = 0\n", "validation_users must be at least 1"),
-        ("tssr", "seed = -1\n", "seed must be at least 0, got -1"),
+        ("tssr", "seed = -1\n", "seed must be at least 0.*, got -1"),
         ("cocorec", "[views]\ndim = 64\n", "views.dim must be model.dim"),
         ("cocorec", '[views]\nviews = ["title", "title"]\n', "views must be different"),
         ("cocorec", '[codes]\nquantizer = "opq"\n', "quantizer must be"),
@@ -441,6 +497,17 @@ def test_every_file_of_embeddings_is_an_input(small: OfApp, data: Path, tmp_path
         ("tssr", '[content]\nstreams = ["title", "colour"]\n', "colour"),
         ("tssr", '[content]\nmode = "end-to-end"\n', "head must be 'ids'"),
         ("tssr", "[model]\nitem_temperature = 0.0\n", "item_temperature must be positive"),
+        ("tssr", "seed = 4294967296\n", "seed must be at least 0 and below 2..32, got 4294967296"),
+        ("tssr", "[model]\nlearning_rate = inf\n", "learning_rate must be float, got inf"),
+        ("tssr", f"[model]\ndim = {10**400}\n", "dim must be int"),
+        ("tssr", f"dim = {'9' * 5000}\n", "wrong.toml: not TOML"),
+        ("tssr", f"dim = {'[' * 100_000}\n", "wrong.toml: not TOML"),
+        ("prorec", '[codes]\nquantizer = "pq"\nnum_levels = 200\n', "num_levels must be.* 128$"),
+        (
+            "cocorec",
+            '[codes]\nsource = "sasrec"\ncodes_per_view = 50\n',
+            "codes_per_view must leave.* 150 codes and 128 dimensions",
+        ),
     ],
 )
 def test_bad_configurations_get_one_sentence_and_train_nothing(
