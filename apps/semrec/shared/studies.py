@@ -123,11 +123,13 @@ def parse_seeds(seeds: str | None, default: int) -> list[int]:
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"--seeds must be whole numbers by commas, got {seeds}") from error
+        raise typer.BadParameter(
+            f"--seeds must be whole numbers by commas, got {seeds!r}"
+        ) from error
     if min(numbers) < 0:
-        raise typer.BadParameter(f"--seeds must be at least 0, got {seeds}")
+        raise typer.BadParameter(f"--seeds must be at least 0, got {seeds!r}")
     if len(set(numbers)) < len(numbers):
-        raise typer.BadParameter(f"--seeds must be different, got {seeds}")
+        raise typer.BadParameter(f"--seeds must be different, got {seeds!r}")
     return numbers
 
 
