@@ -136,18 +136,23 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     with writing(path, beside):
         sweep(place.parent)
         held = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        mode = os.fstat(held).st_mode
+        if fcntl is None:  # such a system renames no file that is open
+            os.close(held)
         try:
-            _lock(held)
+            with suppress(OSError):  # a file system without locks: there nothing is swept
+                _lock(held)
             yield beside
-            # safetensors makes its files private, whatever the umask says.
-            beside.chmod(stat.S_IMODE(os.fstat(held).st_mode))
+            if beside.stat().st_mode != mode:  # safetensors makes its files private
+                beside.chmod(stat.S_IMODE(mode))
             sync(beside)
             check_writable(path)  # again: it may have become a device, or a folder
             _put(beside, place, overwrite)
             sync(place.parent)
         finally:
             beside.unlink(missing_ok=True)
-            os.close(held)
+            if fcntl is not None:
+                os.close(held)
 
 
 def _put(beside: Path, place: Path, overwrite: bool) -> None:
@@ -192,6 +197,8 @@ def writing(path: Path, beside: Path | None = None) -> Iterator[None]:
 
 def sync(path: Path) -> None:
     """Waits until a file's content, or the names in a folder, are on the disk."""
+    if fcntl is None:  # a system that syncs only what is open for writing
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -204,6 +211,8 @@ def sync(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Removes what writers that are no longer there have left unfinished in a folder."""
+    if fcntl is None:
+        return
     for name in os.listdir(folder):
         match = _UNFINISHED.fullmatch(name)
         if match and not _is_alive(int(match[2])):
