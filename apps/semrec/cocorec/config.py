@@ -9,8 +9,16 @@ from typing import Any, Literal
 
 from genrec import NextItemRecipe, PairBatches, SequenceBatches, SequenceRecipe
 
-from semrec.shared.configuration import check_at_least
-from semrec.shared.data import Choosing, Columns, Data, check_embeddings, field_groups
+from semrec.shared.configuration import check_at_least, check_seed
+from semrec.shared.data import (
+    Choosing,
+    Columns,
+    Data,
+    check_embeddings,
+    check_sizes,
+    check_texts,
+    field_groups,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +218,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        check_at_least(0, self, "seed")
+        check_seed(self.seed)
         if self.views.dim != self.model.dim:
             raise ValueError(
                 "views.dim must be model.dim, since codes attend to views, "
@@ -221,6 +229,13 @@ class Config:
                 "codes.codes_per_view must be at most views.dim, which product quantization parts, "
                 f"got {self.codes.codes_per_view} and {self.views.dim}"
             )
+        levels = self.codes.codes_per_view * len(self.views.views)
+        shares = {"sasrec": levels, "mixed": levels // 2}  # of the codes, those of items of SASRec
+        if self.codes.quantizer == "pq" and self.model.dim < shares.get(self.codes.source, 0):
+            raise ValueError(
+                "codes.codes_per_view must leave model.dim a dimension for each code of the items "
+                f"of SASRec, got {shares[self.codes.source]} codes and {self.model.dim} dimensions"
+            )
 
     def check(self, data: Data) -> list[Path]:
         """Refuses data that a run of this could not go through, before it begins.
@@ -230,5 +245,8 @@ class Config:
 
         Raises:
             CatalogError: Such a file does not fit the catalogue.
+            ValueError: A view has no field of the catalogue, or items or users are too few.
         """
+        check_sizes(data, self.evaluation)
+        check_texts(self.views.embedding, self.views.fields, data.catalog)
         return check_embeddings([self.views.embedding], data)

@@ -12,8 +12,15 @@ from typing import Any, Literal
 from genrec import Seq2SeqConfig, SequenceRecipe, TrainingRecipe
 from semtok import QUANTIZERS, Quantizer
 
-from semrec.shared.configuration import check_at_least
-from semrec.shared.data import Choosing, Columns, Data, check_embeddings
+from semrec.shared.configuration import check_at_least, check_seed
+from semrec.shared.data import (
+    Choosing,
+    Columns,
+    Data,
+    check_embeddings,
+    check_sizes,
+    check_texts,
+)
 
 Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
 
@@ -127,6 +134,16 @@ class Codes:
     def policy(self) -> Literal["suffix", "reassign"]:
         """How collisions are resolved."""
         return self.collisions or ("suffix" if self.quantizer == "rqvae" else "reassign")
+
+    def check(self, num_items: int) -> None:
+        """Raises ValueError where items that are to have codes of their own outnumber these."""
+        levels = self.num_levels or 3
+        is_bounded = self.quantizer != "hierarchical" and self.policy == "reassign"
+        if is_bounded and self.codebook_size**levels < num_items:
+            raise ValueError(
+                f"codes.codebook_size must make a code for each of {num_items:,} items, got "
+                f"{self.codebook_size} with {levels} levels"
+            )
 
     def fitting(self, seed: int) -> Callable[..., Quantizer]:
         """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
@@ -292,11 +309,21 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        check_at_least(0, self, "seed")
+        check_seed(self.seed)
         first = self.stage_two.distillation_state == "first"
         if self.joining.c_dis and not first:
             raise ValueError(
                 'joining.c_dis needs stage_two.distillation_state to be "first", got "last"'
+            )
+        dim, levels = self.stage_one.dim, self.codes.num_levels or 3
+        both = self.codes.source.startswith("concatenated") or (
+            self.codes.source == "integrated" and self.stage_one.integrated == "concatenated"
+        )
+        is_parted = self.codes.quantizer == "pq" and self.codes.source != "semantic"
+        if is_parted and levels > dim * (1 + both):
+            raise ValueError(
+                "codes.num_levels must be at most the dimensions of the item embeddings, which "
+                f"product quantization parts, got {levels} and {dim * (1 + both)}"
             )
 
     def check(self, data: Data) -> list[Path]:
@@ -307,11 +334,17 @@ class Config:
 
         Raises:
             CatalogError: Such a file does not fit the catalogue.
-            ValueError: Texts are to be joined, and the items have none.
+            ValueError: Texts are to be joined or embedded, and the items have none; the codes are
+                fewer than the items; or items or users are too few.
         """
+        check_sizes(data, self.evaluation)
+        self.codes.check(len(data.catalog))
         if self.joining.graph_text and data.texts(self.text.fields) is None:
             raise ValueError("joining.graph_text must be false: the items have no texts")
-        return check_embeddings((self.text.embedding, *self.text.further), data)
+        embeddings = (self.text.embedding, *self.text.further)
+        for embedding in embeddings:
+            check_texts(embedding, [self.text.fields], data.catalog)
+        return check_embeddings(embeddings, data)
 
     @property
     def has_reference(self) -> bool:

@@ -26,7 +26,6 @@ from genrec import (
     rank_histories,
 )
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 
 from semrec.prorec.config import Config
@@ -43,7 +42,7 @@ from semrec.prorec.model import ItemEncoder, stage_one_model
 from semrec.prorec.recommender import JoinedRecommender, dense_candidates
 from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import load_tensors
+from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import graph_floors
 
@@ -105,7 +104,7 @@ class PRORecPipeline(PaperPipeline):
                     progress=bar.update,
                 )
             arrays = {"items": candidates.items, "log_probs": candidates.base}
-            save_file({**arrays, **candidates.features}, folder / "candidates.safetensors")
+            save_tensors(folder / "candidates.safetensors", {**arrays, **candidates.features})
             return {"features": list(scorers)}
 
         def load(folder: Path) -> Candidates:
@@ -163,7 +162,7 @@ class PRORecPipeline(PaperPipeline):
             ranked = on_base(test.result(), joining.base).ranked(choice.weights)
             report = evaluate(self.data.split.test, ranked, ks=self.config.evaluation.ks)
             report.write_json(folder / "report.json")
-            save_file(self._features(), folder / "features.safetensors")
+            save_tensors(folder / "features.safetensors", self._features())
             return dataclasses.asdict(choice)
 
         return self.stage(

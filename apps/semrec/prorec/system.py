@@ -30,7 +30,6 @@ from genrec import (
     save_model,
 )
 from jaxtyping import Float
-from safetensors.torch import save_file
 from semtok import Tokenizer, load_tokenizer, save_tokenizer, standardised
 from torch import Tensor, nn
 
@@ -44,7 +43,7 @@ from semrec.prorec.model import (
     stage_one_model,
     stage_two_loss,
 )
-from semrec.shared.files import load_tensors
+from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.pipeline import Pipeline
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import Vectors, embedding_stage
@@ -331,7 +330,7 @@ class PaperPipeline(Pipeline[Config]):
                     progress=bar.update,
                 )
             lists = {"items": ranked.items, "log_probs": ranked.scores}
-            save_file(lists, folder / "lists.safetensors")
+            save_tensors(folder / "lists.safetensors", lists)
             evaluate(queries, ranked.items, ks=evaluation.ks).write_json(folder / "report.json")
             return {}
 
@@ -381,5 +380,5 @@ def _keep_items(model: SASRec | DIN, folder: Path) -> None:
         tables = (
             encoder.tables() if isinstance(encoder, ItemEncoder) else {"collaborative": encoder()}
         )
-    save_file({n: table.cpu() for n, table in tables.items()}, folder / "items.safetensors")
+    save_tensors(folder / "items.safetensors", {n: table.cpu() for n, table in tables.items()})
     keep_weights(model, folder)

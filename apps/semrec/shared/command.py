@@ -18,6 +18,7 @@ from semtok import CatalogError
 
 from semrec.shared.configuration import build_config, load_config
 from semrec.shared.data import read_data
+from semrec.shared.environment import note_environment
 from semrec.shared.errors import ExperimentError, guarded
 from semrec.shared.files import content_hash
 from semrec.shared.findings import Findings, complete_run
@@ -34,9 +35,11 @@ from semrec.shared.recommend import (
     TopKOption,
     answer,
     check_answer_options,
+    check_output,
+    history_ids,
     read_ids,
 )
-from semrec.shared.run import Run
+from semrec.shared.run import Run, check_out
 from semrec.shared.screen import Screen
 from semrec.shared.stage import AppConfig
 from semrec.shared.studies import (
@@ -49,6 +52,7 @@ from semrec.shared.studies import (
     studies_help,
     with_values,
 )
+from semrec.shared.text import visible
 
 DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]
 OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")]
@@ -97,6 +101,7 @@ class App(Generic[C, P]):
             config: The resolved configuration; its `check` refuses data that it does not suit.
             device: As `choose_device` takes it.
         """
+        check_out(out)
         screen, chosen_device = Screen(), choose_device(device)
         data = read_data(folder, config.columns, screen)
         inputs = [*data.files, *config.check(data)]
@@ -107,15 +112,18 @@ class App(Generic[C, P]):
             data=content_hash(inputs),
             screen=screen,
         )
+        note_environment(run, chosen_device)
         return self.pipeline(run=run, inputs=data, config=config, device=chosen_device)
 
     def reopen(self, out: Path, device: str = "auto") -> P:
         """A complete run, which answers without its data.
 
         Raises:
-            ExperimentError: The folder is not that of a complete run.
+            ExperimentError: The folder is not that of a complete run of this app.
         """
         run = Run.reopen(out, Screen())
+        if run.app != self.title.lower():
+            raise ExperimentError(f"{out} holds a run of {run.app}, not of {self.title.lower()}")
         config = build_config(self.config, run.config, str(out))
         return self.pipeline(run=run, inputs=None, config=config, device=choose_device(device))
 
@@ -128,7 +136,7 @@ class App(Generic[C, P]):
         reports = self.complete(pipeline)
         typer.echo()
         Console().print(reports_table(reports, title=f"{self.title} on the test"))
-        typer.echo(f"report: {pipeline.run.path / 'report.html'}")
+        typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
 
     def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
         """The configuration by a TOML file and by what the command line says of it.
@@ -211,25 +219,35 @@ def command_line(app: App[C, P]) -> typer.Typer:
     ) -> None:
         """Item ids, titles and scores for one history, or for a file of them, streamed."""
         check_answer_options(history, source, output)
+        if output is not None:
+            check_output(output, run=run, inputs=(source, allow, deny), force=force)
+        if source is not None:
+            source.stat()
         pipeline = app.reopen(run, device)
-        recommender = pipeline.recommender()
-        known = recommender.rows
+        titles = {item["item_id"]: item["title"] for item in pipeline.items.result()}
+        allowed = read_ids(allow, titles, strict=True)
+        denied = read_ids(deny, titles) or ()
+        ids = None if history is None else history_ids(history, titles)
         stream = partial(
-            recommender.stream,
+            pipeline.recommender().stream,
             top_k=top_k,
             exclude_seen=exclude_seen,
             unknown="error",
-            allow=read_ids(allow, known),
-            deny=read_ids(deny, known) or (),
+            allow=allowed,
+            deny=denied,
         )
-        titles = {item["item_id"]: item["title"] for item in pipeline.items.result()}
-        answer(titles, stream, history=history, source=source, output=output, force=force)
+        answer(titles, stream, history=ids, source=source, output=output, force=force)
 
     return commands
 
 
 def demo_data(out: Path) -> Path:
     """The folder of the demo's synthetic catalogue, beside the run; made if it is not there."""
+    check_out(out)
+    if out.name in ("", ".."):  # such as ".", beside which nothing has its name
+        out = out.resolve()
+    if not out.name:
+        raise ExperimentError(f"{out} has nothing beside it: choose another --out")
     data = out.with_name(f"{out.name}-data")
     if not data.exists():
         write_synthetic(data)

@@ -28,7 +28,7 @@ def load_config(kind: type[Config], path: Path | None) -> Config:
         return kind()
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ExperimentError(f"{path}: not TOML: {error}") from error
     return build_config(kind, values, f"{path}")
 
@@ -72,8 +72,17 @@ def check_at_least(lowest: int, config: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least {lowest}, got {value}")
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError unless a seed is one that all that draws can take."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be at least 0 and below 2**32, got {seed}")
+
+
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a TOML value is of a type; a whole number may stand for a float."""
+    """Whether a TOML value is of a type; a whole number may stand for a float.
+
+    Numbers must be within what 64 bits hold: no infinity is one.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in arguments
@@ -83,4 +92,6 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, argument) for argument in arguments)
     if isinstance(value, bool) or hint is bool:
         return hint is bool and isinstance(value, bool)
+    if isinstance(value, (int, float)) and not -(2**63) < value < 2**63:
+        return False  # inf, nan, and what no tensor holds
     return isinstance(value, (int, float) if hint is float else hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from semtok import Catalog, find_catalog, is_stored, read_catalog, read_embeddin
 from semrec.shared.configuration import check_at_least
 from semrec.shared.files import input_files
 from semrec.shared.screen import Screen
+
+_WORD = re.compile(r"\w")
+_STOPPED_BY = 10
+"""Early stopping looks at NDCG@10, whatever is tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +73,8 @@ class Data:
         }
 
     def texts(self, fields: Sequence[str]) -> list[str] | None:
-        """One text an item, of those fields that there are; None where no item has any."""
-        known = [field for field in fields if field in self.catalog.fields]
-        texts = self.catalog.texts(known) if known else []
-        return texts if any(texts) else None
+        """One text an item, of those fields that there are; None where no item has a word."""
+        return _texts(self.catalog, fields)
 
     def titles(self) -> list[str]:
         """A name to show for each item: its title, or its id where it has none."""
@@ -111,6 +114,59 @@ def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
     )
     screen.say("data: " + ", ".join(f"{count:,} {name}" for name, count in data.counts.items()))
     return data
+
+
+def check_sizes(data: Data, choosing: Choosing) -> None:
+    """Refuses data that no model could be trained, chosen and tested on.
+
+    Raises:
+        ValueError: There are fewer items than are ranked, or no user has items to train on.
+    """
+    num_items = len(data.catalog)
+    if num_items < _STOPPED_BY:
+        raise ValueError(
+            f"the items must be at least {_STOPPED_BY}, since early stopping looks at "
+            f"NDCG@{_STOPPED_BY}, got {num_items}"
+        )
+    if max(choosing.ks) > num_items:
+        raise ValueError(
+            f"evaluation.ks must be at most {num_items}, the number of items, got {choosing.ks}: "
+            "set ks under [evaluation]"
+        )
+    if all(len(history) < 2 for history in data.split.train):
+        raise ValueError(
+            "the users must have 4 interactions or more, at least one of them: the last two are "
+            "kept for validation and test, and one alone trains nothing"
+        )
+
+
+def check_texts(embedding: str, groups: Sequence[Sequence[str]], catalog: Catalog) -> None:
+    """Refuses fields that cannot be embedded.
+
+    Args:
+        embedding: What embeds them; of stored embeddings nothing is asked.
+        groups: The fields of each text.
+        catalog: The items.
+
+    Raises:
+        ValueError: The catalogue has none of a text's fields, or no word in them, where words are
+            all that is embedded.
+    """
+    if is_stored(embedding):
+        return
+    for fields in groups:
+        if not any(field in catalog.fields for field in fields):
+            catalog.texts(fields)  # which says what fields there are
+        if embedding == "lsa" and _texts(catalog, fields) is None:
+            raise ValueError(
+                f"fields must hold words for at least one item, got none in {', '.join(fields)}"
+            )
+
+
+def _texts(catalog: Catalog, fields: Sequence[str]) -> list[str] | None:
+    known = [field for field in fields if field in catalog.fields]
+    texts = catalog.texts(known) if known else []
+    return texts if any(map(_WORD.search, texts)) else None
 
 
 def check_embeddings(embeddings: Sequence[str], data: Data) -> list[Path]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from semrec.shared.text import visible
 
 
 class ExperimentError(Exception):
@@ -20,6 +23,14 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
             `ImportError` are added.
     """
     known: tuple[type[Exception], ...] = (ExperimentError, ValueError, ImportError, *errors)
+    processes = os.environ.get("WORLD_SIZE", "").strip()
+    if processes not in ("", "1"):
+        # Each would wait for the lock of a stage that the others need it for.
+        _stop(
+            f"error: WORLD_SIZE must be 1 or unset, got {processes}: an app is one process, so "
+            "start it without torchrun",
+            1,
+        )
     try:
         command()
     except KeyboardInterrupt:
@@ -29,13 +40,12 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
             _stop("stopped; the same command goes on from here", 130)
         raise
     except OSError as error:
-        _stop(
-            f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 1
-        )
+        reason = f"{error.filename}: {error.strerror or error}" if error.filename else f"{error}"
+        _stop(f"error: {reason}", 1)
     except known as error:
         _stop(f"error: {' '.join(str(error).split()) or type(error).__name__}", 1)
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)  # noqa: T201
+    print(visible(message), file=sys.stderr)  # noqa: T201
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from evalrec.page import (
 from genrec import Answer
 
 from semrec.shared.data import Data
-from semrec.shared.files import write_json
+from semrec.shared.files import read_json_lines, write_json
 from semrec.shared.pipeline import Pipeline
 from semrec.shared.screen import duration
 from semrec.shared.stage import Stage
@@ -119,8 +118,8 @@ def times(stages: Sequence[Stage[Any]]) -> dict[str, str]:
 
 def seconds_an_epoch(training: Stage[Any]) -> float:
     """How long an epoch of a training took on the average, validation left out."""
-    lines = training.file("log.jsonl").read_text(encoding="utf-8").splitlines()
-    return statistics.fmean(json.loads(line)["seconds"] for line in lines)
+    epochs = read_json_lines(training.file("log.jsonl"))
+    return statistics.fmean(epoch["seconds"] for epoch in epochs)
 
 
 def results_section(data: Data, reports: Mapping[str, Report], model: str) -> Section:

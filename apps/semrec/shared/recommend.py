@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+import math
+import os
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import replacing
+from semrec.shared.files import check_writable, is_stream, replacing
 from semrec.shared.screen import Screen
+from semrec.shared.text import visible
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of a complete run")]
 HistoryOption = Annotated[str | None, typer.Option(help="Item ids, oldest first, by commas")]
@@ -35,6 +38,8 @@ DenyOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option(help="Overwrite --output")]
 
+_ANSWER_KEYS = ("items", "popular")
+
 Stream = Callable[[Iterable[list[str]]], Iterator[Answer]]
 """From histories of item ids to their answers, in order."""
 
@@ -47,11 +52,64 @@ def check_answer_options(history: str | None, source: Path | None, output: Path 
         raise typer.BadParameter("--input and --output go together")
 
 
+def check_output(output: Path, *, run: Path, inputs: Sequence[Path | None], force: bool) -> None:
+    """Refuses a file of answers that cannot be written, before a model is loaded.
+
+    Args:
+        output: The file. A pipe or a character device is written to as it is.
+        run: The run's folder, whose own files are not to be replaced.
+        inputs: The files that are read.
+        force: Whether a file that is there already may be replaced.
+
+    Raises:
+        ExperimentError: It names the file as it was given.
+    """
+    try:
+        check_writable(output)
+    except ExperimentError as error:
+        raise ExperimentError(f"{error}: choose another --output") from error
+    if is_stream(output) or not output.exists():
+        return
+    for path in inputs:
+        if path is not None and path.exists() and path.samefile(output):
+            raise ExperimentError(f"--output must not be a file that is read, got {output}")
+    place = Path(os.path.realpath(output))
+    root = Path(os.path.realpath(run))
+    own_files = ("run.json", "environment.json", "metrics.json", "report.html")
+    if root in place.parents and (place.parent != root or place.name in own_files):
+        raise ExperimentError(f"--output must not be a file of the run, got {output}")
+    if not force:
+        raise ExperimentError(f"{output} exists: choose another --output, or --force")
+
+
+def history_ids(history: str, known: Container[str]) -> list[str]:
+    """The item ids of `--history`.
+
+    Args:
+        history: Ids by commas.
+        known: The ids that there are.
+
+    Raises:
+        ExperimentError: One of them is unknown.
+    """
+    ids = [_as_known(part, known) for part in history.split(",")]
+    for item_id in filter(None, ids):
+        if item_id not in known:
+            raise ExperimentError(f"--history must hold ids of the run's items, got {item_id!r}")
+    return [item_id for item_id in ids if item_id]
+
+
+def _as_known(text: str, known: Container[str]) -> str:
+    """An id as it stands, where there is such a one, or else without the space around it."""
+    line = text.removesuffix("\r")
+    return next((part for part in (text, line, line.strip(" \t")) if part in known), text.strip())
+
+
 def answer(
     titles: Mapping[str, str],
     stream: Stream,
     *,
-    history: str | None,
+    history: Sequence[str] | None,
     source: Path | None,
     output: Path | None,
     force: bool,
@@ -61,46 +119,87 @@ def answer(
     Args:
         titles: What the items that there are are called, by their ids.
         stream: The model.
-        history: Item ids by commas; None where there is a `source`.
+        history: Item ids; None where there is a `source`.
         source: JSONL of histories.
-        output: JSONL of the answers.
+        output: JSONL of the answers, as `check_output` takes it.
         force: Whether `output` may be replaced.
 
     Raises:
-        ExperimentError: The output exists, or a line of the source cannot be used.
+        ExperimentError: The output cannot be written, or a line of the source cannot be used.
     """
     if source is None:
         assert history is not None
-        ids = [part.strip() for part in history.split(",") if part.strip()]
-        (result,) = stream([ids])
-        if result.popular:
-            typer.echo("the history is empty: these are the popular items", err=True)
-        table = Table("", "item_id", "title", "score")
-        for place, item in enumerate(result.items, start=1):
-            # As it stands: rich would take what is in square brackets for its own.
-            shown = Text(item.item_id), Text(titles[item.item_id])
-            table.add_row(str(place), *shown, f"{item.score:.3f}")
-        Console().print(table)
+        (result,) = stream([list(history)])
+        _show(result, titles)
         return
     assert output is not None
-    if output.exists() and not force:
-        raise ExperimentError(f"{output} exists: choose another --output, or --force")
-    with source.open("rb") as file:
-        total = sum(1 for _ in file)
-    done = 0
-    with replacing(output) as beside, Screen().bar("recommending") as bar:
+    try:
+        done, empty = _write_answers(titles, stream, source, output, force)
+    except FileExistsError as error:  # since it was checked
+        raise ExperimentError(f"{output} exists: choose another --output, or --force") from error
+    # What goes into a pipe is not to be followed by a line that is no answer.
+    typer.echo(visible(f"{output}: {done:,} answers"), err=is_stream(output))
+    if empty:
+        _say_nothing_left(f"{empty:,} of {done:,} histories")
+
+
+def _show(result: Answer, titles: Mapping[str, str]) -> None:
+    """Prints one answer as a table."""
+    if not result.items:
+        _say_nothing_left("the history")
+        return
+    if result.popular:
+        typer.echo("the history is empty: these are the popular items", err=True)
+    table = Table("", "item_id", "title", "score")
+    for place, item in enumerate(result.items, start=1):
+        # As it stands: rich would take what is in square brackets for its own.
+        shown = Text(visible(item.item_id)), Text(visible(titles[item.item_id]))
+        table.add_row(str(place), *shown, f"{item.score:.3f}")
+    Console().print(table)
+
+
+def _say_nothing_left(of: str) -> None:
+    typer.echo(
+        f"nothing is left to recommend for {of}: --allow, --deny and --exclude-seen leave no item",
+        err=True,
+    )
+
+
+def _write_answers(
+    titles: Mapping[str, str], stream: Stream, source: Path, output: Path, force: bool
+) -> tuple[int, int]:
+    """Writes the answers to a file; returns how many there are, and how many hold no item."""
+    total = None if is_stream(source) else sum(1 for _ in _lines(source))
+    done = empty = 0
+    with replacing(output, overwrite=force) as beside, Screen().bar("recommending") as bar:
         queries, histories = itertools.tee(read_histories(source, titles))
         answers = stream(query["history"] for query in histories)
-        with beside.open("w", encoding="utf-8") as written:
+        with beside.open("wb") as written:
             for done, (query, result) in enumerate(zip(queries, answers, strict=True), start=1):
                 items = [
                     {"item_id": item.item_id, "title": titles[item.item_id], "score": item.score}
                     for item in result.items
                 ]
-                line = {**query, "items": items, "popular": result.popular}
-                written.write(json.dumps(line, ensure_ascii=False) + "\n")
+                written.write(_line({**query, "items": items, "popular": result.popular}))
+                empty += not items
                 bar.update(done, total)
-    typer.echo(f"{output}: {done:,} answers")
+    return done, empty
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    """An object as a line of JSONL; half a surrogate pair, which is no text, stays an escape."""
+    try:
+        return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value) + "\n").encode()
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, by their numbers."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line
 
 
 def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]]:
@@ -108,33 +207,49 @@ def read_histories(path: Path, known: Container[str]) -> Iterator[dict[str, Any]
 
     Args:
         path: Each line is an object whose "history" is a list of item ids, oldest first, whole
-            numbers among them as their digits; whatever else it holds is kept.
+            numbers among them as their digits; whatever else it holds is kept. Blank lines are
+            passed over.
         known: The ids that there are.
 
     Raises:
-        ExperimentError: A line is something else, or names an unknown id.
+        ExperimentError: A line is something else, names an unknown id, or has a key that the
+            answer needs.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                query = json.loads(line)
-            except ValueError as error:
-                raise ExperimentError(f"{path}, line {number}: not JSON: {error}") from error
-            history = query.get("history") if isinstance(query, dict) else None
-            # A bool is an int of Python's, and no id.
-            if not isinstance(history, list) or not all(type(i) in (str, int) for i in history):
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        try:
+            query = json.loads(line, parse_constant=_finite, parse_float=_finite)
+        except (ValueError, RecursionError) as error:
+            raise ExperimentError(f"{where}: not JSON: {error}") from error
+        history = query.get("history") if isinstance(query, dict) else None
+        # A bool is an int of Python's, and no id.
+        if not isinstance(history, list) or not all(type(i) in (str, int) for i in history):
+            raise ExperimentError(
+                f'{where}: "history" must be a list of item ids, got {json.dumps(query)[:80]}'
+            )
+        for key in _ANSWER_KEYS:
+            if key in query:
                 raise ExperimentError(
-                    f'{path}, line {number}: "history" must be a list of item ids, '
-                    f"got {json.dumps(query)[:80]}"
+                    f'{where}: the key "{key}" is the answer\'s: call it something else'
                 )
-            query["history"] = [str(item_id) for item_id in history]
-            for item_id in query["history"]:
-                if item_id not in known:
-                    raise ExperimentError(f"{path}, line {number}: unknown item id {item_id!r}")
-            yield query
+        query["history"] = [str(item_id) for item_id in history]
+        for item_id in query["history"]:
+            if item_id not in known:
+                raise ExperimentError(f"{where}: unknown item id {item_id!r}")
+        yield query
 
 
-def read_ids(path: Path | None, known: Container[str]) -> frozenset[str] | None:
+def _finite(text: str) -> float:
+    """A number of JSON's, which knows no infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number that JSON can hold")
+    return value
+
+
+def read_ids(
+    path: Path | None, known: Container[str], *, strict: bool = False
+) -> frozenset[str] | None:
     """The item ids of a file, one a line; None where there is no file.
 
     Ids that are not known are counted on stderr.
@@ -142,21 +257,25 @@ def read_ids(path: Path | None, known: Container[str]) -> frozenset[str] | None:
     Args:
         path: The file.
         known: The ids that there are.
+        strict: Whether at least one of them must be known.
 
     Raises:
-        ExperimentError: None of them is known, or the file is no text.
+        ExperimentError: None of them is known, though one must be, or the file is no text.
     """
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines: an id may hold what else Python takes for the end of a line.
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path}: not UTF-8 text: {error}") from error
-    ids = frozenset(line.strip() for line in lines) - {""}
+    ids = frozenset(_as_known(line, known) for line in lines) - {""}
     known_ids = frozenset(item_id for item_id in ids if item_id in known)
-    if not known_ids:
+    if not known_ids and strict:
         raise ExperimentError(f"{path}: the run knows none of its {len(ids):,} item ids")
-    if len(known_ids) < len(ids):
-        unknown = len(ids) - len(known_ids)
-        typer.echo(f"{path}: the run does not know {unknown:,} of {len(ids):,} item ids", err=True)
+    words = f"the run does not know {len(ids) - len(known_ids):,} of {len(ids):,} item ids"
+    if not ids:
+        words = "it holds no item ids"
+    if not ids or len(known_ids) < len(ids):
+        typer.echo(visible(f"{path}: {words}"), err=True)
     return known_ids

@@ -1,28 +1,45 @@
 """The folder of a run: what it is a run of, and which of its stages are complete.
 
 `run.json` says what it is a run of (the resolved configuration and a hash of the inputs); each
-stage has a folder of its own in it, complete once it holds `stage.json`. A run that was stopped,
-however, goes on with the first stage that is not complete.
+stage has a folder of its own in it, complete once it holds `stage.json`, which has a digest of each
+file that the stage left. A run that was stopped, however, goes on with the first stage that is not
+complete.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import beside_path, files_digest, read_json, write_json
+from semrec.shared.files import (
+    check_writable,
+    files_digest,
+    is_unfinished,
+    read_json,
+    sweep,
+    write_sealed,
+    writing,
+)
 from semrec.shared.screen import Screen, duration
+from semrec.shared.seals import check_seal, clear_leftovers, seal
 
-FORMAT = 1
+FORMAT = 2
+"""The format of the runs that this version makes; it goes on with those of format 1 as well.
+
+Format 1 had no digests.
+"""
+
+_FILES = "files"  # of stage.json: the digests
 
 
 class Run:
@@ -30,19 +47,22 @@ class Run:
 
     Args:
         path: The folder.
-        config: The resolved configuration, JSON values only.
+        identity: What it is a run of, as `run.json` says it.
         screen: Where progress is shown.
         may_fill: Whether stages that are not complete may be filled.
     """
 
     def __init__(
-        self, path: Path, *, config: dict[str, Any], screen: Screen, may_fill: bool
+        self, path: Path, *, identity: Mapping[str, Any], screen: Screen, may_fill: bool
     ) -> None:
         self.path = path
-        self.config = config
+        self.app: str = identity["app"]
+        self.config: dict[str, Any] = identity["config"]
+        self.is_sealed = identity["format"] > 1
         self.screen = screen
         self.may_fill = may_fill
         self._told: set[str] = set()
+        self._checked: set[str] = set()
         self._usable: frozenset[str] | None = None  # while a stage is filled: what comes before it
 
     @classmethod
@@ -64,22 +84,26 @@ class Run:
         identity = {"format": FORMAT, "app": app, "data": data, "config": dict(config)}
         identity = json.loads(json.dumps(identity))
         marker = path / "run.json"
-        if path.exists() and not path.is_dir():
-            raise ExperimentError(f"{path} is a file: choose another --out")
-        if marker.exists():
-            for key, before, now in _differences(read_json(marker), identity):
-                what = f"{key.removeprefix('config.')} is {before!r} there and {now!r} now"
-                if key == "data":
-                    what = "its input files had other contents"
-                raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        else:
+        check_out(path)
+        if not marker.exists():
             # A run killed while it wrote its first file has left just that.
-            foreign = path.exists() and [p for p in path.iterdir() if p != beside_path(marker)]
-            if foreign:
+            if path.exists() and not all(is_unfinished(p, marker) for p in path.iterdir()):
                 raise ExperimentError(f"{path} is not empty and no run: choose another --out")
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(marker, identity)
-        return cls(path, config=identity["config"], screen=screen, may_fill=True)
+            with writing(path):
+                Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
+            # Of two runs that begin at once, one has written it: the other is compared with that.
+            with suppress(FileExistsError):
+                write_sealed(marker, identity, overwrite=False)
+        present = _read_identity(marker)
+        for key, before, now in _differences(present, {**identity, "format": present["format"]}):
+            what = f"{key.removeprefix('config.')} is {before!r} there and {now!r} now"
+            if key == "data":
+                what = "its input files had other contents"
+            raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
+        for folder in (path, path / "studies"):
+            if folder.is_dir():
+                sweep(folder)
+        return cls(path, identity=present, screen=screen, may_fill=True)
 
     @classmethod
     def reopen(cls, path: Path, screen: Screen) -> Run:
@@ -88,12 +112,12 @@ class Run:
         Raises:
             ExperimentError: The folder is not that of a complete run.
         """
-        config = read_json(path / "run.json")["config"]
+        identity = _read_identity(path / "run.json")
         if not (path / "metrics.json").exists():
             raise ExperimentError(
                 f"{path}: the run is not complete; the command that began it goes on"
             )
-        return cls(path, config=config, screen=screen, may_fill=False)
+        return cls(path, identity=identity, screen=screen, may_fill=False)
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.
@@ -151,22 +175,37 @@ class Run:
                     f"{folder} is missing or damaged: the command that began the run makes it again"
                 )
             return self.facts(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        with self._lock(name, folder):
-            if self.is_complete(name):
-                self._tell(name, "complete, kept")
-                return self.facts(name)
-            start = time.perf_counter()
-            outer, self._usable = self._usable, frozenset(before)
-            try:
-                facts = dict(fill(folder))
-            finally:
-                self._usable = outer
-            facts["seconds"] = round(time.perf_counter() - start, 1)
-            write_json(folder / "stage.json", facts)
-            self._told.discard(name)
-            self._tell(name, f"done in {duration(facts['seconds'])}")
-            return self.facts(name)
+        if not self.is_complete(name):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with self._lock(name, folder):
+                    if not self.is_complete(name):  # another process may have been at it
+                        return self._fill(name, folder, fill, before)
+        self._tell(name, "complete, kept")
+        return self.facts(name)
+
+    def _fill(
+        self,
+        name: str,
+        folder: Path,
+        fill: Callable[[Path], Mapping[str, Any]],
+        before: Collection[str],
+    ) -> dict[str, Any]:
+        clear_leftovers(folder)
+        start = time.perf_counter()
+        outer, self._usable = self._usable, frozenset(before)
+        try:
+            facts = dict(fill(folder))
+        finally:
+            self._usable = outer
+        facts["seconds"] = round(time.perf_counter() - start, 1)
+        write_sealed(folder / "stage.json", {**facts, _FILES: seal(folder)})
+        self._checked.add(name)
+        # Who still waits for the lock sees next that the stage is complete, whatever he waits on.
+        (folder / "lock").unlink(missing_ok=True)
+        self._told.discard(name)
+        self._tell(name, f"done in {duration(facts['seconds'])}")
+        return self.facts(name)
 
     def check_usable(self, name: str) -> None:
         """Asserts that a stage which is being filled has named this one among those before it."""
@@ -192,9 +231,56 @@ class Run:
         """Returns what a complete stage left: the facts of its `fill`, and "seconds".
 
         Raises:
-            ExperimentError: The stage is not complete.
+            ExperimentError: The stage is not complete, or its "stage.json" is damaged.
         """
-        return read_json(self.path / name / "stage.json")
+        record = self._record(name)
+        return {key: value for key, value in record.items() if key != _FILES}
+
+    def checked(self, name: str) -> Path:
+        """The folder of a complete stage; its files are compared with their digests once.
+
+        Raises:
+            ExperimentError: One of them is damaged.
+        """
+        folder = self.path / name
+        if name not in self._checked:
+            record = self._record(name)
+            if self.is_sealed or _FILES in record:
+                check_seal(folder, record.get(_FILES))
+            self._checked.add(name)
+        return folder
+
+    def _record(self, name: str) -> dict[str, Any]:
+        return read_json(self.path / name / "stage.json", sealed=self.is_sealed)
+
+
+def check_out(path: Path) -> None:
+    """Refuses a folder that no run can have, before anything is read.
+
+    Raises:
+        ExperimentError: It is a file, or cannot be made; it is named as it was given.
+    """
+    try:
+        check_writable(path, parents=True)
+    except ExperimentError as error:
+        raise ExperimentError(f"{error}: choose another --out") from error
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    """What a run is of, as its `run.json` says it.
+
+    Raises:
+        ExperimentError: The file is missing, damaged, or of a newer version.
+    """
+    identity = read_json(path)
+    version, app, config = (identity.get(key) for key in ("format", "app", "config"))
+    if type(version) is not int or not isinstance(app, str) or not isinstance(config, dict):
+        raise ExperimentError(f"{path}: is not what a run is of: choose the folder of a run")
+    if not 1 <= version <= FORMAT:
+        raise ExperimentError(
+            f"{path} has format {version}, this version reads 1 to {FORMAT}: use a newer one"
+        )
+    return identity if version == 1 else read_json(path, sealed=True)
 
 
 def _differences(

@@ -9,6 +9,8 @@ from genrec import TrainingEvent
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from semrec.shared.text import visible
+
 
 class Screen:
     """What a person sees of a run: bars on a terminal, plain lines elsewhere, all on stderr."""
@@ -19,7 +21,7 @@ class Screen:
 
     def say(self, message: str) -> None:
         """Prints one line."""
-        self.console.print(message, markup=False, soft_wrap=True)
+        self.console.print(visible(message), markup=False, soft_wrap=True)
 
     def bar(self, title: str) -> Bar:
         """Returns a progress bar, to be used in a `with` block."""
@@ -38,15 +40,15 @@ class Bar:
         self.progress: Progress | None = None
         if screen.live:
             self.progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.completed}/{task.total}"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=screen.console,
                 transient=True,
             )
-            self.task = self.progress.add_task(title, total=None, note="")
+            self.task = self.progress.add_task(visible(title), total=None, note="")
 
     def __enter__(self) -> Bar:
         if self.progress is not None:
@@ -62,13 +64,14 @@ class Bar:
         if self.progress is not None:
             self.progress.stop()
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Shows that `done` of `total` are done, and a remark."""
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Shows that `done` of `total`, or of nobody knows how many, are done, and a remark."""
         if self.progress is not None:
-            self.progress.update(self.task, completed=done, total=total, note=note)
+            self.progress.update(self.task, completed=done, total=total, note=visible(note))
         elif time.perf_counter() - self.last >= self.PERIOD:
             self.last = time.perf_counter()
-            self.screen.say(f"{self.title}: {done} of {total} {note}".rstrip())
+            of_total = "" if total is None else f" of {total}"
+            self.screen.say(f"{self.title}: {done}{of_total} {note}".rstrip())
 
     def training(self, event: TrainingEvent) -> None:
         """Shows where a training stands; each epoch leaves a line. To be given to `genrec.fit`."""

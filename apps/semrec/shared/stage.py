@@ -107,14 +107,22 @@ class Stage(Generic[Result]):
         return self.run.stage(self.folder_name, self.fill, names)
 
     def file(self, name: str) -> Path:
-        """A file that it leaves beside its result."""
+        """A file that it leaves beside its result.
+
+        Raises:
+            ExperimentError: A file of the stage is damaged.
+        """
         self.complete()
-        return self.run.path / self.folder_name / name
+        return self.run.checked(self.folder_name) / name
 
     def result(self) -> Result:
-        """What it leaves, read from its folder."""
+        """What it leaves, read from its folder.
+
+        Raises:
+            ExperimentError: A file of the stage is damaged.
+        """
         self.complete()
-        return self.load(self.run.path / self.folder_name)
+        return self.load(self.run.checked(self.folder_name))
 
 
 @dataclass(frozen=True, kw_only=True)

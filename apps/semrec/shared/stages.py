@@ -12,7 +12,14 @@ from evalrec import ItemToItemFloor, Report, evaluate, fit_floors, read_report
 from jaxtyping import Float
 from semtok import embedding_source, is_stored
 
-from semrec.shared.files import load_array, read_json, reading
+from semrec.shared.files import (
+    load_array,
+    read_json,
+    read_json_lines,
+    reading,
+    replacing,
+    save_array,
+)
 from semrec.shared.stage import Facts, Setting, Stage
 
 Vectors = Float[np.ndarray, "items dim"]
@@ -27,7 +34,10 @@ def items_stage(setting: Setting[Any]) -> Stage[list[dict[str, Any]]]:
         data = setting.data
         counts = data.split.item_counts.tolist()
         rows = zip(data.catalog.item_ids, data.titles(), counts, strict=True)
-        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
+        with (
+            replacing(folder / "items.jsonl") as beside,
+            beside.open("w", encoding="utf-8", newline="\n") as file,
+        ):
             for item_id, title, count in rows:
                 line = {"item_id": item_id, "title": title, "count": count}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -37,9 +47,9 @@ def items_stage(setting: Setting[Any]) -> Stage[list[dict[str, Any]]]:
 
 
 def _read_items(folder: Path) -> list[dict[str, Any]]:
+    expected = read_json(folder / "stage.json")["items"]
     with reading(folder / "items.jsonl") as path:
-        items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        expected = read_json(folder / "stage.json")["items"]
+        items = read_json_lines(path)
         if len(items) != expected:
             raise ValueError(f"{len(items):,} of {expected:,} items")
     return items
@@ -79,7 +89,7 @@ def embedding_stage(
         )
         with setting.run.screen.bar(f"{name} embeddings") as bar:
             vectors = source.embed(catalog, progress=bar.update)
-        np.save(folder / "embeddings.npy", vectors)
+        save_array(folder / "embeddings.npy", vectors)
         return {"embedding": embedding, "dim": vectors.shape[1]}
 
     return setting.stage(

@@ -12,9 +12,10 @@ from evalrec import Comparison, Report, compare, comparison_table, systems_grid
 from evalrec.page import Bars, Html, Panel, Section, bars, curves, table
 from rich.console import Console
 
-from semrec.shared.files import read_json, replacing, write_json
+from semrec.shared.files import read_json, replacing, write_sealed, writing
 from semrec.shared.run import Run
 from semrec.shared.stage import Setting, Stage
+from semrec.shared.text import visible
 
 StudyArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of those above")]
 SeedsOption = Annotated[
@@ -122,11 +123,13 @@ def parse_seeds(seeds: str | None, default: int) -> list[int]:
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError as error:
-        raise typer.BadParameter(f"--seeds must be whole numbers by commas, got {seeds}") from error
+        raise typer.BadParameter(
+            f"--seeds must be whole numbers by commas, got {seeds!r}"
+        ) from error
     if min(numbers) < 0:
-        raise typer.BadParameter(f"--seeds must be at least 0, got {seeds}")
+        raise typer.BadParameter(f"--seeds must be at least 0, got {seeds!r}")
     if len(set(numbers)) < len(numbers):
-        raise typer.BadParameter(f"--seeds must be different, got {seeds}")
+        raise typer.BadParameter(f"--seeds must be different, got {seeds!r}")
     return numbers
 
 
@@ -145,6 +148,8 @@ def tested(
     Returns:
         Reports by variant, one a seed.
     """
+    for variant in variants.values():  # before the first is trained
+        variant.config.check(variant.data)
     systems = {}
     for number, (name, variant) in enumerate(variants.items(), start=1):
         place = f" ({number} of {len(variants)})" if len(variants) > 1 else ""
@@ -174,7 +179,7 @@ def run_study(
     run_stages(pipeline)
     typer.echo()
     Console().print(comparison_table(comparison))
-    typer.echo(f"report: {pipeline.run.path / 'report.html'}")
+    typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
 
 
 def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
@@ -191,11 +196,12 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
     }
     grid = systems_grid(comparison, intervals=False, p_values=True, facts=shown)
     folder = run.path / "studies"
-    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     lines = [f"# {outcome.title}", "", outcome.note, "", grid.markdown()]
     with replacing(folder / f"{name}.md") as beside:
         beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_json(
+    write_sealed(
         folder / f"{name}.json",
         {
             "title": outcome.title,
@@ -210,7 +216,8 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
 
 def study_sections(run: Run) -> list[Section]:
     """The cards of all studies that a run has."""
-    studies = [read_json(path) for path in sorted((run.path / "studies").glob("*.json"))]
+    paths = sorted((run.path / "studies").glob("*.json"))
+    studies = [read_json(path, sealed=run.is_sealed) for path in paths]
     return [
         Section(
             title=f"Study: {study['title']}",

@@ -11,8 +11,16 @@ from fusion import ContentEncoder
 from genrec import SequenceRecipe
 from semtok import Catalog, image_paths, is_stored
 
-from semrec.shared.configuration import check_at_least
-from semrec.shared.data import Choosing, Columns, Data, check_embeddings, field_groups
+from semrec.shared.configuration import check_at_least, check_seed
+from semrec.shared.data import (
+    Choosing,
+    Columns,
+    Data,
+    check_embeddings,
+    check_sizes,
+    check_texts,
+    field_groups,
+)
 from semrec.shared.files import input_files
 from semrec.tssr.encoders import Encoder, ImageEncoder, TextEncoder
 
@@ -110,8 +118,8 @@ class Content:
             if self.is_image(fields):
                 files += image_paths(catalog, self.image_field)
                 files += input_files(self.image_weights)
-            elif not is_stored(self.embedding):
-                catalog.texts(fields)
+            else:
+                check_texts(self.embedding, [fields], catalog)
         return files
 
     def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
@@ -207,7 +215,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        check_at_least(0, self, "seed")
+        check_seed(self.seed)
         if self.content.mode == "end-to-end" and self.model.head != "ids":
             raise ValueError(ONLY_IDS.format(self.model.head))
         if self.content.mode == "end-to-end" and self.model.id_start != "random":
@@ -224,7 +232,9 @@ class Config:
 
         Raises:
             CatalogError: Such a file does not fit the catalogue, or an image is missing.
-            ValueError: A stream has no field of the catalogue to be embedded.
+            ValueError: A stream has no field of the catalogue to be embedded, or items or users
+                are too few.
         """
+        check_sizes(data, self.evaluation)
         images = self.content.check(data.catalog)
         return [*check_embeddings([self.content.embedding], data), *images]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,10 +17,13 @@ import torch
 
 from semrec.shared import run as run_module
 from semrec.shared.data import Choosing, Columns
+from semrec.shared.environment import environment, note_environment
 from semrec.shared.errors import ExperimentError
+from semrec.shared.files import read_json
 from semrec.shared.run import Run
 from semrec.shared.screen import Screen
 from semrec.shared.stage import Setting, Stage
+from semrec.shared.text import visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,3 +296,144 @@ def test_the_seconds_of_a_stage_leave_out_those_before_it(
     assert steps.train.complete()["seconds"] == 3  # of the try that completed it
     assert steps.text.complete()["seconds"] == 5
     assert steps.filled == ["train", "test"]
+
+
+def test_damage_to_what_a_stage_left_is_seen_before_it_is_used(setting: Setting[Any]) -> None:
+    Steps(setting).test.complete()
+    folder = setting.run.path / "train"
+    words = f"remove the folder {folder}, and the command that began the run makes it again"
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(kept) == {"letters", "stage.json"}  # the lock is gone
+
+    def refusal(take: Callable[[Stage[str]], object] = Stage.result) -> str:
+        run = begin(setting.run.path)  # each process looks once
+        with pytest.raises(ExperimentError) as error:
+            take(Steps(setting_of(run)).train)
+        for name, content in kept.items():
+            (folder / name).write_bytes(content)
+        return str(error.value)
+
+    (folder / "letters").write_text("tx")
+    assert refusal() == f"{folder / 'letters'} is damaged: {words}"
+    (folder / "letters").write_text("tx")
+    assert refusal(lambda stage: stage.file("stage.json")) == (
+        f"{folder / 'letters'} is damaged: {words}"
+    )
+    (folder / "letters").unlink()
+    assert refusal() == f"{folder / 'letters'} is missing: {words}"
+    for old, new in ((b'"t"', b'"u"'), (b'"letters"', b'"letter5"'), (b'"files"', b'"filez"')):
+        (folder / "stage.json").write_bytes(kept["stage.json"].replace(old, new))
+        assert "stage.json is damaged" in refusal()
+
+    (folder / "log.jsonl").write_text("added")  # what a training keeps for itself is not looked at
+    steps = Steps(setting_of(begin(setting.run.path)))
+    assert steps.train.result() == "tt"
+    (folder / "letters").write_text("tx")
+    assert steps.train.result() == "tx"  # looked at once
+
+
+def test_a_damaged_stage_is_not_taken_by_those_after_it(setting: Setting[Any]) -> None:
+    Steps(setting).train.complete()
+    (setting.run.path / "text/letters").write_text("x")
+    steps = Steps(setting_of(begin(setting.run.path)))
+    shutil.rmtree(setting.run.path / "train")
+    with pytest.raises(ExperimentError, match="text/letters is damaged: remove the folder"):
+        steps.test.complete()
+    shutil.rmtree(setting.run.path / "text")
+    assert Steps(setting_of(begin(setting.run.path))).test.result() == "ttt"
+
+
+def test_what_an_interrupted_try_was_writing_is_swept(setting: Setting[Any]) -> None:
+    folder = setting.run.path / "text"
+    (folder / ".tokenizer.77.part").mkdir(parents=True)
+    (folder / ".tokenizer.77.part/codes").write_text("half")
+    (folder / ".weights.safetensors.77.part").write_text("half")
+    (folder / "log.jsonl").write_text("goes on")
+    Steps(setting).text.complete()
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "letters", "stage.json"}
+    assert list(read_json(folder / "stage.json")["files"]) == ["letters"]
+
+
+def test_a_full_disk_in_a_stage_names_its_folder(setting: Setting[Any]) -> None:
+    def during(_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ExperimentError, match="run/text cannot be written: No space left on dev"):
+        Steps(setting, during).text.complete()
+    assert Steps(setting).text.result() == "t"
+
+
+def test_of_two_runs_that_begin_at_once_one_has_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dataclasses.asdict(Config(seed=3))
+    write = run_module.write_sealed
+
+    def later(path: Path, value: Any, **options: Any) -> None:
+        monkeypatch.setattr(run_module, "write_sealed", write)
+        Run.begin(path.parent, app="any", config=other, data="0", screen=Screen())
+        write(path, value, **options)
+
+    monkeypatch.setattr(run_module, "write_sealed", later)
+    with pytest.raises(ExperimentError, match=r"another run .seed is 3 there and 0 now"):
+        begin(tmp_path / "run")
+    assert read_json(tmp_path / "run/run.json")["config"]["seed"] == 3
+
+
+def test_what_a_run_is_of_is_read_with_care(setting: Setting[Any]) -> None:
+    marker = setting.run.path / "run.json"
+    text = marker.read_text()
+    for old, new, words in (
+        ('"seed": 0', '"seed": 1', r"run\.json is damaged"),
+        ('"format": 2', '"format": 3', r"run\.json is damaged"),
+        (text, '{"format": 3, "app": "any", "config": {}}', "format 3, this version reads 1 to 2"),
+        (text, '{"format": true, "app": "any", "config": {}}', "choose the folder of a run"),
+        (text, '{"format": 2, "app": "any", "config": []}', "choose the folder of a run"),
+        (text, '{"format": 2, "app": "any", "config": {}}', "lacks the digest"),
+        (text, "[" * 100_000, "not JSON"),
+    ):
+        marker.write_text(text.replace(old, new))
+        for take in (begin, lambda path: Run.reopen(path, Screen())):
+            with pytest.raises(ExperimentError, match=words):
+                take(setting.run.path)
+
+
+def test_a_run_of_the_first_format_goes_on(setting: Setting[Any]) -> None:
+    """It had no digests."""
+    Steps(setting).text.complete()
+    for path in (setting.run.path / "run.json", setting.run.path / "text/stage.json"):
+        value = read_json(path)
+        value.pop("files", None)
+        path.write_text(json.dumps(value | ({"format": 1} if "format" in value else {})))
+    steps = Steps(setting_of(begin(setting.run.path)))
+    assert steps.test.result() == "ttt"
+    assert steps.filled == ["train", "test"]
+
+
+def test_another_environment_is_said_once_and_goes_on(
+    setting: Setting[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    note_environment(setting.run, cpu)
+    kept = read_json(setting.run.path / "environment.json")["environments"]
+    assert kept == [environment(cpu)]
+    assert kept[0]["threads"] == threads
+    assert all(kept[0][name] for name in ("semrec", "torch", "cpu", "device"))
+    note_environment(setting.run, cpu)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    for _ in range(2):
+        note_environment(begin(setting.run.path), cpu)
+    shown = capsys.readouterr().err
+    assert shown.count("begun under another environment") == 1
+    assert f"(threads {threads} then, {threads + 1} now)" in shown
+    (setting.run.path / "environment.json").write_text("[")
+    note_environment(setting.run, cpu)
+    assert len(read_json(setting.run.path / "environment.json")["environments"]) == 1
+
+
+def test_what_is_shown_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.say("[red]a\x1b[2J\x9b\u202eb\udc80\u2028")
+    assert capsys.readouterr().err == "[red]a\\x1b[2J\\x9b\\u202eb\\udc80\\u2028\n"
+    assert visible("Les Misérables 🙂 שלום") == "Les Misérables 🙂 שלום"

@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import torch
 import typer
 from evalrec import Queries, Report, evaluate
 
+from semrec.shared import studies
+from semrec.shared.errors import ExperimentError
 from semrec.shared.run import Run
 from semrec.shared.screen import Screen
 from semrec.shared.studies import (
@@ -158,3 +162,37 @@ def test_what_a_command_line_says_is_checked() -> None:
         parse_seeds("1,-1", 7)
     with pytest.raises(typer.BadParameter, match="different"):
         parse_seeds("1,1", 7)
+
+
+def test_variants_are_checked_before_the_first_is_trained() -> None:
+    trained: list[str] = []
+
+    def variant(name: str, *, suits: bool) -> Any:
+        def check(data: str) -> None:
+            if not suits:
+                raise ValueError(f"{name} must suit {data}")
+
+        stage = SimpleNamespace(result=lambda: trained.append(name))
+        return SimpleNamespace(
+            config=SimpleNamespace(check=check),
+            data="the data",
+            run=SimpleNamespace(screen=Screen()),
+            varied=lambda seed: stage,
+        )
+
+    first, second = variant("first", suits=True), variant("second", suits=False)
+    with pytest.raises(ValueError, match="second must suit the data"):
+        studies.tested({"first": first, "second": second}, [0], lambda stage: stage)
+    assert trained == []
+    studies.tested({"first": first}, [0, 1], lambda stage: stage)
+    assert trained == ["first", "first"]
+
+
+def test_a_damaged_study_is_not_shown(tmp_path: Path) -> None:
+    small = run(tmp_path / "run")
+    keep_study(small, "sizes", outcome())
+    path = small.path / "studies/sizes.json"
+    for content in (path.read_text().replace("Table 0", "Table 1"), "{}", "[" * 100_000):
+        path.write_text(content)
+        with pytest.raises(ExperimentError, match=r"studies/sizes\.json"):
+            study_sections(small)

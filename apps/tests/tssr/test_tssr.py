@@ -274,7 +274,7 @@ def test_images_and_their_weights_are_inputs_of_a_run(tmp_path: Path) -> None:
             begin()
         path.write_bytes(content)
         begin()
-    assert [path.name for path in out.iterdir()] == ["run.json"]
+    assert {path.name for path in out.iterdir()} == {"run.json", "environment.json"}
 
 
 END_TO_END = """

@@ -1,0 +1,72 @@
+"""Under what a run was computed: what its last digits may follow, beside its configuration."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semrec.shared.errors import ExperimentError
+from semrec.shared.files import read_json, write_json
+from semrec.shared.run import Run
+
+PACKAGES = ("semtok", "recfusion", "genrec", "evalrec", "semrec", "torch", "numpy", "faiss-cpu")
+"""The distributions whose versions results may follow."""
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Threads, processor, device and versions, JSON values only."""
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+        "threads": torch.get_num_threads(),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def note_environment(run: Run, device: torch.device) -> None:
+    """Keeps in "environment.json" under what a run is computed; says so where that is new.
+
+    It is no part of what the run is of: the run goes on.
+
+    Args:
+        run: A run that was begun, or that goes on.
+        device: What it is computed on.
+    """
+    path, present = run.path / "environment.json", environment(device)
+    known = _known(path)
+    if present in known:
+        return
+    if known:
+        changes = ", ".join(
+            f"{key} {known[0].get(key)} then, {value} now"
+            for key, value in present.items()
+            if known[0].get(key) != value
+        )
+        run.screen.say(
+            f"begun under another environment ({changes}): what is computed from here on may "
+            "differ from it in the last digits"
+        )
+    write_json(path, {"environments": [*known, present]})
+
+
+def _known(path: Path) -> list[dict[str, Any]]:
+    """What is kept so far; nothing, where that is missing or damaged: no result is read from it."""
+    try:
+        known = read_json(path).get("environments")
+    except ExperimentError:
+        return []
+    is_ours = isinstance(known, list) and all(isinstance(entry, dict) for entry in known)
+    return known if is_ours else []  # type: ignore[return-value]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # another build of faiss, say
+        return None

@@ -1,0 +1,23 @@
+"""What a terminal is shown: no name of a file, id or title may steer it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
+_DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def visible(value: object) -> str:
+    r"""A text with each control character, mark of direction and lone surrogate as its escape.
+
+    ESC becomes ``\x1b``, so that a title or the name of a folder neither moves the cursor nor
+    turns the line round.
+    """
+    return "".join(_escaped(sign) for sign in str(value))
+
+
+def _escaped(sign: str) -> str:
+    if unicodedata.category(sign) in _CONTROLS or sign in _DIRECTIONS:
+        return sign.encode("unicode_escape").decode("ascii")
+    return sign

@@ -1,0 +1,204 @@
+"""What `recommend` reads and writes, with a model that answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from genrec import Answer, Recommendation
+
+from semrec.shared.errors import ExperimentError
+from semrec.shared.recommend import (
+    answer,
+    check_output,
+    history_ids,
+    read_histories,
+    read_ids,
+)
+
+ODD = ["a\u2028", "\u2029b", "c\u0085", "d e", " f", "g\u000b", "h\u001c"]
+"""Ids that hold what Python takes for the end of a line, or for nothing."""
+
+
+def echo(histories: Iterable[list[str]]) -> Iterator[Answer]:
+    """Recommends what was had."""
+    for history in histories:
+        items = [Recommendation(item_id=item_id, score=1.0) for item_id in history]
+        yield Answer(items=items, unknown=0, popular=not history)
+
+
+def answers(source: Path, output: Path, *known: str, force: bool = False) -> None:
+    titles = {item_id: f"title of {item_id}" for item_id in known}
+    answer(titles, echo, history=None, source=source, output=output, force=force)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "histories.jsonl"
+    path.write_text('{"history": ["a"]}\n{"history": []}\n')
+    return path
+
+
+def test_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "histories.jsonl"
+    path.write_text('\n{"history": ["a"]}\n \t\r\n{"history": ["b"]}\n\n')
+    histories = [query["history"] for query in read_histories(path, {"a", "b"})]
+    assert histories == [["a"], ["b"]]
+    with pytest.raises(ExperimentError, match=r"line 4: unknown item id 'b'"):
+        list(read_histories(path, {"a"}))
+
+
+def test_ids_in_a_file_may_be_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "histories.jsonl"
+    path.write_text('{"history": [1010, "7"], "user": 3}\n')
+    assert list(read_histories(path, {"1010", "7"})) == [{"history": ["1010", "7"], "user": 3}]
+    path.write_text('{"history": [true]}\n')
+    with pytest.raises(ExperimentError, match="list of item ids"):
+        list(read_histories(path, {"True"}))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"history": ["a"], "items": 3}', r'line 2: the key "items" is the answer\'s'),
+        ('{"history": ["a"], "popular": null}', r'line 2: the key "popular" is the answer\'s'),
+        ("[" * 100_000, "line 2: not JSON"),
+        ('{"history": ["a"], "weight": Infinity}', "line 2: not JSON: Infinity"),
+        ('{"history": ["a"], "weight": 1e999}', "line 2: not JSON: 1e999"),
+    ],
+)
+def test_lines_that_have_no_answer_are_named(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "histories.jsonl"
+    path.write_text(f'{{"history": ["a"], "weight": 0.5}}\n{line}\n')
+    with pytest.raises(ExperimentError, match=words):
+        answers(path, tmp_path / "answers.jsonl", "a")
+    assert os.listdir(tmp_path) == ["histories.jsonl"]
+
+
+def test_odd_ids_survive(tmp_path: Path) -> None:
+    source, output, denied = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "deny.txt"))
+    lines = [json.dumps({"history": [item_id]}, ensure_ascii=False) for item_id in ODD]
+    source.write_text("\n".join(lines), newline="\n")
+    answers(source, output, *ODD)
+    written = output.read_bytes().decode().split("\n")[:-1]
+    assert [json.loads(line)["items"][0]["item_id"] for line in written] == ODD
+    for end in ("\n", "\r\n"):
+        denied.write_bytes(end.join(["", *ODD, " plain ", ""]).encode())
+        assert read_ids(denied, {*ODD, "plain"}) == {*ODD, "plain"}
+    assert history_ids(",".join([*ODD, " d e "]), set(ODD)) == [*ODD, "d e"]
+
+
+def test_half_a_surrogate_pair_stays_an_escape(tmp_path: Path, source: Path) -> None:
+    source.write_text('{"history": ["a"], "user": "\\ud83d"}\n')
+    answers(source, tmp_path / "out.jsonl", "a")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["user"] == "\ud83d"
+
+
+def test_ids_that_nobody_knows_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ids\x1b[2J.txt"
+    for content, words in (("", "it holds no item ids"), ("x\ny", "does not know 2 of 2 item ids")):
+        path.write_text(content)
+        assert read_ids(path, {"a"}) == frozenset()
+        shown = capsys.readouterr().err
+        assert words in shown
+        assert "ids\\x1b[2J.txt" in shown
+        with pytest.raises(ExperimentError, match=r"knows none of its (0|2) item ids"):
+            read_ids(path, {"a"}, strict=True)
+    assert read_ids(None, {"a"}) is None
+
+
+def test_an_unknown_id_names_the_option() -> None:
+    with pytest.raises(ExperimentError, match=r"^--history must hold ids of the .*, got 'nobody'"):
+        history_ids("a, nobody", {"a"})
+    assert history_ids(" a ,,a,", {"a"}) == ["a", "a"]
+    assert history_ids("", {"a"}) == []
+
+
+def test_nothing_left_is_said(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer({"a": "A"}, echo, history=[], source=None, output=None, force=False)
+    shown = capsys.readouterr()
+    assert "nothing is left to recommend for the history: --allow, --deny and" in shown.err
+    assert shown.out == ""
+    answers(source, tmp_path / "out.jsonl", "a")
+    assert "nothing is left to recommend for 1 of 2 histories" in capsys.readouterr().err
+
+
+def test_titles_are_shown_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is in square brackets is no markup, and what would steer the terminal does not."""
+    titles = {"a\x1b": "[/x] [red] \x1b[2J\x9b\u202e"}
+    answer(titles, echo, history=list(titles), source=None, output=None, force=False)
+    shown = capsys.readouterr().out
+    assert "[/x] [red] \\x1b[2J\\x9b\\u202e" in shown
+    assert "a\\x1b" in shown
+    assert not set(shown) & {"\x1b", "\x9b", "\u202e"}
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, source: Path) -> None:
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    for path in (run / "run.json", run / "data/items.jsonl", run / "mine", tmp_path / "old"):
+        path.write_text("{}")
+    (tmp_path / "link").symlink_to(source)
+    os.link(source, tmp_path / "hard")
+
+    def check(output: Path, *, force: bool = True) -> None:
+        check_output(output, run=run, inputs=(source, None), force=force)
+
+    for output in (source, tmp_path / "link", tmp_path / "hard"):
+        with pytest.raises(ExperimentError, match=f"must not be a file that is read, got {output}"):
+            check(output)
+    for output in (run / "run.json", run / "data/../data/items.jsonl"):
+        with pytest.raises(ExperimentError, match="must not be a file of the run"):
+            check(output)
+    with pytest.raises(
+        ExperimentError, match=r"the folder .*gone is missing: choose another --out"
+    ):
+        check(tmp_path / "gone/answers")
+    with pytest.raises(ExperimentError, match="run is a folder, not a file"):
+        check(run)
+    with pytest.raises(ExperimentError, match="old exists: choose another --output, or --force"):
+        check(tmp_path / "old", force=False)
+    for output in (run / "mine", tmp_path / "old", tmp_path / "new"):
+        check(output)
+
+
+def test_answers_to_a_pipe_come_from_a_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is read or opened twice, and neither is replaced."""
+    source, output, content = tmp_path / "in", tmp_path / "out", []
+    os.mkfifo(source)
+    os.mkfifo(output)
+    threads = [
+        threading.Thread(target=lambda: source.write_text('{"history": ["a"]}\n')),
+        threading.Thread(target=lambda: content.append(output.read_text())),
+    ]
+    for thread in threads:
+        thread.start()
+    check_output(output, run=tmp_path, inputs=(source,), force=False)
+    answers(source, output, "a")
+    for thread in threads:
+        thread.join()
+    assert json.loads(content[0])["items"][0]["item_id"] == "a"
+    assert all(stat.S_ISFIFO(path.stat().st_mode) for path in (source, output))
+    assert capsys.readouterr().out == ""
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
+def test_an_output_that_came_meanwhile_stays(tmp_path: Path, source: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("another's")
+    with pytest.raises(ExperimentError, match="exists: choose another --output, or --force"):
+        answers(source, output, "a")
+    assert output.read_text() == "another's"
+    answers(source, output, "a", force=True)
+    assert output.read_text().count("\n") == 2
