@@ -66,10 +66,10 @@ def test_two_writers_of_one_file_never_mix(tmp_path: Path) -> None:
     path = tmp_path / "answers"
     with replacing(path) as first, replacing(path) as second:
         assert first != second
-        with first.open("w") as one, second.open("w") as other:
+        with first.open("w") as first_file, second.open("w") as second_file:
             for _ in range(1000):
-                one.write("first\n")
-                other.write("second\n")
+                first_file.write("first\n")
+                second_file.write("second\n")
     assert path.read_text() == "first\n" * 1000  # the outer block ends last
     assert os.listdir(tmp_path) == ["answers"]
 
