@@ -92,24 +92,15 @@ class Report:
             raise ValueError(
                 f"groups must be one a user, {self.counts['users']}, got {len(self.groups)}"
             )
-        if self.groups.min() < 0 or self.groups.max() >= len(self.group_names):
-            raise ValueError(f"groups must be of {self.group_names}, got {self.groups.max()}")
-        if not self.ks or not all(1 <= k <= self.counts["items"] for k in self.ks):
-            raise ValueError(f"ks must be in [1, {self.counts['items']}], got {self.ks}")
-        missing = {"cold_targets", "repeated_targets"} - self.counts.keys()
-        if missing:
-            raise ValueError(f"counts must have {', '.join(sorted(missing))}, got none")
 
     def _check_ranks(self, ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> None:
         if tuple(ranks_of) != MODES:
             raise ValueError(f"ranks must be given for {MODES}, got {tuple(ranks_of)}")
         for mode, ranks in ranks_of.items():
-            most = self.counts["items"] + 1
-            in_range = ranks.min(initial=most) >= 1 and ranks.max(initial=0) <= most
-            if len(ranks) != self.counts["users"] or len(ranks) == 0 or not in_range:
+            if len(ranks) != self.counts["users"] or len(ranks) == 0 or ranks.min() < 1:
                 raise ValueError(
-                    f"{mode} ranks must be {self.counts['users']} numbers in [1, {most}], got "
-                    f"{len(ranks)} from {ranks.min(initial=most)} to {ranks.max(initial=0)}"
+                    f"{mode} ranks must be {self.counts['users']} numbers from 1 on, "
+                    f"got {len(ranks)} from {ranks.min(initial=self.counts['items'] + 1)} on"
                 )
 
     @property
@@ -247,7 +238,7 @@ class Report:
         if "ranks" not in document:
             raise ValueError("ranks must be in the document, got one made with per_user=False")
         code_ranks = document["code_ranks"]
-        return cls(
+        report = cls(
             name=text("name", document["name"]),
             queries=text("queries", document["queries"]),
             ranks=_arrays(document["ranks"]),
@@ -265,6 +256,8 @@ class Report:
             code_ranks=None if code_ranks is None else _arrays(code_ranks),
             seed=count("seed", document["seed"]),
         )
+        _check_ranges(report)
+        return report
 
     def write_json(self, path: str | Path) -> None:
         """Write `to_json()` to a file, whole or not at all."""
@@ -285,6 +278,22 @@ def read_report(path: str | Path) -> Report:
         if "format" not in document:
             raise DataError(f"{path} is not a report of evalrec")
         return Report.from_json(document)
+
+
+def _check_ranges(report: Report) -> None:
+    """Refuses figures of a document that no evaluation gives."""
+    for what in ("items", "cold_targets", "repeated_targets"):
+        if what not in report.counts:
+            raise ValueError(f"counts must have {what}, got {', '.join(report.counts)}")
+    most = report.counts["items"] + 1
+    for ranks_of in (report.ranks, report.code_ranks or {}):
+        for mode, ranks in ranks_of.items():
+            if ranks.max() > most:
+                raise ValueError(f"{mode} ranks must be at most {most}, got {ranks.max()}")
+    if not report.ks or not all(1 <= k < most for k in report.ks):
+        raise ValueError(f"ks must be in [1, {most - 1}], got {report.ks}")
+    if report.groups.max() >= len(report.group_names):
+        raise ValueError(f"groups must be of {report.group_names}, got {report.groups.max()}")
 
 
 def check_same_queries(first: Report, name: str, report: Report) -> None:
