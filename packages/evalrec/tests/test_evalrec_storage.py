@@ -120,9 +120,9 @@ def test_two_writers_of_one_place_do_not_mix(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert place.read_text() == "first"  # the last that was finished
-    with replacing_folder(tmp_path / "f") as one, replacing_folder(tmp_path / "f") as other:
-        (one / "a").write_text("one")
-        (other / "b").write_text("other")
+    with replacing_folder(tmp_path / "f") as outer, replacing_folder(tmp_path / "f") as inner:
+        (outer / "a").write_text("outer")
+        (inner / "b").write_text("inner")
     assert [path.name for path in (tmp_path / "f").iterdir()] == ["a"]
 
 

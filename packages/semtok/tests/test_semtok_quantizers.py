@@ -103,6 +103,15 @@ def test_the_same_seed_gives_the_same_quantizer(name: str, tmp_path: Path) -> No
         assert path.read_bytes() == twin.read_bytes()
 
 
+def by_hand(folder: Path, **changes: object) -> None:
+    """Changes a folder's config.json as a person would: without the digests of what it was."""
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), "format": 1, **changes}
+    for name in ("digest", "files"):
+        config.pop(name, None)
+    path.write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_what_is_saved_is_what_is_loaded(
     name: str, fitted: dict[str, Quantizer], tmp_path: Path
@@ -117,8 +126,7 @@ def test_what_is_saved_is_what_is_loaded(
     np.testing.assert_array_equal(loaded.decode(codes), quantizer.decode(codes))
     with pytest.raises(FileExistsError, match="exists already"):
         quantizer.save(tmp_path / "q")
-    config = json.loads((tmp_path / "q" / "config.json").read_text())
-    (tmp_path / "q" / "config.json").write_text(json.dumps({**config, "kind": "abacus"}))
+    by_hand(tmp_path / "q", kind="abacus")
     with pytest.raises(CatalogError, match="unknown kind of quantizer 'abacus'"):
         load_quantizer(tmp_path / "q")
 
@@ -130,10 +138,10 @@ def test_a_damaged_folder_is_refused(
     fitted[name].save(tmp_path / "q")
     weights = tmp_path / "q" / "tensors.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(CatalogError, match="not a readable safetensors file"):
+    with pytest.raises(CatalogError, match=r"tensors\.safetensors: damaged, its digest differs"):
         load_quantizer(tmp_path / "q")
     weights.unlink()
-    with pytest.raises(CatalogError, match=r"corrupt, .* is missing"):
+    with pytest.raises(CatalogError, match=r"tensors\.safetensors"):
         load_quantizer(tmp_path / "q")
 
 
