@@ -146,8 +146,11 @@ def test_a_page_that_cannot_be_written_is_refused_first(
 ):
     """Before the data, which are missing, are looked at."""
     for page, words in (
-        (tmp_path, f"{tmp_path}: is a folder, not a file"),
-        (tmp_path / "none" / "page.html", f"{tmp_path / 'none'}: is no folder"),
+        (tmp_path, f"{tmp_path} is a folder, not a file"),
+        (
+            tmp_path / "none" / "page.html",
+            f"{tmp_path / 'none' / 'page.html'}: the folder {tmp_path / 'none'} is missing",
+        ),
     ):
         assert command(*arguments, "--page", page) == (1, "", f"evalrec: {words}\n")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
