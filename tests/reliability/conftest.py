@@ -135,12 +135,14 @@ class Commands:
         self._process = subprocess.Popen(
             [sys.executable, str(SERVER), *names],
             env=ENV,
+            start_new_session=True,  # importing torch may ask for the terminal
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
+        said = self._process.stdout.readline()
+        assert said == "ready\n", (said, self._process.poll())
 
     def __call__(self, place: Path, command: str, *arguments: object, **how: object) -> Outcome:
         """Runs a command in a folder; the rest is as server.py says."""
