@@ -196,7 +196,9 @@ def answer(request: dict, folder: Path) -> dict:
     if (folder / "report").exists():
         facts = json.loads((folder / "report").read_text())
     texts = {
-        name: (folder / name).read_text(errors="backslashreplace") if (folder / name).exists() else ""
+        name: (folder / name).read_text(errors="backslashreplace")
+        if (folder / name).exists()
+        else ""
         for name in ("stdout", "stderr")
     }
     return {"code": os.waitstatus_to_exitcode(ended[1]), **texts, **facts}
