@@ -162,6 +162,12 @@ class Commands:
         self._process.stdout.close()
 
 
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The variables under which commands run."""
+    return ENV
+
+
 def opened(*names: str) -> Iterator[Commands]:
     commands = Commands(*names)
     yield commands
