@@ -35,7 +35,7 @@ TOKENS = [
     *("\u202e".encode(), "\u2028".encode(), b"\xff", b"\0", b"\r\n", b"\n\n", b'"', b"[" * 3000),
     *(b"[red]", b"[/x]", b"<script>", b"../..", b"1970-01-01", b"PAR1", b"\xef\xbb\xbf", b","),
 ]
-FIT = ("--quantizer rq --codebook-size 8 --levels 2 --quiet").split()
+FIT = ["--quantizer", "rq", "--codebook-size", "8", "--levels", "2", "--quiet"]
 MAINS = {"semtok": "semtok.cli", "evalrec": "evalrec.cli"}
 
 

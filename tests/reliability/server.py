@@ -35,7 +35,11 @@ HEAVY = {
         "semtok.cli semtok.fitting semtok.inspecting semtok.code_files"
     ),
     "evalrec": "numpy polars rich.table scipy.sparse typer.rich_utils evalrec evalrec.cli",
-    "apps": "semrec.prorec.app semrec.cocorec.app semrec.tssr.app",
+    "apps": (
+        "encodings.idna faiss lightning_fabric matplotlib.figure polars safetensors.torch "
+        "scipy.sparse sklearn.decomposition sklearn.feature_extraction.text sklearn.manifold "
+        "torch._dynamo typer.rich_utils semrec.prorec.app semrec.cocorec.app semrec.tssr.app"
+    ),
 }
 MAINS = {"semtok": "semtok.cli", "evalrec": "evalrec.cli"}
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link")

@@ -102,7 +102,7 @@ FILES = {
     "latin.jsonl": (GOOD.replace(b"soap", b"so\xe4p"), False),
     "nuls.jsonl": (bytes(1000), False),
     "list.jsonl": (b"[1, 2]\n", False),
-    "nan.jsonl": (GOOD.replace(b'"soap 3"', b"NaN"), False),
+    "nan.jsonl": (GOOD.replace(b'"soap 3"', b"NaN"), True),  # no text, as an absent one
     "twice.jsonl": (GOOD + GOOD, False),
     "deep.jsonl": (b'{"item_id": "a", "title": ' + b"[" * 100_000, False),
     "bomb.jsonl.gz": (bomb(), False),
