@@ -217,8 +217,10 @@ def make(place: Path, runs: Path | None) -> list[str]:
     return apps
 
 
-def cases(seed: int, first: int, good: Path, apps: list[str]) -> Iterator[tuple[int, str, str]]:
-    """Runs one case after another: its number, what it was, and what was wrong with it."""
+def cases(
+    seed: int, first: int, good: Path, apps: list[str]
+) -> Iterator[tuple[int, str, object, str]]:
+    """Runs one case after another: its number, what it was, its code, and what was wrong."""
     listed, work = commands(apps), good.with_name("work")
     number = first
     while True:
@@ -233,7 +235,7 @@ def cases(seed: int, first: int, good: Path, apps: list[str]) -> Iterator[tuple[
         wrong = fault(program, code, out, err)
         if wrong:
             wrong = f"{wrong}\n{err[-2000:]}"
-        yield number, f"{program} {' '.join(arguments)} ({spoiled})", wrong
+        yield number, f"{program} {' '.join(arguments)} ({spoiled})", code, wrong
         number += 1
 
 
@@ -247,14 +249,15 @@ def main() -> int:
     parser.add_argument("--runs", type=Path)
     options = parser.parse_args()
     runs = options.runs.resolve() if options.runs else None
-    failures = count = 0
+    failures = count = answered = 0
     with tempfile.TemporaryDirectory() as folder:
         good = Path(folder) / "good"
         good.mkdir()
         apps = make(good, runs)
         stop = time.monotonic() + options.seconds
-        for number, what, wrong in cases(options.seed, options.first, good, apps):
+        for number, what, code, wrong in cases(options.seed, options.first, good, apps):
             count += 1
+            answered += code == 0
             if wrong:
                 failures += 1
                 print(f"case {number}: {what}\n{wrong}\n", flush=True)
@@ -262,7 +265,7 @@ def main() -> int:
             if is_over or failures >= MOST_FAILURES:
                 break
         os.chdir("/")
-    print(f"{count} cases, {failures} failures")
+    print(f"{count} cases, {answered} answered, {failures} failures")
     return int(failures > 0)
 
 

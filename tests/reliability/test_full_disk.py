@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SEED = 20
-FEW = 6
+FEW = 4
 ALL = pytest.param(None, marks=pytest.mark.reliability, id="all")
 APPS = ("prorec", "cocorec", "tssr")
 FIT = ("--quantizer", "rq", "--codebook-size", "8", "--levels", "2", "--quiet")
@@ -90,8 +90,9 @@ def test_no_room_at_any_write(tools, data, digests_of, tmp_path, name, count):
             assert looked == new, what
         else:
             assert_full(full, names, what)
-            # `encode --extend` remembers codes before it writes them down: both are true.
-            assert looked == old or name == "extend", what
+            # New where it is the last step that fails: the codes of what is remembered, or the
+            # sync of a folder in which the new is already.
+            assert looked in (old, new), what
             assert looked == new or digests_of(place) == before, what
             refusals += 1
         again = tools(place, *command, *(["--force"] if "--force" not in command else []))
@@ -101,7 +102,7 @@ def test_no_room_at_any_write(tools, data, digests_of, tmp_path, name, count):
     assert refusals
 
 
-@pytest.mark.parametrize("count", [2, ALL])
+@pytest.mark.parametrize("count", [1, ALL])
 @pytest.mark.parametrize("name", APPS)
 def test_a_run_without_room_at_any_write_goes_on(
     apps, run_arguments, completed, tmp_path, name, count
@@ -122,10 +123,10 @@ def test_a_run_without_room_at_any_write_goes_on(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one mebibyte."""
+    """A disk of two mebibytes."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("takes root and tmpfs")
     yield place
