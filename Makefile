@@ -33,8 +33,9 @@ test: image
 	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
 
 # Kills, damage, full disks, hostile inputs and ten minutes of fuzz: all of what `make test` samples.
+# Some three to four hours on two cores, by the cost of the sample.
 reliability: install
-	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m "" --timeout 3600 tests/reliability
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m "" --timeout 14400 tests/reliability
 
 lint: install
 	$(BIN)/ruff format --check .
