@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench: each builds .venv first, if needed.
+# make demo · make test · make lint · make bench · make reliability: each builds .venv first, if needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test lint format bench install image clean
+.PHONY: demo test reliability lint format bench install image clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,11 @@ demo: install
 test: image
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
+
+# Kills, damage, full disks, hostile inputs and ten minutes of fuzz: all of what `make test` samples.
+# Some three to four hours on two cores, by the cost of the sample.
+reliability: install
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m "" --timeout 14400 tests/reliability
 
 lint: install
 	$(BIN)/ruff format --check .
