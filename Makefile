@@ -29,11 +29,11 @@ demo: install
 	$(BIN)/python apps/prorec.py demo --out runs/demo
 
 test: image
-	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 --ignore tests/reliability
 	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
 
-# Kills, damage, full disks, hostile inputs and ten minutes of fuzz: all of what `make test` samples.
-# Some three to four hours on two cores, by the cost of the sample.
+# Kills, damage, full disks, hostile inputs and ten minutes of fuzz, of whole commands. Some three to four
+# hours on two cores; `pytest tests/reliability` alone is a sample of some minutes.
 reliability: install
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m "" --timeout 14400 tests/reliability
 
