@@ -13,6 +13,7 @@ import pytest
 import torch
 from genrec.artifact import load_weights, save_weights
 from genrec.decoding import exact_scores
+from genrec.item_graph import ItemGraph, ItemMatrix
 from genrec.reading import ArtifactError
 from genrec.recommender import Recommender
 from genrec.saved_seq2seq import load_model, save_model
@@ -49,7 +50,7 @@ def test_folders_of_earlier_formats_load(tmp_path: Path, version: int):
     save_model(tmp_path / "m", model, IDS, info={"k": 0.5})
     path = tmp_path / "m" / "config.json"
     config = json.loads(path.read_text())
-    assert (config.pop("format"), config.pop("class")) == (3, "Seq2Seq")
+    assert (config.pop("format"), config.pop("class")) == (4, "Seq2Seq")
     if version == 2:
         write_config(path, config | {"format": version})
     else:
@@ -84,6 +85,77 @@ def test_round_trip(tmp_path: Path, options: dict[str, object]):
     assert (saved.item_ids, saved.info) == (IDS, {"ndcg@10": 0.5})
     assert torch.equal(saved.popularity, popularity)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def graphed() -> Seq2Seq:
+    """A model with an item graph: a ring forward, its weights counted within one step."""
+    ring = ItemMatrix(
+        offsets=torch.arange(6),
+        neighbours=torch.tensor([1, 2, 3, 4, 0]),
+        weights=torch.tensor([2.0, 1.0, 4.0, 0.5, 3.0]),
+        decay=0.5,
+        forward=[1.0],
+    )
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, direct_path=True, **NODES)  # type: ignore[arg-type]
+    graph = ItemGraph.build(5, [ring, ring], last_items=3)
+    return Seq2Seq(config, Trie.build(CODES, (3, 2)), item_graph=graph).eval()
+
+
+def test_round_trip_of_an_item_graph(tmp_path: Path):
+    model = graphed()
+    save_model(tmp_path / "m", model, IDS)
+    saved = load_model(tmp_path / "m")
+    assert saved.model.item_graph is not None
+    assert saved.model.item_graph.settings == {
+        "num_edges": 5,
+        "num_kinds": 2,
+        "last_items": 3,
+        "window": 1,
+    }
+    history = torch.tensor([[0, 3], [5, 5]])
+    expected = exact_scores(model, model.trie, history)
+    assert torch.equal(exact_scores(saved.model, saved.model.trie, history), expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"num_edges": 10**12}, r"item_graph.weights must be of shape \(1000000000000, 2\)"),
+        ({"window": 2}, r"item_graph.kernel must be of shape \(5, 2\) among the weights"),
+        ({"num_kinds": 2.0}, "config.json is damaged: num_kinds must be int, got 2.0"),
+        ({"last_items": 0}, "last_items must be at least 1, got 0"),
+    ],
+)
+def test_sizes_of_a_graph_that_do_not_fit_are_refused(
+    tmp_path: Path, sizes: dict[str, object], words: str
+):
+    save_model(tmp_path / "m", graphed(), IDS)
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    config["item_graph"] |= sizes
+    write_config(path, config)
+    with pytest.raises(ArtifactError, match=words):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "words"),
+    [
+        ("neighbours", 0, 5, "neighbours must be item rows from 0 to 4"),
+        ("offsets", 1, 4, "offsets must ascend from 0 to 5"),
+        ("weights", (0, 0), -1.0, "weights must be at least 0"),
+        ("decays", 0, 0.0, r"decays must be in \(0, 1\]"),
+    ],
+)
+def test_a_graph_that_is_none_is_refused(
+    tmp_path: Path, name: str, place: object, value: float, words: str
+):
+    model = graphed()
+    assert model.item_graph is not None
+    model.item_graph.get_buffer(name)[place] = value  # type: ignore[index]
+    save_model(tmp_path / "m", model, IDS)
+    with pytest.raises(ArtifactError, match=words):
+        load_model(tmp_path / "m")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +243,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 4}, "has format 4, newer than format 3"),
+        ({"format": 5}, "has format 5, newer than format 4"),
         ({"class": "SASRec"}, "holds a SASRec, no Seq2Seq: load it with genrec.load_backbone"),
         ({"format": None}, "it names no format"),
         ({"format": 0}, "no model was ever saved in format 0"),
@@ -275,7 +347,7 @@ def test_ids_that_are_none_are_refused(tmp_path: Path, content: bytes, words: st
 def test_a_format_flipped_to_the_one_without_digests_is_refused(tmp_path: Path):
     save_model(tmp_path / "m", make(), IDS)
     path = tmp_path / "m" / "config.json"
-    path.write_text(path.read_text().replace('"format": 3', '"format": 1'))
+    path.write_text(path.read_text().replace('"format": 4', '"format": 1'))
     with pytest.raises(ArtifactError, match="its digest disagrees with the rest of it"):
         load_model(tmp_path / "m")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from genrec.catalogue import with_catalogue
 from genrec.decoding import beam_search, exact_scores
+from genrec.item_graph import ItemGraph, ItemMatrix
 from genrec.recommender import Recommender
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
@@ -53,6 +54,38 @@ def test_items_can_be_removed_and_moved_where_rows_are_learned_node_by_node(with
     small = with_catalogue(model, fewer, kept[:9])
     ranked = beam_search(small, fewer, torch.tensor([[1, 2]]), num_beams=9, top_k=9)
     assert sorted(ranked.items[0].tolist()) == list(range(9))
+
+
+def test_an_item_graph_follows_its_items():
+    """Removed and moved items keep their edges; an item that is new has none."""
+    generator = torch.Generator().manual_seed(0)
+    is_edge = torch.rand(NUM_ITEMS, NUM_ITEMS, generator=generator) < 0.4
+    weights = torch.rand(NUM_ITEMS, NUM_ITEMS, generator=generator) * is_edge
+    graph = ItemGraph.build(
+        NUM_ITEMS,
+        [
+            ItemMatrix(
+                offsets=torch.nn.functional.pad(is_edge.sum(dim=1).cumsum(0), (1, 0)),
+                neighbours=is_edge.nonzero()[:, 1],
+                weights=weights[is_edge],
+                decay=0.5,
+            )
+        ],
+    )
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, scoring="renormalized")
+    model = Seq2Seq(config, Trie.build(CODES, (4, 3, 2)), item_graph=graph).eval()
+    kept = torch.randperm(NUM_ITEMS, generator=generator)[:15]
+    codes = torch.cat([CODES[kept], torch.tensor([[3, 2, 1]])])
+    new = with_catalogue(model, Trie.build(codes, (4, 3, 2)), torch.cat([kept, -torch.ones(1).long()]))
+    assert new.item_graph is not None
+    new.item_graph.check()
+    history = torch.tensor([[3, 14, 7], [15, 0, 16]])
+    table = torch.zeros(16, 16)
+    table[:15, :15] = weights[kept][:, kept]
+    scores = new.item_graph(history).dense(2, 16)[0]
+    torch.testing.assert_close(scores[0], table[7] + table[14] / 2 + table[3] / 4)
+    torch.testing.assert_close(scores[1], table[0])
+    assert torch.isfinite(exact_scores(new, new.trie, history)).all()
 
 
 def test_new_items_bring_their_vectors_where_histories_are_vectors():

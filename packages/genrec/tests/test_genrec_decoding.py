@@ -3,12 +3,29 @@ from __future__ import annotations
 import pytest
 import torch
 from genrec.decoding import Ranked, beam_search, exact_scores
+from genrec.item_graph import ItemGraph, ItemMatrix
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+
+def item_graph(num_items: int, *, num_kinds: int) -> ItemGraph:
+    """Item-to-item scores drawn from torch's generator, half of them absent."""
+    matrices = []
+    for kind in range(num_kinds):
+        is_edge = torch.rand(num_items, num_items) < 0.5
+        matrices.append(
+            ItemMatrix(
+                offsets=torch.nn.functional.pad(is_edge.sum(dim=1).cumsum(0), (1, 0)),
+                neighbours=is_edge.nonzero()[:, 1],
+                weights=torch.rand(int(is_edge.sum())) * 9,
+                decay=(0.4, 0.9)[kind],
+            )
+        )
+    return ItemGraph.build(num_items, matrices, last_items=3)
 
 
 @st.composite
@@ -32,8 +49,12 @@ def models(draw: st.DrawFn) -> Seq2Seq:
             scoring=scoring,
             temperature=0.3,
             history_bias=scoring == "renormalized" and draw(st.booleans()),
+            direct_path=draw(st.booleans()),
         )
-        model = Seq2Seq(config, Trie.build(torch.tensor(rows), sizes))
+        graph = None
+        if scoring == "renormalized" and draw(st.booleans()):
+            graph = item_graph(len(rows), num_kinds=draw(st.integers(1, 2)))
+        model = Seq2Seq(config, Trie.build(torch.tensor(rows), sizes), item_graph=graph)
     if model.history_bias is not None:
         model.history_bias.data.fill_(draw(st.sampled_from([-0.3, 0.2])))
     return model.eval()

@@ -181,7 +181,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 4}, "has format 4, newer than format 3"),
+        ({"format": 5}, "has format 5, newer than format 4"),
         ({"class": "Caser"}, "holds a Caser, which this version of genrec does not know"),
         ({"class": ["SASRec"]}, "config.json is damaged"),
         ({"num_items": "many"}, "config.json is damaged: num_items must be int, got 'many'"),

@@ -3,8 +3,8 @@
 A model folder holds
 
 - `config.json`: the format, the model's class and its settings, a SHA-256 of each other file, and
-  a SHA-256 of all that (format 1 lacked the last, and formats 1 and 2 had no class: they are those
-  of `Seq2Seq`)
+  a SHA-256 of all that (format 1 lacked the last, formats 1 and 2 had no class: they are those of
+  `Seq2Seq`; formats 1 to 3 knew no item graph)
 - `weights.safetensors`: parameters and buffers
 - `catalogue.safetensors`: what is known of the items, row by row: codes or content, and how often
   each was had, where known
@@ -46,7 +46,7 @@ from genrec.storage import (
     write_tensors,
 )
 
-FORMAT = 3
+FORMAT = 4
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 CATALOGUE_FILE = "catalogue.safetensors"

@@ -30,7 +30,7 @@ def with_catalogue(
     vocabulary is by level and the history is read by codes, new items work at once, since all that
     the model knows of an item is its codes. Where the history reads vectors, new items need theirs.
     Rows of nodes are learned prefix by prefix: items can be removed, but an item with new codes has
-    rows that no training ever saw, and is refused.
+    rows that no training ever saw, and is refused. In an item graph new items have no edges.
 
     Args:
         model: The trained model.
@@ -55,6 +55,8 @@ def with_catalogue(
     new = _shallow(model)
     new.trie = trie
     new.history = _history(model.history, trie, old_rows, item_vectors)
+    if model.item_graph is not None:
+        new.item_graph = model.item_graph.with_items(trie.num_items, old_rows)
     if model.config.output_vocabulary == "node":
         new.vocabulary = Vocabulary(level_sizes=trie.level_sizes)
         nodes = _old_nodes(model, trie)

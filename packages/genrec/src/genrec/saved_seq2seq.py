@@ -13,10 +13,14 @@ from torch import Tensor
 
 from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
 from genrec.item_checks import check_codes, check_item_ids, check_popularity
+from genrec.item_graph import ItemGraph
 from genrec.reading import ArtifactError, check_types
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
+
+
+_GRAPH_SIZES = ("num_edges", "num_kinds", "last_items", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,7 @@ def save_model(
         "model": asdict(model.config),
         "codebook_sizes": model.trie.codebook_sizes,
         "vector_dim": _vector_dim(model),
+        "item_graph": None if model.item_graph is None else model.item_graph.settings,
     }
     write_folder(
         folder, model, settings=settings, catalogue=catalogue, item_ids=item_ids, info=info or {}
@@ -101,6 +106,9 @@ def load_model(
         check_types(saved.config, {"codebook_sizes": list[int], "vector_dim": int | None})
         config = Seq2SeqConfig(**saved.config["model"])
         codebook_sizes, vector_dim = saved.config["codebook_sizes"], saved.config["vector_dim"]
+        edges = saved.config.get("item_graph")  # formats before 4 knew none
+        if edges is not None:
+            check_types(edges, dict.fromkeys(_GRAPH_SIZES, int))
     with saved.fitting_together():
         table, popularity = saved.catalogue["codes"], saved.catalogue.get("popularity")
         check_codes(table)
@@ -115,7 +123,18 @@ def load_model(
             num_decoder_layers=config.num_decoder_layers,
         )
         vectors = None if vector_dim is None else _any_vectors(saved, trie.num_items, vector_dim)
-        model = saved.restored(lambda: Seq2Seq(config, trie, item_vectors=vectors))
+        if edges is not None:
+            _check_graph(saved, trie.num_items, edges)
+        model = saved.restored(
+            lambda: Seq2Seq(
+                config,
+                trie,
+                item_vectors=vectors,
+                item_graph=None if edges is None else ItemGraph(trie.num_items, **edges),
+            )
+        )
+        if model.item_graph is not None:
+            model.item_graph.check()
     return SavedModel(
         model=model,
         item_ids=saved.item_ids,
@@ -149,6 +168,23 @@ def _any_vectors(saved: ModelFolder, num_items: int, vector_dim: int) -> Tensor:
         if name in saved.weights and saved.weights[name].shape[1:] == (vector_dim,):
             return torch.zeros(num_items, vector_dim)
     raise ValueError(f"vector_dim must be the width of vectors among the weights, got {vector_dim}")
+
+
+def _check_graph(saved: ModelFolder, num_items: int, edges: Mapping[str, int]) -> None:
+    """Refuses sizes of a graph that the weights do not have, before any is made.
+
+    Raises:
+        ValueError: They differ.
+    """
+    shapes = {
+        "offsets": (num_items + 1,),
+        "weights": (edges["num_edges"], edges["num_kinds"]),
+        "kernel": (2 * edges["window"] + 1, edges["num_kinds"]),
+    }
+    for name, shape in shapes.items():
+        tensor = saved.weights.get(f"item_graph.{name}")
+        if tensor is None or tensor.shape != shape:
+            raise ValueError(f"item_graph.{name} must be of shape {shape} among the weights")
 
 
 def _vector_dim(model: Seq2Seq) -> int | None:

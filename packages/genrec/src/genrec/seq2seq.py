@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from genrec.cached import CachedLayer, cached_layers
 from genrec.children import Children
 from genrec.history import HistoryEmbedding
+from genrec.item_graph import ItemGraph, ItemScores
 from genrec.item_checks import check_rows, first_of_each
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.seq2seq_config import Seq2SeqConfig
@@ -29,11 +30,18 @@ class Memory:
         states: One state a position; an item takes one position, or one a level.
         padding: True at padded positions, whose states mean nothing.
         items: The items of each history, each once, padded with `num_items`.
+        scores: What the history says of items without training; None where nothing is read of it.
     """
 
     states: Float[Tensor, "batch positions dim"]
     padding: Bool[Tensor, "batch positions"]
     items: Int[Tensor, "batch m"]
+    scores: ItemScores | None = None
+
+    @property
+    def newest(self) -> Float[Tensor, "batch dim"]:
+        """The state of the newest position; zeros where there is no history."""
+        return self.states[:, -1].masked_fill(self.padding[:, -1:], 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,31 @@ class Tables(NamedTuple):
     layers: list[CachedLayer]
 
 
+class ScoreLogits(nn.Module):
+    """Scores of items as logits of codes: the sum over kinds of w log(sum + floor), a pair a level.
+
+    Both are learned; what no score reaches keeps a share by the floor.
+
+    Args:
+        num_levels: Levels of codes.
+        num_kinds: Kinds of scores.
+    """
+
+    def __init__(self, num_levels: int, num_kinds: int) -> None:
+        super().__init__()
+        # Parameters are a tenth of what they stand for, and so learn faster.
+        self.weight = nn.Parameter(torch.full((num_levels, num_kinds), 0.05))
+        self.log_floor = nn.Parameter(torch.full((num_levels, num_kinds), -0.3))
+
+    def forward(
+        self, level: int, sums: Float[Tensor, "children kinds"]
+    ) -> Float[Tensor, " children"]:
+        """Returns what is added to the children's logits."""
+        floor = (10 * self.log_floor[level]).exp()
+        logits: Tensor = (sums.clamp(min=0) + floor).log() @ (10 * self.weight[level])
+        return logits
+
+
 class Seq2Seq(nn.Module):
     """Reads a history of items and writes the codes of the next one (PRORec, section 3.4).
 
@@ -76,6 +109,7 @@ class Seq2Seq(nn.Module):
     Args:
         config: Sizes and choices.
         trie: The catalogue's codes.
+        item_graph: Item-to-item scores that enter the logits; they need "renormalized" scoring.
         item_vectors: One finite vector an item, for what reads them: a history of vectors (left
             out, vectors of width `dim` are made up and trained) and `node_start="vectors"`.
 
@@ -91,9 +125,12 @@ class Seq2Seq(nn.Module):
         trie: Trie,
         *,
         item_vectors: Float[Tensor, "items vector_dim"] | None = None,
+        item_graph: ItemGraph | None = None,
     ) -> None:
         super().__init__()
         _check_item_vectors(config, trie.num_items, item_vectors)
+        if item_graph is not None:
+            _check_item_graph(config, trie.num_items, item_graph)
         self.config = config
         self.trie = trie
         by_node = config.output_vocabulary == "node"
@@ -132,16 +169,26 @@ class Seq2Seq(nn.Module):
         self.history_bias: nn.Parameter | None = None
         if config.history_bias:
             self.history_bias = nn.Parameter(torch.zeros(()))
+        self.item_graph = item_graph
+        self.score_logits: ScoreLogits | None = None
+        if item_graph is not None:
+            self.score_logits = ScoreLogits(trie.num_levels, item_graph.num_kinds)
         self.distillation: nn.Linear | None = None
         if config.distillation_dim is not None:
             self.distillation = nn.Linear(config.dim, config.distillation_dim)
 
-    def encode(self, history: Int[Tensor, "batch length"]) -> Memory:
+    def encode(
+        self,
+        history: Int[Tensor, "batch length"],
+        *,
+        future: Int[Tensor, "batch ahead"] | None = None,
+    ) -> Memory:
         """Encodes histories.
 
         Args:
             history: Item rows, oldest first, padded with `num_items` on either side; an empty
                 history is all padding.
+            future: As for `forward`.
 
         Returns:
             The encoder's states.
@@ -151,7 +198,8 @@ class Seq2Seq(nn.Module):
         for layer in self.encoder:
             x = layer(x, padding=padding)
         items = first_of_each(history, self.trie.num_items)
-        return Memory(states=self.encoder_norm(x), padding=padding, items=items)
+        scores = None if self.item_graph is None else self.item_graph(history, future)
+        return Memory(states=self.encoder_norm(x), padding=padding, items=items, scores=scores)
 
     @property
     def decoder_layers(self) -> list[DecoderLayer]:
@@ -163,13 +211,19 @@ class Seq2Seq(nn.Module):
         return [layer.cross_attention.project(memory.states) for layer in self.decoder_layers]
 
     def forward(
-        self, history: Int[Tensor, "batch length"], targets: Int[Tensor, " batch"]
+        self,
+        history: Int[Tensor, "batch length"],
+        targets: Int[Tensor, " batch"],
+        *,
+        future: Int[Tensor, "batch ahead"] | None = None,
     ) -> Seq2SeqOutput:
         """Scores the target of each history, teacher-forced.
 
         Args:
             history: Item rows, oldest first, padded with `num_items` on either side.
             targets: Row of the item that came next.
+            future: The target and what came after it, padded on the right: what an item graph that
+                was counted from these very histories must not tell. None where there is none.
 
         Returns:
             Log-probabilities by level, the generation loss and the state of <c_dis>.
@@ -177,7 +231,7 @@ class Seq2Seq(nn.Module):
         Raises:
             ValueError: The history, or on a CPU the targets, hold what is no item row.
         """
-        return self.decode(self.encode(history), targets)
+        return self.decode(self.encode(history, future=future), targets)
 
     def decode(self, memory: Memory, targets: Int[Tensor, " batch"]) -> Seq2SeqOutput:
         """Scores the target of each encoded history, as `forward` does."""
@@ -195,7 +249,7 @@ class Seq2Seq(nn.Module):
         parents = F.pad(paths[:, :-1], (1, 0))
         terms = [
             self._target_log_prob(
-                level, states[:, level], parents[:, level], paths[:, level], memory.items
+                level, states[:, level], parents[:, level], paths[:, level], memory
             )
             for level in range(num_levels)
         ]
@@ -228,7 +282,10 @@ class Seq2Seq(nn.Module):
         self, memory: Memory, inputs: Int[Tensor, "batch positions"]
     ) -> Float[Tensor, "batch positions dim"]:
         """Returns the decoder's state after each of these tokens."""
-        x = self.dropout(self.tokens(inputs, self.node_vectors))
+        x = self.tokens(inputs, self.node_vectors)
+        if self.config.direct_path:
+            x = torch.cat([x[:, :1] + memory.newest[:, None], x[:, 1:]], dim=1)
+        x = self.dropout(x)
         for layer, keys_values in zip(
             self.decoder_layers, self.project_memory(memory), strict=True
         ):
@@ -258,6 +315,7 @@ class Seq2Seq(nn.Module):
         *,
         head: Float[Tensor, "codes dim"] | None = None,
         had: Int[Tensor, " places"] | None = None,
+        sums: Float[Tensor, "children kinds"] | None = None,
     ) -> Float[Tensor, " children"]:
         """Returns log p(child | history, prefix) in fp32, one factor of PRORec, eq. 1.
 
@@ -268,6 +326,8 @@ class Seq2Seq(nn.Module):
             head: `tables().head`, if at hand; otherwise the rows needed are computed here.
             had: Positions of the children that lead to items of the history alone, as
                 `trie.exhausted` finds them; needed where the config has `history_bias`.
+            sums: The item graph's scores of the items under each child, as `trie.sums_below` adds
+                them up; needed where the model has an item graph.
         """
         with torch.autocast(states.device.type, enabled=False):
             states = states.float()
@@ -282,9 +342,8 @@ class Seq2Seq(nn.Module):
                     rows = self._head_rows(needed + first)
                 else:
                     rows, column = head[first : first + size], children.node
-                return children.log_softmax(
-                    self._biased(children.products(states, rows, column), had)
-                )
+                logits = children.products(states, rows, column)
+                return children.log_softmax(self._biased(level, logits, had, sums))
             if head is None:
                 rows = self._head_rows(torch.arange(first, first + size, device=states.device))
             else:
@@ -293,10 +352,18 @@ class Seq2Seq(nn.Module):
             logits = table[children.parent, children.codes]
             if self.config.scoring == "masked":
                 return logits - table.logsumexp(dim=-1)[children.parent]
-            return children.log_softmax(self._biased(logits, had))
+            return children.log_softmax(self._biased(level, logits, had, sums))
 
-    def _biased(self, logits: Tensor, had: Tensor | None) -> Tensor:
-        """Adds the history's bias; its parameter is a tenth of it, and so learns faster."""
+    def _biased(
+        self, level: int, logits: Tensor, had: Tensor | None, sums: Tensor | None
+    ) -> Tensor:
+        """Adds what the item graph says, and the history's bias.
+
+        The bias's parameter is a tenth of it, and so learns faster.
+        """
+        if self.score_logits is not None:
+            assert sums is not None
+            logits = logits + self.score_logits(level, sums)
         if self.history_bias is None:
             return logits
         assert had is not None
@@ -304,15 +371,32 @@ class Seq2Seq(nn.Module):
         mark[had] = 10.0
         return logits + self.history_bias * mark
 
+    def told(
+        self, trie: Trie, level: int, parents: Tensor, children: Children, memory: Memory
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Returns `had` and `sums` of `child_log_probs`: what histories say of children.
+
+        Args:
+            trie: The model's, or another catalogue's.
+            level: The children's level.
+            parents: Each history's nodes of the level above, [batch, beams].
+            children: Theirs.
+            memory: The encoded histories.
+        """
+        had, sums = None, None
+        if self.history_bias is not None:
+            had = trie.exhausted(level, parents, children, memory.items)
+        if memory.scores is not None:
+            sums = trie.sums_below(level, parents, children, memory.scores)
+        return had, sums
+
     def _target_log_prob(
-        self, level: int, states: Tensor, parents: Tensor, targets: Tensor, items: Tensor
+        self, level: int, states: Tensor, parents: Tensor, targets: Tensor, memory: Memory
     ) -> tuple[Tensor, Tensor]:
         """Returns the targets' log-probability at a level, plain and with label smoothing."""
         children = self.trie.expand(level, parents)
-        had = None
-        if self.history_bias is not None:
-            had = self.trie.exhausted(level, parents[:, None], children, items)
-        log_probs = self.child_log_probs(level, states, children, had=had)
+        had, sums = self.told(self.trie, level, parents[:, None], children, memory)
+        log_probs = self.child_log_probs(level, states, children, had=had, sums=sums)
         place = children.offsets[:-1] + targets - self.trie.first_child(level, parents)
         chosen = log_probs[place]
         smoothing = self.config.label_smoothing
@@ -326,6 +410,18 @@ class Seq2Seq(nn.Module):
         if self.config.similarity == "cosine":
             rows = unit(rows)
         return rows
+
+
+def _check_item_graph(config: Seq2SeqConfig, num_items: int, item_graph: ItemGraph) -> None:
+    if config.scoring == "masked":
+        raise ValueError(
+            'item_graph must be None when scoring is "masked", got one: its scores move codes '
+            "against their siblings"
+        )
+    if item_graph.num_items != num_items:
+        raise ValueError(
+            f"item_graph must be of {num_items} items, got one of {item_graph.num_items}"
+        )
 
 
 def _check_item_vectors(config: Seq2SeqConfig, num_items: int, item_vectors: Tensor | None) -> None:

@@ -42,6 +42,8 @@ class Seq2SeqConfig:
             nothing but items of the history. Beyond the paper: where nothing is had twice it
             learns to hold them back, where people come back for more, to bring them forward.
             Needs "renormalized" scoring.
+        direct_path: Whether the encoder's state of the newest item is added to the decoder's first
+            input, beside what attention reads. Beyond the paper.
         label_smoothing: Share of the target's probability spread over the children of its parent.
         distillation_dim: Width of the vectors that <c_dis> is compared with; None leaves it out.
         distillation_state: Which state that is: "last", that of <c_dis> after the target's codes,
@@ -64,6 +66,7 @@ class Seq2SeqConfig:
     similarity: Similarity = "dot"
     temperature: float = 1.0
     history_bias: bool = False
+    direct_path: bool = False
     label_smoothing: float = 0.0
     distillation_dim: int | None = None
     distillation_state: DistillationState = "last"

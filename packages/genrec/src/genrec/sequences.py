@@ -42,12 +42,14 @@ class Batch:
             where a position has none that counts).
         users: Which of the given histories each row was cut from.
         timestamps: When each item of the history was had, 0 at padding; None where nobody said.
+        future: The target and the items after it, padded on the right; None where nobody asked.
     """
 
     history: Int[Tensor, "batch length"]
     targets: Int[Tensor, " batch *length"]
     users: Int[Tensor, " batch"]
     timestamps: Int[Tensor, "batch length"] | None = None
+    future: Int[Tensor, "batch ahead"] | None = None
 
     def __len__(self) -> int:
         return len(self.history)
@@ -61,6 +63,9 @@ class Batch:
             timestamps=None
             if self.timestamps is None
             else self.timestamps.to(device, non_blocking=non_blocking),
+            future=None
+            if self.future is None
+            else self.future.to(device, non_blocking=non_blocking),
         )
 
 
@@ -102,6 +107,8 @@ class PairBatches:
         history_length: How many items before the target are kept, the newest ones.
         batch_size: Most pairs in a batch.
         timestamps: When each item of each history was had, whole numbers in one unit.
+        future_length: How many items of a user's future each batch tells, the target first; 0 for
+            none.
         seed: With the epoch, decides the order.
         bucket: Number of batches among which pairs are sorted by length, so that a batch holds
             histories of similar length and little padding. 1 shuffles freely.
@@ -119,10 +126,13 @@ class PairBatches:
         history_length: int = 20,
         batch_size: int = 256,
         timestamps: Histories | None = None,
+        future_length: int = 0,
         seed: int = 0,
         bucket: int = 1,
     ) -> None:
         check_positive(history_length=history_length, batch_size=batch_size, bucket=bucket)
+        if future_length < 0:
+            raise ValueError(f"future_length must be at least 0, got {future_length}")
         self._items, offsets = flatten(histories, num_items)
         self._timestamps = flatten_timestamps(timestamps, offsets)
         sizes = np.diff(offsets)
@@ -132,6 +142,9 @@ class PairBatches:
         is_target = np.ones(len(self._items), dtype=bool)
         is_target[offsets[:-1][sizes > 0]] = False
         self._ends = np.flatnonzero(is_target)
+        last = np.repeat(offsets[1:], pairs)  # where the history of each pair ends
+        self._ahead = np.minimum(last - self._ends, future_length).astype(np.int32)
+        self.future_length = future_length
         if len(self._ends) == 0:
             raise ValueError("histories must hold at least one of two items or more, got none")
         self.num_items = num_items
@@ -157,6 +170,11 @@ class PairBatches:
                 targets=torch.from_numpy(self._items[ends].astype(np.int64)),
                 users=torch.from_numpy(self._users[rows].astype(np.int64)),
                 timestamps=cut_timestamps(self._timestamps, ends - lengths, lengths),
+                future=torch.from_numpy(
+                    cut(self._items, ends, self._ahead[rows], self.num_items)[0]
+                )
+                if self.future_length
+                else None,
             )
 
 

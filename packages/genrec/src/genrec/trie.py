@@ -30,10 +30,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from genrec.children import Children
+from genrec.item_graph import ItemScores
 
 
 class Trie(nn.Module):
@@ -245,6 +246,41 @@ class Trie(nn.Module):
         is_item = items < self.num_items  # [users, m], False at padding
         leaves = self.item_leaves[items.masked_fill(~is_item, 0)]  # [users, m]
         return self._places(level, parents, children, leaves, is_item)
+
+    def sums_below(
+        self,
+        level: int,
+        parents: Int[Tensor, "users beams"],
+        children: Children,
+        scores: ItemScores,
+    ) -> Float[Tensor, "children kinds"]:
+        """Returns the sum of each user's scores of the items under each child.
+
+        Args:
+            level: The children's level.
+            parents: Each user's nodes of the level above, no two alike.
+            children: `expand(level, parents.flatten())`.
+            scores: What each user's items score.
+        """
+        num_beams = parents.shape[1]
+        leaves = self.item_leaves[scores.items]  # [entries]
+        beam = scores.rows * num_beams  # [entries], the only one at level 0
+        is_below = None
+        if level:
+            # Nodes of all users in one sorted list, so that one binary search finds the beam of
+            # each entry, if its user has a beam above it at all.
+            size = self.level_sizes[level - 1]
+            user = torch.arange(len(parents), device=parents.device)[:, None]  # [users, 1]
+            keys, order = (user * size + parents).flatten().sort(stable=True)  # [users * beams]
+            key = scores.rows * size + self._node(level - 1, leaves)  # [entries]
+            place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+            is_below = (keys[place] == key).nonzero().squeeze(1)  # [entries below]
+            beam, leaves = order[place[is_below]], leaves[is_below]
+        first = self.first_child(level, parents.flatten()[beam])
+        child = children.offsets[beam] + self._node(level, leaves) - first
+        values = scores.scores if is_below is None else scores.scores[is_below]
+        sums = values.new_zeros(len(children.node), values.shape[1])
+        return sums.index_add_(0, child, values)
 
     def _places(
         self, level: int, parents: Tensor, children: Children, leaves: Tensor, wanted: Tensor

@@ -76,10 +76,12 @@ class Walk:
                 f"trie must have the model's {sizes} {model.vocabulary.level_sizes}, "
                 f"got {getattr(trie, sizes)}"
             )
-        if model.history_bias is not None and trie is not model.trie:
+        tells = model.history_bias is not None or model.item_graph is not None
+        if tells and trie is not model.trie:
             raise ValueError(
-                "trie must be model.trie where the config has history_bias, got another trie: the "
-                "history's items are rows of the model's; take with_catalogue(...) and its trie"
+                "trie must be model.trie where the config has history_bias or the model an item "
+                "graph, got another trie: the history's items are rows of the model's; take "
+                "with_catalogue(...) and its trie"
             )
         self.model = model
         self.trie = trie
@@ -212,11 +214,9 @@ class Walk:
         """Returns the score of each child of the prefixes, the children, and the cache."""
         states, past = self._step(level, prefixes)  # [users, beams, dim]
         children = self.trie.expand(level, prefixes.nodes.flatten())
-        had = None
-        if self.model.history_bias is not None:
-            had = self.trie.exhausted(level, prefixes.nodes, children, self.memory.items)
+        had, sums = self.model.told(self.trie, level, prefixes.nodes, children, self.memory)
         scores = self.model.child_log_probs(
-            level, states.flatten(0, 1), children, head=self.tables.head, had=had
+            level, states.flatten(0, 1), children, head=self.tables.head, had=had, sums=sums
         )
         before = prefixes.scores.flatten()[children.parent]  # [children], of what came before
         return scores + before, children, past
@@ -231,5 +231,8 @@ class Walk:
             tokens = nodes + model.vocabulary.level_offsets[level - 1]  # [users, beams]
         else:
             tokens = torch.full_like(prefixes.nodes, model.vocabulary.bos)
-        states, new = self.decoder.step(self.tables.tokens[tokens], prefixes.past)
+        x = self.tables.tokens[tokens]  # [users, beams, dim]
+        if not level and model.config.direct_path:
+            x = x + self.memory.newest[:, None]
+        states, new = self.decoder.step(x, prefixes.past)
         return states, [*prefixes.past, new]
