@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from genrec.decoding import exact_scores
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from genrec.vocabulary import node_means
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -269,3 +272,34 @@ def test_item_vectors_are_checked():
     )
     with pytest.raises(ValueError, match="item_vectors must be given when node_start is vectors"):
         Seq2Seq(config, trie)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 500))
+def test_a_teacher_is_followed_among_the_siblings_of_the_targets_path(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    codes = codes[torch.randperm(27, generator=generator)[:11]]
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, scoring="renormalized")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Seq2Seq(config, Trie.build(codes, (3, 3, 3))).eval()
+    history = torch.randint(0, 11, (4, 3), generator=generator)
+    targets = torch.randint(0, 11, (4,), generator=generator)
+    teacher = torch.rand(4, 11, generator=generator)
+    teacher[0] = 0.0  # knows nothing: every sibling alike
+    output = model(history, targets, teacher=teacher)
+    log_p = exact_scores(model, model.trie, history).exp()
+    expected = 0.0
+    for row, target in enumerate(targets.tolist()):
+        for level in range(3):
+            siblings = (codes[:, :level] == codes[target, :level]).all(dim=1)
+            names = sorted(set(codes[siblings, level].tolist()))
+            below = [siblings & (codes[:, level] == name) for name in names]
+            says = torch.tensor([float(teacher[row, mask].sum()) for mask in below])
+            says = says / says.sum() if says.sum() else torch.full((len(names),), 1 / len(names))
+            model_says = torch.tensor([float(log_p[row, mask].sum()) for mask in below])
+            expected -= float((says * (model_says / model_says.sum()).log()).sum())
+    assert output.taught is not None
+    assert float(output.taught.detach()) == pytest.approx(expected / 4, abs=1e-4)
+    assert model(history, targets).taught is None

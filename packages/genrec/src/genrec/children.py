@@ -36,6 +36,21 @@ class Children:
         """Number of children of each parent."""
         return self.offsets.diff()
 
+    def totals(self, values: Float[Tensor, " children"]) -> Float[Tensor, " parents"]:
+        """Returns the sum over each parent's children."""
+        return values.new_zeros(len(self.offsets) - 1).index_add(0, self.parent, values)
+
+    def shares(self, values: Float[Tensor, " children"]) -> Float[Tensor, " children"]:
+        """Returns each child's share of its parent's total; equal shares where that is 0.
+
+        Args:
+            values: At least 0.
+        """
+        totals = self.totals(values)  # [parents]
+        equal = 1 / self.counts[self.parent].to(values.dtype)  # [children]
+        total = totals[self.parent]
+        return torch.where(total > 0, values / total.clamp(min=torch.finfo(total.dtype).tiny), equal)
+
     def log_softmax(self, logits: Float[Tensor, " children"]) -> Float[Tensor, " children"]:
         """Returns a log-softmax over each parent's children; exactly 0 for an only child."""
         parents = len(self.offsets) - 1

@@ -53,12 +53,16 @@ class Seq2SeqOutput:
             PRORec, eq. 1 and 6); their sum is that of the item.
         loss: PRORec, eq. 6 with its sign turned: the mean over the batch of the sum over the
             levels, with label smoothing where the config has it.
+        taught: Cross-entropy of the model's distribution with a teacher's, over the siblings of each
+            node on the target's path, summed over the levels; the mean over the batch. None where
+            there is no teacher.
         distillation: Final state of <c_dis>, or that of <BOS>, as `distillation_state` has it,
             projected to `distillation_dim` (PRORec, eq. 7); None where the config leaves it out.
     """
 
     log_prob: Float[Tensor, "batch levels"]
     loss: Float[Tensor, ""]
+    taught: Float[Tensor, ""] | None
     distillation: Float[Tensor, "batch distillation_dim"] | None
 
 
@@ -216,6 +220,7 @@ class Seq2Seq(nn.Module):
         targets: Int[Tensor, " batch"],
         *,
         future: Int[Tensor, "batch ahead"] | None = None,
+        teacher: Float[Tensor, "batch items"] | None = None,
     ) -> Seq2SeqOutput:
         """Scores the target of each history, teacher-forced.
 
@@ -224,6 +229,7 @@ class Seq2Seq(nn.Module):
             targets: Row of the item that came next.
             future: The target and what came after it, padded on the right: what an item graph that
                 was counted from these very histories must not tell. None where there is none.
+            teacher: A distribution over items after each history, at least 0, of any scale a row.
 
         Returns:
             Log-probabilities by level, the generation loss and the state of <c_dis>.
@@ -231,9 +237,15 @@ class Seq2Seq(nn.Module):
         Raises:
             ValueError: The history, or on a CPU the targets, hold what is no item row.
         """
-        return self.decode(self.encode(history, future=future), targets)
+        return self.decode(self.encode(history, future=future), targets, teacher=teacher)
 
-    def decode(self, memory: Memory, targets: Int[Tensor, " batch"]) -> Seq2SeqOutput:
+    def decode(
+        self,
+        memory: Memory,
+        targets: Int[Tensor, " batch"],
+        *,
+        teacher: Float[Tensor, "batch items"] | None = None,
+    ) -> Seq2SeqOutput:
         """Scores the target of each encoded history, as `forward` does."""
         if targets.device.type == "cpu":  # any other would be waited for
             check_rows("targets", targets, self.trie.num_items, padded=False)
@@ -247,17 +259,23 @@ class Seq2Seq(nn.Module):
             inputs = F.pad(inputs, (0, 1), value=self.vocabulary.c_dis)
         states = self._decoder_states(memory, inputs)
         parents = F.pad(paths[:, :-1], (1, 0))
-        terms = [
-            self._target_log_prob(
-                level, states[:, level], parents[:, level], paths[:, level], memory
-            )
-            for level in range(num_levels)
-        ]
-        log_prob = torch.stack([term[0] for term in terms], dim=1)
-        smoothed = torch.stack([term[1] for term in terms], dim=1)
+        before = None if teacher is None else self.trie.sums_before_leaves(teacher)
+        log_prob, smoothed, taught = [], [], []
+        for level in range(num_levels):
+            above = parents[:, level]
+            children = self.trie.expand(level, above)
+            had, sums = self.told(self.trie, level, above[:, None], children, memory)
+            log_probs = self.child_log_probs(level, states[:, level], children, had=had, sums=sums)
+            place = children.offsets[:-1] + paths[:, level] - self.trie.first_child(level, above)
+            log_prob.append(log_probs[place])  # [batch]
+            smoothed.append(self._smoothed(log_prob[-1], log_probs, children))
+            if before is not None:
+                shares = children.shares(self.trie.sums_under(level, children, before))
+                taught.append(children.totals(shares * log_probs))
         return Seq2SeqOutput(
-            log_prob=log_prob,
-            loss=-smoothed.sum(dim=1).mean(),
+            log_prob=torch.stack(log_prob, dim=1),
+            loss=-torch.stack(smoothed, dim=1).sum(dim=1).mean(),
+            taught=-torch.stack(taught, dim=1).sum(dim=1).mean() if taught else None,
             distillation=None
             if self.distillation is None
             else self.distillation(states[:, 0 if first else -1]),
@@ -390,20 +408,12 @@ class Seq2Seq(nn.Module):
             sums = trie.sums_below(level, parents, children, memory.scores)
         return had, sums
 
-    def _target_log_prob(
-        self, level: int, states: Tensor, parents: Tensor, targets: Tensor, memory: Memory
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the targets' log-probability at a level, plain and with label smoothing."""
-        children = self.trie.expand(level, parents)
-        had, sums = self.told(self.trie, level, parents[:, None], children, memory)
-        log_probs = self.child_log_probs(level, states, children, had=had, sums=sums)
-        place = children.offsets[:-1] + targets - self.trie.first_child(level, parents)
-        chosen = log_probs[place]
+    def _smoothed(self, chosen: Tensor, log_probs: Tensor, children: Children) -> Tensor:
+        """Returns the chosen children's log-probabilities with label smoothing over siblings."""
         smoothing = self.config.label_smoothing
         if not smoothing:
-            return chosen, chosen
-        total = torch.zeros_like(chosen).index_add(0, children.parent, log_probs)
-        return chosen, (1 - smoothing) * chosen + smoothing * total / children.counts
+            return chosen
+        return (1 - smoothing) * chosen + smoothing * children.totals(log_probs) / children.counts
 
     def _head_rows(self, codes: Int[Tensor, " codes"]) -> Float[Tensor, "codes dim"]:
         rows: Tensor = self.head(codes, self.node_vectors)

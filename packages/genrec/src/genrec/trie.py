@@ -282,6 +282,27 @@ class Trie(nn.Module):
         sums = values.new_zeros(len(children.node), values.shape[1])
         return sums.index_add_(0, child, values)
 
+    def sums_before_leaves(
+        self, values: Float[Tensor, "rows items"]
+    ) -> Float[Tensor, "rows leaves_and_one"]:
+        """Returns the sum of the items' values before each leaf, and in the end, in fp64."""
+        ordered = values.double()[:, self.leaf_items.long()]  # [rows, leaves]
+        return torch.nn.functional.pad(ordered.cumsum(dim=1), (1, 0))
+
+    def sums_under(
+        self, level: int, children: Children, before: Float[Tensor, "rows leaves_and_one"]
+    ) -> Float[Tensor, " children"]:
+        """Returns the sum of the values of the items under each child.
+
+        Args:
+            level: The children's level.
+            children: Of one parent a row.
+            before: `sums_before_leaves` of each row's values.
+        """
+        row, node = children.parent, children.node
+        end, first = self.first_leaf(level, node + 1), self.first_leaf(level, node)
+        return (before[row, end] - before[row, first]).clamp(min=0).float()
+
     def _places(
         self, level: int, parents: Tensor, children: Children, leaves: Tensor, wanted: Tensor
     ) -> Tensor:
