@@ -263,24 +263,38 @@ class Trie(nn.Module):
             scores: What each user's items score.
         """
         num_beams = parents.shape[1]
-        leaves = self.item_leaves[scores.items]  # [entries]
-        beam = scores.rows * num_beams  # [entries], the only one at level 0
-        is_below = None
+        rows, items, values = scores.rows, scores.items, scores.scores
+        beam = rows * num_beams  # [entries], the only one at level 0
         if level:
-            # Nodes of all users in one sorted list, so that one binary search finds the beam of
-            # each entry, if its user has a beam above it at all.
-            size = self.level_sizes[level - 1]
-            user = torch.arange(len(parents), device=parents.device)[:, None]  # [users, 1]
-            keys, order = (user * size + parents).flatten().sort(stable=True)  # [users * beams]
-            key = scores.rows * size + self._node(level - 1, leaves)  # [entries]
-            place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
-            is_below = (keys[place] == key).nonzero().squeeze(1)  # [entries below]
-            beam, leaves = order[place[is_below]], leaves[is_below]
-        first = self.first_child(level, parents.flatten()[beam])
-        child = children.offsets[beam] + self._node(level, leaves) - first
-        values = scores.scores if is_below is None else scores.scores[is_below]
+            above = self._item_nodes(level - 1)[items]  # [entries]
+            if num_beams == 1:  # as in training
+                is_below = (above == parents[:, 0][rows]).nonzero().squeeze(1)  # [entries below]
+                beam = rows[is_below]
+            else:
+                # Nodes of all users in one sorted list, so that one binary search finds the beam
+                # of each entry, if its user has a beam above it at all.
+                size = self.level_sizes[level - 1]
+                user = torch.arange(len(parents), device=parents.device)[:, None]  # [users, 1]
+                keys, order = (user * size + parents).flatten().sort(stable=True)
+                key = rows * size + above  # [entries]
+                place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+                is_below = (keys[place] == key).nonzero().squeeze(1)
+                beam = order[place[is_below]]
+            items, values = items[is_below], values[is_below]
+        first = children.offsets[:-1] - self.first_child(level, parents.flatten())  # [parents]
+        child = first[beam] + self._item_nodes(level)[items]
         sums = values.new_zeros(len(children.node), values.shape[1])
         return sums.index_add_(0, child, values)
+
+    def _item_nodes(self, level: int) -> Int[Tensor, " items"]:
+        """Returns the node above each item row; a table that the first call makes and keeps."""
+        if level == self.num_levels - 1:
+            return self.item_leaves
+        name = f"item_nodes_{level}"
+        if name not in self._buffers:
+            nodes = self._node(level, self.item_leaves).int()
+            self.register_buffer(name, nodes, persistent=False)
+        return self.get_buffer(name)
 
     def sums_before_leaves(
         self, values: Float[Tensor, "rows items"]
