@@ -546,7 +546,9 @@ def test_a_folder_of_something_else_is_refused(
 def test_a_run_killed_at_its_first_file_can_begin_again(
     name: str, data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / f".run.json.{2**22 + 1}.{'0' * 16}.unfinished").write_text('{"form')
+    unfinished = tmp_path / f".run.json.{'0' * 16}.evalrec-part"
+    unfinished.mkdir()
+    (unfinished / "content").write_text('{"form')
     app = app_of(name)
     assert app.open(data, tmp_path, app.config(), "cpu").run.path == tmp_path
     assert json.loads((tmp_path / "run.json").read_text())["app"] == name
@@ -573,7 +575,8 @@ def test_a_folder_that_cannot_be_is_refused_as_it_was_given(
     Path("link").symlink_to(tmp_path / "far/away")
     os.mkfifo("pipe")
     for out in ("file", "file/run", "pipe"):
-        words = f"error: {out}.* is a file, not a folder: choose another --out"
+        kind = "a pipe or a device of characters" if out == "pipe" else "a file"
+        words = f"error: {out}.* is {kind}, not a folder: choose another --out"
         for command in (["run", "--data", data], ["demo"]):
             refused(launch(name, *command, "--out", out), words)
     refused(launch(name, "demo", "--out", "/"), "nothing beside it: choose another --out")
