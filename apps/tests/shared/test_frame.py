@@ -21,6 +21,8 @@ import polars as pl
 import pytest
 from semtok import CatalogError
 
+from semrec.shared import data as data_module
+from semrec.shared import stages
 from semrec.shared.command import choose_device
 from semrec.shared.configuration import load_config
 from semrec.shared.errors import ExperimentError
@@ -184,6 +186,20 @@ def test_recommend_answers_one_history(
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if any(item in line for item in ids)]
     assert len(rows) == 5
+
+
+def test_recommend_reads_the_items_once(
+    name: str, launch: Launch, completed: OfApp, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    read_lines = stages.read_json_lines
+    monkeypatch.setattr(
+        stages, "read_json_lines", lambda path: (read.append(path), read_lines(path))[1]
+    )
+    history = item_ids(data)[0]
+    done = launch(name, "recommend", "--run", completed(name), "--history", history)
+    assert done.returncode == 0, done.stderr
+    assert read == [completed(name) / "data/items.jsonl"]
 
 
 def test_recommend_answers_a_file(
@@ -438,6 +454,26 @@ def test_what_the_command_line_says_replaces_what_the_file_says(name: str, small
     changed = app.configured(small(name), "minilm", 7)
     table = dataclasses.replace(getattr(plain, app.embedding), embedding="minilm")
     assert changed == dataclasses.replace(plain, seed=7, **{app.embedding: table})
+
+
+def test_stored_embeddings_are_read_once_for_all_variants(
+    name: str, small: OfApp, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, read = tmp_path / "vectors.npy", []
+    np.save(stored, np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32))
+    read_embeddings = data_module.read_embeddings
+    monkeypatch.setattr(
+        data_module,
+        "read_embeddings",
+        lambda path, ids: (read.append(path), read_embeddings(path, ids)),
+    )
+    app = app_of(name)
+    config = app.configured(small(name), str(stored), None)
+    pipeline = app.open(data, tmp_path / "run", config, "cpu")
+    for seed in (1, 2):
+        variant = pipeline.varied(seed=seed)
+        assert variant.config.check(variant.data) == [stored]
+    assert read == [str(stored)]
 
 
 def test_a_device_that_there_is_not_is_refused() -> None:
