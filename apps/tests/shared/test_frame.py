@@ -191,15 +191,15 @@ def test_recommend_answers_one_history(
 def test_recommend_reads_the_items_once(
     name: str, launch: Launch, completed: OfApp, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[Path] = []
+    run, read = completed(name), []
     read_lines = stages.read_json_lines
     monkeypatch.setattr(
         stages, "read_json_lines", lambda path: (read.append(path), read_lines(path))[1]
     )
     history = item_ids(data)[0]
-    done = launch(name, "recommend", "--run", completed(name), "--history", history)
+    done = launch(name, "recommend", "--run", run, "--history", history)
     assert done.returncode == 0, done.stderr
-    assert read == [completed(name) / "data/items.jsonl"]
+    assert read == [run / "data/items.jsonl"]
 
 
 def test_recommend_answers_a_file(
