@@ -151,14 +151,7 @@ class Model(SequenceRecipe):
         """What it is trained on."""
         if self.samples == "sequences":
             return self.sequences(histories, num_items, seed)
-        return PairBatches(
-            self.training_histories(histories, seed),
-            num_items=num_items,
-            history_length=self.history_length,
-            batch_size=self.batch_size,
-            seed=seed,
-            bucket=20,
-        )
+        return self.pairs(histories, num_items, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
