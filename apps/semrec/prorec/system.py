@@ -69,6 +69,12 @@ _STAGE_ONE = tuple(
     if field.name != "integrated"  # says what becomes of the item embeddings afterwards
 )
 
+GENERATOR_READS = (
+    *("seed", "stage_two"),
+    *("evaluation.validation_users", "evaluation.validation_beams"),
+)
+"""What of the configuration the training of a generator reads."""
+
 
 class PaperPipeline(Pipeline[Config]):
     """The paper's stages of a run, or of a variant of it that a study needs."""
@@ -239,12 +245,7 @@ class PaperPipeline(Pipeline[Config]):
 
         return self.stage(
             "stage_two",
-            reads=(
-                "seed",
-                "stage_two",
-                "evaluation.validation_users",
-                "evaluation.validation_beams",
-            ),
+            reads=GENERATOR_READS,
             after=(self.tokenizer,),
             fill=fill,
             load=lambda folder: load_model(folder / "model").model.to(self.device),
