@@ -29,11 +29,11 @@ demo: install
 	$(BIN)/python apps/prorec.py demo --out runs/demo
 
 test: image
-	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 --ignore tests/reliability
+	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
 
 # Kills, damage, full disks, hostile inputs and ten minutes of fuzz, of whole commands. Some three to four
-# hours on two cores; `pytest tests/reliability` alone is a sample of some minutes.
+# hours on two cores; the sample of it that `make test` runs takes some four minutes of one core.
 reliability: install
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m "" --timeout 14400 tests/reliability
 

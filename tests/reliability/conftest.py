@@ -11,11 +11,12 @@ import functools
 import hashlib
 import json
 import os
+import random
 import re
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,6 +211,78 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     subprocess.run([sys.executable, "-c", script, str(folder)], env=ENV, check=True)
     return folder
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A command that replaces what an older one has left in a folder.
+
+    Attributes:
+        command: With its arguments.
+        look: The command that says what there is, the old or the new.
+        written: What the command writes; a refusal names one of these.
+    """
+
+    command: tuple[object, ...]
+    look: tuple[str, ...]
+    written: frozenset[str]
+
+
+FIT = ("--quantizer", "rq", "--codebook-size", "8", "--levels", "2", "--quiet")
+INSPECT = ("semtok", "inspect", "tok", "--json")
+
+
+def copy_items(data: Path, place: Path, count: int) -> None:
+    lines = (data / "items.jsonl").read_text().splitlines(keepends=True)
+    (place / "items.jsonl").write_text("".join(lines[:count]))
+
+
+def set_up_fit(tools: Commands, data: Path, place: Path) -> Replacement:
+    """A tokenizer of 40 items is replaced by one of 60: until then it answers."""
+    copy_items(data, place, 40)
+    assert tools(place, "semtok", "fit", "items.jsonl", "-o", "tok", *FIT, "--seed", 7).code == 0
+    copy_items(data, place, 60)
+    command = ("semtok", "fit", "items.jsonl", "-o", "tok", *FIT, "--force")
+    return Replacement(command, INSPECT, frozenset({"tok"}))
+
+
+def set_up_extend(tools: Commands, data: Path, place: Path) -> Replacement:
+    """The new items get codes that are remembered; those of the old ones stay."""
+    copy_items(data, place, 40)
+    assert tools(place, "semtok", "fit", "items.jsonl", "-o", "tok", *FIT).code == 0
+    copy_items(data, place, 60)
+    how = ("--tokenizer", "tok", "--extend", "-o", "codes.jsonl", "--force", "--quiet")
+    command = ("semtok", "encode", "items.jsonl", *how)
+    return Replacement(command, INSPECT, frozenset({"tok", "codes.jsonl"}))
+
+
+def set_up_prepare(tools: Commands, data: Path, place: Path) -> Replacement:
+    """A prepared folder is replaced by one of other options."""
+    options = ("evalrec", "prepare", "native", data, "-o", "out")
+    assert tools(place, *options, "--k-core", 1).code == 0
+    command = (*options, "--k-core", 3, "--max-history", 6, "--force")
+    return Replacement(command, ("evalrec", "check", "out", "--json"), frozenset({"out"}))
+
+
+@pytest.fixture(
+    params=[set_up_fit, set_up_extend, set_up_prepare], ids=["fit", "extend", "prepare"]
+)
+def set_up(
+    request: pytest.FixtureRequest, tools: Commands, data: Path
+) -> Callable[[Path], Replacement]:
+    """Makes the old in a folder, and says what replaces it."""
+    return functools.partial(request.param, tools, data)
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable[[Sequence[int], int | None], list[int]]:
+    """So many of some numbers, in order, drawn by a fixed seed; all of them for None."""
+
+    def sample(numbers: Sequence[int], count: int | None) -> list[int]:
+        few = len(numbers) if count is None else min(count, len(numbers))
+        return sorted(random.Random(20).sample(numbers, few))
+
+    return sample
 
 
 @pytest.fixture(scope="session")

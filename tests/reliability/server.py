@@ -43,7 +43,7 @@ HEAVY = {
 }
 MAINS = {"semtok": "semtok.cli", "evalrec": "evalrec.cli"}
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link")
-UNFINISHED = re.compile(r"\.(part|work|old|tmp|unfinished)$|-(part|work|old|tmp)$")
+UNFINISHED = re.compile(r"\.(part|work|old|tmp)$|-(part|work|old|tmp)$")
 
 
 class Watch:

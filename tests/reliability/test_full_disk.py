@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,44 +10,9 @@ from pathlib import Path
 
 import pytest
 
-SEED = 20
 FEW = 4
 ALL = pytest.param(None, marks=pytest.mark.reliability, id="all")
 APPS = ("prorec", "cocorec", "tssr")
-FIT = ("--quantizer", "rq", "--codebook-size", "8", "--levels", "2", "--quiet")
-
-
-def setup_fit(tools, place, data):
-    shutil.copy(data / "items.jsonl", place)
-    assert tools(place, "semtok", "fit", "items.jsonl", "-o", "tok", *FIT, "--seed", 7).code == 0
-    return ("semtok", "fit", "items.jsonl", "-o", "tok", *FIT, "--force")
-
-
-def setup_extend(tools, place, data):
-    lines = (data / "items.jsonl").read_text().splitlines(keepends=True)
-    (place / "items.jsonl").write_text("".join(lines[:40]))
-    assert tools(place, "semtok", "fit", "items.jsonl", "-o", "tok", *FIT).code == 0
-    (place / "items.jsonl").write_text("".join(lines))
-    how = ("--tokenizer", "tok", "--extend", "-o", "codes.jsonl", "--quiet")
-    return ("semtok", "encode", "items.jsonl", *how)
-
-
-def setup_prepare(tools, place, data):
-    options = ("prepare", "native", data, "-o", "out")
-    assert tools(place, "evalrec", *options, "--k-core", 1).code == 0
-    return ("evalrec", *options, "--k-core", 3, "--max-history", 6, "--force")
-
-
-COMMANDS = {
-    "fit": (setup_fit, ("semtok", "inspect", "tok", "--json"), {"tok"}),
-    "extend": (setup_extend, ("semtok", "inspect", "tok", "--json"), {"tok", "codes.jsonl"}),
-    "prepare": (setup_prepare, ("evalrec", "check", "out", "--json"), {"out"}),
-}
-
-
-def sample(numbers: list[int], count: int | None) -> list[int]:
-    few = len(numbers) if count is None else min(count, len(numbers))
-    return sorted(random.Random(SEED).sample(numbers, few))
 
 
 def writes(events: list[str]) -> list[int]:
@@ -67,12 +31,11 @@ def assert_full(outcome, names, what):
 
 
 @pytest.mark.parametrize("count", [FEW, ALL])
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_room_at_any_write(tools, data, digests_of, tmp_path, name, count):
-    setup, look, names = COMMANDS[name]
+def test_no_room_at_any_write(tools, set_up, sample, digests_of, tmp_path, count):
     first, whole = tmp_path / "first", tmp_path / "whole"
     first.mkdir()
-    command = setup(tools, first, data)
+    replacement = set_up(first)
+    command, look = replacement.command, replacement.look
     old, before = tools(first, *look).stdout, digests_of(first)
     shutil.copytree(first, whole)
     done = tools(whole, *command)
@@ -89,13 +52,13 @@ def test_no_room_at_any_write(tools, data, digests_of, tmp_path, name, count):
         if full.code == 0:  # a file system that cannot sync a folder is put up with
             assert looked == new, what
         else:
-            assert_full(full, names, what)
+            assert_full(full, replacement.written, what)
             # New where it is the last step that fails: the codes of what is remembered, or the
             # sync of a folder in which the new is already.
             assert looked in (old, new), what
             assert looked == new or digests_of(place) == before, what
             refusals += 1
-        again = tools(place, *command, *(["--force"] if "--force" not in command else []))
+        again = tools(place, *command)
         assert again.code == 0, f"{what}: {again.stderr}"
         assert digests_of(place) == digests_of(whole), what
         shutil.rmtree(place)
@@ -105,7 +68,7 @@ def test_no_room_at_any_write(tools, data, digests_of, tmp_path, name, count):
 @pytest.mark.parametrize("count", [1, ALL])
 @pytest.mark.parametrize("name", APPS)
 def test_a_run_without_room_at_any_write_goes_on(
-    apps, run_arguments, completed, tmp_path, name, count
+    apps, run_arguments, completed, sample, tmp_path, name, count
 ):
     whole = completed(name)
     events = whole.outcome.events
@@ -141,27 +104,26 @@ def leave(disk: Path, room: int) -> None:
 
 
 @pytest.mark.parametrize("rooms", [(0, 12), pytest.param(range(0, 128, 4), marks=ALL.marks)])
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_small_disk_fills(tools, data, disk, name, rooms):
-    setup, look, names = COMMANDS[name]
+def test_a_small_disk_fills(tools, set_up, disk, rooms):
     place = disk / "place"
     place.mkdir()
-    command = setup(tools, place, data)
+    replacement = set_up(place)
+    command, look = replacement.command, replacement.look
     old = tools(place, *look).stdout
     for room in rooms:
         leave(disk, room * 1024)
         full = tools(place, *command)
         if full.code == 0:
             break
-        assert_full(full, names, room)
+        assert_full(full, replacement.written, room)
         looked = tools(place, *look)
         assert looked.code == 0, looked.stderr
-        if name == "extend" and looked.stdout != old:
+        if "codes.jsonl" in replacement.written and looked.stdout != old:
             break  # the codes are remembered, and only their file found no room
         assert looked.stdout == old, room
         (disk / "filler").unlink()
     (disk / "filler").unlink(missing_ok=True)
-    assert tools(place, *command, *(["--force"] if "--force" not in command else [])).code == 0
+    assert tools(place, *command).code == 0
 
 
 @pytest.mark.parametrize("rooms", [(160,), pytest.param(range(0, 640, 40), marks=ALL.marks)])

@@ -9,16 +9,8 @@ from typing import Any, Literal
 
 from genrec import NextItemRecipe, PairBatches, SequenceBatches, SequenceRecipe
 
-from semrec.shared.configuration import check_at_least, check_seed
-from semrec.shared.data import (
-    Choosing,
-    Columns,
-    Data,
-    check_embeddings,
-    check_sizes,
-    check_texts,
-    field_groups,
-)
+from semrec.shared.configuration import check_at_least
+from semrec.shared.data import AppConfig, Choosing, Data, check_texts, field_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,14 +151,7 @@ class Model(SequenceRecipe):
         """What it is trained on."""
         if self.samples == "sequences":
             return self.sequences(histories, num_items, seed)
-        return PairBatches(
-            self.training_histories(histories, seed),
-            num_items=num_items,
-            history_length=self.history_length,
-            batch_size=self.batch_size,
-            seed=seed,
-            bucket=20,
-        )
+        return self.pairs(histories, num_items, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +191,9 @@ class Evaluation(Choosing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(AppConfig):
     """Everything that makes a run what it is."""
 
-    seed: int = 0
-    columns: Columns = field(default_factory=Columns)
     views: Views = field(default_factory=Views)
     codes: Codes = field(default_factory=Codes)
     model: Model = field(default_factory=Model)
@@ -218,7 +201,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        super().__post_init__()
         if self.views.dim != self.model.dim:
             raise ValueError(
                 "views.dim must be model.dim, since codes attend to views, "
@@ -237,16 +220,12 @@ class Config:
                 f"of SASRec, got {shares[self.codes.source]} codes and {self.model.dim} dimensions"
             )
 
-    def check(self, data: Data) -> list[Path]:
-        """Refuses data that a run of this could not go through, before it begins.
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """What embeds the views."""
+        return (self.views.embedding,)
 
-        Returns:
-            The files of stored embeddings, which are inputs of the run too.
-
-        Raises:
-            CatalogError: Such a file does not fit the catalogue.
-            ValueError: A view has no field of the catalogue, or items or users are too few.
-        """
-        check_sizes(data, self.evaluation)
+    def check_items(self, data: Data) -> list[Path]:
+        """Refuses views of which the catalogue has no field."""
         check_texts(self.views.embedding, self.views.fields, data.catalog)
-        return check_embeddings([self.views.embedding], data)
+        return []

@@ -9,13 +9,12 @@ from functools import partial
 from operator import attrgetter
 
 import torch
-from evalrec import Report
 from evalrec.page import Panel, curves
 from genrec import BACKBONE_TITLES, BackboneName, ItemInput, query_batches
 
 from semrec.cocorec.system import BASELINES, MODEL, CoCoRecPipeline
 from semrec.shared.findings import seconds_an_epoch
-from semrec.shared.studies import Outcome, Study, tested
+from semrec.shared.studies import Outcome, Study, default_first, mean_over_seeds, tested
 
 _BACKBONES: tuple[BackboneName, ...] = ("sasrec", "gru4rec", "bert4rec")
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
@@ -61,7 +60,7 @@ def codes(
 ) -> Outcome:
     """2, 4 and 8 codes a view, and residual quantization (tables 3 and 6)."""
     default = pipeline.config.codes
-    counts = [default.codes_per_view, *(k for k in values if k != default.codes_per_view)]
+    counts = default_first(default.codes_per_view, values)
     variants = {
         f"{default.quantizer.upper()}, {k} a view": pipeline.varied(codes={"codes_per_view": k})
         for k in counts
@@ -80,7 +79,7 @@ def codes(
 def code_type(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """Codes of the text, of SASRec's item embeddings, half and half, and random ones (figure 2)."""
     default = pipeline.config.codes.source
-    sources = [default, *(s for s in ("text", "mixed", "sasrec", "random") if s != default)]
+    sources = default_first(default, ("text", "mixed", "sasrec", "random"))
     variants = {f"{name} codes": pipeline.varied(codes=_source(name)) for name in sources}
     return Outcome(
         title="what the codes are made of",
@@ -106,7 +105,7 @@ def weights(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
             x_label="alpha",
             lines={
                 f"beta {beta}": [
-                    (alpha, _mean(systems[name], metric))
+                    (alpha, mean_over_seeds(systems[name], metric, "filtered"))
                     for name, (alpha, other) in grid.items()
                     if other == beta
                 ]
@@ -127,8 +126,7 @@ def weights(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
 def negatives(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """All items as negatives, or fewer with logQ correction: accuracy and time."""
     default, num_items = pipeline.config.model.num_negatives, len(pipeline.data.catalog)
-    fewer = (n for n in (0, 4096, 2048, 1024, 512, 256) if n != default and n < num_items)
-    counts = [default, *fewer]
+    counts = default_first(default, [n for n in (0, 4096, 2048, 1024, 512, 256) if n < num_items])
     variants = {
         f"{count:,} negatives" if count else "all items": pipeline.varied(
             model={"num_negatives": count}
@@ -229,10 +227,6 @@ STUDIES: dict[str, Study[CoCoRecPipeline]] = {
     "deploy": deploy,
 }
 """By the names of the command line."""
-
-
-def _mean(reports: Sequence[Report], metric: str) -> float:
-    return statistics.fmean(float(r.per_user(metric, "filtered").mean()) for r in reports)
 
 
 def _first_histories(pipeline: CoCoRecPipeline, count: int = 256) -> torch.Tensor:

@@ -48,10 +48,9 @@ class CoCoRecPipeline(Pipeline[Config]):
         baselines = self.baselines().values()
         return (*self.view_stages, self.tokenizer, self.floors, self.cocorec, *baselines)
 
-    def reports(self) -> dict[str, Report]:
-        """The test's reports: the model, the baselines, the floors."""
-        baselines = {title: stage.result() for title, stage in self.baselines().items()}
-        return {MODEL: self.cocorec.result(), **baselines, **self.floors.result()}
+    def systems(self) -> dict[str, Stage[Report]]:
+        """The model and the baselines."""
+        return {MODEL: self.cocorec, **self.baselines()}
 
     def recommender(self) -> DenseRecommender:
         """The deployed model: its items are fused already, so that it costs what SASRec costs."""

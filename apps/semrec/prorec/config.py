@@ -12,15 +12,8 @@ from typing import Any, Literal
 from genrec import Seq2SeqConfig, SequenceRecipe, TrainingRecipe
 from semtok import QUANTIZERS, Quantizer
 
-from semrec.shared.configuration import check_at_least, check_seed
-from semrec.shared.data import (
-    Choosing,
-    Columns,
-    Data,
-    check_embeddings,
-    check_sizes,
-    check_texts,
-)
+from semrec.shared.configuration import check_at_least
+from semrec.shared.data import AppConfig, Choosing, Data, check_texts
 
 Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
 
@@ -296,11 +289,9 @@ class Evaluation(Choosing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(AppConfig):
     """Everything that makes a run what it is."""
 
-    seed: int = 0
-    columns: Columns = field(default_factory=Columns)
     text: Text = field(default_factory=Text)
     stage_one: StageOne = field(default_factory=StageOne)
     codes: Codes = field(default_factory=Codes)
@@ -309,7 +300,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        super().__post_init__()
         first = self.stage_two.distillation_state == "first"
         if self.joining.c_dis and not first:
             raise ValueError(
@@ -326,25 +317,19 @@ class Config:
                 f"product quantization parts, got {levels} and {dim * (1 + both)}"
             )
 
-    def check(self, data: Data) -> list[Path]:
-        """Refuses data that a run of this could not go through, before it begins.
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """What embeds the texts, a view each."""
+        return (self.text.embedding, *self.text.further)
 
-        Returns:
-            The files of stored embeddings, which are inputs of the run too.
-
-        Raises:
-            CatalogError: Such a file does not fit the catalogue.
-            ValueError: Texts are to be joined or embedded, and the items have none; the codes are
-                fewer than the items; or items or users are too few.
-        """
-        check_sizes(data, self.evaluation)
+    def check_items(self, data: Data) -> list[Path]:
+        """Refuses items without texts where these are joined or embedded, and too few codes."""
         self.codes.check(len(data.catalog))
         if self.joining.graph_text and data.texts(self.text.fields) is None:
             raise ValueError("joining.graph_text must be false: the items have no texts")
-        embeddings = (self.text.embedding, *self.text.further)
-        for embedding in embeddings:
+        for embedding in self.embeddings:
             check_texts(embedding, [self.text.fields], data.catalog)
-        return check_embeddings(embeddings, data)
+        return []
 
     @property
     def has_reference(self) -> bool:

@@ -65,17 +65,17 @@ class PRORecPipeline(PaperPipeline):
             stages += [*self.candidate_stages.values(), self.joined]
         return tuple(stages)
 
-    def reports(self) -> dict[str, Report]:
-        """The test's reports: generation, what is joined to it, sequence models, floors."""
-        config, reports = self.config, {MODEL: self.test.result()}
+    def systems(self) -> dict[str, Stage[Report]]:
+        """Generation, what is joined to it, sequence models."""
+        config, systems = self.config, {MODEL: self.test}
         backbone = BACKBONES[config.stage_one.backbone]
         if config.joining.any:
-            reports[f"{MODEL}, joined"] = self.joined.result()
+            systems[f"{MODEL}, joined"] = self.joined
         if config.codes.source == "integrated":
-            reports[f"stage I ({backbone}, ids and text)"] = self.stage_one.result()
+            systems[f"stage I ({backbone}, ids and text)"] = self.stage_one
         if config.has_reference:
-            reports[f"{backbone}, ids alone"] = self.reference.result()
-        return reports | self.floors.result()
+            systems[f"{backbone}, ids alone"] = self.reference
+        return systems
 
     @cached_property
     def candidate_stages(self) -> dict[str, Stage[Candidates]]:

@@ -150,12 +150,23 @@ def stage_two_loss(
     output = model(batch.history, batch.targets)
     losses = {"generation": output.loss}
     if config.beta:
-        losses["distillation"] = config.beta * distillation_loss(
-            output.distillation,
-            integrated,
-            batch.targets,
-            num_negatives=min(config.distillation_negatives, len(integrated)),
-            similarity=config.distillation_similarity,
-            temperature=config.distillation_temperature,
-        )
+        distilled = distillation(config, output.distillation, integrated, batch.targets)
+        losses["distillation"] = config.beta * distilled
     return losses
+
+
+def distillation(
+    config: StageTwo,
+    states: Float[Tensor, "batch integrated_dim"],
+    integrated: Float[Tensor, "items integrated_dim"],
+    targets: Int[Tensor, " batch"],
+) -> Tensor:
+    """L_distillation (eq. 7): distilled states against the embeddings of their targets."""
+    return distillation_loss(
+        states,
+        integrated,
+        targets,
+        num_negatives=min(config.distillation_negatives, len(integrated)),
+        similarity=config.distillation_similarity,
+        temperature=config.distillation_temperature,
+    )

@@ -19,7 +19,6 @@ from genrec import (
     PairBatches,
     SASRec,
     Seq2Seq,
-    SequenceBatches,
     SequenceModelConfig,
     SequenceRecipe,
     Streams,
@@ -69,6 +68,12 @@ _STAGE_ONE = tuple(
     for field in dataclasses.fields(StageOne)
     if field.name != "integrated"  # says what becomes of the item embeddings afterwards
 )
+
+GENERATOR_READS = (
+    *("seed", "stage_two"),
+    *("evaluation.validation_users", "evaluation.validation_beams"),
+)
+"""What of the configuration the training of a generator reads."""
 
 
 class PaperPipeline(Pipeline[Config]):
@@ -147,22 +152,11 @@ class PaperPipeline(Pipeline[Config]):
         self, config: StageOne, untrained_items: Callable[[], ItemEncoder | ItemTable]
     ) -> DenseTraining:
         train, seed, num_items = self.data.split.train, self.config.seed, len(self.data.catalog)
-        batches: PairBatches | SequenceBatches = (
-            PairBatches(
-                config.training_histories(train, seed),
-                num_items=num_items,
-                history_length=config.history_length,
-                batch_size=config.batch_size,
-                seed=seed,
-                bucket=20,
-            )
-            if config.backbone == "din"
-            else config.sequences(train, num_items, seed)
-        )
+        batches = config.pairs if config.backbone == "din" else config.sequences
         return DenseTraining(
             model=lambda: stage_one_model(config, untrained_items()).to(self.device),
             loss=partial(stage_one_loss, config),
-            batches=batches,
+            batches=batches(train, num_items, seed),
             training=config,
             history_length=config.history_length,
             keep=_keep_items,
@@ -251,12 +245,7 @@ class PaperPipeline(Pipeline[Config]):
 
         return self.stage(
             "stage_two",
-            reads=(
-                "seed",
-                "stage_two",
-                "evaluation.validation_users",
-                "evaluation.validation_beams",
-            ),
+            reads=GENERATOR_READS,
             after=(self.tokenizer,),
             fill=fill,
             load=lambda folder: load_model(folder / "model").model.to(self.device),

@@ -17,7 +17,7 @@ from rich.console import Console
 from semtok import CatalogError
 
 from semrec.shared.configuration import build_config, load_config
-from semrec.shared.data import read_data
+from semrec.shared.data import AppConfig, read_data
 from semrec.shared.environment import note_environment
 from semrec.shared.errors import ExperimentError, guarded
 from semrec.shared.files import content_hash
@@ -41,7 +41,6 @@ from semrec.shared.recommend import (
 )
 from semrec.shared.run import Run, check_out
 from semrec.shared.screen import Screen
-from semrec.shared.stage import AppConfig
 from semrec.shared.studies import (
     SeedsOption,
     Study,
@@ -224,7 +223,7 @@ def command_line(app: App[C, P]) -> typer.Typer:
         if source is not None:
             source.stat()
         pipeline = app.reopen(run, device)
-        titles = {item["item_id"]: item["title"] for item in pipeline.items.result()}
+        titles = pipeline.titles
         allowed = read_ids(allow, titles, strict=True)
         denied = read_ids(deny, titles) or ()
         ids = None if history is None else history_ids(history, titles)

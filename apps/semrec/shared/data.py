@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalrec import Interactions, Split, find_interactions, leave_one_out, read_interactions
 from semtok import Catalog, find_catalog, is_stored, read_catalog, read_embeddings
 
-from semrec.shared.configuration import check_at_least
+from semrec.shared.configuration import check_at_least, check_seed
 from semrec.shared.files import input_files
 from semrec.shared.screen import Screen
 
@@ -54,12 +56,18 @@ def field_groups(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A catalogue, its interactions and their leave-one-out split; row i is item i everywhere."""
+    """A catalogue, its interactions and their leave-one-out split; row i is item i everywhere.
+
+    Attributes:
+        files: What was read.
+        fitting: The files of stored embeddings that are known to fit the catalogue.
+    """
 
     catalog: Catalog
     interactions: Interactions
     split: Split
     files: tuple[Path, ...]
+    fitting: set[str] = field(default_factory=set)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -82,6 +90,53 @@ class Data:
             return self.catalog.item_ids
         pairs = zip(self.catalog.texts(("title",)), self.catalog.item_ids, strict=True)
         return [title or item_id for title, item_id in pairs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig(ABC):
+    """What the configurations of all apps have, and how they are held against the data.
+
+    Attributes:
+        seed: Decides all that is drawn.
+        columns: What the columns of the data's files are called.
+        evaluation: How models are chosen and tested.
+    """
+
+    seed: int = 0
+    columns: Columns = field(default_factory=Columns)
+    if TYPE_CHECKING:  # run.json has it last, so each app declares it after its own tables
+        evaluation: Choosing
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+    @property
+    @abstractmethod
+    def embeddings(self) -> tuple[str, ...]:
+        """What the items are embedded by: names, or files of stored embeddings."""
+
+    @abstractmethod
+    def check_items(self, data: Data) -> list[Path]:
+        """Refuses items that hold too little for it; returns the further files that are read.
+
+        Raises:
+            CatalogError: An image is missing.
+            ValueError: There is no field or no word to be embedded, or there are too few codes.
+        """
+
+    def check(self, data: Data) -> list[Path]:
+        """Refuses data that a run of this could not go through, before it begins.
+
+        Returns:
+            The files of stored embeddings and of images, which are inputs of the run too.
+
+        Raises:
+            CatalogError: Such a file does not fit the catalogue, or an image is missing.
+            ValueError: Items or users are too few, or items hold too little.
+        """
+        check_sizes(data, self.evaluation)
+        further = self.check_items(data)
+        return [*check_embeddings(self.embeddings, data), *further]
 
 
 def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
@@ -172,6 +227,8 @@ def _texts(catalog: Catalog, fields: Sequence[str]) -> list[str] | None:
 def check_embeddings(embeddings: Sequence[str], data: Data) -> list[Path]:
     """Reads the files of stored embeddings, so that a wrong one is refused before a run begins.
 
+    A file is read once, however many variants of a study name it.
+
     Returns:
         The files that `embeddings` names, those of a model's folder among them.
 
@@ -179,6 +236,7 @@ def check_embeddings(embeddings: Sequence[str], data: Data) -> list[Path]:
         CatalogError: A file does not fit the catalogue.
     """
     for embedding in embeddings:
-        if is_stored(embedding):
+        if is_stored(embedding) and embedding not in data.fitting:
             read_embeddings(embedding, data.catalog.item_ids)
+            data.fitting.add(embedding)
     return input_files(list(embeddings))

@@ -32,12 +32,17 @@ class Pipeline(Setting[Config], ABC):
         """The stages of a whole run in order, but for "data"."""
 
     @abstractmethod
-    def reports(self) -> dict[str, Report]:
-        """The test's reports by their rows in tables: the model first, the floors last."""
+    def systems(self) -> dict[str, Stage[Report]]:
+        """What is trained and tested, by its row in tables: the model first."""
 
     @abstractmethod
     def recommender(self) -> Answers:
         """What answers histories; it needs the run's folder alone."""
+
+    def reports(self) -> dict[str, Report]:
+        """The test's reports by their rows in tables: the model first, the floors last."""
+        reports = {title: stage.result() for title, stage in self.systems().items()}
+        return reports | self.floors.result()
 
     @cached_property
     def items(self) -> Stage[list[dict[str, Any]]]:
@@ -49,12 +54,21 @@ class Pipeline(Setting[Config], ABC):
         """The stage "floors": what any model must beat."""
         return floors_stage(self, self.text_fields, reads=self.reads_text_fields)
 
+    @cached_property
+    def _known_items(self) -> list[dict[str, Any]]:
+        return self.items.result()
+
     @property
     def item_ids(self) -> list[str]:
         """The id of each item row."""
-        return [item["item_id"] for item in self.items.result()]
+        return [item["item_id"] for item in self._known_items]
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What each item is called, by its id."""
+        return {item["item_id"]: item["title"] for item in self._known_items}
 
     @property
     def item_counts(self) -> Int[Tensor, " items"]:
         """How often each item occurs in training."""
-        return torch.tensor([item["count"] for item in self.items.result()])
+        return torch.tensor([item["count"] for item in self._known_items])

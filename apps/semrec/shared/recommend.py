@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import check_writable, is_stream, replacing
+from semrec.shared.files import check_place, replacing
 from semrec.shared.screen import Screen
 from semrec.shared.text import visible
 
@@ -64,11 +64,8 @@ def check_output(output: Path, *, run: Path, inputs: Sequence[Path | None], forc
     Raises:
         ExperimentError: It names the file as it was given.
     """
-    try:
-        check_writable(output)
-    except ExperimentError as error:
-        raise ExperimentError(f"{error}: choose another --output") from error
-    if is_stream(output) or not output.exists():
+    check_place(output, "--output")
+    if _is_stream(output) or not output.exists():
         return
     for path in inputs:
         if path is not None and path.exists() and path.samefile(output):
@@ -80,6 +77,11 @@ def check_output(output: Path, *, run: Path, inputs: Sequence[Path | None], forc
         raise ExperimentError(f"--output must not be a file of the run, got {output}")
     if not force:
         raise ExperimentError(f"{output} exists: choose another --output, or --force")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe or a character device, such as a terminal or /dev/null."""
+    return path.is_fifo() or path.is_char_device()
 
 
 def history_ids(history: str, known: Container[str]) -> list[str]:
@@ -138,7 +140,7 @@ def answer(
     except FileExistsError as error:  # since it was checked
         raise ExperimentError(f"{output} exists: choose another --output, or --force") from error
     # What goes into a pipe is not to be followed by a line that is no answer.
-    typer.echo(visible(f"{output}: {done:,} answers"), err=is_stream(output))
+    typer.echo(visible(f"{output}: {done:,} answers"), err=_is_stream(output))
     if empty:
         _say_nothing_left(f"{empty:,} of {done:,} histories")
 
@@ -169,7 +171,7 @@ def _write_answers(
     titles: Mapping[str, str], stream: Stream, source: Path, output: Path, force: bool
 ) -> tuple[int, int]:
     """Writes the answers to a file; returns how many there are, and how many hold no item."""
-    total = None if is_stream(source) else sum(1 for _ in _lines(source))
+    total = None if _is_stream(source) else sum(1 for _ in _lines(source))
     done = empty = 0
     with replacing(output, overwrite=force) as beside, Screen().bar("recommending") as bar:
         queries, histories = itertools.tee(read_histories(source, titles))

@@ -21,15 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import (
-    check_writable,
-    files_digest,
-    is_unfinished,
-    read_json,
-    sweep,
-    write_sealed,
-    writing,
-)
+from semrec.shared.files import check_place, files_digest, read_json, write_sealed, writing
 from semrec.shared.screen import Screen, duration
 from semrec.shared.seals import check_seal, clear_leftovers, seal
 
@@ -86,8 +78,9 @@ class Run:
         marker = path / "run.json"
         check_out(path)
         if not marker.exists():
-            # A run killed while it wrote its first file has left just that.
-            if path.exists() and not all(is_unfinished(p, marker) for p in path.iterdir()):
+            # A run killed while it wrote its first file has left just that, unfinished.
+            unfinished = f".{marker.name}."
+            if path.exists() and not all(p.name.startswith(unfinished) for p in path.iterdir()):
                 raise ExperimentError(f"{path} is not empty and no run: choose another --out")
             with writing(path):
                 Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
@@ -100,9 +93,6 @@ class Run:
             if key == "data":
                 what = "its input files had other contents"
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        for folder in (path, path / "studies"):
-            if folder.is_dir():
-                sweep(folder)
         return cls(path, identity=present, screen=screen, may_fill=True)
 
     @classmethod
@@ -260,10 +250,8 @@ def check_out(path: Path) -> None:
     Raises:
         ExperimentError: It is a file, or cannot be made; it is named as it was given.
     """
-    try:
-        check_writable(path, parents=True)
-    except ExperimentError as error:
-        raise ExperimentError(f"{error}: choose another --out") from error
+    is_there = path.is_dir()
+    check_place(path / "run.json" if is_there else path, "--out", parents=not is_there)
 
 
 def _read_identity(path: Path) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from evalrec import sync
+
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import file_hash, sync
+from semrec.shared.files import file_hash
 
 # No part of a stage's result: its bookkeeping, and what a training goes on from (`genrec.fit`).
 _ASIDE = re.compile(

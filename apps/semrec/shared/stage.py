@@ -12,38 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from evalrec import Queries
 
-from semrec.shared.data import Choosing, Columns, Data
+from semrec.shared.data import AppConfig, Data
 from semrec.shared.errors import ExperimentError
 from semrec.shared.run import Run
 
 Facts = Mapping[str, Any]
 """What a stage notes of itself, JSON values only."""
-
-
-class AppConfig(Protocol):
-    """What the configurations of all apps have: a frozen dataclass of tables."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def seed(self) -> int:
-        """Decides all that is drawn."""
-
-    @property
-    def columns(self) -> Columns:
-        """What the columns of the data's files are called."""
-
-    @property
-    def evaluation(self) -> Choosing:
-        """How models are chosen and tested."""
-
-    def check(self, data: Data) -> list[Path]:
-        """Refuses data that it does not suit; returns the files that are inputs beside them."""
 
 
 Result = TypeVar("Result")

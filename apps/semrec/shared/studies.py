@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ ValuesOption = Annotated[
 ]
 
 AnyPipeline = TypeVar("AnyPipeline", bound=Setting[Any])
+Value = TypeVar("Value")
 Study = Callable[[AnyPipeline, Sequence[int]], "Outcome"]
 """Trains what a study needs for each of the seeds, and says what came of it."""
 
@@ -156,6 +158,16 @@ def tested(
         variant.run.screen.say(f"-- {name}{place}")
         systems[name] = [test(variant.varied(seed=seed)).result() for seed in seeds]
     return systems
+
+
+def default_first(default: Value, values: Sequence[Value]) -> list[Value]:
+    """The run's own value, which the others are compared with, and the others."""
+    return [default, *(value for value in values if value != default)]
+
+
+def mean_over_seeds(reports: Sequence[Report], metric: str, mode: str) -> float:
+    """The mean of a metric over the reports of a system, one a seed."""
+    return statistics.fmean(float(report.per_user(metric, mode).mean()) for report in reports)
 
 
 def run_study(

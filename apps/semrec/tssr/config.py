@@ -11,16 +11,8 @@ from fusion import ContentEncoder
 from genrec import SequenceRecipe
 from semtok import Catalog, image_paths, is_stored
 
-from semrec.shared.configuration import check_at_least, check_seed
-from semrec.shared.data import (
-    Choosing,
-    Columns,
-    Data,
-    check_embeddings,
-    check_sizes,
-    check_texts,
-    field_groups,
-)
+from semrec.shared.configuration import check_at_least
+from semrec.shared.data import AppConfig, Choosing, Data, check_texts, field_groups
 from semrec.shared.files import input_files
 from semrec.tssr.encoders import Encoder, ImageEncoder, TextEncoder
 
@@ -205,17 +197,15 @@ class Evaluation(Choosing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(AppConfig):
     """Everything that makes a run what it is."""
 
-    seed: int = 0
-    columns: Columns = field(default_factory=Columns)
     content: Content = field(default_factory=Content)
     model: Model = field(default_factory=Model)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        super().__post_init__()
         if self.content.mode == "end-to-end" and self.model.head != "ids":
             raise ValueError(ONLY_IDS.format(self.model.head))
         if self.content.mode == "end-to-end" and self.model.id_start != "random":
@@ -224,17 +214,11 @@ class Config:
                 f"got {self.model.id_start!r}"
             )
 
-    def check(self, data: Data) -> list[Path]:
-        """Refuses data that a run of this could not go through, before it begins.
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """What embeds the streams of text."""
+        return (self.content.embedding,)
 
-        Returns:
-            The files of stored embeddings and of images, which are inputs of the run too.
-
-        Raises:
-            CatalogError: Such a file does not fit the catalogue, or an image is missing.
-            ValueError: A stream has no field of the catalogue to be embedded, or items or users
-                are too few.
-        """
-        check_sizes(data, self.evaluation)
-        images = self.content.check(data.catalog)
-        return [*check_embeddings([self.content.embedding], data), *images]
+    def check_items(self, data: Data) -> list[Path]:
+        """Refuses streams that the catalogue cannot fill; returns the files of images."""
+        return self.content.check(data.catalog)

@@ -10,7 +10,7 @@ from typing import Any
 from evalrec import Report
 from evalrec.page import Scatter, scatter_panels, tsne_panel
 
-from semrec.shared.studies import Outcome, Study, tested
+from semrec.shared.studies import Outcome, Study, default_first, tested
 from semrec.tssr.report import agreement, stream_tables
 from semrec.tssr.system import BASELINES, MODEL, TSSRPipeline
 
@@ -174,7 +174,7 @@ def _over(
 ) -> Outcome:
     """A study of one number of the model, the run's own value first."""
     default = getattr(pipeline.config.model, setting)
-    order = [default, *(value for value in values if value != default)]
+    order = default_first(default, values)
     variants: Mapping[str, TSSRPipeline] = {
         f"{texts['axis']} {value}": pipeline.varied(model={setting: value}) for value in order
     }

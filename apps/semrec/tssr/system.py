@@ -42,10 +42,9 @@ class TSSRPipeline(Pipeline[Config]):
         contents = self.content_stages if self.is_stored or self.baselines() else ()
         return (*contents, self.floors, self.tssr, *self.baselines().values())
 
-    def reports(self) -> dict[str, Report]:
-        """The test's reports: the model, the baselines, the floors."""
-        baselines = {title: stage.result() for title, stage in self.baselines().items()}
-        return {MODEL: self.tssr.result(), **baselines, **self.floors.result()}
+    def systems(self) -> dict[str, Stage[Report]]:
+        """The model and the baselines."""
+        return {MODEL: self.tssr, **self.baselines()}
 
     def recommender(self) -> DenseRecommender:
         """The trained model; content that was encoded end to end is a table by now."""

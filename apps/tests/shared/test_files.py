@@ -1,14 +1,14 @@
-"""Files as they are written and read: whole or not at all, nobody else's, damage in a sentence."""
+"""Files of a run: written whole or not at all, and what is wrong is said in a sentence.
+
+That writers never mix and that what killed ones left is swept is tested with evalrec's storage.
+"""
 
 from __future__ import annotations
 
 import errno
-import json
-import multiprocessing
 import os
 import resource
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +21,12 @@ from safetensors import SafetensorError
 from semrec.shared import files
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import (
-    check_writable,
+    check_place,
     read_json,
     read_json_lines,
     replacing,
     save_array,
     save_tensors,
-    sweep,
     write_json,
     write_sealed,
     writing,
@@ -54,26 +53,6 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def dead_pid() -> int:
-    process = multiprocessing.get_context("spawn").Process(target=int)
-    process.start()
-    process.join()
-    assert process.pid is not None
-    return process.pid
-
-
-def test_two_writers_of_one_file_never_mix(tmp_path: Path) -> None:
-    path = tmp_path / "answers"
-    with replacing(path) as first, replacing(path) as second:
-        assert first != second
-        with first.open("w") as first_file, second.open("w") as second_file:
-            for _ in range(1000):
-                first_file.write("first\n")
-                second_file.write("second\n")
-    assert path.read_text() == "first\n" * 1000  # the outer block ends last
-    assert os.listdir(tmp_path) == ["answers"]
-
-
 def test_a_file_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "answers"
 
@@ -88,55 +67,15 @@ def test_a_file_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["answers"]
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "answers"
-    path.write_text("old")
-
-    def write(error: type[BaseException]) -> None:
-        with replacing(path) as beside:
-            beside.write_text("new")
-            raise error
-
-    for error in (KeyboardInterrupt, ValueError):
-        with pytest.raises(error):
-            write(error)
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["answers"]
-
-
-def test_content_and_folder_are_on_the_disk_around_the_renaming(
+def test_a_place_that_cannot_be_written_is_said_with_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events: list[str] = []
-    replace = os.replace
-    monkeypatch.setattr(files, "sync", lambda path: events.append(Path(path).name))
-    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b)))
-    with replacing(tmp_path / "answers") as beside:
-        beside.write_text("new")
-    assert events == [beside.name, "replace", tmp_path.name]
-
-
-def test_only_what_dead_writers_left_is_swept(tmp_path: Path) -> None:
-    dead = dead_pid()
-    left = tmp_path / f".answers.{dead}.{'0' * 16}.unfinished"
-    kept = [
-        tmp_path / f".answers.{os.getppid()}.{'0' * 16}.unfinished",
-        tmp_path / f".answers.{dead}.unfinished",
-        tmp_path / "thesis.unfinished",
-        tmp_path / ".thesis.txt",
-    ]
-    held = tmp_path / f".held.{dead}.{'1' * 16}.unfinished"  # by a process of another container
-    for path in (left, held, *kept):
-        path.write_text("x")
-    with held.open("r+") as file:
-        files._lock(file.fileno())
-        with replacing(tmp_path / "other") as beside:
-            sweep(tmp_path)
-            beside.write_text("new")
-        assert not left.exists()
-        assert all(path.exists() for path in (held, *kept))
-    sweep(tmp_path)
-    assert not held.exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ExperimentError, match=r"^a/b: the folder a is missing: choose another --x$"
+    ):
+        check_place(Path("a/b"), "--x")
+    check_place(Path("a/b"), "--x", parents=True)
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
@@ -147,65 +86,6 @@ def test_modes_follow_the_umask(tmp_path: Path, mask: int) -> None:
         save_array(tmp_path / "a.npy", np.zeros(3))
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {0o666 & ~mask}
-
-
-def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    for name in ("old", "new"):
-        link, target = tmp_path / f"{name}.link", tmp_path / "there" / name
-        link.symlink_to(target)
-        if name == "old":
-            target.write_text("old")
-        write_json(link, {"a": 1})
-        assert link.is_symlink()
-        assert read_json(target) == {"a": 1}
-        assert not target.is_symlink()
-    assert sorted(os.listdir(tmp_path / "there")) == ["new", "old"]
-
-
-def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
-    pipe, content = tmp_path / "pipe", []
-    os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: content.append(pipe.read_text()))
-    reader.start()
-    write_json(pipe, {"a": 1})
-    reader.join()
-    assert json.loads(content[0]) == {"a": 1}
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-    assert os.listdir(tmp_path) == ["pipe"]
-
-
-def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
-    null = tmp_path / "null"
-    try:
-        os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-        null.write_text("")
-    except OSError:
-        pytest.skip("devices cannot be made here")
-    write_json(null, {"a": 1})
-    assert stat.S_ISCHR(null.stat().st_mode)
-    assert os.listdir(tmp_path) == ["null"]
-
-
-def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("file").touch()
-    Path("folder").mkdir()
-    for path, parents, words in (
-        ("gone/answers", False, "gone/answers: the folder gone is missing"),
-        ("file/answers", False, "file/answers: .*file is a file, not a folder"),
-        ("folder", False, "folder is a folder, not a file"),
-        ("file", True, "file is a file, not a folder"),
-        ("file/a/b", True, "file/a/b: .*file is a file, not a folder"),
-    ):
-        with pytest.raises(ExperimentError, match=f"^{words}$"):
-            check_writable(Path(path), parents=parents)
-    check_writable(Path("gone/far/away"), parents=True)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(ExperimentError, match=r"^folder/x: no permission to write in "):
-        check_writable(Path("folder/x"))
 
 
 def test_a_full_disk_is_said_with_the_path(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ import polars as pl
 import pytest
 from semtok import CatalogError
 
+from semrec.shared import data as data_module
+from semrec.shared import stages
 from semrec.shared.command import choose_device
 from semrec.shared.configuration import load_config
 from semrec.shared.errors import ExperimentError
@@ -184,6 +186,20 @@ def test_recommend_answers_one_history(
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if any(item in line for item in ids)]
     assert len(rows) == 5
+
+
+def test_recommend_reads_the_items_once(
+    name: str, launch: Launch, completed: OfApp, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, read = completed(name), []
+    read_lines = stages.read_json_lines
+    monkeypatch.setattr(
+        stages, "read_json_lines", lambda path: (read.append(path), read_lines(path))[1]
+    )
+    history = item_ids(data)[0]
+    done = launch(name, "recommend", "--run", run, "--history", history)
+    assert done.returncode == 0, done.stderr
+    assert read == [run / "data/items.jsonl"]
 
 
 def test_recommend_answers_a_file(
@@ -440,6 +456,26 @@ def test_what_the_command_line_says_replaces_what_the_file_says(name: str, small
     assert changed == dataclasses.replace(plain, seed=7, **{app.embedding: table})
 
 
+def test_stored_embeddings_are_read_once_for_all_variants(
+    name: str, small: OfApp, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, read = tmp_path / "vectors.npy", []
+    np.save(stored, np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32))
+    read_embeddings = data_module.read_embeddings
+    monkeypatch.setattr(
+        data_module,
+        "read_embeddings",
+        lambda path, ids: (read.append(path), read_embeddings(path, ids)),
+    )
+    app = app_of(name)
+    config = app.configured(small(name), str(stored), None)
+    pipeline = app.open(data, tmp_path / "run", config, "cpu")
+    for seed in (1, 2):
+        variant = pipeline.varied(seed=seed)
+        assert variant.config.check(variant.data) == [stored]
+    assert read == [str(stored)]
+
+
 def test_a_device_that_there_is_not_is_refused() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ExperimentError, match="--device abacus cannot be used here: ") as refusal:
@@ -546,7 +582,9 @@ def test_a_folder_of_something_else_is_refused(
 def test_a_run_killed_at_its_first_file_can_begin_again(
     name: str, data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / f".run.json.{2**22 + 1}.{'0' * 16}.unfinished").write_text('{"form')
+    unfinished = tmp_path / f".run.json.{'0' * 16}.evalrec-part"
+    unfinished.mkdir()
+    (unfinished / "content").write_text('{"form')
     app = app_of(name)
     assert app.open(data, tmp_path, app.config(), "cpu").run.path == tmp_path
     assert json.loads((tmp_path / "run.json").read_text())["app"] == name
@@ -573,7 +611,8 @@ def test_a_folder_that_cannot_be_is_refused_as_it_was_given(
     Path("link").symlink_to(tmp_path / "far/away")
     os.mkfifo("pipe")
     for out in ("file", "file/run", "pipe"):
-        words = f"error: {out}.* is a file, not a folder: choose another --out"
+        kind = "a pipe or a device of characters" if out == "pipe" else "a file"
+        words = f"error: {out}.* is {kind}, not a folder: choose another --out"
         for command in (["run", "--data", data], ["demo"]):
             refused(launch(name, *command, "--out", out), words)
     refused(launch(name, "demo", "--out", "/"), "nothing beside it: choose another --out")

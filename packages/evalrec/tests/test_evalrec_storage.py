@@ -126,6 +126,58 @@ def test_two_writers_of_one_place_do_not_mix(tmp_path):
     assert [path.name for path in (tmp_path / "f").iterdir()] == ["a"]
 
 
+def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+
+    def write(text, *, meanwhile=""):
+        with replacing_file(place, overwrite=False) as beside:
+            beside.write_text(text)
+            if meanwhile:
+                place.write_text(meanwhile)
+
+    def no_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    for link in (os.link, no_links):  # no_links: as a FAT file system has none
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(FileExistsError) as error:
+            write("mine", meanwhile="another's")
+        assert error.value.filename == str(place)
+        assert place.read_text() == "another's"
+        place.unlink()
+        write("mine")
+        assert place.read_text() == "mine"
+        assert os.listdir(tmp_path) == ["place"]
+        place.unlink()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_failed_write_leaves_what_was_there(tmp_path, error):
+    place = tmp_path / "place"
+    place.write_text("old")
+
+    def write():
+        with replacing_file(place) as beside:
+            beside.write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert place.read_text() == "old"
+    assert os.listdir(tmp_path) == ["place"]
+
+
+def test_another_file_in_the_place_of_the_empty_one_is_held_and_gets_the_mode(tmp_path):
+    with replacing_file(tmp_path / "place") as path:
+        private = path.with_name("private")  # as safetensors writes
+        os.close(os.open(private, os.O_CREAT | os.O_WRONLY, 0o600))
+        private.replace(path)
+        with replacing_file(tmp_path / "other") as other:  # sweeps
+            other.write_text("x")
+    assert (tmp_path / "place").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert sorted(os.listdir(tmp_path)) == ["other", "place"]
+
+
 def test_files_and_folders_are_on_the_disk_before_they_are_in_place(tmp_path, monkeypatch):
     events = []
     sync, rename = os.fsync, Path.replace
@@ -217,6 +269,21 @@ def test_a_pipe_is_written_to_and_never_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
+def test_a_pipe_whose_reader_has_left_is_named(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def write():
+        with replacing_file(pipe) as path, path.open("wb", buffering=0) as file:
+            os.close(reader)
+            file.write(b"x")
+
+    with pytest.raises(BrokenPipeError) as error:
+        write()
+    assert error.value.filename == str(pipe)
+
+
 def test_a_folder_takes_no_files_place_and_a_file_no_folders(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="is a file"), replacing_folder(tmp_path / "file"):
@@ -254,6 +321,8 @@ def test_a_place_that_cannot_be_written_is_named_as_it_was_given(tmp_path, monke
         with pytest.raises(NotADirectoryError, match=rf"^{place}.* is a file, not a folder$"):
             check_writable(Path(place), parents=True)
     monkeypatch.setattr("evalrec.storage.os.access", lambda *_: False)
+    os.mkfifo("pipe")
+    check_writable(Path("pipe"))  # its folder need not be written
     with pytest.raises(PermissionError, match=r"^out: no permission to write in /"):
         check_writable(Path("out"), parents=True)
 

@@ -15,6 +15,7 @@ from genrec import (
     MaskedBatches,
     NextItemLoss,
     NextItemRecipe,
+    PairBatches,
     SequenceBatches,
     SequenceModelConfig,
     SequenceRecipe,
@@ -209,6 +210,21 @@ def test_long_histories_are_windows_that_overlap_by_half(backbone: BackboneName)
         WALKS, num_items=NUM_ITEMS, history_length=5, batch_size=4, stride=2, seed=9, bucket=20
     )
     for batch, other in zip(batches(3), expected(3), strict=True):
+        assert torch.equal(batch.history, other.history)
+        assert torch.equal(batch.targets, other.targets)
+
+
+def test_pairs_are_of_the_same_users_and_sizes():
+    config = SequenceModelConfig(history_length=5, batch_size=4, data_share=0.5)
+    expected = PairBatches(
+        config.training_histories(WALKS, 9),
+        num_items=NUM_ITEMS,
+        history_length=5,
+        batch_size=4,
+        seed=9,
+        bucket=20,
+    )
+    for batch, other in zip(config.pairs(WALKS, NUM_ITEMS, 9)(3), expected(3), strict=True):
         assert torch.equal(batch.history, other.history)
         assert torch.equal(batch.targets, other.targets)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from evalrec import Report
 from evalrec.page import Bars, Panel, bars, curves, scatter_panels, share_bars, tsne_panel
 from fusion import modality_share
 
@@ -28,7 +27,7 @@ from semrec.prorec.studies.rivals import (
 from semrec.prorec.studies.speed import AT_ONCE, speed_stage
 from semrec.prorec.studies.two_codes import two_codes
 from semrec.prorec.system import MODEL
-from semrec.shared.studies import Outcome, Study, tested
+from semrec.shared.studies import Outcome, Study, default_first, mean_over_seeds, tested
 
 _UNDISTILLED = {"beta": 0.0, "distillation_state": "last"}
 _ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -105,7 +104,7 @@ def encoders(
     A decoder-only language model is pooled by the mean over its tokens.
     """
     default = pipeline.config.text.embedding
-    names = {value: Path(value).name for value in _first(default, values)}
+    names = {value: Path(value).name for value in default_first(default, values)}
     if len(set(names.values())) < len(names):  # files of one name in different folders
         names = {value: value for value in names}
     variants = {name: pipeline.varied(text={"embedding": value}) for value, name in names.items()}
@@ -149,7 +148,7 @@ def clusters(
     pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (64, 128, 256, 512)
 ) -> Outcome:
     """K of hierarchical k-means: those of --values, or 64, 128, 256 and 512 (figure 9)."""
-    places = {f"K = {k}": k for k in _first(pipeline.config.codes.codebook_size, values)}
+    places = {f"K = {k}": k for k in default_first(pipeline.config.codes.codebook_size, values)}
     variants = {name: pipeline.varied(codes={"codebook_size": k}) for name, k in places.items()}
     return Outcome(
         title="number of clusters",
@@ -167,7 +166,7 @@ def scaling(
 ) -> Outcome:
     """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
     pipeline.check_rivals()
-    layers = _first(pipeline.config.stage_two.num_decoder_layers, values)
+    layers = default_first(pipeline.config.stage_two.num_decoder_layers, values)
     ours = {
         f"{MODEL}, depth {count}": pipeline.varied(stage_two={"num_decoder_layers": count})
         for count in layers
@@ -181,7 +180,7 @@ def scaling(
     metric = f"ndcg@{20 if 20 in ks else ks[-1]}"
     lines = {
         f"{name}, {label}": [
-            (count, _mean(systems[f"{name}, depth {count}"], metric, mode))
+            (count, mean_over_seeds(systems[f"{name}, depth {count}"], metric, mode))
             for count in sorted(layers)
         ]
         for name in (MODEL, "HSTU")
@@ -280,15 +279,6 @@ STUDIES: dict[str, Study[PRORecPipeline]] = {
     "beyond": beyond,
 }
 """By the names of the command line."""
-
-
-def _first(default: Any, values: Sequence[Any]) -> list[Any]:
-    """The run's own value, which the others are compared with, and the others."""
-    return [default, *(value for value in values if value != default)]
-
-
-def _mean(reports: Sequence[Report], metric: str, mode: str) -> float:
-    return float(sum(report.per_user(metric, mode).mean() for report in reports) / len(reports))
 
 
 def _code_facts(pipeline: PRORecPipeline, seed: int) -> Mapping[str, float | str]:

@@ -16,7 +16,6 @@ from genrec import (
     Batch,
     Streams,
     Trie,
-    distillation_loss,
     load_weights,
     rank_histories,
 )
@@ -25,6 +24,8 @@ from torch import Tensor, nn
 
 from semrec.prorec.config import StageTwo
 from semrec.prorec.joined import PRORecPipeline
+from semrec.prorec.model import distillation
+from semrec.prorec.system import GENERATOR_READS
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.training import keep_weights
 
@@ -54,10 +55,7 @@ def two_codes(pipeline: PRORecPipeline) -> Stage[Report]:
     stage: Stage[Report] = history.stage(
         "two_codes",
         reads=(
-            "seed",
-            "stage_two",
-            "evaluation.validation_users",
-            "evaluation.validation_beams",
+            *GENERATOR_READS,
             "evaluation.ks",
             "evaluation.num_beams",
         ),
@@ -86,14 +84,7 @@ def two_codes_loss(
     losses = {"generation": torch.stack([output.loss for output in outputs]).sum()}
     if config.beta:
         terms = [
-            distillation_loss(
-                output.distillation,
-                space,
-                batch.targets,
-                num_negatives=min(config.distillation_negatives, len(space)),
-                similarity=config.distillation_similarity,
-                temperature=config.distillation_temperature,
-            )
+            distillation(config, output.distillation, space, batch.targets)
             for output, space in zip(outputs, spaces, strict=True)
         ]
         losses["distillation"] = config.beta * torch.stack(terms).sum()

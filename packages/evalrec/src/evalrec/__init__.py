@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         split_times,
         temporal_split,
     )
+    from evalrec.storage import check_writable, replacing_file, sync
     from evalrec.synthetic import write_synthetic
     from evalrec.tables import (
         comparison_table,
@@ -79,6 +80,7 @@ __all__ = [
     "System",
     "check_interactions",
     "check_split",
+    "check_writable",
     "compare",
     "comparison_table",
     "cooccurrences",
@@ -107,9 +109,11 @@ __all__ = [
     "read_report",
     "read_split",
     "recall",
+    "replacing_file",
     "report_table",
     "reports_table",
     "split_times",
+    "sync",
     "systems_grid",
     "temporal_split",
     "to_latex",
@@ -145,6 +149,7 @@ _MODULES = {
     "splits": (
         *("Queries", "Split", "leave_last_n", "leave_one_out", "split_times", "temporal_split"),
     ),
+    "storage": ("check_writable", "replacing_file", "sync"),
     "synthetic": ("write_synthetic",),
     "tables": (
         *("comparison_table", "report_table", "reports_table", "systems_grid"),

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,37 +30,54 @@ if TYPE_CHECKING:
 
 _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.evalrec-(part|old)", re.DOTALL)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NOT_ABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 # What a write meets whose path the system does not say.
-_NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE)
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; it takes the place of `path` if the block succeeds.
+def replacing_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yields an empty file to fill; it takes the place of `path` once the block succeeds.
 
-    What was there stays until then. A link stays, and what it leads to is replaced. A device or a
-    pipe is never replaced: it is what is yielded, and written to.
+    What was there stays until then, and the content is on the disk before it has the name. The
+    block may also put another file where the empty one is, as safetensors does: the mode follows
+    the umask all the same. A link stays, and what it leads to is replaced. A device or a pipe is
+    never replaced: it is what is yielded, and written to.
+
+    Args:
+        path: The file.
+        overwrite: Whether a file that is there when the block ends may be replaced.
 
     Raises:
+        FileExistsError: If it is there and may not be replaced.
         OSError: If it cannot be written; it names the path as it was given.
     """
     place = Path(os.path.realpath(path))
-    if _is_stream(path):
-        yield path
-        return
-    check_writable(path)
     with _naming(path, place):
+        if _is_stream(path):
+            yield path
+            return
+        check_writable(path)
         _sweep(place.parent)
-        beside, lock = _create(place, "part", _new_file)
+        # In a folder of its own, which stays the locked one whatever becomes of the file in it.
+        folder, lock = _create(place)
         try:
+            beside = folder / "content"
+            beside.touch()
+            mode = beside.stat().st_mode
             yield beside
-            _sync(beside)
+            if beside.stat().st_mode != mode:
+                beside.chmod(stat.S_IMODE(mode))
+            sync(beside)
             check_writable(path)  # again: it may have become a device, or a folder
-            beside.replace(place)
-            _sync(place.parent)
+            if overwrite:
+                beside.replace(place)
+            else:
+                _link(beside, place)
+            sync(place.parent)
         finally:  # an interrupted write, too, leaves nothing behind
-            beside.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
 
 
@@ -80,14 +97,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(folder)
         _sweep(place.parent)
-        beside, lock = _create(place, "part", os.mkdir)
+        beside, lock = _create(place)
         try:
             yield beside
             for path in sorted(beside.rglob("*")):
-                _sync(path)
-            _sync(beside)
+                sync(path)
+            sync(beside)
             _put(beside, place)
-            _sync(place.parent)
+            sync(place.parent)
         finally:  # an interrupted write, too, leaves nothing behind
             shutil.rmtree(beside, ignore_errors=True)
             os.close(lock)
@@ -113,8 +130,9 @@ def check_writable(path: Path, *, parents: bool = False) -> None:
     """Refuses a place that nothing can be written to, before the work whose result goes there.
 
     Args:
-        path: The file or folder that is to be made or replaced.
-        parents: Whether folders above it that are missing will be made.
+        path: The file that is to be made or replaced, or the pipe or device that is written to.
+        parents: Whether it is a folder that is to be made or replaced, and the folders above it
+            that are missing will be made.
 
     Raises:
         OSError: It names the path as it was given, and what is wrong with it.
@@ -126,6 +144,8 @@ def check_writable(path: Path, *, parents: bool = False) -> None:
         raise IsADirectoryError(f"{path} is a folder, not a file")
     if place.exists() and not (place.is_file() or place.is_dir() or _is_stream(path)):
         raise OSError(f"{path} is {_kind(path)}, so nothing is written there")
+    if _is_stream(path):
+        return
     parent = place.parent
     while parents and not parent.exists() and parent != parent.parent:
         parent = parent.parent
@@ -135,6 +155,24 @@ def check_writable(path: Path, *, parents: bool = False) -> None:
         raise NotADirectoryError(f"{path}: {parent} is a file, not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: no permission to write in {parent}")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk.
+
+    A system that cannot say so is not waited for.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_ABLE:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
@@ -181,15 +219,11 @@ def _naming(path: Path, place: Path) -> Iterator[None]:
         raise
 
 
-def _new_file(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-
-
-def _create(place: Path, kind: str, make: Callable[[Path], None]) -> tuple[Path, int]:
-    """A new file or folder beside a place, and the descriptor that locks it."""
+def _create(place: Path) -> tuple[Path, int]:
+    """A new folder beside a place, and the descriptor that locks it."""
     while True:
-        beside = place.with_name(f".{place.name}.{secrets.token_hex(8)}.evalrec-{kind}")
-        make(beside)
+        beside = place.with_name(f".{place.name}.{secrets.token_hex(8)}.evalrec-part")
+        beside.mkdir()
         lock = os.open(beside, os.O_RDONLY)
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
@@ -228,16 +262,17 @@ def _sweep(folder: Path) -> None:
             os.close(lock)
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk; a system that cannot is not waited for."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _link(beside: Path, place: Path) -> None:
+    """Gives a new file its name, unless there is another file of that name."""
     try:
-        os.fsync(descriptor)
+        os.link(beside, place)
     except OSError as error:
-        if error.errno not in _NOT_ABLE:
+        if error.errno not in _NO_LINKS:
             raise
-    finally:
-        os.close(descriptor)
+        if place.exists():
+            number = errno.EEXIST
+            raise FileExistsError(number, os.strerror(number), str(beside)) from error
+        beside.replace(place)  # a file system without links
 
 
 def _put(beside: Path, place: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from genrec.next_item import NextItemLoss
 from genrec.optimization import TrainingConfig
-from genrec.sequences import SequenceBatches
+from genrec.sequences import PairBatches, SequenceBatches
 from genrec.windows import Histories, check_positive
 
 
@@ -175,6 +175,26 @@ class SequenceRecipe(NextItemRecipe):
             history_length=self.history_length,
             batch_size=self.batch_size,
             stride=max(self.history_length // 2, 1),
+            seed=seed,
+            bucket=20,
+        )
+
+    def pairs(self, histories: Histories, num_items: int, seed: int) -> PairBatches:
+        """Returns every prefix of the same histories with its next item.
+
+        Args:
+            histories: Item rows of each user, oldest first.
+            num_items: Size of the catalogue, and the padding.
+            seed: Draws the users where `data_share` is below 1, and the order of the batches.
+
+        Raises:
+            ValueError: An item is not a row of the catalogue, or no history has two items.
+        """
+        return PairBatches(
+            self.training_histories(histories, seed),
+            num_items=num_items,
+            history_length=self.history_length,
+            batch_size=self.batch_size,
             seed=seed,
             bucket=20,
         )
