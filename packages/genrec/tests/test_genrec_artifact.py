@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from genrec.artifact import load_weights, save_weights
+from genrec.backbones import ContentTable, SASRec
 from genrec.decoding import exact_scores
 from genrec.item_graph import ItemGraph, ItemMatrix
 from genrec.reading import ArtifactError
@@ -85,6 +86,28 @@ def test_round_trip(tmp_path: Path, options: dict[str, object]):
     assert (saved.item_ids, saved.info) == (IDS, {"ndcg@10": 0.5})
     assert torch.equal(saved.popularity, popularity)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_round_trip_of_a_backbone_that_reads_the_history(tmp_path: Path):
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, history_input="backbone", **NODES)  # type: ignore[arg-type]
+    backbone = SASRec(5, dim=8, num_layers=1, item_encoder=ContentTable(torch.randn(5, 3), 8))
+    model = Seq2Seq(config, Trie.build(CODES, (3, 2)), backbone=backbone).eval()
+    save_model(tmp_path / "m", model, IDS)
+    saved = load_model(tmp_path / "m")
+    history = torch.tensor([[0, 3], [5, 5]])
+    expected = exact_scores(model, model.trie, history)
+    assert torch.equal(exact_scores(saved.model, saved.model.trie, history), expected)
+    path = tmp_path / "m" / "config.json"
+    config_file = json.loads(path.read_text())
+    for change, words in (
+        ({"class": "Mamba"}, "holds a Mamba, which this version of genrec does not know"),
+        ({"model": {"num_layers": 10**9}}, "num_layers must be at most"),
+        ({"items": 7}, "do not fit together"),
+    ):
+        changed = config_file | {"backbone": config_file["backbone"] | change}
+        write_config(path, changed)
+        with pytest.raises(ArtifactError, match=words):
+            load_model(tmp_path / "m")
 
 
 def graphed() -> Seq2Seq:

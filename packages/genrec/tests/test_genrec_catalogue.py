@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from genrec.backbones import SASRec
 from genrec.catalogue import with_catalogue
 from genrec.decoding import beam_search, exact_scores
 from genrec.item_graph import ItemGraph, ItemMatrix
@@ -76,7 +77,9 @@ def test_an_item_graph_follows_its_items():
     model = Seq2Seq(config, Trie.build(CODES, (4, 3, 2)), item_graph=graph).eval()
     kept = torch.randperm(NUM_ITEMS, generator=generator)[:15]
     codes = torch.cat([CODES[kept], torch.tensor([[3, 2, 1]])])
-    new = with_catalogue(model, Trie.build(codes, (4, 3, 2)), torch.cat([kept, -torch.ones(1).long()]))
+    new = with_catalogue(
+        model, Trie.build(codes, (4, 3, 2)), torch.cat([kept, -torch.ones(1).long()])
+    )
     assert new.item_graph is not None
     new.item_graph.check()
     history = torch.tensor([[3, 14, 7], [15, 0, 16]])
@@ -86,6 +89,21 @@ def test_an_item_graph_follows_its_items():
     torch.testing.assert_close(scores[0], table[7] + table[14] / 2 + table[3] / 4)
     torch.testing.assert_close(scores[1], table[0])
     assert torch.isfinite(exact_scores(new, new.trie, history)).all()
+
+
+def test_a_backbone_that_reads_the_history_keeps_the_items_that_stay():
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, history_input="backbone")
+    model = Seq2Seq(config, Trie.build(CODES, (4, 3, 2)), backbone=SASRec(NUM_ITEMS, dim=8)).eval()
+    kept = torch.randperm(NUM_ITEMS)
+    trie = Trie.build(CODES[kept], (4, 3, 2))
+    history = torch.tensor([[3, 18, 17], [0, 19, 20]])
+    expected = exact_scores(model, model.trie, kept[history])[:, kept]
+    torch.testing.assert_close(
+        exact_scores(with_catalogue(model, trie, kept), trie, history), expected
+    )
+    kept[2] = -1
+    with pytest.raises(ValueError, match=r"must not be -1 where a backbone .* got -1 for item 2"):
+        with_catalogue(model, trie, kept)
 
 
 def test_new_items_bring_their_vectors_where_histories_are_vectors():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from genrec.backbones import SASRec
 from genrec.decoding import Ranked, beam_search, exact_scores
 from genrec.item_graph import ItemGraph, ItemMatrix
 from genrec.seq2seq import Seq2Seq
@@ -44,7 +45,7 @@ def models(draw: st.DrawFn) -> Seq2Seq:
             num_decoder_layers=2,
             num_heads=2,
             feedforward_dim=8,
-            history_input=draw(st.sampled_from(["codes", "both"])),
+            history_input=draw(st.sampled_from(["codes", "both", "backbone"])),
             output_vocabulary=vocabulary,
             scoring=scoring,
             temperature=0.3,
@@ -54,7 +55,11 @@ def models(draw: st.DrawFn) -> Seq2Seq:
         graph = None
         if scoring == "renormalized" and draw(st.booleans()):
             graph = item_graph(len(rows), num_kinds=draw(st.integers(1, 2)))
-        model = Seq2Seq(config, Trie.build(torch.tensor(rows), sizes), item_graph=graph)
+        backbone = None
+        if config.history_input == "backbone":
+            backbone = SASRec(len(rows), dim=8, num_layers=2, history_length=20)
+        trie = Trie.build(torch.tensor(rows), sizes)
+        model = Seq2Seq(config, trie, item_graph=graph, backbone=backbone)
     if model.history_bias is not None:
         model.history_bias.data.fill_(draw(st.sampled_from([-0.3, 0.2])))
     return model.eval()
@@ -192,3 +197,32 @@ def test_refusals():
         exact_scores(model, model.trie, history, prefixes_at_once=0)
     with pytest.raises(ValueError, match="model must be in eval mode"):
         beam_search(model.train(), model.trie, history)
+
+
+def test_a_backbone_reads_histories_as_it_does_alone():
+    """Its states of each history, cut to the newest items, wherever the padding is."""
+    torch.manual_seed(0)
+    backbone = SASRec(9, dim=8, num_layers=2, history_length=4).eval()
+    config = Seq2SeqConfig(
+        dim=8, num_heads=2, feedforward_dim=8, history_length=3, history_input="backbone"
+    )
+    trie = Trie.build(torch.cartesian_prod(torch.arange(3), torch.arange(3)), (3, 3))
+    model = Seq2Seq(config, trie, backbone=backbone).eval()
+    history = torch.tensor([[9, 1, 2, 9, 9], [4, 5, 6, 7, 8], [9, 9, 9, 9, 9], [9, 9, 9, 9, 3]])
+    memory = model.encode(history)
+    assert memory.padding.tolist() == [
+        [True, False, False],
+        [False, False, False],
+        [True, True, True],
+        [True, True, False],
+    ]
+    for row, alone in enumerate(([1, 2], [6, 7, 8], [], [3])):
+        states = memory.states[row][~memory.padding[row]]
+        if alone:
+            expected = backbone(torch.tensor([alone]))[0]
+            torch.testing.assert_close(states, expected)
+            torch.testing.assert_close(memory.newest[row], expected[-1])
+            last = backbone.last_state(torch.tensor([alone]))[0]
+            torch.testing.assert_close(memory.newest[row], last)
+        else:
+            assert memory.newest[row].tolist() == [0.0] * 8

@@ -3,8 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 from genrec.item_graph import ItemGraph, ItemMatrix
-from genrec.seq2seq import Seq2Seq
-from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.sequences import PairBatches
 from genrec.trie import Trie
 from hypothesis import given, settings
@@ -134,9 +132,7 @@ def test_sums_below_equal_a_loop_over_items(data: st.DataObject):
 
 def test_batches_tell_the_future_from_the_target_on():
     histories = [[3, 1, 4, 0, 2], [2, 0], [1]]
-    batches = PairBatches(
-        histories, num_items=5, history_length=2, batch_size=9, future_length=3
-    )
+    batches = PairBatches(histories, num_items=5, history_length=2, batch_size=9, future_length=3)
     (batch,) = batches(0)
     rows = {
         (tuple(h), target): future

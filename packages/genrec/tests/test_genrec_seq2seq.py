@@ -223,7 +223,10 @@ def test_bf16_autocast_keeps_log_probs_in_fp32():
         ({"output_vocabulary": "node"}, 'scoring must be "renormalized"'),
         ({"node_start": "vectors"}, 'node_start must be "random"'),
         ({"train_item_vectors": True}, "train_item_vectors must be false"),
-        ({"history_input": "ids"}, "history_input must be one of vectors, codes, both, got 'ids'"),
+        (
+            {"history_input": "ids"},
+            "history_input must be one of vectors, codes, both, backbone, got 'ids'",
+        ),
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"dim": 130}, "dim must be a multiple of num_heads, got 130 and 4"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),

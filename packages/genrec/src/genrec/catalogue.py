@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from genrec.backbones.items import ItemTable, StateBackbone
 from genrec.history import HistoryEmbedding
 from genrec.seq2seq import Seq2Seq
 from genrec.trie import Trie
@@ -54,7 +55,10 @@ def with_catalogue(
         )
     new = _shallow(model)
     new.trie = trie
-    new.history = _history(model.history, trie, old_rows, item_vectors)
+    if model.backbone is None:
+        new.history = _history(model.history, trie, old_rows, item_vectors)
+    else:
+        new.backbone = _backbone(model.backbone, old_rows)
     if model.item_graph is not None:
         new.item_graph = model.item_graph.with_items(trie.num_items, old_rows)
     if model.config.output_vocabulary == "node":
@@ -97,6 +101,21 @@ def _history(
         new.item_vectors = nn.Parameter(vectors)
     else:
         new.item_vectors = vectors
+    return new
+
+
+def _backbone(old: StateBackbone, old_rows: Tensor) -> StateBackbone:
+    is_new = old_rows < 0
+    if bool(is_new.any()):
+        raise ValueError(
+            "old_rows must not be -1 where a backbone reads the history, got -1 for item "
+            f"{int(is_new.nonzero()[0])}: no training ever saw it"
+        )
+    table = ItemTable(len(old_rows), old.dim).to(old_rows.device)
+    with torch.no_grad():
+        table.ids.copy_(old.item_vectors()[old_rows])
+    new = _shallow(old)
+    new.num_items, new.item_encoder = len(old_rows), table
     return new
 
 

@@ -49,7 +49,9 @@ class Children:
         totals = self.totals(values)  # [parents]
         equal = 1 / self.counts[self.parent].to(values.dtype)  # [children]
         total = totals[self.parent]
-        return torch.where(total > 0, values / total.clamp(min=torch.finfo(total.dtype).tiny), equal)
+        return torch.where(
+            total > 0, values / total.clamp(min=torch.finfo(total.dtype).tiny), equal
+        )
 
     def log_softmax(self, logits: Float[Tensor, " children"]) -> Float[Tensor, " children"]:
         """Returns a log-softmax over each parent's children; exactly 0 for an only child."""

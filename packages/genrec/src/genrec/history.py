@@ -13,7 +13,7 @@ from genrec.item_checks import check_range
 from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
 
-HistoryInput = Literal["vectors", "codes", "both"]
+HistoryInput = Literal["vectors", "codes", "both", "backbone"]
 
 
 class HistoryEmbedding(nn.Module):
@@ -79,16 +79,8 @@ class HistoryEmbedding(nn.Module):
         Raises:
             ValueError: There is neither an item row nor padding in some place.
         """
-        longest = 0
-        if history.numel():
-            lengths = (history != self.num_items).sum(dim=1)
-            # A device is waited for once, for all three.
-            longest, least, most = torch.stack([lengths.max(), *history.aminmax()]).tolist()
-            check_range("history", least, most, self.num_items)
-        length = min(max(longest, 1), self.history_length)
-        history = F.pad(history, (max(length - history.shape[1], 0), 0), value=self.num_items)
-        newest_last = (history != self.num_items).long().argsort(dim=1, stable=True)
-        history = history.gather(1, newest_last[:, -length:])
+        history = newest_items(history, self.num_items, self.history_length)
+        length = history.shape[1]
         padding = history == self.num_items
         items = history.masked_fill(padding, 0)
         ages = torch.arange(length, device=history.device).flip(0)
@@ -102,3 +94,25 @@ class HistoryEmbedding(nn.Module):
         assert self.item_vectors is not None
         vectors = F.embedding(items, self.item_vectors)
         return x + (vectors if self.projection is None else self.projection(vectors)), padding
+
+
+def newest_items(
+    history: Int[Tensor, "batch length"], num_items: int, count: int
+) -> Int[Tensor, "batch newest"]:
+    """Returns the newest items of each history, the newest in the last column.
+
+    There are as many columns as the longest history needs, at least one and at most `count`.
+
+    Raises:
+        ValueError: There is neither an item row nor padding in some place.
+    """
+    longest = 0
+    if history.numel():
+        lengths = (history != num_items).sum(dim=1)
+        # A device is waited for once, for all three.
+        longest, least, most = torch.stack([lengths.max(), *history.aminmax()]).tolist()
+        check_range("history", least, most, num_items)
+    length = min(max(longest, 1), count)
+    history = F.pad(history, (max(length - history.shape[1], 0), 0), value=num_items)
+    newest_last = (history != num_items).long().argsort(dim=1, stable=True)
+    return history.gather(1, newest_last[:, -length:])

@@ -7,7 +7,7 @@ order in which the tree names its tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -85,24 +85,15 @@ def save_backbone(
             model, or a weight is not finite.
         OSError: The system refuses, as a full disk does.
     """
-    if BACKBONES.get(type(model).__name__) is not type(model):
-        raise TypeError(
-            f"model must be a {', '.join(BACKBONES)} to be saved, got {type(model).__name__}: "
-            "keep its weights by save_weights"
-        )
     check_positive(history_length=history_length)
     check_item_ids(item_ids, model.num_items)
     catalogue: dict[str, Tensor] = {}
-    items = _describe(model.item_encoder, catalogue)
+    description = describe_backbone(model, catalogue)
+    del description["class"]  # the folder's
     if popularity is not None:
         check_popularity(popularity, model.num_items)
         catalogue["popularity"] = popularity.long()
-    settings = {
-        "model": model.settings,
-        "num_items": model.num_items,
-        "items": items,
-        "history_length": history_length,
-    }
+    settings = {**description, "num_items": model.num_items, "history_length": history_length}
     write_folder(
         folder, model, settings=settings, catalogue=catalogue, item_ids=item_ids, info=info or {}
     )
@@ -122,32 +113,16 @@ def load_backbone(folder: str | Path) -> SavedBackbone:
             raise ArtifactError(
                 f"{folder} holds a Seq2Seq, no sequence model: load it with genrec.load_model"
             )
-        if class_name not in BACKBONES:
-            raise ArtifactError(
-                f"{folder} holds a {class_name}, which this version of genrec does not know: it "
-                f"knows {', '.join(BACKBONES)}"
-            )
-        kind, settings = BACKBONES[class_name], saved.config["model"]
-        check_types(settings, get_type_hints(kind.__init__))
         num_items, history_length = saved.config["num_items"], saved.config["history_length"]
         check_types(saved.config, {"num_items": int, "history_length": int})
         check_positive(history_length=history_length)
+        maker = backbone_maker(saved.config, saved)
     popularity = saved.catalogue.get("popularity")
     with saved.fitting_together():
         check_item_ids(saved.item_ids, num_items)
         if popularity is not None:
             check_popularity(popularity, num_items)
-        saved.check_count(
-            num_layers=settings.get("num_layers", 1),
-            attention_sizes=len(settings.get("attention_sizes", ())),
-            output_sizes=len(settings.get("output_sizes", ())),
-        )
-
-        def make() -> Backbone:
-            table = _make(saved.config["items"], saved, num_items, _contents(saved))
-            return kind(num_items, item_encoder=table, **settings)
-
-        model = saved.restored(make)
+        model = saved.restored(lambda: maker(num_items))
     return SavedBackbone(
         model=model,
         item_ids=saved.item_ids,
@@ -157,12 +132,57 @@ def load_backbone(folder: str | Path) -> SavedBackbone:
     )
 
 
+def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str, Any]:
+    """Returns what JSON is to say of a sequence model; stored content is added to the catalogue.
+
+    Raises:
+        TypeError: The model or its item encoder is of a class that cannot be saved.
+    """
+    if BACKBONES.get(type(model).__name__) is not type(model):
+        raise TypeError(
+            f"model must be a {', '.join(BACKBONES)} to be saved, got {type(model).__name__}: "
+            "keep its weights by save_weights"
+        )
+    items = _describe(model.item_encoder, catalogue)
+    return {"class": type(model).__name__, "model": model.settings, "items": items}
+
+
+def backbone_maker(description: Mapping[str, Any], saved: ModelFolder) -> Callable[[int], Backbone]:
+    """Returns what makes the model that `describe_backbone` described, of so many items.
+
+    Raises:
+        ArtifactError: It is of a class that is not known here.
+        KeyError, TypeError: It is no description.
+    """
+    check_types(description, {"class": str})
+    class_name, settings = description["class"], description["model"]
+    if class_name not in BACKBONES:
+        raise ArtifactError(
+            f"{saved.path} holds a {class_name}, which this version of genrec does not know: it "
+            f"knows {', '.join(BACKBONES)}"
+        )
+    kind = BACKBONES[class_name]
+    check_types(settings, get_type_hints(kind.__init__))
+
+    def make(num_items: int) -> Backbone:
+        saved.check_count(
+            num_layers=settings.get("num_layers", 1),
+            attention_sizes=len(settings.get("attention_sizes", ())),
+            output_sizes=len(settings.get("output_sizes", ())),
+        )
+        table = _make(description["items"], saved, num_items, _contents(saved))
+        return kind(num_items, item_encoder=table, **settings)
+
+    return make
+
+
 def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
     """Returns what JSON is to say of an item table; stored content is added to the catalogue."""
     if type(table) is ItemTable:
         return {"class": "ItemTable", "dim": table.ids.shape[1]}
     if type(table) is ContentTable:
-        catalogue[f"content.{len(catalogue)}"] = table.features
+        number = sum(name.startswith("content.") for name in catalogue)
+        catalogue[f"content.{number}"] = table.features
         return {"class": "ContentTable", "dim": table.projection.out_features}
     if type(table) is ConcatenatedTables:
         return {

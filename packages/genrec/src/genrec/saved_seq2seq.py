@@ -15,10 +15,10 @@ from genrec.artifact import ModelFolder, read_folder, reading_config, write_fold
 from genrec.item_checks import check_codes, check_item_ids, check_popularity
 from genrec.item_graph import ItemGraph
 from genrec.reading import ArtifactError, check_types
+from genrec.saved_backbone import backbone_maker, describe_backbone
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
-
 
 _GRAPH_SIZES = ("num_edges", "num_kinds", "last_items", "window")
 
@@ -75,6 +75,9 @@ def save_model(
         "codebook_sizes": model.trie.codebook_sizes,
         "vector_dim": _vector_dim(model),
         "item_graph": None if model.item_graph is None else model.item_graph.settings,
+        "backbone": None
+        if model.backbone is None
+        else describe_backbone(model.backbone, catalogue),
     }
     write_folder(
         folder, model, settings=settings, catalogue=catalogue, item_ids=item_ids, info=info or {}
@@ -109,6 +112,10 @@ def load_model(
         edges = saved.config.get("item_graph")  # formats before 4 knew none
         if edges is not None:
             check_types(edges, dict.fromkeys(_GRAPH_SIZES, int))
+    backbone_of = None
+    if saved.config.get("backbone") is not None:
+        with reading_config(saved.path):
+            backbone_of = backbone_maker(saved.config["backbone"], saved)
     with saved.fitting_together():
         table, popularity = saved.catalogue["codes"], saved.catalogue.get("popularity")
         check_codes(table)
@@ -119,7 +126,7 @@ def load_model(
         if popularity is not None:
             check_popularity(popularity, trie.num_items)
         saved.check_count(
-            num_encoder_layers=config.num_encoder_layers,
+            num_encoder_layers=config.num_encoder_layers if backbone_of is None else 0,
             num_decoder_layers=config.num_decoder_layers,
         )
         vectors = None if vector_dim is None else _any_vectors(saved, trie.num_items, vector_dim)
@@ -131,6 +138,7 @@ def load_model(
                 trie,
                 item_vectors=vectors,
                 item_graph=None if edges is None else ItemGraph(trie.num_items, **edges),
+                backbone=None if backbone_of is None else backbone_of(trie.num_items),
             )
         )
         if model.item_graph is not None:
@@ -189,7 +197,8 @@ def _check_graph(saved: ModelFolder, num_items: int, edges: Mapping[str, int]) -
 
 def _vector_dim(model: Seq2Seq) -> int | None:
     """Returns the width of the item vectors that the model was made with."""
-    for projection in (model.history.projection, model.head.projection):
+    history = None if model.backbone is not None else model.history.projection
+    for projection in (history, model.head.projection):
         if projection is not None:
             return projection.in_features
     return None

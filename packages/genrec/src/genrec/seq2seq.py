@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.backbones.items import StateBackbone
 from genrec.cached import CachedLayer, cached_layers
 from genrec.children import Children
-from genrec.history import HistoryEmbedding
-from genrec.item_graph import ItemGraph, ItemScores
+from genrec.history import HistoryEmbedding, newest_items
 from genrec.item_checks import check_rows, first_of_each
+from genrec.item_graph import ItemGraph, ItemScores
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.similarity import unit
@@ -53,9 +54,9 @@ class Seq2SeqOutput:
             PRORec, eq. 1 and 6); their sum is that of the item.
         loss: PRORec, eq. 6 with its sign turned: the mean over the batch of the sum over the
             levels, with label smoothing where the config has it.
-        taught: Cross-entropy of the model's distribution with a teacher's, over the siblings of each
-            node on the target's path, summed over the levels; the mean over the batch. None where
-            there is no teacher.
+        taught: Cross-entropy of the model's distribution with a teacher's, over the siblings of
+            each node on the target's path, summed over the levels; the mean over the batch. None
+            where there is no teacher.
         distillation: Final state of <c_dis>, or that of <BOS>, as `distillation_state` has it,
             projected to `distillation_dim` (PRORec, eq. 7); None where the config leaves it out.
     """
@@ -113,9 +114,11 @@ class Seq2Seq(nn.Module):
     Args:
         config: Sizes and choices.
         trie: The catalogue's codes.
-        item_graph: Item-to-item scores that enter the logits; they need "renormalized" scoring.
         item_vectors: One finite vector an item, for what reads them: a history of vectors (left
             out, vectors of width `dim` are made up and trained) and `node_start="vectors"`.
+        item_graph: Item-to-item scores that enter the logits; they need "renormalized" scoring.
+        backbone: What reads histories where `history_input` is "backbone": a sequence model of
+            width `dim`, as trained by itself. It is part of the model from here on.
 
     Raises:
         ValueError: `item_vectors` is missing, of the wrong length, not finite, or of no effect.
@@ -130,9 +133,11 @@ class Seq2Seq(nn.Module):
         *,
         item_vectors: Float[Tensor, "items vector_dim"] | None = None,
         item_graph: ItemGraph | None = None,
+        backbone: StateBackbone | None = None,
     ) -> None:
         super().__init__()
         _check_item_vectors(config, trie.num_items, item_vectors)
+        _check_backbone(config, trie.num_items, backbone)
         if item_graph is not None:
             _check_item_graph(config, trie.num_items, item_graph)
         self.config = config
@@ -141,14 +146,16 @@ class Seq2Seq(nn.Module):
         self.vocabulary = Vocabulary(
             level_sizes=trie.level_sizes if by_node else trie.codebook_sizes
         )
-        self.history = HistoryEmbedding(
-            trie,
-            config.dim,
-            history_length=config.history_length,
-            history_input=config.history_input,
-            item_vectors=item_vectors,
-            train_item_vectors=config.train_item_vectors,
-        )
+        self.backbone = backbone
+        if backbone is None:
+            self.history = HistoryEmbedding(
+                trie,
+                config.dim,
+                history_length=config.history_length,
+                history_input=config.history_input,
+                item_vectors=item_vectors,
+                train_item_vectors=config.train_item_vectors,
+            )
         node_vectors = None
         if config.node_start == "vectors":
             assert item_vectors is not None
@@ -161,10 +168,12 @@ class Seq2Seq(nn.Module):
         )
         self.head = TokenTable(num_codes, config.dim, num_fixed=num_codes, fixed_dim=fixed_dim)
         sizes = (config.dim, config.num_heads, config.feedforward_dim)
-        self.encoder = nn.ModuleList(
-            EncoderLayer(*sizes, dropout=config.dropout) for _ in range(config.num_encoder_layers)
-        )
-        self.encoder_norm = nn.LayerNorm(config.dim)
+        if backbone is None:
+            self.encoder = nn.ModuleList(
+                EncoderLayer(*sizes, dropout=config.dropout)
+                for _ in range(config.num_encoder_layers)
+            )
+            self.encoder_norm = nn.LayerNorm(config.dim)
         self.decoder = nn.ModuleList(
             DecoderLayer(*sizes, dropout=config.dropout) for _ in range(config.num_decoder_layers)
         )
@@ -197,13 +206,31 @@ class Seq2Seq(nn.Module):
         Returns:
             The encoder's states.
         """
-        x, padding = self.history(history)
-        x = self.dropout(x)
-        for layer in self.encoder:
-            x = layer(x, padding=padding)
+        if self.backbone is None:
+            x, padding = self.history(history)
+            x = self.dropout(x)
+            for layer in self.encoder:
+                x = layer(x, padding=padding)
+            states = self.encoder_norm(x)
+        else:
+            states, padding = self._backbone_states(self.backbone, history)
         items = first_of_each(history, self.trie.num_items)
         scores = None if self.item_graph is None else self.item_graph(history, future)
-        return Memory(states=self.encoder_norm(x), padding=padding, items=items, scores=scores)
+        return Memory(states=states, padding=padding, items=items, scores=scores)
+
+    def _backbone_states(
+        self, backbone: StateBackbone, history: Tensor
+    ) -> tuple[Float[Tensor, "batch positions dim"], Bool[Tensor, "batch positions"]]:
+        """Returns a backbone's states with the newest last, and where padding is."""
+        history = newest_items(history, self.trie.num_items, self.config.history_length)
+        padding = history == self.trie.num_items  # [batch, length], on the left
+        columns = torch.arange(history.shape[1], device=history.device)
+        shift = padding.sum(dim=1, keepdim=True)  # [batch, 1]
+        # A backbone reads from the first column on: padding goes to the end, and back again.
+        to_left = (columns + shift) % len(columns)
+        to_right = (columns - shift) % len(columns)
+        states = backbone(history.gather(1, to_left))  # [batch, length, dim]
+        return states.gather(1, to_right[..., None].expand_as(states)), padding
 
     @property
     def decoder_layers(self) -> list[DecoderLayer]:
@@ -422,6 +449,19 @@ class Seq2Seq(nn.Module):
         return rows
 
 
+def _check_backbone(config: Seq2SeqConfig, num_items: int, backbone: StateBackbone | None) -> None:
+    if (backbone is None) == (config.history_input == "backbone"):
+        raise ValueError(
+            f'backbone must be given when, and only when, history_input is "backbone", got '
+            f"{type(backbone).__name__} and {config.history_input!r}"
+        )
+    if backbone is not None and (backbone.num_items, backbone.dim) != (num_items, config.dim):
+        raise ValueError(
+            f"backbone must be of {num_items} items and width {config.dim}, got "
+            f"{backbone.num_items} and {backbone.dim}"
+        )
+
+
 def _check_item_graph(config: Seq2SeqConfig, num_items: int, item_graph: ItemGraph) -> None:
     if config.scoring == "masked":
         raise ValueError(
@@ -442,7 +482,7 @@ def _check_item_vectors(config: Seq2SeqConfig, num_items: int, item_vectors: Ten
                     f"item_vectors must be given when {name} is {getattr(config, name)}, got None"
                 )
         return
-    if config.history_input == "codes" and config.node_start == "random":
+    if config.history_input in ("codes", "backbone") and config.node_start == "random":
         raise ValueError(
             "item_vectors must be None when neither the history nor the nodes read them, got a "
             'table: set history_input to "vectors" or "both", or node_start to "vectors"'

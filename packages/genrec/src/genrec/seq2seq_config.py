@@ -20,7 +20,7 @@ class Seq2SeqConfig:
 
     Attributes:
         dim: Width of every state.
-        num_encoder_layers: Layers over the history.
+        num_encoder_layers: Layers over the history; those of a backbone are its own.
         num_decoder_layers: Layers over the target's codes.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward parts.
@@ -28,7 +28,8 @@ class Seq2SeqConfig:
         history_length: Newest items of a history that are read; older ones are cut.
         history_input: What stands for an item of the history: "codes", its codes one after the
             other, as the paper's text has it; "vectors", one vector an item, as in EAGER's code;
-            "both", one position an item, the vector plus the mean of its codes' embeddings.
+            "both", one position an item, the vector plus the mean of its codes' embeddings;
+            "backbone", the states of a sequence model that was trained before and is trained on.
         train_item_vectors: Whether item vectors given to the model are trained with it.
         output_vocabulary: "level", a code means the same under every prefix; "node", each distinct
             prefix has a row of its own, as in EAGER's code.
@@ -144,7 +145,8 @@ class Seq2SeqConfig:
             raise ValueError(
                 'node_start must be "random" when output_vocabulary is "level", got "vectors"'
             )
-        if self.train_item_vectors and self.history_input == "codes":
+        if self.train_item_vectors and self.history_input in ("codes", "backbone"):
             raise ValueError(
-                'train_item_vectors must be false when history_input is "codes", got true'
+                f"train_item_vectors must be false when history_input is {self.history_input!r}, "
+                "got true"
             )

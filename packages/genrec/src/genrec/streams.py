@@ -44,6 +44,8 @@ class Streams(nn.Module):
             raise ValueError(
                 f"tries must be at least two, of as many items, got numbers of items {counts}"
             )
+        if config.history_input == "backbone":
+            raise ValueError('history_input must not be "backbone" for several streams')
         models = [Seq2Seq(config, trie, item_vectors=item_vectors) for trie in tries]
         for model in models[1:]:
             for name in ("history", "encoder", "encoder_norm"):
