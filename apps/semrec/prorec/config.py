@@ -155,6 +155,10 @@ class StageTwo(TrainingRecipe):
     """Generation with distillation (section 3.4). Sizes and rates are section 4.1's.
 
     Attributes, those of `genrec.Seq2SeqConfig` aside:
+        history_input: "backbone" starts from stage I: its item vectors and its layers read the
+            history, and are trained on.
+        tree_scores: Floors whose scores enter the tree: "graph", the transition graph without the
+            pairs of the history that is scored, and "text". Beyond the paper.
         beta: Weight of distillation; 0 leaves out <c_dis> as well.
         distillation_similarity: Of its state and the integrated embeddings.
         distillation_temperature: Divides the similarity.
@@ -168,7 +172,7 @@ class StageTwo(TrainingRecipe):
     feedforward_dim: int = 256
     dropout: float = 0.2
     history_length: int = 20
-    history_input: Literal["vectors", "codes", "both"] = "vectors"
+    history_input: Literal["vectors", "codes", "both", "backbone"] = "vectors"
     train_item_vectors: bool = False
     output_vocabulary: Literal["level", "node"] = "node"
     scoring: Literal["masked", "renormalized"] = "renormalized"
@@ -176,6 +180,8 @@ class StageTwo(TrainingRecipe):
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: float = 1.0
     history_bias: bool = True
+    direct_path: bool = False
+    tree_scores: tuple[Literal["graph", "text"], ...] = ()
     label_smoothing: float = 0.0
     beta: float = 1.0
     distillation_similarity: Literal["cosine", "dot"] = "cosine"

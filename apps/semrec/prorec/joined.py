@@ -44,7 +44,7 @@ from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.stage import Facts, Stage
-from semrec.shared.stages import graph_floors
+from semrec.shared.stages import kept_floors
 
 _FLOORS = {"graph": "transition", "graph + text": "graph_text"}
 
@@ -194,16 +194,9 @@ class PRORecPipeline(PaperPipeline):
         scorers: dict[str, Scorer] = {}
         if "embeddings" in features:
             scorers["c_dis"] = _dense_head(config, model, features["embeddings"].to(device))
-        backbone = stage_one_model(
-            config.stage_one, ItemEncoder(features["semantic"], config.stage_one)
-        ).to(device)
-        load_weights(self.stage_one.file("weights.safetensors"), backbone)
-        items = ItemTable(backbone.num_items, backbone.dim).to(device)
-        with torch.no_grad():  # once for all histories
-            items.ids.copy_(backbone.item_vectors())
-        backbone.item_encoder = items
+        backbone = self.trained_backbone(features["semantic"])
         scorers["stage_one"] = dense_scorer(backbone.eval(), config.stage_one.history_length)
-        for name, floor in graph_floors(self.floors).items():
+        for name, floor in kept_floors(self.floors, tuple(_FLOORS)).items():
             scorers[_FLOORS[name]] = scaled(floor.score)
         scorers["popularity"] = popularity_correction(features["counts"].numpy())
         scorers["seen"] = seen_items(len(features["counts"]), config.stage_two.history_length)

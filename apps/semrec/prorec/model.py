@@ -7,10 +7,13 @@ from functools import partial
 from typing import Literal
 
 import torch
+from evalrec import ItemToItemFloor, pair_shares
 from fusion import ModalityAdaptionLayer, alignment_loss
 from genrec import (
     DIN,
     Batch,
+    ItemGraph,
+    ItemMatrix,
     ItemTable,
     SASRec,
     candidate_cross_entropy,
@@ -143,11 +146,37 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
     return losses
 
 
+def item_graph(floors: Mapping[str, ItemToItemFloor], num_items: int) -> ItemGraph:
+    """Floors whose scores enter the tree; pairs of the training histories can be taken off.
+
+    Args:
+        floors: "graph", which was counted from the training histories, and "text", which was not.
+        num_items: Items of the catalogue.
+    """
+    matrices = []
+    (last_items,) = {floor.last_items for floor in floors.values()}
+    assert last_items is not None  # of these floors it is a fixed number
+    for name, floor in floors.items():
+        forward, backward = pair_shares() if name == "graph" else ((), ())
+        rows = floor.matrix
+        matrices.append(
+            ItemMatrix(
+                offsets=torch.from_numpy(rows.indptr).long(),
+                neighbours=torch.from_numpy(rows.indices).long(),
+                weights=torch.from_numpy(rows.data).float(),
+                decay=floor.decay,
+                forward=forward,
+                backward=backward,
+            )
+        )
+    return ItemGraph.build(num_items, matrices, last_items=last_items)
+
+
 def stage_two_loss(
     config: StageTwo, integrated: Tensor, model: nn.Module, batch: Batch
 ) -> dict[str, Tensor]:
     """L_gen and beta L_distillation (eq. 6-8)."""
-    output = model(batch.history, batch.targets)
+    output = model(batch.history, batch.targets, future=batch.future)
     losses = {"generation": output.loss}
     if config.beta:
         distilled = distillation(config, output.distillation, integrated, batch.targets)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evalrec import Report, evaluate, read_report
+from evalrec import Report, evaluate, pair_shares, read_report
 from genrec import (
     DIN,
     BackboneName,
@@ -25,6 +25,7 @@ from genrec import (
     Trie,
     fit,
     load_model,
+    load_weights,
     rank_histories,
     save_model,
 )
@@ -38,6 +39,7 @@ from semrec.prorec.model import (
     Tables,
     concatenated,
     integrated,
+    item_graph,
     stage_one_loss,
     stage_one_model,
     stage_two_loss,
@@ -45,7 +47,7 @@ from semrec.prorec.model import (
 from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.pipeline import Pipeline
 from semrec.shared.stage import Facts, Stage
-from semrec.shared.stages import Vectors, embedding_stage
+from semrec.shared.stages import Vectors, embedding_stage, kept_floors
 from semrec.shared.training import (
     DenseTraining,
     baseline_stage,
@@ -229,9 +231,7 @@ class PaperPipeline(Pipeline[Config]):
 
         def fill(folder: Path) -> Facts:
             torch.manual_seed(self.config.seed)
-            model = Seq2Seq(
-                config.model(self.embeddings.shape[1]), self.trie, item_vectors=self.item_vectors()
-            ).to(self.device)
+            model = self.untrained_generator().to(self.device)
             loss = partial(stage_two_loss, config, self.embeddings.to(self.device))
             facts = self.fit_generator(self.stage_two.folder_name, folder, model, loss)
             save_model(
@@ -246,15 +246,51 @@ class PaperPipeline(Pipeline[Config]):
         return self.stage(
             "stage_two",
             reads=GENERATOR_READS,
-            after=(self.tokenizer,),
+            after=(
+                self.tokenizer,
+                *([self.floors] if config.tree_scores else []),
+                *([self.stage_one] if config.history_input == "backbone" else []),
+            ),
             fill=fill,
             load=lambda folder: load_model(folder / "model").model.to(self.device),
         )
 
+    def untrained_generator(self) -> Seq2Seq:
+        """The encoder-decoder before its training; floors and stage I enter where they are to."""
+        config, graph, backbone = self.config.stage_two, None, None
+        if config.tree_scores:
+            floors = kept_floors(self.floors, config.tree_scores)
+            graph = item_graph(floors, len(self.data.catalog))
+        if config.history_input == "backbone":
+            semantic = self.semantic
+            backbone = self.trained_backbone(semantic)
+        return Seq2Seq(
+            config.model(self.embeddings.shape[1]),
+            self.trie,
+            item_vectors=self.item_vectors(),
+            item_graph=graph,
+            backbone=backbone,
+        )
+
+    def trained_backbone(self, semantic: Float[Tensor, "items semantic_dim"]) -> SASRec | DIN:
+        """Stage I's sequence model; its item vectors, computed once, are a table.
+
+        Args:
+            semantic: E_S.
+        """
+        config = self.config.stage_one
+        backbone = stage_one_model(config, ItemEncoder(semantic, config)).to(self.device)
+        load_weights(self.stage_one.file("weights.safetensors"), backbone)
+        items = ItemTable(backbone.num_items, backbone.dim).to(self.device)
+        with torch.no_grad():
+            items.ids.copy_(backbone.item_vectors())
+        backbone.item_encoder = items
+        return backbone
+
     def item_vectors(self) -> Float[Tensor, "items dim"] | None:
         """What the generator reads of the item embeddings, standardised; None if it reads none."""
         config = self.config.stage_two
-        if config.history_input == "codes" and config.node_start != "vectors":
+        if config.history_input in ("codes", "backbone") and config.node_start != "vectors":
             return None
         standard = self.embeddings - self.embeddings.mean(dim=0)
         return standard / standard.std().clamp(min=1e-6)
@@ -284,6 +320,7 @@ class PaperPipeline(Pipeline[Config]):
             num_items=len(self.data.catalog),
             history_length=config.history_length,
             batch_size=config.batch_size,
+            future_length=len(pair_shares()[0]) if "graph" in config.tree_scores else 0,
             seed=seed,
             bucket=50,
         )
@@ -297,7 +334,7 @@ class PaperPipeline(Pipeline[Config]):
                 model,
                 batches,
                 loss,
-                config.settings(seed, monitor="ndcg@10"),
+                config.settings(seed, monitor="ndcg@10 filtered"),
                 validate=validate,
                 folder=folder,
                 callback=bar.training,

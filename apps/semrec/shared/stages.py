@@ -24,7 +24,8 @@ from semrec.shared.stage import Facts, Setting, Stage
 
 Vectors = Float[np.ndarray, "items dim"]
 
-_GRAPHS = ("graph", "graph + text")
+_KEPT = ("graph", "text", "graph + text")
+"""The floors that a stage "floors" keeps, for others to read."""
 
 
 def items_stage(setting: Setting[Any]) -> Stage[list[dict[str, Any]]]:
@@ -123,7 +124,7 @@ def floors_stage(
                 )
                 report.write_json(folder / f"{number}.json")
                 parameters[name] = dict(floor.parameters)
-                if name in _GRAPHS and isinstance(floor, ItemToItemFloor):
+                if name in _KEPT and isinstance(floor, ItemToItemFloor):
                     floor.save(folder / name)
                 bar.update(number + 1, len(floors), name)
         return {"parameters": parameters}
@@ -135,7 +136,12 @@ def floors_stage(
     return setting.stage("floors", reads=(*reads, "evaluation.ks"), fill=fill, load=load)
 
 
-def graph_floors(floors: Stage[dict[str, Report]]) -> dict[str, ItemToItemFloor]:
-    """The floors "graph" and, where items have texts, "graph + text" that the stage keeps."""
-    names = floors.complete()["parameters"]
-    return {name: ItemToItemFloor.load(floors.file(name)) for name in _GRAPHS if name in names}
+def kept_floors(
+    floors: Stage[dict[str, Report]], names: Sequence[str]
+) -> dict[str, ItemToItemFloor]:
+    """Those of "graph", "text" and "graph + text" that are named and that the stage has fitted.
+
+    Items without texts have the first alone.
+    """
+    fitted = floors.complete()["parameters"]
+    return {name: ItemToItemFloor.load(floors.file(name)) for name in names if name in fitted}

@@ -28,6 +28,7 @@ from evalrec import (
 from evalrec import floors as floor_grids
 from evalrec.item_to_item import (
     cooccurrences,
+    pair_shares,
     cosine_neighbours,
     text_neighbours,
     transitions,
@@ -88,6 +89,10 @@ def test_cooccurrences_are_the_plain_ones(histories, window, backward):
                 if a < b <= a + window and i != j:
                     expected[i, j] += 1 / (b - a)
                     expected[j, i] += backward / (b - a)
+    shares = pair_shares(window=window, backward=backward)
+    for number, distance in ((0, 1), (window - 1, window)):
+        assert [share[number] for share in shares] == [1 / distance, backward / distance]
+    assert [len(share) for share in shares] == [window, window]
     got = cooccurrences(arrays(histories), NUM_ITEMS, window=window, backward=backward)
     np.testing.assert_allclose(got.toarray(), expected, rtol=1e-5)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
     from evalrec.grid import Grid
     from evalrec.interactions import DataError, Interactions
-    from evalrec.item_to_item import cooccurrences
+    from evalrec.item_to_item import cooccurrences, pair_shares
     from evalrec.leaks import check_split
     from evalrec.list_metrics import coverage, exposures, gini
     from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
@@ -99,6 +99,7 @@ __all__ = [
     "leave_one_out",
     "mrr",
     "ndcg",
+    "pair_shares",
     "pick_weights",
     "prepare",
     "rank_items",
@@ -131,7 +132,7 @@ _MODULES = {
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
     "grid": ("Grid",),
     "interactions": ("DataError", "Interactions"),
-    "item_to_item": ("cooccurrences",),
+    "item_to_item": ("cooccurrences", "pair_shares"),
     "leaks": ("check_split",),
     "matrix_factorization": ("MatrixFactorizationFloor", "fit_matrix_factorization"),
     "comparison": ("Comparison", "Difference", "System", "compare"),

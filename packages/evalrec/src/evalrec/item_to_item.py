@@ -47,6 +47,17 @@ def cooccurrences(
     return _without_diagonal(forward + backward * forward.T.tocsr())
 
 
+def pair_shares(*, window: int = 50, backward: float = 0.5) -> tuple[list[float], list[float]]:
+    """What two items of a history add to `cooccurrences`, for each distance from 1 to `window`.
+
+    Returns:
+        The shares of the entry from the earlier to the later item, and of that from the later to
+        the earlier one. Who scores the very histories that were counted can take them off again.
+    """
+    forward = [1 / distance for distance in range(1, window + 1)]
+    return forward, [backward * share for share in forward]
+
+
 def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> SparseMatrix:
     """The cubed TF-IDF cosine of each item's nearest neighbours in text, itself excluded.
 

@@ -20,6 +20,7 @@ from genrec.catalogue import with_catalogue
 from genrec.cloze import MaskedBatches
 from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
 from genrec.item_checks import first_of_each
+from genrec.item_graph import ItemGraph, ItemMatrix, ItemScores
 from genrec.losses import (
     binary_cross_entropy,
     candidate_binary_cross_entropy,
@@ -69,7 +70,10 @@ __all__ = [
     "ContentTable",
     "DenseRecommender",
     "GRU4Rec",
+    "ItemGraph",
     "ItemInput",
+    "ItemMatrix",
+    "ItemScores",
     "ItemTable",
     "MaskedBatches",
     "NextItemLoss",
