@@ -70,8 +70,8 @@ def prepare_table(
         table, num_unused = _with_unused(table, list(items.records))
         if num_unused:
             notes.append(
-                f"{_counted(num_unused, 'item')} of the catalogue without interactions kept, as the "
-                "last (--unused-items)"
+                f"{_counted(num_unused, 'item')} of the catalogue without interactions kept, as "
+                "the last (--unused-items)"
             )
     num_short = steps[0]["users"] - next(
         (step["users"] for step in steps if step["step"].startswith("users of")),
@@ -79,8 +79,8 @@ def prepare_table(
     )
     if num_short:
         notes.append(
-            f"{_counted(num_short, 'user')} with fewer than {options.min_interactions} interactions "
-            "left out (--min-interactions 1 keeps all)"
+            f"{_counted(num_short, 'user')} with fewer than {options.min_interactions} "
+            "interactions left out (--min-interactions 1 keeps all)"
         )
     return write_dataset(
         out,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from evalrec.importing.numbers import sniff_decimal
 from evalrec.interactions import DataError
-from evalrec.readers.blocks import check_file, read_chunks
-from evalrec.readers.delimited import Layout
+from evalrec.readers.blocks import check_file, read_chunks, text_encoding
+from evalrec.readers.delimited import Layout, csv_reader
 
 SAMPLE_BYTES = 2**18
 SAMPLE_ROWS = 1000
@@ -178,27 +178,17 @@ def _encoding(path: Path, sample: bytes, encoding: str | None) -> tuple[str, str
 
 def _unmarked(path: Path) -> tuple[str, str]:
     """UTF-8 where all of the file is; else Windows-1252, unless it is UTF-8 with an error."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    num_high = num_pairs = 0
-    is_utf8, is_ascii = True, True
-    undefined = False
-    try:
-        for chunk in read_chunks(path):
-            if is_utf8:
-                try:
-                    decoder.decode(chunk, final=not chunk)
-                except UnicodeDecodeError:
-                    is_utf8 = False
-            if not chunk.isascii():
-                is_ascii = False
-                num_high += len(chunk.translate(None, bytes(range(128))))
-                num_pairs += sum(len(match) for match in _OF_UTF8.findall(chunk))
-                undefined |= any(byte in chunk for byte in b"\x81\x8d\x8f\x90\x9d")
-    except (EOFError, zlib.error):
-        return "utf-8", "UTF-8"  # whoever reads the lines says in which of them it breaks
-    if is_utf8 or 2 * num_pairs > num_high:
-        return "utf-8", "ASCII" if is_ascii else "UTF-8"
-    if undefined:
+    if text_encoding(path) == "utf-8":
+        return "utf-8", "UTF-8"
+    num_high = num_of_utf8 = 0
+    is_undefined = False
+    for chunk in read_chunks(path):
+        num_high += len(chunk.translate(None, bytes(range(128))))
+        num_of_utf8 += sum(map(len, _OF_UTF8.findall(chunk)))
+        is_undefined |= any(byte in chunk for byte in b"\x81\x8d\x8f\x90\x9d")
+    if 2 * num_of_utf8 > num_high:
+        return "utf-8", "UTF-8"  # whoever reads the lines says which one is not
+    if is_undefined:
         raise DataError(f"{path} is neither UTF-8 nor Windows-1252: --encoding names what it is")
     return "cp1252", "Latin-1 (Windows-1252)"
 
@@ -278,14 +268,8 @@ def _rows(text: str, layout: Layout, *, whole: bool) -> list[list[str]]:
 def _cells(lines: io.StringIO, layout: Layout) -> Iterator[list[str]]:
     if len(layout.separator) > 1:
         return (line.rstrip("\r\n").split(layout.separator) for line in lines)
-    quoting = csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE
-    return csv.reader(
-        lines,
-        delimiter=layout.separator,
-        quotechar=layout.quote,
-        quoting=quoting,
-        strict=True,
-    )
+    rows: Iterator[list[str]] = csv_reader(lines, layout)
+    return rows
 
 
 def _header(

@@ -237,7 +237,7 @@ def _frames(
 def _excel(path: Path) -> pl.DataFrame:
     """The first sheet of an Excel file, every cell as text."""
     try:
-        import fastexcel
+        import fastexcel  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise ImportError(
             f"{path}: Excel files need the extra evalrec[xlsx]: pip install 'evalrec[xlsx]'"

@@ -120,7 +120,7 @@ def _typed(
         return TimeRule(kind="typed", unit="s", timezone=zone, text=f"dates, midnight in {zone}")
     if not isinstance(dtype, pl.Datetime):
         raise DataError(f"{path}: {column!r} must hold moments, got {dtype}")
-    unit: Unit = dtype.time_unit  # type: ignore[assignment]
+    unit: Unit = dtype.time_unit
     if dtype.time_zone is None:
         text = f"times without a zone, taken as {zone}, kept in {UNIT_NAMES[unit]}"
     elif timezone is not None:

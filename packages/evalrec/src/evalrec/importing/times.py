@@ -254,12 +254,9 @@ def _moment(parts: dict[str, str]) -> datetime:
     year, hour = int(parts["y"]), int(parts.get("H", "0"))
     if "p" in parts:
         hour = hour % 12 + (12 if parts["p"].lower() == "pm" else 0)
-    return datetime(
-        year + 2000 if year < 100 else year,
-        *(int(parts[name]) for name in "md"),
-        hour,
-        *(int(parts.get(name, "0")) for name in "MS"),
-    )
+    minute, second = (int(parts.get(name, "0")) for name in "MS")
+    year = year + 2000 if year < 100 else year
+    return datetime(year, int(parts["m"]), int(parts["d"]), hour, minute, second)
 
 
 def _offset(zone: str) -> timedelta:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -58,6 +59,8 @@ def read_delimited(
     for block in read_blocks(path, encoding=layout.encoding, quote=layout.quote, advance=advance):
         if header is None:
             header, block = _take_header(block, layout)
+            if len(header) == 1:
+                _refuse_other_separator(path, columns, header[0])
             require_columns(path, columns, header)
         if block.data:
             yield parse_whole(block, columns, layout, header) or batch_of_rows(
@@ -99,7 +102,7 @@ def _take_header(block: Block, layout: Layout) -> tuple[tuple[str, ...], Block]:
     number, text = next(((n, line) for n, line in block.lines() if line.strip()), (0, ""))
     number = number or block.first_line + block.num_lines - 1
     try:
-        fields = next(_reader([text], layout), [])
+        fields: list[str] = next(csv_reader([text], layout), [])
     except csv.Error as error:
         raise DataError(f"{block.path}, line {number}: malformed CSV: {error}") from error
     for name, count in Counter(fields).items():
@@ -151,6 +154,21 @@ def parse_whole(
     return Batch(path=block.path, frame=checked, places=places)
 
 
+def _refuse_other_separator(path: Path, columns: Columns, header: str) -> None:
+    """Refuse a file whose first line holds no separator but another one.
+
+    Raises:
+        DataError: It names that one, and what reads the file.
+    """
+    signs = {";": "';'", "\t": "tabs", "|": "'|'", ",": "','"}
+    sign = max(signs, key=header.count)
+    if header.count(sign) and all(column.source != header for column in columns.values()):
+        raise DataError(
+            f"{path} is separated by {signs[sign]}: `evalrec prepare table {path.name} --out DIR` "
+            "reads it"
+        )
+
+
 def _are_whole(block: Block, layout: Layout, num_fields: int) -> bool:
     """Whether there are as many separators outside quotes as rows of so many fields have.
 
@@ -159,7 +177,7 @@ def _are_whole(block: Block, layout: Layout, num_fields: int) -> bool:
     signs = np.frombuffer(block.data, dtype=np.uint8)
     is_inside = np.cumsum(signs == ord(layout.quote or ""), dtype=np.int64) % 2 == 1
     num_separators = np.count_nonzero((signs == ord(layout.separator)) & ~is_inside)
-    return num_separators == block.num_lines * (num_fields - 1)
+    return bool(num_separators == block.num_lines * (num_fields - 1))
 
 
 def _rows(
@@ -196,7 +214,7 @@ def _plain_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence[
 
 def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence[str]]]:
     text = io.StringIO(block.data.decode(), newline="")
-    reader = _reader(text, layout)
+    reader = csv_reader(text, layout)
     try:
         for fields in reader:
             if len(fields) > 1 or "".join(fields).strip():  # else the line is blank
@@ -206,7 +224,7 @@ def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence
         raise DataError(f"{block.path}, line {line}: malformed CSV: {error}") from error
 
 
-def _reader(lines: Iterable[str], layout: Layout) -> Iterator[list[str]]:
+def csv_reader(lines: Iterable[str], layout: Layout) -> Any:
     """Python's reader of a layout, which counts lines."""
     return csv.reader(
         lines,
