@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evalrec.findings import Finding
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
     from evalrec.grid import Grid
+    from evalrec.importing import PRESETS, TableOptions, TablePlan, plan_table
     from evalrec.interactions import DataError, Interactions
     from evalrec.item_to_item import cooccurrences
     from evalrec.leaks import check_split
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         temporal_split,
     )
     from evalrec.synthetic import write_synthetic
+    from evalrec.table_preparation import prepare_table
     from evalrec.tables import (
         comparison_table,
         report_table,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "MODES",
+    "PRESETS",
     "Candidates",
     "Choice",
     "Comparison",
@@ -77,6 +80,8 @@ __all__ = [
     "Report",
     "Split",
     "System",
+    "TableOptions",
+    "TablePlan",
     "check_interactions",
     "check_split",
     "compare",
@@ -98,7 +103,9 @@ __all__ = [
     "mrr",
     "ndcg",
     "pick_weights",
+    "plan_table",
     "prepare",
+    "prepare_table",
     "rank_items",
     "read_catalogue",
     "read_interactions",
@@ -126,6 +133,7 @@ _MODULES = {
     "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
     "grid": ("Grid",),
+    "importing": ("PRESETS", "TableOptions", "TablePlan", "plan_table"),
     "interactions": ("DataError", "Interactions"),
     "item_to_item": ("cooccurrences",),
     "leaks": ("check_split",),
@@ -146,6 +154,7 @@ _MODULES = {
         *("Queries", "Split", "leave_last_n", "leave_one_out", "split_times", "temporal_split"),
     ),
     "synthetic": ("write_synthetic",),
+    "table_preparation": ("prepare_table",),
     "tables": (
         *("comparison_table", "report_table", "reports_table", "systems_grid"),
         *("to_latex", "to_markdown"),
