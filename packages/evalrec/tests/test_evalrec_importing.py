@@ -227,8 +227,7 @@ def test_the_same_data_by_every_form_has_the_same_content(tmp_path):
         folder.mkdir()
         orders = as_form(folder, "orders", HEAD, ORDERS, form)
         items = as_form(folder, "items", ITEM_HEAD, ITEMS, form)
-        options = SHOP if form != "single-quotes" else SHOP
-        plan = plan_table(orders, items, options=options)
+        plan = plan_table(orders, items, options=SHOP)
         contents[form] = prepare_table(plan, folder / "out").content_sha256
     assert len(set(contents.values())) == 1, contents
 
@@ -427,9 +426,7 @@ def test_images_are_found_from_the_folder_that_is_written(tmp_path):
     ],
 )
 def test_columns_are_known_in_several_languages(tmp_path, header, columns):
-    row = ";".join(["x"] * (len(header.split(";")) - 1))
     cells = ["2025-01-02" if name == columns[2] else "x" for name in header.split(";")]
-    assert row
     path = write(tmp_path / "a.csv", header + "\n" + ";".join(cells) + "\n")
     plan = plan_table(path)
     assert tuple(plan.order_columns[name] for name in ("user", "item", "time")) == columns
@@ -447,7 +444,7 @@ LOOK_ALIKES = {
             "u'genres': [u'Action', u'Indie'], u'tags': [u'Cats']}\n{u'app_name': u'no id', "
             "u'genres': [], u'tags': [], u'developer': u'x'}\n{u'id': u'8', u'tags': [u'Dogs']}\n",
         },
-        [("Chaos", "7", 1513468800 - 86400 * 0), ("Chaos", "8", 1513555200)],
+        [("Chaos", "7", 1513468800), ("Chaos", "8", 1513555200)],
         {"item_id": "7", "title": "Kitten", "brand": "Dev"}
         | {"categories": ["Action", "Indie", "Cats"]},
     ),
@@ -468,7 +465,7 @@ LOOK_ALIKES = {
         {
             "yoochoose-clicks.dat": "1,2014-04-07T10:51:09.277Z,214536502,0\n"
             "1,2014-04-07T10:54:09.868Z,214536500,S\n"
-        },  # fmt: skip
+        },
         [("1", "214536502", 1396867869277), ("1", "214536500", 1396868049868)],
         {"item_id": "214536502"},
     ),
@@ -515,7 +512,7 @@ def test_events_can_be_chosen(tmp_path):
     plan = plan_table(path, name="taobao", options=options)
     prepared = prepare_table(plan, tmp_path / "out", options=ALL)
     assert made(tmp_path / "out")[0]["item_id"].to_list() == ["4"]
-    assert "events: 'pv' 1, 'buy' 1; 1 left out (--only-events" in prepared.notes[1]
+    assert "events: 'buy' 1, 'pv' 1; 1 left out (--only-events" in prepared.notes[1]
 
 
 HEADER = "user,item,time,quantity\n"
@@ -557,7 +554,7 @@ HEADER = "user,item,time,quantity\n"
         (HEADER + "u,i,5,1\n", {"split_categories": ">"}, "split_categories must not be given"),
         (HEADER + "u,i,5,1\n", {"unknown_items": "keep"}, "unknown_items must not be given: there "
          "is no catalogue"),
-        (HEADER + "u,i,5,1\n", {"timezone": "Berlin"}, "timezone must be one such as Europe/Berlin"),
+        (HEADER + "u,i,5,1\n", {"timezone": "Berlin"}, "timezone must be one such as Europe"),
         (HEADER + "u,i,1700000000,1\n", {"timezone": "UTC"}, "timezone must not be given"),
         (HEADER + "u,i,5,1\n", {"time_format": "%H:%M"}, "time_format must name year, month and"),
         (HEADER + "u,i,5,1\n", {"encoding": "klingon"}, "encoding must be one such as utf-8"),
@@ -606,8 +603,8 @@ def test_items_that_do_not_match_are_said(tmp_path):
     items = write(tmp_path / "i.csv", "item,title\n0012,a\n0014,b\n")
     with pytest.raises(DataError, match="of 2 lines 2 are of items that the catalogue lacks, such"):
         prepare_table(plan_table(orders, items), tmp_path / "out", options=ALL)
+    options = TableOptions(unknown_items="refuse")
     with pytest.raises(DataError, match="line 2: item '12' is not in the catalogue: --unknown-it"):
-        options = TableOptions(unknown_items="refuse")
         prepare_table(plan_table(orders, items, options=options), tmp_path / "out", options=ALL)
     options = TableOptions(unknown_items="keep")
     prepared = prepare_table(
@@ -677,5 +674,7 @@ def test_other_readers_name_what_reads_the_file(tmp_path):
     with pytest.raises(DataError, match="is separated by ';': `evalrec prepare table inter"):
         read_interactions(path)
     write(path, "user_id,item_id,timestamp\nu,i,2025-01-02T10:00\n")
-    with pytest.raises(DataError, match="line 2: .* got '2025-.*: `evalrec prepare table` reads t"):
+    with pytest.raises(
+        DataError, match=r"line 2: .* got '2025-.*: `evalrec prepare table` reads t"
+    ):
         read_interactions(path)

@@ -105,9 +105,9 @@ def compare(
         typer.Argument(
             metavar="RUN...",
             help="[NAME=]PATH of a report, of a folder of reports, or of a run's folder. Reports "
-            "of one NAME are seeds of one system; those of one folder are systems, each pooled with "
-            "its like in the NAME's other folders. Without NAME each is a system of its own. The first system "
-            "is the baseline.",
+            "of one NAME are seeds of one system; those of one folder are systems, each pooled "
+            "with its like in the NAME's other folders. Without NAME each is a system of its own. "
+            "The first system is the baseline.",
         ),
     ],
     metrics: Annotated[

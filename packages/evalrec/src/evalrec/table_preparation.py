@@ -111,7 +111,8 @@ def _notes(plan: TablePlan, counts: OrderCounts, items: Items | None) -> list[st
     """What was left out or put together, a sentence each."""
     notes = [f"{_counted(counts.lines, 'line')} of orders"]
     if counts.events:
-        names = ", ".join(f"{name!r} {count:,}" for name, count in counts.events.most_common(10))
+        frequent = sorted(counts.events.items(), key=lambda event: (-event[1], event[0]))
+        names = ", ".join(f"{name!r} {count:,}" for name, count in frequent[:10])
         kept = f"{counts.other_events:,} left out" if counts.other_events else "all kept"
         notes.append(f"events: {names}; {kept} (--only-events names those that count)")
     if counts.returns:

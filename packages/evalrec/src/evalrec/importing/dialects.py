@@ -16,7 +16,7 @@ from pathlib import Path
 from evalrec.importing.numbers import sniff_decimal
 from evalrec.interactions import DataError
 from evalrec.readers.blocks import check_file, read_chunks, text_encoding
-from evalrec.readers.delimited import Layout, csv_reader
+from evalrec.readers.delimited import Layout, csv_reader, read_records
 
 SAMPLE_BYTES = 2**18
 SAMPLE_ROWS = 1000
@@ -95,7 +95,11 @@ def sniff_dialect(
     header = _header(path, rows, headers)
     if headers and header != tuple(rows[0]):
         layout = replace(layout, header=header)
-    body = rows if layout.header else rows[1:]
+    body = [row for row in (rows if layout.header else rows[1:]) if len(row) == len(header)]
+    if not body:
+        for _ in read_records(path, layout):
+            break  # the reader refuses the first row by its line
+        raise DataError(f"{path} holds a header and no line")
     decimal = sniff_decimal(cell for row in body for cell in row)
     sign = layout.separator
     words = [f"{_SEPARATOR_NAMES.get(sign, sign)} separated", encoding_text]
@@ -127,7 +131,7 @@ def check_signs(separator: str | None, quote: str | None) -> None:
         return
     if len(quote) != 1 or not quote.isascii() or not quote.isprintable() or quote == separator:
         raise ValueError(f"quote must be one sign such as '\"', or none, got {quote!r}")
-    if separator is not None and len(separator.encode()) > 1:
+    if separator is not None and len(separator) > 1:
         raise ValueError("quote must be none with a separator of several characters")
 
 
@@ -197,7 +201,7 @@ def _signs(
     path: Path, text: str, whole: bool, layout: Layout, separator: str | None, quote: str | None
 ) -> Layout:
     """The layout with its separator and quote."""
-    if separator is not None and len(separator.encode()) > 1:
+    if separator is not None and len(separator) > 1:
         return replace(layout, separator=separator, quote=None)
     sign = _quote(text) if quote is None else None if quote == "none" else quote
     tried = [

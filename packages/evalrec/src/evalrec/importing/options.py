@@ -13,7 +13,7 @@ from evalrec.importing.vocabulary import CATALOGUE_MEANINGS, ORDER_MEANINGS
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "decimal": (None, ",", "."),
     "time_unit": (None, *UNIT_NAMES),
-    "quantity": (None, "weight", "repeat", "ignore"),
+    "quantity": ("weight", "repeat", "ignore"),
     "doubles": ("merge", "keep"),
     "unknown_items": ("drop", "keep", "refuse"),
     "unused_items": (None, "keep", "drop"),
@@ -38,9 +38,8 @@ class TableOptions:
         timezone: Of times that name no zone, by its IANA name; None takes UTC.
         time_unit: The unit of times that are numbers, or that texts are kept in; None looks.
         time_format: How times are written, as in `datetime.strptime`; None looks.
-        quantity: Quantities become weights of the interactions, as many interactions, or nothing;
-            None takes what the preset has, weights for "table". A line with a quantity of zero or
-            less, a return, is left out in any case.
+        quantity: Quantities become weights of the interactions, as many interactions, or nothing.
+            A line with a quantity of zero or less, a return, is left out in any case.
         doubles: Lines of one user, item and time are merged, their quantities added up, or kept.
         unknown_items: Items that the catalogue lacks are left out, kept without texts, or an error.
         unused_items: Items of the catalogue without interactions are kept, as the last ones, or
@@ -62,7 +61,7 @@ class TableOptions:
     timezone: str | None = None
     time_unit: Unit | None = None
     time_format: str | None = None
-    quantity: Literal["weight", "repeat", "ignore"] | None = None
+    quantity: Literal["weight", "repeat", "ignore"] = "weight"
     doubles: Literal["merge", "keep"] = "merge"
     unknown_items: Literal["drop", "keep", "refuse"] = "drop"
     unused_items: Literal["keep", "drop"] | None = None

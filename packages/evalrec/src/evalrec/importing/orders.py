@@ -71,7 +71,8 @@ class OrderCounts:
 
     def unknown_examples(self) -> str:
         """The most frequent unknown items."""
-        return ", ".join(repr(item) for item, _ in self.unknown.most_common(_SHOWN))
+        frequent = sorted(self.unknown, key=lambda item: (-self.unknown[item], item))
+        return ", ".join(map(repr, frequent[:_SHOWN]))
 
 
 def read_orders(

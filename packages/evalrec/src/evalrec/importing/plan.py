@@ -18,9 +18,7 @@ from evalrec.importing.vocabulary import CATALOGUE_MEANINGS, ORDER_MEANINGS, TEX
 from evalrec.interactions import DataError
 
 _NUMBERS = ("rating", "weight")
-_OF_PRESET = (
-    *("separator", "time_unit", "split_categories", "quantity", "unused_items", "incomplete"),
-)
+_OF_PRESET = (*("separator", "time_unit", "split_categories", "unused_items", "incomplete"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +193,8 @@ def _refuse_without_effect(plan: TablePlan, options: TableOptions) -> None:
         raise ValueError("split_categories must not be given: there is no column of categories")
     if options.only_events is not None and "event" not in plan.order_columns:
         raise ValueError("only_events must not be given: no column holds events, see --event")
-    if options.quantity in ("repeat", "weight") and "weight" not in plan.order_columns:
-        raise ValueError(
-            f"quantity must not be {options.quantity}: no column holds quantities, see --weight"
-        )
+    if options.quantity == "repeat" and "weight" not in plan.order_columns:
+        raise ValueError("quantity must not be repeat: no column holds quantities, see --weight")
 
 
 def _refuse_catalogue_options(plan: TablePlan, options: TableOptions) -> None:

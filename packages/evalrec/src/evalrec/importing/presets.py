@@ -25,7 +25,6 @@ class Preset:
         time_unit: Of its times; None looks.
         literal: Whether its JSON lines are Python literals.
         split_categories: What stands between the categories of one text.
-        quantity: What quantities become.
         unused_items: Whether items without interactions are kept.
         incomplete: Whether lines without user, item or time are an error.
         contradictions: Of lines that describe one item differently, the first counts, or they are
@@ -42,7 +41,6 @@ class Preset:
     time_unit: Unit | None = None
     literal: bool = False
     split_categories: str | None = None
-    quantity: Literal["weight", "repeat", "ignore"] = "weight"
     unused_items: Literal["keep", "drop"] = "drop"
     incomplete: Literal["refuse", "drop"] = "refuse"
     contradictions: Literal["refuse", "first"] = "first"
@@ -92,11 +90,12 @@ YOOCHOOSE = Preset(
     files="yoochoose-clicks.dat or yoochoose-buys.dat",
     columns={"user": ("session_id",), "item": ("item_id",), "time": ("timestamp",)},
     headers=(
-        ("session_id", "timestamp", "item_id", "category"),
-        ("session_id", "timestamp", "item_id", "price", "quantity"),
+        # Neither is what its published name says: the "category" is a click's context, and the
+        # "quantity" is 0 where it is not known.
+        ("session_id", "timestamp", "item_id", "context"),
+        ("session_id", "timestamp", "item_id", "price", "pieces"),
     ),
     separator=",",
-    quantity="ignore",  # the published figure is 0 where it is not known
 )
 MICROLENS = Preset(
     name="microlens",

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from evalrec.importing.times import RANGES, UNIT_NAMES, TimeRule, Unit, sample_texts
+from evalrec.importing.times import RANGES, UNIT_NAMES, TimeRule, Unit, full_year, sample_texts
 from evalrec.interactions import DataError
 
 _CLOCK = (
@@ -179,9 +179,8 @@ def _are_compact(numbers: Sequence[str]) -> bool:
 
 
 def _is_date(match: re.Match[str]) -> bool:
-    year = int(match["y"])
     try:
-        date(year + 2000 if year < 100 else year, int(match["m"]), int(match["d"]))
+        date(full_year(int(match["y"])), int(match["m"]), int(match["d"]))
     except ValueError:
         return False
     return True
@@ -202,7 +201,7 @@ def _written(
         counts[pattern] = sum(map(_is_date, matches))
     most = max(counts.values())
     best = [pattern for pattern, count in counts.items() if count == most]
-    if 2 * most <= len(texts):
+    if 2 * most < len(texts) or not most:
         raise DataError(
             f"{path}: {column!r} holds no times that are known, such as {texts[0][:60]!r}: "
             "--time-format says how they are written, as in '%d.%m.%Y %H:%M'"

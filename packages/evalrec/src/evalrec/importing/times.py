@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "s": (10**8, 10**11),
     "ms": (10**11, 10**14),
     "us": (10**14, 10**17),
-    "ns": (10**17, 2**63),
+    "ns": (10**17, 2**63 - 1),
 }
 _EPOCH = datetime(1970, 1, 1)
 
@@ -217,7 +217,8 @@ def _parsed(values: pl.Series, rule: TimeRule) -> pl.Series | None:
     if "p" in parts.columns:
         half = pl.col("p").str.to_lowercase().replace_strict({"am": 0, "pm": 12}, default=None)
         hour = pl.when(half.is_null()).then(hour).otherwise(hour % 12 + half)
-    year = pl.when(pl.col("y") < 100).then(pl.col("y") + 2000).otherwise(pl.col("y"))
+    year = pl.col("y")
+    year = year + pl.when(year < 69).then(2000).when(year < 100).then(1900).otherwise(0)
     # A date that is none would be an error of the whole column, where this is a null.
     date = pl.concat_str(year, pl.lit("-"), "m", pl.lit("-"), "d").str.to_date(
         "%Y-%m-%d", strict=False
@@ -255,8 +256,12 @@ def _moment(parts: dict[str, str]) -> datetime:
     if "p" in parts:
         hour = hour % 12 + (12 if parts["p"].lower() == "pm" else 0)
     minute, second = (int(parts.get(name, "0")) for name in "MS")
-    year = year + 2000 if year < 100 else year
-    return datetime(year, int(parts["m"]), int(parts["d"]), hour, minute, second)
+    return datetime(full_year(year), int(parts["m"]), int(parts["d"]), hour, minute, second)
+
+
+def full_year(year: int) -> int:
+    """A year of four digits, of one of two perhaps: 69 is 1969, as POSIX has it, and 68 2068."""
+    return year + (2000 if year < 69 else 1900) if year < 100 else year
 
 
 def _offset(zone: str) -> timedelta:
