@@ -228,7 +228,17 @@ def test_the_same_data_by_every_form_has_the_same_content(tmp_path):
         orders = as_form(folder, "orders", HEAD, ORDERS, form)
         items = as_form(folder, "items", ITEM_HEAD, ITEMS, form)
         plan = plan_table(orders, items, options=SHOP)
-        contents[form] = prepare_table(plan, folder / "out").content_sha256
+        counters: dict[str, tuple[int, int]] = {}
+        prepared = prepare_table(
+            plan,
+            folder / "out",
+            progress=lambda stage, done, total, counters=counters: counters.update(
+                {stage: (done, total)}
+            ),
+        )
+        contents[form] = prepared.content_sha256
+        assert list(counters) == ["reading items", "reading", "filtering", "writing"]
+        assert all(done == total for done, total in counters.values()), (form, counters)
     assert len(set(contents.values())) == 1, contents
 
 
@@ -558,6 +568,10 @@ HEADER = "user,item,time,quantity\n"
         (HEADER + "u,i,1700000000,1\n", {"timezone": "UTC"}, "timezone must not be given"),
         (HEADER + "u,i,5,1\n", {"time_format": "%H:%M"}, "time_format must name year, month and"),
         (HEADER + "u,i,5,1\n", {"encoding": "klingon"}, "encoding must be one such as utf-8"),
+        ("user,item,time\nu,i,5\n", {"decimal": ","}, "decimal must not be given: no column holds"),
+        ("user,item,time,x\nu,i,5,1\n", {"columns": {"rating": ("x",)}}, "rating must not be named "
+         "without min_rating"),
+        ("user,item,time\n", {}, "holds a header and no line"),
         (HEADER + "u,i,5,1\n", {"columns": {"title": ("name",)}}, "no column 'name' .* --title"),
     ],
 )  # fmt: skip
@@ -665,6 +679,11 @@ def test_the_command_shows_columns_before_it_writes(evalrec, shop, tmp_path):
     code, _, stderr = evalrec("prepare", "native", tmp_path, "--out", out, "--user", "x")
     assert code == 2
     assert "not for native" in stderr
+    code, _, stderr = evalrec(*arguments, "--force", "--k-core", 0)
+    assert (code, stderr) == (1, "evalrec: k_core must be at least 1, got 0\n")
+    code, _, stderr = evalrec("prepare", "table", *shop, shop[0], "--out", out)
+    assert code == 2
+    assert "must be ORDERS and perhaps CATALOGUE" in stderr
 
 
 def test_other_readers_name_what_reads_the_file(tmp_path):

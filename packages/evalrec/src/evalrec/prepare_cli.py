@@ -149,8 +149,8 @@ def prepare(
     options = PrepareOptions(
         min_rating=min_rating,
         duplicates=duplicates,
-        min_interactions=min_interactions or (2 if is_table else 1),
-        k_core=k_core or (1 if is_table else 5),
+        min_interactions=_or(min_interactions, 2 if is_table else 1),
+        k_core=_or(k_core, 1 if is_table else 5),
         max_history=max_history,
     )
     if source in TABLE_NAMES:
@@ -175,11 +175,20 @@ _TABLE_SETTINGS = (
 )
 
 
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _is_given(value: Any) -> bool:
+    """Whether an option was given; one that may be given several times is an empty list else."""
+    return value is not None and value != []
+
+
 def _table_options(arguments: dict[str, Any]) -> TableOptions:
     """The options of a table, of the arguments that were given."""
     from evalrec.importing import TableOptions
 
-    columns = {name: arguments[name] for name in _COLUMN_NAMES if arguments[name]}
+    columns = {name: arguments[name] for name in _COLUMN_NAMES if _is_given(arguments[name])}
     settings = {name: arguments[name] for name in _TABLE_SETTINGS if arguments[name] is not None}
     if settings.get("separator") in ("tab", r"\t"):
         settings["separator"] = "\t"
@@ -196,7 +205,7 @@ def _table_options(arguments: dict[str, Any]) -> TableOptions:
 
 def _refuse_table_options(source: str, arguments: dict[str, Any]) -> None:
     for name in (*_COLUMN_NAMES, *_TABLE_SETTINGS):
-        if arguments[name]:
+        if _is_given(arguments[name]):
             raise typer.BadParameter(
                 f"is for {', '.join(TABLE_NAMES)}, not for {source}",
                 param_hint="--" + name.replace("_", "-"),

@@ -47,6 +47,8 @@ def prepare_table(
         OSError: If the folder cannot be written, which is said before anything is read.
     """
     options = options or PrepareOptions(k_core=1, min_interactions=2)
+    if "rating" in plan.options.columns and options.min_rating is None:
+        raise ValueError("rating must not be named without min_rating, which alone reads it")
     out = Path(out)
     check_place(out, overwrite)
     refuse_input(out, plan.paths)

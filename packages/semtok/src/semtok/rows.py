@@ -199,8 +199,8 @@ def _refuse_other_separator(name: str, number: int, header: str) -> None:
     if sign in header:
         raise CatalogError(
             f"{name}, line {number}: this file is separated by {signs[sign]}, not by commas: "
-            "`evalrec prepare table ORDERS CATALOGUE --out DIR` makes items.jsonl.gz of it, or save "
-            "it with commas"
+            "`evalrec prepare table ORDERS CATALOGUE --out DIR` makes items.jsonl.gz of it, or "
+            "save it with commas"
         )
 
 

@@ -193,6 +193,8 @@ def _refuse_without_effect(plan: TablePlan, options: TableOptions) -> None:
         raise ValueError("split_categories must not be given: there is no column of categories")
     if options.only_events is not None and "event" not in plan.order_columns:
         raise ValueError("only_events must not be given: no column holds events, see --event")
+    if options.decimal is not None and not set(_NUMBERS) & set(plan.order_columns):
+        raise ValueError("decimal must not be given: no column holds quantities or ratings")
     if options.quantity == "repeat" and "weight" not in plan.order_columns:
         raise ValueError("quantity must not be repeat: no column holds quantities, see --weight")
 
