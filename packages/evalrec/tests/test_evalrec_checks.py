@@ -104,6 +104,26 @@ def test_numbers_are_compared_as_numbers(synthetic):
     assert "100.0%" in finding.message
 
 
+def test_ids_in_the_order_of_distinct_times_are_a_warning():
+    """Articles are numbered as they come in, and bought soon: the order by id is the truth."""
+    generator = np.random.default_rng(0)
+    items = np.sort(generator.integers(0, 300, size=(200, 6)), axis=1).ravel()
+    table = Interactions(
+        users=np.repeat(np.arange(200), 6),
+        items=items,
+        timestamps=1_700_000_000 + 86_400 * items + generator.integers(0, 86_400, items.size),
+        user_ids=tuple(map(str, range(200))),
+        item_ids=tuple(f"{each:05d}" for each in range(300)),
+    )
+    finding = finding_of(check_interactions(table), "sorted-by-id")
+    assert finding.severity == "warning"
+    assert finding.message.startswith("Distinct times order the sequences, and by them 100.0%")
+    positions = retimed(table, np.arange(len(table)))  # which are no times
+    finding = finding_of(check_interactions(positions), "sorted-by-id")
+    assert finding.severity == "error"
+    assert "not by time" in finding.message
+
+
 def test_rows_given_by_first_appearance_are_no_alarm():
     # Every user has items that nobody had before, but for one: rows ascend of themselves.
     users = np.repeat(np.arange(50), 6)

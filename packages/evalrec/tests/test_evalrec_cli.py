@@ -9,7 +9,9 @@ import unicodedata
 import polars as pl
 import pytest
 from evalrec import FORMATS, write_synthetic
-from evalrec.cli import FORMAT_NAMES, main
+from evalrec.cli import main
+from evalrec.importing import PRESETS
+from evalrec.prepare_cli import FORMAT_NAMES, TABLE_NAMES
 
 
 @pytest.fixture
@@ -28,6 +30,7 @@ def evalrec(monkeypatch, capsys):
 
 def test_the_formats_of_the_help_are_those_that_there_are():
     assert tuple(FORMATS) == FORMAT_NAMES
+    assert tuple(PRESETS) == TABLE_NAMES
 
 
 def test_help_is_quick_and_loads_neither_torch_nor_polars():
@@ -69,6 +72,7 @@ def test_prepare_takes_its_options(evalrec, make_raw, tmp_path):
     assert description["options"] == {
         "min_rating": 4.0,
         "duplicates": "first",
+        "min_interactions": 1,
         "k_core": 1,
         "max_history": 2,
     }

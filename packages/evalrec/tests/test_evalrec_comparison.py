@@ -27,7 +27,7 @@ from evalrec import (
 )
 from evalrec.reporting_cli import compare as compare_command
 from evalrec.reporting_cli import floors as floors_command
-from evalrec.reporting_cli import read_runs
+from evalrec.runs import read_runs
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -231,15 +231,19 @@ def test_a_grid_of_systems_takes_further_columns(comparison):
 
 
 def test_a_grid_is_written_as_it_is():
-    grid = Grid(header=["a", "b_c"], rows=[["x|y", "-.5 ±.1"], ["[z]", "1"]], best={(1, 1)})
+    grid = Grid(
+        header=["a", "b_c"], rows=[["x|y", "-.5 ±.1"], ["[z]", "1"], ["p", "< .001"]], best={(1, 1)}
+    )
     assert grid.markdown().splitlines() == [
         "| a | b_c |",
         "| --- | ---: |",
         r"| x\|y | -.5 ±.1 |",
         "| [z] | **1** |",
+        "| p | < .001 |",
     ]
     assert r"a & b\_c \\" in grid.latex()
-    assert r"x|y & $-$.5 $\pm$.1 \\" in grid.latex()
+    assert r"x\textbar{}y & $-$.5 $\pm$.1 \\" in grid.latex()
+    assert r"p & \textless{} .001 \\" in grid.latex()  # in OT1 fonts "<" would show as "¡"
     assert r"[z] & \textbf{1} \\" in grid.latex()
     assert "[z]" in shown(grid.table())
     with pytest.raises(ValueError, match="rows must have 2 cells, got 1 in row 0"):
@@ -257,8 +261,17 @@ def folder(tmp_path_factory, systems, queries):
         systems["weak"][0].write_json(root / run / "floors" / "0.json")
         (root / run / "run.json").write_text('{"format": 1, "config": {}}')
         (root / run / "metrics.json").write_text(
-            json.dumps({"test": {"m": systems["weak"][0].to_json(per_user=False)}})
+            json.dumps(
+                {
+                    "test": {
+                        "PRORec": systems["strong"][seed].to_json(per_user=False),
+                        "graph": systems["weak"][0].to_json(per_user=False),
+                    }
+                }
+            )
         )
+        (root / run / "study").mkdir()
+        systems["strong"][1 - seed].write_json(root / run / "study" / "report.json")
     report_of(queries, 0.0, 9, name="named").write_json(root / "alone.json")
     return root
 
@@ -266,11 +279,12 @@ def folder(tmp_path_factory, systems, queries):
 def test_reports_are_grouped_by_the_names_given(folder):
     systems, files = read_runs([f"ours={folder}/s0", f"ours={folder}/s1", f"{folder}/alone.json"])
     assert {name: len(reports) for name, reports in systems.items()} == {
-        "ours: floors/0": 2,
-        "ours: test": 2,
+        "ours: PRORec": 2,
+        "ours: graph": 2,
         "named": 1,
     }
-    assert [path.parent.name for path in files["ours: test"]] == ["test", "test"]
+    assert [path.parent.name for path in files["ours: PRORec"]] == ["test", "test"]
+    assert list(read_runs([f"{folder}/s0"])[0]) == [f"{folder}/s0: PRORec", f"{folder}/s0: graph"]
     systems, _ = read_runs([f"{folder}/s0/test", f"{folder}/s1/test"])
     assert list(systems) == [f"{folder}/s0/test", f"{folder}/s1/test"]
     systems, _ = read_runs([f"x={folder}/s0/test", f"x={folder}/s1/test/report.json"])
@@ -292,6 +306,16 @@ def test_reports_of_one_folder_are_never_pooled(systems, tmp_path, names, prefix
     assert {name: len(reports) for name, reports in by_system.items()} == dict.fromkeys(
         called, 2 if prefix else 1
     )
+
+
+def test_a_runs_folder_that_lacks_a_report_is_refused(systems, tmp_path):
+    test = {"PRORec": systems["strong"][0].to_json(per_user=False), "gone": {"format": 2}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"test": test}))
+    systems["strong"][0].write_json(tmp_path / "report.json")
+    with pytest.raises(
+        DataError, match=r"metrics\.json says that 'gone' was tested, but no report"
+    ):
+        read_runs([str(tmp_path)])
 
 
 def test_names_and_files_that_cannot_be_used_are_refused(folder, tmp_path):

@@ -54,6 +54,7 @@ def test_every_layout_becomes_a_native_folder(raw, tmp_path):
     assert description["options"] == {
         "min_rating": None,
         "duplicates": "keep",
+        "min_interactions": 1,
         "k_core": 5,
         "max_history": None,
     }

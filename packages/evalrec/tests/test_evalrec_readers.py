@@ -185,7 +185,7 @@ class Counted(bytearray):
 
 def test_a_stray_quote_costs_one_pass_and_is_refused_in_a_long_file(tmp_path, monkeypatch):
     pending = Counted(b'u,a,1\nu,5" disc,2\n' + b"u,b,3\n" * 1000)
-    assert blocks.end_of_lines(pending, quoted=True) == 6
+    assert blocks.end_of_lines(pending, '"') == 6
     assert pending.total <= 2 * len(pending)
     path = tmp_path / "interactions.csv"
     path.write_bytes(b"user_id,item_id,timestamp\n" + pending)

@@ -98,6 +98,12 @@ def test_texts_are_flattened_and_cleaned() -> None:
         ("x.csv", "item_id,title\n", "holds no items"),
         ("x.csv", "id,title\n1,b\n", "line 2: no column 'item_id'"),
         ("x.csv", "item_id,title\na\n", "line 2: has 1 cells, the header has 2"),
+        (
+            "x.csv",
+            "item_id;title\na;Tee\n",
+            "line 1: this file is separated by ';', not by commas: `evalrec prepare table",
+        ),
+        ("x.csv", "item_id\ttitle\na\tTee\n", "line 1: this file is separated by tabs, not by"),
         ("x.csv", "item_id,a,a\n1,2,3\n", "line 1: column 'a' is named twice"),
         ("x.csv", 'item_id,title\na,"b\n', "line 2: malformed CSV"),
         ("x.csv", "item_id,title\n,b\n", "line 2: 'item_id' is null"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evalrec.findings import Finding
     from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
     from evalrec.grid import Grid
+    from evalrec.importing import PRESETS, TableOptions, TablePlan, plan_table
     from evalrec.interactions import DataError, Interactions
     from evalrec.item_to_item import cooccurrences, pair_shares
     from evalrec.leaks import check_split
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     )
     from evalrec.storage import check_writable, replacing_file, sync
     from evalrec.synthetic import write_synthetic
+    from evalrec.table_preparation import prepare_table
     from evalrec.tables import (
         comparison_table,
         report_table,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "MODES",
+    "PRESETS",
     "Candidates",
     "Choice",
     "Comparison",
@@ -78,6 +81,8 @@ __all__ = [
     "Report",
     "Split",
     "System",
+    "TableOptions",
+    "TablePlan",
     "check_interactions",
     "check_split",
     "check_writable",
@@ -101,7 +106,9 @@ __all__ = [
     "ndcg",
     "pair_shares",
     "pick_weights",
+    "plan_table",
     "prepare",
+    "prepare_table",
     "rank_items",
     "read_catalogue",
     "read_interactions",
@@ -131,6 +138,7 @@ _MODULES = {
     "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
     "grid": ("Grid",),
+    "importing": ("PRESETS", "TableOptions", "TablePlan", "plan_table"),
     "interactions": ("DataError", "Interactions"),
     "item_to_item": ("cooccurrences", "pair_shares"),
     "leaks": ("check_split",),
@@ -152,6 +160,7 @@ _MODULES = {
     ),
     "storage": ("check_writable", "replacing_file", "sync"),
     "synthetic": ("write_synthetic",),
+    "table_preparation": ("prepare_table",),
     "tables": (
         *("comparison_table", "report_table", "reports_table", "systems_grid"),
         *("to_latex", "to_markdown"),

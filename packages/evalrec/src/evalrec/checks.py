@@ -24,7 +24,8 @@ def check_interactions(interactions: Interactions) -> list[Finding]:
     would be a half by chance. It is measured by ids as text, by ids as numbers (where all are) and
     by item rows; there, pairs are passed over in which an item has its first appearance, since
     rows are often given in that order. A share of `SORTED_SHARE` or more, that no chance explains
-    (binomial, 1e-6), is an error; so is the reverse order.
+    (binomial, 1e-6), is an error; so is the reverse order. Where distinct times gave that order it
+    is a warning: positions, and times that only the item decides, are none.
 
     Returns:
         Errors first; empty where nothing was found.
@@ -64,7 +65,16 @@ def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Ite
     share, name, ascending, total = max(rankings, key=lambda ranking: abs(ranking[0] - 0.5))
     way, count = ("ascend", ascending) if share > 0.5 else ("descend", total - ascending)
     says = f"{count / total:.1%} of {total:,} neighbours {way} by {name}; by chance half would"
-    if count / total >= SORTED_SHARE:
+    if count / total >= SORTED_SHARE and _has_times(interactions, same_user):
+        yield Finding(
+            code="sorted-by-id",
+            severity="warning",
+            count=count,
+            message=f"Distinct times order the sequences, and by them {says}.",
+            advice="It may be so: catalogues are numbered as items come in. The last item is the "
+            "future, but a model may learn the order of ids alone.",
+        )
+    elif count / total >= SORTED_SHARE:
         yield Finding(
             code="sorted-by-id",
             severity="error",
@@ -80,6 +90,18 @@ def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Ite
             message=f"Order leans to that of ids: {says}.",
             advice="Coarse times whose ties were broken by id do this; models can learn it.",
         )
+
+
+def _has_times(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> bool:
+    """Whether distinct times gave the order of most neighbours.
+
+    Positions, one after the other, are no times; nor is what each item has only one of.
+    """
+    steps = np.diff(interactions.timestamps)[same_user]
+    if np.count_nonzero(steps) < SORTED_SHARE * len(steps) or (steps == 1).all():
+        return False
+    pairs = np.unique(np.stack([interactions.items, interactions.timestamps]), axis=1)
+    return bool(pairs.shape[1] > len(np.unique(interactions.items)))
 
 
 def _rankings(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalrec import reporting_cli, terminal
+from evalrec import prepare_cli, reporting_cli, terminal
 
 if TYPE_CHECKING:
     from evalrec.findings import Finding
     from evalrec.interactions import Interactions
-    from evalrec.preparation import Prepared
     from evalrec.splits import Split
 
 app = typer.Typer(
@@ -23,50 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-FORMAT_NAMES = (
-    *("native", "amazon2014", "amazon2018", "amazon2023", "movielens", "mind", "hm", "yelp"),
-)
-
-
-@app.command()
-def prepare(
-    source: Annotated[
-        str, typer.Argument(metavar="FORMAT", help=f"One of {', '.join(FORMAT_NAMES)}.")
-    ],
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILES", help="The raw files, or a folder of them; .gz as they are."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
-    k_core: Annotated[
-        int,
-        typer.Option(help="Least interactions of a user and of an item, to the fixed point."),
-    ] = 5,
-    min_rating: Annotated[float | None, typer.Option(help="Leave out what is rated lower.")] = None,
-    duplicates: Annotated[
-        Literal["keep", "first", "last"],
-        typer.Option(help="Of a user's interactions with one item, which stay."),
-    ] = "keep",
-    max_history: Annotated[
-        int | None, typer.Option(help="Keep the last so many interactions of each user.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a folder that this command wrote.")
-    ] = False,
-) -> None:
-    """Make a native folder of a public raw format: interactions, items, and what was done."""
-    from evalrec.preparation import PrepareOptions
-    from evalrec.preparation import prepare as run
-    from evalrec.progress import ProgressScreen
-
-    options = PrepareOptions(
-        min_rating=min_rating, duplicates=duplicates, k_core=k_core, max_history=max_history
-    )
-    with ProgressScreen() as screen:
-        prepared = run(source, files, out, options=options, overwrite=force, progress=screen)
-    _print_prepared(prepared)
+app.command()(prepare_cli.prepare)
 
 
 @app.command()
@@ -150,26 +106,6 @@ def _read(directory: Path, files: list[Path]) -> tuple[Interactions, Split]:
         parts = read_split(files, table) if files else leave_one_out(table)
         screen("reading", 1, 1)
     return table, parts
-
-
-def _print_prepared(prepared: Prepared) -> None:
-    from rich.table import Table
-
-    table = Table(title=terminal.cell(str(prepared.folder)), title_justify="left")
-    table.add_column("step")
-    for name in ("users", "items", "interactions"):
-        table.add_column(name, justify="right")
-    for step in prepared.steps:
-        cells = [f"{step[name]:,}" for name in ("users", "items", "interactions")]
-        table.add_row(step["step"], *cells)
-    terminal.print_table(table)
-    if prepared.num_below_rating:
-        terminal.say(f"{prepared.num_below_rating:,} interactions are rated too low")
-    if prepared.num_repeats:
-        terminal.say(f"{prepared.num_repeats:,} interactions repeat a pair of a user and an item")
-    if prepared.num_without_text:
-        terminal.say(f"{prepared.num_without_text:,} items have no text")
-    terminal.say(f"wrote {prepared.folder}, content {prepared.content_sha256[:12]}")
 
 
 def _print_findings(

@@ -1,4 +1,4 @@
-"""Fewer interactions: the k-core, one of repeated pairs, the last of each user."""
+"""Fewer interactions: the k-core, one of repeated pairs, long users, the last of each user."""
 
 from __future__ import annotations
 
@@ -66,6 +66,22 @@ def keep_last(interactions: Interactions, *, n: int) -> Interactions:
     return _only(interactions, np.arange(len(interactions)) >= ends[interactions.users] - n)
 
 
+def drop_short(interactions: Interactions, *, n: int) -> Interactions:
+    """Leave out the users with fewer than n interactions, once; items may then have none.
+
+    Raises:
+        ValueError: If n is below 1.
+        DataError: If nothing is left.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    counts = np.bincount(interactions.users, minlength=interactions.num_users)
+    keep = counts[interactions.users] >= n
+    if not keep.any():
+        raise DataError(f"no user has {n} interactions or more")
+    return _only(interactions, keep)
+
+
 def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -> Interactions:
     """Some interactions; users and items left without any leave the key tables."""
     kept_users, users = _renumbered(interactions.users[keep], interactions.num_users)
@@ -76,6 +92,7 @@ def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -
         timestamps=interactions.timestamps[keep],
         user_ids=tuple(interactions.user_ids[row] for row in kept_users),
         item_ids=tuple(interactions.item_ids[row] for row in kept_items),
+        weights=None if interactions.weights is None else interactions.weights[keep],
     )
 
 

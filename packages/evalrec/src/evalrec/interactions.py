@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 Histories: TypeAlias = Sequence[Int[np.ndarray, " _"]]
 """One array of item rows a user, oldest first."""
@@ -33,10 +33,12 @@ class Interactions:
         timestamps: Whole numbers that order a user's interactions; any unit.
         user_ids: The key of each user row.
         item_ids: The key of each item row. An item may have no interaction.
+        weights: How much each interaction counts, such as a quantity; None where all count alike.
+            They are kept and written; no protocol and no floor reads them.
 
     Raises:
         ValueError: If the arrays are empty, differ in length or are not of whole numbers, a row is
-            outside its key table, or a key occurs twice.
+            outside its key table, a key occurs twice, or a weight is not above 0.
     """
 
     users: Int[np.ndarray, " interactions"]
@@ -44,6 +46,7 @@ class Interactions:
     timestamps: Int[np.ndarray, " interactions"]
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
+    weights: Float[np.ndarray, " interactions"] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.users) == len(self.items) == len(self.timestamps):
@@ -60,6 +63,16 @@ class Interactions:
         order: slice | Int[np.ndarray, " interactions"] = slice(None)
         if not _is_sorted(self.users, self.timestamps):
             order = np.lexsort((self.timestamps, self.users))  # stable: ties keep their order
+        if self.weights is not None:
+            if len(self.weights) != len(self.users):
+                raise ValueError(
+                    f"weights must be as many as users, {len(self.users)}, got {len(self.weights)}"
+                )
+            if not (np.isfinite(self.weights) & (self.weights > 0)).all():
+                raise ValueError("weights must be finite and above 0")
+            weights = self.weights[order].astype(np.float64)
+            weights.setflags(write=False)
+            object.__setattr__(self, "weights", weights)
         for name in ("users", "items", "timestamps"):
             column = getattr(self, name)[order].astype(np.int64)
             column.setflags(write=False)

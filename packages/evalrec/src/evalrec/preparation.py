@@ -10,8 +10,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,9 @@ import numpy as np
 import polars as pl
 
 from evalrec.documents import has_format, read_json
-from evalrec.filtering import drop_repeats, k_core, keep_last
+from evalrec.filtering import drop_repeats, drop_short, k_core, keep_last
 from evalrec.interactions import DataError, Interactions
+from evalrec.readers.collect import Read
 from evalrec.readers.formats import Progress, get_format, read_catalogue, read_raw, sort_files
 from evalrec.storage import (
     check_writable,
@@ -40,6 +41,7 @@ class PrepareOptions:
     Attributes:
         min_rating: Interactions rated lower are left out; None keeps all.
         duplicates: Of the repeated pairs of a user and an item, keep all, the first or the last.
+        min_interactions: Users with fewer interactions are left out; 1 keeps all.
         k_core: Users and items with fewer interactions among themselves are left out, to the
             fixed point; 1 keeps all.
         max_history: How many interactions, the last ones, are kept of a user; None keeps all.
@@ -51,6 +53,7 @@ class PrepareOptions:
 
     min_rating: float | None = None
     duplicates: Literal["keep", "first", "last"] = "keep"
+    min_interactions: int = 1
     k_core: int = 5
     max_history: int | None = None
 
@@ -59,8 +62,9 @@ class PrepareOptions:
             raise ValueError(f"min_rating must be a number, got {self.min_rating}")
         if self.duplicates not in ("keep", "first", "last"):
             raise ValueError(f"duplicates must be keep, first or last, got {self.duplicates!r}")
-        if self.k_core < 1:
-            raise ValueError(f"k_core must be at least 1, got {self.k_core}")
+        for name in ("min_interactions", "k_core"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_history is not None and self.max_history < 1:
             raise ValueError(f"max_history must be at least 1, got {self.max_history}")
 
@@ -76,6 +80,7 @@ class Prepared:
         num_repeats: Interactions that repeat a pair, of those that were kept.
         num_without_text: Items of which no file says anything.
         content_sha256: Of the ids, interactions and items, whatever the files' encoding.
+        notes: What else was left out or put together, a sentence each.
     """
 
     folder: Path
@@ -84,6 +89,7 @@ class Prepared:
     num_repeats: int
     num_without_text: int
     content_sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -114,17 +120,73 @@ def prepare(
     """
     options = options or PrepareOptions()
     form, out = get_format(name), Path(out)
+    check_place(out, overwrite)
+    paths = sort_files(form, files)
+    all_paths = (*paths.interactions, *paths.items)
+    refuse_input(out, all_paths)
+    read = read_raw(name, files, min_rating=options.min_rating, progress=progress)
+    table, steps = reduce(read.interactions, options, progress)
+    records = read_catalogue(name, files, dict.fromkeys(table.item_ids), progress=progress)
+    return write_dataset(
+        out,
+        table,
+        records,
+        read=read,
+        steps=steps,
+        source={"source": form.name, "files": file_sizes(all_paths), "options": asdict(options)},
+        time_unit=form.time_unit,
+        progress=progress,
+    )
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written, before anything is read.
+
+    Raises:
+        FileExistsError: If it exists and may not be replaced.
+        OSError: If it cannot be written.
+    """
     recover_folder(out)
     _refuse_existing(out, overwrite)
     check_writable(out, parents=True)
-    paths = sort_files(form, files)
-    _refuse_input(out, (*paths.interactions, *paths.items))
-    read = read_raw(name, files, min_rating=options.min_rating, progress=progress)
-    table, steps = _reduce(read.interactions, options, progress)
-    table = _renumbered(table)
-    records = read_catalogue(name, files, dict.fromkeys(table.item_ids), progress=progress)
+
+
+def file_sizes(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The names and sizes of files, for `dataset.json`."""
+    return [{"name": path.name, "bytes": path.stat().st_size} for path in paths]
+
+
+def write_dataset(
+    out: Path,
+    table: Interactions,
+    records: Mapping[str, Mapping[str, Any]],
+    *,
+    read: Read,
+    steps: Sequence[dict[str, Any]],
+    source: Mapping[str, Any],
+    time_unit: str,
+    notes: tuple[str, ...] = (),
+    progress: Progress | None = None,
+) -> Prepared:
+    """Write a native folder, whole or not at all.
+
+    Args:
+        out: The folder; `check_place` has passed it.
+        table: What is kept, items without interactions included.
+        records: What is known of the items, by id.
+        read: What was read.
+        steps: What was left after each step.
+        source: What was read and how, for `dataset.json`.
+        time_unit: Of the timestamps.
+        notes: What else was left out or put together.
+        progress: Called with "writing".
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     if progress is not None:
         progress("writing", 0, 1)
+    table = renumbered(table)
     lines = [
         json.dumps(records.get(item) or {"item_id": item}, ensure_ascii=False) + "\n"
         for item in table.item_ids
@@ -137,16 +199,12 @@ def prepare(
         num_repeats=_num_repeats(table),
         num_without_text=sum(len(records.get(item, ())) < 2 for item in table.item_ids),
         content_sha256=_hash(table, catalogue),
+        notes=notes,
     )
     description = {
         "format": _FORMAT_VERSION,
-        "source": form.name,
-        "files": [
-            {"name": path.name, "bytes": path.stat().st_size}
-            for path in (*paths.interactions, *paths.items)
-        ],
-        "options": asdict(options),
-        "time_unit": form.time_unit,
+        **source,
+        "time_unit": time_unit,
         "interactions_read": read.num_rows,
         **_content(prepared, table),
     }
@@ -170,16 +228,23 @@ def _content(prepared: Prepared, table: Interactions) -> dict[str, Any]:
     }
 
 
-def _reduce(
+def reduce(
     table: Interactions, options: PrepareOptions, progress: Progress | None
 ) -> tuple[Interactions, list[dict[str, Any]]]:
-    """Apply the steps; what is left after each."""
+    """Apply the steps of the options: what is left in the end, and the counts after each.
+
+    Raises:
+        DataError: If nothing is left.
+    """
     steps = [_step("read", table)]
     if progress is not None:
         progress("filtering", 0, 1)
     if options.duplicates != "keep":
         table = drop_repeats(table, keep=options.duplicates)
         steps.append(_step(f"{options.duplicates} of repeated pairs", table))
+    if options.min_interactions > 1:
+        table = drop_short(table, n=options.min_interactions)
+        steps.append(_step(f"users of {options.min_interactions} or more", table))
     table = k_core(table, k=options.k_core)
     if options.k_core > 1:
         steps.append(_step(f"{options.k_core}-core", table))
@@ -191,18 +256,18 @@ def _reduce(
     return table, steps
 
 
-def _renumbered(table: Interactions) -> Interactions:
-    """Items in the order of their first appearance, so that preparing again changes nothing."""
-    _, places = np.unique(table.items, return_index=True)
-    order = np.argsort(places)  # every item has an interaction
+def renumbered(table: Interactions) -> Interactions:
+    """Items in the order of their first appearance, so that preparing again changes nothing.
+
+    Items without interactions come last, in their order.
+    """
+    used, places = np.unique(table.items, return_index=True)
+    unused = np.setdiff1d(np.arange(table.num_items), used)
+    order = np.concatenate([used[np.argsort(places)], unused])
     rows = np.empty(len(order), dtype=np.int64)
     rows[order] = np.arange(len(order))
-    return Interactions(
-        users=table.users,
-        items=rows[table.items],
-        timestamps=table.timestamps,
-        user_ids=table.user_ids,
-        item_ids=tuple(table.item_ids[row] for row in order),
+    return replace(
+        table, items=rows[table.items], item_ids=tuple(table.item_ids[row] for row in order)
     )
 
 
@@ -222,6 +287,8 @@ def _hash(table: Interactions, catalogue: bytes) -> str:
         digest.update(json.dumps(keys).encode())
     for rows in (table.users, table.items, table.timestamps):
         digest.update(rows.astype("<i8").tobytes())
+    if table.weights is not None:
+        digest.update(table.weights.astype("<f8").tobytes())
     digest.update(catalogue)
     return digest.hexdigest()
 
@@ -240,7 +307,12 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
         )
 
 
-def _refuse_input(out: Path, paths: Sequence[Path]) -> None:
+def refuse_input(out: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder that holds what is read.
+
+    Raises:
+        FileExistsError: It names the file.
+    """
     for path in paths:
         if out.resolve() in path.resolve().parents:
             raise FileExistsError(f"{out} holds {path.name}, which is read, so it is not replaced")
@@ -253,6 +325,7 @@ def _write(out: Path, table: Interactions, catalogue: bytes, description: dict[s
                 "user_id": pl.Series(table.user_ids, dtype=pl.String).gather(table.users),
                 "item_id": pl.Series(table.item_ids, dtype=pl.String).gather(table.items),
                 "timestamp": table.timestamps,
+                **({} if table.weights is None else {"weight": table.weights}),
             }
         )
         write_parquet(frame, folder / FILE_NAMES[0])

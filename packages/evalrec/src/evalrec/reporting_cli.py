@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from evalrec.runs import read_runs
 from evalrec.terminal import print_table, say
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="[NAME=]PATH of a report, or of a folder of reports. Reports of one NAME are "
-            "seeds of one system; those of one folder are systems, each pooled with its like in "
-            "the NAME's other folders. Without NAME each is a system of its own. The first system "
-            "is the baseline.",
+            help="[NAME=]PATH of a report, of a folder of reports, or of a run's folder. Reports "
+            "of one NAME are seeds of one system; those of one folder are systems, each pooled "
+            "with its like in the NAME's other folders. Without NAME each is a system of its own. "
+            "The first system is the baseline.",
         ),
     ],
     metrics: Annotated[
@@ -165,89 +166,6 @@ def _check_page(page: Path | None) -> None:
 
     check_matplotlib()
     check_writable(page)
-
-
-def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[Path]]]:
-    """The reports of each system, and the files that they are from.
-
-    Args:
-        runs: `[NAME=]PATH`. The path is a report, or a folder, of which every report below it is
-            taken. A system is called by NAME, else by the report's own name, else by its path.
-            Several reports of a folder are never pooled: each is a system, to which the report's
-            own name is added, or, if not all of them have one of their own, its place in the
-            folder. Systems of one NAME that are called the same are pooled; without NAME, none.
-
-    Raises:
-        DataError: If a path is missing, no report, or holds none; or two systems that are not to
-            be pooled have the same name.
-    """
-    from evalrec.interactions import DataError
-    from evalrec.report import read_report
-
-    systems: dict[str, list[Report]] = {}
-    files: dict[str, list[Path]] = {}
-    for run in runs:
-        prefix, path = _name_and_path(run)
-        reports = {file: read_report(file) for file in _report_files(path)}
-        for file, name in _names(prefix, path, reports).items():
-            if name in systems and prefix is None:
-                raise DataError(
-                    f"{file} and {files[name][0]} are both called {name!r}: give NAME=PATH, one "
-                    "name to pool them as seeds or two to compare them"
-                )
-            systems.setdefault(name, []).append(reports[file])
-            files.setdefault(name, []).append(file)
-    return systems, files
-
-
-def _name_and_path(run: str) -> tuple[str | None, Path]:
-    name, equals, path = run.partition("=")
-    if equals and name and not Path(run).exists():
-        return name, Path(path)
-    return None, Path(run)
-
-
-def _report_files(path: Path) -> list[Path]:
-    """The reports that can be compared: those in a folder that keep their users' ranks."""
-    from evalrec.interactions import DataError
-
-    if not path.is_dir():
-        return [path]
-    files = [file for file in sorted(path.rglob("*.json")) if _is_report(file)]
-    if not files:
-        raise DataError(f"{path} holds no report: no .json file with the ranks of users")
-    return files
-
-
-def _is_report(file: Path) -> bool:
-    from evalrec.documents import read_json
-    from evalrec.interactions import DataError
-
-    try:
-        document = read_json(file)
-    except DataError:
-        return False  # another program's file, which the folder may well hold
-    return {"format", "ks", "ranks"} <= document.keys()
-
-
-def _names(prefix: str | None, path: Path, reports: dict[Path, Report]) -> dict[Path, str]:
-    """What the reports at a path are called, after the NAME before the path if there is one."""
-    if path in reports:
-        return {path: prefix or reports[path].name or str(path)}
-    system = prefix or str(path)
-    if len(reports) == 1:
-        return dict.fromkeys(reports, system)
-    places = {file: _place(file.relative_to(path)) for file in reports}
-    names = {file: report.name or places[file] for file, report in reports.items()}
-    if len(set(names.values())) < len(names):
-        names = places
-    return {file: f"{system}: {name}" for file, name in names.items()}
-
-
-def _place(file: Path) -> str:
-    """Where a report is in its folder: "test" for test/report.json."""
-    plain = file.parent if file.name == "report.json" and file.parent.name else file.with_suffix("")
-    return plain.as_posix()
 
 
 def _read(

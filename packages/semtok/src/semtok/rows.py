@@ -182,12 +182,26 @@ def _csv_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
                 raise CatalogError(f"{name}, line {number}: column {repeated!r} is named twice")
             if len(header) > MOST_COLUMNS:
                 raise CatalogError(f"{name}, line {number}: {_too_wide(len(header))}")
+            if len(header) == 1:
+                _refuse_other_separator(name, number, header[0])
             continue
         if len(cells) != len(header):
             raise CatalogError(
                 f"{name}, line {number}: has {len(cells)} cells, the header has {len(header)}"
             )
         yield number, {column: cell or None for column, cell in zip(header, cells, strict=True)}
+
+
+def _refuse_other_separator(name: str, number: int, header: str) -> None:
+    """Raises CatalogError for a header whose one cell holds another separator than the comma."""
+    signs = {";": "';'", "\t": "tabs", "|": "'|'"}
+    sign = max(signs, key=header.count)
+    if sign in header:
+        raise CatalogError(
+            f"{name}, line {number}: this file is separated by {signs[sign]}, not by commas: "
+            "`evalrec prepare table ORDERS CATALOGUE --out DIR` makes items.jsonl.gz of it, or "
+            "save it with commas"
+        )
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

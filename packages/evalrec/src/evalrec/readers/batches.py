@@ -8,9 +8,10 @@ whatever is right and names the line of what is not.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from evalrec.interactions import DataError
 _INT64 = np.iinfo(np.int64)
 _EXACT = 2.0**53  # below it a float holds every whole number
 _LONGEST_NUMBER = 1000  # of a text; no float has more digits that count
+_DATE = re.compile(r"^[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]{1,4}")
 _LARGEST_EXPONENT = 400  # of ten, beyond every float
 
 
@@ -203,7 +205,9 @@ def whole_number(value: Any, column: str) -> int:
     """
     exact = _exact(value)
     if exact is None or exact != exact.to_integral_value():
-        raise ValueError(f"{column} must be a whole number, got {_shown(value)}")
+        is_time = isinstance(value, date) or (isinstance(value, str) and _DATE.search(value))
+        hint = ": `evalrec prepare table` reads times" if is_time else ""
+        raise ValueError(f"{column} must be a whole number, got {_shown(value)}{hint}")
     if isinstance(value, float) and abs(value) >= _EXACT:
         raise ValueError(f"{column} must be below 2^53 where it is a float, got {value!r}")
     if not _INT64.min <= exact <= _INT64.max:

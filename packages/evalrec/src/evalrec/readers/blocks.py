@@ -1,4 +1,4 @@
-"""Text files as blocks of whole lines: gzip, encoding and line numbers, once for every format.
+"""Text files as blocks of whole lines: unpacked, in UTF-8 and numbered, once for every format.
 
 A block is some megabytes, so that a parser in compiled code takes thousands of lines at once and
 memory stays bounded; each knows its first line, so that every refusal can name file and line.
@@ -34,20 +34,18 @@ class Block:
     Attributes:
         path: The file.
         first_line: The number of the first line, from 1.
-        data: The bytes, valid in the encoding asked for.
-        encoding: That encoding.
+        data: The bytes: valid UTF-8, whatever the file is written in.
         num_lines: How many lines the block holds; the last may lack its line feed.
     """
 
     path: Path
     first_line: int
     data: bytes
-    encoding: str
     num_lines: int
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Each line with its number, without its line feed."""
-        text = self.data.decode(self.encoding)
+        text = self.data.decode()
         for number, line in enumerate(text.split("\n"), start=self.first_line):
             yield number, line.removesuffix("\r")
 
@@ -74,15 +72,16 @@ def read_blocks(
     path: Path,
     *,
     encoding: str = "utf-8",
-    quoted: bool = False,
+    quote: str | None = None,
     advance: Advance | None = None,
 ) -> Iterator[Block]:
-    """The lines of a text file, gzipped where its name ends in .gz, in blocks.
+    """The lines of a text file, packed where its name ends in .gz or .zst, in blocks.
 
     Args:
         path: The file.
-        encoding: "utf-8", with or without a byte order mark, or "latin-1".
-        quoted: Whether a field in double quotes may hold line feeds; no block ends inside one.
+        encoding: What the file is written in, as Python names it, with or without a byte order
+            mark; UTF-16 must say which byte comes first: "utf-16-le" or "utf-16-be".
+        quote: The sign between two of which a field may hold line feeds; no block ends inside.
         advance: Called with the bytes read, compressed ones where the file is.
 
     Raises:
@@ -93,17 +92,19 @@ def read_blocks(
     line = 1
     pending = bytearray()
     try:
-        for chunk in _chunks(path, advance):
+        chunks = read_chunks(path, advance)
+        for chunk in chunks if encoding == "utf-8" else _as_utf8(chunks, encoding):
             pending += chunk
             if chunk and len(pending) < min(BLOCK_BYTES, LINE_BYTES):
                 continue
             _refuse_long_line(path, pending, line)
             if chunk and len(pending) < BLOCK_BYTES:
                 continue
-            end = end_of_lines(pending, quoted) if chunk else len(pending)
-            if quoted and end == 0 and len(pending) >= QUOTED_BYTES:
+            end = end_of_lines(pending, quote) if chunk else len(pending)
+            if quote and end == 0 and len(pending) >= QUOTED_BYTES:
+                name = "a double quote" if quote == '"' else f"the quote {quote}"
                 raise DataError(
-                    f"{path}, line {line}: a double quote opens a field that is open still after "
+                    f"{path}, line {line}: {name} opens a field that is open still after "
                     f"{QUOTED_BYTES:,} bytes: one that is text is doubled, and its field quoted"
                 )
             with memoryview(pending) as view:
@@ -111,20 +112,22 @@ def read_blocks(
             del pending[:end]
             line_feeds = data.count(b"\n")
             if data:
-                _check_text(path, data, line, encoding)
-                if line == 1 and encoding == "utf-8":
+                _check_text(path, data, line)
+                if line == 1:
                     data = data.removeprefix(b"\xef\xbb\xbf")
                 yield Block(
                     path=path,
                     first_line=line,
                     data=data,
-                    encoding=encoding,
                     num_lines=line_feeds + (0 if data.endswith(b"\n") else 1),
                 )
             line += line_feeds
     except (EOFError, zlib.error) as error:
         line += pending.count(b"\n")
         raise DataError(f"{path}, line {line}: the gzip stream is broken: {error}") from error
+    except UnicodeError as error:
+        line += pending.count(b"\n")
+        raise DataError(f"{path}, line {line}: the text is not {encoding}: {error}") from error
 
 
 def _refuse_long_line(path: Path, pending: bytearray, first_line: int) -> None:
@@ -163,7 +166,7 @@ def text_encoding(path: Path) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")()
     check_file(path)
     try:
-        for chunk in _chunks(path, None):
+        for chunk in read_chunks(path):
             decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError:
         return "latin-1"
@@ -172,21 +175,28 @@ def text_encoding(path: Path) -> str:
     return "utf-8"
 
 
-def end_of_lines(pending: bytearray, quoted: bool) -> int:
-    """Where the last whole line ends; with `quoted`, the last that ends outside quotes."""
+def end_of_lines(pending: bytearray, quote: str | None) -> int:
+    """Where the last whole line ends; with a `quote`, the last that ends outside."""
     end = pending.rfind(b"\n") + 1
-    if not quoted or b'"' not in pending:
+    sign = (quote or "").encode()
+    if not sign or sign not in pending:
         return end
-    is_inside = pending.count(b'"', 0, end) % 2
+    is_inside = pending.count(sign, 0, end) % 2
     while end and is_inside:
         start = pending.rfind(b"\n", 0, end - 1) + 1
-        is_inside ^= pending.count(b'"', start, end) % 2
+        is_inside ^= pending.count(sign, start, end) % 2
         end = start
     return end
 
 
-def _chunks(path: Path, advance: Advance | None) -> Iterator[bytes]:
-    """The bytes of the file, unpacked where it is gzipped, and at the end none."""
+def read_chunks(path: Path, advance: Advance | None = None) -> Iterator[bytes]:
+    """The bytes of a file, unpacked where it is packed, and at the end none."""
+    if path.name.lower().endswith(".zst"):
+        yield from _zstandard_lines(path)
+        if advance is not None:
+            advance(path.stat().st_size)
+        yield b""
+        return
     with path.open("rb") as raw:
         is_packed = path.name.lower().endswith(".gz")
         position = 0
@@ -223,11 +233,49 @@ def _unpacked(raw: IO[bytes]) -> Iterator[bytes]:
             packed = behind.lstrip(b"\0")
 
 
-def _check_text(path: Path, data: bytes, first_line: int, encoding: str) -> None:
-    if encoding == "latin-1" or data.isascii():
+def _zstandard_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a Zstandard file, unpacked by polars, some ten thousand at once.
+
+    Raises:
+        DataError: If it is no such file, damaged, or not UTF-8.
+    """
+    import polars as pl
+
+    try:
+        for frame in pl.scan_lines(path, glob=False).collect_batches(chunk_size=2**14):
+            if frame.height:
+                yield "\n".join(frame["line"]).encode() + b"\n"
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise DataError(
+            f"{path} must be a whole Zstandard file of text in UTF-8: {reason}; `zstd -d` unpacks "
+            "what is written otherwise"
+        ) from error
+
+
+def _as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Chunks of another encoding in UTF-8; what is right before a wrong byte comes first.
+
+    Raises:
+        UnicodeError: If a byte is wrong; the message names it.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    for chunk in chunks:
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            yield error.object[: error.start].decode(encoding).encode()
+            raise UnicodeError(f"byte 0x{error.object[error.start]:02x}") from error
+        if text:
+            yield text.encode()
+    yield b""
+
+
+def _check_text(path: Path, data: bytes, first_line: int) -> None:
+    if data.isascii():
         return
     try:
-        data.decode(encoding)
+        data.decode()
     except UnicodeDecodeError as error:
         line = first_line + data.count(b"\n", 0, error.start)
         raise DataError(

@@ -58,7 +58,7 @@ def collect(
     item_ids: Sequence[str] | None = None,
     min_rating: float | None = None,
 ) -> Read:
-    """Collect batches of `user_id`, `item_id`, `timestamp` and perhaps `rating`.
+    """Collect batches of `user_id`, `item_id`, `timestamp` and perhaps `rating` or `weight`.
 
     Args:
         batches: In the order of the files.
@@ -76,6 +76,7 @@ def collect(
     users_of, items_of = _Keys(user_ids, "user_ids"), _Keys(item_ids, "item_ids")
     parts: list[tuple[Int[np.ndarray, " rows"], ...]] = []
     earlier: list[tuple[bool, tuple[Int[np.ndarray, " rows"], ...]]] = []
+    weights: list[np.ndarray] = []
     num_rows = num_below = 0
     for batch in batches:
         frame = batch.frame
@@ -93,6 +94,8 @@ def collect(
         rows = _columns(frame, users_of, items_of)
         _refuse_unknown(batch, frame, rows)
         parts.append(rows)
+        if "weight" in frame.columns:
+            weights.append(frame["weight"].to_numpy())
     if not parts and not earlier:
         left = f" of at least {min_rating:g}" if num_rows and min_rating is not None else ""
         raise DataError(f"{source} holds no interactions{left}")
@@ -113,6 +116,7 @@ def collect(
         timestamps=timestamps,
         user_ids=tuple(users_of.rows),
         item_ids=tuple(items_of.rows),
+        weights=np.concatenate(weights) if weights else None,
     )
     return Read(interactions=table, num_rows=num_rows, num_below_rating=num_below)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from evalrec.interactions import DataError
@@ -29,13 +31,14 @@ class Layout:
     Attributes:
         separator: Between fields.
         header: The names of the fields, where the file does not name them itself.
-        quoted: Whether fields may stand in double quotes.
-        encoding: "utf-8" or "latin-1".
+        quote: The sign that a field may stand between, doubled where the field holds it; None
+            where no sign has that meaning, as with a separator of several characters.
+        encoding: What the file is written in, as `read_blocks` takes it.
     """
 
     separator: str = ","
     header: tuple[str, ...] | None = None
-    quoted: bool = True
+    quote: str | None = '"'
     encoding: str = "utf-8"
 
 
@@ -53,9 +56,11 @@ def read_delimited(
             or fewer fields than the header, or a value that is not what it must be.
     """
     header = layout.header
-    for block in read_blocks(path, encoding=layout.encoding, quoted=layout.quoted, advance=advance):
+    for block in read_blocks(path, encoding=layout.encoding, quote=layout.quote, advance=advance):
         if header is None:
             header, block = _take_header(block, layout)
+            if len(header) == 1:
+                _refuse_other_separator(path, columns, header[0])
             require_columns(path, columns, header)
         if block.data:
             yield parse_whole(block, columns, layout, header) or batch_of_rows(
@@ -69,7 +74,7 @@ def read_header(path: Path, layout: Layout) -> tuple[str, ...]:
     Raises:
         DataError: If the file is missing or empty, or the line is malformed.
     """
-    for block in read_blocks(path, encoding=layout.encoding, quoted=layout.quoted):
+    for block in read_blocks(path, encoding=layout.encoding, quote=layout.quote):
         return _take_header(block, layout)[0]
     return ()
 
@@ -84,7 +89,7 @@ def read_records(
             than the header.
     """
     header = layout.header
-    for block in read_blocks(path, encoding=layout.encoding, quoted=layout.quoted, advance=advance):
+    for block in read_blocks(path, encoding=layout.encoding, quote=layout.quote, advance=advance):
         if header is None:
             header, block = _take_header(block, layout)
         if block.data:
@@ -97,7 +102,7 @@ def _take_header(block: Block, layout: Layout) -> tuple[tuple[str, ...], Block]:
     number, text = next(((n, line) for n, line in block.lines() if line.strip()), (0, ""))
     number = number or block.first_line + block.num_lines - 1
     try:
-        fields = next(csv.reader([text], delimiter=layout.separator, strict=True), [])
+        fields: list[str] = next(csv_reader([text], layout), [])
     except csv.Error as error:
         raise DataError(f"{block.path}, line {number}: malformed CSV: {error}") from error
     for name, count in Counter(fields).items():
@@ -118,35 +123,61 @@ def parse_whole(
 ) -> Batch | None:
     """The block parsed by polars, or None where anything is unusual."""
     data, separator = block.data, layout.separator
-    if layout.encoding != "utf-8" and not data.isascii():
-        return None
-    quotes = layout.quoted and b'"' in data
+    quotes = layout.quote is not None and layout.quote.encode() in data
     if not quotes:
         if data.count(separator.encode()) != block.num_lines * (len(header) - 1):
             return None
-        if len(separator) > 1:
+        if len(separator.encode()) > 1:
             if b"\t" in data:
                 return None
             data, separator = data.replace(separator.encode(), b"\t"), "\t"
-    elif len(separator) > 1:
+    elif len(separator.encode()) > 1:
         return None
     try:
         frame = pl.read_csv(
             io.BytesIO(data),
             has_header=False,
             separator=separator,
-            quote_char='"' if layout.quoted else None,
+            quote_char=layout.quote,
             schema={name: pl.String for name in header},
         )
     except pl.exceptions.PolarsError:
         return None
-    if frame.height != block.num_lines or (quotes and frame[header[-1]].null_count()):
+    if frame.height != block.num_lines:
+        return None
+    if quotes and frame[header[-1]].null_count() and not _are_whole(block, layout, len(header)):
         return None
     checked = checked_frame(frame, columns)
     if checked is None:
         return None
     places = range(block.first_line, block.first_line + frame.height)
     return Batch(path=block.path, frame=checked, places=places)
+
+
+def _refuse_other_separator(path: Path, columns: Columns, header: str) -> None:
+    """Refuse a file whose first line holds no separator but another one.
+
+    Raises:
+        DataError: It names that one, and what reads the file.
+    """
+    signs = {";": "';'", "\t": "tabs", "|": "'|'", ",": "','"}
+    sign = max(signs, key=header.count)
+    if header.count(sign) and all(column.source != header for column in columns.values()):
+        raise DataError(
+            f"{path} is separated by {signs[sign]}: `evalrec prepare table {path.name} --out DIR` "
+            "reads it"
+        )
+
+
+def _are_whole(block: Block, layout: Layout, num_fields: int) -> bool:
+    """Whether there are as many separators outside quotes as rows of so many fields have.
+
+    Then no row lacks its last fields, since polars refuses a row that has too many.
+    """
+    signs = np.frombuffer(block.data, dtype=np.uint8)
+    is_inside = np.cumsum(signs == ord(layout.quote or ""), dtype=np.int64) % 2 == 1
+    num_separators = np.count_nonzero((signs == ord(layout.separator)) & ~is_inside)
+    return bool(num_separators == block.num_lines * (num_fields - 1))
 
 
 def _rows(
@@ -161,7 +192,7 @@ def _fields(
     block: Block, layout: Layout, header: Sequence[str]
 ) -> Iterator[tuple[int, Sequence[str]]]:
     """The fields of every row that is not blank, as many as the header names."""
-    rows = _quoted_fields(block, layout) if layout.quoted else _plain_fields(block, layout)
+    rows = _quoted_fields(block, layout) if layout.quote else _plain_fields(block, layout)
     for line, fields in rows:
         if len(fields) != len(header):
             raise DataError(
@@ -182,8 +213,8 @@ def _plain_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence[
 
 
 def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence[str]]]:
-    text = io.StringIO(block.data.decode(block.encoding), newline="")
-    reader = csv.reader(text, delimiter=layout.separator, strict=True)
+    text = io.StringIO(block.data.decode(), newline="")
+    reader = csv_reader(text, layout)
     try:
         for fields in reader:
             if len(fields) > 1 or "".join(fields).strip():  # else the line is blank
@@ -191,3 +222,14 @@ def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence
     except csv.Error as error:
         line = block.first_line + max(reader.line_num, 1) - 1
         raise DataError(f"{block.path}, line {line}: malformed CSV: {error}") from error
+
+
+def csv_reader(lines: Iterable[str], layout: Layout) -> Any:
+    """Python's reader of a layout, which counts lines."""
+    return csv.reader(
+        lines,
+        delimiter=layout.separator,
+        quotechar=layout.quote,
+        quoting=csv.QUOTE_MINIMAL if layout.quote else csv.QUOTE_NONE,
+        strict=True,
+    )

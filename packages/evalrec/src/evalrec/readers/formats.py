@@ -135,7 +135,7 @@ def read_raw(
         raise ValueError(f"min_rating must not be given: {form.title} has no ratings")
     paths = sort_files(form, files).interactions
     batches = form.read_interactions(
-        paths, rated=min_rating is not None, advance=_counter("reading", paths, progress)
+        paths, rated=min_rating is not None, advance=byte_counter("reading", paths, progress)
     )
     return collect(batches, ", ".join(map(str, paths)), min_rating=min_rating)
 
@@ -166,7 +166,7 @@ def read_catalogue(
     """
     form = get_format(name)
     paths = sort_files(form, files).items
-    advance = _counter("reading items", paths, progress)
+    advance = byte_counter("reading items", paths, progress)
     wanted = keep if isinstance(keep, set | frozenset | dict) else set(keep)
     records: dict[str, dict[str, Any]] = {}
     for path in paths:
@@ -214,7 +214,7 @@ def _wanted(form: Format) -> str:
     )
 
 
-def _counter(stage: str, paths: Sequence[Path], progress: Progress | None) -> Advance | None:
+def byte_counter(stage: str, paths: Sequence[Path], progress: Progress | None) -> Advance | None:
     """Adds up the bytes read, of those of all files."""
     if progress is None or not paths:
         return None

@@ -21,7 +21,7 @@ from evalrec.readers.contract import Format, item_key
 from evalrec.readers.delimited import Layout, read_delimited, read_records
 
 _BEHAVIORS = Layout(
-    separator="\t", header=("impression", "user", "time", "history", "impressions"), quoted=False
+    separator="\t", header=("impression", "user", "time", "history", "impressions"), quote=None
 )
 _NEWS = Layout(
     separator="\t",
@@ -29,7 +29,7 @@ _NEWS = Layout(
         *("news", "category", "subcategory", "title", "abstract", "url"),
         *("title entities", "abstract entities"),
     ),
-    quoted=False,
+    quote=None,
 )
 _COLUMNS = {
     "user_id": Column(source="user", kind="key"),

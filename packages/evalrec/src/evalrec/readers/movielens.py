@@ -42,7 +42,7 @@ def _ratings_layout(path: Path) -> Layout:
     name = path.name.lower()
     if name.endswith((".csv", ".csv.gz")):
         return Layout()
-    return Layout(separator="::" if name.endswith(_DAT) else "\t", header=_FIELDS, quoted=False)
+    return Layout(separator="::" if name.endswith(_DAT) else "\t", header=_FIELDS, quote=None)
 
 
 def _read_items(
@@ -52,10 +52,10 @@ def _read_items(
     layout = Layout()
     if name.endswith(_DAT):
         header = ("movieId", "title", "genres")
-        layout = Layout(separator="::", header=header, quoted=False, encoding=text_encoding(path))
+        layout = Layout(separator="::", header=header, quote=None, encoding=text_encoding(path))
     elif name.endswith((".item", ".item.gz")):
         layout = Layout(
-            separator="|", header=_ITEM_FIELDS, quoted=False, encoding=text_encoding(path)
+            separator="|", header=_ITEM_FIELDS, quote=None, encoding=text_encoding(path)
         )
     for line, record in read_records(path, layout, advance=advance):
         if "genres" in record:
