@@ -211,6 +211,10 @@ FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "see
 """What can be joined to generation; the names are those of `Joining`."""
 
 
+BASES = ("stage_one", "graph_text")
+"""Features that can take the place of generation."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Joining:
     """What is joined to the scores of generation, beyond the paper.
@@ -219,8 +223,9 @@ class Joining:
     alone as well; the command `recommend` answers by the joined scores of a run that joins.
 
     Attributes:
-        base: What the features are added to: the log-probabilities of generation or, to see what
-            these are worth, the scores of stage I.
+        base: What the features are added to: the log-probabilities of "generation", the scores of
+            "stage_one", those of the floor "graph_text", or whichever of these does best on
+            validation ("chosen").
         c_dis: The dense item head: the state distilled from the integrated embeddings, compared
             with these. Needs `stage_two.distillation_state` "first".
         stage_one: The scores of stage I's sequence model, whatever the codes are made of.
@@ -233,7 +238,7 @@ class Joining:
         exact: Whether the whole catalogue is scored in place of beam search.
     """
 
-    base: Literal["generation", "stage_one"] = "generation"
+    base: Literal["chosen", "generation", "stage_one", "graph_text"] = "chosen"
     c_dis: bool = False
     stage_one: bool = True
     transition: bool = False
@@ -246,18 +251,32 @@ class Joining:
     def __post_init__(self) -> None:
         if self.candidates < 0:
             raise ValueError(f"candidates must be at least 0, got {self.candidates}")
-        if self.base == "stage_one" and self.stage_one:
-            raise ValueError('stage_one must be false where base is "stage_one", got true')
+        if getattr(self, self.base, False):
+            raise ValueError(f"{self.base} must be false where base is {self.base!r}, got true")
 
     @classmethod
     def nothing(cls) -> Joining:
         """Generation alone, as in the paper."""
-        return cls(stage_one=False, graph_text=False, popularity=False, seen=False, candidates=0)
+        return cls(
+            base="generation",
+            stage_one=False,
+            graph_text=False,
+            popularity=False,
+            seen=False,
+            candidates=0,
+        )
 
     @property
     def features(self) -> tuple[str, ...]:
         """What is joined."""
         return tuple(name for name in FEATURES if getattr(self, name))
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """What the features may be added to."""
+        if self.base != "chosen":
+            return (self.base,)
+        return ("generation", *(name for name in BASES if getattr(self, name)))
 
     @property
     def any(self) -> bool:

@@ -142,28 +142,33 @@ class PRORecPipeline(PaperPipeline):
 
     @cached_property
     def joined(self) -> Stage[Report]:
-        """The stage "joined": weights by NDCG@10 of the validation users, all items; then the test.
+        """The stage "joined": base and weights by NDCG@10 of the validation users; then the test.
 
-        Its facts hold the weights; what `recommend` needs of the features stays in its folder.
+        Its facts hold both; what `recommend` needs of the features stays in its folder.
         """
         joining = self.config.joining
         validation, test = self.candidate_stages["validation"], self.candidate_stages["test"]
 
         def fill(folder: Path) -> Facts:
-            candidates = on_base(validation.result(), joining.base)
+            candidates = validation.result()
             for name in joining.features:
                 if name not in candidates.features:
                     raise ExperimentError(f"joining.{name} must be false: the items have no texts")
-            choice = pick_weights(
-                candidates,
-                self.validation.targets,
-                {name: GRIDS[name] for name in joining.features},
-            )
-            ranked = on_base(test.result(), joining.base).ranked(choice.weights)
+            choices = {
+                base: pick_weights(
+                    on_base(candidates, base),
+                    self.validation.targets,
+                    {name: GRIDS[name] for name in joining.features if name != base},
+                )
+                for base in joining.bases
+            }
+            base = max(choices, key=lambda name: choices[name].validation)  # of equals, the first
+            ranked = on_base(test.result(), base).ranked(choices[base].weights)
             report = evaluate(self.data.split.test, ranked, ks=self.config.evaluation.ks)
             report.write_json(folder / "report.json")
             save_tensors(folder / "features.safetensors", self._features())
-            return dataclasses.asdict(choice)
+            tried = {name: dataclasses.asdict(choice) for name, choice in choices.items()}
+            return {"base": base, **tried[base], "bases": tried}
 
         return self.stage(
             "joined",
@@ -210,11 +215,13 @@ class PRORecPipeline(PaperPipeline):
             return Recommender.load(folder, device=self.device, num_beams=num_beams)
         saved = load_model(folder)
         model = saved.model.to(self.device).eval()
+        choice = self.joined.complete()
         return JoinedRecommender(
             model,
             saved.item_ids,
             scorers=self.scorers(model, load_tensors(self.joined.file("features.safetensors"))),
-            weights=self.joined.complete()["weights"],
+            weights=choice["weights"],
+            base=choice["base"],
             joining=joining,
             popularity=saved.popularity,
             num_beams=num_beams,

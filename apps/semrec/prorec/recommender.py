@@ -29,7 +29,8 @@ class JoinedRecommender(Answers):
         item_ids: Id of each item row.
         scorers: The features of all items, by name.
         weights: Of the features.
-        joining: What the scores are added to, and what else becomes a candidate.
+        base: What these are added to: "generation", or a feature.
+        joining: What else becomes a candidate.
         popularity: How often each item was had.
         num_beams: Items that generation gives; as many as are asked for, where those are more.
     """
@@ -41,18 +42,20 @@ class JoinedRecommender(Answers):
         *,
         scorers: Mapping[str, Scorer],
         weights: Mapping[str, float],
+        base: str,
         joining: Joining,
         popularity: Int[Tensor, " items"] | None,
         num_beams: int = 100,
     ) -> None:
         self.num_beams = num_beams
         self.model, self.weights, self.joining = model.eval(), weights, joining
+        self.base = base
         self.tables = self.model.tables()
         self.dense = dense_candidates(scorers, joining.candidates)
         self.scorers = {
             name: scorer
             for name, scorer in scorers.items()
-            if weights.get(name) or name in self.dense or name == joining.base
+            if weights.get(name) or name in self.dense or name == base
         }
         super().__init__(
             item_ids,
@@ -111,7 +114,7 @@ class JoinedRecommender(Answers):
             permitted=None if permitted is None else permitted.cpu(),
             tables=self.tables,
         )
-        return on_base(candidates, self.joining.base)
+        return on_base(candidates, self.base)
 
 
 def dense_candidates(scorers: Mapping[str, Scorer], count: int) -> dict[str, int]:

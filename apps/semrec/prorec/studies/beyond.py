@@ -32,6 +32,7 @@ def joining(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
         "all joined": default,
         "all joined, without stage I": {**default, "stage_one": False},
         "all joined, without graph + text": {**default, "graph_text": False},
+        "all joined, on generation": {**default, "base": "generation"},
         "all joined, without generation": {**default, "base": "stage_one", "stage_one": False},
     }
     if not default["graph_text"]:
@@ -98,6 +99,7 @@ def _joined(
         weights = stages[0].complete()["weights"]
         facts[name] = {
             "on validation": f"{_mean_validation(stages) - before:+.4f}",
+            "base": stages[0].complete()["base"],
             "weights": ", ".join(f"{key} {value}" for key, value in weights.items()),
         }
     return systems, facts
