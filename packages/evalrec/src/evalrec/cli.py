@@ -23,6 +23,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import evalrec
+
+        typer.echo(f"evalrec {evalrec.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """What stands before the name of a command."""
+
+
 FORMAT_NAMES = (
     *("native", "amazon2014", "amazon2018", "amazon2023", "movielens", "mind", "hm", "yelp"),
 )

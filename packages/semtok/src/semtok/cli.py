@@ -39,6 +39,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import semtok
+
+        typer.echo(f"semtok {semtok.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """What stands before the name of a command."""
+
+
 _CATALOG = typer.Argument(
     metavar="CATALOG",
     help="Items, one a line or row: .jsonl, .csv (both also with .gz) or .parquet; - for JSONL "
