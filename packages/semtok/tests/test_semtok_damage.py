@@ -15,7 +15,7 @@ from semtok import (
     HierarchicalKMeans,
     LsaEmbedding,
     Pca,
-    ProductQuantizer,
+    OptimizedProductQuantizer,
     RandomCodes,
     ResidualQuantizer,
     Tokenizer,
@@ -34,7 +34,7 @@ ITEMS = Catalog(
 QUANTIZERS = {
     "tree": partial(HierarchicalKMeans.fit, codebook_size=4),
     "rq": partial(ResidualQuantizer.fit, num_levels=2, codebook_size=4),
-    "opq": partial(ProductQuantizer.fit, num_levels=2, codebook_size=4, rotate=True),
+    "opq": partial(OptimizedProductQuantizer.fit, num_levels=2, codebook_size=4),
     "random": partial(RandomCodes.fit, num_levels=2, codebook_size=16),
 }
 

@@ -15,6 +15,7 @@ from semtok import (
     CatalogError,
     ImageEmbedding,
     LsaEmbedding,
+    OptimizedProductQuantizer,
     RqVaeConfig,
     StoredEmbedding,
     TextEmbedding,
@@ -128,8 +129,8 @@ def test_only_models_are_moved_to_a_device() -> None:
 
 def test_kinds_of_quantizers_tell_what_they_take() -> None:
     assert QUANTIZERS["pq"].defaults["num_levels"] == 4
-    assert QUANTIZERS["opq"].defaults["rotate"] is True
-    assert QUANTIZERS["pq"].defaults["rotate"] is False
+    assert QUANTIZERS["opq"].defaults == QUANTIZERS["pq"].defaults
+    assert QUANTIZERS["opq"].quantizer_class is OptimizedProductQuantizer
     defaults = QUANTIZERS["rqvae"].defaults
     assert defaults["epochs"] == RqVaeConfig().epochs
     assert {"device", "progress", "log"} <= defaults.keys()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.contract import Quantizer
     from semtok.quantizers.hierarchical import HierarchicalKMeans
     from semtok.quantizers.kinds import QUANTIZERS, QuantizerKind, load_quantizer
-    from semtok.quantizers.product import ProductQuantizer
+    from semtok.quantizers.product import OptimizedProductQuantizer, ProductQuantizer
     from semtok.quantizers.random import RandomCodes, random_codes
     from semtok.quantizers.residual import ResidualQuantizer
     from semtok.quantizers.rqvae import RqVae
@@ -56,6 +56,7 @@ __all__ = [
     "ImageNetwork",
     "LevelHealth",
     "LsaEmbedding",
+    "OptimizedProductQuantizer",
     "Pca",
     "ProductQuantizer",
     "Quantizer",
@@ -120,7 +121,7 @@ _MODULES = {
     "quantizers.contract": ("Quantizer",),
     "quantizers.hierarchical": ("HierarchicalKMeans",),
     "quantizers.kinds": ("QUANTIZERS", "QuantizerKind", "load_quantizer"),
-    "quantizers.product": ("ProductQuantizer",),
+    "quantizers.product": ("OptimizedProductQuantizer", "ProductQuantizer"),
     "quantizers.random": ("RandomCodes", "random_codes"),
     "quantizers.residual": ("ResidualQuantizer",),
     "quantizers.rqvae": ("RqVae",),

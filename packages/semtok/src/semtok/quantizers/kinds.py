@@ -88,7 +88,7 @@ QUANTIZERS: Mapping[str, QuantizerKind] = {
     ),
     "pq": QuantizerKind(module="product", class_name="ProductQuantizer", kind="product"),
     "opq": QuantizerKind(
-        module="product", class_name="ProductQuantizer", kind="product", options={"rotate": True}
+        module="product", class_name="OptimizedProductQuantizer", kind="product"
     ),
     "rq": QuantizerKind(module="residual", class_name="ResidualQuantizer", kind="residual"),
     "rqvae": QuantizerKind(
