@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.views import ViewQuantizer
     from semtok.ray_engine import RayOptions, embed_files, encode_files, write_shards
     from semtok.reduction import Pca, standardised
-    from semtok.semantic_ids import SemanticIds
+    from semtok.semantic_ids import FittedSemanticIds, SemanticIds
     from semtok.sequences import read_sequences
     from semtok.tokenizer import Encoding, Tokenizer
     from semtok.views import View
@@ -51,6 +51,7 @@ __all__ = [
     "EmbeddingCache",
     "EmbeddingSource",
     "Encoding",
+    "FittedSemanticIds",
     "HierarchicalKMeans",
     "ImageEmbedding",
     "ImageNetwork",
@@ -129,7 +130,7 @@ _MODULES = {
     "quantizers.views": ("ViewQuantizer",),
     "ray_engine": ("RayOptions", "embed_files", "encode_files", "write_shards"),
     "reduction": ("Pca", "standardised"),
-    "semantic_ids": ("SemanticIds",),
+    "semantic_ids": ("FittedSemanticIds", "SemanticIds"),
     "sequences": ("read_sequences",),
     "tokenizer": ("Encoding", "Tokenizer"),
     "views": ("View",),

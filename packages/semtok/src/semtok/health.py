@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
+from semtok.code_numbers import number_rows
 from semtok.collisions import Collisions, measure_collisions
-from semtok.semantic_ids import SemanticIds, number_rows
+from semtok.phrases import counted, levels_of_codes
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from semtok.semantic_ids import SemanticIds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,14 @@ class CodeHealth:
     depths: tuple[int, ...]
     neighbour_overlap: float | None = None
     num_pairs: int | None = None
+
+    def __repr__(self) -> str:
+        levels = levels_of_codes([level.codebook_size for level in self.levels])
+        used = ", ".join(f"{level.utilisation:.0%}" for level in self.levels)
+        return (
+            f"CodeHealth({counted(self.num_items, 'item')}, {levels}, used {used}, "
+            f"collisions {self.collision_rate:.2%}, once resolved {self.resolved_collision_rate:.2%})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types."""

@@ -159,7 +159,7 @@ def encode_files(
         x=x,
     )
     new_ids = [item_id for item_id in item_ids if not known.has(item_id)]
-    table = replace(known, codes=resolved, item_ids=new_ids)
+    table = known.table_of(new_ids, resolved)
     return Encoding(
         semantic_ids=tokenizer.extended(table).semantic_ids.take(item_ids),
         collisions=collisions,

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from semtok.catalog import TEXT_FIELDS, Catalog
 from semtok.embedding.contract import digest
 from semtok.parts import floats, read_part, refusing, strings, write_part
+from semtok.phrases import counted
 from semtok.progress import Progress
 from semtok.threads import one_thread
 
@@ -94,6 +95,10 @@ class LsaEmbedding:
             idf=vectorizer.idf_.astype(np.float32),
             components=components.astype(np.float32),
         )
+
+    def __repr__(self) -> str:
+        terms = counted(len(self.vocabulary), "term")
+        return f"LsaEmbedding({', '.join(self.fields)}, {terms}, dim {self.dim})"
 
     @cached_property
     def fingerprint(self) -> str:

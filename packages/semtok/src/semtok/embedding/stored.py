@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from semtok.catalog import Catalog, CatalogError, item_id_of
 from semtok.parts import map_npy, map_tensors, read_part, refusing, string, write_part
+from semtok.phrases import counted
 from semtok.progress import Progress
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class StoredEmbedding:
             raise CatalogError(f"{path}: holds no items")
         vectors = np.concatenate(parts)
         return cls(path=path, item_ids=file_ids, vectors=vectors, id_column=id_column)
+
+    def __repr__(self) -> str:
+        items = counted(len(self.item_ids), "item")
+        return f"StoredEmbedding({str(self.path)!r}, {items}, dim {self.dim})"
 
     @property
     def fingerprint(self) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from semtok.code_numbers import number_rows
 from semtok.health import CodeHealth, chance_overlap
 from semtok.page import figures
 from semtok.page.markup import Html, facts, isolated, tag, text
 from semtok.page.tree import make_tree, tree_json, tree_note
-from semtok.semantic_ids import SemanticIds, number_rows
+from semtok.semantic_ids import SemanticIds
 from semtok.storage import replacing_file
 
 _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
