@@ -321,7 +321,7 @@ REFUSALS = [
         1,
         "--pca must be at most 30, as view 'embedding' has",
     ),
-    ("encode items.jsonl --embedding short.npy", 1, "has 3 rows, the catalogue 30"),
+    ("encode items.jsonl --embedding short.npy", 1, "has 3 rows for 30 item ids"),
     ("encode items.jsonl --embedding nan.npy", 1, "row 4 (item '4'): holds NaN"),
     ("encode items.jsonl --tokenizer absent", 1, "not a semtok folder"),
     ("encode items.jsonl --tokenizer t --seed 1", 2, "no effect with --tokenizer"),

@@ -205,7 +205,7 @@ def test_stored_embeddings_are_looked_up_by_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((2, 2)), "has 2 rows, the catalogue 3"),
+        (np.zeros((2, 2)), "has 2 rows for 3 item ids"),
         (np.zeros(3), r"must have the shape \[items, dim\], got \[3\]"),
         (np.zeros((3, 0)), r"got \[3, 0\]"),
         (np.array([[0.0], [np.nan], [0.0]]), r"row 1 \(item 'b'\): holds NaN or infinity"),

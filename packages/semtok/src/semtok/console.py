@@ -43,6 +43,7 @@ class Console:
         self._to_stderr = stdout_is_taken
         self._started: dict[str, float] = {}
         self._shown = 0.0
+        self._ended: set[str] = set()
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._log = _ToConsole(self)
@@ -79,7 +80,7 @@ class Console:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Shows how far a stage is."""
+        """Shows how far a stage is; a total of 0 is not known yet."""
         now = time.monotonic()
         if self.quiet:
             return
@@ -91,15 +92,19 @@ class Console:
             self._bars.update(
                 self._tasks[stage],
                 completed=done,
-                total=total if done else None,
-                amount=f"{done:,}" if total > 1 else "",
+                total=total if done and total else None,
+                amount=f"{done:,}" if total != 1 else "",
             )
         elif stage not in self._started:
             typer.echo(f"{stage} ...", err=True)
-        elif done >= total:
+        elif total and done >= total:
+            if stage in self._ended:
+                return
+            self._ended.add(stage)
             typer.echo(f"{stage}: {now - self._started[stage]:.1f} s", err=True)
         elif now - self._shown >= _PLAIN_EVERY:
-            typer.echo(f"{stage}: {done:,} of {total:,}", err=True)
+            of_total = f" of {total:,}" if total else ""
+            typer.echo(f"{stage}: {done:,}{of_total}", err=True)
         else:
             return
         self._started.setdefault(stage, now)
@@ -118,6 +123,10 @@ class Console:
         if not self.quiet:
             typer.echo(printable(text), err=self._to_stderr)
 
+    def warn(self, text: str) -> None:
+        """Shows a warning on stderr, also if quiet."""
+        self.line(f"warning: {text}")
+
     def show(self, health: CodeHealth) -> None:
         """Prints a table of health, unless quiet."""
         if self.quiet:
@@ -128,7 +137,7 @@ class Console:
         RichConsole(file=file, width=None if file.isatty() else 100).print(health.table())
 
     def _show_warning(self, message: Warning | str, *_: object, **__: object) -> None:
-        self.line(f"warning: {' '.join(str(message).split())}")
+        self.warn(" ".join(str(message).split()))
 
 
 class _ToConsole(logging.Handler):

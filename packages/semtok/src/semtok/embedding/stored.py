@@ -19,7 +19,11 @@ from semtok.progress import Progress
 if TYPE_CHECKING:
     import polars as pl
 
-STORED_SUFFIXES = (".npy", ".safetensors", ".parquet")
+ARRAY_SUFFIXES = (".npy", ".safetensors")
+"""Of files whose rows have no ids."""
+
+STORED_SUFFIXES = (*ARRAY_SUFFIXES, ".parquet")
+"""Of all files of embeddings."""
 
 _CHUNK = 65_536
 
@@ -171,7 +175,7 @@ def read_embeddings(
     if array.ndim != 2 or array.shape[1] == 0:
         raise CatalogError(f"{path}: must have the shape [items, dim], got {list(array.shape)}")
     if len(array) != len(item_ids):
-        raise CatalogError(f"{path}: has {len(array)} rows, the catalogue {len(item_ids)}")
+        raise CatalogError(f"{path}: has {len(array)} rows for {len(item_ids)} item ids")
     return _converted(path, array, item_ids, 0)
 
 
