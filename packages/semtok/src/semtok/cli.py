@@ -32,6 +32,7 @@ from semtok.options import (
 from semtok.storage import check_parent, recover
 
 if TYPE_CHECKING:
+    from semtok.collisions import Collisions
     from semtok.fitting import Items
     from semtok.health import CodeHealth
     from semtok.inspecting import Inspection
@@ -97,9 +98,10 @@ def fit(
         items = _read(catalog, options, run, work, console)
         tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
         save_tokenizer(output, tokenizer, overwrite=run.force)
+    _warn(console, tokenizer.collisions)
     console.show(_health(tokenizer))
-    if tokenizer.collisions is not None:
-        console.say(tokenizer.collisions.outcome)
+    for line in _fitted_lines(tokenizer):
+        console.say(line)
     console.say(f"wrote {output}")
 
 
@@ -169,6 +171,7 @@ def encode(
         table = result.semantic_ids
         sys.stdout.writelines(code_lines(table.item_ids, table.codes))
         sys.stdout.flush()
+    _warn(console, result.collisions)
     console.show(result.health)
     for line in result.lines:
         console.say(line)
@@ -178,10 +181,18 @@ def encode(
 
 @dataclass(frozen=True, kw_only=True)
 class _Encoded:
-    """The codes that `encode` writes, how good they are, and what else it says of them."""
+    """The codes that `encode` writes, how good they are, and what else it says of them.
+
+    Attributes:
+        semantic_ids: The codes.
+        health: Of the codes.
+        collisions: Of those that are new, where they may be a fault.
+        lines: What else there is to say.
+    """
 
     semantic_ids: SemanticIds
     health: CodeHealth
+    collisions: Collisions | None
     lines: list[str]
 
 
@@ -196,11 +207,11 @@ def _encode_anew(
         tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
         _write_codes(tokenizer.semantic_ids, output)
         health = _health(tokenizer)
-    collisions = tokenizer.collisions
     return _Encoded(
         semantic_ids=tokenizer.semantic_ids,
         health=health,
-        lines=[] if collisions is None else [collisions.outcome],
+        collisions=tokenizer.collisions,
+        lines=_fitted_lines(tokenizer),
     )
 
 
@@ -234,21 +245,42 @@ def _encode_with(
             # Before the codes: whatever happens in between, the tokenizer gives the same again.
             save_tokenizer(folder, tokenizer.extended(encoding.semantic_ids), overwrite=True)
         _write_codes(encoding.semantic_ids, output)
+    in_tree = encoding.drift is not None and encoding.drift.in_tree
     return _Encoded(
-        semantic_ids=encoding.semantic_ids, health=health, lines=_news(encoding, extend)
+        semantic_ids=encoding.semantic_ids,
+        health=health,
+        collisions=None if in_tree else encoding.collisions,
+        lines=_news(encoding, extend),
     )
+
+
+def _fitted_lines(tokenizer: Tokenizer) -> list[str]:
+    """What there is to say of a tokenizer that was just fitted, beside its health."""
+    from semtok.verdict import balance_hint
+
+    moved = tokenizer.collisions is not None and tokenizer.collisions.rate > 0
+    lines = [tokenizer.collisions.outcome] if moved and tokenizer.collisions is not None else []
+    hint = balance_hint(tokenizer.quantizer)
+    return [*lines, hint] if hint else lines
+
+
+def _warn(console: Console, collisions: Collisions | None) -> None:
+    """Warns, also if quiet, where most items collided."""
+    from semtok.verdict import collision_warning
+
+    warning = None if collisions is None else collision_warning(collisions)
+    if warning is not None:
+        console.warn(warning)
 
 
 def _news(encoding: Encoding, extend: bool) -> list[str]:
     """What there is to say of the new items, if there are any."""
-    if encoding.drift is None or encoding.collisions is None:
+    drift = encoding.drift
+    if drift is None:
         return []
     memory = "remembered" if extend else "not remembered: --extend keeps their codes"
-    return [
-        f"{encoding.drift.num_new:,} new items, {memory}",
-        encoding.collisions.outcome,
-        str(encoding.drift),
-    ]
+    new = ", ".join(filter(None, [f"{drift.num_new:,} new items", drift.placement]))
+    return [f"{new}; {memory}", str(drift)]
 
 
 @app.command()

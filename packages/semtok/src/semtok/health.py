@@ -93,7 +93,7 @@ class CodeHealth:
         from rich.table import Table
 
         table = Table(
-            title=f"{self.num_items:,} items, {len(self.levels)} levels",
+            title=f"{counted(self.num_items, 'item')}, {counted(len(self.levels), 'level')}",
             caption="\n".join(self._caption()),
             caption_justify="left",
         )

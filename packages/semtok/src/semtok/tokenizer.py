@@ -290,7 +290,12 @@ class Tokenizer:
         fitted = 0.0 if self.distortion is None else self.distortion[level - 1]
         ratio = self.quantizer.distortion(x)[level - 1] / fitted if fitted > 0 else None
         return Drift(
-            num_new=len(x), num_moved=num_moved, ratio=ratio, level=level, threshold=threshold
+            num_new=len(x),
+            num_moved=num_moved,
+            ratio=ratio,
+            level=level,
+            threshold=threshold,
+            in_tree=isinstance(self.quantizer, HierarchicalKMeans) and self.policy != "allow",
         )
 
 
