@@ -56,10 +56,11 @@ from semrec.shared.studies import (
 from semrec.shared.text import visible
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"semrec {metadata.version('semrec')}")
         raise typer.Exit
+    return wanted
 
 
 VersionOption = Annotated[

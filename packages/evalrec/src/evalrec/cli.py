@@ -23,12 +23,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         import evalrec
 
         typer.echo(f"evalrec {evalrec.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

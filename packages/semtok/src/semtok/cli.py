@@ -1,8 +1,7 @@
-"""The command line: semtok fit, semtok encode, semtok inspect."""
+"""The command line: semtok fit, semtok encode, semtok inspect, semtok compare."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semtok import inspecting_cli
 from semtok.console import Console, printable
 from semtok.destinations import (
     alone_with_tokenizer,
     check_cache,
-    check_page,
     codes_path,
     keep_inputs,
 )
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from semtok.collisions import Collisions
     from semtok.fitting import Items
     from semtok.health import CodeHealth
-    from semtok.inspecting import Inspection
     from semtok.semantic_ids import SemanticIds
     from semtok.tokenizer import Encoding, Tokenizer
 
@@ -46,12 +44,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         import semtok
 
         typer.echo(f"semtok {semtok.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -283,55 +282,8 @@ def _news(encoding: Encoding, extend: bool) -> list[str]:
     return [f"{new}; {memory}", str(drift)]
 
 
-@app.command()
-def inspect(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="TOKENIZER|CODES", help="A tokenizer's folder or a file of codes."),
-    ],
-    catalog: Annotated[
-        Path | None, typer.Option(help="The items' file: their titles stand in the page's tree.")
-    ] = None,
-    sequences: Annotated[
-        Path | None,
-        typer.Option(
-            help="Interactions (user_id, item_id, timestamp): says how often consecutive items "
-            "share a prefix."
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write one self-contained page with figures and a tree.")
-    ] = None,
-    id_column: Annotated[str, typer.Option(help="The field with the item's id.")] = "item_id",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
-) -> None:
-    """Show how good codes are: utilisation, collisions, distortion, neighbours, sequences."""
-    if html is None:
-        refuse_without("--html", {"--catalog": catalog, "--force": force})
-    else:
-        check_page(html, force)
-        keep_inputs(html, [place for place in (path, catalog, sequences) if place], path)
-
-    from semtok.inspecting import inspected, write_inspection
-
-    inspection = inspected(path, sequences, id_column=id_column)
-    if html is not None:
-        write_inspection(html, path, inspection, catalog, id_column=id_column)
-    if as_json:
-        typer.echo(json.dumps(inspection.health.to_dict(), indent=2))
-    else:
-        _show(inspection, html)
-
-
-def _show(inspection: Inspection, html: Path | None) -> None:
-    """Prints what `inspect` measured, and where the page is."""
-    console = Console()
-    console.show(inspection.health)
-    if inspection.tokenizer is not None and inspection.tokenizer.collisions is not None:
-        console.say(inspection.tokenizer.collisions.outcome)
-    if html is not None:
-        console.say(f"wrote {html}")
+app.command()(inspecting_cli.inspect)
+app.command()(inspecting_cli.compare)
 
 
 def main() -> None:

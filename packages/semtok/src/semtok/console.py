@@ -14,6 +14,8 @@ import typer
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from rich.table import Table
+
     from semtok.health import CodeHealth
 
 _PLAIN_EVERY = 10.0  # seconds between two plain lines of one stage
@@ -129,12 +131,15 @@ class Console:
 
     def show(self, health: CodeHealth) -> None:
         """Prints a table of health, unless quiet."""
-        if self.quiet:
-            return
+        if not self.quiet:
+            self.print(health.table())
+
+    def print(self, table: Table) -> None:
+        """Prints a table."""
         from rich.console import Console as RichConsole
 
         file = sys.stderr if self._to_stderr else sys.stdout
-        RichConsole(file=file, width=None if file.isatty() else 100).print(health.table())
+        RichConsole(file=file, width=None if file.isatty() else 100).print(table)
 
     def _show_warning(self, message: Warning | str, *_: object, **__: object) -> None:
         self.warn(" ".join(str(message).split()))

@@ -117,7 +117,7 @@ def judged(health: CodeHealth, semantic_ids: SemanticIds) -> Verdict:
             f"{health.neighbour_overlap:.0%} of an item's nearest neighbours are nearest by codes "
             f"as well (by chance {chance_overlap(health.num_items):.1%})"
         )
-    words = f"{', '.join(merits[:-1])} and {merits[-1]}"
+    words = f"{', '.join(merits[:-1])}, and {merits[-1]}"
     return Verdict(is_good=True, sentence=_sentence(words))
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page on a code table: its health in figures, and a tree to browse."""
+"""Self-contained HTML pages: on a code table, with figures and a tree to browse; on several."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from semtok.page.tree import make_tree, tree_json, tree_note
 from semtok.phrases import counted, levels_of_codes
 from semtok.semantic_ids import SemanticIds
 from semtok.storage import replacing_file
-from semtok.verdict import judged
+from semtok.verdict import Verdict, judged
 
 _MOST_BUCKET_CHARTS = 6
 
@@ -82,6 +82,38 @@ def write_page(
     page = document(heading, body)
     with replacing_file(path) as beside:
         beside.write_text(page, encoding="utf-8", newline="\n")
+
+
+def write_comparison(
+    path: str | Path,
+    *,
+    names: Sequence[str],
+    verdicts: Sequence[Verdict],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+) -> None:
+    """Writes a page on several code tables, as `write_page` does on one.
+
+    Args:
+        path: The .html file.
+        names: Of the tables.
+        verdicts: On each.
+        rows: A line for each measure: its name, then a cell for each table.
+        notes: What has to be known to read them.
+    """
+    lines = [
+        part
+        for name, verdict in zip(names, verdicts, strict=True)
+        for part in (tag("h3", isolated(name)), verdict_line(verdict))
+    ]
+    heading = f"{counted(len(names), 'code table')} compared"
+    body = [
+        tag("header", tag("h1", text(heading))),
+        card("Verdicts", *lines),
+        card("Measures", table(["", *names], rows), note=" ".join(notes)),
+    ]
+    with replacing_file(Path(path)) as beside:
+        beside.write_text(document(heading, body), encoding="utf-8", newline="\n")
 
 
 def _tiles(health: CodeHealth) -> Html:

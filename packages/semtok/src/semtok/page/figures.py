@@ -46,7 +46,7 @@ def _frequencies(level: int, counts: Int64[np.ndarray, " codes"], scale: _Scale)
         tag("path", d="".join(path), css=f"area level-{level % 6}"),
         tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{line:.1f}", y2=f"{line:.1f}", css="even"),
         _note("start", _LEFT, "most used code"),
-        _note("end", _WIDTH - _RIGHT, f"{len(counts):,}th"),
+        _note("end", _WIDTH - _RIGHT, "least used code"),
     ]
     used = int((counts > 0).sum())
     scale_name = "items a code, log scale" if scale.is_log else "items a code"
