@@ -50,24 +50,17 @@ def balance_hint(quantizer: Quantizer) -> str | None:
     """What `--balanced` would save of a tree that is deeper than its items need."""
     if not isinstance(quantizer, HierarchicalKMeans) or quantizer.balanced:
         return None
-    num_items, levels = len(quantizer.leaves), quantizer.num_levels
-    if levels < 2 or quantizer.codebook_size ** (levels - 1) < num_items:
+    num_items, levels = len(quantizer.leaves), 1
+    while quantizer.codebook_size**levels < num_items:
+        levels += 1
+    if levels == quantizer.num_levels:
         return None
-    deep = int((path_lengths(quantizer) == levels).sum())
+    _, counts = np.unique(number_rows(quantizer.codes[:, :levels]), return_counts=True)
+    deep = int(counts[counts > 1].sum())  # which their first codes do not tell apart
     return (
-        f"hint: {deep:,} of {counted(num_items, 'item')} need level {levels}; "
-        f"with --balanced, {counted(levels - 1, 'level')} would do for all"
+        f"hint: {deep:,} of {counted(num_items, 'item')} need more than "
+        f"{counted(levels, 'level')}; with --balanced, all would do with that"
     )
-
-
-def path_lengths(tree: HierarchicalKMeans) -> np.ndarray:
-    """How many codes each fitted item has before padding."""
-    table = SemanticIds(
-        codes=tree.codes,
-        codebook_sizes=tree.codebook_sizes,
-        item_ids=[str(row) for row in range(len(tree.leaves))],
-    )
-    return table.depths
 
 
 def needed_codes(semantic_ids: SemanticIds) -> list[int]:
