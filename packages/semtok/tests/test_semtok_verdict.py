@@ -256,7 +256,7 @@ def test_clusters_are_named_by_the_words_that_tell_them_apart(
 
 
 def test_words_are_letters_or_pairs_of_characters() -> None:
-    assert list(words_of("OPI Nail-Polish 15 ml, C")) == ["opi", "nail", "polish", "ml"]
+    assert list(words_of("OPI Nail-Polish 15 ml, C")) == ["opi", "nail", "polish", "15", "ml"]
     assert list(words_of("红色指甲油 X壳")) == ["红色", "色指", "指甲", "甲油", "壳"]
 
 

@@ -64,7 +64,7 @@
     const typical = words[level].get(lo);
     if (typical) line.append(element("bdi", "typical", typical));
     for (let i = 0; i < 4; i++) picked.add(name(lo + Math.floor(((hi - 1 - lo) * i) / 3)));
-    for (const one of picked) line.append(line.firstChild ? "  ·  " : "", element("bdi", "", one));
+    [...picked].forEach((each, place) => line.append(place ? "  ·  " : "", element("bdi", "", each)));
     return line;
   };
 

@@ -16,7 +16,7 @@ from semtok.scripts import UNSPACED
 WORDS = 3
 """How many words name a cluster."""
 
-_RUN = re.compile(rf"[{UNSPACED}]+|[^\W\d_{UNSPACED}]{{2,}}")
+_RUN = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]{{2,}}")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _BETWEEN = " \N{MIDDLE DOT} "
 _BEFORE_OTHERS = 1e6  # above any score
@@ -55,7 +55,7 @@ def typical_words(
 
 
 def words_of(text: str) -> Iterator[str]:
-    """The words of a text: letters in a row, or pairs of characters where no spaces part them."""
+    """The words of a text: letters and digits in a row, or pairs of characters where no spaces part them."""
     for match in _RUN.finditer(text.lower()):
         run = match[0]
         if len(run) < 3 or not _UNSPACED.match(run):
