@@ -43,9 +43,7 @@ SMALL: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("policy", ["reassign", "suffix", "allow"])
 @pytest.mark.parametrize("name", SMALL)
 def test_one_call_does_what_the_steps_do(name: str, policy: str) -> None:
-    fitted = SemanticIds.fit(
-        X, quantizer=name, item_ids=IDS, policy=policy, seed=3, **SMALL[name]
-    )
+    fitted = SemanticIds.fit(X, quantizer=name, item_ids=IDS, policy=policy, seed=3, **SMALL[name])
     assert isinstance(fitted, FittedSemanticIds)
     quantizer = QUANTIZERS[name].fit(X, seed=3, **SMALL[name])
     raw = quantizer.codes

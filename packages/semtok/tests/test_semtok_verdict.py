@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,9 @@ def test_most_items_have_to_collide_for_a_warning() -> None:
     assert collision_warning(Collisions(rate=0.49, largest_bucket=9)) is None
     warning = collision_warning(Collisions(rate=0.98, largest_bucket=1234))
     assert warning is not None
-    assert warning.startswith("98.0% of items shared all their codes with another, as many as 1,234")
+    assert warning.startswith(
+        "98.0% of items shared all their codes with another, as many as 1,234"
+    )
 
 
 @pytest.mark.parametrize("codebook_size", [3, 5, 16, 18, 32])
@@ -249,7 +252,7 @@ def test_clusters_are_named_by_the_words_that_tell_them_apart(
     above = [list(range(len(texts)))]
     for level, words in zip(levels, named, strict=True):
         bounds = [*level.tolist(), len(texts)]
-        groups = [list(range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        groups = [list(range(a, b)) for a, b in pairwise(bounds)]
         parents = [next(parent for parent in above if group[0] in parent) for group in groups]
         assert words == oracle_words(texts, groups, parents)
         above = groups
@@ -260,9 +263,7 @@ def test_words_are_letters_or_pairs_of_characters() -> None:
     assert list(words_of("红色指甲油 X壳")) == ["红色", "色指", "指甲", "甲油", "壳"]
 
 
-def test_tables_are_compared_by_the_numbers_of_their_health(
-    semtok: Semtok, tmp_path: Path
-) -> None:
+def test_tables_are_compared_by_the_numbers_of_their_health(semtok: Semtok, tmp_path: Path) -> None:
     vectors = write_vectors(tmp_path)
     assert semtok("fit", *vectors, "-o", "tree", "--codebook-size", 18).code == 0
     small = ("--quantizer", "pq", "--levels", 2, "--codebook-size", 32)

@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
 def _print_version(wanted: bool) -> bool:
     if wanted:
         import evalrec

@@ -44,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
 def _print_version(wanted: bool) -> bool:
     if wanted:
         import semtok
@@ -91,6 +92,7 @@ def fit(
 
     from semtok.artifact import save_tokenizer
     from semtok.fitting import fit_tokenizer, workspace
+    from semtok.inspecting import fitted_lines
 
     alone = alone_with_tokenizer(output if output.exists() else None)
     with alone, Console(quiet=run.quiet) as console, workspace(output) as work:
@@ -99,7 +101,7 @@ def fit(
         save_tokenizer(output, tokenizer, overwrite=run.force)
     _warn(console, tokenizer.collisions)
     console.show(_health(tokenizer))
-    for line in _fitted_lines(tokenizer):
+    for line in fitted_lines(tokenizer):
         console.say(line)
     console.say(f"wrote {output}")
 
@@ -200,6 +202,7 @@ def _encode_anew(
 ) -> _Encoded:
     """`encode` without a tokenizer: fits one that is not kept."""
     from semtok.fitting import fit_tokenizer, workspace
+    from semtok.inspecting import fitted_lines
 
     with console, workspace(output) as work:
         items = _read(catalog, options, run, work, console)
@@ -210,7 +213,7 @@ def _encode_anew(
         semantic_ids=tokenizer.semantic_ids,
         health=health,
         collisions=tokenizer.collisions,
-        lines=_fitted_lines(tokenizer),
+        lines=fitted_lines(tokenizer),
     )
 
 
@@ -251,16 +254,6 @@ def _encode_with(
         collisions=None if in_tree else encoding.collisions,
         lines=_news(encoding, extend),
     )
-
-
-def _fitted_lines(tokenizer: Tokenizer) -> list[str]:
-    """What there is to say of a tokenizer that was just fitted, beside its health."""
-    from semtok.verdict import balance_hint
-
-    moved = tokenizer.collisions is not None and tokenizer.collisions.rate > 0
-    lines = [tokenizer.collisions.outcome] if moved and tokenizer.collisions is not None else []
-    hint = balance_hint(tokenizer.quantizer)
-    return [*lines, hint] if hint else lines
 
 
 def _warn(console: Console, collisions: Collisions | None) -> None:

@@ -122,9 +122,7 @@ def comparison_table(entries: Sequence[Entry]) -> Table:
     return table
 
 
-def write_comparison_page(
-    path: Path, entries: Sequence[Entry], *, on_same_vectors: bool
-) -> None:
+def write_comparison_page(path: Path, entries: Sequence[Entry], *, on_same_vectors: bool) -> None:
     """Writes the same as a page."""
     write_comparison(
         path,

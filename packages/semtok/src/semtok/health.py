@@ -79,10 +79,9 @@ class CodeHealth:
     def __repr__(self) -> str:
         levels = levels_of_codes([level.codebook_size for level in self.levels])
         used = ", ".join(f"{level.utilisation:.0%}" for level in self.levels)
-        return (
-            f"CodeHealth({counted(self.num_items, 'item')}, {levels}, used {used}, "
-            f"collisions {self.collision_rate:.2%}, once resolved {self.resolved_collision_rate:.2%})"
-        )
+        collisions = f"{self.collision_rate:.2%}, once resolved {self.resolved_collision_rate:.2%}"
+        items = counted(self.num_items, "item")
+        return f"CodeHealth({items}, {levels}, used {used}, collisions {collisions})"
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types."""

@@ -201,9 +201,7 @@ class SemanticIds:
         rows = [self.row(item_id) for item_id in item_ids]
         return self.table_of(list(item_ids), self.codes[rows])
 
-    def table_of(
-        self, item_ids: list[str], codes: Int64[np.ndarray, "rows levels"]
-    ) -> SemanticIds:
+    def table_of(self, item_ids: list[str], codes: Int64[np.ndarray, "rows levels"]) -> SemanticIds:
         """A table of other items with the same codebooks, and the same rule for collisions.
 
         Raises:

@@ -83,7 +83,9 @@ def read_vectors(
     """
     if path.suffix == ".parquet":
         if ids is not None:
-            raise typer.BadParameter(f"has no effect: {path} has ids of its own", param_hint="--ids")
+            raise typer.BadParameter(
+                f"has no effect: {path} has ids of its own", param_hint="--ids"
+            )
         stored = StoredEmbedding.open(path, id_column=id_column)
         return list(stored.item_ids), stored.vectors
     if ids is None:

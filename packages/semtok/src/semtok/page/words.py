@@ -55,7 +55,7 @@ def typical_words(
 
 
 def words_of(text: str) -> Iterator[str]:
-    """The words of a text: letters and digits in a row, or pairs of characters where no spaces part them."""
+    """Letters and digits in a row; pairs of characters where a script puts no spaces between."""
     for match in _RUN.finditer(text.lower()):
         run = match[0]
         if len(run) < 3 or not _UNSPACED.match(run):
@@ -102,7 +102,7 @@ class _Groups:
         )
 
     def scores(self, above: _Groups) -> Float[np.ndarray, " entries"]:
-        """p log(p / q) of each entry, q being of the group of `above` that it is a part of."""
+        """P log(p / q) of each entry, q being of the group of `above` that it is a part of."""
         parent = np.searchsorted(above.starts, self.starts, side="right") - 1  # [groups]
         keys = above.group * self.num_words + above.word  # ascending
         entry = np.searchsorted(keys, parent[self.group] * self.num_words + self.word)
