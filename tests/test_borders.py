@@ -187,6 +187,12 @@ def test_nothing_is_left_to_do() -> None:
     assert places == []
 
 
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_library_names_the_version_of_its_distribution(name: str) -> None:
+    project = tomllib.loads((ROOT / "packages" / name / "pyproject.toml").read_text("utf-8"))
+    assert importlib.import_module(name).__version__ == project["project"]["version"]
+
+
 def test_every_contract_of_imports_is_kept() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]

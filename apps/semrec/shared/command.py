@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -53,6 +54,18 @@ from semrec.shared.studies import (
 )
 from semrec.shared.text import visible
 
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"semrec {metadata.version('semrec')}")
+        raise typer.Exit
+    return wanted
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
 DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]
 OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")]
 ConfigOption = Annotated[Path | None, typer.Option(help="TOML: whatever is not a default")]
@@ -166,6 +179,10 @@ def command_line(app: App[C, P]) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+
+    @commands.callback()
+    def options(version: VersionOption = False) -> None:
+        """What stands before the name of a command."""
 
     @commands.command()
     def run(

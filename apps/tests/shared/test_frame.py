@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def metrics(run: Path) -> dict[str, Any]:
 
 def same(run: Path, data: Path, config: Path) -> list[object]:
     return ["run", "--data", data, "--out", run, "--config", config, "--device", "cpu"]
+
+
+def test_the_version_is_the_distributions(name: str, launch: Launch) -> None:
+    result = launch(name, "--version")
+    assert (result.returncode, result.stdout) == (0, f"semrec {metadata.version('semrec')}\n")
 
 
 def test_a_complete_run_is_not_run_again(

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import unicodedata
+from importlib import metadata
 
 import polars as pl
 import pytest
 from evalrec import FORMATS, write_synthetic
+from evalrec import __version__ as evalrec_version
 from evalrec.cli import main
 from evalrec.importing import PRESETS
 from evalrec.prepare_cli import FORMAT_NAMES, TABLE_NAMES
@@ -49,6 +51,11 @@ def test_help_is_quick_and_loads_neither_torch_nor_polars():
     assert result.returncode == 0, result.stderr
     for command in ("prepare", "check", "floors", "compare"):
         assert f" {command} " in result.stdout
+
+
+def test_the_version_is_the_distributions(evalrec):
+    assert evalrec_version == metadata.version("evalrec")
+    assert evalrec("--version") == (0, f"evalrec {evalrec_version}\n", "")
 
 
 def test_prepare_says_what_it_did(evalrec, raw, tmp_path):

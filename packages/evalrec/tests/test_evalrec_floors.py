@@ -5,6 +5,7 @@ import html
 import itertools
 import json
 import math
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -27,6 +28,7 @@ from evalrec import (
 )
 from evalrec import floors as floor_grids
 from evalrec.item_to_item import (
+    _words,
     cooccurrences,
     pair_shares,
     cosine_neighbours,
@@ -235,6 +237,22 @@ def test_words_of_one_character_tell_texts_apart():
 def test_texts_without_words_are_refused():
     with pytest.raises(ValueError, match="texts must hold words, got 2 without"):
         text_neighbours(["", "?"])
+
+
+def test_texts_without_spaces_are_split_into_characters_and_pairs():
+    texts = ["红色指甲油", "指甲油 蓝", "iPhone手机壳", "手机 iphone", "shampoo"]
+    rows = text_neighbours(texts, num_neighbours=4).toarray()
+    assert rows[0].argmax() == 1  # 指, 甲, 油, 指甲, 甲油
+    assert rows[2].argmax() == 3  # iphone, 手, 机, 手机
+    assert rows[0, 2] == rows[0, 4] == 0
+    order = text_neighbours(["ab", "甲乙", "乙甲", "甲乙丙"], num_neighbours=3).toarray()
+    assert order[1, 3] > order[1, 2] > 0  # a pair in its order counts beside its characters
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="aB7_ é-ßДж.क 가\n\u0301", max_size=30))
+def test_texts_with_spaces_are_split_as_they_always_were(text):
+    assert _words(text) == re.findall(r"(?u)\b\w+\b", text)
 
 
 def test_floor_settings_are_refused_in_words():

@@ -14,8 +14,8 @@ from semtok import (
     CatalogError,
     HierarchicalKMeans,
     LsaEmbedding,
+    OptimizedProductQuantizer,
     Pca,
-    ProductQuantizer,
     RandomCodes,
     ResidualQuantizer,
     Tokenizer,
@@ -34,7 +34,7 @@ ITEMS = Catalog(
 QUANTIZERS = {
     "tree": partial(HierarchicalKMeans.fit, codebook_size=4),
     "rq": partial(ResidualQuantizer.fit, num_levels=2, codebook_size=4),
-    "opq": partial(ProductQuantizer.fit, num_levels=2, codebook_size=4, rotate=True),
+    "opq": partial(OptimizedProductQuantizer.fit, num_levels=2, codebook_size=4),
     "random": partial(RandomCodes.fit, num_levels=2, codebook_size=16),
 }
 

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from semtok import (
     Catalog,
@@ -20,6 +25,7 @@ from semtok import (
 )
 from semtok.embedding.kinds import load_source
 from semtok.embedding.stored import StoredEmbedding
+from semtok.scripts import WORD
 
 WORDS = ("red nail polish", "blue nail polish", "hair shampoo", "dry hair shampoo", "face cream")
 CATALOG = Catalog(
@@ -60,6 +66,44 @@ def test_lsa_is_deterministic_and_round_trips(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.embed(CATALOG), lsa.embed(CATALOG))
     assert loaded.fields == lsa.fields
     assert {path.suffix for path in (tmp_path / "lsa").iterdir()} == {".json", ".safetensors"}
+
+
+def test_lsa_splits_scripts_without_spaces_into_characters(tmp_path: Path) -> None:
+    titles = ["红色指甲油", "蓝色指甲油", "iPhone手机壳", "手机保护壳", "shampoo"]
+    items = Catalog(item_ids=list("abcde"), fields={"title": titles})
+    lsa = LsaEmbedding.fit(items, fields=["title"], dim=5)
+    assert {"指", "指 甲", "iphone", "iphone 手", "手 机"} <= set(lsa.vocabulary)
+    assert "红色指甲油" not in lsa.vocabulary
+    x = lsa.embed(items)
+    cosines = x @ x.T - 2 * np.eye(5)
+    assert cosines.argmax(axis=1)[:4].tolist() == [1, 0, 3, 2]
+    # The oracle: the same texts with a space after each such character.
+    spaced = ["".join(c + " " if ord(c) > 0x3000 else c for c in title) for title in titles]
+    spaced[2] = "iPhone 手 机 壳"
+    again = LsaEmbedding.fit(
+        Catalog(item_ids=list("abcde"), fields={"title": spaced}), fields=["title"], dim=5
+    )
+    assert again.fingerprint == lsa.fingerprint
+    # What was fitted by the older rule embeds by it.
+    old = replace(lsa, splits_characters=False)
+    assert old.fingerprint != lsa.fingerprint
+    assert not old.embed_texts(["指甲油"]).any()
+    old.save(tmp_path / "old")
+    by_hand = json.loads((tmp_path / "old" / "config.json").read_text())
+    by_hand = {**by_hand, "format": 1}
+    for key in ("digest", "files", "splits_characters"):
+        del by_hand[key]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(by_hand))
+    loaded = LsaEmbedding.load(tmp_path / "old")
+    assert not loaded.splits_characters
+    lsa.save(tmp_path / "new")
+    assert LsaEmbedding.load(tmp_path / "new").fingerprint == lsa.fingerprint
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="aB7_ é-ßДж.क 가\n\u0301", max_size=30))
+def test_words_of_other_scripts_are_what_they_always_were(text: str) -> None:
+    assert re.findall(WORD, text) == re.findall(r"(?u)\b\w+\b", text)
 
 
 def test_lsa_meets_unknown_words_and_tiny_catalogues() -> None:
@@ -205,7 +249,7 @@ def test_stored_embeddings_are_looked_up_by_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((2, 2)), "has 2 rows, the catalogue 3"),
+        (np.zeros((2, 2)), "has 2 rows for 3 item ids"),
         (np.zeros(3), r"must have the shape \[items, dim\], got \[3\]"),
         (np.zeros((3, 0)), r"got \[3, 0\]"),
         (np.array([[0.0], [np.nan], [0.0]]), r"row 1 \(item 'b'\): holds NaN or infinity"),

@@ -15,6 +15,7 @@ from semtok import (
     CatalogError,
     ImageEmbedding,
     LsaEmbedding,
+    OptimizedProductQuantizer,
     RqVaeConfig,
     StoredEmbedding,
     TextEmbedding,
@@ -113,7 +114,7 @@ def test_files_are_embeddings_of_exactly_the_items(tmp_path: Path, suffix: str) 
     np.testing.assert_array_equal(source.embed(CATALOG.take([2, 0])), X[[2, 0]])
     chunks = [CATALOG.take([0, 1]), CATALOG.take([2, 3])]
     np.testing.assert_array_equal(embedding_source(str(path), catalog=chunks).embed(CATALOG), X)
-    with pytest.raises(CatalogError, match=r"has 4 rows, the catalogue 3|is not in the catalogue"):
+    with pytest.raises(CatalogError, match=r"has 4 rows for 3 item ids|is not in the catalogue"):
         embedding_source(str(path), catalog=CATALOG.take([0, 1, 2]))
 
 
@@ -128,8 +129,8 @@ def test_only_models_are_moved_to_a_device() -> None:
 
 def test_kinds_of_quantizers_tell_what_they_take() -> None:
     assert QUANTIZERS["pq"].defaults["num_levels"] == 4
-    assert QUANTIZERS["opq"].defaults["rotate"] is True
-    assert QUANTIZERS["pq"].defaults["rotate"] is False
+    assert QUANTIZERS["opq"].defaults == QUANTIZERS["pq"].defaults
+    assert QUANTIZERS["opq"].quantizer_class is OptimizedProductQuantizer
     defaults = QUANTIZERS["rqvae"].defaults
     assert defaults["epochs"] == RqVaeConfig().epochs
     assert {"device", "progress", "log"} <= defaults.keys()

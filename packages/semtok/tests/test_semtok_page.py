@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import semtok.page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from semtok.collisions import Collisions
@@ -151,6 +152,71 @@ def test_the_page_says_what_was_measured_and_nothing_else(tmp_path: Path) -> Non
     again = tmp_path / "again.html"
     write_page(again, health=full_health(ids), semantic_ids=ids)
     assert again.read_bytes() == (tmp_path / "full.html").read_bytes()
+
+
+def test_the_page_leads_with_its_verdict(tmp_path: Path) -> None:
+    good = SemanticIds.fit(np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32))
+    for name, ids, health, words in (
+        ("good", good, good.health, '<p class="verdict good"><b>Good.</b> No two items share'),
+        ("bad", make_ids(80), full_health(make_ids(80)), '<p class="verdict bad"><b>Worth a look.'),
+    ):
+        write_page(tmp_path / f"{name}.html", health=health, semantic_ids=ids)
+        page = (tmp_path / f"{name}.html").read_text()
+        assert 0 < page.index(words) < page.index('class="tiles"') < page.index("<svg")
+        assert page.count('class="verdict') == 1
+
+
+def grids(page: str, caption: str) -> list[list[tuple[str, str]]]:
+    """The labels of each chart's axis, with the heights that they stand at."""
+    charts = re.findall(rf"<figcaption>{caption}.*?</figure>", page, re.S)
+    return [
+        re.findall(r'<text x="36" y="([\d.]+)"[^>]*>([\d,.]+)</text>', chart) for chart in charts
+    ]
+
+
+def test_bars_of_all_levels_have_one_scale(tmp_path: Path) -> None:
+    codes = np.column_stack([np.arange(60) % 2, np.arange(60) % 20, np.arange(60)])
+    ids = SemanticIds(
+        codes=codes, codebook_sizes=(2, 20, 60), item_ids=[f"i{row}" for row in range(60)]
+    )
+    write_page(tmp_path / "page.html", health=measure_health(ids), semantic_ids=ids)
+    page = (tmp_path / "page.html").read_text()
+    first, second, third = grids(page, "Level ")
+    assert first == second == third != []
+    # A bucket of all items of a level is as high wherever it stands: buckets of 30, 3 and 1 items.
+    full = re.findall(r'<rect [^>]*height="(\d[\d.]*)"[^>]*><title>[^:]*: 100.0%', page)
+    assert len(full) == 3
+    assert len(set(full)) == 1
+    labels = re.findall(r"<title>([^:<]*): [^<]*</title>", page)
+    assert labels[: len(labels) // 3] == labels[len(labels) // 3 : 2 * len(labels) // 3]
+
+
+def test_clusters_are_named_by_words_that_may_be_anything(tmp_path: Path) -> None:
+    codes = np.column_stack([np.arange(12) % 3, np.arange(12)])
+    ids = SemanticIds(
+        codes=codes, codebook_sizes=(3, 12), item_ids=[f"i{row}" for row in range(12)]
+    )
+    names = ("red </script> soap", "blue <b>oil</b>", "lone\ud800 日本語")
+    titles = [names[row % 3] for row in range(12)]
+    titles[0] = None  # type: ignore[call-overload]
+    path = tmp_path / "page.html"
+    write_page(path, health=measure_health(ids), semantic_ids=ids, titles=titles)
+    assert tree_data(path)["words"][0] == [
+        "red · script · soap",
+        "blue · oil",
+        "lone · 日本 · 本語",
+    ]
+    assert parsed(path).tags.count("script") == 2
+    write_page(path, health=measure_health(ids), semantic_ids=ids)
+    assert tree_data(path)["words"] is None
+
+
+def test_nothing_on_the_page_is_wider_than_a_phone() -> None:
+    style = (Path(semtok.page.__file__).parent / "page.css").read_text()
+    widths = re.findall(r"(?<!max-)(?:min-width|minmax|width):?\(?\s*([\d.]+)rem", style)
+    assert all(16 * float(width) < 375 - 2 * 30 for width in widths)
+    columns = re.findall(r"minmax\(([^,]+),", style)
+    assert all(column.startswith(("min(", "0")) for column in columns), columns
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from semtok.quantizers.product import ProductQuantizer
+from semtok.quantizers.product import OptimizedProductQuantizer, ProductQuantizer
 
 
 def vectors(num_items: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -35,18 +35,20 @@ def oracle_codes(quantizer: ProductQuantizer, x: np.ndarray) -> list[list[int]]:
     return codes
 
 
-@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("kind", [ProductQuantizer, OptimizedProductQuantizer])
 @pytest.mark.parametrize("num_levels", [2, 3])
-def test_encode_and_decode_agree_with_plain_python(rotate: bool, num_levels: int) -> None:
+def test_encode_and_decode_agree_with_plain_python(
+    kind: type[ProductQuantizer], num_levels: int
+) -> None:
     x = vectors(200, 8)
-    quantizer = ProductQuantizer.fit(x, num_levels=num_levels, codebook_size=8, rotate=rotate)
+    quantizer = kind.fit(x, num_levels=num_levels, codebook_size=8)
     new = vectors(40, 8, seed=1)
     codes = quantizer.encode(new)
     assert codes.tolist() == oracle_codes(quantizer, new)
     parts = [quantizer.codebooks[level][codes[:, level]] for level in range(num_levels)]
     expected = np.concatenate(parts, axis=1)
-    if rotate:
-        assert quantizer.rotation is not None
+    assert isinstance(quantizer, kind)
+    if quantizer.rotation is not None:
         expected = expected @ quantizer.rotation.T
     np.testing.assert_allclose(quantizer.decode(codes), expected[:, :8], atol=1e-5)
 
@@ -67,7 +69,7 @@ def test_the_rotation_is_orthogonal_and_pays() -> None:
     x = vectors(600, 2) @ vectors(2, 8, seed=1) + 0.1 * vectors(600, 8, seed=2)
     x = np.ascontiguousarray(x, dtype=np.float32)
     plain = ProductQuantizer.fit(x, num_levels=4, codebook_size=8)
-    rotated = ProductQuantizer.fit(x, num_levels=4, codebook_size=8, rotate=True)
+    rotated = OptimizedProductQuantizer.fit(x, num_levels=4, codebook_size=8)
     assert rotated.rotation is not None
     np.testing.assert_allclose(rotated.rotation @ rotated.rotation.T, np.eye(8), atol=1e-4)
     assert rotated.distortion(x)[-1] < 0.85 * plain.distortion(x)[-1]
@@ -79,18 +81,18 @@ def test_the_rotation_is_orthogonal_and_pays() -> None:
     dim=st.integers(1, 7),
     num_levels=st.integers(1, 7),
     codebook_size=st.integers(2, 9),
-    rotate=st.booleans(),
+    kind=st.sampled_from([ProductQuantizer, OptimizedProductQuantizer]),
 )
 def test_any_shape_is_quantized(
-    num_items: int, dim: int, num_levels: int, codebook_size: int, rotate: bool
+    num_items: int, dim: int, num_levels: int, codebook_size: int, kind: type[ProductQuantizer]
 ) -> None:
     x = vectors(num_items, dim)
-    options = {"num_levels": num_levels, "codebook_size": codebook_size, "rotate": rotate}
+    options = {"num_levels": num_levels, "codebook_size": codebook_size}
     if num_levels > dim:
         with pytest.raises(ValueError, match=f"num_levels must be at most {dim}"):
-            ProductQuantizer.fit(x, **options)
+            kind.fit(x, **options)
         return
-    quantizer = ProductQuantizer.fit(x, **options)
+    quantizer = kind.fit(x, **options)
     assert quantizer.dim == dim
     assert quantizer.num_levels == num_levels
     assert quantizer.encode(x).tolist() == oracle_codes(quantizer, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,43 @@ def test_the_contract_holds(name: str, fitted: dict[str, Quantizer]) -> None:
         gaps = x.astype(np.float64) - quantizer.decode(codes[:, :level])
         expected.append(np.mean([sum(gap**2) for gap in gaps]))
     assert quantizer.distortion(x) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_codes_are_those_of_the_fitted_vectors(
+    name: str, fitted: dict[str, Quantizer], tmp_path: Path
+) -> None:
+    quantizer = fitted[name]
+    np.testing.assert_array_equal(quantizer.codes, quantizer.encode(vectors(400)))
+    quantizer.save(tmp_path / "q")
+    loaded = load_quantizer(tmp_path / "q")
+    if name == "hierarchical":
+        np.testing.assert_array_equal(loaded.codes, quantizer.codes)
+    else:
+        with pytest.raises(ValueError, match="a loaded quantizer does not keep: call encode"):
+            _ = loaded.codes
+
+
+def test_codes_of_equal_vectors_are_told_apart_by_the_tree_alone() -> None:
+    x = np.repeat(vectors(6), 2, axis=0)
+    assert len(np.unique(fit("hierarchical", x).codes, axis=0)) == 12
+    assert len(np.unique(fit("rq", x).codes, axis=0)) == 6
+
+
+REPRS = {
+    "hierarchical": r"HierarchicalKMeans\(\d levels of 16 codes, dim 6, 400 items\)",
+    "pq": r"ProductQuantizer\(3 levels of 16 codes, dim 6\)",
+    "opq": r"OptimizedProductQuantizer\(3 levels of 16 codes, dim 6\)",
+    "rq": r"ResidualQuantizer\(3 levels of 16 codes, dim 6\)",
+    "rqvae": r"RqVae\(3 levels of 16 codes, dim 6\)",
+    "random": r"RandomCodes\(3 levels of 16 codes, dim 6\)",
+    "views": r"ViewQuantizer\(\d levels of 16 codes, dim 6, views HierarchicalKMeans\)",
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_quantizer_says_in_a_line_what_it_is(name: str, fitted: dict[str, Quantizer]) -> None:
+    assert re.fullmatch(REPRS[name], repr(fitted[name]))
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

@@ -15,7 +15,7 @@ from semtok import (
     measure_health,
     resolve_collisions,
 )
-from semtok.semantic_ids import number_rows
+from semtok.code_numbers import number_rows
 
 CODES = np.array([[0, 1], [0, 2], [3, 0]])
 

@@ -25,6 +25,27 @@ app = typer.Typer(
 app.command()(prepare_cli.prepare)
 
 
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        import evalrec
+
+        typer.echo(f"evalrec {evalrec.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """What stands before the name of a command."""
+
+
 @app.command()
 def check(
     directory: Annotated[

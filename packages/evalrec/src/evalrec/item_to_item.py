@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +17,19 @@ SparseMatrix: TypeAlias = sparse.csr_array
 """items x items in fp32; entry (i, j) is what item i in the history adds to the score of item j."""
 
 CHUNK_CELLS = 2**22  # similarities held at once
-_WORD = r"(?u)\b\w+\b"  # scikit-learn's own leaves out words of one character
+# Scripts that put no spaces between words: there, each character counts as a word.
+_UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\u1780-\u17ff"  # Myanmar, Khmer
+    "\u3005-\u3007\u3021-\u3029"  # Han: repetition marks, zero, numerals
+    "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"  # Hiragana, Katakana
+    "\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"  # Bopomofo, Katakana of Ainu
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Han
+    "\uff66-\uff9f"  # Katakana of half width
+    "\U0001b000-\U0001b16f\U00020000-\U000323af"  # older kana, rare Han
+)
+_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+")
 
 
 def transitions(histories: Histories, num_items: int) -> SparseMatrix:
@@ -61,8 +75,10 @@ def pair_shares(*, window: int = 50, backward: float = 0.5) -> tuple[list[float]
 def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> SparseMatrix:
     """The cubed TF-IDF cosine of each item's nearest neighbours in text, itself excluded.
 
-    Words may be of one character: it is all that tells "Vitamin C" from "Vitamin D". Computed in
-    chunks of items, so that items x items is never held.
+    Words may be of one character: it is all that tells "Vitamin C" from "Vitamin D". Where a
+    script puts no spaces between words, as Chinese, Japanese and Thai, pairs of neighbouring
+    characters are words as well as each character. Computed in chunks of items, so that items x
+    items is never held.
 
     Raises:
         ValueError: If no text holds a word.
@@ -70,7 +86,7 @@ def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> Sparse
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds
 
     try:
-        vectorizer = TfidfVectorizer(dtype=np.float32, token_pattern=_WORD)
+        vectorizer = TfidfVectorizer(dtype=np.float32, tokenizer=_words, token_pattern=None)
         vectors = sparse.csr_array(vectorizer.fit_transform(texts))
     except ValueError as error:
         raise ValueError(f"texts must hold words, got {len(texts)} without: {error}") from error
@@ -92,6 +108,17 @@ def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> Sparse
     )
     matrix.eliminate_zeros()
     return matrix
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text; where no spaces part them, characters and pairs of neighbouring ones."""
+    words: list[str] = []
+    for word in _WORD.findall(text):
+        if _CHARACTER.match(word):
+            words += [*word, *(left + right for left, right in pairwise(word))]
+        else:
+            words.append(word)
+    return words
 
 
 def cosine_neighbours(

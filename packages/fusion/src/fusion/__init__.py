@@ -5,6 +5,8 @@ Nothing here runs a training or reads a file: tensors go in, tensors and numbers
 
 from __future__ import annotations
 
+from importlib import metadata
+
 from fusion.alignment import AdaLN, ModalityAdaptionLayer, alignment_loss
 from fusion.contrast import info_nce, item_contrast, masked_sequence_alignment, user_contrast
 from fusion.diagnostics import ModalityShare, alignment_distance, modality_share, uniformity
@@ -22,6 +24,8 @@ from fusion.fused_items import FusedItems, Guesses, Pooling
 from fusion.masking import MaskedCodes, mask_codes, masked_code_loss
 from fusion.semantic_fusion import SemanticFusion, pool_codes
 from fusion.two_stream import CrossModalEncoder, CrossModalLayer, Gate
+
+__version__ = metadata.version("recfusion")
 
 __all__ = [
     "AdaLN",

@@ -1,5 +1,7 @@
 """Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
 
+from importlib import metadata
+
 from genrec.answers import Answers
 from genrec.artifact import load_weights, save_weights
 from genrec.backbones import (
@@ -54,6 +56,8 @@ from genrec.streams import Streams
 from genrec.training import TrainingConfig, TrainingResult, fit
 from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
+
+__version__ = metadata.version("genrec")
 
 __all__ = [
     "BACKBONE_TITLES",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.contract import Quantizer
     from semtok.quantizers.hierarchical import HierarchicalKMeans
     from semtok.quantizers.kinds import QUANTIZERS, QuantizerKind, load_quantizer
-    from semtok.quantizers.product import ProductQuantizer
+    from semtok.quantizers.product import OptimizedProductQuantizer, ProductQuantizer
     from semtok.quantizers.random import RandomCodes, random_codes
     from semtok.quantizers.residual import ResidualQuantizer
     from semtok.quantizers.rqvae import RqVae
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from semtok.quantizers.views import ViewQuantizer
     from semtok.ray_engine import RayOptions, embed_files, encode_files, write_shards
     from semtok.reduction import Pca, standardised
-    from semtok.semantic_ids import SemanticIds
+    from semtok.semantic_ids import FittedSemanticIds, SemanticIds
     from semtok.sequences import read_sequences
     from semtok.tokenizer import Encoding, Tokenizer
     from semtok.views import View
+
+    __version__: str
 
 __all__ = [
     "QUANTIZERS",
@@ -49,11 +51,13 @@ __all__ = [
     "EmbeddingCache",
     "EmbeddingSource",
     "Encoding",
+    "FittedSemanticIds",
     "HierarchicalKMeans",
     "ImageEmbedding",
     "ImageNetwork",
     "LevelHealth",
     "LsaEmbedding",
+    "OptimizedProductQuantizer",
     "Pca",
     "ProductQuantizer",
     "Quantizer",
@@ -118,7 +122,7 @@ _MODULES = {
     "quantizers.contract": ("Quantizer",),
     "quantizers.hierarchical": ("HierarchicalKMeans",),
     "quantizers.kinds": ("QUANTIZERS", "QuantizerKind", "load_quantizer"),
-    "quantizers.product": ("ProductQuantizer",),
+    "quantizers.product": ("OptimizedProductQuantizer", "ProductQuantizer"),
     "quantizers.random": ("RandomCodes", "random_codes"),
     "quantizers.residual": ("ResidualQuantizer",),
     "quantizers.rqvae": ("RqVae",),
@@ -126,7 +130,7 @@ _MODULES = {
     "quantizers.views": ("ViewQuantizer",),
     "ray_engine": ("RayOptions", "embed_files", "encode_files", "write_shards"),
     "reduction": ("Pca", "standardised"),
-    "semantic_ids": ("SemanticIds",),
+    "semantic_ids": ("FittedSemanticIds", "SemanticIds"),
     "sequences": ("read_sequences",),
     "tokenizer": ("Encoding", "Tokenizer"),
     "views": ("View",),
@@ -135,6 +139,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return metadata.version(__name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from semtok.markup import without_markup
+from semtok.phrases import counted
 from semtok.rows import (
     CATALOG_SUFFIXES,
     MOST_COLUMNS,
@@ -78,6 +79,9 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def __repr__(self) -> str:
+        return f"Catalog({counted(len(self), 'item')}, fields {', '.join(self.fields) or 'none'})"
 
     def require_fields(self, fields: Sequence[str]) -> None:
         """Raises ValueError unless every one of `fields` is a field of this catalogue."""

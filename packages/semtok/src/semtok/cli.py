@@ -1,34 +1,39 @@
-"""The command line: semtok fit, semtok encode, semtok inspect."""
+"""The command line: semtok fit, semtok encode, semtok inspect, semtok compare."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semtok import inspecting_cli
 from semtok.console import Console, printable
+from semtok.destinations import (
+    alone_with_tokenizer,
+    check_cache,
+    codes_path,
+    keep_inputs,
+)
+from semtok.option_groups import with_options
 from semtok.options import (
     FitOptions,
     RunOptions,
     refuse_cache_with_ray,
     refuse_fitting,
     refuse_unused,
-    with_options,
+    refuse_without,
 )
-from semtok.storage import alone_with, check_parent, check_regular, recover, sweep
+from semtok.storage import check_parent, recover
 
 if TYPE_CHECKING:
+    from semtok.collisions import Collisions
     from semtok.fitting import Items
     from semtok.health import CodeHealth
-    from semtok.inspecting import Inspection
     from semtok.semantic_ids import SemanticIds
     from semtok.tokenizer import Encoding, Tokenizer
 
@@ -39,10 +44,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        import semtok
+
+        typer.echo(f"semtok {semtok.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """What stands before the name of a command."""
+
+
 _CATALOG = typer.Argument(
     metavar="CATALOG",
     help="Items, one a line or row: .jsonl, .csv (both also with .gz) or .parquet; - for JSONL "
-    "from standard input.",
+    "from standard input. Or their vectors: .npy or .safetensors with --ids, or .parquet.",
 )
 
 
@@ -61,19 +88,21 @@ def fit(
     if output.exists() and not run.force:
         raise FileExistsError(f"{output}: exists already; --force replaces it")
     check_parent(output)
-    _check_cache(run.cache)
+    check_cache(run.cache)
 
     from semtok.artifact import save_tokenizer
     from semtok.fitting import fit_tokenizer, workspace
+    from semtok.inspecting import fitted_lines
 
-    alone = _alone_with(output if output.exists() else None)
+    alone = alone_with_tokenizer(output if output.exists() else None)
     with alone, Console(quiet=run.quiet) as console, workspace(output) as work:
-        items = _read(catalog, run, work, console)
+        items = _read(catalog, options, run, work, console)
         tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
         save_tokenizer(output, tokenizer, overwrite=run.force)
+    _warn(console, tokenizer.collisions)
     console.show(_health(tokenizer))
-    if tokenizer.collisions is not None:
-        console.say(tokenizer.collisions.outcome)
+    for line in fitted_lines(tokenizer):
+        console.say(line)
     console.say(f"wrote {output}")
 
 
@@ -114,14 +143,15 @@ def encode(
     """Write the codes of every item: one line an item, in order, no two items with the same."""
     if tokenizer is None:
         options.check(run)
-        _refuse_without("--tokenizer", {"--extend": extend, "--refit-above": refit_above})
+        refuse_without("--tokenizer", {"--extend": extend, "--refit-above": refit_above})
     else:
         refuse_fitting(options)
         refuse_cache_with_ray(run)
     _limit_threads(run)
-    output = _codes_path(catalog, output, run.force)
-    _check_cache(run.cache)
-    _keep_inputs(output, [catalog, *map(Path, options.files.values())], tokenizer)
+    output = codes_path(catalog, output, run.force)
+    check_cache(run.cache)
+    inputs = [catalog, *map(Path, options.files.values()), *([run.ids] if run.ids else [])]
+    keep_inputs(output, inputs, tokenizer)
     console = Console(quiet=run.quiet, stdout_is_taken=str(output) == "-")
     if tokenizer is None:
         result = _encode_anew(catalog, output, options, run, console)
@@ -142,6 +172,7 @@ def encode(
         table = result.semantic_ids
         sys.stdout.writelines(code_lines(table.item_ids, table.codes))
         sys.stdout.flush()
+    _warn(console, result.collisions)
     console.show(result.health)
     for line in result.lines:
         console.say(line)
@@ -151,10 +182,18 @@ def encode(
 
 @dataclass(frozen=True, kw_only=True)
 class _Encoded:
-    """The codes that `encode` writes, how good they are, and what else it says of them."""
+    """The codes that `encode` writes, how good they are, and what else it says of them.
+
+    Attributes:
+        semantic_ids: The codes.
+        health: Of the codes.
+        collisions: Of those that are new, where they may be a fault.
+        lines: What else there is to say.
+    """
 
     semantic_ids: SemanticIds
     health: CodeHealth
+    collisions: Collisions | None
     lines: list[str]
 
 
@@ -163,17 +202,18 @@ def _encode_anew(
 ) -> _Encoded:
     """`encode` without a tokenizer: fits one that is not kept."""
     from semtok.fitting import fit_tokenizer, workspace
+    from semtok.inspecting import fitted_lines
 
     with console, workspace(output) as work:
-        items = _read(catalog, run, work, console)
+        items = _read(catalog, options, run, work, console)
         tokenizer = fit_tokenizer(items, options, run, work=work, console=console)
         _write_codes(tokenizer.semantic_ids, output)
         health = _health(tokenizer)
-    collisions = tokenizer.collisions
     return _Encoded(
         semantic_ids=tokenizer.semantic_ids,
         health=health,
-        lines=[] if collisions is None else [collisions.outcome],
+        collisions=tokenizer.collisions,
+        lines=fitted_lines(tokenizer),
     )
 
 
@@ -194,10 +234,10 @@ def _encode_with(
     from semtok.health import measure_health
 
     # From loading to saving, so that no other run gives the same codes.
-    alone = _alone_with(folder if extend else None)
+    alone = alone_with_tokenizer(folder if extend else None)
     with alone, console, workspace(output) as work:
         tokenizer = load_tokenizer(folder)
-        items = _read(catalog, run, work, console)
+        items = _read(catalog, options, run, work, console, tokenizer)
         refuse_unused(tokenizer, options, run)
         encoding = encode_items(
             tokenizer, items, options, run, refit_above=refit_above, work=work, console=console
@@ -207,72 +247,36 @@ def _encode_with(
             # Before the codes: whatever happens in between, the tokenizer gives the same again.
             save_tokenizer(folder, tokenizer.extended(encoding.semantic_ids), overwrite=True)
         _write_codes(encoding.semantic_ids, output)
+    in_tree = encoding.drift is not None and encoding.drift.in_tree
     return _Encoded(
-        semantic_ids=encoding.semantic_ids, health=health, lines=_news(encoding, extend)
+        semantic_ids=encoding.semantic_ids,
+        health=health,
+        collisions=None if in_tree else encoding.collisions,
+        lines=_news(encoding, extend),
     )
+
+
+def _warn(console: Console, collisions: Collisions | None) -> None:
+    """Warns, also if quiet, where most items collided."""
+    from semtok.verdict import collision_warning
+
+    warning = None if collisions is None else collision_warning(collisions)
+    if warning is not None:
+        console.warn(warning)
 
 
 def _news(encoding: Encoding, extend: bool) -> list[str]:
     """What there is to say of the new items, if there are any."""
-    if encoding.drift is None or encoding.collisions is None:
+    drift = encoding.drift
+    if drift is None:
         return []
     memory = "remembered" if extend else "not remembered: --extend keeps their codes"
-    return [
-        f"{encoding.drift.num_new:,} new items, {memory}",
-        encoding.collisions.outcome,
-        str(encoding.drift),
-    ]
+    new = ", ".join(filter(None, [f"{drift.num_new:,} new items", drift.placement]))
+    return [f"{new}; {memory}", str(drift)]
 
 
-@app.command()
-def inspect(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="TOKENIZER|CODES", help="A tokenizer's folder or a file of codes."),
-    ],
-    catalog: Annotated[
-        Path | None, typer.Option(help="The items' file: their titles stand in the page's tree.")
-    ] = None,
-    sequences: Annotated[
-        Path | None,
-        typer.Option(
-            help="Interactions (user_id, item_id, timestamp): says how often consecutive items "
-            "share a prefix."
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write one self-contained page with figures and a tree.")
-    ] = None,
-    id_column: Annotated[str, typer.Option(help="The field with the item's id.")] = "item_id",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
-) -> None:
-    """Show how good codes are: utilisation, collisions, distortion, neighbours, sequences."""
-    if html is None:
-        _refuse_without("--html", {"--catalog": catalog, "--force": force})
-    else:
-        _check_page(html, force)
-        _keep_inputs(html, [place for place in (path, catalog, sequences) if place], path)
-
-    from semtok.inspecting import inspected, write_inspection
-
-    inspection = inspected(path, sequences, id_column=id_column)
-    if html is not None:
-        write_inspection(html, path, inspection, catalog, id_column=id_column)
-    if as_json:
-        typer.echo(json.dumps(inspection.health.to_dict(), indent=2))
-    else:
-        _show(inspection, html)
-
-
-def _show(inspection: Inspection, html: Path | None) -> None:
-    """Prints what `inspect` measured, and where the page is."""
-    console = Console()
-    console.show(inspection.health)
-    if inspection.tokenizer is not None and inspection.tokenizer.collisions is not None:
-        console.say(inspection.tokenizer.collisions.outcome)
-    if html is not None:
-        console.say(f"wrote {html}")
+app.command()(inspecting_cli.inspect)
+app.command()(inspecting_cli.compare)
 
 
 def main() -> None:
@@ -294,13 +298,6 @@ def main() -> None:
         _stop(str(error), 1)
 
 
-def _refuse_without(needed: str, values: dict[str, object]) -> None:
-    """Raises BadParameter if a flag was set that means nothing without another one."""
-    for flag, value in values.items():
-        if value:
-            raise typer.BadParameter(f"needs {needed}", param_hint=flag)
-
-
 def _stop(text: str, code: int) -> None:
     typer.echo("semtok: " + " ".join(printable(text).split()), err=True)
     sys.exit(code)
@@ -318,76 +315,25 @@ def _limit_threads(run: RunOptions) -> None:
             os.environ[f"{name}_{suffix}"] = str(run.threads)
 
 
-def _alone_with(tokenizer: Path | None) -> AbstractContextManager[None]:
-    """Keeps a tokenizer that is to be replaced from other runs; None is to be kept from nobody."""
-    if tokenizer is None:
-        return nullcontext()
-    from semtok.artifact import check_replaceable
-
-    sweep(tokenizer.absolute().parent)
-    check_replaceable(tokenizer)
-    return alone_with(tokenizer)
-
-
-def _check_cache(cache: Path | None) -> None:
-    if cache is not None and cache.exists() and not cache.is_dir():
-        raise NotADirectoryError(f"{cache}: --cache must be a folder, and is a file")
-
-
-def _keep_inputs(output: Path, inputs: Iterable[Path], folder: Path | None) -> None:
-    """Refuses to write over a file that is read, or into a tokenizer's folder."""
-    if str(output) == "-":
-        return
-    place = output.resolve()
-    for path in inputs:
-        if path.exists() and output.exists() and output.samefile(path):
-            raise FileExistsError(f"{output}: is read by this command, so it is not replaced")
-    if folder is not None and folder.is_dir() and folder.resolve() in place.parents:
-        raise FileExistsError(f"{output}: lies in the tokenizer's folder, which is its alone")
-
-
-def _codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
-    """Where the codes go; raises if they cannot go there."""
-    from semtok.catalog import catalog_suffix
-    from semtok.code_files import code_suffix
-
-    is_stdin = str(catalog) == "-"
-    suffix = "" if is_stdin else catalog_suffix(catalog)
-    if output is None:
-        if is_stdin:
-            return Path("-")
-        output = catalog.with_name(catalog.name[: -len(suffix)] + ".codes.jsonl")
-    if str(output) == "-":
-        return output
-    code_suffix(output)
-    check_regular(output)
-    if output.exists() and catalog.exists() and output.samefile(catalog):
-        raise FileExistsError(f"{output}: is the catalogue itself")
-    if output.exists() and not force:
-        raise FileExistsError(f"{output}: exists already; --force replaces it")
-    check_parent(output)
-    return output
-
-
-def _check_page(html: Path, force: bool) -> None:
-    if html.suffix not in (".html", ".htm"):
-        raise ValueError(f"{html}: must end in .html")
-    check_regular(html)
-    if html.exists() and not force:
-        raise FileExistsError(f"{html}: exists already; --force replaces it")
-    check_parent(html)
-    sweep(html.absolute().parent)
-
-
 def _write_codes(semantic_ids: SemanticIds, output: Path) -> None:
     """Writes the codes to a file; those for standard output wait until all else is done."""
     if str(output) != "-":
         semantic_ids.write(output)
 
 
-def _read(catalog: Path, run: RunOptions, work: Path, console: Console) -> Items:
+def _read(
+    catalog: Path,
+    options: FitOptions,
+    run: RunOptions,
+    work: Path,
+    console: Console,
+    tokenizer: Tokenizer | None = None,
+) -> Items:
     from semtok.fitting import Items
+    from semtok.vector_files import is_of_vectors
 
+    if is_of_vectors(catalog, options, run, tokenizer):
+        return Items.read_vectors(catalog, run, console)
     return Items.read(catalog, id_column=run.id_column, work=work, console=console)
 
 

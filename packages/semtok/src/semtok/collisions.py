@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from semtok.code_numbers import number_rows
 from semtok.progress import Progress, report
-from semtok.semantic_ids import SemanticIds, number_rows
 
 if TYPE_CHECKING:
     from semtok.candidates import CodeCosts
     from semtok.quantizers.contract import Quantizer
+    from semtok.semantic_ids import SemanticIds
 
 Policy = Literal["suffix", "reassign", "allow"]
 

@@ -14,6 +14,8 @@ import typer
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from rich.table import Table
+
     from semtok.health import CodeHealth
 
 _PLAIN_EVERY = 10.0  # seconds between two plain lines of one stage
@@ -43,6 +45,7 @@ class Console:
         self._to_stderr = stdout_is_taken
         self._started: dict[str, float] = {}
         self._shown = 0.0
+        self._ended: set[str] = set()
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._log = _ToConsole(self)
@@ -79,7 +82,7 @@ class Console:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Shows how far a stage is."""
+        """Shows how far a stage is; a total of 0 is not known yet."""
         now = time.monotonic()
         if self.quiet:
             return
@@ -91,15 +94,19 @@ class Console:
             self._bars.update(
                 self._tasks[stage],
                 completed=done,
-                total=total if done else None,
-                amount=f"{done:,}" if total > 1 else "",
+                total=total if done and total else None,
+                amount=f"{done:,}" if total != 1 else "",
             )
         elif stage not in self._started:
             typer.echo(f"{stage} ...", err=True)
-        elif done >= total:
+        elif total and done >= total:
+            if stage in self._ended:
+                return
+            self._ended.add(stage)
             typer.echo(f"{stage}: {now - self._started[stage]:.1f} s", err=True)
         elif now - self._shown >= _PLAIN_EVERY:
-            typer.echo(f"{stage}: {done:,} of {total:,}", err=True)
+            of_total = f" of {total:,}" if total else ""
+            typer.echo(f"{stage}: {done:,}{of_total}", err=True)
         else:
             return
         self._started.setdefault(stage, now)
@@ -118,17 +125,24 @@ class Console:
         if not self.quiet:
             typer.echo(printable(text), err=self._to_stderr)
 
+    def warn(self, text: str) -> None:
+        """Shows a warning on stderr, also if quiet."""
+        self.line(f"warning: {text}")
+
     def show(self, health: CodeHealth) -> None:
         """Prints a table of health, unless quiet."""
-        if self.quiet:
-            return
+        if not self.quiet:
+            self.print(health.table())
+
+    def print(self, table: Table) -> None:
+        """Prints a table."""
         from rich.console import Console as RichConsole
 
         file = sys.stderr if self._to_stderr else sys.stdout
-        RichConsole(file=file, width=None if file.isatty() else 100).print(health.table())
+        RichConsole(file=file, width=None if file.isatty() else 100).print(table)
 
     def _show_warning(self, message: Warning | str, *_: object, **__: object) -> None:
-        self.line(f"warning: {' '.join(str(message).split())}")
+        self.warn(" ".join(str(message).split()))
 
 
 class _ToConsole(logging.Handler):

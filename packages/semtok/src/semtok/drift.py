@@ -26,6 +26,8 @@ class Drift:
         level: The level, from 1, after which both were measured: the last; with hierarchical
             k-means, where every fitted item ends at itself, the first.
         threshold: The ratio above which refitting is advised.
+        in_tree: Whether the codes are those of a tree whose leaves are the fitted items: there a
+            new item always arrives at one, so that all are moved, as they should.
     """
 
     num_new: int
@@ -33,23 +35,29 @@ class Drift:
     ratio: float | None
     level: int
     threshold: float = REFIT_ABOVE
+    in_tree: bool = False
 
     @property
     def refit(self) -> bool:
         """Whether new items are so far out that the tokenizer should be fitted anew."""
         return self.ratio is not None and self.ratio > self.threshold
 
+    @property
+    def placement(self) -> str:
+        """What codes the new items got, in words; "" where they got those of the quantizer."""
+        if self.in_tree:
+            return "each beside the fitted item that is nearest to it, as far as there is room"
+        if not self.num_moved:
+            return ""
+        return f"{self.num_moved:,} of which found their code taken and got another"
+
     def __str__(self) -> str:
-        moved = (
-            f"{self.num_moved:,} of {self.num_new:,} new items found their code taken and got "
-            "another"
-        )
         if self.ratio is None:
-            return f"drift: not measured, as fitted items had no distortion; {moved}"
+            return "drift: not measured, as fitted items had no distortion"
         advice = "fit anew" if self.refit else f"no need to refit up to {self.threshold:g}"
         if self.refit:
             advice += f", as it is above {self.threshold:g}"
         return (
             f"drift: {self.ratio:.2f} times the distortion of fitted items at level {self.level}: "
-            f"{advice}; {moved}"
+            f"{advice}"
         )

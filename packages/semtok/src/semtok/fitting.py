@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog, stream_catalog
 from semtok.drift import REFIT_ABOVE
@@ -24,6 +25,11 @@ from semtok.options import FitOptions, RunOptions
 from semtok.quantizers.kinds import QUANTIZERS
 from semtok.storage import scratch, sweep
 from semtok.tokenizer import Encoding, Tokenizer
+from semtok.vector_files import (
+    read_vectors,
+    refuse_items_without_vectors,
+    refuse_other_vectors,
+)
 
 if TYPE_CHECKING:
     from semtok.console import Console
@@ -43,6 +49,7 @@ class Items:
         id_column: The field with the id.
         folder: Where relative paths in fields start.
         held: The chunks themselves, if there are few items.
+        vectors: Of the items, where the file holds these and no fields.
     """
 
     item_ids: list[str]
@@ -50,7 +57,8 @@ class Items:
     path: Path
     id_column: str
     folder: Path
-    held: Sequence[Catalog] | None
+    held: Sequence[Catalog] | None = None
+    vectors: Float32[np.ndarray, "items dim"] | None = None
 
     @classmethod
     def read(cls, path: Path, *, id_column: str, work: Path, console: Console) -> Items:
@@ -73,7 +81,7 @@ class Items:
                 held.append(chunk)
             if len(item_ids) > _HELD or cells > _HELD_CELLS:
                 held = None
-            console("reading", len(item_ids), len(item_ids) + 1)
+            console("reading", len(item_ids), 0)
         console("reading", len(item_ids), len(item_ids))
         return cls(
             item_ids=item_ids,
@@ -82,6 +90,21 @@ class Items:
             id_column=id_column,
             folder=folder,
             held=held,
+        )
+
+    @classmethod
+    def read_vectors(cls, path: Path, run: RunOptions, console: Console) -> Items:
+        """Maps a file of vectors, checking all of it, and reads the ids of its rows."""
+        console("reading", 0, 1)
+        item_ids, vectors = read_vectors(path, run.ids, id_column=run.id_column)
+        console("reading", len(item_ids), len(item_ids))
+        return cls(
+            item_ids=item_ids,
+            fields=(),
+            path=path,
+            id_column=run.id_column,
+            folder=path.parent,
+            vectors=vectors,
         )
 
     def chunks(self) -> Iterator[Catalog]:
@@ -121,7 +144,9 @@ def fit_tokenizer(
         items.require([name for name, spec in options.specs.items() if not is_stored(spec)])
     elif options.fields is not None:
         items.require(_split(options.fields))
-    for name, spec in options.specs.items():
+    if items.vectors is not None:
+        arrays["embedding"] = items.vectors
+    for name, spec in options.specs.items() if items.vectors is None else ():
         if is_stored(spec):
             arrays[name] = read_embeddings(spec, items.item_ids, id_column=run.id_column)
             continue
@@ -160,13 +185,19 @@ def encode_items(
     if run.engine == "ray":
         return _encode_by_ray(tokenizer, items, run, threshold, work, console)
     known = tokenizer.semantic_ids
-    arrays = {
+    arrays: dict[str, np.ndarray] = {}
+    if items.vectors is not None:
+        refuse_other_vectors(tokenizer, items.path, items.vectors)
+        arrays[tokenizer.views[0].name] = items.vectors
+    arrays |= {
         name: read_embeddings(file, items.item_ids, id_column=run.id_column)
         for name, file in options.files_for(tokenizer).items()
     }
     new_rows = [row for row, item_id in enumerate(items.item_ids) if not known.has(item_id)]
     if not new_rows:
         return Encoding(semantic_ids=known.take(items.item_ids))
+    if any(view.source is None and view.name not in arrays for view in tokenizer.views):
+        refuse_items_without_vectors(tokenizer, items.path, len(new_rows))
     arrays = {name: array[new_rows] for name, array in arrays.items()}
     for view in tokenizer.views:
         if view.source is not None:

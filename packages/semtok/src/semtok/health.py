@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
+from semtok.code_numbers import number_rows
 from semtok.collisions import Collisions, measure_collisions
-from semtok.semantic_ids import SemanticIds, number_rows
+from semtok.phrases import counted, levels_of_codes
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from semtok.semantic_ids import SemanticIds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,13 @@ class CodeHealth:
     neighbour_overlap: float | None = None
     num_pairs: int | None = None
 
+    def __repr__(self) -> str:
+        levels = levels_of_codes([level.codebook_size for level in self.levels])
+        used = ", ".join(f"{level.utilisation:.0%}" for level in self.levels)
+        collisions = f"{self.collision_rate:.2%}, once resolved {self.resolved_collision_rate:.2%}"
+        items = counted(self.num_items, "item")
+        return f"CodeHealth({items}, {levels}, used {used}, collisions {collisions})"
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON types."""
         return asdict(self)
@@ -82,7 +92,7 @@ class CodeHealth:
         from rich.table import Table
 
         table = Table(
-            title=f"{self.num_items:,} items, {len(self.levels)} levels",
+            title=f"{counted(self.num_items, 'item')}, {counted(len(self.levels), 'level')}",
             caption="\n".join(self._caption()),
             caption_justify="left",
         )

@@ -13,6 +13,7 @@ from semtok.page import write_page
 from semtok.semantic_ids import SemanticIds
 from semtok.sequences import read_sequences
 from semtok.tokenizer import Tokenizer
+from semtok.verdict import balance_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,13 @@ def tokenizer_health(
         neighbour_overlap=tokenizer.neighbour_overlap,
         sequences=sequences,
     )
+
+
+def fitted_lines(tokenizer: Tokenizer) -> list[str]:
+    """What there is to say of a tokenizer that was just fitted, beside its health."""
+    collisions, hint = tokenizer.collisions, balance_hint(tokenizer.quantizer)
+    lines = [] if collisions is None or collisions.rate == 0 else [collisions.outcome]
+    return [*lines, hint] if hint else lines
 
 
 def write_inspection(

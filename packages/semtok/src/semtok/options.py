@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +29,15 @@ class RunOptions:
     id_column: Annotated[
         str, typer.Option(help="The field with the item's id.", rich_help_panel=_RUNNING)
     ] = "item_id"
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where CATALOG is a .npy or .safetensors file of vectors: the ids of its rows, "
+            "one a line.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None
     device: Annotated[
         str | None,
         typer.Option(
@@ -353,35 +361,7 @@ def _refuse(value: object, flag: str, reason: str) -> None:
         raise typer.BadParameter(reason, param_hint=flag)
 
 
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def with_options(**groups: type) -> Callable[[Command], Command]:
-    """Gives a command the options of dataclasses, whose instances it takes by these names."""
-
-    def decorate(command: Command) -> Command:
-        def run(**values: Any) -> None:
-            for name, group in groups.items():
-                names = [field.name for field in dataclasses.fields(group)]
-                values[name] = group(**{option: values.pop(option) for option in names})
-            command(**values)
-
-        declared = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [parameter for parameter in declared if parameter.name not in groups]
-        for group in groups.values():
-            hints = get_type_hints(group, include_extras=True)
-            parameters += [
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=field.default,
-                    annotation=hints[field.name],
-                )
-                for field in dataclasses.fields(group)
-            ]
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run  # type: ignore[return-value]
-
-    return decorate
+def refuse_without(needed: str, values: dict[str, object]) -> None:
+    """Raises BadParameter if a flag was set that means nothing without another one."""
+    for flag, value in values.items():
+        _refuse(value, flag, f"needs {needed}")

@@ -75,7 +75,7 @@ def embed_files(
         path: The .npy file to write.
         id_column: The column that holds the item's id.
         options: How Ray runs.
-        progress: Called with the items done, and one more until all are.
+        progress: Called with the items done, and 0 until all are: of how many is not known.
 
     Returns:
         The items' ids, and their embeddings, mapped from `path`.
@@ -117,7 +117,7 @@ def encode_files(
         id_column: The column that holds the item's id.
         refit_above: The drift above which refitting is advised.
         options: How Ray runs.
-        progress: Called with the items done, and one more until all are.
+        progress: Called with the items done, and 0 until all are: of how many is not known.
 
     Returns:
         The codes, in the order of the files and their rows.
@@ -159,7 +159,7 @@ def encode_files(
         x=x,
     )
     new_ids = [item_id for item_id in item_ids if not known.has(item_id)]
-    table = replace(known, codes=resolved, item_ids=new_ids)
+    table = known.table_of(new_ids, resolved)
     return Encoding(
         semantic_ids=tokenizer.extended(table).semantic_ids.take(item_ids),
         collisions=collisions,
@@ -248,7 +248,7 @@ def _run(
             _refuse_repeated(seen, ids, files, number)
             done += len(ids)
             if progress is not None:
-                progress(done, done + 1)
+                progress(done, 0)
             yield batch
     except ray.exceptions.RayError as error:
         raise _cause(error) from None

@@ -79,6 +79,10 @@ class Pca:
             components = components / scales[:, None]
         return cls(mean=mean, components=components.astype(np.float32))
 
+    def __repr__(self) -> str:
+        dims, kept = self.components.shape[::-1]
+        return f"Pca({dims} to {kept} dimensions)"
+
     def transform(self, x: Float[np.ndarray, "items dim"]) -> Float32[np.ndarray, "items reduced"]:
         """The coordinates of vectors along the directions, each row independent of the others.
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 
-from semtok.catalog import CatalogError
+from semtok.catalog import CatalogError, item_id_of
 from semtok.code_files import read_codes, write_codes
+from semtok.code_numbers import number_rows
+from semtok.collisions import Policy
+from semtok.health import CodeHealth, measure_health
+from semtok.phrases import counted, levels_of_codes
+from semtok.progress import StageProgress
+from semtok.quantizers.contract import Quantizer
+from semtok.quantizers.kinds import QUANTIZERS
+from semtok.quantizers.rqvae_config import RqVaeConfig
+from semtok.vectors import as_vectors
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SemanticIds:
     """The semantic ID of every item: row i of `codes` is that of item i.
 
@@ -62,6 +72,74 @@ class SemanticIds:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def __repr__(self) -> str:
+        unique = "collisions allowed" if self.allow_collisions else "no two alike"
+        levels = levels_of_codes(self.codebook_sizes)
+        return f"{type(self).__name__}({counted(len(self), 'item')}, {levels}, {unique})"
+
+    @staticmethod
+    def fit(
+        vectors: Float[np.ndarray, "items dim"],
+        *,
+        quantizer: str | RqVaeConfig | Quantizer = "hierarchical",
+        item_ids: Sequence[str | int] | Int64[np.ndarray, " items"] | None = None,
+        policy: Policy = "reassign",
+        seed: int | None = None,
+        progress: StageProgress | None = None,
+        **options: Any,
+    ) -> FittedSemanticIds:
+        """Semantic IDs of vectors in one call: fit, encode, resolve collisions, measure.
+
+        Args:
+            vectors: Row i is that of item i. They must not be changed afterwards.
+            quantizer: One of the names in `QUANTIZERS`; the configuration of an RQ-VAE; or a
+                fitted quantizer, which then only encodes.
+            item_ids: The items; None calls them by their rows, "0", "1" and so on.
+            policy: How collisions are resolved; see `semtok.collisions`.
+            seed: Same seed, same vectors: same codes. None is 0, or what the configuration says.
+            progress: Called with a stage's name, how much is done and of how much.
+            options: Of the quantizer's `fit`, such as `num_levels` and `codebook_size`.
+
+        Raises:
+            ValueError: If the vectors are empty or not finite, the ids do not fit them, the name
+                is unknown, or an option is out of range or has no effect.
+            TypeError: If the quantizer has no such option.
+        """
+        # Every quantizer and faiss stand behind it, and a table that is read needs neither.
+        from semtok.coding import fitted_codes, stage
+
+        x = as_vectors(vectors)
+        names = _item_names(item_ids, len(x))
+        if isinstance(quantizer, str | RqVaeConfig):
+            report_stage = stage(progress, "quantizing")
+            fitted = _fitted_quantizer(x, quantizer, seed, progress=report_stage, **options)
+        elif seed is None and not options:
+            fitted = quantizer
+        else:
+            wrong = "seed" if seed is not None else next(iter(options))
+            raise ValueError(f"{wrong} has no effect: the quantizer is fitted already")
+        coded = fitted_codes(fitted, x, policy=policy, progress=progress)
+        table = SemanticIds(
+            codes=coded.codes,
+            codebook_sizes=coded.codebook_sizes,
+            item_ids=names,
+            allow_collisions=policy == "allow",
+        )
+        health = measure_health(
+            table,
+            collisions=coded.collisions,
+            distortion=coded.distortion,
+            neighbour_overlap=coded.neighbour_overlap,
+        )
+        return FittedSemanticIds(
+            codes=table.codes,
+            codebook_sizes=table.codebook_sizes,
+            item_ids=names,
+            allow_collisions=table.allow_collisions,
+            quantizer=fitted,
+            health=health,
+        )
 
     @property
     def num_levels(self) -> int:
@@ -121,7 +199,20 @@ class SemanticIds:
             ValueError: If there is no such item, or one is named twice.
         """
         rows = [self.row(item_id) for item_id in item_ids]
-        return replace(self, codes=self.codes[rows], item_ids=list(item_ids))
+        return self.table_of(list(item_ids), self.codes[rows])
+
+    def table_of(self, item_ids: list[str], codes: Int64[np.ndarray, "rows levels"]) -> SemanticIds:
+        """A table of other items with the same codebooks, and the same rule for collisions.
+
+        Raises:
+            ValueError: As for any table.
+        """
+        return SemanticIds(
+            codes=codes,
+            codebook_sizes=self.codebook_sizes,
+            item_ids=item_ids,
+            allow_collisions=self.allow_collisions,
+        )
 
     def write(self, path: str | Path) -> None:
         """Writes one line or row an item, in order; the file replaces an older one in one step.
@@ -177,17 +268,48 @@ class SemanticIds:
         return rows
 
 
-def number_rows(codes: Int64[np.ndarray, "items levels"]) -> Int64[np.ndarray, " items"]:
-    """One number a row of non-negative codes: equal for equal rows, and in their order."""
-    numbers = np.zeros(len(codes), dtype=np.int64)
-    if len(codes) == 0:
-        return numbers
-    highest = 0
-    for column in codes.T:
-        size = int(column.max()) + 1
-        if (highest + 1) * size > 2**62:  # ranks are smaller than the numbers, and in their order
-            numbers = np.unique(numbers, return_inverse=True)[1].reshape(-1)
-            highest = int(numbers.max())
-        numbers = numbers * size + column
-        highest = (highest + 1) * size - 1
-    return numbers
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FittedSemanticIds(SemanticIds):
+    """What `SemanticIds.fit` gives: the table, what made it, and how good it is.
+
+    Attributes:
+        quantizer: Encodes other vectors; `Tokenizer` also resolves their collisions.
+        health: Utilisation, collisions as they were before they were resolved, distortion,
+            neighbour overlap.
+    """
+
+    quantizer: Quantizer
+    health: CodeHealth
+
+
+def _item_names(
+    item_ids: Sequence[str | int] | Int64[np.ndarray, " items"] | None, num_items: int
+) -> list[str]:
+    """The ids as strings: as many as items, whole numbers as their digits."""
+    if item_ids is None:
+        return [str(row) for row in range(num_items)]
+    values = item_ids.tolist() if isinstance(item_ids, np.ndarray) else item_ids
+    if len(values) != num_items:
+        raise ValueError(f"item_ids must be as many as vectors ({num_items}), got {len(values)}")
+    return [
+        item_id_of({"item_ids": value}, "item_ids", f"row {row}")
+        for row, value in enumerate(values)
+    ]
+
+
+def _fitted_quantizer(
+    x: Float[np.ndarray, "items dim"],
+    quantizer: str | RqVaeConfig,
+    seed: int | None,
+    **options: Any,
+) -> Quantizer:
+    """The quantizer of a name or a configuration, fitted."""
+    if isinstance(quantizer, RqVaeConfig):
+        if seed is not None:
+            raise ValueError("seed has no effect: RqVaeConfig has its own")
+        fitted: Quantizer = QUANTIZERS["rqvae"].quantizer_class.fit(x, quantizer, **options)
+        return fitted
+    if quantizer not in QUANTIZERS:
+        names = ", ".join(QUANTIZERS)
+        raise ValueError(f"quantizer must be one of {names}, got {quantizer!r}")
+    return QUANTIZERS[quantizer].fit(x, seed=seed or 0, **options)

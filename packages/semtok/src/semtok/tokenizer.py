@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 
 from semtok.catalog import Catalog
+from semtok.coding import encoded, fitted_codes, stage
 from semtok.collisions import Collisions, Policy, resolve_collisions
 from semtok.drift import REFIT_ABOVE, Drift
 from semtok.embedding.contract import EmbeddingSource
-from semtok.neighbours import CodeSpace, neighbour_overlap
-from semtok.progress import Progress, StageProgress, report
+from semtok.progress import StageProgress
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.hierarchical import HierarchicalKMeans
-from semtok.quantizers.product import ProductQuantizer
 from semtok.quantizers.views import ViewQuantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
@@ -45,6 +44,10 @@ class Encoding:
     collisions: Collisions | None = None
     drift: Drift | None = None
 
+    def __repr__(self) -> str:
+        new = 0 if self.drift is None else self.drift.num_new
+        return f"Encoding({self.semantic_ids!r}, {new:,} of them new)"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokenizer:
@@ -69,6 +72,11 @@ class Tokenizer:
     distortion: tuple[float, ...] | None = None
     neighbour_overlap: float | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        views = ", ".join(view.name for view in self.views)
+        quantizer = type(self.quantizer).__name__
+        return f"Tokenizer({quantizer} of {views}, {self.semantic_ids!r})"
 
     def __post_init__(self) -> None:
         levels = self.quantizer.num_levels + (self.policy == "suffix")
@@ -140,7 +148,7 @@ class Tokenizer:
         names = list(arrays if sources.keys() <= arrays.keys() else {**sources, **arrays})
         for name in names:
             if name not in arrays:
-                report_stage = _stage(progress, _embedding(name))
+                report_stage = stage(progress, _embedding(name))
                 arrays[name] = sources[name].embed(catalog, progress=report_stage)
             _check_length(arrays[name], catalog)
             reduction = None
@@ -148,7 +156,7 @@ class Tokenizer:
                 reduction = _fit_pca(name, arrays[name], pca_dim, whiten)
             views.append(View(name=name, source=sources.get(name), reduction=reduction))
         x, dims = _side_by_side(views, arrays, workspace)
-        report_stage = _stage(progress, "quantizing")
+        report_stage = stage(progress, "quantizing")
         if fuse:
             fitted = quantizer(x, progress=report_stage)
         else:
@@ -176,35 +184,20 @@ class Tokenizer:
         progress: StageProgress | None,
     ) -> Tokenizer:
         """A tokenizer of a fitted quantizer, with the semantic IDs of the fitted items."""
-        # Identical vectors have codes of their own as fitted, but not as encoded.
-        if isinstance(quantizer, HierarchicalKMeans):
-            raw = quantizer.codes
-        else:
-            raw = _encoded(quantizer, x, _stage(progress, "encoding"))
-        codes, sizes, collisions = resolve_collisions(
-            raw,
-            quantizer.codebook_sizes,
-            policy=policy,
-            quantizer=quantizer,
-            x=x,
-            progress=progress and partial(progress, "resolving collisions"),
-        )
-        report_stage = _stage(progress, "measuring")
-        distortion, overlap = _distortion(quantizer, x, raw), _overlap(quantizer, x, codes)
-        report(report_stage, 1, 1)
+        coded = fitted_codes(quantizer, x, policy=policy, progress=progress)
         return cls(
             quantizer=quantizer,
             semantic_ids=SemanticIds(
-                codes=codes,
-                codebook_sizes=sizes,
+                codes=coded.codes,
+                codebook_sizes=coded.codebook_sizes,
                 item_ids=item_ids,
                 allow_collisions=policy == "allow",
             ),
             views=views,
             policy=policy,
-            collisions=collisions,
-            distortion=distortion,
-            neighbour_overlap=overlap,
+            collisions=coded.collisions,
+            distortion=coded.distortion,
+            neighbour_overlap=coded.neighbour_overlap,
             info=info,
         )
 
@@ -247,7 +240,7 @@ class Tokenizer:
                 arrays[view.name] = _embedded(view, items, progress)
         x, _ = _side_by_side(self.views, arrays, workspace)
         codes, _, collisions = resolve_collisions(
-            _encoded(self.quantizer, x, _stage(progress, "encoding")),
+            encoded(self.quantizer, x, stage(progress, "encoding")),
             self.quantizer.codebook_sizes,
             policy=self.policy,
             assigned=known,
@@ -255,7 +248,7 @@ class Tokenizer:
             x=x,
             progress=progress and partial(progress, "resolving collisions"),
         )
-        table = replace(known, codes=codes, item_ids=items.item_ids)
+        table = known.table_of(items.item_ids, codes)
         return Encoding(
             semantic_ids=self.extended(table).semantic_ids.take(catalog.item_ids),
             collisions=collisions,
@@ -270,10 +263,9 @@ class Tokenizer:
         """
         known = self.semantic_ids
         new = [row for row, name in enumerate(semantic_ids.item_ids) if not known.has(name)]
-        table = replace(
-            known,
-            codes=np.concatenate([known.codes, semantic_ids.codes[new]]),
-            item_ids=known.item_ids + [semantic_ids.item_ids[row] for row in new],
+        table = known.table_of(
+            known.item_ids + [semantic_ids.item_ids[row] for row in new],
+            np.concatenate([known.codes, semantic_ids.codes[new]]),
         )
         return replace(self, semantic_ids=table)
 
@@ -298,7 +290,12 @@ class Tokenizer:
         fitted = 0.0 if self.distortion is None else self.distortion[level - 1]
         ratio = self.quantizer.distortion(x)[level - 1] / fitted if fitted > 0 else None
         return Drift(
-            num_new=len(x), num_moved=num_moved, ratio=ratio, level=level, threshold=threshold
+            num_new=len(x),
+            num_moved=num_moved,
+            ratio=ratio,
+            level=level,
+            threshold=threshold,
+            in_tree=isinstance(self.quantizer, HierarchicalKMeans) and self.policy != "allow",
         )
 
 
@@ -328,7 +325,7 @@ def _embedded(
             f"embeddings must be given for {len(items)} new items: the tokenizer was "
             "fitted on embeddings made elsewhere"
         )
-    return view.source.embed(items, progress=_stage(progress, _embedding(view.name)))
+    return view.source.embed(items, progress=stage(progress, _embedding(view.name)))
 
 
 def _has_tree(quantizer: Quantizer) -> bool:
@@ -336,44 +333,6 @@ def _has_tree(quantizer: Quantizer) -> bool:
     if isinstance(quantizer, ViewQuantizer):
         return any(map(_has_tree, quantizer.parts))
     return isinstance(quantizer, HierarchicalKMeans)
-
-
-def code_space(quantizer: Quantizer) -> CodeSpace:
-    """By what codes are near each other: how many agree, if no level refines the one before."""
-    return "hamming" if isinstance(quantizer, ProductQuantizer | ViewQuantizer) else "prefix"
-
-
-def _encoded(
-    quantizer: Quantizer, x: Float[np.ndarray, "items dim"], progress: Progress | None
-) -> Int64[np.ndarray, "items levels"]:
-    codes = np.empty((len(x), quantizer.num_levels), dtype=np.int64)
-    for start in range(0, len(x), LARGE_CHUNK):
-        codes[start : start + LARGE_CHUNK] = quantizer.encode(x[start : start + LARGE_CHUNK])
-        report(progress, min(start + LARGE_CHUNK, len(x)), len(x))
-    return codes
-
-
-def _distortion(
-    quantizer: Quantizer,
-    x: Float[np.ndarray, "items dim"],
-    codes: Int64[np.ndarray, "items levels"],
-) -> tuple[float, ...]:
-    """What `quantizer.distortion` measures, of codes that are there already."""
-    totals = np.zeros(quantizer.num_levels)
-    for start in range(0, len(x), LARGE_CHUNK):
-        part, part_codes = x[start : start + LARGE_CHUNK], codes[start : start + LARGE_CHUNK]
-        for level in range(quantizer.num_levels):
-            gaps = part - quantizer.decode(part_codes[:, : level + 1])
-            totals[level] += np.einsum("nd,nd->n", gaps, gaps).sum(dtype=np.float64)
-    return tuple((totals / len(x)).tolist())
-
-
-def _overlap(
-    quantizer: Quantizer, x: Float[np.ndarray, "items dim"], codes: Int64[np.ndarray, "items _"]
-) -> float | None:
-    if len(x) < 2:
-        return None
-    return neighbour_overlap(x, codes[:, : quantizer.num_levels], space=code_space(quantizer))
 
 
 def _fit_pca(name: str, x: Float[np.ndarray, "items dim"], dim: int, whiten: bool) -> Pca:
@@ -417,13 +376,6 @@ def _by_view(value: Any, name: str = _ONLY) -> dict[str, Any]:
     if value is None:
         return {}
     return dict(value) if isinstance(value, Mapping) else {name: value}
-
-
-def _stage(progress: StageProgress | None, name: str) -> Progress | None:
-    if progress is None:
-        return None
-    progress(name, 0, 1)
-    return partial(progress, name)
 
 
 def _embedding(view: str) -> str:

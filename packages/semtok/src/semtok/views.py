@@ -21,3 +21,8 @@ class View:
     name: str
     source: EmbeddingSource | None = None
     reduction: Pca | None = None
+
+    def __repr__(self) -> str:
+        source = "vectors made elsewhere" if self.source is None else repr(self.source)
+        reduced = "" if self.reduction is None else f", {self.reduction!r}"
+        return f"View({self.name!r}, {source}{reduced})"

@@ -41,6 +41,9 @@ class EmbeddingCache:
         sweep(self.folder)
         self._open_all()
 
+    def __repr__(self) -> str:
+        return f"EmbeddingCache({str(self.folder)!r})"
+
     def embed(
         self, catalog: Catalog, *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "items dim"]:

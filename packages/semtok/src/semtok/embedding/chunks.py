@@ -37,8 +37,8 @@ def embed_chunks(
         cache: A folder that keeps embeddings by content: only what it lacks is embedded, and a
             killed run goes on where it was. See `EmbeddingCache`.
         total: How many items there will be, if that is known.
-        progress: Called with the items done, and `total` or, where that is unknown, one more than
-            are done until all are.
+        progress: Called with the items done, and of how many: `total`, or 0 where that is unknown
+            until all are done.
 
     Returns:
         One row an item, in the order of the chunks. A mapped file is read-only.
@@ -53,8 +53,7 @@ def embed_chunks(
 
     def report(in_chunk: int, _: int) -> None:
         if progress is not None:
-            now = done + in_chunk
-            progress(now, max(total or 0, now + 1))
+            progress(done + in_chunk, total or 0)
 
     def parts() -> Iterable[np.ndarray]:
         nonlocal done

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from semtok.catalog import CatalogError
 from semtok.embedding.contract import first_line
+from semtok.phrases import counted
 
 RANDOM = "random"
 """Names weights drawn at random, where a network is wanted as it is before pretraining."""
@@ -37,6 +38,9 @@ class ImageNetwork:
     transform: Callable[[Any], Any]
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     scale: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __repr__(self) -> str:
+        return f"ImageNetwork({type(self.network).__name__}, {counted(len(self.layers), 'layer')})"
 
 
 def image_network(model: str, weights: str = "", image_size: int | None = None) -> ImageNetwork:

@@ -13,22 +13,30 @@ from jaxtyping import Float32
 
 from semtok.catalog import TEXT_FIELDS, Catalog
 from semtok.embedding.contract import digest
-from semtok.parts import floats, read_part, refusing, strings, write_part
+from semtok.parts import flag, floats, read_part, refusing, strings, write_part
+from semtok.phrases import counted
 from semtok.progress import Progress
+from semtok.scripts import WORD
 from semtok.threads import one_thread
 
 _CHUNK = 16_384
+_WORD_OF_OLD = r"(?u)\b\w+\b"  # of what was fitted before characters were split
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LsaEmbedding:
     """Embeds texts by the words and word pairs that they share with the fitted ones.
 
+    In scripts that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese),
+    each character counts as a word.
+
     Attributes:
         fields: The fields of a catalogue that make an item's text.
         vocabulary: Words and pairs of neighbouring words, sorted.
         idf: The inverse document frequency of each.
         components: The directions of the truncated SVD.
+        splits_characters: Whether characters of those scripts are words. False in what versions
+            wrote that took all text between two spaces for one word: it embeds as it was fitted.
     """
 
     kind: ClassVar[str] = "lsa"
@@ -37,6 +45,7 @@ class LsaEmbedding:
     vocabulary: list[str]
     idf: Float32[np.ndarray, " terms"]
     components: Float32[np.ndarray, "dim terms"]
+    splits_characters: bool = True
 
     def __post_init__(self) -> None:
         shapes = {(len(self.vocabulary),), self.idf.shape, self.components.shape[1:]}
@@ -77,7 +86,7 @@ class LsaEmbedding:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         chunks = [catalog] if isinstance(catalog, Catalog) else catalog
         texts = _sample((chunk.texts(fields) for chunk in chunks), sample_size, seed)
-        vectorizer = _vectorizer(max_features=max_terms)
+        vectorizer = _vectorizer(WORD, max_features=max_terms)
         try:
             counts = vectorizer.fit_transform(texts)
         except ValueError:  # scikit-learn: "empty vocabulary"
@@ -95,11 +104,16 @@ class LsaEmbedding:
             components=components.astype(np.float32),
         )
 
+    def __repr__(self) -> str:
+        terms = counted(len(self.vocabulary), "term")
+        return f"LsaEmbedding({', '.join(self.fields)}, {terms}, dim {self.dim})"
+
     @cached_property
     def fingerprint(self) -> str:
         """Names the vocabulary, its weights and the directions."""
         words = "\n".join(self.vocabulary)
-        return f"{self.kind}-{digest(words, self.idf, self.components)}"
+        rule = ["characters"] if self.splits_characters else []
+        return f"{self.kind}-{digest(words, self.idf, self.components, *rule)}"
 
     @property
     def dim(self) -> int:
@@ -132,7 +146,12 @@ class LsaEmbedding:
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json (with the vocabulary) and tensors.safetensors into a new folder."""
-        config = {"kind": self.kind, "fields": self.fields, "vocabulary": self.vocabulary}
+        config = {
+            "kind": self.kind,
+            "fields": self.fields,
+            "vocabulary": self.vocabulary,
+            "splits_characters": self.splits_characters,
+        }
         write_part(folder, config, {"idf": self.idf, "components": self.components})
 
     @classmethod
@@ -149,11 +168,15 @@ class LsaEmbedding:
                 vocabulary=strings(config, "vocabulary"),
                 idf=floats(tensors, "idf", 1),
                 components=floats(tensors, "components", 2),
+                splits_characters=(
+                    flag(config, "splits_characters") if "splits_characters" in config else False
+                ),
             )
 
     @cached_property
     def _vectorizer(self) -> Any:
-        vectorizer = _vectorizer(vocabulary=self.vocabulary)
+        word = WORD if self.splits_characters else _WORD_OF_OLD
+        vectorizer = _vectorizer(word, vocabulary=self.vocabulary)
         vectorizer.idf_ = self.idf
         return vectorizer
 
@@ -172,13 +195,13 @@ def _sample(chunks: Iterable[list[str]], size: int, seed: int) -> list[str]:
     return texts
 
 
-def _vectorizer(**options: object) -> Any:
+def _vectorizer(word: str, **options: object) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
         sublinear_tf=True,
         ngram_range=(1, 2),
-        token_pattern=r"(?u)\b\w+\b",
+        token_pattern=word,
         dtype=np.float32,
         **options,
     )

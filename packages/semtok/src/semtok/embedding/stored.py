@@ -13,12 +13,17 @@ from jaxtyping import Float32
 
 from semtok.catalog import Catalog, CatalogError, item_id_of
 from semtok.parts import map_npy, map_tensors, read_part, refusing, string, write_part
+from semtok.phrases import counted
 from semtok.progress import Progress
 
 if TYPE_CHECKING:
     import polars as pl
 
-STORED_SUFFIXES = (".npy", ".safetensors", ".parquet")
+ARRAY_SUFFIXES = (".npy", ".safetensors")
+"""Of files whose rows have no ids."""
+
+STORED_SUFFIXES = (*ARRAY_SUFFIXES, ".parquet")
+"""Of all files of embeddings."""
 
 _CHUNK = 65_536
 
@@ -77,6 +82,10 @@ class StoredEmbedding:
             raise CatalogError(f"{path}: holds no items")
         vectors = np.concatenate(parts)
         return cls(path=path, item_ids=file_ids, vectors=vectors, id_column=id_column)
+
+    def __repr__(self) -> str:
+        items = counted(len(self.item_ids), "item")
+        return f"StoredEmbedding({str(self.path)!r}, {items}, dim {self.dim})"
 
     @property
     def fingerprint(self) -> str:
@@ -166,7 +175,7 @@ def read_embeddings(
     if array.ndim != 2 or array.shape[1] == 0:
         raise CatalogError(f"{path}: must have the shape [items, dim], got {list(array.shape)}")
     if len(array) != len(item_ids):
-        raise CatalogError(f"{path}: has {len(array)} rows, the catalogue {len(item_ids)}")
+        raise CatalogError(f"{path}: has {len(array)} rows for {len(item_ids)} item ids")
     return _converted(path, array, item_ids, 0)
 
 

@@ -1,22 +1,23 @@
-"""One self-contained HTML page on a code table: its health in figures, and a tree to browse."""
+"""Self-contained HTML pages: on a code table, with figures and a tree to browse; on several."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
+from semtok.code_numbers import number_rows
 from semtok.health import CodeHealth, chance_overlap
 from semtok.page import figures
+from semtok.page.document import card, document, table, verdict_line
 from semtok.page.markup import Html, facts, isolated, tag, text
 from semtok.page.tree import make_tree, tree_json, tree_note
-from semtok.semantic_ids import SemanticIds, number_rows
+from semtok.phrases import counted, levels_of_codes
+from semtok.semantic_ids import SemanticIds
 from semtok.storage import replacing_file
+from semtok.verdict import Verdict, judged
 
-_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
 _MOST_BUCKET_CHARTS = 6
 
 
@@ -59,12 +60,14 @@ def write_page(
         raise ValueError(f"titles must be as many as items ({num_items}), got {len(titles)}")
     if max_items < 1:
         raise ValueError(f"max_items must be at least 1, got {max_items}")
-    sizes = sorted({level.codebook_size for level in health.levels})
-    between = f"{sizes[0]:,} to {sizes[-1]:,}" if len(sizes) > 1 else f"{sizes[0]:,}"
-    levels = "1 level" if len(health.levels) == 1 else f"{len(health.levels)} levels"
-    lead = f"{num_items:,} items, {levels} of {between} codes"
+    lead = f"{counted(num_items, 'item')}, {levels_of_codes(semantic_ids.codebook_sizes)}"
     body = [
-        tag("header", tag("h1", isolated(heading)), tag("p", text(lead), css="lead")),
+        tag(
+            "header",
+            tag("h1", isolated(heading)),
+            tag("p", text(lead), css="lead"),
+            verdict_line(judged(health, semantic_ids)),
+        ),
         _tiles(health),
         _levels_card(health, semantic_ids),
         _buckets_card(health, semantic_ids),
@@ -74,39 +77,58 @@ def write_page(
     if num_items:
         body.append(_tree_card(semantic_ids, titles, max_items))
     if details:
-        body.append(_card("How they were made", facts(details)))
+        body.append(card("How they were made", facts(details)))
     path = Path(path)
-    page = _document(heading, body)
+    page = document(heading, body)
     with replacing_file(path) as beside:
         beside.write_text(page, encoding="utf-8", newline="\n")
 
 
-def _document(heading: str, body: Sequence[Html]) -> str:
-    folder = Path(__file__).parent
-    style = Html((folder / "page.css").read_text(encoding="utf-8"))
-    script = Html((folder / "page.js").read_text(encoding="utf-8"))
-    # No script but this one runs, whatever the data.
-    policy = f"{_POLICY}script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"{tag('title', text(heading))}\n{tag('style', style)}\n</head>\n"
-        f"<body>{tag('main', *body)}\n{tag('script', script)}\n</body>\n</html>\n"
-    )
+def write_comparison(
+    path: str | Path,
+    *,
+    names: Sequence[str],
+    verdicts: Sequence[Verdict],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+) -> None:
+    """Writes a page on several code tables, as `write_page` does on one.
+
+    Args:
+        path: The .html file.
+        names: Of the tables.
+        verdicts: On each.
+        rows: A line for each measure: its name, then a cell for each table.
+        notes: What has to be known to read them.
+    """
+    lines = [
+        part
+        for name, verdict in zip(names, verdicts, strict=True)
+        for part in (tag("h3", isolated(name)), verdict_line(verdict))
+    ]
+    heading = f"{counted(len(names), 'code table')} compared"
+    body = [
+        tag("header", tag("h1", text(heading))),
+        card("Verdicts", *lines),
+        card("Measures", table(["", *names], rows), note=" ".join(notes)),
+    ]
+    with replacing_file(Path(path)) as beside:
+        beside.write_text(document(heading, body), encoding="utf-8", newline="\n")
 
 
 def _tiles(health: CodeHealth) -> Html:
     """The figures to look at first."""
-    # A level without distortion beside levels with it is a suffix: it only numbers items.
-    quantized = [level for level in health.levels if level.distortion is not None]
-    least = min(quantized or health.levels, key=lambda level: level.utilisation)
+    first = health.levels[0]
     rate, bucket = health.collision_rate, health.largest_bucket
     resolved = (health.resolved_collision_rate, health.resolved_largest_bucket)
     after = "" if (rate, bucket) == resolved else f"; once resolved {resolved[0]:.2%}"
     singled = sum(health.depths[:-1])
     tiles = [
-        ("codebook use", f"{least.utilisation:.1%}", "of the codes of the least used level"),
+        (
+            "first level",
+            f"{first.used:,} of {first.codebook_size:,}",
+            f"codes used, as evenly as {first.perplexity:,.1f} equal ones",
+        ),
         ("collisions", f"{rate:.2%}", f"of items; largest bucket {bucket:,}{after}"),
     ]
     if health.neighbour_overlap is not None:
@@ -114,7 +136,6 @@ def _tiles(health: CodeHealth) -> Html:
         tiles.append(
             ("neighbour overlap", f"{health.neighbour_overlap:.1%}", f"by chance {chance:.2%}")
         )
-    first = health.levels[0]
     if first.shared_prefix is not None and first.shared_by_chance is not None:
         note = f"share the first code; by chance {first.shared_by_chance:.1%}"
         tiles.append(("next items", f"{first.shared_prefix:.1%}", note))
@@ -129,10 +150,11 @@ def _tiles(health: CodeHealth) -> Html:
 
 
 def _levels_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
-    charts = [
-        figures.frequencies(number, np.bincount(semantic_ids.codes[:, number], minlength=size))
+    counts = [
+        np.bincount(semantic_ids.codes[:, number], minlength=size)
         for number, size in enumerate(semantic_ids.codebook_sizes)
     ]
+    charts = figures.frequencies(counts)
     distortion = [level.distortion for level in health.levels if level.distortion is not None]
     if distortion:
         charts.append(figures.distortion_bars(distortion))
@@ -151,37 +173,33 @@ def _levels_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
         ]
         if distortion:
             cells.append("" if level.distortion is None else f"{level.distortion:.4g}")
-        rows.append(tag("tr", *(tag("td", text(cell)) for cell in cells)))
-    table = tag(
-        "table",
-        tag("thead", tag("tr", *(tag("th", text(name)) for name in head))),
-        tag("tbody", *rows),
-    )
+        rows.append(cells)
     note = (
         "Perplexity: as many evenly used codes would be as hard to guess. A code that pads shorter "
         "paths counts as code 0."
     )
-    return _card(
+    return card(
         "Levels",
-        tag("div", table, css="scroll"),
+        table(head, rows),
         tag("div", *charts, css="grid"),
         note=note,
     )
 
 
 def _buckets_card(health: CodeHealth, semantic_ids: SemanticIds) -> Html:
-    charts = []
     last = semantic_ids.num_levels - 1
     levels = [*range(min(last, _MOST_BUCKET_CHARTS - 1)), last] if len(semantic_ids) else []
-    for level in levels:
-        _, sizes = np.unique(number_rows(semantic_ids.codes[:, : level + 1]), return_counts=True)
-        charts.append(figures.bucket_bars(level, sizes, is_last=level == last))
+    sizes = {
+        level: np.unique(number_rows(semantic_ids.codes[:, : level + 1]), return_counts=True)[1]
+        for level in levels
+    }
+    charts = figures.bucket_bars(sizes, last=last)
     depths = ", ".join(f"{count:,} by {d}" for d, count in enumerate(health.depths, 1) if count)
     note = (
         f"A bucket holds the items that share these codes. Items told apart by their first codes: "
         f"{depths}."
     )
-    return _card("Buckets", tag("div", *charts, css="grid"), note=note)
+    return card("Buckets", tag("div", *charts, css="grid"), note=note)
 
 
 def _meaning_card(health: CodeHealth) -> Html:
@@ -206,7 +224,7 @@ def _meaning_card(health: CodeHealth) -> Html:
         body.append(tag("h3", text("Items that follow each other and share a prefix")))
         body.append(figures.comparison(shared, names=("measured", "shuffled")))
         notes.append(f"Counted over {health.num_pairs:,} pairs of consecutive items.")
-    return _card("What codes know", *body, note=" ".join(notes))
+    return card("What codes know", *body, note=" ".join(notes))
 
 
 def _tree_card(
@@ -224,7 +242,7 @@ def _tree_card(
         autocomplete="off",
         spellcheck="false",
     )
-    return _card(
+    return card(
         "Browse",
         tag("div", search, tag("span", id="found", css="muted"), css="search"),
         tag("div", id="results"),
@@ -233,8 +251,3 @@ def _tree_card(
         tag("script", data, type="application/json", id="data"),
         note=tree_note(tree, len(semantic_ids)),
     )
-
-
-def _card(title: str, *body: Html, note: str = "") -> Html:
-    closing = [tag("p", text(note), css="note")] if note else []
-    return tag("section", tag("h2", text(title)), *body, *closing)

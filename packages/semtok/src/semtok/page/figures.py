@@ -15,18 +15,23 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 16, 30
 _POINTS = 512
 
 
-def frequencies(level: int, counts: Int64[np.ndarray, " codes"]) -> Html:
-    """How many items each code of a level has, most used first, beside even use.
+def frequencies(counts: Sequence[Int64[np.ndarray, " _"]]) -> list[Html]:
+    """How many items each code has, most used first, beside even use: a chart a level, one scale.
 
     Args:
-        level: From 0; picks the colour.
-        counts: Items a code, unused codes included.
+        counts: For each level, items a code, unused codes included.
     """
+    tops = [int(level.max(initial=0)) for level in counts]
+    even = [level.sum() / len(level) for level in counts]
+    # One code for most items, such as padding, would press all others onto the axis.
+    is_log = any(top > 20 * max(share, 1) for top, share in zip(tops, even, strict=True))
+    scale = _Scale(float(max(tops)), log=is_log)
+    return [_frequencies(number, level, scale) for number, level in enumerate(counts)]
+
+
+def _frequencies(level: int, counts: Int64[np.ndarray, " codes"], scale: _Scale) -> Html:
     ordered = np.sort(counts)[::-1]
     even = counts.sum() / len(counts)
-    # One code for most items, such as padding, would press all others onto the axis.
-    is_log = ordered[0] > 20 * max(even, 1)
-    scale = _Scale(float(ordered[0]), log=bool(is_log))
     places = np.unique(np.linspace(0, len(ordered) - 1, min(_POINTS, len(ordered))).round())
     step = (_WIDTH - _LEFT - _RIGHT) / len(places)
     base = scale(0)
@@ -41,10 +46,10 @@ def frequencies(level: int, counts: Int64[np.ndarray, " codes"]) -> Html:
         tag("path", d="".join(path), css=f"area level-{level % 6}"),
         tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{line:.1f}", y2=f"{line:.1f}", css="even"),
         _note("start", _LEFT, "most used code"),
-        _note("end", _WIDTH - _RIGHT, f"{len(counts):,}th"),
+        _note("end", _WIDTH - _RIGHT, "least used code"),
     ]
     used = int((counts > 0).sum())
-    scale_name = "items a code, log scale" if is_log else "items a code"
+    scale_name = "items a code, log scale" if scale.is_log else "items a code"
     caption = f"Level {level + 1}: {used:,} of {len(counts):,} codes used"
     return _figure(
         caption,
@@ -67,32 +72,59 @@ def distortion_bars(values: Sequence[float]) -> Html:
     )
 
 
-def bucket_bars(level: int, sizes: Int64[np.ndarray, " buckets"], *, is_last: bool) -> Html:
+def bucket_bars(sizes: Mapping[int, Int64[np.ndarray, " _"]], *, last: int) -> list[Html]:
     """The share of items whose first codes are shared by 1, 2, 3 to 4, 5 to 8, ... items.
 
+    One chart a level, all with the same bars on one scale.
+
     Args:
-        level: From 0; codes up to this level make a bucket.
-        sizes: Items in each bucket that has any.
-        is_last: Whether buckets are of all codes, so that sharing is colliding.
+        sizes: By level, from 0: codes up to it make a bucket; items in each that has any.
+        last: The last level: buckets are of all codes, so that sharing is colliding.
     """
+    most = max((int(level.max()) for level in sizes.values()), default=1)
+    shares = {level: _bucket_shares(buckets, most) for level, buckets in sizes.items()}
+    top = max((max(share) for _, share in shares.values()), default=1.0)
+    return [
+        _bucket_chart(level, sizes[level], *shares[level], top=top, is_last=level == last)
+        for level in sizes
+    ]
+
+
+def _bucket_shares(
+    sizes: Int64[np.ndarray, " buckets"], most: int
+) -> tuple[list[str], list[float]]:
+    """The bars' names up to buckets of `most` items, and the share of items in each."""
     edges = [1, 2, 4, 8, 16]
-    while edges[-1] < sizes.max():
+    while edges[-1] < most:
         edges.append(edges[-1] * 4)
     places = np.searchsorted(edges, sizes)
-    shares = np.bincount(places, weights=sizes) / sizes.sum()
-    low = int(places.min())
+    shares = np.bincount(places, weights=sizes, minlength=len(edges)) / sizes.sum()
     labels = [
         f"{edge:,}" if edge < 3 else f"{before + 1:,}\N{EN DASH}{edge:,}"
         for before, edge in zip([0, *edges], edges, strict=False)
-    ][low : len(shares)]
+    ]
+    needed = int(np.searchsorted(edges, most)) + 1
+    return labels[:needed], shares[:needed].tolist()
+
+
+def _bucket_chart(
+    level: int,
+    sizes: Int64[np.ndarray, " buckets"],
+    labels: Sequence[str],
+    shares: Sequence[float],
+    *,
+    top: float,
+    is_last: bool,
+) -> Html:
     name = "All codes" if is_last else "First code" if level == 0 else f"First {level + 1} codes"
     return _bars(
         f"{name}: {len(sizes):,} buckets",
         labels,
-        shares[low:].tolist(),
-        [f"{share:.1%}" for share in shares[low:]],
+        shares,
+        [f"{share:.1%}" if share else "" for share in shares],
         note=f"share of items, by how many share their bucket; at most {int(sizes.max()):,} do",
         css=[f"level-{level % 6}"] * len(labels),
+        top=top,
     )
 
 
@@ -138,15 +170,15 @@ class _Scale:
     """Values from 0 upwards to heights in the chart, and its grid."""
 
     def __init__(self, top: float, *, log: bool = False) -> None:
-        self._top, self._log = max(top, 1e-300), log
+        self._top, self.is_log = max(top, 1e-300), log
 
     def __call__(self, value: float) -> float:
-        share = math.log1p(value) / math.log1p(self._top) if self._log else value / self._top
+        share = math.log1p(value) / math.log1p(self._top) if self.is_log else value / self._top
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
 
     def grid(self, label: Callable[[float], str] = "{:,.4g}".format) -> list[Html]:
         """Lines and labels at round values."""
-        if self._log:
+        if self.is_log:
             values = [10.0**power for power in range(int(math.log10(self._top)) + 1)]
         else:
             step = 10 ** math.floor(math.log10(self._top / 2))
@@ -170,9 +202,10 @@ def _bars(
     *,
     note: str,
     css: Sequence[str],
+    top: float | None = None,
 ) -> Html:
-    """Upright bars with their values above and their labels below."""
-    scale = _Scale(max(values, default=0.0) or 1.0)
+    """Upright bars with their values above and their labels below, on a scale up to `top`."""
+    scale = _Scale((max(values, default=0.0) if top is None else top) or 1.0)
     step = (_WIDTH - 16) / max(len(values), 1)
     width = min(step * 0.62, 56)
     is_tight = step < 42

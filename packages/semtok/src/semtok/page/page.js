@@ -9,12 +9,14 @@
   const name = (row) => (titles && titles[row]) || ids[row];
 
   // How many items of the whole table lie below a prefix, by level and first row shown below it.
-  const counts = data.counts.map(() => new Map());
+  const counts = data.counts.map(() => new Map()), words = data.counts.map(() => new Map());
   for (let row = 0, next = data.counts.map(() => 0), opens; row < ids.length; row++) {
     opens = row === 0;
     for (let level = 0; level < levels; level++) {
       opens = opens || code(row, level) !== code(row - 1, level);
-      if (opens) counts[level].set(row, data.counts[level][next[level]++]);
+      if (!opens) continue;
+      if (data.words) words[level].set(row, data.words[level][next[level]]);
+      counts[level].set(row, data.counts[level][next[level]++]);
     }
   }
 
@@ -56,11 +58,13 @@
     return found;
   };
 
-  // Up to four names of a group, each with a direction of its own.
-  const names = (lo, hi) => {
+  // A group's typical words, then up to four names in it, each with a direction of its own.
+  const names = (lo, hi, level) => {
     const picked = new Set(), line = element("span", "names");
+    const typical = words[level].get(lo);
+    if (typical) line.append(element("bdi", "typical", typical));
     for (let i = 0; i < 4; i++) picked.add(name(lo + Math.floor(((hi - 1 - lo) * i) / 3)));
-    for (const one of picked) line.append(line.firstChild ? "  ·  " : "", element("bdi", "", one));
+    [...picked].forEach((each, place) => line.append(place ? "  ·  " : "", element("bdi", "", each)));
     return line;
   };
 
@@ -72,7 +76,7 @@
     bar.style.setProperty("--share", `${(100 * count) / whole}%`);
     bar.style.setProperty("--chip", `var(--level-${level % 6})`);
     size.append(bar, element("b", "", count.toLocaleString("en")));
-    line.append(path(lo, level + 1), names(lo, hi), size);
+    line.append(path(lo, level + 1), names(lo, hi, level), size);
     made.append(line);
     made.dataset.row = lo;
     made.dataset.end = hi;

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from semtok.page.markup import encodable
+from semtok.page.words import typical_words
 from semtok.semantic_ids import SemanticIds
 
 _TITLE_LENGTH = 140
@@ -23,6 +24,9 @@ class Tree:
         rows: Their rows in the table.
         counts: For each level, how many items of the table have each prefix of that many codes
             that a shown item has, prefixes in ascending order.
+        order: The rows of all items, in the order of their codes.
+        starts: For each level, where in that order each prefix begins.
+        shown: For each level, which of these prefixes a shown item has.
         cut_level: 0 if all items are shown; else the first items of every prefix of as many codes
             as `cut_level - 1` are.
         cut_size: How many of each.
@@ -30,6 +34,9 @@ class Tree:
 
     rows: Int64[np.ndarray, " shown"]
     counts: tuple[Int64[np.ndarray, " _"], ...]
+    order: Int64[np.ndarray, " items"]
+    starts: tuple[Int64[np.ndarray, " _"], ...]
+    shown: tuple[Bool[np.ndarray, " _"], ...]
     cut_level: int = 0
     cut_size: int = 0
 
@@ -55,13 +62,18 @@ def make_tree(semantic_ids: SemanticIds, *, max_items: int) -> Tree:
         within = np.bincount(rank).cumsum()  # items kept if ranks up to this one are
         cut_size = int((within <= max_items).sum())
         kept, cut_level = rank < cut_size, level + 1
-    counts = []
-    for level in range(codes.shape[1]):
-        starts = np.flatnonzero(opens[:, level])
-        sizes = np.diff(starts, append=len(order))
-        has_shown = np.logical_or.reduceat(kept, starts)
-        counts.append(sizes[has_shown])
-    return Tree(rows=order[kept], counts=tuple(counts), cut_level=cut_level, cut_size=cut_size)
+    all_starts = [np.flatnonzero(opens[:, level]) for level in range(codes.shape[1])]
+    shown = [np.logical_or.reduceat(kept, starts) for starts in all_starts]
+    sizes_of = [np.diff(starts, append=len(order)) for starts in all_starts]
+    return Tree(
+        rows=order[kept],
+        counts=tuple(sizes[mask] for sizes, mask in zip(sizes_of, shown, strict=True)),
+        order=order,
+        starts=tuple(all_starts),
+        shown=tuple(shown),
+        cut_level=cut_level,
+        cut_size=cut_size,
+    )
 
 
 def tree_note(tree: Tree, num_items: int) -> str:
@@ -86,9 +98,19 @@ def tree_json(tree: Tree, semantic_ids: SemanticIds, titles: Sequence[str | None
         "counts": [counts.tolist() for counts in tree.counts],
         "ids": [encodable(semantic_ids.item_ids[row]) for row in rows],
         "titles": None if titles is None else [_shortened(titles[row]) for row in rows],
+        "words": None if titles is None else _words(tree, titles),
     }
     # No "<" may be left: "</script>" and "<!--" would end or change the element.
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _words(tree: Tree, titles: Sequence[str | None]) -> list[list[str]]:
+    """The typical words of each prefix that is shown, as `counts` has them."""
+    ordered = [titles[row] for row in tree.order.tolist()]
+    return [
+        [words for words, is_shown in zip(level, mask.tolist(), strict=True) if is_shown]
+        for level, mask in zip(typical_words(ordered, tree.starts), tree.shown, strict=True)
+    ]
 
 
 def _shortened(title: str | None) -> str:

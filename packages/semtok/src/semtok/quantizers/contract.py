@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -46,6 +46,20 @@ class Quantizer(Protocol):
     def codebook_sizes(self) -> tuple[int, ...]:
         """Codes to choose from at each level."""
         ...
+
+    if TYPE_CHECKING:  # else, up to Python 3.11, each isinstance would make the codes
+
+        @property
+        def codes(self) -> Int64[np.ndarray, "items levels"]:
+            """The codes of the vectors that it was fitted on, in their order.
+
+            Those of hierarchical k-means are unique, also where vectors are equal; those of all
+            others are what `encode` gives, made at first use and not kept in a folder.
+
+            Raises:
+                ValueError: If the quantizer was loaded, and is not hierarchical k-means.
+            """
+            ...
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         """The codes of any vectors, each row's independent of the others.

@@ -23,7 +23,9 @@ from semtok.parts import (
     write_tensors,
     writing_part,
 )
+from semtok.phrases import counted
 from semtok.progress import Progress
+from semtok.quantizers.fitted import quantizer_repr
 from semtok.quantizers.nearest import VectorIndex, nearest, nearest_of_each
 from semtok.quantizers.splitting import Splitter, grow
 from semtok.vectors import (
@@ -37,7 +39,7 @@ ENCODED_NUMBERS = 2**24  # of vectors that are encoded together, so that many me
 _SCATTERED = 512  # distances at a node below which many nodes are searched together
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HierarchicalKMeans:
     """A tree of k-means clusters whose leaves are the fitted items (PRORec, section 3.3).
 
@@ -222,6 +224,10 @@ class HierarchicalKMeans:
                 leaves=integers(tensors, "leaves"),
                 vectors=floats({"vectors": map_npy(Path(folder) / "vectors.npy")}, "vectors", 2),
             )
+
+    def __repr__(self) -> str:
+        balanced = ["balanced"] if self.balanced else []
+        return quantizer_repr(self, counted(len(self.leaves), "item"), *balanced)
 
     @cached_property
     def _first_child(self) -> Int64[np.ndarray, " nodes"]:

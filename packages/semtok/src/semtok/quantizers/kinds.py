@@ -87,9 +87,7 @@ QUANTIZERS: Mapping[str, QuantizerKind] = {
         module="hierarchical", class_name="HierarchicalKMeans", kind="hierarchical_kmeans"
     ),
     "pq": QuantizerKind(module="product", class_name="ProductQuantizer", kind="product"),
-    "opq": QuantizerKind(
-        module="product", class_name="ProductQuantizer", kind="product", options={"rotate": True}
-    ),
+    "opq": QuantizerKind(module="product", class_name="OptimizedProductQuantizer", kind="product"),
     "rq": QuantizerKind(module="residual", class_name="ResidualQuantizer", kind="residual"),
     "rqvae": QuantizerKind(
         module="rqvae",

@@ -1,4 +1,4 @@
-"""Product quantization: the dimensions in equal parts, each part with a codebook of its own."""
+"""Product quantization, plain (PQ) and after a learned rotation (OPQ)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int64
 
 from semtok.parts import floats, read_part, refusing, write_part
 from semtok.progress import Progress, report
+from semtok.quantizers.fitted import FittedQuantizer
 from semtok.quantizers.kmeans import kmeans
 from semtok.quantizers.nearest import nearest
 from semtok.vectors import (
@@ -27,9 +28,9 @@ from semtok.vectors import (
 _ROTATIONS = 8
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ProductQuantizer:
-    """PQ (Jegou et al., 2011), and OPQ (Ge et al., 2013) with a rotation before it.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ProductQuantizer(FittedQuantizer):
+    """PQ (Jegou et al., 2011): the dimensions in equal parts, each with a codebook of its own.
 
     Level l is the nearest of `codebook_size` centroids to the l-th part of the vector. Where the
     dimensions do not divide by the levels, the last parts are padded with zeros.
@@ -37,7 +38,7 @@ class ProductQuantizer:
     Attributes:
         codebooks: The centroids of each part.
         mean: Of the vectors learned from: stands for the levels that a prefix leaves out.
-        rotation: Orthogonal, as long as all parts together; None without.
+        rotation: Of `OptimizedProductQuantizer`: orthogonal, as long as all parts together.
     """
 
     kind: ClassVar[str] = "product"
@@ -62,7 +63,6 @@ class ProductQuantizer:
         *,
         num_levels: int = 4,
         codebook_size: int = 256,
-        rotate: bool = False,
         iterations: int = 25,
         max_training_items: int = 65_536,
         seed: int = 0,
@@ -74,8 +74,6 @@ class ProductQuantizer:
             x: Vectors; may be a memory map.
             num_levels: How many parts, at most as many as dimensions.
             codebook_size: Centroids a part.
-            rotate: Whether to learn a rotation that makes the parts as easy to quantize as
-                possible (OPQ).
             iterations: Iterations of each k-means.
             max_training_items: How many vectors, drawn at random, are learned from.
             seed: Same seed, same vectors: same quantizer.
@@ -99,14 +97,21 @@ class ProductQuantizer:
             )
         mean = mean_vector(sample)
         sample = _padded(sample, num_levels)
-        rotation = _learned_rotation(sample, num_levels, codebook_size, seed) if rotate else None
+        rotation = cls._fit_rotation(sample, num_levels, codebook_size, seed)
         if rotation is not None:
             sample = stable_product(sample, rotation).astype(np.float32)
         codebooks = []
         for level, part in enumerate(_parts(sample, num_levels)):
             codebooks.append(kmeans(part, codebook_size, iterations=iterations, seed=(seed, level)))
             report(progress, level + 1, num_levels)
-        return cls(codebooks=np.stack(codebooks), mean=mean, rotation=rotation)
+        return cls(codebooks=np.stack(codebooks), mean=mean, rotation=rotation, fitted_vectors=x)
+
+    @classmethod
+    def _fit_rotation(
+        cls, x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int, seed: int
+    ) -> Float32[np.ndarray, "padded padded"] | None:
+        """The rotation before the parts are taken; plain PQ has none."""
+        return None
 
     @property
     def dim(self) -> int:
@@ -167,14 +172,15 @@ class ProductQuantizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> ProductQuantizer:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote: an `OptimizedProductQuantizer` where there is a rotation.
 
         Raises:
             CatalogError: If the folder is absent, corrupt or of a newer format.
         """
         _, tensors = read_part(folder, cls.kind)
+        loaded_class = OptimizedProductQuantizer if "rotation" in tensors else cls
         with refusing(folder):
-            return cls(
+            return loaded_class(
                 codebooks=floats(tensors, "codebooks", 3),
                 mean=floats(tensors, "mean", 1),
                 rotation=floats(tensors, "rotation", 2) if "rotation" in tensors else None,
@@ -186,6 +192,25 @@ class ProductQuantizer:
         if self.rotation is None:
             return x
         return stable_product(x, self.rotation).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class OptimizedProductQuantizer(ProductQuantizer):
+    """OPQ (Ge et al., 2013): PQ after a rotation that makes the parts easy to quantize.
+
+    Its options and its folder are those of `ProductQuantizer`.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rotation is None:
+            raise ValueError("rotation must be given: without one it is a ProductQuantizer")
+
+    @classmethod
+    def _fit_rotation(
+        cls, x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int, seed: int
+    ) -> Float32[np.ndarray, "padded padded"]:
+        return _learned_rotation(x, num_levels, codebook_size, seed)
 
 
 def _padded(

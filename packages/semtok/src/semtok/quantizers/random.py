@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int64
 from semtok.limits import MOST_CODES
 from semtok.parts import floats, read_part, refusing, whole, wholes, write_part
 from semtok.progress import Progress, report
+from semtok.quantizers.fitted import FittedQuantizer
 from semtok.quantizers.nearest import vector_keys
 from semtok.vectors import (
     check_codes,
@@ -22,8 +23,8 @@ from semtok.vectors import (
 )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RandomCodes:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RandomCodes(FittedQuantizer):
     """Codes that say nothing of a vector but which it is: a hash of it, keyed by the seed.
 
     Equal vectors have equal codes, and others as good as independent ones.
@@ -72,7 +73,8 @@ class RandomCodes:
         check_options(("seed", seed, 0))
         mean = mean_vector(x)
         report(progress, len(x), len(x))
-        return cls(codebook_sizes=(codebook_size,) * num_levels, seed=seed, mean=mean)
+        sizes = (codebook_size,) * num_levels
+        return cls(codebook_sizes=sizes, seed=seed, mean=mean, fitted_vectors=x)
 
     @property
     def dim(self) -> int:

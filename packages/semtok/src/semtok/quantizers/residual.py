@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int64
 from semtok.parts import floats, read_part, refusing, whole, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.beams import nearest_beams
+from semtok.quantizers.fitted import FittedQuantizer
 from semtok.quantizers.kmeans import kmeans
 from semtok.quantizers.nearest import nearest
 from semtok.vectors import (
@@ -23,8 +24,8 @@ from semtok.vectors import (
 )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ResidualQuantizer:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ResidualQuantizer(FittedQuantizer):
     """RQ: a vector is the sum of one centroid a level.
 
     Attributes:
@@ -96,7 +97,7 @@ class ResidualQuantizer:
             residual = residual - codebook[nearest(residual, codebook)]
             codebooks.append(codebook)
             report(progress, level + 1, num_levels)
-        return cls(codebooks=np.stack(codebooks), num_beams=num_beams)
+        return cls(codebooks=np.stack(codebooks), num_beams=num_beams, fitted_vectors=x)
 
     @property
     def dim(self) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int64
 
 from semtok.parts import floats, number, read_part, refusing, whole, write_part
 from semtok.progress import Progress
+from semtok.quantizers.fitted import FittedQuantizer
 from semtok.quantizers.residual import ResidualQuantizer
 from semtok.quantizers.rqvae_config import RqVaeConfig
 from semtok.vectors import (
@@ -71,8 +72,8 @@ class Mlp:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RqVae:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RqVae(FittedQuantizer):
     """A residual quantizer between the encoder and the decoder of an autoencoder.
 
     Fitting needs torch and vector-quantize-pytorch (`semtok[neural]`); all else is numpy.
@@ -145,6 +146,7 @@ class RqVae:
             latent=ResidualQuantizer(codebooks=codebooks),
             decoder=Mlp(weights=decoder[0], biases=decoder[1]),
             info=info,
+            fitted_vectors=x,
         )
 
     @property

@@ -14,13 +14,14 @@ from jaxtyping import Float, Float32, Int64
 from semtok.parts import floats, read_part, refusing, whole, write_tensors, writing_part
 from semtok.progress import Progress
 from semtok.quantizers.contract import Quantizer
+from semtok.quantizers.fitted import FittedQuantizer, quantizer_repr
 from semtok.quantizers.hierarchical import HierarchicalKMeans
 from semtok.quantizers.kinds import load_quantizer
 from semtok.vectors import LARGE_CHUNK, check_shape
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ViewQuantizer:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ViewQuantizer(FittedQuantizer):
     """Quantizes each stretch of a vector, one a view, alone, and concatenates the codes.
 
     With product quantizers of k codes a view, these are CoCoRec's codes (section 4.1); with
@@ -83,7 +84,8 @@ class ViewQuantizer:
         means = np.zeros(x.shape[1])
         for first in range(0, len(x), LARGE_CHUNK):
             means += np.asarray(x[first : first + LARGE_CHUNK]).sum(axis=0, dtype=np.float64)
-        return cls(parts=tuple(parts), means=(means / len(x)).astype(np.float32))
+        means = (means / len(x)).astype(np.float32)
+        return cls(parts=tuple(parts), means=means, fitted_vectors=x)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -182,6 +184,10 @@ class ViewQuantizer:
     ) -> Iterator[tuple[Quantizer, Float[np.ndarray, "items _"]]]:
         for part, (start, stop) in zip(self.parts, pairwise(_borders(self.dims)), strict=True):
             yield part, x[:, start:stop]
+
+    def __repr__(self) -> str:
+        kinds = " + ".join(type(part).__name__ for part in self.parts)
+        return quantizer_repr(self, f"views {kinds}")
 
     @property
     def _split_means(self) -> list[Float32[np.ndarray, " _"]]:
