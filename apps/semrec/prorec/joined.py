@@ -14,14 +14,12 @@ from typing import Any, Literal
 import torch
 from evalrec import Candidates, Queries, Report, evaluate, pick_weights, read_report
 from genrec import (
-    ItemTable,
     Ranked,
     Recommender,
     Seq2Seq,
     dense_scorer,
     item_scores,
     load_model,
-    load_weights,
     query_batches,
     rank_histories,
 )
@@ -38,7 +36,6 @@ from semrec.prorec.joining import (
     scaled,
     seen_items,
 )
-from semrec.prorec.model import ItemEncoder, stage_one_model
 from semrec.prorec.recommender import JoinedRecommender, dense_candidates
 from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
 from semrec.shared.errors import ExperimentError

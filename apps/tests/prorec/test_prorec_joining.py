@@ -86,6 +86,16 @@ def test_a_feature_may_stand_in_for_generation() -> None:
     assert on_base(candidates, "stage_one").ranked({}).tolist() == [[2, 4, -1], [3, 1, 0]]
 
 
+def test_what_scores_may_be_added_to() -> None:
+    assert Joining().bases == ("generation", "stage_one", "graph_text")
+    assert Joining(graph_text=False).bases == ("generation", "stage_one")
+    assert Joining(base="graph_text", graph_text=False).bases == ("graph_text",)
+    assert Joining.nothing().bases == ("generation",)
+    for base in ("stage_one", "graph_text"):
+        with pytest.raises(ValueError, match=f"{base} must be false where base is '{base}'"):
+            Joining(base=base)
+
+
 def test_every_feature_can_be_weighed_and_left_out() -> None:
     assert set(GRIDS) == set(FEATURES)
     for grid in GRIDS.values():
@@ -125,6 +135,7 @@ def test_answers_are_the_best_joined_scores_of_what_was_not_had(
         [f"item {row}" for row in range(8)],
         scorers={"c_dis": score},
         weights={"c_dis": 1.5},
+        base="generation",
         joining=joining,
         popularity=None,
         num_beams=beams,

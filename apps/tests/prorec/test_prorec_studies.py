@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from evalrec import evaluate, write_synthetic
+from evalrec import cooccurrences, evaluate, write_synthetic
 from evalrec.page import Section
 from genrec import Batch, Recommender
 from semtok import CatalogError
@@ -20,7 +20,7 @@ from semtok import CatalogError
 from semrec.prorec.app import APP as PRORec
 from semrec.prorec.config import Codes, Config, Joining, StageTwo, Text
 from semrec.prorec.joined import PRORecPipeline
-from semrec.prorec.model import concatenated, integrated
+from semrec.prorec.model import concatenated, integrated, item_graph
 from semrec.prorec.recommender import JoinedRecommender
 from semrec.prorec.report import modality_spaces
 from semrec.prorec.studies import rivals
@@ -33,7 +33,7 @@ from semrec.shared import findings as findings_module
 from semrec.shared.configuration import build_config
 from semrec.shared.data import Data
 from semrec.shared.files import files_digest
-from semrec.shared.stages import graph_floors
+from semrec.shared.stages import kept_floors
 from semrec.shared.studies import run_study, with_values
 
 SMALL: dict[str, dict[str, object]] = {
@@ -345,8 +345,13 @@ def test_what_lies_beyond_is_trained_anew(pipeline: PRORecPipeline) -> None:
 def test_a_run_may_join(pipeline: PRORecPipeline) -> None:
     reports = PRORec.complete(pipeline)
     assert list(reports)[:2] == ["PRORec", "PRORec, joined"]
-    weights = pipeline.varied(codes={"source": "semantic"}).joined.complete()["weights"]
-    assert set(weights) == {"stage_one", "graph_text", "popularity", "seen"}
+    facts = pipeline.varied(codes={"source": "semantic"}).joined.complete()
+    assert set(facts["bases"]) == {"generation", "stage_one", "graph_text"}
+    best = max(facts["bases"].values(), key=lambda choice: choice["validation"])
+    assert facts["validation"] == best["validation"] == facts["bases"][facts["base"]]["validation"]
+    assert set(facts["weights"]) | {facts["base"]} == {
+        *("generation", "stage_one", "graph_text", "popularity", "seen"),
+    } - ({"generation"} - {facts["base"]})
 
 
 def test_the_examples_of_a_run_that_joins_are_what_it_recommends(
@@ -381,9 +386,28 @@ def test_a_run_without_a_reference_has_no_shares(pipeline: PRORecPipeline) -> No
     assert modality_spaces(pipeline.varied(evaluation={"reference": False})) == {}
 
 
+def test_the_tree_tells_no_target_of_training(pipeline: PRORecPipeline) -> None:
+    """What a training example reads of the graph is what a graph without its future would say."""
+    train, num_items = pipeline.data.split.train, len(pipeline.data.catalog)
+    floor = kept_floors(pipeline.floors, ("graph",))["graph"]
+    graph = item_graph({"graph": floor}, num_items)
+    users = [user for user, history in enumerate(train) if len(history) > 3][:3]
+    for user in users:
+        history, future = train[user][:-2], train[user][-2:]
+        scores = graph(torch.tensor(history)[None], torch.tensor(future)[None])
+        others = [*train[:user], history, *train[user + 1 :]]
+        without = dataclasses.replace(floor, matrix=cooccurrences(others, num_items))
+        torch.testing.assert_close(
+            scores.dense(1, num_items)[0], without.score([history]), atol=1e-4, rtol=1e-4
+        )
+        told = floor.score([history])
+        assert float((told - without.score([history]))[0, future[0]]) > 0
+
+
 def test_kept_graphs_score_as_the_floors_did(pipeline: PRORecPipeline) -> None:
-    reports, graphs = pipeline.floors.result(), graph_floors(pipeline.floors)
-    assert list(graphs) == ["graph", "graph + text"]
+    names = ("graph", "text", "graph + text")
+    reports, graphs = pipeline.floors.result(), kept_floors(pipeline.floors, names)
+    assert tuple(graphs) == names
     for name, floor in graphs.items():
         again = evaluate(pipeline.data.split.test, floor.score, ks=pipeline.config.evaluation.ks)
         assert again.metrics == reports[name].metrics

@@ -30,8 +30,8 @@ from evalrec import floors as floor_grids
 from evalrec.item_to_item import (
     _words,
     cooccurrences,
-    pair_shares,
     cosine_neighbours,
+    pair_shares,
     text_neighbours,
     transitions,
 )
