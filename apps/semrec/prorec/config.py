@@ -15,6 +15,9 @@ from semtok import QUANTIZERS, Quantizer
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import AppConfig, Choosing, Data, check_texts
 
+_DRAWS = 1_000_003
+"""Seeds that lie between two draws of the codes."""
+
 Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
 
 
@@ -96,6 +99,8 @@ class Codes:
         collisions: How the other quantizers' codes become unique: by a last code ("suffix", the
             default of RQ-VAE as in the paper), or by moving items to the nearest free code.
         epochs: Of RQ-VAE; semtok's default if unset.
+        draw: Which of the codes that could be drawn with the run's seed; another number gives
+            others.
     """
 
     source: Source = "integrated"
@@ -105,8 +110,10 @@ class Codes:
     num_levels: int | None = None
     collisions: Literal["suffix", "reassign"] | None = None
     epochs: int | None = None
+    draw: int = 0
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "draw")
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
         for name, quantizers in (
@@ -140,7 +147,10 @@ class Codes:
 
     def fitting(self, seed: int) -> Callable[..., Quantizer]:
         """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
-        shared: dict[str, Any] = {"codebook_size": self.codebook_size, "seed": seed}
+        shared: dict[str, Any] = {
+            "codebook_size": self.codebook_size,
+            "seed": seed + _DRAWS * self.draw,
+        }
         if self.quantizer == "hierarchical":
             shared["balanced"] = self.balanced is not False
             return partial(QUANTIZERS["hierarchical"].fit, **shared)
@@ -159,6 +169,12 @@ class StageTwo(TrainingRecipe):
             history, and are trained on.
         tree_scores: Floors whose scores enter the tree: "graph", the transition graph without the
             pairs of the history that is scored, and "text". Beyond the paper.
+        teacher: Whose distribution over items is a target beside the item that came, at every
+            level: that of stage I, each half of the users scored by a model trained on the other
+            ("stage_one"), or the closeness of the integrated embeddings to the target's
+            ("vectors"). Beyond the paper.
+        teacher_weight: Its share of the generation loss.
+        teacher_temperature: Divides its scores: cosines, or what stage I gives.
         beta: Weight of distillation; 0 leaves out <c_dis> as well.
         distillation_similarity: Of its state and the integrated embeddings.
         distillation_temperature: Divides the similarity.
@@ -183,6 +199,9 @@ class StageTwo(TrainingRecipe):
     direct_path: bool = False
     tree_scores: tuple[Literal["graph", "text"], ...] = ()
     label_smoothing: float = 0.0
+    teacher: Literal["none", "stage_one", "vectors"] = "none"
+    teacher_weight: float = 0.2
+    teacher_temperature: float = 0.1
     beta: float = 1.0
     distillation_similarity: Literal["cosine", "dot"] = "cosine"
     distillation_temperature: float = 0.07
@@ -197,6 +216,16 @@ class StageTwo(TrainingRecipe):
         super().__post_init__()
         self.model(1)
         check_at_least(0, self, "beta")
+        if not 0 < self.teacher_weight <= 1:
+            raise ValueError(f"teacher_weight must be in (0, 1], got {self.teacher_weight}")
+        if len(set(self.tree_scores)) < len(self.tree_scores):
+            raise ValueError(f"tree_scores must be different floors, got {self.tree_scores}")
+        if self.tree_scores and self.scoring == "masked":
+            raise ValueError('tree_scores must be empty when scoring is "masked"')
+        if not self.teacher_temperature > 0:
+            raise ValueError(
+                f"teacher_temperature must be positive, got {self.teacher_temperature}"
+            )
         if self.beta:
             check_at_least(1, self, "distillation_negatives")
 
@@ -206,6 +235,16 @@ class StageTwo(TrainingRecipe):
         options = {name: value for name, value in vars(self).items() if name in names}
         return Seq2SeqConfig(**options, distillation_dim=integrated_dim if self.beta else None)
 
+
+PLAIN_STAGE_TWO: dict[str, Any] = {
+    "num_decoder_layers": 4,
+    "history_input": "vectors",
+    "direct_path": False,
+    "tree_scores": (),
+    "label_smoothing": 0.0,
+    "teacher": "none",
+}
+"""What makes stage II the paper's: nothing in it that is ours but how codes are scored."""
 
 FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")
 """What can be joined to generation; the names are those of `Joining`."""
@@ -342,6 +381,25 @@ class Config(AppConfig):
                 f"product quantization parts, got {levels} and {dim * (1 + both)}"
             )
 
+        if self.stage_two.history_input == "backbone":
+            self._check_backbone()
+
+    def _check_backbone(self) -> None:
+        """Refuses a stage I that cannot read the history of stage II."""
+        one, two = self.stage_one, self.stage_two
+        words = 'where stage_two.history_input is "backbone"'
+        if one.backbone != "sasrec":
+            raise ValueError(f"stage_one.backbone must be 'sasrec' {words}, got {one.backbone!r}")
+        if one.dim != two.dim:
+            raise ValueError(
+                f"stage_two.dim must be stage_one.dim {words}, got {two.dim} and {one.dim}"
+            )
+        if two.history_length > one.history_length:
+            raise ValueError(
+                f"stage_two.history_length must be at most stage_one.history_length {words}, got "
+                f"{two.history_length} and {one.history_length}"
+            )
+
     @property
     def embeddings(self) -> tuple[str, ...]:
         """What embeds the texts, a view each."""
@@ -350,8 +408,11 @@ class Config(AppConfig):
     def check_items(self, data: Data) -> list[Path]:
         """Refuses items without texts where these are joined or embedded, and too few codes."""
         self.codes.check(len(data.catalog))
-        if self.joining.graph_text and data.texts(self.text.fields) is None:
-            raise ValueError("joining.graph_text must be false: the items have no texts")
+        if data.texts(self.text.fields) is None:
+            if self.joining.graph_text:
+                raise ValueError("joining.graph_text must be false: the items have no texts")
+            if "text" in self.stage_two.tree_scores:
+                raise ValueError("stage_two.tree_scores must lack 'text': the items have no texts")
         for embedding in self.embeddings:
             check_texts(embedding, [self.text.fields], data.catalog)
         return []

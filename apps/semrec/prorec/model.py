@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from evalrec import ItemToItemFloor, pair_shares
@@ -172,12 +172,53 @@ def item_graph(floors: Mapping[str, ItemToItemFloor], num_items: int) -> ItemGra
     return ItemGraph.build(num_items, matrices, last_items=last_items)
 
 
+Teacher = Callable[[Batch], Float[Tensor, "batch items"]]
+"""A batch to the scores of all items by which its rows are taught."""
+
+
+def vectors_teacher(integrated: Float[Tensor, "items dim"]) -> Teacher:
+    """The closeness of each item's embedding, of length 1, to the target's."""
+    return lambda batch: integrated[batch.targets] @ integrated.T
+
+
+def folds_teacher(
+    scorers: Sequence[Callable[[Any], Float[Tensor, "batch items"]]],
+    fold_of: Int[Tensor, " users"],
+    num_items: int,
+) -> Teacher:
+    """Each user's histories scored by the model that was not trained on them.
+
+    Args:
+        scorers: One a fold, trained on the users of all others.
+        fold_of: The fold of each user.
+        num_items: Items of the catalogue, and the padding.
+    """
+
+    def teach(batch: Batch) -> Float[Tensor, "batch items"]:
+        scores = torch.empty(len(batch), num_items, device=batch.history.device)
+        folds = fold_of[batch.users.cpu()]
+        for fold, scorer in enumerate(scorers):
+            (rows,) = (folds == fold).nonzero(as_tuple=True)
+            if len(rows):
+                histories = [row[row < num_items] for row in batch.history[rows].cpu().numpy()]
+                scores[rows] = scorer(histories).to(scores)
+        return scores
+
+    return teach
+
+
 def stage_two_loss(
-    config: StageTwo, integrated: Tensor, model: nn.Module, batch: Batch
+    config: StageTwo, integrated: Tensor, teacher: Teacher | None, model: nn.Module, batch: Batch
 ) -> dict[str, Tensor]:
-    """L_gen and beta L_distillation (eq. 6-8)."""
-    output = model(batch.history, batch.targets, future=batch.future)
+    """L_gen and beta L_distillation (eq. 6-8); a part of L_gen by a teacher where there is one."""
+    taught = None
+    if teacher is not None:
+        taught = (teacher(batch) / config.teacher_temperature).softmax(dim=1)
+    output = model(batch.history, batch.targets, future=batch.future, teacher=taught)
     losses = {"generation": output.loss}
+    if teacher is not None:
+        weight = config.teacher_weight
+        losses = {"generation": (1 - weight) * output.loss, "taught": weight * output.taught}
     if config.beta:
         distilled = distillation(config, output.distillation, integrated, batch.targets)
         losses["distillation"] = config.beta * distilled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from genrec import (
     DIN,
     BackboneName,
     Batch,
+    Ensemble,
     ItemInput,
     ItemTable,
     PairBatches,
@@ -21,15 +22,15 @@ from genrec import (
     Seq2Seq,
     SequenceModelConfig,
     SequenceRecipe,
-    Streams,
     Trie,
+    dense_scorer,
     fit,
     load_model,
     load_weights,
     rank_histories,
     save_model,
 )
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from semtok import Tokenizer, load_tokenizer, save_tokenizer, standardised
 from torch import Tensor, nn
 
@@ -37,12 +38,15 @@ from semrec.prorec.config import Config, StageOne
 from semrec.prorec.model import (
     ItemEncoder,
     Tables,
+    Teacher,
     concatenated,
+    folds_teacher,
     integrated,
     item_graph,
     stage_one_loss,
     stage_one_model,
     stage_two_loss,
+    vectors_teacher,
 )
 from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.pipeline import Pipeline
@@ -55,6 +59,9 @@ from semrec.shared.training import (
     keep_weights,
     ndcg,
 )
+
+FOLDS = 2
+"""Parts of the users of which each is scored by a teacher that was trained on the other."""
 
 MODEL = "PRORec"
 """The model's row in tables."""
@@ -151,9 +158,14 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def _stage_one_plan(
-        self, config: StageOne, untrained_items: Callable[[], ItemEncoder | ItemTable]
+        self,
+        config: StageOne,
+        untrained_items: Callable[[], ItemEncoder | ItemTable],
+        histories: Sequence[Any] | None = None,
     ) -> DenseTraining:
-        train, seed, num_items = self.data.split.train, self.config.seed, len(self.data.catalog)
+        """The sequence model's training, on all users' histories unless others are said."""
+        train = self.data.split.train if histories is None else histories
+        seed, num_items = self.config.seed, len(self.data.catalog)
         batches = config.pairs if config.backbone == "din" else config.sequences
         return DenseTraining(
             model=lambda: stage_one_model(config, untrained_items()).to(self.device),
@@ -232,7 +244,8 @@ class PaperPipeline(Pipeline[Config]):
         def fill(folder: Path) -> Facts:
             torch.manual_seed(self.config.seed)
             model = self.untrained_generator().to(self.device)
-            loss = partial(stage_two_loss, config, self.embeddings.to(self.device))
+            integrated = self.embeddings.to(self.device)
+            loss = partial(stage_two_loss, config, integrated, self.teacher(integrated))
             facts = self.fit_generator(self.stage_two.folder_name, folder, model, loss)
             save_model(
                 folder / "model",
@@ -250,20 +263,64 @@ class PaperPipeline(Pipeline[Config]):
                 self.tokenizer,
                 *([self.floors] if config.tree_scores else []),
                 *([self.stage_one] if config.history_input == "backbone" else []),
+                *(self.fold_stages if config.teacher == "stage_one" else ()),
             ),
             fill=fill,
             load=lambda folder: load_model(folder / "model").model.to(self.device),
         )
 
+    @cached_property
+    def fold_stages(self) -> tuple[Stage[Report], ...]:
+        """Stage I for each fold of the users, trained on those of the others, to be a teacher."""
+        config = self.config.stage_one
+
+        def stage(fold: int) -> Stage[Report]:
+            others = (self.fold_of != fold).nonzero().squeeze(1).tolist()
+            return dense_stage(
+                self,
+                f"teacher_{fold}",
+                lambda: self._stage_one_plan(
+                    config,
+                    lambda: ItemEncoder(self.semantic, config),
+                    [self.data.split.train[user] for user in others],
+                ),
+                reads=(*_TEXT, *_STAGE_ONE),
+                after=self.texts,
+            )
+
+        return tuple(stage(fold) for fold in range(FOLDS))
+
+    @property
+    def fold_of(self) -> Int[Tensor, " users"]:
+        """The fold of each user, drawn by the seed."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return torch.randperm(len(self.data.split.train), generator=generator) % FOLDS
+
+    def teacher(self, integrated: Float[Tensor, "items dim"]) -> Teacher | None:
+        """What stage II learns from beside the items that came; None where there is nothing."""
+        config = self.config.stage_two
+        if config.teacher == "none":
+            return None
+        if config.teacher == "vectors":
+            return vectors_teacher(nn.functional.normalize(integrated, dim=1))
+        history_length = self.config.stage_one.history_length
+        scorers = [
+            dense_scorer(self.trained_backbone(self.semantic, stage).eval(), history_length)
+            for stage in self.fold_stages
+        ]
+        return folds_teacher(scorers, self.fold_of, len(self.data.catalog))
+
     def untrained_generator(self) -> Seq2Seq:
         """The encoder-decoder before its training; floors and stage I enter where they are to."""
-        config, graph, backbone = self.config.stage_two, None, None
+        config, graph = self.config.stage_two, None
+        backbone: SASRec | None = None
         if config.tree_scores:
             floors = kept_floors(self.floors, config.tree_scores)
             graph = item_graph(floors, len(self.data.catalog))
         if config.history_input == "backbone":
-            semantic = self.semantic
-            backbone = self.trained_backbone(semantic)
+            trained = self.trained_backbone(self.semantic)
+            assert isinstance(trained, SASRec)  # the configuration sees to it
+            backbone = trained
         return Seq2Seq(
             config.model(self.embeddings.shape[1]),
             self.trie,
@@ -272,15 +329,18 @@ class PaperPipeline(Pipeline[Config]):
             backbone=backbone,
         )
 
-    def trained_backbone(self, semantic: Float[Tensor, "items semantic_dim"]) -> SASRec | DIN:
-        """Stage I's sequence model; its item vectors, computed once, are a table.
+    def trained_backbone(
+        self, semantic: Float[Tensor, "items semantic_dim"], stage: Stage[Report] | None = None
+    ) -> SASRec | DIN:
+        """A sequence model of stage I; its item vectors, computed once, are a table.
 
         Args:
             semantic: E_S.
+            stage: What trained it; stage I itself where it is None.
         """
         config = self.config.stage_one
         backbone = stage_one_model(config, ItemEncoder(semantic, config)).to(self.device)
-        load_weights(self.stage_one.file("weights.safetensors"), backbone)
+        load_weights((stage or self.stage_one).file("weights.safetensors"), backbone)
         items = ItemTable(backbone.num_items, backbone.dim).to(self.device)
         with torch.no_grad():
             items.ids.copy_(backbone.item_vectors())
@@ -299,7 +359,7 @@ class PaperPipeline(Pipeline[Config]):
         self,
         name: str,
         folder: Path,
-        model: Seq2Seq | Streams,
+        model: Seq2Seq | Ensemble,
         loss: Callable[[nn.Module, Batch], Mapping[str, Tensor]],
     ) -> Facts:
         """Trains a model that generates codes, stopped early by NDCG@10 of its beam search.

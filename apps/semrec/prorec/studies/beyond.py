@@ -64,9 +64,9 @@ def beyond(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
         "dense item head, all joined": {**_default(pipeline), "c_dis": True},
     }
     systems = tested(retrained, seeds, attrgetter("test"))
-    before = _validation(alone, seeds)
+    before = generator_validation(alone, seeds)
     facts: dict[str, dict[str, float | str]] = {
-        name: {"on validation": f"{_validation(variant, seeds) - before:+.4f}"}
+        name: {"on validation": f"{generator_validation(variant, seeds) - before:+.4f}"}
         for name, variant in retrained.items()
     }
     joined_systems, joined_facts = _joined(head, joinings, seeds)
@@ -110,7 +110,9 @@ def _mean_validation(stages: Sequence[Stage[Report]]) -> float:
     return float(sum(stage.complete()["validation"] for stage in stages) / len(stages))
 
 
-def _validation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> float:
-    """NDCG@10 of all items at the best epoch of stage II, the mean over seeds."""
+def generator_validation(
+    pipeline: PRORecPipeline, seeds: Sequence[int], metric: str = "ndcg@10"
+) -> float:
+    """A figure of validation at the best epoch of stage II, the mean over seeds."""
     stages = [pipeline.varied(seed=seed).stage_two for seed in seeds]
-    return float(sum(stage.complete()["validation"]["ndcg@10"] for stage in stages) / len(stages))
+    return float(sum(stage.complete()["validation"][metric] for stage in stages) / len(stages))

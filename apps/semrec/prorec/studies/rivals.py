@@ -11,6 +11,7 @@ from typing import Any
 from evalrec import Report
 from genrec import BACKBONE_TITLES, BackboneName, ItemInput
 
+from semrec.prorec.config import PLAIN_STAGE_TWO
 from semrec.prorec.joined import PRORecPipeline
 from semrec.prorec.studies.two_codes import two_codes
 from semrec.shared.stage import Stage
@@ -40,6 +41,7 @@ GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
 """What is tried of models that generate codes."""
 
 TIGER = {
+    **PLAIN_STAGE_TWO,
     "num_encoder_layers": 4,
     "num_decoder_layers": 4,
     "feedforward_dim": 1024,
@@ -159,7 +161,7 @@ def tiger(pipeline: PRORecPipeline) -> Contestant:
 
 def eager(pipeline: PRORecPipeline) -> Contestant:
     """EAGER: a code of the text and one of the behaviour, a decoder for each."""
-    changes = {"history_input": "vectors", "output_vocabulary": "node", "scoring": "renormalized"}
+    changes = {**PLAIN_STAGE_TWO, "output_vocabulary": "node", "scoring": "renormalized"}
     return Contestant(
         pipeline=pipeline.varied(stage_two=changes),
         part="stage_two",

@@ -15,6 +15,7 @@ from fusion import modality_share
 from semrec.prorec.config import UNJOINED
 from semrec.prorec.joined import PRORecPipeline
 from semrec.prorec.studies.beyond import beyond, joining
+from semrec.prorec.studies.generation import generation
 from semrec.prorec.studies.rivals import (
     Searched,
     dense_rivals,
@@ -275,6 +276,7 @@ STUDIES: dict[str, Study[PRORecPipeline]] = {
     "scaling": scaling,
     "speed": speed,
     "rivals": rivals,
+    "generation": generation,
     "joining": joining,
     "beyond": beyond,
 }

@@ -52,7 +52,7 @@ from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
 from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
 from genrec.similarity import item_scores
-from genrec.streams import Streams
+from genrec.streams import Ensemble, Streams
 from genrec.training import TrainingConfig, TrainingResult, fit
 from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
@@ -73,6 +73,7 @@ __all__ = [
     "ConcatenatedTables",
     "ContentTable",
     "DenseRecommender",
+    "Ensemble",
     "GRU4Rec",
     "ItemGraph",
     "ItemInput",

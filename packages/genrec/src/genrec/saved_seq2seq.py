@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
+from genrec.backbones import Backbone, StateBackbone
 from genrec.item_checks import check_codes, check_item_ids, check_popularity
 from genrec.item_graph import ItemGraph
 from genrec.reading import ArtifactError, check_types
@@ -138,7 +139,7 @@ def load_model(
                 trie,
                 item_vectors=vectors,
                 item_graph=None if edges is None else ItemGraph(trie.num_items, **edges),
-                backbone=None if backbone_of is None else backbone_of(trie.num_items),
+                backbone=None if backbone_of is None else _reader(backbone_of(trie.num_items)),
             )
         )
         if model.item_graph is not None:
@@ -176,6 +177,17 @@ def _any_vectors(saved: ModelFolder, num_items: int, vector_dim: int) -> Tensor:
         if name in saved.weights and saved.weights[name].shape[1:] == (vector_dim,):
             return torch.zeros(num_items, vector_dim)
     raise ValueError(f"vector_dim must be the width of vectors among the weights, got {vector_dim}")
+
+
+def _reader(backbone: Backbone) -> StateBackbone:
+    """Returns a sequence model that has a state after each item, or refuses it.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not isinstance(backbone, StateBackbone):
+        raise ValueError(f"backbone must have states, got a {type(backbone).__name__}")
+    return backbone
 
 
 def _check_graph(saved: ModelFolder, num_items: int, edges: Mapping[str, int]) -> None:

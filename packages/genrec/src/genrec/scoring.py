@@ -12,7 +12,7 @@ from genrec.backbones import Backbone
 from genrec.decoding import Ranked, beam_search, exact_scores
 from genrec.seq2seq import Seq2Seq
 from genrec.sequences import query_batches
-from genrec.streams import Streams
+from genrec.streams import Ensemble
 from genrec.windows import Histories
 
 _HISTORIES_AT_A_TIME = 128
@@ -53,7 +53,7 @@ def dense_scorer(
 
 @torch.inference_mode()
 def rank_histories(
-    model: Seq2Seq | Streams,
+    model: Seq2Seq | Ensemble,
     histories: Histories,
     *,
     num_beams: int,
@@ -66,7 +66,7 @@ def rank_histories(
     in which they came.
 
     Args:
-        model: An encoder-decoder over one code table or several, in eval mode.
+        model: An encoder-decoder over one code table, or several together, in eval mode.
         histories: Item rows, oldest first.
         num_beams: Beams of the search, and items a history; all items where they are fewer.
         exact: Whether the whole catalogue is scored instead, so that no item is missed that the
@@ -78,9 +78,9 @@ def rank_histories(
 
     Raises:
         ValueError: The model is in training mode, `num_beams` is below 1, `exact` is asked of
-            `Streams`, or a history holds what is no item row.
+            an `Ensemble`, or a history holds what is no item row.
     """
-    stream = model.streams[0] if isinstance(model, Streams) else model
+    stream = model.streams[0] if isinstance(model, Ensemble) else model
     num_items, device = stream.trie.num_items, stream.trie.device
     if num_beams < 1:
         raise ValueError(f"num_beams must be at least 1, got {num_beams}")
@@ -103,11 +103,13 @@ def rank_histories(
     return Ranked(items=items, scores=scores)
 
 
-def _ranker(model: Seq2Seq | Streams, top_k: int, exact: bool) -> Callable[[Tensor], Ranked]:
+def _ranker(model: Seq2Seq | Ensemble, top_k: int, exact: bool) -> Callable[[Tensor], Ranked]:
     """Returns what ranks a batch; the tables that decoding reads are computed once for all."""
-    if isinstance(model, Streams):
+    if isinstance(model, Ensemble):
         if exact:
-            raise ValueError("exact must be False for Streams, got True: they score what they find")
+            raise ValueError(
+                "exact must be False for an Ensemble, got True: they score what they find"
+            )
         streams, stream_tables = model, model.tables()
         return lambda history: streams.beam_search(
             history, num_beams=top_k, top_k=top_k, tables=stream_tables

@@ -84,7 +84,8 @@ class Tables(NamedTuple):
 class ScoreLogits(nn.Module):
     """Scores of items as logits of codes: the sum over kinds of w log(sum + floor), a pair a level.
 
-    Both are learned; what no score reaches keeps a share by the floor.
+    Both are learned; what no score reaches keeps a share by the floor. The network's own logits are
+    multiplied by a scale a level, which training leaves at 1: see `genrec.calibration`.
 
     Args:
         num_levels: Levels of codes.
@@ -96,14 +97,18 @@ class ScoreLogits(nn.Module):
         # Parameters are a tenth of what they stand for, and so learn faster.
         self.weight = nn.Parameter(torch.full((num_levels, num_kinds), 0.05))
         self.log_floor = nn.Parameter(torch.full((num_levels, num_kinds), -0.3))
+        self.scale = nn.Parameter(torch.ones(num_levels), requires_grad=False)
 
     def forward(
-        self, level: int, sums: Float[Tensor, "children kinds"]
+        self,
+        level: int,
+        logits: Float[Tensor, " children"],
+        sums: Float[Tensor, "children kinds"],
     ) -> Float[Tensor, " children"]:
-        """Returns what is added to the children's logits."""
+        """Returns the network's logits of children with those of the scores below them."""
         floor = (10 * self.log_floor[level]).exp()
-        logits: Tensor = (sums.clamp(min=0) + floor).log() @ (10 * self.weight[level])
-        return logits
+        told: Tensor = (sums.clamp(min=0) + floor).log() @ (10 * self.weight[level])
+        return self.scale[level] * logits + told
 
 
 class Seq2Seq(nn.Module):
@@ -408,7 +413,7 @@ class Seq2Seq(nn.Module):
         """
         if self.score_logits is not None:
             assert sums is not None
-            logits = logits + self.score_logits(level, sums)
+            logits = self.score_logits(level, logits, sums)
         if self.history_bias is None:
             return logits
         assert had is not None

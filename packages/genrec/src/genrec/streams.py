@@ -1,4 +1,4 @@
-"""One encoder and several decoders, each over a code table of its own (EAGER's two streams)."""
+"""Several code tables that answer together: whole models, or decoders of one encoder (EAGER)."""
 
 from __future__ import annotations
 
@@ -11,60 +11,37 @@ from torch import Tensor, nn
 from genrec.decoding import Ranked, search
 from genrec.item_checks import first_of_each
 from genrec.masks import Mask
-from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
+from genrec.seq2seq import Memory, Seq2Seq, Seq2SeqOutput, Tables
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
 from genrec.walk import Walk
 
 
-class Streams(nn.Module):
-    """Several decoders that read the states of one encoder and write codes of different tables.
+class Ensemble(nn.Module):
+    """Several encoder-decoders over code tables of the same items, which answer together.
 
-    The history is read once, by the first stream, with its codes where it reads codes.
+    Each finds items in its own tree; all of them score what any of them finds.
 
     Args:
-        config: Sizes and choices, the same for every stream.
-        tries: The same items under each code table, in the same rows.
-        item_vectors: As for `Seq2Seq`.
+        models: At least two, of the same items in the same rows.
 
     Raises:
-        ValueError: There are fewer than two tries, or they have different numbers of items.
+        ValueError: There are fewer than two, or they have different numbers of items.
     """
 
-    def __init__(
-        self,
-        config: Seq2SeqConfig,
-        tries: Sequence[Trie],
-        *,
-        item_vectors: Float[Tensor, "items vector_dim"] | None = None,
-    ) -> None:
+    def __init__(self, models: Sequence[Seq2Seq]) -> None:
         super().__init__()
-        counts = [trie.num_items for trie in tries]
-        if len(counts) < 2 or len(set(counts)) > 1:
-            raise ValueError(
-                f"tries must be at least two, of as many items, got numbers of items {counts}"
-            )
-        if config.history_input == "backbone":
-            raise ValueError('history_input must not be "backbone" for several streams')
-        models = [Seq2Seq(config, trie, item_vectors=item_vectors) for trie in tries]
-        for model in models[1:]:
-            for name in ("history", "encoder", "encoder_norm"):
-                delattr(model, name)
-                # Not registered a second time: the state dict holds each weight once.
-                model.__dict__[name] = getattr(models[0], name)
+        _check_items([model.trie for model in models])
         self.models = nn.ModuleList(models)
 
     @property
     def streams(self) -> list[Seq2Seq]:
-        """The streams as models of their own; they share the encoder."""
+        """The models, one a code table."""
         return [model for model in self.models if isinstance(model, Seq2Seq)]
 
-    def forward(
-        self, history: Int[Tensor, "batch length"], targets: Int[Tensor, " batch"]
-    ) -> list[Seq2SeqOutput]:
-        """Scores the target of each history by each stream; arguments as for `Seq2Seq`."""
-        memory = self.streams[0].encode(history)
-        return [stream.decode(memory, targets) for stream in self.streams]
+    def memories(self, history: Int[Tensor, "batch length"]) -> list[Memory]:
+        """Returns what each model's encoder makes of histories."""
+        return [stream.encode(history) for stream in self.streams]
 
     def tables(self) -> list[Tables]:
         """Returns what decoding reads, stream by stream."""
@@ -112,14 +89,68 @@ class Streams(nn.Module):
             raise ValueError("model must be in eval mode, got training mode: call model.eval()")
         tables = self.tables() if tables is None else tables
         with torch.autocast(history.device.type, enabled=False):
-            memory = self.streams[0].encode(history)
             walks, lists = [], []
-            for stream, table in zip(self.streams, tables, strict=True):
+            for stream, memory, table in zip(
+                self.streams, self.memories(history), tables, strict=True
+            ):
                 mask = Mask.of(stream.trie, len(history), exclude, allow)
                 walk = Walk(stream, stream.trie, memory, tables=table, mask=mask)
                 walks.append(walk)
                 lists.append(search(walk, num_beams=num_beams, top_k=candidates))
             return _ranked_by_all(walks, lists, top_k)
+
+
+class Streams(Ensemble):
+    """Several decoders that read the states of one encoder and write codes of different tables.
+
+    The history is read once, by the first stream, with its codes where it reads codes.
+
+    Args:
+        config: Sizes and choices, the same for every stream.
+        tries: The same items under each code table, in the same rows.
+        item_vectors: As for `Seq2Seq`.
+
+    Raises:
+        ValueError: There are fewer than two tries, or they have different numbers of items; or
+            `history_input` is "backbone".
+    """
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig,
+        tries: Sequence[Trie],
+        *,
+        item_vectors: Float[Tensor, "items vector_dim"] | None = None,
+    ) -> None:
+        _check_items(tries)
+        if config.history_input == "backbone":
+            raise ValueError('history_input must not be "backbone" for several streams')
+        models = [Seq2Seq(config, trie, item_vectors=item_vectors) for trie in tries]
+        for model in models[1:]:
+            for name in ("history", "encoder", "encoder_norm"):
+                delattr(model, name)
+                # Not registered a second time: the state dict holds each weight once.
+                model.__dict__[name] = getattr(models[0], name)
+        super().__init__(models)
+
+    def memories(self, history: Int[Tensor, "batch length"]) -> list[Memory]:
+        """Returns what the one encoder makes of histories, once a stream."""
+        return [self.streams[0].encode(history)] * len(self.streams)
+
+    def forward(
+        self, history: Int[Tensor, "batch length"], targets: Int[Tensor, " batch"]
+    ) -> list[Seq2SeqOutput]:
+        """Scores the target of each history by each stream; arguments as for `Seq2Seq`."""
+        memory = self.streams[0].encode(history)
+        return [stream.decode(memory, targets) for stream in self.streams]
+
+
+def _check_items(tries: Sequence[Trie]) -> None:
+    counts = [trie.num_items for trie in tries]
+    if len(counts) < 2 or len(set(counts)) > 1:
+        raise ValueError(
+            f"tries must be at least two, of as many items, got numbers of items {counts}"
+        )
 
 
 def _ranked_by_all(walks: Sequence[Walk], lists: Sequence[Ranked], top_k: int) -> Ranked:
