@@ -114,7 +114,7 @@ def test_no_history_is_ranked_to_no_row(model: Seq2Seq):
 def test_refusals(model: Seq2Seq, streams: Streams):
     with pytest.raises(ValueError, match="num_beams must be at least 1, got 0"):
         rank_histories(model, HISTORIES, num_beams=0)
-    with pytest.raises(ValueError, match="exact must be False for Streams, got True"):
+    with pytest.raises(ValueError, match="exact must be False for an Ensemble, got True"):
         rank_histories(streams, HISTORIES, num_beams=3, exact=True)
     with pytest.raises(ValueError, match="got 20 in history 1"):
         rank_histories(model, [[1], [20]], num_beams=3)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from genrec.decoding import exact_scores
+from genrec.decoding import beam_search, exact_scores
+from genrec.scoring import rank_histories
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
-from genrec.streams import Streams
+from genrec.streams import Ensemble, Streams
 from genrec.trie import Trie
 
 CODES = torch.cartesian_prod(torch.arange(4), torch.arange(3), torch.arange(2))
@@ -71,3 +72,39 @@ def test_refusals(streams: Streams):
         Streams(streams.streams[0].config, [trie])
     with pytest.raises(ValueError, match="got 5, 4 and 10"):
         streams.beam_search(torch.tensor([[1]]), num_beams=10, top_k=5, candidates=4)
+
+
+def test_an_ensemble_ranks_the_union_by_the_mean_of_what_each_model_says():
+    torch.manual_seed(0)
+    config = Seq2SeqConfig(dim=8, num_heads=2, num_decoder_layers=1, feedforward_dim=8)
+    tables = [
+        torch.cartesian_prod(torch.arange(4), torch.arange(3))[order]
+        for order in (
+            torch.arange(12),
+            torch.randperm(12),
+        )
+    ]
+    models = [Seq2Seq(config, Trie.build(codes, (4, 3))) for codes in tables]
+    ensemble = Ensemble(models).eval()
+    history = torch.tensor([[1, 5, 2], [7, 12, 12], [12, 12, 12]])
+    scores = torch.stack([exact_scores(model, model.trie, history) for model in models]).mean(dim=0)
+    ranked = ensemble.beam_search(history, num_beams=12, top_k=12)
+    best = scores.sort(dim=1, descending=True)
+    assert ranked.items.tolist() == best.indices.tolist()
+    torch.testing.assert_close(ranked.scores, best.values)
+    lists = rank_histories(ensemble, [[1, 5, 2], [7], []], num_beams=12)
+    assert lists.items.tolist() == best.indices.tolist()
+    # Few beams: what either found, and nothing else.
+    few = ensemble.beam_search(history, num_beams=3, top_k=3)
+    for user in range(3):
+        union = {
+            item
+            for model in models
+            for item in beam_search(model, model.trie, history, num_beams=3, top_k=3)
+            .items[user]
+            .tolist()
+        }
+        expected = sorted(union, key=lambda item: -float(scores[user, item]))[:3]
+        assert few.items[user].tolist() == expected
+    with pytest.raises(ValueError, match="tries must be at least two"):
+        Ensemble(models[:1])

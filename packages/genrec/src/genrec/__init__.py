@@ -18,6 +18,7 @@ from genrec.backbones import (
     StateBackbone,
     item_table,
 )
+from genrec.calibration import Calibration, calibrate
 from genrec.catalogue import with_catalogue
 from genrec.cloze import MaskedBatches
 from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
@@ -70,6 +71,7 @@ __all__ = [
     "Backbone",
     "BackboneName",
     "Batch",
+    "Calibration",
     "ConcatenatedTables",
     "ContentTable",
     "DenseRecommender",
@@ -109,6 +111,7 @@ __all__ = [
     "beam_recall",
     "beam_search",
     "binary_cross_entropy",
+    "calibrate",
     "candidate_binary_cross_entropy",
     "candidate_cross_entropy",
     "dense_scorer",

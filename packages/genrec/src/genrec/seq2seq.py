@@ -313,6 +313,13 @@ class Seq2Seq(nn.Module):
             else self.distillation(states[:, 0 if first else -1]),
         )
 
+    def path_states(
+        self, memory: Memory, paths: Int[Tensor, "batch levels"]
+    ) -> Float[Tensor, "batch levels dim"]:
+        """Returns the decoder's states before each node of a path, one path a history."""
+        inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)
+        return self._decoder_states(memory, inputs[:, :-1])
+
     def dense_state(self, memory: Memory) -> Float[Tensor, "batch distillation_dim"]:
         """Returns the state that distillation trains, of encoded histories alone.
 
@@ -380,36 +387,61 @@ class Seq2Seq(nn.Module):
                 them up; needed where the model has an item graph.
         """
         with torch.autocast(states.device.type, enabled=False):
-            states = states.float()
-            if self.config.similarity == "cosine":
-                states = unit(states)
-            states = states / self.config.temperature
-            first = self.vocabulary.level_offsets[level]
-            size = self.vocabulary.level_sizes[level]
-            if self.config.output_vocabulary == "node":
-                if head is None:
-                    needed, column = torch.unique(children.node, return_inverse=True)
-                    rows = self._head_rows(needed + first)
-                else:
-                    rows, column = head[first : first + size], children.node
-                logits = children.products(states, rows, column)
-                return children.log_softmax(self._biased(level, logits, had, sums))
-            if head is None:
-                rows = self._head_rows(torch.arange(first, first + size, device=states.device))
-            else:
-                rows = head[first : first + size]
-            table = states @ rows.T
-            logits = table[children.parent, children.codes]
             if self.config.scoring == "masked":
-                return logits - table.logsumexp(dim=-1)[children.parent]
-            return children.log_softmax(self._biased(level, logits, had, sums))
+                return self._masked_log_probs(level, states, children, head)
+            logits = self.child_logits(level, states, children, head=head)
+            return children.log_softmax(self.biased(level, logits, had, sums))
 
-    def _biased(
-        self, level: int, logits: Tensor, had: Tensor | None, sums: Tensor | None
+    def child_logits(
+        self,
+        level: int,
+        states: Float[Tensor, "queries dim"],
+        children: Children,
+        *,
+        head: Float[Tensor, "codes dim"] | None = None,
+    ) -> Float[Tensor, " children"]:
+        """Returns what the network alone says of children, before `biased` and the softmax.
+
+        Arguments are those of `child_log_probs`.
+        """
+        states, first, size = self._compared(states), *self._level_rows(level)
+        if self.config.output_vocabulary == "level":
+            rows = self._head_slice(first, size, head)
+            return (states @ rows.T)[children.parent, children.codes]
+        if head is None:
+            needed, column = torch.unique(children.node, return_inverse=True)
+            return children.products(states, self._head_rows(needed + first), column)
+        return children.products(states, head[first : first + size], children.node)
+
+    def _masked_log_probs(
+        self, level: int, states: Tensor, children: Children, head: Tensor | None
     ) -> Tensor:
-        """Adds what the item graph says, and the history's bias.
+        """Returns log p of children in a softmax over all codes of the level."""
+        rows = self._head_slice(*self._level_rows(level), head)
+        table = self._compared(states) @ rows.T  # [queries, codes]
+        return table[children.parent, children.codes] - table.logsumexp(dim=-1)[children.parent]
 
-        The bias's parameter is a tenth of it, and so learns faster.
+    def _compared(self, states: Tensor) -> Tensor:
+        """Returns states in fp32, ready for products with rows of the head."""
+        states = states.float()
+        if self.config.similarity == "cosine":
+            states = unit(states)
+        return states / self.config.temperature
+
+    def _level_rows(self, level: int) -> tuple[int, int]:
+        """Returns the first row of a level's codes or nodes in the head, and how many there are."""
+        return self.vocabulary.level_offsets[level], self.vocabulary.level_sizes[level]
+
+    def _head_slice(self, first: int, size: int, head: Tensor | None) -> Tensor:
+        if head is not None:
+            return head[first : first + size]
+        return self._head_rows(torch.arange(first, first + size, device=self.head.weight.device))
+
+    def biased(self, level: int, logits: Tensor, had: Tensor | None, sums: Tensor | None) -> Tensor:
+        """Returns logits with what the item graph says, and with the history's bias.
+
+        The bias's parameter is a tenth of it, and so learns faster. Arguments are those of
+        `child_log_probs`.
         """
         if self.score_logits is not None:
             assert sums is not None

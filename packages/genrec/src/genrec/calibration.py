@@ -1,0 +1,143 @@
+"""The few numbers that say how much a network and its item graph count, fitted on held-out pairs.
+
+A network is surer of the pairs that it was trained on than of others, while the graph is told none
+of them. So training gives the graph too little weight. With the network as it is, the scale of its
+logits and the weights and floors of the graph's scores, a set a level, are fitted by likelihood to
+histories that no training saw the next item of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from genrec.children import Children
+from genrec.seq2seq import Seq2Seq
+from genrec.sequences import query_batches
+from genrec.windows import Histories
+
+_HISTORIES_AT_A_TIME = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a calibration has gained.
+
+    Attributes:
+        before: Mean of -log p(target | history) before.
+        after: The same afterwards.
+    """
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One level of a batch: what does not change while the few numbers do."""
+
+    level: int
+    children: Children
+    logits: Float[Tensor, " children"]
+    had: Int[Tensor, " places"] | None
+    sums: Float[Tensor, "children kinds"]
+    targets: Int[Tensor, " batch"]
+
+
+def calibrate(
+    model: Seq2Seq,
+    histories: Histories,
+    targets: Sequence[int] | NDArray[np.integer],
+    *,
+    steps: int = 60,
+) -> Calibration:
+    """Fits the scale of the network's logits and the item graph's weights, floors and bias.
+
+    Nothing else in the model changes. L-BFGS on numbers that are few, so that nothing is drawn.
+
+    Args:
+        model: A model with an item graph; in eval mode afterwards.
+        histories: Item rows of users whose next items were not trained on, oldest first.
+        targets: The item that each had next.
+        steps: Most iterations.
+
+    Returns:
+        The mean loss before and after.
+
+    Raises:
+        ValueError: The model has no item graph, or targets are not one a history.
+    """
+    if model.score_logits is None:
+        raise ValueError("model must have an item graph to be calibrated, got one without")
+    if len(histories) != len(targets) or not len(targets):
+        raise ValueError(
+            f"targets must be one for each of {len(histories)} histories, got {len(targets)}"
+        )
+    model.eval()
+    levels = _levels(model, histories, torch.as_tensor(np.asarray(targets), dtype=torch.long))
+    numbers = list(model.score_logits.parameters())
+    if model.history_bias is not None:
+        numbers.append(model.history_bias)
+    trained = {parameter: parameter.requires_grad for parameter in numbers}
+    optimizer = torch.optim.LBFGS(
+        numbers, max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-7
+    )
+
+    def loss() -> Tensor:
+        total = torch.zeros((), device=model.trie.device)
+        for step in levels:
+            logits = model.biased(step.level, step.logits, step.had, step.sums)
+            total = total - step.children.log_softmax(logits)[step.targets].sum()
+        return total / len(targets)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    try:
+        for parameter in numbers:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            before = float(loss().detach())
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+            after = float(loss().detach())
+    finally:
+        for parameter, is_trained in trained.items():
+            parameter.requires_grad_(is_trained)
+            parameter.grad = None
+    return Calibration(before=before, after=after)
+
+
+@torch.no_grad()
+def _levels(model: Seq2Seq, histories: Histories, targets: Tensor) -> list[_Step]:
+    """Goes through the network once, along the targets' paths."""
+    trie, steps = model.trie, []
+    for rows, history in query_batches(
+        histories,
+        num_items=trie.num_items,
+        history_length=model.config.history_length,
+        batch_size=_HISTORIES_AT_A_TIME,
+        by_length=True,
+    ):
+        memory = model.encode(history.to(trie.device))
+        paths = trie.paths(targets[rows].to(trie.device))  # [batch, levels]
+        states = model.path_states(memory, paths)  # [batch, levels, dim]
+        parents = F.pad(paths[:, :-1], (1, 0))
+        for level in range(trie.num_levels):
+            above = parents[:, level]
+            children = trie.expand(level, above)
+            had, sums = model.told(trie, level, above[:, None], children, memory)
+            assert sums is not None
+            logits = model.child_logits(level, states[:, level], children)
+            place = children.offsets[:-1] + paths[:, level] - trie.first_child(level, above)
+            steps.append(_Step(level, children, logits, had, sums, place))
+    return steps
