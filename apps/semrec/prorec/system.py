@@ -23,6 +23,7 @@ from genrec import (
     SequenceModelConfig,
     SequenceRecipe,
     Trie,
+    calibrate,
     dense_scorer,
     fit,
     load_model,
@@ -247,6 +248,8 @@ class PaperPipeline(Pipeline[Config]):
             integrated = self.embeddings.to(self.device)
             loss = partial(stage_two_loss, config, integrated, self.teacher(integrated))
             facts = self.fit_generator(self.stage_two.folder_name, folder, model, loss)
+            if config.tree_scores:
+                facts = {**facts, "calibration": self.calibrate(model)}
             save_model(
                 folder / "model",
                 model,
@@ -268,6 +271,22 @@ class PaperPipeline(Pipeline[Config]):
             fill=fill,
             load=lambda folder: load_model(folder / "model").model.to(self.device),
         )
+
+    def calibrate(self, model: Seq2Seq) -> Facts:
+        """Weighs network and floors anew on the users of early stopping, whom no training saw."""
+        validation = self.validation
+        with self.run.screen.bar("calibration") as bar:
+            gain = calibrate(model, validation.histories, validation.targets)
+            bar.update(
+                len(validation), len(validation), f"loss {gain.before:.3f}, {gain.after:.3f}"
+            )
+        numbers = model.score_logits
+        assert numbers is not None
+        return {
+            **dataclasses.asdict(gain),
+            "scale": numbers.scale.tolist(),
+            "weight": (10 * numbers.weight).tolist(),
+        }
 
     @cached_property
     def fold_stages(self) -> tuple[Stage[Report], ...]:
