@@ -208,6 +208,18 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
         run_blocks(readme, Path(sys.executable), tmp_path)
 
 
+def test_configurations_that_readers_are_told_to_use_are_there() -> None:
+    named = {
+        (readme.relative_to(ROOT), path)
+        for readme in texts()
+        for path in re.findall(r"--config (\S+\.toml)", readme.read_text(encoding="utf-8"))
+        if path.startswith("apps/")
+    }
+    assert named
+    for readme, path in named:
+        assert (ROOT / path).is_file(), f"{readme} names {path}, which is missing"
+
+
 def test_what_readers_are_told_to_install_can_be_had() -> None:
     files = texts()
     assert {"README.md", "packages/fusion/README.md"} <= {

@@ -164,6 +164,10 @@ class Codes:
 class StageTwo(TrainingRecipe):
     """Generation with distillation (section 3.4). Sizes and rates are section 4.1's.
 
+    Differs: the paper's generator has 4 decoder layers, encodes the history itself and knows no
+    graph (`paper.toml`); by default it starts from stage I, the newest state is added to the
+    decoder's first input, and the floors' scores enter the tree.
+
     Attributes, those of `genrec.Seq2SeqConfig` aside:
         history_input: "backbone" starts from stage I: its item vectors and its layers read the
             history, and are trained on.
@@ -182,13 +186,13 @@ class StageTwo(TrainingRecipe):
     """
 
     num_encoder_layers: int = 1
-    num_decoder_layers: int = 4
+    num_decoder_layers: int = 1
     dim: int = 128
     num_heads: int = 4
     feedforward_dim: int = 256
     dropout: float = 0.2
     history_length: int = 20
-    history_input: Literal["vectors", "codes", "both", "backbone"] = "vectors"
+    history_input: Literal["vectors", "codes", "both", "backbone"] = "backbone"
     train_item_vectors: bool = False
     output_vocabulary: Literal["level", "node"] = "node"
     scoring: Literal["masked", "renormalized"] = "renormalized"
@@ -196,8 +200,8 @@ class StageTwo(TrainingRecipe):
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: float = 1.0
     history_bias: bool = True
-    direct_path: bool = False
-    tree_scores: tuple[Literal["graph", "text"], ...] = ()
+    direct_path: bool = True
+    tree_scores: tuple[Literal["graph", "text"], ...] = ("graph", "text")
     label_smoothing: float = 0.0
     teacher: Literal["none", "stage_one", "vectors"] = "none"
     teacher_weight: float = 0.2
@@ -209,7 +213,7 @@ class StageTwo(TrainingRecipe):
     distillation_state: Literal["last", "first"] = "last"
     warmup_steps: int = 500
     batch_size: int = 256
-    epochs: int = 8
+    epochs: int = 3
     patience: int = 2
 
     def __post_init__(self) -> None:
@@ -229,6 +233,13 @@ class StageTwo(TrainingRecipe):
         if self.beta:
             check_at_least(1, self, "distillation_negatives")
 
+    @property
+    def kind(self) -> str:
+        """Whether it is the paper's generator or one that has more in it."""
+        added = ("history_input", "direct_path", "tree_scores", "teacher")
+        is_plain = all(getattr(self, name) == PLAIN_STAGE_TWO[name] for name in added)
+        return "the paper's" if is_plain else "ours"
+
     def model(self, integrated_dim: int) -> Seq2SeqConfig:
         """The encoder-decoder's own configuration."""
         names = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
@@ -243,8 +254,9 @@ PLAIN_STAGE_TWO: dict[str, Any] = {
     "tree_scores": (),
     "label_smoothing": 0.0,
     "teacher": "none",
+    "epochs": 8,
 }
-"""What makes stage II the paper's: nothing in it that is ours but how codes are scored."""
+"""What makes stage II the paper's generator, as far as the paper says what it is."""
 
 FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")
 """What can be joined to generation; the names are those of `Joining`."""

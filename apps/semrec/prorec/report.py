@@ -42,6 +42,7 @@ def findings(pipeline: PRORecPipeline) -> Findings:
             "codes of": config.codes.source,
             "integrated embedding": config.stage_one.integrated,
             "quantizer": config.codes.quantizer,
+            "generator": config.stage_two.kind,
             "history": config.stage_two.history_input,
             "output": config.stage_two.output_vocabulary,
             "seed": config.seed,
