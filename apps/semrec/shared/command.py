@@ -54,6 +54,7 @@ from semrec.shared.studies import (
     with_values,
 )
 from semrec.shared.text import visible
+from semrec.shared.verdict import on_validation
 
 
 def _print_version(wanted: bool) -> bool:
@@ -158,6 +159,7 @@ class App(Generic[C, P]):
     def show(self, pipeline: P) -> None:
         """Completes a run, and prints the test's results and where the report is."""
         reports = self.complete(pipeline)
+        typer.echo(visible(on_validation(pipeline)))
         typer.echo()
         Console().print(reports_table(reports, title=f"{self.title} on the test"))
         typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))

@@ -118,8 +118,8 @@ def num_steps(sizes: Mapping[str, int], samples: int) -> int:
 
 def codebook_size(num_items: int, *, most: int) -> int:
     """A power of two that leaves 16 items to a code, and two levels for all items; or `most`."""
-    leaving = 2 ** int(math.log2(max(num_items // ITEMS_A_CODE, 1)))
-    holding = 2 ** math.ceil(math.log2(math.sqrt(num_items)))
+    leaving = 1 << int(math.log2(max(num_items // ITEMS_A_CODE, 1)))
+    holding = 1 << math.ceil(math.log2(num_items) / 2)
     return min(max(leaving, holding), most)
 
 
