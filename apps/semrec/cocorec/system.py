@@ -45,8 +45,8 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
     def stages(self) -> tuple[Stage[Any], ...]:
         """The stages of a whole run in order, but for "data"."""
-        models = (self.cocorec, *self.baselines().values(), self.answer)
-        return (*self.view_stages, self.tokenizer, self.floors, *models)
+        trained = (self.cocorec, *self.baselines().values())
+        return (*self.view_stages, self.tokenizer, self.floors, *trained, self.answer)
 
     def systems(self) -> dict[str, Stage[Report]]:
         """The model and the baselines."""

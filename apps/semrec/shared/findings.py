@@ -95,7 +95,7 @@ def write_report(
 ) -> None:
     """Writes report.html from what the stages left."""
     run, data = pipeline.run, pipeline.data
-    verdict = on_test(pipeline, reports)
+    verdict, begun = on_test(pipeline, reports), made_by(run)
     write_page(
         run.path / "report.html",
         title=title,
@@ -105,7 +105,7 @@ def write_report(
             "Data": data.counts,
             "Choices": findings.choices,
             "Time": times(pipeline.stages()),
-            "Made by": made_by(run),
+            **({"Made by": begun} if begun else {}),
         },
         sections=[
             results_section(data, reports, verdict.winner),

@@ -165,7 +165,8 @@ def load_floor(pipeline: Pipeline[Any], name: str) -> Floor:
 def floor_ndcg(pipeline: Pipeline[Any]) -> dict[str, float]:
     """NDCG@10 of each floor on the users on whom early stopping decides, by its name."""
     all_users, drawn = pipeline.data.split.validation.users, pipeline.validation.users
-    assert all_users is not None and drawn is not None, "leave-one-out knows its users"
+    assert all_users is not None  # leave-one-out knows them
+    assert drawn is not None
     is_drawn = np.isin(all_users, drawn)  # [validation users]
     names = pipeline.floors.complete()["parameters"]
     figures = {}
