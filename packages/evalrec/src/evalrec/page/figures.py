@@ -50,7 +50,7 @@ _VARIABLES = {
     **{colour: f"series-{i}" for i, colour in enumerate(_SERIES)},
 }
 _WIDTH = 4.2
-"""Inches: on a telephone the letters can still be read, beside another chart they are the page's."""
+"""Inches: beside another chart letters are as large as the page's, on a telephone still legible."""
 
 _STYLE = {
     "svg.fonttype": "none",
