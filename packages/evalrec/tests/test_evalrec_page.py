@@ -329,6 +329,8 @@ def test_bars_reach_as_far_as_their_intervals_and_stand_out_as_told() -> None:
         ["series-1", "series-0", "series-1"],
         ["series-0", "series-0", "series-0"],
     ]
+    from_zero = bars([Bars(title="", values={"a": (0.5, 0.49, 0.51), "b": (0.52, 0.51, 0.53)})])
+    assert "0.0" in ticks(from_zero)  # a bar is as long as what it says
     path = "/".join(["folder"] * 20)
     assert "\u2026" in bars([Bars(title="", values={path: (0.5, 0.4, 0.6)})])
 
@@ -343,7 +345,7 @@ def test_epochs_are_whole_numbers_and_other_axes_are_not() -> None:
     assert {"1", "2", "3"} <= ticks(short)
     assert not {"1.5", "1.25", "1.0", "2.0"} & ticks(short)
     shares = Panel(title="", lines={"a": [(0.1, 1.0), (0.5, 2.0)]}, x_label="share")
-    assert {"0.2", "0.4"} <= ticks(curves([shares]))
+    assert {"0.10", "0.20"} <= ticks(curves([shares]))
 
 
 def test_best_values_stand_in_the_legend_where_none_overlaps() -> None:

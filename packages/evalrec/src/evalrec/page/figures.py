@@ -198,7 +198,7 @@ def bars(panels: Sequence[Bars]) -> Html:
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         if low.min() >= 0:
-            axes.set_xlim(max(0.0, 1.5 * low.min() - 0.5 * high.max()), None)
+            axes.set_xlim(0.0, None)  # a bar is as long as what it says
 
     figures = [
         _figure(p.title, partial(draw, panel=p), size=(_WIDTH, 0.6 + 0.36 * len(p.values)))
