@@ -42,7 +42,7 @@ from semrec.shared.recommend import (
 )
 from semrec.shared.run import Run, check_out
 from semrec.shared.screen import Screen
-from semrec.shared.sizes import sized
+from semrec.shared.sizes import size_lines, sized
 from semrec.shared.studies import (
     SeedsOption,
     Study,
@@ -128,7 +128,7 @@ class App(Generic[C, P]):
         screen, chosen_device = Screen(), choose_device(device)
         data = read_data(folder, config.columns, screen)
         if keys is not None:
-            config = sized(config, keys, data, screen.say)
+            config = sized(config, keys, data)
         inputs = [*data.files, *config.check(data)]
         run = Run.begin(
             out,
@@ -138,6 +138,8 @@ class App(Generic[C, P]):
             screen=screen,
         )
         note_environment(run, chosen_device)
+        for line in () if keys is None else size_lines(config, keys, data):
+            screen.say(line)
         return self.pipeline(run=run, inputs=data, config=config, device=chosen_device)
 
     def reopen(self, out: Path, device: str = "auto") -> P:

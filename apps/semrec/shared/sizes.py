@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from semrec.shared.data import AppConfig, Data, check_sizes
@@ -31,45 +31,51 @@ LEAST_STEPS, MOST_EPOCHS = 2000, 50
 WARMUP_SHARE = 0.2
 ITEMS_A_CODE = 16
 
+_TRAINING = ("batch_size", "epochs", "patience", "warmup_steps")
+
 Config = TypeVar("Config", bound=AppConfig)
 
 
-def sized(config: Config, keys: Collection[str], data: Data, say: Callable[[str], None]) -> Config:
+def sized(config: Config, keys: Collection[str], data: Data) -> Config:
     """A configuration whose sizes follow the data, where nobody has set them.
 
     Args:
         config: The configuration.
         keys: What was set, such as "stage_two.epochs"; it stays.
         data: What is trained on.
-        say: Told the sizes, a line for each part of the configuration.
 
     Raises:
         ValueError: There are too few items or users to train on at all.
     """
     check_sizes(data, config.evaluation)
-    num_items, tables = len(data.catalog), {}
-    for table, samples in config.training_samples(data).items():
-        recipe = getattr(config, table)
-        is_set = _names_of(table, keys)
-        tables[table] = training_sizes(recipe, samples, is_set)
-        say(f"sizes: {table}: {_training_words(tables[table], samples, is_set)}")
+    sizes = {
+        table: training_sizes(getattr(config, table), samples, _names_of(table, keys))
+        for table, samples in config.training_samples(data).items()
+    }
     codes = getattr(config, "codes", None)
-    if codes is not None:
-        is_set = _names_of("codes", keys)
-        size = codes.codebook_size
-        if "codebook_size" not in is_set:
-            size = codebook_size(num_items, most=size)
-        tables["codes"] = {"codebook_size": size}
-        mark = _mark("codebook_size", is_set)
-        say(f"sizes: codes: {size}{mark} a level (of {num_items:,} items)")
-    drawn, users = config.evaluation.validation_users, len(data.split.validation)
-    who = f"{drawn:,}{_mark('validation_users', _names_of('evaluation', keys))} of {users:,} users"
-    say(f"sizes: validation: {who if drawn < users else f'all {users:,} users'}")
+    if codes is not None and "codes.codebook_size" not in keys:
+        sizes["codes"] = {"codebook_size": codebook_size(len(data.catalog), codes.codebook_size)}
     parts = {
         table: dataclasses.replace(getattr(config, table), **values)
-        for table, values in tables.items()
+        for table, values in sizes.items()
     }
     return dataclasses.replace(config, **parts)
+
+
+def size_lines(config: AppConfig, keys: Collection[str], data: Data) -> list[str]:
+    """The sizes of a configuration in words, a line for each part of it; arguments as `sized`."""
+    lines = []
+    for table, samples in config.training_samples(data).items():
+        words = _training_words(getattr(config, table), samples, _names_of(table, keys))
+        lines.append(f"sizes: {table}: {words}")
+    codes = getattr(config, "codes", None)
+    if codes is not None:
+        size = f"{codes.codebook_size}{_mark('codebook_size', _names_of('codes', keys))}"
+        lines.append(f"sizes: codes: {size} a level (of {len(data.catalog):,} items)")
+    drawn, users = config.evaluation.validation_users, len(data.split.validation)
+    mark = _mark("validation_users", _names_of("evaluation", keys))
+    who = f"{drawn:,}{mark} of {users:,} users" if drawn < users else f"all {users:,} users"
+    return [*lines, f"sizes: validation: {who}"]
 
 
 def training_sizes(recipe: Any, samples: int, is_set: Collection[str]) -> dict[str, int]:
@@ -116,7 +122,7 @@ def num_steps(sizes: Mapping[str, int], samples: int) -> int:
     return -(-samples // sizes["batch_size"]) * sizes["epochs"]
 
 
-def codebook_size(num_items: int, *, most: int) -> int:
+def codebook_size(num_items: int, most: int) -> int:
     """A power of two that leaves 16 items to a code, and two levels for all items; or `most`."""
     leaving = 1 << int(math.log2(max(num_items // ITEMS_A_CODE, 1)))
     holding = 1 << math.ceil(math.log2(num_items) / 2)
@@ -132,12 +138,12 @@ def _mark(name: str, is_set: Collection[str]) -> str:
     return " (set)" if name in is_set else ""
 
 
-def _training_words(sizes: Mapping[str, int], samples: int, is_set: Collection[str]) -> str:
-    values = {name: f"{value:,}{_mark(name, is_set)}" for name, value in sizes.items()}
+def _training_words(recipe: Any, samples: int, is_set: Collection[str]) -> str:
+    sizes = {name: getattr(recipe, name) for name in _TRAINING}
+    words = {name: f"{value:,}{_mark(name, is_set)}" for name, value in sizes.items()}
     steps = num_steps(sizes, samples)
-    share = f"{sizes['warmup_steps'] / steps:.0%}"
     return (
-        f"batch {values['batch_size']} of {samples:,} samples, epochs {values['epochs']}, "
-        f"patience {values['patience']}, warm-up {values['warmup_steps']} of {steps:,} steps "
-        f"({share})"
+        f"batch {words['batch_size']} of {samples:,} samples, epochs {words['epochs']}, "
+        f"patience {words['patience']}, warm-up {words['warmup_steps']} of {steps:,} steps "
+        f"({sizes['warmup_steps'] / steps:.0%})"
     )

@@ -23,7 +23,14 @@ from semrec.prorec.config import StageTwo
 from semrec.shared.configuration import load_config, set_keys
 from semrec.shared.data import Data, read_data
 from semrec.shared.screen import Screen
-from semrec.shared.sizes import batch_size, codebook_size, num_epochs, sized, training_sizes
+from semrec.shared.sizes import (
+    batch_size,
+    codebook_size,
+    num_epochs,
+    size_lines,
+    sized,
+    training_sizes,
+)
 
 APPS = ("prorec", "cocorec", "tssr")
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -77,7 +84,7 @@ def test_data_of_the_papers_size_have_the_defaults(
 ) -> None:
     path = None if toml is None else FOLDER / name / toml
     config = config_of(name, path)
-    assert sized(config, set_keys(path), like_beauty, lambda _: None) == config
+    assert sized(config, set_keys(path), like_beauty) == config
 
 
 @pytest.mark.slow
@@ -87,7 +94,7 @@ def test_the_public_data_have_the_defaults(folder: Path) -> None:
         pytest.skip(f"{folder} is not here")
     data = read(folder)
     for name in APPS:
-        assert sized(config_of(name), (), data, lambda _: None) == config_of(name)
+        assert sized(config_of(name), (), data) == config_of(name)
 
 
 def test_the_warm_up_of_small_data_ends_long_before_the_training() -> None:
@@ -122,22 +129,23 @@ def test_sizes_are_within_their_bounds(samples: int) -> None:
     [(10, 4), (100, 16), (300, 32), (600, 32), (1500, 64), (3000, 128), (5000, 256), (10**6, 256)],
 )
 def test_codes_are_as_many_as_items_fill(num_items: int, size: int) -> None:
-    assert codebook_size(num_items, most=256) == size
+    assert codebook_size(num_items, 256) == size
     assert size == 256 or size**2 >= num_items
 
 
 def test_what_a_toml_sets_stays(data: Path, tmp_path: Path) -> None:
-    path, said = tmp_path / "set.toml", []
+    path = tmp_path / "set.toml"
     path.write_text(
         "[stage_two]\nwarmup_steps = 500\nbatch_size = 256\n[codes]\ncodebook_size = 256\n"
     )
-    config = sized(config_of("prorec", path), set_keys(path), read(data), said.append)
+    table, keys = read(data), set_keys(path)
+    config = sized(config_of("prorec", path), keys, table)
     assert config.stage_two.warmup_steps == 500
     assert config.stage_two.batch_size == 256
     assert config.codes.codebook_size == 256
     assert config.stage_two.epochs > StageTwo().epochs  # nobody set these
     assert config.stage_one.warmup_steps < 200
-    shown = "\n".join(said)
+    shown = "\n".join(size_lines(config, keys, table))
     assert "stage_two: batch 256 (set) of 2,798 samples" in shown
     assert "warm-up 500 (set) of " in shown
     assert "codes: 256 (set) a level (of 100 items)" in shown
