@@ -18,6 +18,11 @@ from semrec.shared.stages import floors_stage, items_stage
 Mode = Literal["unfiltered", "filtered"]
 
 
+def validation_key(mode: str) -> str:
+    """What trainings call the NDCG@10 of the validation users in a mode."""
+    return "ndcg@10" if mode == "unfiltered" else "ndcg@10 filtered"
+
+
 class Pipeline(Setting[Config], ABC):
     """The stages of a run, or of a variant of it that a study needs."""
 
@@ -28,13 +33,8 @@ class Pipeline(Setting[Config], ABC):
     """Whether models are told apart with the items of a user's history struck out."""
 
     @property
-    def judged_by(self) -> str:
-        """By what models are told apart on validation, as trainings note it."""
-        return "ndcg@10" if self.judged_mode == "unfiltered" else "ndcg@10 filtered"
-
-    @property
     def answers_by(self) -> str | None:
-        """The row of tables that `recommend` answers by, where a floor can be it."""
+        """What `recommend` answers by, in words, where it may be a floor."""
         return None
 
     @property

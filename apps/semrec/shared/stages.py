@@ -162,7 +162,7 @@ def load_floor(pipeline: Pipeline[Any], name: str) -> Floor:
     return ItemToItemFloor.load(pipeline.floors.file(name))
 
 
-def floor_ndcg(pipeline: Pipeline[Any]) -> dict[str, float]:
+def floor_ndcg(pipeline: Pipeline[Any], mode: str) -> dict[str, float]:
     """NDCG@10 of each floor on the users on whom early stopping decides, by its name."""
     all_users, drawn = pipeline.data.split.validation.users, pipeline.validation.users
     assert all_users is not None  # leave-one-out knows them
@@ -172,7 +172,7 @@ def floor_ndcg(pipeline: Pipeline[Any]) -> dict[str, float]:
     figures = {}
     for number, name in enumerate(names):
         report = read_report(pipeline.floors.file(f"validation_{number}.json"))
-        figures[name] = float(report.per_user("ndcg@10", pipeline.judged_mode)[is_drawn].mean())
+        figures[name] = float(report.per_user("ndcg@10", mode)[is_drawn].mean())
     return figures
 
 

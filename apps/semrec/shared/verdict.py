@@ -8,7 +8,7 @@ from typing import Any
 
 from evalrec import Estimate, Report, compare
 
-from semrec.shared.pipeline import Pipeline
+from semrec.shared.pipeline import Pipeline, validation_key
 from semrec.shared.stage import Stage
 from semrec.shared.stages import floor_ndcg
 
@@ -98,12 +98,13 @@ def on_validation(pipeline: Pipeline[Any]) -> str:
     """
     if "validation" not in pipeline.floors.complete():
         return "the run was begun before floors were validated: see the test"
+    mode = pipeline.judged_mode
     models = {
         name: figure
         for name, stage in pipeline.systems().items()
-        if (figure := _validated(stage, pipeline.judged_by)) is not None
+        if (figure := _validated(stage, validation_key(mode))) is not None
     }
-    floors = floor_ndcg(pipeline)
+    floors = floor_ndcg(pipeline, mode)
     model, floor = (max(each, key=lambda name: each[name]) for each in (models, floors))
     parts = [
         f"{model} {decimal(models[model])}",
@@ -111,7 +112,7 @@ def on_validation(pipeline: Pipeline[Any]) -> str:
     ]
     if floors[floor] >= models[model]:
         parts = ["a floor wins", *reversed(parts)]
-    users = f"{len(pipeline.validation):,} validation users, {MODES[pipeline.judged_mode]}"
+    users = f"{len(pipeline.validation):,} validation users, {MODES[mode]}"
     answers = f"; answers: {pipeline.answers_by}" if pipeline.answers_by else ""
     return f"{', '.join(parts)}: NDCG@10 of {users}{answers}"
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evalrec import Estimate, Queries, Report, evaluate
+from evalrec import MODES, Estimate, Queries, Report, evaluate
 
 from semrec.shared.answering import FloorRecommender
 from semrec.shared.configuration import build_config
@@ -41,15 +41,41 @@ def facts(run: Path, stage: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", APPS)
 def test_the_best_on_validation_answers(name: str, completed: OfApp) -> None:
     run = completed(name)
-    answer = facts(run, "answer")
-    title = app_of(name).title
-    assert answer["validation"][title] == facts(run, name)["validation"]["ndcg@10 filtered"]
-    assert set(answer["validation"]) == {title, *facts(run, "floors")["parameters"]}
-    best = max(answer["validation"], key=lambda row: answer["validation"][row])
-    assert answer["answers"] == best
-    pipeline = app_of(name).reopen(run, "cpu")
-    assert pipeline.answers_by == best
-    assert isinstance(pipeline.recommender(), FloorRecommender) == (best != title)
+    answer, title = facts(run, "answer"), app_of(name).title
+    for mode, key in (("unfiltered", "ndcg@10"), ("filtered", "ndcg@10 filtered")):
+        figures = answer["validation"][mode]
+        assert figures[title] == facts(run, name)["validation"][key]
+        assert set(figures) == {title, *facts(run, "floors")["parameters"]}
+        assert answer["answers"][mode] == max(figures, key=lambda row: figures[row])
+    assert app_of(name).reopen(run, "cpu").answering() == answer["answers"]
+
+
+@pytest.mark.parametrize(
+    ("unfiltered", "filtered", "words"),
+    [
+        ("TSSR", "TSSR", "TSSR"),
+        ("graph", "graph", "graph"),
+        ("popularity", "TSSR", "popularity, and TSSR with --exclude-seen"),
+        ("TSSR", "text", "TSSR, and text with --exclude-seen"),
+    ],
+)
+def test_each_mode_has_its_recommender(
+    unfiltered: str, filtered: str, words: str, completed: OfApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = app_of("tssr").reopen(completed("tssr"), "cpu")
+    names = {"unfiltered": unfiltered, "filtered": filtered}
+    monkeypatch.setattr(type(pipeline), "answering", lambda _: names)
+    assert pipeline.answers_by == words
+    recommender, histories = pipeline.recommender(), [pipeline.item_ids[:5]]
+    for mode, row in names.items():
+        alone: Any = pipeline.model_recommender()
+        if row != "TSSR":
+            floor = load_floor(pipeline, row)
+            ids, counts = pipeline.item_ids, pipeline.item_counts
+            alone = FloorRecommender(floor, ids, popularity=counts)
+        options = {"exclude_seen": mode == "filtered", "deny": pipeline.item_ids[7:9], "top_k": 4}
+        answers = recommender.recommend(histories, **options)
+        assert answers == alone.recommend(histories, **options)
 
 
 @pytest.mark.parametrize("name", APPS)
@@ -63,24 +89,31 @@ def test_floors_are_judged_on_the_users_that_stop_the_training(
     figures = facts(run, "answer")["validation"]
     for row in facts(run, "floors")["parameters"]:
         report = evaluate(pipeline.validation, load_floor(pipeline, row).score, ks=(10,))
-        mean = float(report.per_user("ndcg@10", "filtered").mean())
-        assert figures[row] == pytest.approx(mean, abs=1e-12)
+        for mode in MODES:
+            mean = float(report.per_user("ndcg@10", mode).mean())
+            assert figures[mode][row] == pytest.approx(mean, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", APPS)
-def test_what_is_set_to_answer_by_its_model_does(
-    name: str, completed: OfApp, small: OfApp, data: Path, launch: Launch, tmp_path: Path
+def test_the_model_answers_whatever_wins_where_that_is_set(
+    name: str, completed: OfApp, data: Path, tmp_path: Path
 ) -> None:
-    out, config = tmp_path / "run", tmp_path / "config.toml"
+    app, out = app_of(name), tmp_path / "run"
+    shutil.copytree(completed(name), out)
+    config = build_config(app.config, json.loads((out / "run.json").read_text())["config"], "")
+    pipeline = app.open(data, out, config, "cpu").varied(evaluation={"answer": "model"})
+    assert pipeline.answer.result() == {"unfiltered": app.title, "filtered": app.title}
+    assert (out / "variants/answer,evaluation.answer=model/stage.json").exists()
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_a_run_from_before_there_was_a_choice_answers_by_its_model(
+    name: str, completed: OfApp, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
     shutil.copytree(completed(name), out)
     document = json.loads((out / "run.json").read_text())
-    config.write_text(small(name).read_text() + 'answer = "model"\n')  # under [evaluation]
-    arguments = ["--data", data, "--config", config, "--device", "cpu"]
-    refused = launch(name, "run", "--out", out, *arguments)
-    assert "evaluation.answer is 'best' there and 'model' now" in " ".join(refused.stderr.split())
-    # A run that was made before there was a choice has no such key, and no such stage.
-    del document["config"]["evaluation"]["answer"]
-    document.pop("sha256")
+    del document["config"]["evaluation"]["answer"], document["sha256"]
     (out / "run.json").write_text(json.dumps(document | {"format": 1}))
     shutil.rmtree(out / "answer")
     pipeline = app_of(name).reopen(out, "cpu")
@@ -126,7 +159,8 @@ def test_the_first_line_says_what_won(
     assert re.match(r"(a floor wins, best floor|.* \.\d{4}, best floor) \.\d{4}", first)
     assert f": NDCG@10 of 100 validation users, {mode}" in first
     if name != "prorec":
-        assert first.endswith(f"; answers: {facts(run, 'answer')['answers']}")
+        answers = app_of(name).reopen(run, "cpu").answers_by
+        assert first.endswith(f"; answers: {answers}")
 
 
 def report_of(ranks: list[int]) -> Report:
