@@ -44,13 +44,14 @@ def note_environment(run: Run, device: torch.device) -> None:
     """
     path, present = run.path / "environment.json", environment(device)
     known, begun = _known(path), made_by(run)
-    begun = begun or {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "version": f"semrec {present['semrec']}",
-        "begun": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
     if present in known:
         return
+    if not known:  # which of a run that an earlier version began they are not: it stays unsaid
+        begun = {
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "version": f"semrec {present['semrec']}",
+            "begun": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        }
     if known:
         changes = ", ".join(
             f"{key} {known[0].get(key)} then, {value} now"

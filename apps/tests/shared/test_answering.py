@@ -21,7 +21,7 @@ from semrec.shared.answering import FloorRecommender
 from semrec.shared.configuration import build_config
 from semrec.shared.findings import verdict_section
 from semrec.shared.stages import load_floor
-from semrec.shared.verdict import Verdict, on_test
+from semrec.shared.verdict import Verdict, on_test, on_validation
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 OfApp = Callable[[str], Path]
@@ -161,6 +161,12 @@ def test_the_first_line_says_what_won(
     if name != "prorec":
         answers = app_of(name).reopen(run, "cpu").answers_by
         assert first.endswith(f"; answers: {answers}")
+
+
+def test_a_run_from_before_floors_were_validated_says_so() -> None:
+    floors = SimpleNamespace(complete=lambda: {"parameters": {"graph": {}}})
+    pipeline: Any = SimpleNamespace(floors=floors)
+    assert on_validation(pipeline).endswith("before floors were validated: see the test")
 
 
 def report_of(ranks: list[int]) -> Report:
