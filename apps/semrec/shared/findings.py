@@ -148,7 +148,7 @@ def verdict_section(verdict: Verdict, answers_by: str | None) -> Section:
             )
         ]
     )
-    answers = f" recommend answers by {answers_by}." if answers_by else ""
+    answers = f" The command recommend answers by {answers_by}." if answers_by else ""
     return Section(
         title=verdict.headline,
         body=[tag("p", text(verdict.details)), chart],
