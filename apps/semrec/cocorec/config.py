@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from genrec import NextItemRecipe, PairBatches, SequenceBatches, SequenceRecipe
 
 from semrec.shared.configuration import check_at_least
-from semrec.shared.data import AppConfig, Choosing, Data, check_texts, field_groups
+from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ class ItemIds(NextItemRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Choosing):
+class Evaluation(Answering):
     """How models are chosen and tested.
 
     Attributes:
@@ -224,6 +225,12 @@ class Config(AppConfig):
     def embeddings(self) -> tuple[str, ...]:
         """What embeds the views."""
         return (self.views.embedding,)
+
+    def training_samples(self, data: Data) -> dict[str, int]:
+        """Those of the model, on which an id table is trained too."""
+        single = dataclasses.replace(self.model, batch_size=1)
+        samples = len(single.batches(data.split.train, len(data.catalog), self.seed))
+        return {"model": samples, "item_ids": samples}
 
     def check_items(self, data: Data) -> list[Path]:
         """Refuses views of which the catalogue has no field."""

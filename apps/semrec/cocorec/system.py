@@ -27,8 +27,8 @@ from torch import Tensor
 from semrec.cocorec.config import Config, ItemIds, Model
 from semrec.cocorec.deployed import Deployed, deployed, item_id_loss, load_deployed, with_item_ids
 from semrec.cocorec.model import CoCoRec, cocorec_loss
+from semrec.shared.answering import AnsweringPipeline
 from semrec.shared.files import read_json
-from semrec.shared.pipeline import Pipeline
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import Vectors, embedding_stage
 from semrec.shared.training import DenseTraining, baseline_stage, dense_stage, keep_weights
@@ -40,19 +40,26 @@ BASELINES: dict[ItemInput, str] = {"ids": "SASRec, ids", "content": "SASRec, tex
 """Rows of the baselines, by what they read."""
 
 
-class CoCoRecPipeline(Pipeline[Config]):
+class CoCoRecPipeline(AnsweringPipeline[Config]):
     """The stages of a run, or of a variant of it that a study needs."""
 
     def stages(self) -> tuple[Stage[Any], ...]:
         """The stages of a whole run in order, but for "data"."""
-        baselines = self.baselines().values()
-        return (*self.view_stages, self.tokenizer, self.floors, self.cocorec, *baselines)
+        trained = (self.cocorec, *self.baselines().values())
+        return (*self.view_stages, self.tokenizer, self.floors, *trained, self.answer)
 
     def systems(self) -> dict[str, Stage[Report]]:
         """The model and the baselines."""
         return {MODEL: self.cocorec, **self.baselines()}
 
-    def recommender(self) -> DenseRecommender:
+    title = MODEL
+
+    @property
+    def model_stage(self) -> Stage[Report]:
+        """The stage of the model."""
+        return self.cocorec
+
+    def model_recommender(self) -> DenseRecommender:
         """The deployed model: its items are fused already, so that it costs what SASRec costs."""
         return DenseRecommender(
             self.deployed().to(self.device),

@@ -417,6 +417,16 @@ class Config(AppConfig):
         """What embeds the texts, a view each."""
         return (self.text.embedding, *self.text.further)
 
+    def training_samples(self, data: Data) -> dict[str, int]:
+        """Those of stage I and of stage II, whose samples are pairs."""
+        train, num_items = data.split.train, len(data.catalog)
+        single = dataclasses.replace(self.stage_one, batch_size=1)
+        batches = single.pairs if single.backbone == "din" else single.sequences
+        return {
+            "stage_one": len(batches(train, num_items, self.seed)),
+            "stage_two": sum(len(history) - 1 for history in train if len(history)),
+        }
+
     def check_items(self, data: Data) -> list[Path]:
         """Refuses items without texts where these are joined or embedded, and too few codes."""
         self.codes.check(len(data.catalog))

@@ -89,6 +89,8 @@ GENERATOR_READS = (
 class PaperPipeline(Pipeline[Config]):
     """The paper's stages of a run, or of a variant of it that a study needs."""
 
+    judged_mode = "unfiltered"  # as weights are picked
+
     # E_S: the texts of the items.
 
     reads_text_fields = ("text.fields",)

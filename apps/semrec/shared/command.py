@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -17,7 +17,7 @@ from genrec import ArtifactError
 from rich.console import Console
 from semtok import CatalogError
 
-from semrec.shared.configuration import build_config, load_config
+from semrec.shared.configuration import build_config, load_config, set_keys
 from semrec.shared.data import AppConfig, read_data
 from semrec.shared.environment import note_environment
 from semrec.shared.errors import ExperimentError, guarded
@@ -42,6 +42,7 @@ from semrec.shared.recommend import (
 )
 from semrec.shared.run import Run, check_out
 from semrec.shared.screen import Screen
+from semrec.shared.sizes import size_lines, sized
 from semrec.shared.studies import (
     SeedsOption,
     Study,
@@ -53,6 +54,7 @@ from semrec.shared.studies import (
     with_values,
 )
 from semrec.shared.text import visible
+from semrec.shared.verdict import on_validation
 
 
 def _print_version(wanted: bool) -> bool:
@@ -104,18 +106,29 @@ class App(Generic[C, P]):
     findings: Callable[[P], Findings]
     studies: Mapping[str, Study[P]]
 
-    def open(self, folder: Path, out: Path, config: C, device: str) -> P:
+    def open(
+        self,
+        folder: Path,
+        out: Path,
+        config: C,
+        device: str,
+        keys: Collection[str] | None = None,
+    ) -> P:
         """Reads the data and begins or continues a run.
 
         Args:
             folder: Of the data.
             out: Of the run.
-            config: The resolved configuration; its `check` refuses data that it does not suit.
+            config: The configuration; its `check` refuses data that it does not suit.
             device: As `choose_device` takes it.
+            keys: What of the configuration was set, as `set_keys` has it; the other sizes follow
+                the data. None where all are to stay as they are.
         """
         check_out(out)
         screen, chosen_device = Screen(), choose_device(device)
         data = read_data(folder, config.columns, screen)
+        if keys is not None:
+            config = sized(config, keys, data)
         inputs = [*data.files, *config.check(data)]
         run = Run.begin(
             out,
@@ -125,6 +138,8 @@ class App(Generic[C, P]):
             screen=screen,
         )
         note_environment(run, chosen_device)
+        for line in () if keys is None else size_lines(config, keys, data):
+            screen.say(line)
         return self.pipeline(run=run, inputs=data, config=config, device=chosen_device)
 
     def reopen(self, out: Path, device: str = "auto") -> P:
@@ -146,6 +161,7 @@ class App(Generic[C, P]):
     def show(self, pipeline: P) -> None:
         """Completes a run, and prints the test's results and where the report is."""
         reports = self.complete(pipeline)
+        typer.echo(visible(on_validation(pipeline)))
         typer.echo()
         Console().print(reports_table(reports, title=f"{self.title} on the test"))
         typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
@@ -194,7 +210,8 @@ def command_line(app: App[C, P]) -> typer.Typer:
         device: DeviceOption = "auto",
     ) -> None:
         """Train, test, and write report.html; the same command continues a stopped run."""
-        app.show(app.open(data, out, app.configured(config, embedding, seed), device))
+        resolved = app.configured(config, embedding, seed)
+        app.show(app.open(data, out, resolved, device, set_keys(config)))
 
     @commands.command()
     def demo(out: OutOption, seed: DemoSeedOption = 0, device: DeviceOption = "auto") -> None:
@@ -217,7 +234,7 @@ def command_line(app: App[C, P]) -> typer.Typer:
         resolved = app.configured(config, embedding, seed)
         chosen_study = with_values(app.studies, name, values)
         all_seeds = parse_seeds(seeds, resolved.seed)
-        pipeline = app.open(data, out, resolved, device)
+        pipeline = app.open(data, out, resolved, device, set_keys(config))
         run_study(name, chosen_study, pipeline, all_seeds, app.complete)
 
     @commands.command()

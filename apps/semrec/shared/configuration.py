@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -62,6 +62,20 @@ def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> C
         return kind(**arguments)
     except ValueError as error:
         raise ExperimentError(f"{where}: {error}") from error
+
+
+def set_keys(path: Path | None) -> frozenset[str]:
+    """What a TOML file sets that `load_config` has read: such as "seed" and "stage_two.epochs"."""
+    values = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
+    return frozenset(_dotted(values))
+
+
+def _dotted(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from (f"{name}.{key}" for key in _dotted(value))
+        else:
+            yield name
 
 
 def check_at_least(lowest: int, config: object, *names: str) -> None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from evalrec import Interactions, Split, find_interactions, leave_one_out, read_interactions
 from semtok import Catalog, find_catalog, is_stored, read_catalog, read_embeddings
@@ -47,6 +47,18 @@ class Choosing:
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"ks must be cut-offs of at least 1, got {self.ks}")
         check_at_least(1, self, "validation_users")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering(Choosing):
+    """How models are chosen and tested where one model, or a floor in its place, answers.
+
+    Attributes:
+        answer: What `recommend` answers by: the "model", or the "best" on the validation users of
+            the model and the floors.
+    """
+
+    answer: Literal["best", "model"] = "best"
 
 
 def field_groups(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -114,6 +126,10 @@ class AppConfig(ABC):
     @abstractmethod
     def embeddings(self) -> tuple[str, ...]:
         """What the items are embedded by: names, or files of stored embeddings."""
+
+    @abstractmethod
+    def training_samples(self, data: Data) -> dict[str, int]:
+        """How many samples an epoch has, by the table that says how its model is trained."""
 
     @abstractmethod
     def check_items(self, data: Data) -> list[Path]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import platform
+import shlex
+import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,16 +35,23 @@ def environment(device: torch.device) -> dict[str, Any]:
 def note_environment(run: Run, device: torch.device) -> None:
     """Keeps in "environment.json" under what a run is computed; says so where that is new.
 
-    It is no part of what the run is of: the run goes on.
+    It is no part of what the run is of: the run goes on. The command, the version and the date that
+    began it are kept with it.
 
     Args:
         run: A run that was begun, or that goes on.
         device: What it is computed on.
     """
     path, present = run.path / "environment.json", environment(device)
-    known = _known(path)
+    known, begun = _known(path), made_by(run)
     if present in known:
         return
+    if not known:  # which of a run that an earlier version began they are not: it stays unsaid
+        begun = {
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "version": f"semrec {present['semrec']}",
+            "begun": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        }
     if known:
         changes = ", ".join(
             f"{key} {known[0].get(key)} then, {value} now"
@@ -52,15 +62,25 @@ def note_environment(run: Run, device: torch.device) -> None:
             f"begun under another environment ({changes}): what is computed from here on may "
             "differ from it in the last digits"
         )
-    write_json(path, {"environments": [*known, present]})
+    write_json(path, {"made_by": begun, "environments": [*known, present]})
+
+
+def made_by(run: Run) -> dict[str, str]:
+    """The command that began a run, the version and the date; nothing, where it is not known."""
+    begun = _kept(run.path / "environment.json").get("made_by")
+    return begun if isinstance(begun, dict) else {}
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What is kept so far; nothing, where that is missing or damaged: no result is read from it."""
+    try:
+        return read_json(path)
+    except ExperimentError:
+        return {}
 
 
 def _known(path: Path) -> list[dict[str, Any]]:
-    """What is kept so far; nothing, where that is missing or damaged: no result is read from it."""
-    try:
-        known = read_json(path).get("environments")
-    except ExperimentError:
-        return []
+    known = _kept(path).get("environments")
     is_ours = isinstance(known, list) and all(isinstance(entry, dict) for entry in known)
     return known if is_ours else []  # type: ignore[return-value]
 

@@ -9,23 +9,29 @@ from typing import Any, TypeVar
 
 from evalrec import Report
 from evalrec.page import (
+    Bars,
     Example,
     Panel,
     Section,
+    bars,
     curves,
     examples_table,
     read_series,
     results_table,
+    tag,
+    text,
     write_page,
 )
 from genrec import Answer
 
 from semrec.shared.data import Data
+from semrec.shared.environment import made_by
 from semrec.shared.files import read_json_lines, write_json
 from semrec.shared.pipeline import Pipeline
 from semrec.shared.screen import duration
 from semrec.shared.stage import Stage
 from semrec.shared.studies import study_sections
+from semrec.shared.verdict import MODES, Verdict, on_test
 
 AnyPipeline = TypeVar("AnyPipeline", bound=Pipeline[Any])
 
@@ -89,17 +95,20 @@ def write_report(
 ) -> None:
     """Writes report.html from what the stages left."""
     run, data = pipeline.run, pipeline.data
+    verdict, begun = on_test(pipeline, reports), made_by(run)
     write_page(
         run.path / "report.html",
         title=title,
         lead=f"{findings.lead}, {run.path.name}",
+        opening=verdict_section(verdict, pipeline.answers_by),
         summary={
             "Data": data.counts,
             "Choices": findings.choices,
             "Time": times(pipeline.stages()),
+            **({"Made by": begun} if begun else {}),
         },
         sections=[
-            results_section(data, reports, title),
+            results_section(data, reports, verdict.winner),
             training_section(findings.trainings),
             *findings.cards,
             *study_sections(run),
@@ -122,9 +131,34 @@ def seconds_an_epoch(training: Stage[Any]) -> float:
     return statistics.fmean(epoch["seconds"] for epoch in epochs)
 
 
-def results_section(data: Data, reports: Mapping[str, Report], model: str) -> Section:
+def verdict_section(verdict: Verdict, answers_by: str | None) -> Section:
+    """What won on the test, in a sentence and in a chart.
+
+    Args:
+        verdict: The best model and the best floor.
+        answers_by: The row that `recommend` answers by, where a floor can be it.
+    """
+    names = (verdict.model, verdict.floor)
+    chart = bars(
+        [
+            Bars(
+                title=f"{verdict.metric_label}, {MODES[verdict.mode]}, 95 % intervals over users",
+                values={name: verdict.figures[name] for name in names},
+                highlighted=names.index(verdict.winner),
+            )
+        ]
+    )
+    answers = f" The command recommend answers by {answers_by}." if answers_by else ""
+    return Section(
+        title=verdict.headline,
+        body=[tag("p", text(verdict.details)), chart],
+        note=f"The best of the models and the best floor by the test itself.{answers}",
+    )
+
+
+def results_section(data: Data, reports: Mapping[str, Report], winner: str) -> Section:
     """The test of the model and of what it is compared with; @5 where there is nothing else."""
-    shown = tuple(f"@{k}" for k in reports[model].ks if k != 5) or ("@5",)
+    shown = tuple(f"@{k}" for k in reports[winner].ks if k != 5) or ("@5",)
     results = {
         name: {
             mode: {
@@ -138,10 +172,10 @@ def results_section(data: Data, reports: Mapping[str, Report], model: str) -> Se
     }
     return Section(
         title="Results",
-        body=[results_table(results, model=model)],
+        body=[results_table(results, model=winner)],
         note=f"Test, all {data.counts['users']:,} users, ranking over all items, hits on "
         "items. Filtered: items of the user's history are struck out first. Rows below the "
-        "models are floors, which need no training.",
+        "models are floors, which need no training. The tinted row won.",
     )
 
 

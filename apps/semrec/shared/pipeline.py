@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from evalrec import Report
@@ -15,12 +15,27 @@ from torch import Tensor
 from semrec.shared.stage import Config, Setting, Stage
 from semrec.shared.stages import floors_stage, items_stage
 
+Mode = Literal["unfiltered", "filtered"]
+
+
+def validation_key(mode: str) -> str:
+    """What trainings call the NDCG@10 of the validation users in a mode."""
+    return "ndcg@10" if mode == "unfiltered" else "ndcg@10 filtered"
+
 
 class Pipeline(Setting[Config], ABC):
     """The stages of a run, or of a variant of it that a study needs."""
 
     reads_text_fields: ClassVar[tuple[str, ...]]
     """What of the configuration names `text_fields`."""
+
+    judged_mode: ClassVar[Mode] = "filtered"
+    """Whether models are told apart with the items of a user's history struck out."""
+
+    @property
+    def answers_by(self) -> str | None:
+        """What `recommend` answers by, in words, where it may be a floor."""
+        return None
 
     @property
     @abstractmethod

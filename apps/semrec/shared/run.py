@@ -88,10 +88,15 @@ class Run:
             with suppress(FileExistsError):
                 write_sealed(marker, identity, overwrite=False)
         present = _read_identity(marker)
-        for key, before, now in _differences(present, {**identity, "format": present["format"]}):
-            what = f"{key.removeprefix('config.')} is {before!r} there and {now!r} now"
-            if key == "data":
-                what = "its input files had other contents"
+        # All of them: a size that follows from what was changed must not be named in its place.
+        differences = [
+            "its input files had other contents"
+            if key == "data"
+            else f"{key.removeprefix('config.')} is {before!r} there and {now!r} now"
+            for key, before, now in _differences(present, {**identity, "format": present["format"]})
+        ]
+        if differences:
+            what = ", ".join(differences)
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
         return cls(path, identity=present, screen=screen, may_fill=True)
 

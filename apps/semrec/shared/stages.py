@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from evalrec import ItemToItemFloor, Report, evaluate, fit_floors, read_report
+from evalrec import (
+    Floor,
+    ItemToItemFloor,
+    PopularityFloor,
+    Report,
+    evaluate,
+    fit_floors,
+    read_report,
+)
 from jaxtyping import Float
 from semtok import embedding_source, is_stored
 
@@ -21,11 +29,12 @@ from semrec.shared.files import (
     save_array,
 )
 from semrec.shared.stage import Facts, Setting, Stage
+from semrec.shared.training import ndcg
+
+if TYPE_CHECKING:
+    from semrec.shared.pipeline import Pipeline
 
 Vectors = Float[np.ndarray, "items dim"]
-
-_KEPT = ("graph", "text", "graph + text")
-"""The floors that a stage "floors" keeps, for others to read."""
 
 
 def items_stage(setting: Setting[Any]) -> Stage[list[dict[str, Any]]]:
@@ -109,14 +118,15 @@ def floors_stage(
         reads: What of the configuration says which these are.
 
     Returns:
-        A stage whose result is the test's report of each floor, by its name.
+        A stage whose result is the test's report of each floor, by its name. It keeps the floors
+        themselves, and their reports on all validation users, for `floor_ndcg`.
     """
 
     def fill(folder: Path) -> Facts:
         data, screen = setting.data, setting.run.screen
         with screen.bar("floors") as bar:
             floors = fit_floors(data.split, data.texts(fields), progress=bar.update)
-        parameters = {}
+        parameters, validation = {}, {}
         with screen.bar("floors, test") as bar:
             for number, (name, floor) in enumerate(floors.items()):
                 report = evaluate(
@@ -124,16 +134,44 @@ def floors_stage(
                 )
                 report.write_json(folder / f"{number}.json")
                 parameters[name] = dict(floor.parameters)
-                if name in _KEPT and isinstance(floor, ItemToItemFloor):
+                known = evaluate(data.split.validation, floor.score, ks=(10,), name=name)
+                validation[name] = ndcg(known)
+                known.write_json(folder / f"validation_{number}.json")
+                if isinstance(floor, ItemToItemFloor):
                     floor.save(folder / name)
                 bar.update(number + 1, len(floors), name)
-        return {"parameters": parameters}
+        return {"parameters": parameters, "validation": validation}
 
     def load(folder: Path) -> dict[str, Report]:
         names = read_json(folder / "stage.json")["parameters"]
         return {name: read_report(folder / f"{number}.json") for number, name in enumerate(names)}
 
     return setting.stage("floors", reads=(*reads, "evaluation.ks"), fill=fill, load=load)
+
+
+def load_floor(pipeline: Pipeline[Any], name: str) -> Floor:
+    """A floor that the stage "floors" fitted, by its name.
+
+    Raises:
+        ExperimentError: A file of it is damaged.
+    """
+    if name == "popularity":
+        return PopularityFloor(counts=pipeline.item_counts.numpy().astype(np.float32))
+    return ItemToItemFloor.load(pipeline.floors.file(name))
+
+
+def floor_ndcg(pipeline: Pipeline[Any], mode: str) -> dict[str, float]:
+    """NDCG@10 of each floor on the users on whom early stopping decides, by its name."""
+    all_users, drawn = pipeline.data.split.validation.users, pipeline.validation.users
+    assert all_users is not None  # leave-one-out knows them
+    assert drawn is not None
+    is_drawn = np.isin(all_users, drawn)  # [validation users]
+    names = pipeline.floors.complete()["parameters"]
+    figures = {}
+    for number, name in enumerate(names):
+        report = read_report(pipeline.floors.file(f"validation_{number}.json"))
+        figures[name] = float(report.per_user("ndcg@10", mode)[is_drawn].mean())
+    return figures
 
 
 def kept_floors(

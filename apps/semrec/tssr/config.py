@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from genrec import SequenceRecipe
 from semtok import Catalog, image_paths, is_stored
 
 from semrec.shared.configuration import check_at_least
-from semrec.shared.data import AppConfig, Choosing, Data, check_texts, field_groups
+from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
 from semrec.shared.files import input_files
 from semrec.tssr.encoders import Encoder, ImageEncoder, TextEncoder
 
@@ -186,7 +187,7 @@ class Model(SequenceRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Choosing):
+class Evaluation(Answering):
     """How models are chosen and tested.
 
     Attributes:
@@ -218,6 +219,11 @@ class Config(AppConfig):
     def embeddings(self) -> tuple[str, ...]:
         """What embeds the streams of text."""
         return (self.content.embedding,)
+
+    def training_samples(self, data: Data) -> dict[str, int]:
+        """Those of the model, which the baselines share."""
+        single = dataclasses.replace(self.model, batch_size=1)
+        return {"model": len(single.sequences(data.split.train, len(data.catalog), self.seed))}
 
     def check_items(self, data: Data) -> list[Path]:
         """Refuses streams that the catalogue cannot fill; returns the files of images."""

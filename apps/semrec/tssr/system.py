@@ -14,7 +14,7 @@ from jaxtyping import Float
 from semtok import standardised
 from torch import Tensor, nn
 
-from semrec.shared.pipeline import Pipeline
+from semrec.shared.answering import AnsweringPipeline
 from semrec.shared.stage import Stage
 from semrec.shared.stages import Vectors, embedding_stage
 from semrec.shared.training import DenseTraining, dense_stage, keep_weights
@@ -34,19 +34,26 @@ BASELINES: dict[ItemInput, str] = {
 """Rows of the baselines, by what they read."""
 
 
-class TSSRPipeline(Pipeline[Config]):
+class TSSRPipeline(AnsweringPipeline[Config]):
     """The stages of a run, or of a variant of it that a study needs."""
 
     def stages(self) -> tuple[Stage[Any], ...]:
         """The stages of a whole run in order, but for "data"."""
         contents = self.content_stages if self.is_stored or self.baselines() else ()
-        return (*contents, self.floors, self.tssr, *self.baselines().values())
+        return (*contents, self.floors, self.tssr, *self.baselines().values(), self.answer)
 
     def systems(self) -> dict[str, Stage[Report]]:
         """The model and the baselines."""
         return {MODEL: self.tssr, **self.baselines()}
 
-    def recommender(self) -> DenseRecommender:
+    title = MODEL
+
+    @property
+    def model_stage(self) -> Stage[Report]:
+        """The stage of the model."""
+        return self.tssr
+
+    def model_recommender(self) -> DenseRecommender:
         """The trained model; content that was encoded end to end is a table by now."""
         return DenseRecommender(
             self.model().to(self.device),

@@ -25,7 +25,7 @@ from semtok import CatalogError
 from semrec.shared import data as data_module
 from semrec.shared import stages
 from semrec.shared.command import choose_device
-from semrec.shared.configuration import load_config
+from semrec.shared.configuration import load_config, set_keys
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import load_array, load_tensors
 
@@ -57,6 +57,12 @@ def same(run: Path, data: Path, config: Path) -> list[object]:
     return ["run", "--data", data, "--out", run, "--config", config, "--device", "cpu"]
 
 
+def pipeline_of(name: str, data: Path, run: Path, config: Path) -> Any:
+    """A run as the command line opens it, its sizes included."""
+    app = app_of(name)
+    return app.open(data, run, load_config(app.config, config), "cpu", set_keys(config))
+
+
 def test_the_version_is_the_distributions(name: str, launch: Launch) -> None:
     result = launch(name, "--version")
     assert (result.returncode, result.stdout) == (0, f"semrec {metadata.version('semrec')}\n")
@@ -77,8 +83,7 @@ def test_a_complete_run_is_not_run_again(
 def test_a_run_goes_through_the_stages_that_its_configuration_asks_for(
     name: str, completed: OfApp, small: OfApp, data: Path
 ) -> None:
-    app = app_of(name)
-    pipeline = app.open(data, completed(name), load_config(app.config, small(name)), "cpu")
+    pipeline = pipeline_of(name, data, completed(name), small(name))
     stages = pipeline.stages()
     assert stages
     assert all(stage.is_complete and stage.folder_name == stage.name for stage in stages)
@@ -94,8 +99,8 @@ def test_a_run_goes_through_the_stages_that_its_configuration_asks_for(
 def test_metrics_list_the_stages_in_order(
     name: str, completed: OfApp, small: OfApp, data: Path
 ) -> None:
-    app, run = app_of(name), completed(name)
-    pipeline = app.open(data, run, load_config(app.config, small(name)), "cpu")
+    run = completed(name)
+    pipeline = pipeline_of(name, data, run, small(name))
     listed = metrics(run)["stages"]
     assert list(listed) == [stage.folder_name for stage in pipeline.stages()]
     for stage in pipeline.stages():
@@ -110,8 +115,7 @@ def test_metrics_list_the_stages_in_order(
 def test_every_stage_comes_after_those_that_it_takes(
     name: str, completed: OfApp, small: OfApp, data: Path
 ) -> None:
-    app = app_of(name)
-    pipeline = app.open(data, completed(name), load_config(app.config, small(name)), "cpu")
+    pipeline = pipeline_of(name, data, completed(name), small(name))
     names = [stage.name for stage in pipeline.stages()]
     for place, stage in enumerate(pipeline.stages()):
         assert {before.name for before in stage.before} <= set(names[:place])

@@ -17,9 +17,9 @@ import torch
 
 from semrec.shared import run as run_module
 from semrec.shared.data import Choosing, Columns
-from semrec.shared.environment import environment, note_environment
+from semrec.shared.environment import environment, made_by, note_environment
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import read_json
+from semrec.shared.files import read_json, write_json
 from semrec.shared.run import Run
 from semrec.shared.screen import Screen
 from semrec.shared.stage import Setting, Stage
@@ -427,6 +427,13 @@ def test_another_environment_is_said_once_and_goes_on(
     shown = capsys.readouterr().err
     assert shown.count("begun under another environment") == 1
     assert f"(threads {threads} then, {threads + 1} now)" in shown
+    begun = read_json(setting.run.path / "environment.json")["made_by"]
+    assert set(begun) == {"command", "version", "begun"}
+    assert made_by(setting.run) == begun
+    # Of a run that an earlier version began it is not known, and is not made up.
+    write_json(setting.run.path / "environment.json", {"environments": [{"torch": "1"}]})
+    note_environment(setting.run, cpu)
+    assert made_by(setting.run) == {}
     (setting.run.path / "environment.json").write_text("[")
     note_environment(setting.run, cpu)
     assert len(read_json(setting.run.path / "environment.json")["environments"]) == 1

@@ -16,7 +16,7 @@ from fusion import item_contrast, user_contrast
 from genrec import Batch, full_cross_entropy
 from semtok import CatalogError
 
-from semrec.shared.configuration import load_config
+from semrec.shared.configuration import load_config, set_keys
 from semrec.shared.errors import ExperimentError
 from semrec.tssr import app, studies, system
 from semrec.tssr.config import Config, Content, Evaluation, Model
@@ -300,7 +300,8 @@ baselines = false
 
 def drawn(data: Path, out: Path, config: Path, state: int) -> float:
     """What a run's model starts from, whatever was drawn before."""
-    pipeline = app.APP.open(data, out, load_config(app.APP.config, config), "cpu")
+    loaded = load_config(app.APP.config, config)
+    pipeline = app.APP.open(data, out, loaded, "cpu", set_keys(config))
     torch.manual_seed(state)
     with mock.patch.object(system, "dense_stage") as dense_stage:
         _ = pipeline.tssr

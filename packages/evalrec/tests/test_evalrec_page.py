@@ -329,8 +329,62 @@ def test_bars_reach_as_far_as_their_intervals_and_stand_out_as_told() -> None:
         ["series-1", "series-0", "series-1"],
         ["series-0", "series-0", "series-0"],
     ]
+    from_zero = bars([Bars(title="", values={"a": (0.5, 0.49, 0.51), "b": (0.52, 0.51, 0.53)})])
+    assert "0.0" in ticks(from_zero)  # a bar is as long as what it says
     path = "/".join(["folder"] * 20)
     assert "\u2026" in bars([Bars(title="", values={path: (0.5, 0.4, 0.6)})])
+
+
+def ticks(chart: str) -> set[str]:
+    """Every text of a chart."""
+    return set(re.findall(r"<text[^>]*>([^<]*)</text>", chart))
+
+
+def test_epochs_are_whole_numbers_and_other_axes_are_not() -> None:
+    short = curves([Panel(title="", lines={"loss": [(1, 0.5), (2, 0.25), (3, 0.125)]})])
+    assert {"1", "2", "3"} <= ticks(short)
+    assert not {"1.5", "1.25", "1.0", "2.0"} & ticks(short)
+    shares = Panel(title="", lines={"a": [(0.1, 1.0), (0.5, 2.0)]}, x_label="share")
+    assert {"0.10", "0.20"} <= ticks(curves([shares]))
+
+
+def test_best_values_stand_in_the_legend_where_none_overlaps() -> None:
+    lines = {"all items": [(1, 0.1), (2, 0.31)], "seen filtered": [(1, 0.2), (2, 0.312)]}
+    plain, marked = (curves([Panel(title="", lines=lines, mark=mark)]) for mark in (None, "max"))
+    assert {"all items, best 0.31 at 2", "seen filtered, best 0.312 at 2"} <= ticks(marked)
+    assert not {"0.31", "0.312"} & ticks(marked)
+    assert {"all items", "seen filtered"} <= ticks(plain)
+    least = curves([Panel(title="", lines={"loss": [(1, 0.5), (2, 0.7)]}, mark="min")])
+    assert "loss, best 0.5 at 1" in ticks(least)
+
+
+def test_all_charts_are_of_one_scale() -> None:
+    charts = [
+        curves([Panel(title="", lines={"a": [(0, 1)]})]),
+        bars([Bars(title="", values={"a long name that needs two lines": (0.5, 0.4, 0.6)})]),
+        histogram({1: 2, 3: 4}, title="", x_label="items"),
+    ]
+    (width,) = {re.findall(r'viewBox="0 0 ([\d.]+) ', chart)[0] for chart in charts}
+    assert float(width) < 72 * 4.3
+    assert {"a long name that", "needs two lines"} <= ticks(charts[1])
+
+
+def test_a_page_is_no_wider_than_a_telephone() -> None:
+    style = files("evalrec.page").joinpath("page.css").read_text(encoding="utf-8")
+    columns = re.findall(r"minmax\(([^)]*\)?), 1fr\)", style)
+    assert columns  # a column never needs more than there is
+    assert all(width == "0" or re.fullmatch(r"min\(\d+rem, 100%\)", width) for width in columns)
+    assert re.search(r"figure \{[^}]*max-width", style)  # alone in its row, it is not blown up
+    assert ".scroll { overflow-x: auto; }" in style
+
+
+def test_an_opening_stands_before_the_summary(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    card = Section(title="Ours wins", body=[tag("p", text("by far"))], note="on the test")
+    write_page(path, title="t", lead="l", summary={"Data": {"a": 1}}, sections=[], opening=card)
+    page = path.read_text(encoding="utf-8")
+    assert page.index("<h2>Ours wins</h2><p>by far</p>") < page.index("<h3>Data</h3>")
+    assert page.count("<section>") == 2
 
 
 def test_without_matplotlib_a_chart_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

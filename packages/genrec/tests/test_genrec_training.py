@@ -455,6 +455,15 @@ def test_steps_are_those_of_adam_with_clipping_and_schedule():
     assert result.log[0]["gradient_norm"] == pytest.approx(sum(norms) / 5, rel=1e-5)
 
 
+def test_a_warm_up_that_outlasts_the_training_is_said(caplog: pytest.LogCaptureFixture):
+    for warmup_steps, said in ((4, []), (5, ["warmup_steps are 5 of 4 steps in all"])):
+        caplog.clear()
+        config = TrainingConfig(epochs=2, warmup_steps=warmup_steps)
+        fit(Line(), Numbers(2), lambda m, b: {"slope": m.weight[0]}, config)
+        shown = [record.getMessage().partition(":")[0] for record in caplog.records]
+        assert [line for line in shown if "warmup" in line] == said
+
+
 def test_the_average_follows_the_weights():
     weights: list[float] = []
     module = Line()

@@ -66,6 +66,9 @@ class TrainingLoop:
             raise ValueError(f"batches must hold one or more a process, got {len(batches)}")
         self.steps_per_epoch = -(-self.batches_per_epoch // config.accumulate)
         self.total_steps = self.steps_per_epoch * config.epochs
+        if config.warmup_steps > self.total_steps:
+            message = "warmup_steps are %d of %d steps in all: the rate never gets to learning_rate"
+            logger.warning(message, config.warmup_steps, self.total_steps)
         self.objective = Objective(module, loss)
         self.optimizer = build_optimizer(self.parameters, config)
         self.forward, self.fabric_optimizer = self.fabric.setup(self.objective, self.optimizer)

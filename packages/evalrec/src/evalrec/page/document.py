@@ -58,6 +58,7 @@ def write_page(
     lead: str,
     summary: Mapping[str, Mapping[str, object]],
     sections: Sequence[Section],
+    opening: Section | None = None,
 ) -> None:
     """Write the page beside its place and rename it, so that ``path`` is never half a page.
 
@@ -69,14 +70,14 @@ def write_page(
         lead: One sentence under the heading.
         summary: Groups of facts for the first card, such as data, configuration and times.
         sections: The cards, in order.
+        opening: A card before the summary, such as what the page comes to; None for none.
 
     Raises:
         OSError: The file cannot be written; what was there stays.
     """
-    cards = [tag("section", facts(summary))]
-    for section in sections:
-        note = [tag("p", text(section.note), css="note")] if section.note else []
-        cards.append(tag("section", tag("h2", text(section.title)), *section.body, *note))
+    cards = [tag("section", facts(summary)), *map(_card, sections)]
+    if opening is not None:
+        cards.insert(0, _card(opening))
     heading = tag("header", tag("h1", text(title)), tag("p", text(lead), css="lead"))
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     page = (
@@ -88,6 +89,11 @@ def write_page(
     )
     with replacing_file(Path(path)) as beside:
         beside.write_text(page, encoding="utf-8")
+
+
+def _card(section: Section) -> Html:
+    note = [tag("p", text(section.note), css="note")] if section.note else []
+    return tag("section", tag("h2", text(section.title)), *section.body, *note)
 
 
 def facts(groups: Mapping[str, Mapping[str, object]]) -> Html:

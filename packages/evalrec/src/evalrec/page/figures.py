@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from evalrec.page.document import NUM_COLOURS, Html, tag, text, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import MaxNLocator
 
 __all__ = [
     "Bars",
@@ -47,6 +49,9 @@ _VARIABLES = {
     _LINE: "line",
     **{colour: f"series-{i}" for i, colour in enumerate(_SERIES)},
 }
+_WIDTH = 4.2
+"""Inches: beside another chart letters are as large as the page's, on a telephone still legible."""
+
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -76,7 +81,7 @@ Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One line chart; the best point of each line may be marked with its value."""
+    """One line chart; the best point of each line may be marked, its value stands in the legend."""
 
     title: str
     lines: Lines
@@ -154,17 +159,23 @@ def curves(panels: Sequence[Panel]) -> Html:
             colour = _SERIES[i % len(_SERIES)]
             x, y = [point[0] for point in points], [point[1] for point in points]
             marker = "o" if len(points) == 1 else None
-            axes.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=visible(label))
+            label = visible(label)
             if panel.mark and points:
                 best = (max if panel.mark == "max" else min)(points, key=lambda p: p[1])
                 axes.plot(*best, "o", color=colour, markersize=5)
-                value = f"{best[1]:.4g}"
-                axes.annotate(value, best, (0, 6), textcoords="offset points", ha="center")
-        axes.margins(y=0.14)
+                # Beside the lines: above their best points, two such values would overlap.
+                label = f"{label}, best {best[1]:.4g} at {best[0]:.4g}"
+            axes.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=label)
+        axes.margins(y=0.1)
+        if all(float(x).is_integer() for points in panel.lines.values() for x, _ in points):
+            axes.xaxis.set_major_locator(_whole_numbers())
         if panel.lines:
-            axes.legend()
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=1.4)
 
-    figures = [_figure(p.title, partial(draw, panel=p), size=(5, 3)) for p in panels]
+    figures = [
+        _figure(p.title, partial(draw, panel=p), size=(_WIDTH, 2.4 + 0.17 * len(p.lines)))
+        for p in panels
+    ]
     return tag("div", *figures, css="grid wide")
 
 
@@ -181,18 +192,31 @@ def bars(panels: Sequence[Bars]) -> Html:
         # Where all users have the same value, rounding may put the mean outside its interval.
         reach = np.maximum([values - low, high - values], 0.0)
         axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=_INK, lw=1)
-        axes.set_yticks(places, [_shortened(name) for name in names])
+        axes.set_yticks(places, [_two_lines(name) for name in names])
+        axes.locator_params(axis="x", nbins=5)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         if low.min() >= 0:
-            axes.set_xlim(max(0.0, 1.5 * low.min() - 0.5 * high.max()), None)
+            axes.set_xlim(0.0, None)  # a bar is as long as what it says
 
     figures = [
-        _figure(p.title, partial(draw, panel=p), size=(5, 0.7 + 0.3 * len(p.values)))
+        _figure(p.title, partial(draw, panel=p), size=(_WIDTH, 0.6 + 0.36 * len(p.values)))
         for p in panels
     ]
     return tag("div", *figures, css="grid wide")
+
+
+def _two_lines(name: str) -> str:
+    """A name beside a bar, in lines that leave most of the width to the bar."""
+    return "\n".join(textwrap.wrap(_shortened(name), 21, break_long_words=True)[:2])
+
+
+def _whole_numbers() -> MaxNLocator:
+    """Where the labels of an axis of whole numbers stand."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=8, integer=True)
 
 
 def _shortened(name: str, most: int = 40) -> str:
@@ -213,8 +237,6 @@ def histogram(counts: Mapping[int, int], *, title: str, x_label: str) -> Html:
         raise ValueError("counts must have at least one entry, got none")
 
     def draw(axes: Axes) -> None:
-        from matplotlib.ticker import MaxNLocator
-
         axes.set_xlabel(visible(x_label))
         middle, reach = (min(counts) + max(counts)) / 2, (max(counts) - min(counts)) / 2 + 1
         axes.set_xlim(middle - max(reach, 2), middle + max(reach, 2))
@@ -222,10 +244,11 @@ def histogram(counts: Mapping[int, int], *, title: str, x_label: str) -> Html:
         axes.bar(
             list(counts), list(counts.values()), width=width, color=_SERIES[0], antialiased=False
         )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(_whole_numbers())
+        axes.yaxis.set_major_locator(_whole_numbers())
         axes.yaxis.set_major_formatter("{x:,.0f}")
 
-    return _figure(title, draw, size=(5, 2.4))
+    return _figure(title, draw, size=(_WIDTH, 2.2))
 
 
 def tsne_panel(

@@ -1,0 +1,192 @@
+"""What answers: the model that a run trained, or a floor that does better on its validation users.
+
+Small or plain data may be beyond what a network learns: a transition table then ranks better than
+the model, needs no training, and is a servable answer. Beyond the papers.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from evalrec import MODES, Floor, Report
+from genrec import Answer, Answers, Ranked, Request
+from jaxtyping import Int
+from torch import Tensor
+
+from semrec.shared.data import Answering
+from semrec.shared.files import read_json
+from semrec.shared.pipeline import Pipeline, validation_key
+from semrec.shared.stage import Config, Facts, Stage
+from semrec.shared.stages import floor_ndcg, load_floor
+
+
+class AnsweringPipeline(Pipeline[Config]):
+    """A run whose model answers, unless a floor is ahead of it on the validation users."""
+
+    title: ClassVar[str]
+    """The model's row in tables."""
+
+    @property
+    @abstractmethod
+    def model_stage(self) -> Stage[Report]:
+        """The stage that trains the model; its facts have the model's figures on validation."""
+
+    @abstractmethod
+    def model_recommender(self) -> Answers:
+        """Answers by the model."""
+
+    @cached_property
+    def answer(self) -> Stage[dict[str, str]]:
+        """The stage "answer": by mode, the name of what has the best NDCG@10 on validation.
+
+        Of the model and the floors. "unfiltered" answers as a rule, "filtered" where the items of
+        a history are left out: a model that ranks these high may be the best in one of them alone.
+        """
+
+        def fill(folder: Path) -> Facts:
+            evaluation = self.config.evaluation
+            assert isinstance(evaluation, Answering)
+            noted = self.model_stage.complete()["validation"]
+            figures = {
+                mode: {self.title: noted[validation_key(mode)], **floor_ndcg(self, mode)}
+                for mode in MODES
+            }
+            best = {  # of equals, the first: the model
+                mode: max(by_name, key=lambda name: by_name[name])
+                for mode, by_name in figures.items()
+            }
+            if evaluation.answer == "model":
+                best = dict.fromkeys(MODES, self.title)
+            return {"answers": best, "validation": figures}
+
+        def load(folder: Path) -> dict[str, str]:
+            names: dict[str, str] = read_json(folder / "stage.json")["answers"]
+            return names
+
+        return self.stage(
+            "answer",
+            reads=("seed", "evaluation.validation_users", "evaluation.answer"),
+            after=(self.floors, self.model_stage),
+            fill=fill,
+            load=load,
+        )
+
+    def answering(self) -> dict[str, str]:
+        """What answers, by mode; of runs made before there was a choice, the model."""
+        if "answer" not in self.run.config["evaluation"]:
+            return dict.fromkeys(MODES, self.title)
+        return self.answer.result()
+
+    @property
+    def answers_by(self) -> str:
+        """What answers, in words."""
+        names = self.answering()
+        if names["unfiltered"] == names["filtered"]:
+            return names["filtered"]
+        return f"{names['unfiltered']}, and {names['filtered']} with --exclude-seen"
+
+    def recommender(self) -> Answers:
+        """The model, or the floor that is ahead of it; each for its mode."""
+        names = self.answering()
+        answers = {name: self._recommender(name) for name in dict.fromkeys(names.values())}
+        if len(answers) == 1:
+            return answers[names["unfiltered"]]
+        return AnswersByMode(answers[names["unfiltered"]], answers[names["filtered"]])
+
+    def _recommender(self, name: str) -> Answers:
+        if name == self.title:
+            return self.model_recommender()
+        floor = load_floor(self, name)
+        return FloorRecommender(floor, self.item_ids, popularity=self.item_counts)
+
+
+class AnswersByMode(Answers):
+    """Answers by one recommender, and by another where the items of a history are left out.
+
+    Args:
+        unfiltered: Answers as a rule.
+        filtered: Answers with `exclude_seen`.
+    """
+
+    def __init__(self, unfiltered: Answers, filtered: Answers) -> None:
+        super().__init__(
+            unfiltered.item_ids,
+            num_items=len(unfiltered.item_ids),
+            history_length=sys.maxsize,
+            device=unfiltered.device,
+            popularity=unfiltered.popularity,
+        )
+        self.unfiltered, self.filtered = unfiltered, filtered
+
+    def rank(
+        self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
+    ) -> Ranked:
+        """Returns what answers as a rule; `stream` asks the two themselves."""
+        return self.unfiltered.rank(history, exclude, allowed, top_k)
+
+    def stream(
+        self,
+        histories: Iterable[Sequence[str] | Request],
+        *,
+        top_k: int = 10,
+        exclude_seen: bool = False,
+        allow: Collection[str] | None = None,
+        deny: Collection[str] = (),
+        unknown: Literal["skip", "error"] = "skip",
+        batch_size: int = 64,
+    ) -> Iterator[Answer]:
+        """Answers histories as they come, a batch at a time; arguments as for `recommend`."""
+        recommender = self.filtered if exclude_seen else self.unfiltered
+        return recommender.stream(
+            histories,
+            top_k=top_k,
+            exclude_seen=exclude_seen,
+            allow=allow,
+            deny=deny,
+            unknown=unknown,
+            batch_size=batch_size,
+        )
+
+
+class FloorRecommender(Answers):
+    """Answers histories by a floor; of items that it scores alike, those had most come first.
+
+    Args:
+        floor: The floor.
+        item_ids: Id of each item row.
+        popularity: How often each item was had.
+    """
+
+    def __init__(
+        self, floor: Floor, item_ids: Sequence[str], *, popularity: Int[Tensor, " items"]
+    ) -> None:
+        super().__init__(
+            item_ids,
+            num_items=len(item_ids),
+            history_length=sys.maxsize,
+            device=torch.device("cpu"),
+            popularity=popularity,
+        )
+        self.floor = floor
+        self.order = popularity.argsort(descending=True, stable=True)  # [items]
+
+    def rank(
+        self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
+    ) -> Ranked:
+        """Returns each history's best items by the floor's scores."""
+        num_items = len(self.item_ids)
+        histories = [row[row < num_items] for row in history.numpy().astype(np.int64)]
+        scores = self.floor.score(histories)  # [batch, items]
+        permitted = self.permitted(len(histories), exclude, allowed)
+        if permitted is not None:
+            scores = scores.masked_fill(~permitted, -torch.inf)
+        best = scores[:, self.order].sort(dim=1, descending=True, stable=True)
+        values, items = best.values[:, :top_k], self.order[best.indices[:, :top_k]]  # [batch, k]
+        return Ranked(items=items.masked_fill(values == -torch.inf, -1), scores=values)

@@ -1,0 +1,149 @@
+"""Sizes that follow the data: what suits 20,000 users starves a shop of 2,000.
+
+The defaults of an app are those for its papers' data, some ten thousand items and more. What a TOML
+leaves out of the following is fitted to the data before a run begins; what it sets stays as it is.
+
+| field | rule |
+|---|---|
+| `batch_size` | the default, at most a hundredth of an epoch's samples, at least 32 |
+| `epochs` | the default, or as many as make 2,000 steps of such batches, at most 50 |
+| `patience` | grows with `epochs` |
+| `warmup_steps` | the default, at most a fifth of all steps |
+| `codebook_size` | the default, at most the greatest power of two that leaves 16 items to a code, \
+at least the smallest of which two levels hold all items |
+| `validation_users` | the default, all users where they are fewer |
+
+Samples are what the training draws: windows of histories, or pairs of a history and its next item.
+Amazon Beauty and Games have all the defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from semrec.shared.data import AppConfig, Data, check_sizes
+
+LEAST_STEPS_AN_EPOCH, LEAST_BATCH = 100, 32
+LEAST_STEPS, MOST_EPOCHS = 2000, 50
+WARMUP_SHARE = 0.2
+ITEMS_A_CODE = 16
+
+_TRAINING = ("batch_size", "epochs", "patience", "warmup_steps")
+
+Config = TypeVar("Config", bound=AppConfig)
+
+
+def sized(config: Config, keys: Collection[str], data: Data) -> Config:
+    """A configuration whose sizes follow the data, where nobody has set them.
+
+    Args:
+        config: The configuration.
+        keys: What was set, such as "stage_two.epochs"; it stays.
+        data: What is trained on.
+
+    Raises:
+        ValueError: There are too few items or users to train on at all.
+    """
+    check_sizes(data, config.evaluation)
+    sizes = {
+        table: training_sizes(getattr(config, table), samples, _names_of(table, keys))
+        for table, samples in config.training_samples(data).items()
+    }
+    codes = getattr(config, "codes", None)
+    if codes is not None and "codes.codebook_size" not in keys:
+        sizes["codes"] = {"codebook_size": codebook_size(len(data.catalog), codes.codebook_size)}
+    parts = {
+        table: dataclasses.replace(getattr(config, table), **values)
+        for table, values in sizes.items()
+    }
+    return dataclasses.replace(config, **parts)
+
+
+def size_lines(config: AppConfig, keys: Collection[str], data: Data) -> list[str]:
+    """The sizes of a configuration in words, a line for each part of it; arguments as `sized`."""
+    lines = []
+    for table, samples in config.training_samples(data).items():
+        words = _training_words(getattr(config, table), samples, _names_of(table, keys))
+        lines.append(f"sizes: {table}: {words}")
+    codes = getattr(config, "codes", None)
+    if codes is not None:
+        size = f"{codes.codebook_size}{_mark('codebook_size', _names_of('codes', keys))}"
+        lines.append(f"sizes: codes: {size} a level (of {len(data.catalog):,} items)")
+    drawn, users = config.evaluation.validation_users, len(data.split.validation)
+    mark = _mark("validation_users", _names_of("evaluation", keys))
+    who = f"{drawn:,}{mark} of {users:,} users" if drawn < users else f"all {users:,} users"
+    return [*lines, f"sizes: validation: {who}"]
+
+
+def training_sizes(recipe: Any, samples: int, is_set: Collection[str]) -> dict[str, int]:
+    """The sizes of a training.
+
+    Args:
+        recipe: A `genrec.TrainingRecipe`, whose class has the defaults.
+        samples: How many there are in an epoch.
+        is_set: The fields of the recipe that stay as they are.
+
+    Returns:
+        By field: "batch_size", "epochs", "patience", "warmup_steps".
+    """
+    default = type(recipe)
+    batch = batch_size(samples, most=default.batch_size)
+    epochs = num_epochs(-(-samples // batch), least=default.epochs)
+    sizes: dict[str, int] = {
+        "batch_size": batch,
+        "epochs": epochs,
+        "patience": -(-default.patience * epochs // default.epochs),
+    }
+    sizes |= {name: getattr(recipe, name) for name in sizes if name in is_set}
+    sizes["warmup_steps"] = recipe.warmup_steps
+    if "warmup_steps" not in is_set:
+        most = int(WARMUP_SHARE * num_steps(sizes, samples))
+        sizes["warmup_steps"] = min(recipe.warmup_steps, most)
+    return sizes
+
+
+def batch_size(samples: int, *, most: int) -> int:
+    """A hundredth of an epoch's samples, a multiple of 8, from 32 to `most`."""
+    fitting = max(samples // LEAST_STEPS_AN_EPOCH // 8 * 8, LEAST_BATCH)
+    return min(fitting, most)
+
+
+def num_epochs(steps_an_epoch: int, *, least: int) -> int:
+    """As many epochs as make 2,000 steps, at most 50; `least` where these are enough."""
+    enough = -(-LEAST_STEPS // steps_an_epoch)
+    return max(least, min(enough, MOST_EPOCHS))
+
+
+def num_steps(sizes: Mapping[str, int], samples: int) -> int:
+    """All steps of a training of these sizes."""
+    return -(-samples // sizes["batch_size"]) * sizes["epochs"]
+
+
+def codebook_size(num_items: int, most: int) -> int:
+    """A power of two that leaves 16 items to a code, and two levels for all items; or `most`."""
+    leaving = 1 << int(math.log2(max(num_items // ITEMS_A_CODE, 1)))
+    holding = 1 << math.ceil(math.log2(num_items) / 2)
+    return min(max(leaving, holding), most)
+
+
+def _names_of(table: str, keys: Collection[str]) -> set[str]:
+    """The names of what is set of a table."""
+    return {key.removeprefix(f"{table}.") for key in keys if key.startswith(f"{table}.")}
+
+
+def _mark(name: str, is_set: Collection[str]) -> str:
+    return " (set)" if name in is_set else ""
+
+
+def _training_words(recipe: Any, samples: int, is_set: Collection[str]) -> str:
+    sizes = {name: getattr(recipe, name) for name in _TRAINING}
+    words = {name: f"{value:,}{_mark(name, is_set)}" for name, value in sizes.items()}
+    steps = num_steps(sizes, samples)
+    return (
+        f"batch {words['batch_size']} of {samples:,} samples, epochs {words['epochs']}, "
+        f"patience {words['patience']}, warm-up {words['warmup_steps']} of {steps:,} steps "
+        f"({sizes['warmup_steps'] / steps:.0%})"
+    )
