@@ -288,6 +288,7 @@ class PaperPipeline(Pipeline[Config]):
             **dataclasses.asdict(gain),
             "scale": numbers.scale.tolist(),
             "weight": (10 * numbers.weight).tolist(),
+            "popularity": numbers.popularity.tolist(),
         }
 
     @cached_property
@@ -347,6 +348,7 @@ class PaperPipeline(Pipeline[Config]):
             self.trie,
             item_vectors=self.item_vectors(),
             item_graph=graph,
+            item_counts=None if graph is None else torch.from_numpy(self.data.split.item_counts),
             backbone=backbone,
         )
 

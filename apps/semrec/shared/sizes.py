@@ -6,7 +6,7 @@ leaves out of the following is fitted to the data before a run begins; what it s
 | field | rule |
 |---|---|
 | `batch_size` | the default, at most a hundredth of an epoch's samples, at least 32 |
-| `epochs` | the default, or as many as make 2,000 steps of such batches, at most 50 |
+| `epochs` | the default, or as many as make 1,500 steps of such batches, at most 50 |
 | `patience` | grows with `epochs` |
 | `warmup_steps` | the default, at most a fifth of all steps |
 | `codebook_size` | the default, at most the greatest power of two that leaves 16 items to a code, \
@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from semrec.shared.data import AppConfig, Data, check_sizes
 
 LEAST_STEPS_AN_EPOCH, LEAST_BATCH = 100, 32
-LEAST_STEPS, MOST_EPOCHS = 2000, 50
+LEAST_STEPS, MOST_EPOCHS = 1500, 50
 WARMUP_SHARE = 0.2
 ITEMS_A_CODE = 16
 
@@ -112,7 +112,7 @@ def batch_size(samples: int, *, most: int) -> int:
 
 
 def num_epochs(steps_an_epoch: int, *, least: int) -> int:
-    """As many epochs as make 2,000 steps, at most 50; `least` where these are enough."""
+    """As many epochs as make 1,500 steps, at most 50; `least` where these are enough."""
     enough = -(-LEAST_STEPS // steps_an_epoch)
     return max(least, min(enough, MOST_EPOCHS))
 

@@ -34,7 +34,9 @@ def make(**options: object) -> Seq2Seq:
     )  # type: ignore[arg-type]
     codes = torch.cartesian_prod(torch.arange(4), torch.arange(6))[torch.randperm(NUM_ITEMS)]
     graph = ItemGraph.build(NUM_ITEMS, [ring(3.0)])
-    return Seq2Seq(config, Trie.build(codes, (4, 6)), item_graph=graph)
+    return Seq2Seq(
+        config, Trie.build(codes, (4, 6)), item_graph=graph, item_counts=torch.arange(NUM_ITEMS)
+    )
 
 
 def queries() -> tuple[list[list[int]], list[int]]:
@@ -65,7 +67,7 @@ def test_held_out_pairs_say_how_much_the_graph_counts(options: dict[str, object]
     # No better than what the best mixture of ring and chance reaches, and not much worse.
     assert 0.9 < gain.after < 1.4 < gain.before
     changed = {n for n, tensor in model.state_dict().items() if not torch.equal(tensor, before[n])}
-    numbers = {f"score_logits.{name}" for name in ("weight", "log_floor", "scale")}
+    numbers = {f"score_logits.{name}" for name in ("weight", "log_floor", "scale", "popularity")}
     assert changed == numbers | ({"history_bias"} if options else set())
     assert not model.training
     assert model.score_logits is not None

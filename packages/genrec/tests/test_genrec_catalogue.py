@@ -74,7 +74,11 @@ def test_an_item_graph_follows_its_items():
         ],
     )
     config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, scoring="renormalized")
-    model = Seq2Seq(config, Trie.build(CODES, (4, 3, 2)), item_graph=graph).eval()
+    counts = torch.randint(0, 99, (NUM_ITEMS,), generator=generator)
+    model = Seq2Seq(config, Trie.build(CODES, (4, 3, 2)), item_graph=graph, item_counts=counts)
+    model.eval()
+    assert model.score_logits is not None
+    assert model.score_logits.item_counts(model.trie).tolist() == counts.tolist()
     kept = torch.randperm(NUM_ITEMS, generator=generator)[:15]
     codes = torch.cat([CODES[kept], torch.tensor([[3, 2, 1]])])
     new = with_catalogue(
@@ -89,6 +93,10 @@ def test_an_item_graph_follows_its_items():
     torch.testing.assert_close(scores[0], table[7] + table[14] / 2 + table[3] / 4)
     torch.testing.assert_close(scores[1], table[0])
     assert torch.isfinite(exact_scores(new, new.trie, history)).all()
+    assert new.score_logits is not None
+    assert new.score_logits.item_counts(new.trie).tolist() == [*counts[kept].tolist(), 0]
+    roots = new.score_logits.log_counts[: new.trie.level_sizes[0]].expm1().sum()
+    assert float(roots) == pytest.approx(int(counts[kept].sum()), rel=1e-4)
 
 
 def test_a_backbone_that_reads_the_history_keeps_the_items_that_stay():

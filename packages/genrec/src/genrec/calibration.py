@@ -2,8 +2,8 @@
 
 A network is surer of the pairs that it was trained on than of others, while the graph is told none
 of them. So training gives the graph too little weight. With the network as it is, the scale of its
-logits and the weights and floors of the graph's scores, a set a level, are fitted by likelihood to
-histories that no training saw the next item of.
+logits, the weights and floors of the graph's scores and the weight of popularity, a set a level,
+are fitted by likelihood to histories that no training saw the next item of.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def calibrate(
     *,
     steps: int = 60,
 ) -> Calibration:
-    """Fits the scale of the network's logits and the item graph's weights, floors and bias.
+    """Fits the scale of the network's logits, what is added to them, and the history's bias.
 
     Nothing else in the model changes. L-BFGS on numbers that are few, so that nothing is drawn.
 
@@ -93,7 +93,7 @@ def calibrate(
     def loss() -> Tensor:
         total = torch.zeros((), device=model.trie.device)
         for step in levels:
-            logits = model.biased(step.level, step.logits, step.had, step.sums)
+            logits = model.biased(step.level, step.logits, step.children, step.had, step.sums)
             total = total - step.children.log_softmax(logits)[step.targets].sum()
         return total / len(targets)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genrec.backbones.items import ItemTable, StateBackbone
 from genrec.history import HistoryEmbedding
-from genrec.seq2seq import Seq2Seq
+from genrec.seq2seq import ScoreLogits, Seq2Seq
 from genrec.trie import Trie
 from genrec.vocabulary import TokenTable, Vocabulary
 
@@ -61,6 +61,8 @@ def with_catalogue(
         new.backbone = _backbone(model.backbone, old_rows)
     if model.item_graph is not None:
         new.item_graph = model.item_graph.with_items(trie.num_items, old_rows)
+        assert model.score_logits is not None
+        new.score_logits = _score_logits(model.score_logits, model.trie, trie, old_rows)
     if model.config.output_vocabulary == "node":
         new.vocabulary = Vocabulary(level_sizes=trie.level_sizes)
         nodes = _old_nodes(model, trie)
@@ -101,6 +103,15 @@ def _history(
         new.item_vectors = nn.Parameter(vectors)
     else:
         new.item_vectors = vectors
+    return new
+
+
+def _score_logits(old: ScoreLogits, old_trie: Trie, trie: Trie, old_rows: Tensor) -> ScoreLogits:
+    new = ScoreLogits(trie.level_sizes, old.weight.shape[1]).to(old.weight.device)
+    for name, parameter in old.named_parameters():
+        setattr(new, name, parameter)
+    counts = old.item_counts(old_trie)[old_rows.clamp(min=0)]
+    new.count(trie, counts.masked_fill(old_rows < 0, 0))
     return new
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,30 +86,54 @@ class ScoreLogits(nn.Module):
     """Scores of items as logits of codes: the sum over kinds of w log(sum + floor), a pair a level.
 
     Both are learned; what no score reaches keeps a share by the floor. The network's own logits are
-    multiplied by a scale a level, which training leaves at 1: see `genrec.calibration`.
+    multiplied by a scale a level, and the logarithm of how often the items below a node were had
+    counts by a weight a level; training leaves the one at 1 and the other at 0: see
+    `genrec.calibration`.
 
     Args:
-        num_levels: Levels of codes.
+        level_sizes: Nodes of each level.
         num_kinds: Kinds of scores.
     """
 
-    def __init__(self, num_levels: int, num_kinds: int) -> None:
+    log_counts: Tensor
+
+    def __init__(self, level_sizes: Sequence[int], num_kinds: int) -> None:
         super().__init__()
+        levels = len(level_sizes)
         # Parameters are a tenth of what they stand for, and so learn faster.
-        self.weight = nn.Parameter(torch.full((num_levels, num_kinds), 0.05))
-        self.log_floor = nn.Parameter(torch.full((num_levels, num_kinds), -0.3))
-        self.scale = nn.Parameter(torch.ones(num_levels), requires_grad=False)
+        self.weight = nn.Parameter(torch.full((levels, num_kinds), 0.05))
+        self.log_floor = nn.Parameter(torch.full((levels, num_kinds), -0.3))
+        self.scale = nn.Parameter(torch.ones(levels), requires_grad=False)
+        self.popularity = nn.Parameter(torch.zeros(levels), requires_grad=False)
+        # One number a node, level by level; 0 where nobody said how often items were had.
+        self.register_buffer("log_counts", torch.zeros(sum(level_sizes)))
+        self.first_nodes = [sum(level_sizes[:level]) for level in range(levels)]
+
+    def count(self, trie: Trie, item_counts: Int[Tensor, " items"]) -> None:
+        """Says how often each item was had."""
+        paths = trie.paths(torch.arange(trie.num_items, device=trie.device))  # [items, levels]
+        first = torch.tensor(self.first_nodes, device=paths.device)
+        counts = torch.zeros_like(self.log_counts)
+        counts.index_add_(0, (paths + first).T.flatten(), item_counts.float().repeat(len(first)))
+        self.log_counts.copy_(counts.log1p())
+
+    def item_counts(self, trie: Trie) -> Int[Tensor, " items"]:
+        """Returns how often each item was had, as `count` was told."""
+        leaves = self.log_counts[self.first_nodes[-1] :]  # [leaves]
+        return leaves[trie.item_leaves.long()].expm1().round().long()
 
     def forward(
         self,
         level: int,
         logits: Float[Tensor, " children"],
         sums: Float[Tensor, "children kinds"],
+        nodes: Int[Tensor, " children"],
     ) -> Float[Tensor, " children"]:
-        """Returns the network's logits of children with those of the scores below them."""
+        """Returns the network's logits of these nodes with those of the scores below them."""
         floor = (10 * self.log_floor[level]).exp()
         told: Tensor = (sums.clamp(min=0) + floor).log() @ (10 * self.weight[level])
-        return self.scale[level] * logits + told
+        counts = self.log_counts[self.first_nodes[level] + nodes]
+        return self.scale[level] * logits + told + self.popularity[level] * counts
 
 
 class Seq2Seq(nn.Module):
@@ -122,6 +147,7 @@ class Seq2Seq(nn.Module):
         item_vectors: One finite vector an item, for what reads them: a history of vectors (left
             out, vectors of width `dim` are made up and trained) and `node_start="vectors"`.
         item_graph: Item-to-item scores that enter the logits; they need "renormalized" scoring.
+        item_counts: How often each item was had, for `calibrate` to weigh beside an item graph.
         backbone: What reads histories where `history_input` is "backbone": a sequence model of
             width `dim`, as trained by itself. It is part of the model from here on.
 
@@ -138,6 +164,7 @@ class Seq2Seq(nn.Module):
         *,
         item_vectors: Float[Tensor, "items vector_dim"] | None = None,
         item_graph: ItemGraph | None = None,
+        item_counts: Int[Tensor, " items"] | None = None,
         backbone: StateBackbone | None = None,
     ) -> None:
         super().__init__()
@@ -190,7 +217,9 @@ class Seq2Seq(nn.Module):
         self.item_graph = item_graph
         self.score_logits: ScoreLogits | None = None
         if item_graph is not None:
-            self.score_logits = ScoreLogits(trie.num_levels, item_graph.num_kinds)
+            self.score_logits = ScoreLogits(trie.level_sizes, item_graph.num_kinds)
+            if item_counts is not None:
+                self.score_logits.count(trie, item_counts)
         self.distillation: nn.Linear | None = None
         if config.distillation_dim is not None:
             self.distillation = nn.Linear(config.dim, config.distillation_dim)
@@ -390,7 +419,7 @@ class Seq2Seq(nn.Module):
             if self.config.scoring == "masked":
                 return self._masked_log_probs(level, states, children, head)
             logits = self.child_logits(level, states, children, head=head)
-            return children.log_softmax(self.biased(level, logits, had, sums))
+            return children.log_softmax(self.biased(level, logits, children, had, sums))
 
     def child_logits(
         self,
@@ -437,7 +466,14 @@ class Seq2Seq(nn.Module):
             return head[first : first + size]
         return self._head_rows(torch.arange(first, first + size, device=self.head.weight.device))
 
-    def biased(self, level: int, logits: Tensor, had: Tensor | None, sums: Tensor | None) -> Tensor:
+    def biased(
+        self,
+        level: int,
+        logits: Tensor,
+        children: Children,
+        had: Tensor | None,
+        sums: Tensor | None,
+    ) -> Tensor:
         """Returns logits with what the item graph says, and with the history's bias.
 
         The bias's parameter is a tenth of it, and so learns faster. Arguments are those of
@@ -445,7 +481,7 @@ class Seq2Seq(nn.Module):
         """
         if self.score_logits is not None:
             assert sums is not None
-            logits = self.score_logits(level, logits, sums)
+            logits = self.score_logits(level, logits, sums, children.node)
         if self.history_bias is None:
             return logits
         assert had is not None
