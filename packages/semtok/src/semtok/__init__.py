@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.rqvae_config import RqVaeConfig
     from semtok.quantizers.views import ViewQuantizer
     from semtok.ray_engine import RayOptions, embed_files, encode_files, write_shards
-    from semtok.reduction import Pca, standardised
+    from semtok.reduction import Pca, Standardisation, standardised
     from semtok.semantic_ids import FittedSemanticIds, SemanticIds
     from semtok.sequences import read_sequences
     from semtok.tokenizer import Encoding, Tokenizer
@@ -68,6 +68,7 @@ __all__ = [
     "RqVae",
     "RqVaeConfig",
     "SemanticIds",
+    "Standardisation",
     "StoredEmbedding",
     "TextEmbedding",
     "Tokenizer",
@@ -129,7 +130,7 @@ _MODULES = {
     "quantizers.rqvae_config": ("RqVaeConfig",),
     "quantizers.views": ("ViewQuantizer",),
     "ray_engine": ("RayOptions", "embed_files", "encode_files", "write_shards"),
-    "reduction": ("Pca", "standardised"),
+    "reduction": ("Pca", "Standardisation", "standardised"),
     "semantic_ids": ("FittedSemanticIds", "SemanticIds"),
     "sequences": ("read_sequences",),
     "tokenizer": ("Encoding", "Tokenizer"),
