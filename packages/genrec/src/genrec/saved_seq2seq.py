@@ -12,8 +12,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
+from genrec.errors import ArtifactError
 from genrec.item_checks import check_codes, check_item_ids, check_popularity
-from genrec.reading import ArtifactError, check_types
+from genrec.reading import check_types
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
