@@ -1,28 +1,22 @@
-"""The command line of an app: `run`, `demo`, `study` and `recommend`, the same for all three."""
+"""The command line of an app: `run`, `demo`, `study` and `recommend`, the same for all three.
+
+Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
+`System` is imported when a command has checked what it can.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
-import torch
 import typer
-from evalrec import DataError, Report, reports_table, write_synthetic
 from genrec import ArtifactError
-from rich.console import Console
-from semtok import CatalogError
+from typer.core import TyperCommand
 
-from semrec.shared.configuration import build_config, load_config
-from semrec.shared.data import AppConfig, read_data
-from semrec.shared.environment import note_environment
-from semrec.shared.errors import ExperimentError, guarded
-from semrec.shared.files import content_hash
-from semrec.shared.findings import Findings, complete_run
-from semrec.shared.pipeline import Pipeline
+from semrec.shared.app import App, demo_data
+from semrec.shared.errors import guarded
 from semrec.shared.recommend import (
     AllowOption,
     DenyOption,
@@ -39,19 +33,15 @@ from semrec.shared.recommend import (
     history_ids,
     read_ids,
 )
-from semrec.shared.run import Run, check_out
-from semrec.shared.screen import Screen
-from semrec.shared.studies import (
+from semrec.shared.study_options import (
+    STUDY_HELP,
     SeedsOption,
-    Study,
     StudyArgument,
     ValuesOption,
     parse_seeds,
-    run_study,
     studies_help,
     with_values,
 )
-from semrec.shared.text import visible
 
 DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]
 OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")]
@@ -63,102 +53,13 @@ SeedOption = Annotated[int | None, typer.Option(help="Decides all that is drawn"
 DemoSeedOption = Annotated[int, typer.Option(help="Decides all that is drawn")]
 DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
 
-C = TypeVar("C", bound=AppConfig)
-
-
-P = TypeVar("P", bound=Pipeline[Any])
-
-
-@dataclass(frozen=True, kw_only=True)
-class App(Generic[C, P]):
-    """What tells the apps apart.
-
-    Attributes:
-        title: The model's name; in lower case, the app's.
-        config: The dataclass of its configuration.
-        embedding: The part of the configuration that names an embedding.
-        demo: The configuration for the synthetic catalogue of `demo`.
-        pipeline: The stages.
-        findings: What the report says beyond the test.
-        studies: By the names of the command line.
-    """
-
-    title: str
-    config: type[C]
-    embedding: str
-    demo: C
-    pipeline: Callable[..., P]
-    findings: Callable[[P], Findings]
-    studies: Mapping[str, Study[P]]
-
-    def open(self, folder: Path, out: Path, config: C, device: str) -> P:
-        """Reads the data and begins or continues a run.
-
-        Args:
-            folder: Of the data.
-            out: Of the run.
-            config: The resolved configuration; its `check` refuses data that it does not suit.
-            device: As `choose_device` takes it.
-        """
-        check_out(out)
-        screen, chosen_device = Screen(), choose_device(device)
-        data = read_data(folder, config.columns, screen)
-        inputs = [*data.files, *config.check(data)]
-        run = Run.begin(
-            out,
-            app=self.title.lower(),
-            config=dataclasses.asdict(config),
-            data=content_hash(inputs),
-            screen=screen,
-        )
-        note_environment(run, chosen_device)
-        return self.pipeline(run=run, inputs=data, config=config, device=chosen_device)
-
-    def reopen(self, out: Path, device: str = "auto") -> P:
-        """A complete run, which answers without its data.
-
-        Raises:
-            ExperimentError: The folder is not that of a complete run of this app.
-        """
-        run = Run.reopen(out, Screen())
-        if run.app != self.title.lower():
-            raise ExperimentError(f"{out} holds a run of {run.app}, not of {self.title.lower()}")
-        config = build_config(self.config, run.config, str(out))
-        return self.pipeline(run=run, inputs=None, config=config, device=choose_device(device))
-
-    def complete(self, pipeline: P) -> dict[str, Report]:
-        """Goes through the stages of a run, and writes its metrics and its report."""
-        return complete_run(self.title, pipeline, self.findings)
-
-    def show(self, pipeline: P) -> None:
-        """Completes a run, and prints the test's results and where the report is."""
-        reports = self.complete(pipeline)
-        typer.echo()
-        Console().print(reports_table(reports, title=f"{self.title} on the test"))
-        typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
-
-    def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
-        """The configuration by a TOML file and by what the command line says of it.
-
-        Args:
-            path: The file; None for the defaults.
-            embedding: Replaces the embedding, unless it is None.
-            seed: Replaces the seed, unless it is None.
-        """
-        config = load_config(self.config, path)
-        changes: dict[str, Any] = {} if seed is None else {"seed": seed}
-        if embedding is not None:
-            part = getattr(config, self.embedding)
-            changes[self.embedding] = dataclasses.replace(part, embedding=embedding)
-        return dataclasses.replace(config, **changes)
-
 
 def run_app(app: App[Any, Any]) -> None:
     """Runs an app's command line; what a user can put right ends it with one line."""
-    guarded(command_line(app), (ArtifactError, CatalogError, DataError))
+    guarded(command_line(app), (ArtifactError,))
 
 
-def command_line(app: App[C, P]) -> typer.Typer:
+def command_line(app: App[Any, Any]) -> typer.Typer:
     """The commands `run`, `demo`, `study` and `recommend` of an app."""
     commands = typer.Typer(
         help=f"{app.title}: from items and interactions to recommended item ids.",
@@ -185,7 +86,7 @@ def command_line(app: App[C, P]) -> typer.Typer:
         config = dataclasses.replace(app.demo, seed=seed)
         app.show(app.open(demo_data(out), out, config, device))
 
-    @commands.command(help=studies_help(app.studies))
+    @commands.command(cls=_study_command(app), help=STUDY_HELP)
     def study(
         name: StudyArgument,
         data: DataOption,
@@ -198,9 +99,11 @@ def command_line(app: App[C, P]) -> typer.Typer:
         device: DeviceOption = "auto",
     ) -> None:
         resolved = app.configured(config, embedding, seed)
-        chosen_study = with_values(app.studies, name, values)
         all_seeds = parse_seeds(seeds, resolved.seed)
+        chosen_study = with_values(app.system().studies, name, values)
         pipeline = app.open(data, out, resolved, device)
+        from semrec.shared.studies import run_study
+
         run_study(name, chosen_study, pipeline, all_seeds, app.complete)
 
     @commands.command()
@@ -240,31 +143,12 @@ def command_line(app: App[C, P]) -> typer.Typer:
     return commands
 
 
-def demo_data(out: Path) -> Path:
-    """The folder of the demo's synthetic catalogue, beside the run; made if it is not there."""
-    check_out(out)
-    if out.name in ("", ".."):  # such as ".", beside which nothing has its name
-        out = out.resolve()
-    if not out.name:
-        raise ExperimentError(f"{out} has nothing beside it: choose another --out")
-    data = out.with_name(f"{out.name}-data")
-    if not data.exists():
-        write_synthetic(data)
-    return data
+def _study_command(app: App[Any, Any]) -> type[TyperCommand]:
+    """The command `study`, whose help lists the app's studies: imported to be listed."""
 
+    class StudyCommand(TyperCommand):
+        def format_help(self, *arguments: Any) -> None:
+            self.help = studies_help(app.system().studies)
+            super().format_help(*arguments)
 
-def choose_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is the first GPU, or else the CPU.
-
-    Raises:
-        ExperimentError: There is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ExperimentError(f"--device {name} cannot be used here: {first}") from error
-    return device
+    return StudyCommand

@@ -8,10 +8,9 @@ import math
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from genrec import Answer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +19,9 @@ from semrec.shared.errors import ExperimentError
 from semrec.shared.files import check_place, replacing
 from semrec.shared.screen import Screen
 from semrec.shared.text import visible
+
+if TYPE_CHECKING:
+    from genrec import Answer
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of a complete run")]
 HistoryOption = Annotated[str | None, typer.Option(help="Item ids, oldest first, by commas")]
@@ -40,7 +42,7 @@ ForceOption = Annotated[bool, typer.Option(help="Overwrite --output")]
 
 _ANSWER_KEYS = ("items", "popular")
 
-Stream = Callable[[Iterable[list[str]]], Iterator[Answer]]
+Stream = Callable[[Iterable[list[str]]], Iterator["Answer"]]
 """From histories of item ids to their answers, in order."""
 
 

@@ -19,6 +19,7 @@ from semrec.shared.stage import Stage
 from semrec.shared.stages import Vectors, embedding_stage
 from semrec.shared.training import DenseTraining, dense_stage, keep_weights
 from semrec.tssr.config import Config, Model
+from semrec.tssr.encoders import content_encoders
 from semrec.tssr.model import TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
 
 Loss = Callable[[Model, nn.Module, Batch], Mapping[str, Tensor]]
@@ -108,7 +109,9 @@ class TSSRPipeline(Pipeline[Config]):
     def _untrained(self) -> TwoStream:
         content, model = self.config.content, self.config.model
         contents: Sequence[Tensor | ContentEncoder] = (
-            self.contents if self.is_stored else content.encoders(self.data.catalog, model.dim)
+            self.contents
+            if self.is_stored
+            else content_encoders(content, self.data.catalog, model.dim)
         )
         return TwoStream(model, contents)
 
