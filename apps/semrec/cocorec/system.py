@@ -116,6 +116,10 @@ class CoCoRecPipeline(Pipeline[Config]):
             load=load,
         )
 
+    def codes(self) -> SemanticIds:
+        """The items' codes, side by side, a view after the other."""
+        return self.tokenizer.result()
+
     def _tokenizers(self) -> dict[str, Tokenizer]:
         """What gives the codes, by where they come from."""
         codes, views = self.config.codes, self.views

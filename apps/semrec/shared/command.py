@@ -7,7 +7,6 @@ Nothing that is imported here imports torch, so that `--help` and refusals come 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,24 +14,25 @@ import typer
 from genrec import ArtifactError
 from typer.core import TyperCommand
 
-from semrec.shared.app import App, demo_data
-from semrec.shared.errors import guarded
-from semrec.shared.recommend import (
+from semrec.shared.answer_options import (
     AllowOption,
+    AnswerOptions,
     DenyOption,
+    DiversifyOption,
     ForceOption,
+    GroupOption,
     HistoryOption,
     InputOption,
+    InteractionsOption,
     OutputOption,
     RunOption,
     SeenOption,
     TopKOption,
-    answer,
-    check_answer_options,
-    check_output,
-    history_ids,
-    read_ids,
+    UnknownOption,
+    UsersOption,
 )
+from semrec.shared.app import App, demo_data
+from semrec.shared.errors import guarded
 from semrec.shared.study_options import (
     STUDY_HELP,
     SeedsOption,
@@ -111,34 +111,41 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         run: RunOption,
         history: HistoryOption = None,
         source: InputOption = None,
+        users: UsersOption = None,
+        interactions: InteractionsOption = None,
         output: OutputOption = None,
         top_k: TopKOption = 10,
         exclude_seen: SeenOption = False,
         allow: AllowOption = None,
         deny: DenyOption = None,
+        unknown: UnknownOption = None,
+        diversify: DiversifyOption = None,
+        per_group: GroupOption = None,
         force: ForceOption = False,
         device: DeviceOption = "auto",
     ) -> None:
-        """Item ids, titles and scores for one history, or for a file of them, streamed."""
-        check_answer_options(history, source, output)
-        if output is not None:
-            check_output(output, run=run, inputs=(source, allow, deny), force=force)
-        if source is not None:
-            source.stat()
-        pipeline = app.reopen(run, device)
-        titles = pipeline.titles
-        allowed = read_ids(allow, titles, strict=True)
-        denied = read_ids(deny, titles) or ()
-        ids = None if history is None else history_ids(history, titles)
-        stream = partial(
-            pipeline.recommender().stream,
+        """Item ids, titles and scores for one history, a file of them, or the run's users."""
+        options = AnswerOptions(
+            run=run,
+            history=history,
+            source=source,
+            users=users,
+            interactions=interactions,
+            output=output,
             top_k=top_k,
             exclude_seen=exclude_seen,
-            unknown="error",
-            allow=allowed,
-            deny=denied,
+            allow=allow,
+            deny=deny,
+            unknown=unknown,
+            diversify=diversify,
+            per_group=per_group,
+            force=force,
         )
-        answer(titles, stream, history=ids, source=source, output=output, force=force)
+        options.check()
+        pipeline = app.reopen(run, device)
+        from semrec.shared.recommend import recommend as answer
+
+        answer(pipeline, options)
 
     return commands
 

@@ -74,6 +74,11 @@ def check_place(path: Path, option: str, *, parents: bool = False) -> None:
         raise ExperimentError(f"{error}: choose another {option}") from error
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe or a character device, such as a terminal or /dev/null."""
+    return path.is_fifo() or path.is_char_device()
+
+
 @contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """`evalrec.replacing_file`: yields a file that takes the place of `path` once it is whole.

@@ -12,14 +12,10 @@ from pathlib import Path
 import pytest
 from genrec import Answer, Recommendation
 
+from semrec.shared.answer_options import AnswerOptions, check_output
 from semrec.shared.errors import ExperimentError
-from semrec.shared.recommend import (
-    answer,
-    check_output,
-    history_ids,
-    read_histories,
-    read_ids,
-)
+from semrec.shared.queries import history_ids, read_histories, read_ids
+from semrec.shared.recommend import answer_file, show
 
 ODD = ["a\u2028", "\u2029b", "c\u0085", "d e", " f", "g\u000b", "h\u001c"]
 """Ids that hold what Python takes for the end of a line, or for nothing."""
@@ -34,7 +30,8 @@ def echo(histories: Iterable[list[str]]) -> Iterator[Answer]:
 
 def answers(source: Path, output: Path, *known: str, force: bool = False) -> None:
     titles = {item_id: f"title of {item_id}" for item_id in known}
-    answer(titles, echo, history=None, source=source, output=output, force=force)
+    options = AnswerOptions(run=source, source=source, output=output, force=force)
+    answer_file(titles, echo, options)
 
 
 @pytest.fixture
@@ -124,7 +121,7 @@ def test_an_unknown_id_names_the_option() -> None:
 def test_nothing_left_is_said(
     tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer({"a": "A"}, echo, history=[], source=None, output=None, force=False)
+    show(*echo([[]]), {"a": "A"})
     shown = capsys.readouterr()
     assert "nothing is left to recommend for the history: --allow, --deny and" in shown.err
     assert shown.out == ""
@@ -135,7 +132,7 @@ def test_nothing_left_is_said(
 def test_titles_are_shown_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     """What is in square brackets is no markup, and what would steer the terminal does not."""
     titles = {"a\x1b": "[/x] [red] \x1b[2J\x9b\u202e"}
-    answer(titles, echo, history=list(titles), source=None, output=None, force=False)
+    show(*echo([list(titles)]), titles)
     shown = capsys.readouterr().out
     assert "[/x] [red] \\x1b[2J\\x9b\\u202e" in shown
     assert "a\\x1b" in shown
