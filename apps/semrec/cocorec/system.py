@@ -53,13 +53,32 @@ class CoCoRecPipeline(Pipeline[Config]):
         return {MODEL: self.cocorec, **self.baselines()}
 
     def recommender(self) -> DenseRecommender:
+        """The deployed model."""
+        return self.model_recommender()
+
+    def model_recommender(self) -> DenseRecommender:
         """The deployed model: its items are fused already, so that it costs what SASRec costs."""
+        return self._answering(self.deployed())
+
+    def recommender_of(self, stage: Stage[Report]) -> DenseRecommender:
+        """The deployed model or a baseline."""
+        if stage.name == self.cocorec.name:
+            return self.model_recommender()
+        (items,) = (kind for kind in BASELINES if stage.name == f"sasrec_{kind}")
+        return self._answering(self.trained_baseline(items))
+
+    def _answering(self, model: Backbone) -> DenseRecommender:
         return DenseRecommender(
-            self.deployed().to(self.device),
+            model.to(self.device),
             self.item_ids,
             history_length=self.config.model.history_length,
             popularity=self.item_counts,
         )
+
+    def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
+        """Z^t by the stages' names, such as "view_title", and the deployed model's "items"."""
+        named = {stage.name: view for stage, view in zip(self.view_stages, self.views, strict=True)}
+        return {**named, "items": self.deployed().item_vectors().detach().numpy()}
 
     # Section 2.2.1: text embeddings, one a view.
 
@@ -248,7 +267,8 @@ class CoCoRecPipeline(Pipeline[Config]):
     def trained_baseline(self, items: ItemInput, backbone: BackboneName = "sasrec") -> Backbone:
         """The model that the stage of a baseline trained."""
         contents = self._contents() if items != "ids" else []
-        model = self._baseline(items, backbone).model(len(self.data.catalog), contents)
+        num_items = len(self.item_ids if self.inputs is None else self.data.catalog)
+        model = self._baseline(items, backbone).model(num_items, contents)
         load_weights(self.baseline(items, backbone).file("weights.safetensors"), model)
         return model.eval()
 

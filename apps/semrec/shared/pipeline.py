@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from evalrec import Report
+from evalrec import Floor, ItemToItemFloor, PopularityFloor, Report
 from genrec import Answers
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from semtok import SemanticIds
 from torch import Tensor
 
 from semrec.shared.diversity import Grouping
 from semrec.shared.errors import ExperimentError
+from semrec.shared.floor_recommender import FloorRecommender
 from semrec.shared.stage import Config, Setting, Stage
-from semrec.shared.stages import floors_stage, items_stage
+from semrec.shared.stages import floors_stage, items_stage, kept_floors
 from semrec.shared.users import KeptUsers, users_stage
 
 
@@ -42,6 +45,38 @@ class Pipeline(Setting[Config], ABC):
     @abstractmethod
     def recommender(self) -> Answers:
         """What answers histories; it needs the run's folder alone."""
+
+    @abstractmethod
+    def recommender_of(self, stage: Stage[Report]) -> Answers:
+        """What answers as one of `systems` ranks; it needs the run's folder alone.
+
+        Args:
+            stage: That system's.
+        """
+
+    @abstractmethod
+    def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
+        """Embeddings of the items, by name."""
+
+    def recommenders(self) -> dict[str, Callable[[], Answers]]:
+        """What loads each ranking of the run, by its row in tables: the model first.
+
+        Of the floors there are those that the run keeps.
+        """
+        systems: dict[str, Callable[[], Answers]] = {
+            title: partial(self.recommender_of, stage) for title, stage in self.systems().items()
+        }
+        kept = ("popularity", *kept_floors(self.floors))
+        names = [name for name in self.floors.complete()["parameters"] if name in kept]
+        return systems | {name: partial(self._floor_recommender, name) for name in names}
+
+    def _floor_recommender(self, name: str) -> FloorRecommender:
+        floor: Floor = (
+            PopularityFloor(counts=self.item_counts.numpy().astype(np.float32))
+            if name == "popularity"
+            else ItemToItemFloor.load(self.floors.file(name))
+        )
+        return FloorRecommender(floor, self.item_ids, popularity=self.item_counts)
 
     def reports(self) -> dict[str, Report]:
         """The test's reports by their rows in tables: the model first, the floors last."""

@@ -123,7 +123,7 @@ def floors_stage(
                 )
                 report.write_json(folder / f"{number}.json")
                 parameters[name] = dict(floor.parameters)
-                if name in _GRAPHS and isinstance(floor, ItemToItemFloor):
+                if isinstance(floor, ItemToItemFloor):
                     floor.save(folder / name)
                 bar.update(number + 1, len(floors), name)
         return {"parameters": parameters}
@@ -133,6 +133,12 @@ def floors_stage(
         return {name: read_report(folder / f"{number}.json") for number, name in enumerate(names)}
 
     return setting.stage("floors", reads=(*reads, "evaluation.ks"), fill=fill, load=load)
+
+
+def kept_floors(floors: Stage[dict[str, Report]]) -> list[str]:
+    """The floors whose folders the stage keeps; of an older version's run, the graphs alone."""
+    names = floors.complete()["parameters"]
+    return [name for name in names if floors.file(name).is_dir()]
 
 
 def graph_floors(floors: Stage[dict[str, Report]]) -> dict[str, ItemToItemFloor]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from evalrec import Report
 from fusion import ContentEncoder, encoder_counts, precomputed
@@ -48,13 +49,37 @@ class TSSRPipeline(Pipeline[Config]):
         return {MODEL: self.tssr, **self.baselines()}
 
     def recommender(self) -> DenseRecommender:
+        """The trained model."""
+        return self.model_recommender()
+
+    def model_recommender(self) -> DenseRecommender:
         """The trained model; content that was encoded end to end is a table by now."""
+        return self._answering(self.model())
+
+    def recommender_of(self, stage: Stage[Report]) -> DenseRecommender:
+        """The model or a baseline."""
+        if stage.name == self.tssr.name:
+            return self.model_recommender()
+        (items,) = (kind for kind in BASELINES if stage.name == f"sasrec_{kind}")
+        model = self._untrained_baseline(items)
+        load_weights(stage.file("weights.safetensors"), model)
+        return self._answering(model)
+
+    def _answering(self, model: Backbone) -> DenseRecommender:
         return DenseRecommender(
-            self.model().to(self.device),
+            model.to(self.device),
             self.item_ids,
             history_length=self.config.model.history_length,
             popularity=self.item_counts,
         )
+
+    def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
+        """Stored content by the stages' names, such as "content_title", and the model's "items"."""
+        named = {}
+        if self.is_stored:
+            pairs = zip(self.content_stages, self.contents, strict=True)
+            named = {stage.name: content.numpy() for stage, content in pairs}
+        return {**named, "items": self.model().item_vectors().detach().numpy()}
 
     # Section 3.2: what items say of themselves.
 
@@ -134,14 +159,14 @@ class TSSRPipeline(Pipeline[Config]):
 
     def baseline(self, items: ItemInput) -> Stage[Report]:
         """SASRec on ids, on content or on both."""
-        config = self.config.model
-
-        def untrained() -> Backbone:
-            table = item_table(items, self.contents, config.dim)
-            depth = config.num_layers + config.num_cross_layers
-            return sasrec(config, len(self.contents[0]), table, depth)
-
+        untrained = partial(self._untrained_baseline, items)
         return self._trained(f"sasrec_{items}", untrained, baseline_loss, self.content_stages)
+
+    def _untrained_baseline(self, items: ItemInput) -> Backbone:
+        config = self.config.model
+        table = item_table(items, self.contents, config.dim)
+        depth = config.num_layers + config.num_cross_layers
+        return sasrec(config, len(self.contents[0]), table, depth)
 
     def _trained(
         self,
