@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import is_stream
 from semrec.shared.text import visible
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Unknown = Literal["skip", "error"]
 """What becomes of ids that the run does not know: skipped and counted, or refused."""
@@ -54,8 +58,9 @@ def count_histories(path: Path) -> int | None:
     if path.suffix.lower() == ".parquet":
         import polars as pl
 
-        count: int = pl.scan_parquet(path.resolve(), glob=False).select(pl.len()).collect().item()
-        return count
+        with _parquet(path) as table:
+            count: int = table.select(pl.len()).collect().item()
+            return count
     return sum(1 for _ in _lines(path))
 
 
@@ -115,21 +120,31 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a parquet file, each with its place; read a part at a time."""
+    with _parquet(path) as table:
+        start = 0
+        while rows := table.slice(start, _ROWS_AT_ONCE).collect().to_dicts():
+            for number, row in enumerate(rows, start=start + 1):
+                yield f"{path}, row {number}", row
+            start += len(rows)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pl.LazyFrame]:
+    """Yields a table of histories, to be read in the block.
+
+    Raises:
+        ExperimentError: It is damaged, or holds no column of lists called "history".
+    """
     import polars as pl
 
     try:
         table = pl.scan_parquet(path.resolve(), glob=False)
         schema = table.collect_schema()
         if not isinstance(schema.get("history"), pl.List):
-            columns = ", ".join(schema)
             raise ExperimentError(
-                f'{path}: a column "history" must hold lists of item ids, got {columns}'
+                f'{path}: a column "history" must hold lists of item ids, got {", ".join(schema)}'
             )
-        start = 0
-        while rows := table.slice(start, _ROWS_AT_ONCE).collect().to_dicts():
-            for number, row in enumerate(rows, start=start + 1):
-                yield f"{path}, row {number}", row
-            start += len(rows)
+        yield table
     except pl.exceptions.PolarsError as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise ExperimentError(f"{path} cannot be read as parquet: {reason}") from error
