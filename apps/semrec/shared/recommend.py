@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from semrec.shared.answer_files import Answered, JsonLines, Parts, kept_parts
 from semrec.shared.answer_options import AnswerOptions
 from semrec.shared.diversity import DEPTH, diversified
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import file_hash, is_stream, replacing, writing
+from semrec.shared.files import content_hash, file_hash, input_files, is_stream, replacing, writing
 from semrec.shared.queries import count_histories, history_ids, read_histories, read_ids
 from semrec.shared.screen import Bar, Screen
 from semrec.shared.text import visible
@@ -87,7 +87,10 @@ def show(result: Answer, titles: Mapping[str, str]) -> None:
         _say_nothing_left("the history")
         return
     if result.popular:
-        typer.echo("the history is empty: these are the popular items", err=True)
+        words = "the history has no item that the run knows: these are the popular items"
+        typer.echo(words, err=True)
+    if result.unknown:
+        typer.echo(f"{result.unknown:,} unknown item ids of the history were skipped", err=True)
     table = Table("", "item_id", "title", "score")
     for place, item in enumerate(result.items, start=1):
         # As it stands: rich would take what is in square brackets for its own.
@@ -146,17 +149,10 @@ def answer_users(
     Raises:
         ExperimentError: The output cannot be written, or another command's parts are beside it.
     """
-    output, titles, item_ids = options.output, pipeline.titles, pipeline.item_ids
+    output, titles = options.output, pipeline.titles
     assert output is not None
-    counts = Counter[str]()
+    counts, answered = Counter[str](), partial(_answered, users, stream, pipeline.item_ids)
     with Screen().bar("recommending") as bar:
-
-        def answered(number: int) -> Iterator[Answered]:
-            part = users.part(number)
-            histories = ([item_ids[row] for row in rows] for _, rows in part)
-            for (user, _), result in zip(part, stream(histories), strict=True):
-                yield Answered(query={"user": user}, where=f"user {user!r}", answer=result)
-
         if is_stream(output):
             everyone = itertools.chain.from_iterable(map(answered, range(users.num_parts)))
             counted = _counted(everyone, counts, options.top_k, bar, users.count)
@@ -186,6 +182,16 @@ def answer_users(
         _say(options, f"{users.num_unknown:,} ids of --users are unknown, and were skipped")
 
 
+def _answered(
+    users: ChosenUsers, stream: Stream, item_ids: Sequence[str], number: int
+) -> Iterator[Answered]:
+    """The answers to a part of the users."""
+    part = users.part(number)
+    histories = ([item_ids[row] for row in rows] for _, rows in part)
+    for (user, _), result in zip(part, stream(histories), strict=True):
+        yield Answered(query={"user": user}, where=f"user {user!r}", answer=result)
+
+
 def _chosen_users(pipeline: Pipeline[Any], options: AnswerOptions) -> ChosenUsers:
     """Whom the options name, with what they had since."""
     assert options.users is not None
@@ -206,21 +212,24 @@ def _chosen_users(pipeline: Pipeline[Any], options: AnswerOptions) -> ChosenUser
 
 def _identity(pipeline: Pipeline[Any], options: AnswerOptions) -> dict[str, Any]:
     """What the answers to users follow from: two commands of one identity write one file."""
-    values = dataclasses.asdict(options)
+    values: dict[str, Any] = dataclasses.asdict(options)
     for name in ("source", "history", "force", "output"):
         del values[name]
     for name in ("interactions", "allow", "deny"):
-        path = values[name]
-        is_file = path is not None and path.is_file()
-        values[name] = file_hash(path) if is_file else path and str(path)
-    listed = Path(options.users or "")
-    values["users"] = file_hash(listed) if listed.is_file() else options.users
+        values[name] = values[name] and _named(str(values[name]))
+    values["users"] = _named(options.users or "")
     run_file, metrics_file = pipeline.run.path / "run.json", pipeline.run.path / "metrics.json"
     return {
         **values,
         "run": [file_hash(run_file), file_hash(metrics_file)],
         "suffix": (options.output or Path()).suffix.lower(),
     }
+
+
+def _named(text: str) -> str:
+    """What a text names: the content of its file or folder, or else the text itself."""
+    files = input_files(text)
+    return content_hash(files) if files else text
 
 
 @contextmanager

@@ -132,7 +132,6 @@ def read_later(
     Raises:
         ExperimentError: The file cannot be read, or its times cannot be compared with the run's.
     """
-    import numpy as np
     import polars as pl
 
     place = f"--interactions {path}"
@@ -143,8 +142,7 @@ def read_later(
             f"{place}: {error} (options are those of `evalrec prepare table`, whose folder "
             "--interactions reads as well)"
         ) from error
-    known = np.array([rows.get(item_id, -1) for item_id in table.item_ids])
-    item_rows = known[table.items]  # [interactions]
+    item_rows = _rows(table, rows)
     unknown_items = table.items[item_rows < 0]
     latest = pl.scan_parquet(histories.resolve(), glob=False).select(
         pl.col("times").list.max().max()
@@ -167,6 +165,15 @@ def read_later(
         unknown=len(unknown_items),
         unknown_item=table.item_ids[int(unknown_items[0])] if len(unknown_items) else None,
     )
+
+
+def _rows(table: Interactions, rows: Mapping[str, int]) -> Int[np.ndarray, " interactions"]:
+    """The run's item rows of a table's interactions; -1 where the run does not know the item."""
+    import numpy as np
+
+    known = np.array([rows.get(item_id, -1) for item_id in table.item_ids])  # [items]
+    item_rows: Int[np.ndarray, " interactions"] = known[table.items]
+    return item_rows
 
 
 def _read_table(path: Path, columns: Columns, screen: Screen) -> Interactions:
