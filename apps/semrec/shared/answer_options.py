@@ -22,7 +22,7 @@ InputOption = Annotated[
     Path | None,
     typer.Option(
         "--input",
-        help='JSONL: {"history": [item ids]} a line; or .parquet with a column of such lists',
+        help='JSONL with a list "history" of item ids a line; or .parquet with such a column',
     ),
 ]
 UsersOption = Annotated[
