@@ -34,7 +34,8 @@ from semrec.shared.configuration import build_config
 from semrec.shared.data import Data
 from semrec.shared.files import files_digest
 from semrec.shared.stages import kept_floors
-from semrec.shared.studies import run_study, with_values
+from semrec.shared.studies import run_study
+from semrec.shared.study_options import with_values
 
 SMALL: dict[str, dict[str, object]] = {
     "text": {"embedding": "lsa", "dim": 8},
