@@ -87,7 +87,7 @@ def grown(
     brought to the scale of its level's old nodes; an item of the backbone at its vector.
 
     Args:
-        model: The trained model; nothing of it is shared with the copy.
+        model: The trained model; no weight of it is shared with the copy.
         trie: The new catalogue over the same codebooks, on the model's device.
         old_rows: For each item of the new catalogue its row in the old one, -1 where it is new.
         item_vectors: One vector an item, of the kind that the model was made with: those of new
@@ -121,7 +121,7 @@ def grown(
         _put_nodes(new, model, trie, nodes)
         if model.node_vectors is not None:
             new.node_vectors = _grown_vectors(model.node_vectors, trie, nodes, item_vectors)
-    return copy.deepcopy(new)
+    return copy.deepcopy(new, {id(trie): trie})
 
 
 def _check_catalogue(model: Seq2Seq, trie: Trie, old_rows: Tensor) -> None:
