@@ -315,12 +315,12 @@ def test_a_grown_model_is_trained_and_saved_like_any_other(tmp_path):
     assert new.item_graph is graph or torch.equal(new.item_graph.weights, graph.weights)
     history, before = torch.tensor([[3, 18, 17]]), model.tokens.weight.clone()
     optimizer = torch.optim.Adam(new.parameters(), lr=0.05)
-    first = float(new(history, torch.tensor([21])).loss)
+    first = new(history, torch.tensor([21])).loss.item()
     for _ in range(20):
         optimizer.zero_grad()
         new(history, torch.tensor([21])).loss.backward()
         optimizer.step()
-    assert float(new(history, torch.tensor([21])).loss) < first
+    assert new(history, torch.tensor([21])).loss.item() < first
     assert torch.equal(model.tokens.weight, before)
     new.eval()
     save_model(tmp_path / "model", new, [f"item-{row}" for row in range(NUM_ITEMS)])

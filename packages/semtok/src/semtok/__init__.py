@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from semtok.embedding.image import ImageEmbedding
     from semtok.embedding.image_files import image_paths, read_image
     from semtok.embedding.image_networks import ImageNetwork, image_network
-    from semtok.embedding.kinds import embedding_source, is_stored
+    from semtok.embedding.kinds import embedding_source, is_stored, load_source
     from semtok.embedding.lsa import LsaEmbedding
     from semtok.embedding.stored import StoredEmbedding, read_embeddings
     from semtok.embedding.text import TextEmbedding, text_network
@@ -83,6 +83,7 @@ __all__ = [
     "image_paths",
     "is_stored",
     "load_quantizer",
+    "load_source",
     "load_tokenizer",
     "measure_collisions",
     "measure_health",
@@ -113,7 +114,7 @@ _MODULES = {
     "embedding.image": ("ImageEmbedding",),
     "embedding.image_files": ("image_paths", "read_image"),
     "embedding.image_networks": ("ImageNetwork", "image_network"),
-    "embedding.kinds": ("embedding_source", "is_stored"),
+    "embedding.kinds": ("embedding_source", "is_stored", "load_source"),
     "embedding.lsa": ("LsaEmbedding",),
     "embedding.stored": ("StoredEmbedding", "read_embeddings"),
     "embedding.text": ("TextEmbedding", "text_network"),
