@@ -188,7 +188,7 @@ class PaperPipeline(Pipeline[Config]):
             batches=batches(train, num_items, seed),
             training=config,
             history_length=config.history_length,
-            keep=_keep_items,
+            keep=keep_items,
         )
 
     @property
@@ -514,7 +514,7 @@ def _tables(stage: Stage[Report]) -> Tables:
     return load_tensors(stage.file("items.safetensors"))
 
 
-def _keep_items(model: SASRec | DIN, folder: Path) -> None:
+def keep_items(model: SASRec | DIN, folder: Path) -> None:
     """Saves the item embeddings of stage I, and the model."""
     encoder = model.item_encoder
     with torch.no_grad():

@@ -110,7 +110,7 @@ def write_report(
         },
         sections=[
             results_section(data, reports, verdict.winner),
-            training_section(findings.trainings),
+            *([training_section(findings.trainings)] if findings.trainings else []),
             *findings.cards,
             *study_sections(run),
             examples_section(data, pipeline.recommender().recommend, pipeline.config.seed),

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import check_place, files_digest, read_json, write_sealed, writing
+from semrec.shared.files import check_place, content_hash, files_digest, read_json, write_sealed, writing
 from semrec.shared.screen import Screen, duration
 from semrec.shared.seals import check_seal, clear_leftovers, seal
 
@@ -51,6 +51,7 @@ class Run:
         self.app: str = identity["app"]
         self.config: dict[str, Any] = identity["config"]
         self.is_sealed = identity["format"] > 1
+        self.is_update = "update" in identity
         self.screen = screen
         self.may_fill = may_fill
         self._told: set[str] = set()
@@ -122,6 +123,11 @@ class Run:
                 f"{path}: the run is not complete; the command that began it goes on"
             )
         return cls(path, identity=identity, screen=screen, may_fill=False)
+
+    @property
+    def digest(self) -> str:
+        """What tells this run's configuration and results, those of studies aside, from others."""
+        return content_hash([self.path / "run.json", *sorted(self.path.glob("*/stage.json"))])
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.
