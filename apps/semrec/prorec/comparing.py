@@ -26,7 +26,7 @@ TOP = 10
 """Items of an answer that are compared."""
 
 Lists = Int[np.ndarray, "users k"]
-"""The best items of each user, best first; -1 where the catalogue of now has none."""
+"""The best items of each user, best first; -1 where there are no more."""
 
 
 def update_stage(pipeline: UpdatePipeline) -> Stage[Facts]:
@@ -78,15 +78,19 @@ def new_lists(pipeline: UpdatePipeline) -> Lists:
 
 
 def old_lists(pipeline: UpdatePipeline, queries: Queries) -> Lists:
-    """What the old run answers to the same histories; items that it does not know it skips."""
+    """What the old run answers to the same histories, items that are there no more left out.
+
+    It skips what it does not know of a history.
+    """
     ids = pipeline.data.catalog.item_ids
     rows = {item_id: row for row, item_id in enumerate(ids)}
     histories = [[ids[row] for row in history] for history in queries.histories]
+    gone = [item_id for item_id in pipeline.old.item_ids if item_id not in rows]
     lists = np.full((len(histories), TOP), -1)
     with pipeline.run.screen.bar("answers of the old run") as bar:
-        answers = pipeline.old.recommender().stream(histories, top_k=TOP)
+        answers = pipeline.old.recommender().stream(histories, top_k=TOP, deny=gone)
         for user, answer in enumerate(answers):
-            best = [rows.get(item.item_id, -1) for item in answer.items]
+            best = [rows[item.item_id] for item in answer.items]
             lists[user, : len(best)] = best
             bar.update(user + 1, len(histories))
     return lists
