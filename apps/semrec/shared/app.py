@@ -167,11 +167,11 @@ class App(Generic[C, P]):
         config = updating.config(present.config, old)
         screen = Screen()
         data = read_data(folder, config.columns, screen)
-        inputs = [*data.files, *config.check(data)]
         from semrec.shared.environment import note_environment
         from semrec.shared.news import tested_on_new, what_is_new
 
         news = what_is_new(data, present, f"--data {folder}")
+        inputs = [*data.files, *config.check(data)]
         run = Run.begin(
             out,
             app=self.title.lower(),
