@@ -45,9 +45,7 @@ def system() -> System[PRORecPipeline]:
         pipeline=PRORecPipeline,
         findings=findings,
         studies=STUDIES,
-        updating=Updating(
-            config=updated_config, pipeline=UpdatePipeline, findings=update_findings
-        ),
+        updating=Updating(config=updated_config, pipeline=UpdatePipeline, findings=update_findings),
     )
 
 

@@ -21,8 +21,8 @@ from genrec import (
     DIN,
     PairBatches,
     SASRec,
-    SequenceBatches,
     Seq2Seq,
+    SequenceBatches,
     TrainingRecipe,
     grown,
     load_model,
@@ -128,9 +128,7 @@ class UpdatePipeline(PRORecPipeline):
                 "begin a new run with the command run"
             )
         fields = tuple(f for f in self.text_fields if f in self.data.catalog.fields)
-        return embedding_source(
-            embedding, catalog=self.data.catalog, fields=fields, device=device
-        )
+        return embedding_source(embedding, catalog=self.data.catalog, fields=fields, device=device)
 
     # The floors: counted anew, nothing is chosen.
 
@@ -199,7 +197,8 @@ class UpdatePipeline(PRORecPipeline):
     def _num_targets(self) -> Int[np.ndarray, " users"]:
         """New targets of each user."""
         lengths = np.array([len(history) for history in self.data.split.train])
-        return lengths - self._first_targets
+        counts: Int[np.ndarray, " users"] = lengths - self._first_targets
+        return counts
 
     @property
     def _drawn_users(self) -> Int[np.ndarray, " drawn"]:
@@ -317,9 +316,7 @@ class UpdatePipeline(PRORecPipeline):
     def generator_recipe(self) -> TrainingRecipe:
         """How the generator is trained on."""
         steps = len(self.generator_batches()) * self.update.epochs_two
-        recipe: TrainingRecipe = self._recipe(
-            self.config.stage_two, self.update.epochs_two, steps
-        )
+        recipe: TrainingRecipe = self._recipe(self.config.stage_two, self.update.epochs_two, steps)
         return recipe
 
     def generator_batches(self) -> PairBatches:

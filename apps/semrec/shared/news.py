@@ -126,7 +126,7 @@ def tested_on_new(data: Data, news: News, count: int, seed: int) -> Data:
         assert test.users is not None  # leave-one-out knows them
         test = dataclasses.replace(
             test,
-            histories=[test.histories[query] for query in has_new],
+            histories=[test.histories[query] for query in has_new.tolist()],
             targets=test.targets[has_new],
             cold=test.cold[has_new],
             users=test.users[has_new],

@@ -21,7 +21,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import check_place, content_hash, files_digest, read_json, write_sealed, writing
+from semrec.shared.files import (
+    check_place,
+    content_hash,
+    files_digest,
+    read_json,
+    write_sealed,
+    writing,
+)
 from semrec.shared.screen import Screen, duration
 from semrec.shared.seals import check_seal, clear_leftovers, seal
 

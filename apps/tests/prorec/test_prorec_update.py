@@ -57,8 +57,11 @@ def now(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bought = pl.DataFrame(
         {
             "user_id": [user for user in users for _ in range(3)],
-            "item_id": [f"new-{(place + step) % NUM_NEW}" for place in range(NUM_BUYERS)
-                        for step in range(3)],
+            "item_id": [
+                f"new-{(place + step) % NUM_NEW}"
+                for place in range(NUM_BUYERS)
+                for step in range(3)
+            ],
             "timestamp": [latest + 1 + step for _ in users for step in range(3)],
         },
         schema=interactions.schema,
@@ -383,9 +386,7 @@ def test_training_goes_over_what_is_new_and_as_much_that_is_old(
     gone = {item for _, ids in load_run(run).histories() for item in ids} - {
         item["item_id"] for item in read(now)[0]
     }
-    known = {
-        user: sum(item not in gone for item in ids) for user, ids in load_run(run).histories()
-    }
+    known = {user: sum(item not in gone for item in ids) for user, ids in load_run(run).histories()}
     assert any(known[user] < old[user] for user in old)
     pairs, is_new, users = [], [], []
     ids = pipeline.data.interactions.user_ids

@@ -245,10 +245,9 @@ def test_new_items_move_nothing_between_old_siblings(seed: int):
     trie = Trie.build(CODES[all_rows], (4, 3, 2))
     is_new = (old_rows < 0)[:, None]
     vectors, backbone_vectors = torch.randn(NUM_ITEMS, 5), torch.randn(NUM_ITEMS, 8)
-    new = grown(
-        model, trie, old_rows, item_vectors=vectors, backbone_vectors=backbone_vectors
-    )
-    assert new.backbone is not None and model.backbone is not None
+    new = grown(model, trie, old_rows, item_vectors=vectors, backbone_vectors=backbone_vectors)
+    assert new.backbone is not None
+    assert model.backbone is not None
     table = torch.where(is_new, backbone_vectors, model.backbone.item_vectors()[old_rows])
     assert torch.equal(new.backbone.item_vectors(), table)
     history = torch.tensor([[3, 1, 5]])
@@ -274,16 +273,15 @@ def test_a_new_node_starts_where_its_vector_puts_it():
     new = grown(
         model, trie, old_rows, item_vectors=vectors, backbone_vectors=torch.randn(NUM_ITEMS, 8)
     )
-    assert new.node_vectors is not None and model.node_vectors is not None
-    old_paths = {
-        tuple(codes[:depth]) for codes in CODES[:16].tolist() for depth in range(1, 4)
-    }
+    assert new.node_vectors is not None
+    old_paths = {tuple(codes[:depth]) for codes in CODES[:16].tolist() for depth in range(1, 4)}
     row = 0
     for depth in range(1, 4):
         prefixes = sorted({tuple(codes[:depth]) for codes in CODES.tolist()})
         means = {
-            prefix: vectors[[i for i, c in enumerate(CODES.tolist()) if tuple(c[:depth]) == prefix]]
-            .mean(dim=0)
+            prefix: vectors[
+                [i for i, c in enumerate(CODES.tolist()) if tuple(c[:depth]) == prefix]
+            ].mean(dim=0)
             for prefix in prefixes
         }
         known = torch.stack([means[prefix] for prefix in prefixes if prefix in old_paths])
@@ -342,9 +340,7 @@ def test_what_cannot_grow_is_refused():
     with pytest.raises(ValueError, match=r"item_vectors must be given where nodes .*\(23, 5\)"):
         grown(trained(torch.arange(NUM_ITEMS)), trie, old_rows, **options)
     with pytest.raises(ValueError, match=r"backbone_vectors must have shape \(23, 8\)"):
-        grown(
-            trained(torch.arange(NUM_ITEMS)), trie, old_rows, backbone_vectors=torch.randn(22, 8)
-        )
+        grown(trained(torch.arange(NUM_ITEMS)), trie, old_rows, backbone_vectors=torch.randn(22, 8))
+    options |= {"item_vectors": torch.randn(23, 5), "item_graph": graph_of(22)}
     with pytest.raises(ValueError, match="item_graph must be of 23 items and 1 kinds"):
-        options |= {"item_vectors": torch.randn(23, 5), "item_graph": graph_of(22)}
         grown(trained(torch.arange(NUM_ITEMS)), trie, old_rows, **options)

@@ -103,12 +103,12 @@ def test_later_vectors_are_standardised_as_the_first_were(tmp_path: Path, dim: i
 
 def test_a_standardisation_refuses_other_widths_and_damage(tmp_path: Path) -> None:
     fitted = Standardisation.fit(vectors(5, 3), 9)
-    with pytest.raises(ValueError, match="vectors must have 3 dimensions, as those .* got 4"):
+    with pytest.raises(ValueError, match=r"vectors must have 3 dimensions, as those .* got 4"):
         fitted.transform(vectors(5, 4))
     fitted.save(tmp_path / "map")
     config = tmp_path / "map" / "config.json"
     config.write_text(config.read_text().replace('"scale": ', '"scale": 1'))
-    with pytest.raises(CatalogError, match="damaged|digest"):
+    with pytest.raises(CatalogError, match=r"damaged|digest"):
         Standardisation.load(tmp_path / "map")
     with pytest.raises(ValueError, match="scale must be above 0 and finite, got 0"):
         Standardisation(pca=None, mean=fitted.mean, scale=0.0)

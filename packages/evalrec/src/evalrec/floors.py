@@ -254,9 +254,7 @@ def recount_floors(
     graph = cooccurrences(histories, count_of)
     floors: dict[str, Floor] = {
         "popularity": PopularityFloor.fit(histories, count_of),
-        "markov": ItemToItemFloor(
-            matrix=transitions(histories, count_of), last_items=1, decay=1.0
-        ),
+        "markov": ItemToItemFloor(matrix=transitions(histories, count_of), last_items=1, decay=1.0),
         "item-knn": _item_knn(split, parameters["item-knn"]),
         "graph": _with_recency(graph, parameters["graph"]),
     }

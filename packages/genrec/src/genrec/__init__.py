@@ -120,6 +120,7 @@ __all__ = [
     "first_of_each",
     "fit",
     "full_cross_entropy",
+    "grown",
     "in_batch_cross_entropy",
     "item_scores",
     "item_table",

@@ -243,7 +243,7 @@ def _check_known(trie: Trie, nodes: Int[Tensor, " nodes"]) -> None:
     Raises:
         ValueError: There is one; the first of the highest level is named.
     """
-    for level, of_level in enumerate(nodes.split(list(trie.level_sizes))):
+    for level, of_level in enumerate(torch.split(nodes, list(trie.level_sizes))):
         (missing,) = (of_level < 0).nonzero(as_tuple=True)
         if len(missing):
             item = trie.leaf_items[trie.first_leaf(level, missing[0])].long()
@@ -290,7 +290,7 @@ def _grown_vectors(
     means = level_means(trie, item_vectors.to(old))
     sizes = list(trie.level_sizes)
     levels = []
-    for mean, missing in zip(means, is_new.split(sizes), strict=True):
+    for mean, missing in zip(means, torch.split(is_new, sizes), strict=True):
         known = mean[~missing] if bool((~missing).any()) else mean
         spread = known.std(dim=0, correction=0).clamp(min=1e-6)
         levels.append((mean - known.mean(dim=0)) / spread)
