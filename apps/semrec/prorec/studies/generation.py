@@ -26,12 +26,12 @@ _STEPS: dict[str, dict[str, Any]] = {
     "stage I reads the history": {"history_input": "backbone"},
     "the graph in the tree": {"tree_scores": ("graph",)},
     "text in the tree": {"tree_scores": ("graph", "text")},
+    "taught by the closeness of vectors": {"teacher": "vectors"},
 }
 """What each row changes in stage II, on top of the rows before it."""
 
 _BESIDE: dict[str, dict[str, dict[str, Any]]] = {
     "siblings smoothed": {"stage_two": {"label_smoothing": 0.1}},
-    "taught by the closeness of vectors": {"stage_two": {"teacher": "vectors"}},
     "taught by stage I, cross-fitted": {"stage_two": {"teacher": "stage_one"}},
     "K = 512": {"codes": {"codebook_size": 512}},
     "K = 1,024": {"codes": {"codebook_size": 1024}},

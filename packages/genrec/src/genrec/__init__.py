@@ -18,7 +18,7 @@ from genrec.backbones import (
     StateBackbone,
     item_table,
 )
-from genrec.calibration import Calibration, calibrate
+from genrec.calibration import Calibration, calibrate, calibrated
 from genrec.catalogue import with_catalogue
 from genrec.cloze import MaskedBatches
 from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
@@ -112,6 +112,7 @@ __all__ = [
     "beam_search",
     "binary_cross_entropy",
     "calibrate",
+    "calibrated",
     "candidate_binary_cross_entropy",
     "candidate_cross_entropy",
     "dense_scorer",
