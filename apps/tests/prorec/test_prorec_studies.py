@@ -386,6 +386,17 @@ def test_a_run_without_a_reference_has_no_shares(pipeline: PRORecPipeline) -> No
     assert modality_spaces(pipeline.varied(evaluation={"reference": False})) == {}
 
 
+def test_what_generation_is_made_of_adds_up(pipeline: PRORecPipeline) -> None:
+    kept = study(pipeline, "generation")
+    rows = names(kept)
+    assert rows[:3] == ["PRORec", "the paper's generator", "one decoder layer"]
+    assert rows[-1] == "two trees"
+    facts: dict[str, dict[str, str]] = kept["facts"]  # type: ignore[assignment]
+    # The last of the rows that add up is the run's own generator, not another one.
+    assert facts["taught by the closeness of vectors"] == facts["PRORec"]
+    assert set(facts) == set(rows) - {"two trees"}
+
+
 def test_the_tree_tells_no_target_of_training(pipeline: PRORecPipeline) -> None:
     """What a training example reads of the graph is what a graph without its future would say."""
     train, num_items = pipeline.data.split.train, len(pipeline.data.catalog)

@@ -214,7 +214,8 @@ def speed(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     ]
     return Outcome(
         title="one code or two",
-        note="Figure 2, by the paper's generator: beam 100, top 5, the same encoder and decoder sizes; two codes have a "
+        note="Figure 2, by the paper's generator: beam 100, top 5, the same encoder and decoder "
+        "sizes; two codes have a "
         "decoder each, and both score the union of what they found. Seconds a user: medians of "
         "rounds in turn, with quartiles in the figure; first seed.",
         systems=systems,
