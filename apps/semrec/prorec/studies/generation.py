@@ -51,9 +51,9 @@ def generation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     }
     return Outcome(
         title="generation",
-        note="Beyond the paper. The first row is the run's own generator. Those from the paper's on "
-        "add up, one change after the other, and those before stage I reads the history are "
-        "trained for as many epochs as the paper's. The rest changes one thing in the run's own. On "
+        note="Beyond the paper. The first row is the run's own generator. Those from the paper's "
+        "on add up, one after the other, and those before stage I reads the history are "
+        "trained for as many epochs as it is. The rest changes one thing in the run's own. On "
         "validation: seen items filtered. Two trees: a second generator over codes of another "
         "k-means seed; the union of what both find is ranked by the mean of log p.",
         systems=systems,
