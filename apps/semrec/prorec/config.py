@@ -203,7 +203,7 @@ class StageTwo(TrainingRecipe):
     direct_path: bool = True
     tree_scores: tuple[Literal["graph", "text"], ...] = ("graph", "text")
     label_smoothing: float = 0.0
-    teacher: Literal["none", "stage_one", "vectors"] = "vectors"
+    teacher: Literal["none", "stage_one", "vectors"] = "none"
     teacher_weight: float = 0.3
     teacher_temperature: float = 0.1
     beta: float = 1.0

@@ -393,7 +393,7 @@ def test_what_generation_is_made_of_adds_up(pipeline: PRORecPipeline) -> None:
     assert rows[-1] == "two trees"
     facts: dict[str, dict[str, str]] = kept["facts"]  # type: ignore[assignment]
     # The last of the rows that add up is the run's own generator, not another one.
-    assert facts["taught by the closeness of vectors"] == facts["PRORec"]
+    assert facts["text in the tree"] == facts["PRORec"]
     assert set(facts) == set(rows) - {"two trees"}
 
 

@@ -21,6 +21,7 @@ _CHOSEN_BY = "ndcg@10 filtered"
 
 _BESIDE: dict[str, dict[str, dict[str, Any]]] = {
     "siblings smoothed": {"stage_two": {"label_smoothing": 0.1}},
+    "taught by the closeness of vectors": {"stage_two": {"teacher": "vectors"}},
     "taught by stage I, cross-fitted": {"stage_two": {"teacher": "stage_one"}},
     "K = 512": {"codes": {"codebook_size": 512}},
     "K = 1,024": {"codes": {"codebook_size": 1024}},
@@ -70,7 +71,6 @@ def _steps(own: StageTwo) -> dict[str, dict[str, Any]]:
         "stage I reads the history": {"history_input": "backbone", "epochs": own.epochs},
         "the graph in the tree": {"tree_scores": ("graph",)},
         "text in the tree": {"tree_scores": ("graph", "text")},
-        "taught by the closeness of vectors": {"teacher": "vectors"},
     }
 
 
