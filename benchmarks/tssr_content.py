@@ -107,8 +107,8 @@ def make_model(mode: str, catalog: Any, options: argparse.Namespace) -> tuple[An
     """The settings and the model of a mode."""
     import torch
 
-    from semrec.tssr.config import Content, Model
-    from semrec.tssr.encoders import Encoder
+    from semrec.tssr.config import Content, Encoder, Model
+    from semrec.tssr.encoders import content_encoders
     from semrec.tssr.model import TwoStream
 
     config = Model(head="ids", batch_size=options.batch_size)
@@ -118,7 +118,7 @@ def make_model(mode: str, catalog: Any, options: argparse.Namespace) -> tuple[An
     else:
         settings = Encoder(**encoder, precision=options.precision, batch_items=options.batch_items)
         content = Content(mode="end-to-end", streams=("title",), encoder=settings)
-        contents = list(content.encoders(catalog, config.dim))
+        contents = list(content_encoders(content, catalog, config.dim))
     return config, TwoStream(config, contents)
 
 

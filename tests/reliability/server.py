@@ -38,7 +38,8 @@ HEAVY = {
     "apps": (
         "encodings.idna faiss lightning_fabric matplotlib.figure polars safetensors.torch "
         "scipy.sparse sklearn.decomposition sklearn.feature_extraction.text sklearn.manifold "
-        "torch._dynamo typer.rich_utils semrec.prorec.app semrec.cocorec.app semrec.tssr.app"
+        "torch._dynamo typer.rich_utils semrec.prorec.studies.tables semrec.cocorec.studies "
+        "semrec.tssr.studies"
     ),
 }
 MAINS = {"semtok": "semtok.cli", "evalrec": "evalrec.cli"}

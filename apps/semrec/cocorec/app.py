@@ -13,11 +13,14 @@ folder of the run.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from semrec.cocorec.config import Codes, Config, Evaluation, Model, Views
-from semrec.cocorec.report import findings
-from semrec.cocorec.studies import STUDIES
-from semrec.cocorec.system import MODEL, CoCoRecPipeline
-from semrec.shared.command import App, run_app
+from semrec.shared.app import App, System
+from semrec.shared.command import run_app
+
+if TYPE_CHECKING:
+    from semrec.cocorec.system import CoCoRecPipeline
 
 DEMO = Config(
     views=Views(embedding="lsa", dim=64),
@@ -29,14 +32,22 @@ DEMO = Config(
 )
 """Sizes that suit the synthetic catalogue of the demo: 600 items, 2,000 users."""
 
+
+def system() -> System[CoCoRecPipeline]:
+    """The stages, what is reported of them, and the studies."""
+    from semrec.cocorec.report import findings
+    from semrec.cocorec.studies import STUDIES
+    from semrec.cocorec.system import CoCoRecPipeline
+
+    return System(pipeline=CoCoRecPipeline, findings=findings, studies=STUDIES)
+
+
 APP = App(
-    title=MODEL,
+    title="CoCoRec",
     config=Config,
     embedding="views",
     demo=DEMO,
-    pipeline=CoCoRecPipeline,
-    findings=findings,
-    studies=STUDIES,
+    system=system,
 )
 
 

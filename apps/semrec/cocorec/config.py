@@ -6,12 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from genrec import NextItemRecipe, PairBatches, SequenceBatches, SequenceRecipe
+from genrec import NextItemRecipe, SequenceRecipe
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
+
+if TYPE_CHECKING:
+    from genrec import PairBatches, SequenceBatches
 
 
 @dataclass(frozen=True, kw_only=True)

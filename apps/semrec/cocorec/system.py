@@ -59,14 +59,28 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         """The stage of the model."""
         return self.cocorec
 
-    def model_recommender(self) -> DenseRecommender:
-        """The deployed model: its items are fused already, so that it costs what SASRec costs."""
+    def recommender_of(self, stage: Stage[Report]) -> DenseRecommender:
+        """The deployed model, or a baseline.
+
+        The model's items are fused already, so that it costs what SASRec costs.
+        """
+        if stage.name == self.cocorec.name:
+            return self._answering(self.deployed())
+        (items,) = (kind for kind in BASELINES if stage.name == f"sasrec_{kind}")
+        return self._answering(self.trained_baseline(items))
+
+    def _answering(self, model: Backbone) -> DenseRecommender:
         return DenseRecommender(
-            self.deployed().to(self.device),
+            model.to(self.device),
             self.item_ids,
             history_length=self.config.model.history_length,
             popularity=self.item_counts,
         )
+
+    def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
+        """Z^t by the stages' names, such as "view_title", and the deployed model's "items"."""
+        named = {stage.name: view for stage, view in zip(self.view_stages, self.views, strict=True)}
+        return {**named, "items": self.deployed().item_vectors().detach().numpy()}
 
     # Section 2.2.1: text embeddings, one a view.
 
@@ -122,6 +136,10 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
             fill=fill,
             load=load,
         )
+
+    def codes(self) -> SemanticIds:
+        """The items' codes, side by side, a view after the other."""
+        return self.tokenizer.result()
 
     def _tokenizers(self) -> dict[str, Tokenizer]:
         """What gives the codes, by where they come from."""
@@ -251,7 +269,8 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
     def trained_baseline(self, items: ItemInput, backbone: BackboneName = "sasrec") -> Backbone:
         """The model that the stage of a baseline trained."""
         contents = self._contents() if items != "ids" else []
-        model = self._baseline(items, backbone).model(len(self.data.catalog), contents)
+        num_items = len(self.item_ids if self.inputs is None else self.data.catalog)
+        model = self._baseline(items, backbone).model(num_items, contents)
         load_weights(self.baseline(items, backbone).file("weights.safetensors"), model)
         return model.eval()
 

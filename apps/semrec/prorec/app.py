@@ -13,12 +13,14 @@ with distillation (section 3.4); the floors; the test. Each stage is a folder of
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from semrec.prorec.config import Codes, Config, Evaluation, StageOne, StageTwo, Text
-from semrec.prorec.joined import PRORecPipeline
-from semrec.prorec.report import findings
-from semrec.prorec.studies.tables import STUDIES
-from semrec.prorec.system import MODEL
-from semrec.shared.command import App, run_app
+from semrec.shared.app import App, System
+from semrec.shared.command import run_app
+
+if TYPE_CHECKING:
+    from semrec.prorec.joined import PRORecPipeline
 
 DEMO = Config(
     text=Text(embedding="lsa", dim=64),
@@ -29,14 +31,22 @@ DEMO = Config(
 )
 """Sizes that suit the synthetic catalogue of the demo: 600 items, 2,000 users."""
 
+
+def system() -> System[PRORecPipeline]:
+    """The stages, what is reported of them, and the studies."""
+    from semrec.prorec.joined import PRORecPipeline
+    from semrec.prorec.report import findings
+    from semrec.prorec.studies.tables import STUDIES
+
+    return System(pipeline=PRORecPipeline, findings=findings, studies=STUDIES)
+
+
 APP = App(
-    title=MODEL,
+    title="PRORec",
     config=Config,
     embedding="text",
     demo=DEMO,
-    pipeline=PRORecPipeline,
-    findings=findings,
-    studies=STUDIES,
+    system=system,
 )
 
 

@@ -398,18 +398,18 @@ class Config(AppConfig):
 
     def _check_backbone(self) -> None:
         """Refuses a stage I that cannot read the history of stage II."""
-        one, two = self.stage_one, self.stage_two
+        first, second = self.stage_one, self.stage_two
         words = 'where stage_two.history_input is "backbone"'
-        if one.backbone != "sasrec":
-            raise ValueError(f"stage_one.backbone must be 'sasrec' {words}, got {one.backbone!r}")
-        if one.dim != two.dim:
+        if first.backbone != "sasrec":
+            raise ValueError(f"stage_one.backbone must be 'sasrec' {words}, got {first.backbone!r}")
+        if first.dim != second.dim:
             raise ValueError(
-                f"stage_two.dim must be stage_one.dim {words}, got {two.dim} and {one.dim}"
+                f"stage_two.dim must be stage_one.dim {words}, got {second.dim} and {first.dim}"
             )
-        if two.history_length > one.history_length:
+        if second.history_length > first.history_length:
             raise ValueError(
                 f"stage_two.history_length must be at most stage_one.history_length {words}, got "
-                f"{two.history_length} and {one.history_length}"
+                f"{second.history_length} and {first.history_length}"
             )
 
     @property

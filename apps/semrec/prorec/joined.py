@@ -11,15 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from evalrec import Candidates, Queries, Report, evaluate, pick_weights, read_report
 from genrec import (
+    Answers,
+    DenseRecommender,
+    ItemTable,
     Ranked,
     Recommender,
     Seq2Seq,
     dense_scorer,
     item_scores,
     load_model,
+    load_weights,
     query_batches,
     rank_histories,
 )
@@ -36,6 +41,7 @@ from semrec.prorec.joining import (
     scaled,
     seen_items,
 )
+from semrec.prorec.model import stage_one_model
 from semrec.prorec.recommender import JoinedRecommender, dense_candidates
 from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
 from semrec.shared.errors import ExperimentError
@@ -223,6 +229,34 @@ class PRORecPipeline(PaperPipeline):
             popularity=saved.popularity,
             num_beams=num_beams,
         )
+
+    def recommender_of(self, stage: Stage[Report]) -> Answers:
+        """Generation, what is joined to it, or a sequence model of stage I."""
+        if stage.name == "joined":
+            return self.recommender()
+        if stage.name == "test":
+            return Recommender.load(
+                self.stage_two.file("model"),
+                device=self.device,
+                num_beams=self.config.evaluation.num_beams,
+            )
+        config = self.config.stage_one
+        if stage.name == "stage_one":
+            backbone = self.trained_backbone(self.semantic)
+        else:
+            items = ItemTable(len(self.item_ids), config.dim)
+            backbone = stage_one_model(config, items).to(self.device)
+            load_weights(stage.file("weights.safetensors"), backbone)
+        return DenseRecommender(
+            backbone,
+            self.item_ids,
+            history_length=config.history_length,
+            popularity=self.item_counts,
+        )
+
+    def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
+        """E_S, "text", and what became codes, "items"."""
+        return {"text": self.semantic.cpu().numpy(), "items": self.embeddings.cpu().numpy()}
 
 
 def _dense_head(config: Config, model: Seq2Seq, vectors: Float[Tensor, "items dim"]) -> Scorer:

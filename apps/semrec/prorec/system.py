@@ -34,7 +34,7 @@ from genrec import (
     save_model,
 )
 from jaxtyping import Float, Int
-from semtok import Tokenizer, load_tokenizer, save_tokenizer, standardised
+from semtok import SemanticIds, Tokenizer, load_tokenizer, save_tokenizer, standardised
 from torch import Tensor, nn
 
 from semrec.prorec.config import Config, StageOne
@@ -232,6 +232,10 @@ class PaperPipeline(Pipeline[Config]):
             fill=fill,
             load=lambda folder: load_tokenizer(folder / "tokenizer"),
         )
+
+    def codes(self) -> SemanticIds:
+        """The items' semantic IDs."""
+        return self.tokenizer.result().semantic_ids
 
     @property
     def trie(self) -> Trie:

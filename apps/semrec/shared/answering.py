@@ -13,18 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-import torch
-from evalrec import MODES, Floor, Report
+from evalrec import MODES, Report
 from genrec import Answer, Answers, Ranked, Request
-from jaxtyping import Int
 from torch import Tensor
 
 from semrec.shared.data import Answering
 from semrec.shared.files import read_json
 from semrec.shared.pipeline import Pipeline, validation_key
 from semrec.shared.stage import Config, Facts, Stage
-from semrec.shared.stages import floor_ndcg, load_floor
+from semrec.shared.stages import floor_ndcg
 
 
 class AnsweringPipeline(Pipeline[Config]):
@@ -37,10 +34,6 @@ class AnsweringPipeline(Pipeline[Config]):
     @abstractmethod
     def model_stage(self) -> Stage[Report]:
         """The stage that trains the model; its facts have the model's figures on validation."""
-
-    @abstractmethod
-    def model_recommender(self) -> Answers:
-        """Answers by the model."""
 
     @cached_property
     def answer(self) -> Stage[dict[str, str]]:
@@ -95,16 +88,11 @@ class AnsweringPipeline(Pipeline[Config]):
     def recommender(self) -> Answers:
         """The model, or the floor that is ahead of it; each for its mode."""
         names = self.answering()
-        answers = {name: self._recommender(name) for name in dict.fromkeys(names.values())}
+        recommenders = self.recommenders()
+        answers = {name: recommenders[name]() for name in dict.fromkeys(names.values())}
         if len(answers) == 1:
             return answers[names["unfiltered"]]
         return AnswersByMode(answers[names["unfiltered"]], answers[names["filtered"]])
-
-    def _recommender(self, name: str) -> Answers:
-        if name == self.title:
-            return self.model_recommender()
-        floor = load_floor(self, name)
-        return FloorRecommender(floor, self.item_ids, popularity=self.item_counts)
 
 
 class AnswersByMode(Answers):
@@ -153,40 +141,3 @@ class AnswersByMode(Answers):
             unknown=unknown,
             batch_size=batch_size,
         )
-
-
-class FloorRecommender(Answers):
-    """Answers histories by a floor; of items that it scores alike, those had most come first.
-
-    Args:
-        floor: The floor.
-        item_ids: Id of each item row.
-        popularity: How often each item was had.
-    """
-
-    def __init__(
-        self, floor: Floor, item_ids: Sequence[str], *, popularity: Int[Tensor, " items"]
-    ) -> None:
-        super().__init__(
-            item_ids,
-            num_items=len(item_ids),
-            history_length=sys.maxsize,
-            device=torch.device("cpu"),
-            popularity=popularity,
-        )
-        self.floor = floor
-        self.order = popularity.argsort(descending=True, stable=True)  # [items]
-
-    def rank(
-        self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
-    ) -> Ranked:
-        """Returns each history's best items by the floor's scores."""
-        num_items = len(self.item_ids)
-        histories = [row[row < num_items] for row in history.numpy().astype(np.int64)]
-        scores = self.floor.score(histories)  # [batch, items]
-        permitted = self.permitted(len(histories), exclude, allowed)
-        if permitted is not None:
-            scores = scores.masked_fill(~permitted, -torch.inf)
-        best = scores[:, self.order].sort(dim=1, descending=True, stable=True)
-        values, items = best.values[:, :top_k], self.order[best.indices[:, :top_k]]  # [batch, k]
-        return Ranked(items=items.masked_fill(values == -torch.inf, -1), scores=values)

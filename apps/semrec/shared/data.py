@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evalrec import Interactions, Split, find_interactions, leave_one_out, read_interactions
 from semtok import Catalog, find_catalog, is_stored, read_catalog, read_embeddings
 
 from semrec.shared.configuration import check_at_least, check_seed
 from semrec.shared.files import input_files
 from semrec.shared.screen import Screen
+
+if TYPE_CHECKING:
+    from evalrec import Interactions, Split
 
 _WORD = re.compile(r"\w")
 _STOPPED_BY = 10
@@ -167,6 +169,8 @@ def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
         CatalogError: The items cannot be read.
         DataError: The interactions cannot be read, or name an item that the catalogue lacks.
     """
+    from evalrec import find_interactions, leave_one_out, read_interactions
+
     items, interactions = find_catalog(folder), find_interactions(folder)
     catalog = read_catalog(items, id_column=columns.catalog_item)
     table = read_interactions(

@@ -1,4 +1,4 @@
-"""Under what a run was computed: what its last digits may follow, beside its configuration."""
+"""On what a run is computed: its device, and all else that its last digits may follow."""
 
 from __future__ import annotations
 
@@ -90,3 +90,20 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:  # another build of faiss, say
         return None
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device of that name; "auto" is the first GPU, or else the CPU.
+
+    Raises:
+        ExperimentError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ExperimentError(f"--device {name} cannot be used here: {first}") from error
+    return device

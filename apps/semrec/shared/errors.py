@@ -19,8 +19,8 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
 
     Args:
         command: The command line, which parses `sys.argv`.
-        errors: The packages' exceptions; `ExperimentError`, `ValueError`, `OSError` and
-            `ImportError` are added.
+        errors: Further exceptions; `ExperimentError`, `ValueError`, of which are the packages' own
+            for data, `OSError` and `ImportError` are added.
     """
     known: tuple[type[Exception], ...] = (ExperimentError, ValueError, ImportError, *errors)
     processes = os.environ.get("WORLD_SIZE", "").strip()

@@ -10,15 +10,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from evalrec import check_writable, replacing_file
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from semrec.shared.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DIGEST = "sha256"
 # What a write meets whose path the system does not say.
@@ -71,6 +72,11 @@ def check_place(path: Path, option: str, *, parents: bool = False) -> None:
         check_writable(path, parents=parents)
     except OSError as error:
         raise ExperimentError(f"{error}: choose another {option}") from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe or a character device, such as a terminal or /dev/null."""
+    return path.is_fifo() or path.is_char_device()
 
 
 @contextmanager
@@ -177,6 +183,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ExperimentError: It cannot be written.
     """
+    from safetensors.torch import save_file
+
     with replacing(path) as beside:
         save_file(dict(tensors), beside)
 
@@ -198,6 +206,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ExperimentError: The file is missing or damaged.
     """
+    from safetensors.torch import load_file
+
     with reading(path):
         return load_file(path)
 

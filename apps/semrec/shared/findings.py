@@ -68,7 +68,8 @@ def complete_run(
     Returns:
         The test's reports: the model, what it is compared with, the floors.
     """
-    for stage in (pipeline.items, *pipeline.stages()):
+    stages: list[Stage[Any]] = [pipeline.items, pipeline.users, *pipeline.stages()]
+    for stage in stages:
         stage.complete()
     reports, findings = pipeline.reports(), find(pipeline)
     write_json(pipeline.run.path / "metrics.json", metrics(pipeline, reports) | findings.metrics)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from evalrec import Report
 from genrec import Answers
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from semtok import SemanticIds
 from torch import Tensor
 
+from semrec.shared.diversity import Grouping
+from semrec.shared.errors import ExperimentError
+from semrec.shared.floor_recommender import FloorRecommender
 from semrec.shared.stage import Config, Setting, Stage
-from semrec.shared.stages import floors_stage, items_stage
+from semrec.shared.stages import floors_stage, items_stage, kept_floor_names, load_floor
+from semrec.shared.users import KeptUsers, users_stage
 
 Mode = Literal["unfiltered", "filtered"]
 
@@ -54,6 +61,33 @@ class Pipeline(Setting[Config], ABC):
     def recommender(self) -> Answers:
         """What answers histories; it needs the run's folder alone."""
 
+    @abstractmethod
+    def recommender_of(self, stage: Stage[Report]) -> Answers:
+        """What answers as one of `systems` ranks; it needs the run's folder alone.
+
+        Args:
+            stage: That system's.
+        """
+
+    @abstractmethod
+    def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
+        """Embeddings of the items, by name."""
+
+    def recommenders(self) -> dict[str, Callable[[], Answers]]:
+        """What loads each ranking of the run, by its row in tables: the model first.
+
+        Of the floors there are those that the run keeps.
+        """
+        systems: dict[str, Callable[[], Answers]] = {
+            title: partial(self.recommender_of, stage) for title, stage in self.systems().items()
+        }
+        names = kept_floor_names(self.floors)
+        return systems | {name: partial(self._floor_recommender, name) for name in names}
+
+    def _floor_recommender(self, name: str) -> FloorRecommender:
+        floor = load_floor(self, name)
+        return FloorRecommender(floor, self.item_ids, popularity=self.item_counts)
+
     def reports(self) -> dict[str, Report]:
         """The test's reports by their rows in tables: the model first, the floors last."""
         reports = {title: stage.result() for title, stage in self.systems().items()}
@@ -63,6 +97,46 @@ class Pipeline(Setting[Config], ABC):
     def items(self) -> Stage[list[dict[str, Any]]]:
         """The stage "data": what is known of each item once the data are not at hand."""
         return items_stage(self)
+
+    @cached_property
+    def users(self) -> Stage[KeptUsers]:
+        """The stage "users": what is known of users and categories without the data."""
+        return users_stage(self)
+
+    def kept_users(self) -> KeptUsers:
+        """What the run keeps of its users.
+
+        Raises:
+            ExperimentError: It is a run of an older version, and keeps nothing.
+        """
+        if not (self.users.is_complete or self.run.may_fill):
+            raise ExperimentError(
+                f"{self.run.path} keeps nothing of its users, since an older version made it: the "
+                "command that began it adds what is missing"
+            )
+        return self.users.result()
+
+    def codes(self) -> SemanticIds | None:
+        """The items' semantic IDs; None where the system has none."""
+        return None
+
+    def groups(self, grouping: Grouping) -> dict[str, object]:
+        """What items share with others, by their ids: their first code, or their categories.
+
+        Raises:
+            ExperimentError: The run has no codes, or its items no categories.
+        """
+        if grouping == "codes":
+            codes = self.codes()
+            if codes is None:
+                raise ExperimentError(
+                    f"--diversify must be categories: a run of {self.run.app} has no codes"
+                )
+            return dict(zip(self.item_ids, codes.codes[:, 0].tolist(), strict=True))
+        categories = self.kept_users().categories
+        if not any(categories):
+            raise ExperimentError("--diversify must not be categories: the items have none")
+        return dict(zip(self.item_ids, categories, strict=True))
 
     @cached_property
     def floors(self) -> Stage[dict[str, Report]]:

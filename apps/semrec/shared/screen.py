@@ -29,7 +29,7 @@ class Screen:
 
 
 class Bar:
-    """A bar on a terminal; elsewhere a line every `PERIOD` seconds."""
+    """A bar on a terminal; elsewhere a line every `PERIOD` seconds, and one of how it ended."""
 
     PERIOD = 10.0
 
@@ -37,18 +37,20 @@ class Bar:
         self.screen = screen
         self.title = title
         self.last = time.perf_counter()
+        self.has_spoken = False
+        self.unsaid: str | None = None  # the newest line, where it was not said
         self.progress: Progress | None = None
         if screen.live:
             self.progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.completed:,.0f} of {task.fields[of]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=screen.console,
                 transient=True,
             )
-            self.task = self.progress.add_task(visible(title), total=None, note="")
+            self.task = self.progress.add_task(visible(title), total=None, note="", of="?")
 
     def __enter__(self) -> Bar:
         if self.progress is not None:
@@ -63,15 +65,21 @@ class Bar:
     ) -> None:
         if self.progress is not None:
             self.progress.stop()
+        elif kind is None and self.has_spoken and self.unsaid is not None:
+            self.screen.say(self.unsaid)
 
     def update(self, done: int, total: int | None, note: str = "") -> None:
         """Shows that `done` of `total`, or of nobody knows how many, are done, and a remark."""
         if self.progress is not None:
-            self.progress.update(self.task, completed=done, total=total, note=visible(note))
-        elif time.perf_counter() - self.last >= self.PERIOD:
+            of = "?" if total is None else f"{total:,}"
+            self.progress.update(self.task, completed=done, total=total, note=visible(note), of=of)
+            return
+        of_total = "" if total is None else f" of {total:,}"
+        self.unsaid = f"{self.title}: {done:,}{of_total} {note}".rstrip()
+        if time.perf_counter() - self.last >= self.PERIOD:
             self.last = time.perf_counter()
-            of_total = "" if total is None else f" of {total}"
-            self.screen.say(f"{self.title}: {done}{of_total} {note}".rstrip())
+            self.screen.say(self.unsaid)
+            self.has_spoken, self.unsaid = True, None
 
     def training(self, event: TrainingEvent) -> None:
         """Shows where a training stands; each epoch leaves a line. To be given to `genrec.fit`."""

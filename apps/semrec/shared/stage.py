@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
-
-import torch
-from evalrec import Queries
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from semrec.shared.data import AppConfig, Data
 from semrec.shared.errors import ExperimentError
 from semrec.shared.run import Run
+
+if TYPE_CHECKING:
+    import torch
+    from evalrec import Queries
 
 Facts = Mapping[str, Any]
 """What a stage notes of itself, JSON values only."""

@@ -183,3 +183,9 @@ def kept_floors(
     """
     fitted = floors.complete()["parameters"]
     return {name: ItemToItemFloor.load(floors.file(name)) for name in names if name in fitted}
+
+
+def kept_floor_names(floors: Stage[dict[str, Report]]) -> list[str]:
+    """The floors that `load_floor` loads; of an older version's run, the graphs and popularity."""
+    names = floors.complete()["parameters"]
+    return [name for name in names if name == "popularity" or floors.file(name).is_dir()]

@@ -13,11 +13,14 @@ cross-attention and a gate. Each stage is a folder of the run.
 
 from __future__ import annotations
 
-from semrec.shared.command import App, run_app
+from typing import TYPE_CHECKING
+
+from semrec.shared.app import App, System
+from semrec.shared.command import run_app
 from semrec.tssr.config import Config, Content, Evaluation, Model
-from semrec.tssr.report import findings
-from semrec.tssr.studies import STUDIES
-from semrec.tssr.system import MODEL, TSSRPipeline
+
+if TYPE_CHECKING:
+    from semrec.tssr.system import TSSRPipeline
 
 DEMO = Config(
     content=Content(embedding="lsa", dim=64),
@@ -26,14 +29,22 @@ DEMO = Config(
 )
 """Sizes that suit the synthetic catalogue of the demo: 600 items, 2,000 users."""
 
+
+def system() -> System[TSSRPipeline]:
+    """The stages, what is reported of them, and the studies."""
+    from semrec.tssr.report import findings
+    from semrec.tssr.studies import STUDIES
+    from semrec.tssr.system import TSSRPipeline
+
+    return System(pipeline=TSSRPipeline, findings=findings, studies=STUDIES)
+
+
 APP = App(
-    title=MODEL,
+    title="TSSR",
     config=Config,
     embedding="content",
     demo=DEMO,
-    pipeline=TSSRPipeline,
-    findings=findings,
-    studies=STUDIES,
+    system=system,
 )
 
 

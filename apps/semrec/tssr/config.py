@@ -6,16 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from fusion import ContentEncoder
 from genrec import SequenceRecipe
 from semtok import Catalog, image_paths, is_stored
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
 from semrec.shared.files import input_files
-from semrec.tssr.encoders import Encoder, ImageEncoder, TextEncoder
 
 RANDOM = "random"
 """Names image weights that are drawn, where a network is wanted as it is before pretraining."""
@@ -26,6 +24,56 @@ ONLY_IDS = (
     "head must be 'ids', as in the paper, where content is encoded end to end, got {!r}: it would "
     "encode every negative's content too"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """How content encoders are trained within the model, and at what cost in memory.
+
+    They share the model's learning rate: the paper's 1e-4 for all suits pretrained networks too,
+    the 1e-3 that suits stored embeddings does not.
+
+    Attributes:
+        trained: "all" of the network; its last "layers" alone, all before them frozen and without
+            activations kept; or adapters, "lora", of the attention of its otherwise frozen layers.
+        trained_layers: How many, for "layers": of a transformer's layers, or a ResNet's 4 stages.
+        lora_rank: Of the adapters, for "lora".
+        checkpointing: Whether a chunk's activations are computed again for its gradients instead of
+            kept: memory for one chunk instead of all, at the price of a second forward pass.
+        precision: "fp32", or "bf16" for autocast, which pays only where the hardware has it.
+        max_length: Tokens of a text; what exceeds them is cut off.
+        batch_items: Items that pass the network together; the chunk.
+        image_size: Height and width that images are cut to, in pixels; open_clip's models have
+            their own.
+    """
+
+    trained: Literal["all", "layers", "lora"] = "all"
+    trained_layers: int = 2
+    lora_rank: int = 8
+    checkpointing: bool = True
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_length: int = 64
+    batch_items: int = 64
+    image_size: int = 224
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("trained", ("all", "layers", "lora")),
+            ("precision", ("fp32", "bf16")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for name in ("trained_layers", "lora_rank", "batch_items", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_length < 3:
+            raise ValueError(f"max_length must be at least 3 tokens, got {self.max_length}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `fusion.ContentEncoder` takes of these."""
+        names = ("trained", "trained_layers", "lora_rank", "checkpointing", "precision")
+        return {name: getattr(self, name) for name in (*names, "batch_items")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,33 +162,6 @@ class Content:
             else:
                 check_texts(self.embedding, [fields], catalog)
         return files
-
-    def encoders(self, catalog: Catalog, dim: int) -> list[ContentEncoder]:
-        """The content encoders of the end-to-end mode, one a stream, to be given to `TwoStream`.
-
-        Args:
-            catalog: The items; row i is item i.
-            dim: Width of the vectors: the model's.
-
-        Raises:
-            CatalogError: An image is missing.
-            ValueError: A stream has no field of the catalogue, or `encoder` does not fit a network.
-        """
-        encoders: list[ContentEncoder] = []
-        for fields in self.fields:
-            if self.is_image(fields):
-                encoder: ContentEncoder = ImageEncoder(
-                    image_paths(catalog, self.image_field),
-                    dim,
-                    model=self.image_embedding,
-                    weights=self.image_weights,
-                    options=self.encoder,
-                )
-            else:
-                texts = catalog.texts(fields)
-                encoder = TextEncoder(texts, dim, model=self.embedding, options=self.encoder)
-            encoders.append(encoder)
-        return encoders
 
 
 @dataclass(frozen=True, kw_only=True)

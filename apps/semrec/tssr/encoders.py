@@ -9,68 +9,19 @@ last layers are trained, or low-rank adapters, the remedy that the paper names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from fusion import ContentEncoder
 from jaxtyping import Bool, Float, Int, UInt8
-from semtok import image_network, read_image, text_network
+from semtok import Catalog, image_network, image_paths, read_image, text_network
 from torch import Tensor, nn
 
+from semrec.tssr.config import Content, Encoder
+
 _TEXTS = 1024  # tokenised at a time
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoder:
-    """How content encoders are trained within the model, and at what cost in memory.
-
-    They share the model's learning rate: the paper's 1e-4 for all suits pretrained networks too,
-    the 1e-3 that suits stored embeddings does not.
-
-    Attributes:
-        trained: "all" of the network; its last "layers" alone, all before them frozen and without
-            activations kept; or adapters, "lora", of the attention of its otherwise frozen layers.
-        trained_layers: How many, for "layers": of a transformer's layers, or a ResNet's 4 stages.
-        lora_rank: Of the adapters, for "lora".
-        checkpointing: Whether a chunk's activations are computed again for its gradients instead of
-            kept: memory for one chunk instead of all, at the price of a second forward pass.
-        precision: "fp32", or "bf16" for autocast, which pays only where the hardware has it.
-        max_length: Tokens of a text; what exceeds them is cut off.
-        batch_items: Items that pass the network together; the chunk.
-        image_size: Height and width that images are cut to, in pixels; open_clip's models have
-            their own.
-    """
-
-    trained: Literal["all", "layers", "lora"] = "all"
-    trained_layers: int = 2
-    lora_rank: int = 8
-    checkpointing: bool = True
-    precision: Literal["fp32", "bf16"] = "fp32"
-    max_length: int = 64
-    batch_items: int = 64
-    image_size: int = 224
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("trained", ("all", "layers", "lora")),
-            ("precision", ("fp32", "bf16")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        for name in ("trained_layers", "lora_rank", "batch_items", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_length < 3:
-            raise ValueError(f"max_length must be at least 3 tokens, got {self.max_length}")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What `fusion.ContentEncoder` takes of these."""
-        names = ("trained", "trained_layers", "lora_rank", "checkpointing", "precision")
-        return {name: getattr(self, name) for name in (*names, "batch_items")}
 
 
 class TextEncoder(ContentEncoder):
@@ -194,3 +145,32 @@ def _transformer_layers(network: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
     ]
     return max(lists, key=len, default=[])
+
+
+def content_encoders(content: Content, catalog: Catalog, dim: int) -> list[ContentEncoder]:
+    """The content encoders of the end-to-end mode, one a stream, to be given to `TwoStream`.
+
+    Args:
+        content: The streams.
+        catalog: The items; row i is item i.
+        dim: Width of the vectors: the model's.
+
+    Raises:
+        CatalogError: An image is missing.
+        ValueError: A stream has no field of the catalogue, or `encoder` does not fit a network.
+    """
+    encoders: list[ContentEncoder] = []
+    for fields in content.fields:
+        if content.is_image(fields):
+            encoder: ContentEncoder = ImageEncoder(
+                image_paths(catalog, content.image_field),
+                dim,
+                model=content.image_embedding,
+                weights=content.image_weights,
+                options=content.encoder,
+            )
+        else:
+            texts = catalog.texts(fields)
+            encoder = TextEncoder(texts, dim, model=content.embedding, options=content.encoder)
+        encoders.append(encoder)
+    return encoders

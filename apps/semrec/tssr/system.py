@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from evalrec import Report
 from fusion import ContentEncoder, encoder_counts, precomputed
@@ -19,6 +20,7 @@ from semrec.shared.stage import Stage
 from semrec.shared.stages import Vectors, embedding_stage
 from semrec.shared.training import DenseTraining, dense_stage, keep_weights
 from semrec.tssr.config import Config, Model
+from semrec.tssr.encoders import content_encoders
 from semrec.tssr.model import TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
 
 Loss = Callable[[Model, nn.Module, Batch], Mapping[str, Tensor]]
@@ -53,14 +55,30 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         """The stage of the model."""
         return self.tssr
 
-    def model_recommender(self) -> DenseRecommender:
-        """The trained model; content that was encoded end to end is a table by now."""
+    def recommender_of(self, stage: Stage[Report]) -> DenseRecommender:
+        """The model, or a baseline; content that was encoded end to end is a table by now."""
+        if stage.name == self.tssr.name:
+            return self._answering(self.model())
+        (items,) = (kind for kind in BASELINES if stage.name == f"sasrec_{kind}")
+        model = self._untrained_baseline(items)
+        load_weights(stage.file("weights.safetensors"), model)
+        return self._answering(model)
+
+    def _answering(self, model: Backbone) -> DenseRecommender:
         return DenseRecommender(
-            self.model().to(self.device),
+            model.to(self.device),
             self.item_ids,
             history_length=self.config.model.history_length,
             popularity=self.item_counts,
         )
+
+    def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
+        """Stored content by the stages' names, such as "content_title", and the model's "items"."""
+        named = {}
+        if self.is_stored:
+            pairs = zip(self.content_stages, self.contents, strict=True)
+            named = {stage.name: content.numpy() for stage, content in pairs}
+        return {**named, "items": self.model().item_vectors().detach().numpy()}
 
     # Section 3.2: what items say of themselves.
 
@@ -115,7 +133,9 @@ class TSSRPipeline(AnsweringPipeline[Config]):
     def _untrained(self) -> TwoStream:
         content, model = self.config.content, self.config.model
         contents: Sequence[Tensor | ContentEncoder] = (
-            self.contents if self.is_stored else content.encoders(self.data.catalog, model.dim)
+            self.contents
+            if self.is_stored
+            else content_encoders(content, self.data.catalog, model.dim)
         )
         return TwoStream(model, contents)
 
@@ -138,14 +158,14 @@ class TSSRPipeline(AnsweringPipeline[Config]):
 
     def baseline(self, items: ItemInput) -> Stage[Report]:
         """SASRec on ids, on content or on both."""
-        config = self.config.model
-
-        def untrained() -> Backbone:
-            table = item_table(items, self.contents, config.dim)
-            depth = config.num_layers + config.num_cross_layers
-            return sasrec(config, len(self.contents[0]), table, depth)
-
+        untrained = partial(self._untrained_baseline, items)
         return self._trained(f"sasrec_{items}", untrained, baseline_loss, self.content_stages)
+
+    def _untrained_baseline(self, items: ItemInput) -> Backbone:
+        config = self.config.model
+        table = item_table(items, self.contents, config.dim)
+        depth = config.num_layers + config.num_cross_layers
+        return sasrec(config, len(self.contents[0]), table, depth)
 
     def _trained(
         self,

@@ -34,7 +34,8 @@ from semrec.shared.configuration import build_config
 from semrec.shared.data import Data
 from semrec.shared.files import files_digest
 from semrec.shared.stages import kept_floors
-from semrec.shared.studies import run_study, with_values
+from semrec.shared.studies import run_study
+from semrec.shared.study_options import with_values
 
 SMALL: dict[str, dict[str, object]] = {
     "text": {"embedding": "lsa", "dim": 8},
@@ -301,7 +302,11 @@ def test_trials_are_counted_before_any(pipeline: PRORecPipeline, count: int) -> 
 
 
 def test_tiger_is_what_it_is_whatever_the_run(pipeline: PRORecPipeline) -> None:
-    changes = {"distillation_state": "first", "train_item_vectors": True}
+    changes = {
+        "distillation_state": "first",
+        "history_input": "vectors",
+        "train_item_vectors": True,
+    }
     assert (
         tiger(pipeline.varied(stage_two=changes)).pipeline.config == tiger(pipeline).pipeline.config
     )
@@ -477,7 +482,11 @@ def test_settings_without_effect_are_refused(pipeline: PRORecPipeline) -> None:
         Text(embedding="lsa", further=("lsa",))
     with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
         Config(joining=Joining(c_dis=True))
-    din, before = pipeline.varied(stage_one={"backbone": "din"}), finished(pipeline)
+    with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec' where stage_two"):
+        pipeline.varied(stage_one={"backbone": "din"})
+    reads_itself = {"history_input": "vectors"}
+    din = pipeline.varied(stage_one={"backbone": "din"}, stage_two=reads_itself)
+    before = finished(pipeline)
     for begin in (STUDIES["rivals"], STUDIES["scaling"], lambda run, _: run.rival("hstu", "ids")):
         with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
             begin(din, [0])

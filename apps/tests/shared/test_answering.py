@@ -17,9 +17,9 @@ import pytest
 import torch
 from evalrec import MODES, Estimate, Queries, Report, evaluate
 
-from semrec.shared.answering import FloorRecommender
 from semrec.shared.configuration import build_config
 from semrec.shared.findings import verdict_section
+from semrec.shared.floor_recommender import FloorRecommender
 from semrec.shared.stages import load_floor
 from semrec.shared.verdict import Verdict, on_test, on_validation
 
@@ -68,7 +68,7 @@ def test_each_mode_has_its_recommender(
     assert pipeline.answers_by == words
     recommender, histories = pipeline.recommender(), [pipeline.item_ids[:5]]
     for mode, row in names.items():
-        alone: Any = pipeline.model_recommender()
+        alone: Any = pipeline.recommender_of(pipeline.model_stage)
         if row != "TSSR":
             floor = load_floor(pipeline, row)
             ids, counts = pipeline.item_ids, pipeline.item_counts

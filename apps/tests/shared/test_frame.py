@@ -24,8 +24,8 @@ from semtok import CatalogError
 
 from semrec.shared import data as data_module
 from semrec.shared import stages
-from semrec.shared.command import choose_device
 from semrec.shared.configuration import load_config, set_keys
+from semrec.shared.environment import choose_device
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import load_array, load_tensors
 

@@ -7,19 +7,20 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
+import typer
 from genrec import Answer, Recommendation
 
+from semrec.shared.answer_options import AnswerOptions, check_output
 from semrec.shared.errors import ExperimentError
-from semrec.shared.recommend import (
-    answer,
-    check_output,
-    history_ids,
-    read_histories,
-    read_ids,
-)
+from semrec.shared.queries import history_ids, read_histories, read_ids
+from semrec.shared.recommend import answer_file, show
+from semrec.shared.screen import Bar, Screen
 
 ODD = ["a\u2028", "\u2029b", "c\u0085", "d e", " f", "g\u000b", "h\u001c"]
 """Ids that hold what Python takes for the end of a line, or for nothing."""
@@ -34,7 +35,8 @@ def echo(histories: Iterable[list[str]]) -> Iterator[Answer]:
 
 def answers(source: Path, output: Path, *known: str, force: bool = False) -> None:
     titles = {item_id: f"title of {item_id}" for item_id in known}
-    answer(titles, echo, history=None, source=source, output=output, force=force)
+    options = AnswerOptions(run=source, source=source, output=output, force=force)
+    answer_file(titles, echo, options)
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_an_unknown_id_names_the_option() -> None:
 def test_nothing_left_is_said(
     tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer({"a": "A"}, echo, history=[], source=None, output=None, force=False)
+    show(*echo([[]]), {"a": "A"})
     shown = capsys.readouterr()
     assert "nothing is left to recommend for the history: --allow, --deny and" in shown.err
     assert shown.out == ""
@@ -135,7 +137,7 @@ def test_nothing_left_is_said(
 def test_titles_are_shown_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     """What is in square brackets is no markup, and what would steer the terminal does not."""
     titles = {"a\x1b": "[/x] [red] \x1b[2J\x9b\u202e"}
-    answer(titles, echo, history=list(titles), source=None, output=None, force=False)
+    show(*echo([list(titles)]), titles)
     shown = capsys.readouterr().out
     assert "[/x] [red] \\x1b[2J\\x9b\\u202e" in shown
     assert "a\\x1b" in shown
@@ -202,3 +204,109 @@ def test_an_output_that_came_meanwhile_stays(tmp_path: Path, source: Path) -> No
     assert output.read_text() == "another's"
     answers(source, output, "a", force=True)
     assert output.read_text().count("\n") == 2
+
+
+def test_histories_come_from_parquet_and_go_to_tables(tmp_path: Path) -> None:
+    source = tmp_path / "histories.parquet"
+    table = pl.DataFrame({"user": [7, 8], "history": [["a", "b"], ["b"]], "weight": [0.5, 1.0]})
+    table.write_parquet(source)
+    for suffix in (".csv", ".parquet"):
+        answers(source, tmp_path / f"out{suffix}", "a", "b")
+    written = pl.read_parquet(tmp_path / "out.parquet")
+    assert written.select("user", "rank", "item").rows() == [
+        ("7", 1, "a"),
+        ("7", 2, "b"),
+        ("8", 1, "b"),
+    ]
+    assert (tmp_path / "out.csv").read_text().splitlines()[:2] == [
+        "user,rank,item,score,title",
+        "7,1,a,1.0,title of a",
+    ]
+    answers(source, tmp_path / "out.jsonl", "a", "b")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(line["user"], line["weight"]) for line in lines] == [(7, 0.5), (8, 1.0)]
+    with pytest.raises(ExperimentError, match=r"histories\.parquet, row 1: unknown item id 'b'"):
+        answers(source, tmp_path / "new.jsonl", "a")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"history": ["a"]}, 'a column "history" must hold lists of item ids, got history'),
+        ({"history": [["a"]], "items": [1]}, 'row 1: the key "items" is the answer'),
+        ({"history": [["a"]], "popular": [1]}, 'row 1: the key "popular" is the answer'),
+        ({"history": [[0.5]]}, '"history" must be a list of item ids'),
+        ({"history": [["a"]], "day": [date(2030, 1, 1)]}, "history 1: .*date.*: leave it out"),
+    ],
+)
+def test_tables_that_have_no_answer_are_refused(
+    tmp_path: Path, columns: dict[str, list[object]], words: str
+) -> None:
+    source = tmp_path / "histories.parquet"
+    pl.DataFrame(columns).write_parquet(source)
+    with pytest.raises(ExperimentError, match=words):
+        answers(source, tmp_path / "out.jsonl", "a")
+    source.write_bytes(b"PAR1")
+    with pytest.raises(ExperimentError, match=r"histories\.parquet cannot be read as parquet"):
+        answers(source, tmp_path / "out.jsonl", "a")
+    assert os.listdir(tmp_path) == ["histories.parquet"]
+
+
+def test_rows_of_a_table_need_a_user(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ExperimentError, match='history 1: "user" must be a text or a whole number'):
+        answers(source, tmp_path / "out.csv", "a")
+    assert os.listdir(tmp_path) == ["histories.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "give one of --history, --input and --users"),
+        ({"history": "a", "users": "all"}, "give one of --history, --input and --users"),
+        ({"users": "all"}, "--output goes with --input and --users"),
+        ({"history": "a", "output": Path("out")}, "--output goes with --input and --users"),
+        ({"history": "a", "interactions": Path("new")}, "--interactions goes with --users"),
+        ({"history": "a", "per_group": 2}, "--per-group goes with --diversify"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(typer.BadParameter, match=words):
+        AnswerOptions(run=Path("run"), **options).check()
+
+
+def test_a_csv_of_histories_is_refused(tmp_path: Path) -> None:
+    options = AnswerOptions(run=tmp_path, source=tmp_path / "in.csv", output=tmp_path / "out.csv")
+    with pytest.raises(ExperimentError, match=r"--input must be JSONL, or \.parquet with a column"):
+        options.check()
+
+
+def test_unknown_ids_may_be_skipped(source: Path) -> None:
+    assert [query["history"] for query in read_histories(source, {}, "skip")] == [["a"], []]
+    assert history_ids("a, nobody", {"a"}, "skip") == ["a", "nobody"]
+
+
+def test_a_counter_ends_with_what_was_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain lines, one every period: a bar that said 3,000 of 3,001 says how it ended."""
+    monkeypatch.setattr(Bar, "PERIOD", 0.0)
+    with Screen().bar("items") as bar:
+        bar.update(3000, 3001)
+        monkeypatch.setattr(Bar, "PERIOD", 60.0)
+        bar.update(3001, 3001)
+    assert capsys.readouterr().err == "items: 3,000 of 3,001\nitems: 3,001 of 3,001\n"
+    with Screen().bar("quick") as bar:  # one that never said anything has nothing to end
+        bar.update(3001, 3001)
+    monkeypatch.setattr(Bar, "PERIOD", 0.0)
+    with pytest.raises(KeyError):
+        fail_at(2, "broken")
+    assert capsys.readouterr().err == "broken: 1 of 3\n"
+
+
+def fail_at(count: int, title: str) -> None:
+    """A bar that has said one less than `count` when its work fails."""
+    with Screen().bar(title) as bar:
+        bar.update(count - 1, 3)
+        bar.PERIOD = 60.0  # type: ignore[misc]
+        bar.update(count, 3)
+        raise KeyError

@@ -19,15 +19,8 @@ from semrec.shared import studies
 from semrec.shared.errors import ExperimentError
 from semrec.shared.run import Run
 from semrec.shared.screen import Screen
-from semrec.shared.studies import (
-    Outcome,
-    choose_study,
-    keep_study,
-    parse_seeds,
-    studies_help,
-    study_sections,
-    with_values,
-)
+from semrec.shared.studies import Outcome, keep_study, study_sections
+from semrec.shared.study_options import choose_study, parse_seeds, studies_help, with_values
 
 CONFIG = {
     "seed": 0,

@@ -22,8 +22,8 @@ from semtok import Catalog, CatalogError, ImageNetwork, image_paths
 from torch import nn
 
 from semrec.tssr import encoders as encoders_module
-from semrec.tssr.config import RANDOM, Config, Content, Model
-from semrec.tssr.encoders import Encoder, ImageEncoder, TextEncoder
+from semrec.tssr.config import RANDOM, Config, Content, Encoder, Model
+from semrec.tssr.encoders import ImageEncoder, TextEncoder, content_encoders
 from semrec.tssr.model import TwoStream, kept_model, tssr_loss
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -300,7 +300,7 @@ def test_text_and_images_are_two_streams(images: Catalog, bert: str) -> None:
         streams=("title", "image"),
         encoder=Encoder(image_size=32, trained="layers", trained_layers=1),
     )
-    encoders = content.encoders(images, 8)
+    encoders = content_encoders(content, images, 8)
     assert [type(encoder) for encoder in encoders] == [TextEncoder, ImageEncoder]
     model = TwoStream(small(), encoders)
     assert model.score(torch.tensor([[0, 1]])).shape == (1, 6)
@@ -327,7 +327,7 @@ def test_images_that_cannot_be_read_are_refused(images: Catalog, tmp_path: Path)
         content.check(absent)
     end_to_end = Content(mode="end-to-end", streams=("image",))
     with pytest.raises(CatalogError, match=r"item 'a': image must be a local file, got 'absent"):
-        end_to_end.encoders(absent, 8)
+        content_encoders(end_to_end, absent, 8)
 
 
 def test_wrong_values_are_refused(bert: str, texts: list[str], tmp_path: Path) -> None:
@@ -376,7 +376,8 @@ except RuntimeError:  # built for another torch: declare what no image encoder n
     import torchvision
 import open_clip
 from fusion import precomputed
-from semrec.tssr.encoders import Encoder, ImageEncoder
+from semrec.tssr.config import Encoder
+from semrec.tssr.encoders import ImageEncoder
 from semrec.tssr.config import Model
 from semrec.tssr.model import TwoStream
 
@@ -448,7 +449,7 @@ def test_minilm_is_adapted_in_the_last_of_its_layers() -> None:
     )
     titles = ["a red lipstick", "a shampoo for dry hair", "lip balm, cherry"]
     catalog = Catalog(item_ids=["a", "b", "c"], fields={"title": titles})
-    (minilm,) = content.encoders(catalog, 8)
+    (minilm,) = content_encoders(content, catalog, 8)
     counts = minilm.counts
     assert counts["trained"] == 2 * 1_774_464 + 8 * 385
     assert sum(counts.values()) == 22_713_216 + 8 * 385

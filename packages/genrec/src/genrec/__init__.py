@@ -1,62 +1,62 @@
 """Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
 
-from importlib import metadata
+from __future__ import annotations
 
-from genrec.answers import Answers
-from genrec.artifact import load_weights, save_weights
-from genrec.backbones import (
-    DIN,
-    HSTU,
-    Backbone,
-    BERT4Rec,
-    ConcatenatedTables,
-    ContentTable,
-    GRU4Rec,
-    ItemInput,
-    ItemTable,
-    SASRec,
-    StateBackbone,
-    item_table,
-)
-from genrec.calibration import Calibration, calibrate, calibrated
-from genrec.catalogue import with_catalogue
-from genrec.cloze import MaskedBatches
-from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
-from genrec.item_checks import first_of_each
-from genrec.item_graph import ItemGraph, ItemMatrix, ItemScores
-from genrec.losses import (
-    binary_cross_entropy,
-    candidate_binary_cross_entropy,
-    candidate_cross_entropy,
-    distillation_loss,
-    full_cross_entropy,
-    in_batch_cross_entropy,
-    sampled_cross_entropy,
-)
-from genrec.next_item import NextItemLoss
-from genrec.progress import TrainingEvent, rich_progress
-from genrec.reading import ArtifactError
-from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
-from genrec.recommender import (
-    Answer,
-    DenseRecommender,
-    Recommendation,
-    Recommender,
-    Request,
-)
-from genrec.sampling import sample_candidates, sample_negatives
-from genrec.saved_backbone import SavedBackbone, load_backbone, save_backbone
-from genrec.saved_seq2seq import SavedModel, load_model, save_model
-from genrec.scoring import dense_scorer, rank_histories
-from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
-from genrec.seq2seq_config import Seq2SeqConfig
-from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
-from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
-from genrec.similarity import item_scores
-from genrec.streams import Ensemble, Streams
-from genrec.training import TrainingConfig, TrainingResult, fit
-from genrec.trie import Trie
-from genrec.vocabulary import Vocabulary
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genrec.answers import Answers
+    from genrec.artifact import load_weights, save_weights
+    from genrec.backbones import (
+        DIN,
+        HSTU,
+        Backbone,
+        BERT4Rec,
+        ConcatenatedTables,
+        ContentTable,
+        GRU4Rec,
+        ItemInput,
+        ItemTable,
+        SASRec,
+        StateBackbone,
+        item_table,
+    )
+    from genrec.calibration import Calibration, calibrate, calibrated
+    from genrec.catalogue import with_catalogue
+    from genrec.cloze import MaskedBatches
+    from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
+    from genrec.errors import ArtifactError
+    from genrec.item_checks import first_of_each
+    from genrec.item_graph import ItemGraph, ItemMatrix, ItemScores
+    from genrec.losses import (
+        binary_cross_entropy,
+        candidate_binary_cross_entropy,
+        candidate_cross_entropy,
+        distillation_loss,
+        full_cross_entropy,
+        in_batch_cross_entropy,
+        sampled_cross_entropy,
+    )
+    from genrec.next_item import NextItemLoss
+    from genrec.progress import TrainingEvent, rich_progress
+    from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
+    from genrec.recommender import DenseRecommender, Recommender
+    from genrec.requests import Answer, Recommendation, Request
+    from genrec.sampling import sample_candidates, sample_negatives
+    from genrec.saved_backbone import SavedBackbone, load_backbone, save_backbone
+    from genrec.saved_seq2seq import SavedModel, load_model, save_model
+    from genrec.scoring import dense_scorer, rank_histories
+    from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
+    from genrec.seq2seq_config import Seq2SeqConfig
+    from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
+    from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
+    from genrec.similarity import item_scores
+    from genrec.streams import Ensemble, Streams
+    from genrec.training import TrainingResult, fit
+    from genrec.training_config import TrainingConfig
+    from genrec.trie import Trie
+    from genrec.vocabulary import Vocabulary
 
 __version__ = metadata.version("genrec")
 
@@ -139,3 +139,69 @@ __all__ = [
     "score_items",
     "with_catalogue",
 ]
+
+# Modules are loaded on first use of a name of theirs: most import torch, which takes seconds.
+_MODULES = {
+    "answers": ("Answers",),
+    "artifact": ("load_weights", "save_weights"),
+    "backbones": (
+        "BERT4Rec",
+        "Backbone",
+        "ConcatenatedTables",
+        "ContentTable",
+        "DIN",
+        "GRU4Rec",
+        "HSTU",
+        "ItemInput",
+        "ItemTable",
+        "SASRec",
+        "StateBackbone",
+        "item_table",
+    ),
+    "calibration": ("Calibration", "calibrate", "calibrated"),
+    "catalogue": ("with_catalogue",),
+    "cloze": ("MaskedBatches",),
+    "decoding": ("Ranked", "beam_recall", "beam_search", "exact_scores", "score_items"),
+    "errors": ("ArtifactError",),
+    "item_checks": ("first_of_each",),
+    "item_graph": ("ItemGraph", "ItemMatrix", "ItemScores"),
+    "losses": (
+        "binary_cross_entropy",
+        "candidate_binary_cross_entropy",
+        "candidate_cross_entropy",
+        "distillation_loss",
+        "full_cross_entropy",
+        "in_batch_cross_entropy",
+        "sampled_cross_entropy",
+    ),
+    "next_item": ("NextItemLoss",),
+    "progress": ("TrainingEvent", "rich_progress"),
+    "recipes": ("NextItemRecipe", "SequenceRecipe", "TrainingRecipe"),
+    "recommender": ("DenseRecommender", "Recommender"),
+    "requests": ("Answer", "Recommendation", "Request"),
+    "sampling": ("sample_candidates", "sample_negatives"),
+    "saved_backbone": ("SavedBackbone", "load_backbone", "save_backbone"),
+    "saved_seq2seq": ("SavedModel", "load_model", "save_model"),
+    "scoring": ("dense_scorer", "rank_histories"),
+    "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
+    "seq2seq_config": ("Seq2SeqConfig",),
+    "sequence_config": ("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+    "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
+    "similarity": ("item_scores",),
+    "streams": ("Ensemble", "Streams"),
+    "training": ("TrainingResult", "fit"),
+    "training_config": ("TrainingConfig",),
+    "trie": ("Trie",),
+    "vocabulary": ("Vocabulary",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from genrec.errors import ArtifactError
 from genrec.reading import (
-    ArtifactError,
     check_types,
     file_digest,
     json_digest,

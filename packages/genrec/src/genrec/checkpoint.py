@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec.errors import ArtifactError
 from genrec.reading import (
-    ArtifactError,
     check_types,
     file_digest,
     json_digest,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.item_checks import check_range
+from genrec.seq2seq_config import HistoryInput
 from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
-
-HistoryInput = Literal["vectors", "codes", "both", "backbone"]
 
 
 class HistoryEmbedding(nn.Module):

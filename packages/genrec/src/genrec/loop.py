@@ -27,13 +27,15 @@ from genrec.checkpoint import (
     save_checkpoint,
     sweep,
 )
+from genrec.errors import printable
 from genrec.objective import Objective, Sealed
-from genrec.optimization import TrainingConfig, WeightAverage, build_optimizer, learning_rate_at
+from genrec.optimization import WeightAverage, build_optimizer, learning_rate_at
 from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
 from genrec.progress import TrainingEvent
-from genrec.reading import printable, refusing, restore_module
+from genrec.reading import refusing, restore_module
 from genrec.sequences import Batches
 from genrec.storage import alone_with, naming
+from genrec.training_config import TrainingConfig
 from genrec.training_state import State, checked_state
 
 # Steps between two questions whether any of several processes has had a signal.

@@ -18,9 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrec.config_checks import Similarity
 from genrec.full_softmax import FullCrossEntropy
 from genrec.sampling import sample_negatives
-from genrec.similarity import Similarity, comparable
+from genrec.similarity import comparable
 
 Reduction = Literal["mean", "sum"]
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from genrec.config_checks import Similarity, check_negatives, check_similarity
 from genrec.losses import full_cross_entropy, sampled_cross_entropy
 from genrec.sampling import sample_negatives
-from genrec.similarity import Similarity, check_similarity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,7 @@ class NextItemLoss:
 
     def __post_init__(self) -> None:
         check_similarity(self.similarity, self.temperature)
-        if self.num_negatives < 0:
-            raise ValueError(f"num_negatives must be at least 0, got {self.num_negatives}")
+        check_negatives(self.num_negatives)
 
     def draw(
         self,

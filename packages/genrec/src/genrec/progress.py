@@ -10,7 +10,7 @@ from typing import Literal
 from rich.markup import escape
 from rich.progress import Progress, TimeRemainingColumn
 
-from genrec.reading import printable
+from genrec.errors import printable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,19 +4,25 @@
 recipe is what stays when these change: what a table of hyperparameters reports, and what a TOML
 file sets. A system's own configuration inherits from the recipe that suits its model and adds its
 fields; `SequenceModelConfig` is the one of the sequence models of this library.
+
+Importing a recipe, and refusing a wrong value of one, imports no torch: that waits until a recipe
+is asked for batches or for a loss.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from genrec.next_item import NextItemLoss
-from genrec.optimization import TrainingConfig
-from genrec.sequences import PairBatches, SequenceBatches
-from genrec.windows import Histories, check_positive
+from genrec.config_checks import check_negatives, check_positive, check_similarity
+from genrec.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from genrec.next_item import NextItemLoss
+    from genrec.sequences import PairBatches, SequenceBatches
+    from genrec.windows import Histories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +99,14 @@ class NextItemRecipe(TrainingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.loss  # refuses what is out of range
+        check_similarity(self.similarity, self.temperature)
+        check_negatives(self.num_negatives)
 
     @property
     def loss(self) -> NextItemLoss:
         """The loss of next items by these settings."""
+        from genrec.next_item import NextItemLoss
+
         return NextItemLoss(
             similarity=self.similarity,
             temperature=self.temperature,
@@ -156,7 +165,7 @@ class SequenceRecipe(NextItemRecipe):
         num_items: int,
         seed: int,
         *,
-        kind: type[SequenceBatches] = SequenceBatches,
+        kind: type[SequenceBatches] | None = None,
     ) -> SequenceBatches:
         """Returns training sequences; long ones are cut into windows that overlap by half.
 
@@ -164,12 +173,15 @@ class SequenceRecipe(NextItemRecipe):
             histories: Item rows of each user, oldest first.
             num_items: Size of the catalogue, and the padding.
             seed: Draws the users where `data_share` is below 1, and the order of the batches.
-            kind: `SequenceBatches`, a prediction at every position, or `MaskedBatches`.
+            kind: `SequenceBatches`, a prediction at every position, where None; or
+                `MaskedBatches`.
 
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.
         """
-        return kind(
+        from genrec.sequences import SequenceBatches
+
+        return (kind or SequenceBatches)(
             self.training_histories(histories, seed),
             num_items=num_items,
             history_length=self.history_length,
@@ -190,6 +202,8 @@ class SequenceRecipe(NextItemRecipe):
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.
         """
+        from genrec.sequences import PairBatches
+
         return PairBatches(
             self.training_histories(histories, seed),
             num_items=num_items,

@@ -28,9 +28,10 @@ from genrec.backbones import (
     ItemTable,
     SASRec,
 )
+from genrec.config_checks import check_positive
+from genrec.errors import ArtifactError
 from genrec.item_checks import check_item_ids, check_popularity
-from genrec.reading import ArtifactError, check_types
-from genrec.windows import check_positive
+from genrec.reading import check_types
 
 BACKBONES: Mapping[str, type[Backbone]] = {
     kind.__name__: kind for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
 from genrec.backbones import Backbone, StateBackbone
+from genrec.errors import ArtifactError
 from genrec.item_checks import check_codes, check_item_ids, check_popularity
 from genrec.item_graph import ItemGraph
-from genrec.reading import ArtifactError, check_types
+from genrec.reading import check_types
 from genrec.saved_backbone import backbone_maker, describe_backbone
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from genrec.history import HistoryInput
-from genrec.similarity import Similarity
+from genrec.config_checks import Similarity
 
+HistoryInput = Literal["vectors", "codes", "both", "backbone"]
 OutputVocabulary = Literal["level", "node"]
 Scoring = Literal["masked", "renormalized"]
 NodeStart = Literal["random", "vectors"]

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from genrec.config_checks import check_positive
 from genrec.windows import (
     Histories,
     batch_order,
-    check_positive,
     cut,
     cut_timestamps,
     flatten,

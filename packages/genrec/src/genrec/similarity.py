@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-Similarity = Literal["dot", "cosine"]
+from genrec.config_checks import Similarity, check_similarity
 
 
 def item_scores(
@@ -22,18 +20,6 @@ def item_scores(
     """Returns the scores that the losses compare: what a trained model ranks by."""
     states, item_vectors = comparable(states, item_vectors, similarity, temperature)
     return states @ item_vectors.T
-
-
-def check_similarity(similarity: Similarity, temperature: float) -> None:
-    """Refuses a similarity that is none, or a temperature that is not positive.
-
-    Raises:
-        ValueError: One of them is out of range.
-    """
-    if similarity not in ("dot", "cosine"):
-        raise ValueError(f"similarity must be 'dot' or 'cosine', got {similarity!r}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
 
 
 def comparable(

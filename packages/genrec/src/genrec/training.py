@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from genrec.loop import TrainingLoop
-from genrec.optimization import TrainingConfig
 from genrec.process import Interrupts, isolated_randomness
 from genrec.progress import TrainingEvent, rich_progress
 from genrec.sequences import B, Batches
+from genrec.training_config import TrainingConfig
 
 __all__ = ["Batches", "TrainingConfig", "TrainingEvent", "TrainingResult", "fit", "rich_progress"]
 

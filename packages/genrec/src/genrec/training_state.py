@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from genrec.optimization import TrainingConfig
 from genrec.reading import check_types
+from genrec.training_config import TrainingConfig
 
 
 @dataclass

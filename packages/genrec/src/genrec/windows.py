@@ -13,13 +13,6 @@ from torch import Tensor
 Histories = Sequence[Sequence[int] | NDArray[Any]]
 
 
-def check_positive(**values: int) -> None:
-    """Refuses counts below 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 def flatten(histories: Histories, num_items: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Returns all items in one array, and where each history starts (and the last one ends)."""
     if not 1 <= num_items < 2**31 - 1:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.backbones.items import StateBackbone, check_sizes
+from genrec.config_checks import Similarity
 from genrec.layers import Dropout, EncoderLayer
-from genrec.similarity import Similarity
 
 
 class BERT4Rec(StateBackbone):

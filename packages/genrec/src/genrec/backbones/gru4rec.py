@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from genrec.backbones.items import StateBackbone, check_sizes
+from genrec.config_checks import Similarity
 from genrec.layers import Dropout
-from genrec.similarity import Similarity
 
 
 class GRU4Rec(StateBackbone):

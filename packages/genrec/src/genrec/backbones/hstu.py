@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.backbones.items import StateBackbone, check_sizes
+from genrec.config_checks import Similarity
 from genrec.layers import Dropout
-from genrec.similarity import Similarity
 
 # The logarithm to base 2 of a difference of two 64-bit times is below this.
 _TIME_BUCKETS = 64

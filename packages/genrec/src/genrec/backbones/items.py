@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrec.config_checks import Similarity, check_similarity
 from genrec.item_checks import check_rows
-from genrec.similarity import Similarity, check_similarity, item_scores
+from genrec.similarity import item_scores
 
 ItemInput = Literal["ids", "content", "both"]
 """What stands for an item in a model: a vector of its own, its stored content, or both."""

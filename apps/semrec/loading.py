@@ -1,0 +1,143 @@
+"""A complete run in a notebook: what it answers by, its codes, its vectors and its reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semrec.shared.errors import ExperimentError
+from semrec.shared.run import Run
+from semrec.shared.screen import Screen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from evalrec import Report
+    from genrec import Answers
+    from jaxtyping import Float
+    from semtok import SemanticIds
+
+    from semrec.shared.pipeline import Pipeline
+
+APPS = ("prorec", "cocorec", "tssr")
+"""Whose runs can be loaded."""
+
+
+class LoadedRun:
+    """A complete run; everything is read from its folder when it is first asked for.
+
+    Args:
+        path: The folder.
+        pipeline: The run's stages, as the app reopens them.
+    """
+
+    def __init__(self, path: Path, pipeline: Pipeline[Any]) -> None:
+        self.path = path
+        self.pipeline = pipeline
+
+    def __repr__(self) -> str:
+        return f"LoadedRun({str(self.path)!r}, app={self.app!r}, rankings={list(self.rankings)})"
+
+    @property
+    def app(self) -> str:
+        """The app that made it: "prorec", "cocorec" or "tssr"."""
+        return self.pipeline.run.app
+
+    @property
+    def config(self) -> Any:
+        """The resolved configuration, a dataclass of the app's."""
+        return self.pipeline.config
+
+    @property
+    def rankings(self) -> tuple[str, ...]:
+        """The names that `recommender` takes: the rows of the run's tables, models first.
+
+        A run of an older version keeps fewer floors than its tables show.
+        """
+        return tuple(self.pipeline.recommenders())
+
+    def recommender(self, name: str | None = None) -> Answers:
+        """What answers histories of item ids, by `recommend` and `stream`.
+
+        Args:
+            name: One of `rankings`; None for what the command `recommend` answers by.
+
+        Raises:
+            ExperimentError: There is no ranking of that name, or a file of the run is damaged.
+        """
+        if name is None:
+            return self.pipeline.recommender()
+        recommenders = self.pipeline.recommenders()
+        if name not in recommenders:
+            raise ExperimentError(f"name must be one of {', '.join(recommenders)}, got {name!r}")
+        return recommenders[name]()
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The id of each item row."""
+        return self.pipeline.item_ids
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What each item is called, by its id."""
+        return self.pipeline.titles
+
+    @cached_property
+    def codes(self) -> SemanticIds | None:
+        """The items' semantic IDs, row i for item i; None where the system has none (TSSR)."""
+        return self.pipeline.codes()
+
+    @cached_property
+    def vectors(self) -> Mapping[str, Float[np.ndarray, "items dim"]]:
+        """Embeddings of the items by name, row i for item i.
+
+        "items" are those that the model ranks by, or, of PRORec, that became codes; the others are
+        of what the items say of themselves, as the model reads them.
+        """
+        return self.pipeline.vectors()
+
+    @cached_property
+    def reports(self) -> Mapping[str, Report]:
+        """The reports of the test by their rows in tables: models first, floors last."""
+        return self.pipeline.reports()
+
+    def histories(self) -> Iterator[tuple[str, list[str]]]:
+        """The id of each user with the ids of what the user had, oldest first.
+
+        Raises:
+            ExperimentError: An older version made the run, which keeps nothing of its users.
+        """
+        import polars as pl
+
+        with self.pipeline.kept_users().histories.open("rb") as file:
+            table = pl.read_parquet(file)
+        ids = self.item_ids
+        for user, rows in zip(table["user"], table["items"], strict=True):
+            yield user, [ids[row] for row in rows]
+
+
+def load_run(path: str | Path, *, device: str = "auto") -> LoadedRun:
+    """Opens a complete run of any of the apps; nothing in its folder is changed.
+
+    Args:
+        path: The folder.
+        device: Where models answer: "auto" (the first GPU, or else the CPU), "cpu", "cuda:1".
+
+    Returns:
+        The run. `load_run(RUN).recommender().recommend([history])` gives the answers of
+        `recommend --run RUN`.
+
+    Raises:
+        ExperimentError: The folder is not that of a complete run of an app that is known, or there
+            is no such device.
+    """
+    path = Path(path)
+    app = Run.reopen(path, Screen()).app
+    if app not in APPS:
+        raise ExperimentError(
+            f"{path} holds a run of {app}, which must be one of {', '.join(APPS)}"
+        )
+    pipeline: Pipeline[Any] = import_module(f"semrec.{app}.app").APP.reopen(path, device)
+    return LoadedRun(path, pipeline)

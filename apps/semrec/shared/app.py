@@ -1,0 +1,171 @@
+"""What an app is: a configuration, and a system that is imported when it is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import typer
+
+from semrec.shared.configuration import build_config, load_config
+from semrec.shared.data import AppConfig, read_data
+from semrec.shared.errors import ExperimentError
+from semrec.shared.files import content_hash
+from semrec.shared.run import Run, check_out
+from semrec.shared.screen import Screen
+from semrec.shared.sizes import size_lines, sized
+from semrec.shared.text import visible
+
+if TYPE_CHECKING:
+    from evalrec import Report
+
+    from semrec.shared.findings import Findings
+    from semrec.shared.pipeline import Pipeline
+    from semrec.shared.studies import Study
+
+C = TypeVar("C", bound=AppConfig)
+P = TypeVar("P", bound="Pipeline[Any]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class System(Generic[P]):
+    """What an app does: all that needs torch, and takes seconds to import.
+
+    Attributes:
+        pipeline: The stages.
+        findings: What the report says beyond the test.
+        studies: By the names of the command line.
+    """
+
+    pipeline: Callable[..., P]
+    findings: Callable[[P], Findings]
+    studies: Mapping[str, Study[P]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class App(Generic[C, P]):
+    """What tells the apps apart.
+
+    It is read to answer `--help` and to refuse a configuration or data, so nothing that it holds
+    imports torch: what does is imported by `system`, once a command needs it.
+
+    Attributes:
+        title: The model's name; in lower case, the app's.
+        config: The dataclass of its configuration.
+        embedding: The part of the configuration that names an embedding.
+        demo: The configuration for the synthetic catalogue of `demo`.
+        system: Imports and returns what the app does.
+    """
+
+    title: str
+    config: type[C]
+    embedding: str
+    demo: C
+    system: Callable[[], System[P]]
+
+    def open(
+        self,
+        folder: Path,
+        out: Path,
+        config: C,
+        device: str,
+        keys: Collection[str] | None = None,
+    ) -> P:
+        """Reads the data and begins or continues a run.
+
+        Args:
+            folder: Of the data.
+            out: Of the run.
+            config: The configuration; its `check` refuses data that it does not suit.
+            device: As `choose_device` takes it.
+            keys: What of the configuration was set, as `set_keys` has it; the other sizes follow
+                the data. None where all are to stay as they are.
+        """
+        check_out(out)
+        screen = Screen()
+        data = read_data(folder, config.columns, screen)
+        if keys is not None:
+            config = sized(config, keys, data)
+        inputs = [*data.files, *config.check(data)]
+        from semrec.shared.environment import choose_device, note_environment
+
+        chosen_device = choose_device(device)
+        run = Run.begin(
+            out,
+            app=self.title.lower(),
+            config=dataclasses.asdict(config),
+            data=content_hash(inputs),
+            screen=screen,
+        )
+        note_environment(run, chosen_device)
+        for line in () if keys is None else size_lines(config, keys, data):
+            screen.say(line)
+        return self.system().pipeline(run=run, inputs=data, config=config, device=chosen_device)
+
+    def reopen(self, out: Path, device: str = "auto") -> P:
+        """A complete run, which answers without its data.
+
+        Raises:
+            ExperimentError: The folder is not that of a complete run of this app.
+        """
+        run = Run.reopen(out, Screen())
+        if run.app != self.title.lower():
+            raise ExperimentError(f"{out} holds a run of {run.app}, not of {self.title.lower()}")
+        config = build_config(self.config, run.config, str(out))
+        from semrec.shared.environment import choose_device
+
+        return self.system().pipeline(
+            run=run, inputs=None, config=config, device=choose_device(device)
+        )
+
+    def complete(self, pipeline: P) -> dict[str, Report]:
+        """Goes through the stages of a run, and writes its metrics and its report."""
+        from semrec.shared.findings import complete_run
+
+        return complete_run(self.title, pipeline, self.system().findings)
+
+    def show(self, pipeline: P) -> None:
+        """Completes a run, and prints the test's results and where the report is."""
+        from evalrec import reports_table
+        from rich.console import Console
+
+        from semrec.shared.verdict import on_validation
+
+        reports = self.complete(pipeline)
+        typer.echo(visible(on_validation(pipeline)))
+        typer.echo()
+        Console().print(reports_table(reports, title=f"{self.title} on the test"))
+        typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
+
+    def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
+        """The configuration by a TOML file and by what the command line says of it.
+
+        Args:
+            path: The file; None for the defaults.
+            embedding: Replaces the embedding, unless it is None.
+            seed: Replaces the seed, unless it is None.
+        """
+        config = load_config(self.config, path)
+        changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+        if embedding is not None:
+            part = getattr(config, self.embedding)
+            changes[self.embedding] = dataclasses.replace(part, embedding=embedding)
+        return dataclasses.replace(config, **changes)
+
+
+def demo_data(out: Path) -> Path:
+    """The folder of the demo's synthetic catalogue, beside the run; made if it is not there."""
+    check_out(out)
+    if out.name in ("", ".."):  # such as ".", beside which nothing has its name
+        out = out.resolve()
+    if not out.name:
+        raise ExperimentError(f"{out} has nothing beside it: choose another --out")
+    data = out.with_name(f"{out.name}-data")
+    if not data.exists():
+        from evalrec import write_synthetic
+
+        write_synthetic(data)
+    return data

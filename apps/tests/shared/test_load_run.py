@@ -1,0 +1,156 @@
+"""Complete runs, as a notebook opens them, and as `recommend --users` answers from them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from evalrec import leave_one_out, read_interactions
+
+import semrec
+from semrec.shared.errors import ExperimentError
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+OfApp = Callable[[str], Path]
+
+APPS = ["prorec", "cocorec", "tssr"]
+FLOORS = ["popularity", "markov", "item-knn", "graph", "text", "graph + text"]
+SYSTEMS = {
+    "prorec": [
+        "PRORec",
+        "PRORec, joined",
+        "stage I (SASRec, ids and text)",
+        "SASRec, ids alone",
+    ],
+    "cocorec": ["CoCoRec", "SASRec, ids", "SASRec, text"],
+    "tssr": ["TSSR", "SASRec, ids", "SASRec, content", "SASRec, ids and content"],
+}
+
+
+@pytest.fixture(params=APPS)
+def name(request: pytest.FixtureRequest) -> str:
+    app: str = request.param
+    return app
+
+
+def users_of(path: Path) -> dict[str, list[str]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["user"]: [item["item_id"] for item in line["items"]] for line in lines}
+
+
+def test_rankings_rank_as_they_were_tested(name: str, completed: OfApp, data: Path) -> None:
+    """Each row of the tables answers the test's users with the lists that were tested."""
+    run = semrec.load_run(completed(name), device="cpu")
+    assert list(run.rankings) == list(run.reports)
+    assert sorted(run.rankings) == sorted(SYSTEMS[name] + FLOORS)
+    items = run.item_ids
+    table = read_interactions(data / "interactions.parquet", item_ids=items)
+    queries = leave_one_out(table).test
+    histories = [[items[row] for row in history] for history in queries.histories]
+    for ranking in run.rankings:
+        answers = run.recommender(ranking).recommend(histories, top_k=10)
+        hits = [
+            items[target] in [item.item_id for item in answer.items]
+            for answer, target in zip(answers, queries.targets, strict=True)
+        ]
+        tested = run.reports[ranking].per_user("recall@10", "unfiltered")
+        # Floors score many items alike: which of them is the tenth is another rule's.
+        share = 0.9 if ranking in FLOORS else 0.99
+        assert (np.array(hits) == np.asarray(tested, dtype=bool)).mean() >= share, ranking
+
+
+def test_a_loaded_run_has_what_it_was_made_of(name: str, completed: OfApp, data: Path) -> None:
+    run = semrec.load_run(completed(name), device="cpu")
+    assert run.app == name
+    assert repr(run).startswith(f"LoadedRun('{completed(name)}', app='{name}', rankings=[")
+    lines = [json.loads(line) for line in (data / "items.jsonl").read_text().splitlines()]
+    assert run.item_ids == [line["item_id"] for line in lines]
+    assert run.titles[run.item_ids[3]] == lines[3]["title"]
+    assert "items" in run.vectors
+    assert all(len(vectors) == 100 for vectors in run.vectors.values())
+    assert all(np.isfinite(vectors).all() for vectors in run.vectors.values())
+    assert (run.codes is None) == (name == "tssr")
+    if run.codes is not None:
+        assert run.codes.codes.shape[0] == 100
+    assert run.config.seed == 0
+    table = pl.read_parquet(data / "interactions.parquet")
+    histories = dict(run.histories())
+    assert len(histories) == 300
+    assert sum(map(len, histories.values())) == table.height
+    first = table["user_id"][0]
+    had = table.filter(pl.col("user_id") == first).sort("timestamp")["item_id"].to_list()
+    assert histories[first] == had
+    with pytest.raises(ExperimentError, match=r"name must be one of .*graph, .*got 'best'"):
+        run.recommender("best")
+
+
+def test_the_command_answers_all_users_as_the_loaded_run(
+    name: str, launch: Launch, completed: OfApp, tmp_path: Path
+) -> None:
+    output = tmp_path / "recs.jsonl"
+    done = launch(
+        *(name, "recommend", "--run", completed(name), "--users", "all", "-o", output),
+        *("--per-user", 7, "--device", "cpu"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "recs.jsonl: 300 users" in done.stdout
+    run = semrec.load_run(completed(name), device="cpu")
+    histories = dict(run.histories())
+    answers = run.recommender().recommend(histories.values(), top_k=7)
+    expected = {
+        user: [item.item_id for item in answer.items]
+        for user, answer in zip(histories, answers, strict=True)
+    }
+    assert users_of(output) == expected
+
+
+def test_answers_are_diverse_by_codes_and_by_categories(
+    name: str, launch: Launch, completed: OfApp, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "recs.jsonl"
+    command = (name, "recommend", "--run", completed(name), "--users", "all", "-o", output)
+    lines = [json.loads(line) for line in (data / "items.jsonl").read_text().splitlines()]
+    groups = {line["item_id"]: str(line["categories"]) for line in lines}
+    by_category = (*command, "--diversify", "categories", "--per-group", 1, "--top-k", 3)
+    done = launch(*by_category, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    for items in users_of(output).values():
+        assert max(Counter(groups[item] for item in items).values()) == 1
+    done = launch(*command, "--diversify", "codes", "--force", "--device", "cpu")
+    if name == "tssr":
+        assert "--diversify must be categories: a run of tssr has no codes" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    codes = semrec.load_run(completed(name), device="cpu").codes
+    assert codes is not None
+    first = dict(zip(codes.item_ids, codes.codes[:, 0].tolist(), strict=True))
+    for items in users_of(output).values():
+        assert max(Counter(first[item] for item in items).values()) <= 2
+
+
+def test_a_run_that_keeps_no_users_is_refused_and_completed(
+    name: str, launch: Launch, completed: OfApp, data: Path, small: OfApp, tmp_path: Path
+) -> None:
+    run, output = tmp_path / "run", tmp_path / "recs.csv"
+    shutil.copytree(completed(name), run)
+    shutil.rmtree(run / "users")  # as an older version leaves it
+    command = (name, "recommend", "--run", run, "--users", "all", "-o", output, "--device", "cpu")
+    done = launch(*command)
+    assert done.returncode == 1
+    assert "keeps nothing of its users, since an older version made it: the command" in done.stderr
+    again = ("run", "--data", data, "--out", run, "--config", small(name), "--device", "cpu")
+    assert launch(name, *again).returncode == 0
+    assert launch(*command).returncode == 0
+    assert pl.read_csv(output)["user"].n_unique() == 300
+
+
+def test_only_runs_are_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"run\.json is missing: is this the folder of a run"):
+        semrec.load_run(tmp_path)
