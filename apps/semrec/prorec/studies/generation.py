@@ -68,7 +68,11 @@ def _steps(own: StageTwo) -> dict[str, dict[str, Any]]:
         "the paper's generator": {},
         "one decoder layer": {"num_decoder_layers": 1},
         "the newest state joins the first input": {"direct_path": True},
-        "stage I reads the history": {"history_input": "backbone", "epochs": own.epochs},
+        "stage I reads the history": {
+            "history_input": "backbone",
+            "epochs": own.epochs,
+            "warmup_steps": own.warmup_steps,
+        },
         "the graph in the tree": {"tree_scores": ("graph",)},
         "text in the tree": {"tree_scores": ("graph", "text")},
     }
