@@ -1,7 +1,7 @@
 """Times PRORec's update beside a full retrain, and compares what they answer to the same users.
 
     python benchmarks/update.py --work FOLDER                       # synthetic data
-    python benchmarks/update.py --data FOLDER --work FOLDER --config apps/semrec/prorec/paper.toml
+    python benchmarks/update.py --data FOLDER --work FOLDER --device cuda
 
 Each history is cut by position: its first part (nine tenths) is last week's data, all of it the
 data of now. Items that the first parts lack are new. Four runs: PRORec on last week's data, its

@@ -204,14 +204,14 @@ class StageTwo(TrainingRecipe):
     tree_scores: tuple[Literal["graph", "text"], ...] = ("graph", "text")
     label_smoothing: float = 0.0
     teacher: Literal["none", "stage_one", "vectors"] = "none"
-    teacher_weight: float = 0.2
+    teacher_weight: float = 0.3
     teacher_temperature: float = 0.1
     beta: float = 1.0
     distillation_similarity: Literal["cosine", "dot"] = "cosine"
     distillation_temperature: float = 0.07
     distillation_negatives: int = 2048
     distillation_state: Literal["last", "first"] = "last"
-    warmup_steps: int = 500
+    warmup_steps: int = 300
     batch_size: int = 256
     epochs: int = 3
     patience: int = 2
@@ -255,6 +255,7 @@ PLAIN_STAGE_TWO: dict[str, Any] = {
     "label_smoothing": 0.0,
     "teacher": "none",
     "epochs": 8,
+    "warmup_steps": 500,
 }
 """What makes stage II the paper's generator, as far as the paper says what it is."""
 
@@ -430,13 +431,15 @@ class Config(AppConfig):
     def check_items(self, data: Data) -> list[Path]:
         """Refuses items without texts where these are joined or embedded, and too few codes."""
         self.codes.check(len(data.catalog))
-        if data.texts(self.text.fields) is None:
-            if self.joining.graph_text:
-                raise ValueError("joining.graph_text must be false: the items have no texts")
-            if "text" in self.stage_two.tree_scores:
-                raise ValueError("stage_two.tree_scores must lack 'text': the items have no texts")
         for embedding in self.embeddings:
             check_texts(embedding, [self.text.fields], data.catalog)
+        wrong = []
+        if self.joining.graph_text:
+            wrong.append("joining.graph_text must be false")
+        if "text" in self.stage_two.tree_scores:
+            wrong.append("stage_two.tree_scores must lack 'text'")
+        if wrong and data.texts(self.text.fields) is None:
+            raise ValueError(f"{' and '.join(wrong)}: the items have no texts")
         return []
 
     @property

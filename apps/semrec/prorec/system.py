@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from genrec import (
     TrainingRecipe,
     Trie,
     calibrate,
+    calibrated,
     dense_scorer,
     fit,
     load_model,
@@ -441,7 +443,11 @@ class PaperPipeline(Pipeline[Config]):
         validation, num_beams = self.validation, self.config.evaluation.validation_beams
 
         def validate(_: nn.Module) -> dict[str, float]:
-            ranked = rank_histories(model, validation.histories, num_beams=num_beams)
+            asked: AbstractContextManager[object] = nullcontext()
+            if isinstance(model, Seq2Seq) and model.score_logits is not None:
+                asked = calibrated(model, validation.histories, validation.targets)
+            with asked:  # an epoch is as good as it is once its tree is calibrated
+                ranked = rank_histories(model, validation.histories, num_beams=num_beams)
             return ndcg(evaluate(validation, ranked.items, ks=(10,)))
 
         with self.run.screen.bar(name) as bar:

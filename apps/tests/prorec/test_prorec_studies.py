@@ -302,7 +302,11 @@ def test_trials_are_counted_before_any(pipeline: PRORecPipeline, count: int) -> 
 
 
 def test_tiger_is_what_it_is_whatever_the_run(pipeline: PRORecPipeline) -> None:
-    changes = {"distillation_state": "first", "train_item_vectors": True}
+    changes = {
+        "distillation_state": "first",
+        "history_input": "vectors",
+        "train_item_vectors": True,
+    }
     assert (
         tiger(pipeline.varied(stage_two=changes)).pipeline.config == tiger(pipeline).pipeline.config
     )
@@ -387,6 +391,17 @@ def test_a_run_without_a_reference_has_no_shares(pipeline: PRORecPipeline) -> No
     assert modality_spaces(pipeline.varied(evaluation={"reference": False})) == {}
 
 
+def test_what_generation_is_made_of_adds_up(pipeline: PRORecPipeline) -> None:
+    kept = study(pipeline, "generation")
+    rows = names(kept)
+    assert rows[:3] == ["PRORec", "the paper's generator", "one decoder layer"]
+    assert rows[-1] == "two trees"
+    facts: dict[str, dict[str, str]] = kept["facts"]  # type: ignore[assignment]
+    # The last of the rows that add up is the run's own generator, not another one.
+    assert facts["text in the tree"] == facts["PRORec"]
+    assert set(facts) == set(rows) - {"two trees"}
+
+
 def test_the_tree_tells_no_target_of_training(pipeline: PRORecPipeline) -> None:
     """What a training example reads of the graph is what a graph without its future would say."""
     train, num_items = pipeline.data.split.train, len(pipeline.data.catalog)
@@ -467,7 +482,11 @@ def test_settings_without_effect_are_refused(pipeline: PRORecPipeline) -> None:
         Text(embedding="lsa", further=("lsa",))
     with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
         Config(joining=Joining(c_dis=True))
-    din, before = pipeline.varied(stage_one={"backbone": "din"}), finished(pipeline)
+    with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec' where stage_two"):
+        pipeline.varied(stage_one={"backbone": "din"})
+    reads_itself = {"history_input": "vectors"}
+    din = pipeline.varied(stage_one={"backbone": "din"}, stage_two=reads_itself)
+    before = finished(pipeline)
     for begin in (STUDIES["rivals"], STUDIES["scaling"], lambda run, _: run.rival("hstu", "ids")):
         with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
             begin(din, [0])

@@ -448,9 +448,12 @@ def test_items_without_texts_may_have_stored_embeddings(
     config.write_text(small(name).read_text())
     if name == "prorec":  # which joins texts unless it is told not to
         done = launch(name, *same(out, folder, config), "--embedding", stored)
-        refused(done, "joining.graph_text must be false: the items have no texts")
+        words = "joining.graph_text must be false and stage_two.tree_scores must lack 'text'"
+        refused(done, f"{words}: the items have no texts")
         assert not out.exists()
-        config.write_text(config.read_text() + "[joining]\ngraph_text = false\n")
+        scores = '[stage_two]\ntree_scores = ["graph"]\n'
+        text = config.read_text().replace("[stage_two]\n", scores)
+        config.write_text(text + "[joining]\ngraph_text = false\n")
     app = app_of(name)
     pipeline = app.open(folder, out, app.configured(config, str(stored), None), "cpu")
     floors = pipeline.floors.result()

@@ -107,7 +107,7 @@ def test_the_warm_up_of_small_data_ends_long_before_the_training() -> None:
     before = [
         learning_rate_at(StageTwo().settings(0, monitor="x"), step, 128) for step in range(128)
     ]
-    assert max(before) < 0.3 * stage.learning_rate  # what the cap is for
+    assert max(before) < 0.5 * stage.learning_rate  # what the cap is for
 
 
 @given(st.integers(1, 10**7))

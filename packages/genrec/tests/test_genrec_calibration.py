@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from genrec.calibration import calibrate
+from genrec.calibration import calibrate, calibrated
 from genrec.decoding import exact_scores
 from genrec.item_graph import ItemGraph, ItemMatrix
 from genrec.seq2seq import Seq2Seq
@@ -77,6 +77,16 @@ def test_held_out_pairs_say_how_much_the_graph_counts(options: dict[str, object]
     calibrate(again, histories, targets)
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_a_calibration_may_be_asked_for_and_put_back():
+    model = make().eval()
+    histories, targets = queries()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with calibrated(model, histories, targets) as gain:
+        assert loss_of(model, histories, targets) == pytest.approx(gain.after, rel=1e-4)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 def test_refusals():

@@ -10,7 +10,7 @@ from typing import Any
 from evalrec import Report, evaluate, read_report
 from genrec import Ensemble, rank_histories
 
-from semrec.prorec.config import PLAIN_STAGE_TWO, UNJOINED
+from semrec.prorec.config import PLAIN_STAGE_TWO, UNJOINED, StageTwo
 from semrec.prorec.joined import PRORecPipeline
 from semrec.prorec.studies.beyond import generator_validation
 from semrec.prorec.system import MODEL
@@ -18,16 +18,6 @@ from semrec.shared.stage import Facts, Stage
 from semrec.shared.studies import Outcome, tested
 
 _CHOSEN_BY = "ndcg@10 filtered"
-
-_STEPS: dict[str, dict[str, Any]] = {
-    "the paper's generator": {},
-    "one decoder layer": {"num_decoder_layers": 1},
-    "the newest state joins the first input": {"direct_path": True},
-    "stage I reads the history": {"history_input": "backbone"},
-    "the graph in the tree": {"tree_scores": ("graph",)},
-    "text in the tree": {"tree_scores": ("graph", "text")},
-}
-"""What each row changes in stage II, on top of the rows before it."""
 
 _BESIDE: dict[str, dict[str, dict[str, Any]]] = {
     "siblings smoothed": {"stage_two": {"label_smoothing": 0.1}},
@@ -46,7 +36,7 @@ def generation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     variants: dict[str, PRORecPipeline] = {MODEL: alone}
     changes = dict(PLAIN_STAGE_TWO)
     texts = alone.data.texts(alone.config.text.fields)
-    for name, step in _STEPS.items():
+    for name, step in _steps(alone.config.stage_two).items():
         if texts is None and "text" in step.get("tree_scores", ()):
             continue
         changes |= step
@@ -63,12 +53,29 @@ def generation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="generation",
         note="Beyond the paper. The first row is the run's own generator. Those from the paper's "
-        "on add up, one change after the other; the rest changes one thing in the run's own. On "
+        "on add up, one after the other, and those before stage I reads the history are "
+        "trained for as many epochs as it is. The rest changes one thing in the run's own. On "
         "validation: seen items filtered. Two trees: a second generator over codes of another "
         "k-means seed; the union of what both find is ranked by the mean of log p.",
         systems=systems,
         facts=facts,
     )
+
+
+def _steps(own: StageTwo) -> dict[str, dict[str, Any]]:
+    """What each row changes in stage II, on top of the rows before it."""
+    return {
+        "the paper's generator": {},
+        "one decoder layer": {"num_decoder_layers": 1},
+        "the newest state joins the first input": {"direct_path": True},
+        "stage I reads the history": {
+            "history_input": "backbone",
+            "epochs": own.epochs,
+            "warmup_steps": own.warmup_steps,
+        },
+        "the graph in the tree": {"tree_scores": ("graph",)},
+        "text in the tree": {"tree_scores": ("graph", "text")},
+    }
 
 
 def two_trees(pipeline: PRORecPipeline) -> Stage[Report]:

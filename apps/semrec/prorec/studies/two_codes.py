@@ -34,6 +34,7 @@ SOURCES = ("semantic", "collaborative")
 
 def two_codes(pipeline: PRORecPipeline) -> Stage[Report]:
     """The stage "two_codes": trains a decoder for each of the two codes, tests them together."""
+    pipeline = _reading_itself(pipeline)
     variants = [_source(pipeline, source) for source in SOURCES]
     history = _both(pipeline)
 
@@ -68,6 +69,7 @@ def two_codes(pipeline: PRORecPipeline) -> Stage[Report]:
 
 def load_two_codes(pipeline: PRORecPipeline) -> Streams:
     """The model that the stage left."""
+    pipeline = _reading_itself(pipeline)
     model = _untrained(pipeline, [_source(pipeline, source).trie for source in SOURCES])
     load_weights(two_codes(pipeline).file("weights.safetensors"), model)
     return model.to(pipeline.device).eval()
@@ -89,6 +91,12 @@ def two_codes_loss(
         ]
         losses["distillation"] = config.beta * torch.stack(terms).sum()
     return losses
+
+
+def _reading_itself(pipeline: PRORecPipeline) -> PRORecPipeline:
+    """The variant whose decoders share an encoder of their own, and know no floor."""
+    changes = {"history_input": "vectors", "tree_scores": (), "teacher": "none"}
+    return pipeline.varied(stage_two=changes)
 
 
 def _source(pipeline: PRORecPipeline, source: str) -> PRORecPipeline:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         StateBackbone,
         item_table,
     )
-    from genrec.calibration import Calibration, calibrate
+    from genrec.calibration import Calibration, calibrate, calibrated
     from genrec.catalogue import grown, with_catalogue
     from genrec.cloze import MaskedBatches
     from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
@@ -112,6 +112,7 @@ __all__ = [
     "beam_search",
     "binary_cross_entropy",
     "calibrate",
+    "calibrated",
     "candidate_binary_cross_entropy",
     "candidate_cross_entropy",
     "dense_scorer",
@@ -158,7 +159,7 @@ _MODULES = {
         "StateBackbone",
         "item_table",
     ),
-    "calibration": ("Calibration", "calibrate"),
+    "calibration": ("Calibration", "calibrate", "calibrated"),
     "catalogue": ("grown", "with_catalogue"),
     "cloze": ("MaskedBatches",),
     "decoding": ("Ranked", "beam_recall", "beam_search", "exact_scores", "score_items"),

@@ -8,14 +8,15 @@ are fitted by likelihood to histories that no training saw the next item of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.children import Children
@@ -74,17 +75,13 @@ def calibrate(
     Raises:
         ValueError: The model has no item graph, or targets are not one a history.
     """
-    if model.score_logits is None:
-        raise ValueError("model must have an item graph to be calibrated, got one without")
+    numbers = _numbers(model)
     if len(histories) != len(targets) or not len(targets):
         raise ValueError(
             f"targets must be one for each of {len(histories)} histories, got {len(targets)}"
         )
     model.eval()
     levels = _levels(model, histories, torch.as_tensor(np.asarray(targets), dtype=torch.long))
-    numbers = list(model.score_logits.parameters())
-    if model.history_bias is not None:
-        numbers.append(model.history_bias)
     trained = {parameter: parameter.requires_grad for parameter in numbers}
     optimizer = torch.optim.LBFGS(
         numbers, max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-7
@@ -115,6 +112,37 @@ def calibrate(
             parameter.requires_grad_(is_trained)
             parameter.grad = None
     return Calibration(before=before, after=after)
+
+
+@contextmanager
+def calibrated(
+    model: Seq2Seq, histories: Histories, targets: Sequence[int] | NDArray[np.integer]
+) -> Iterator[Calibration]:
+    """Calibrates within the block, and puts the numbers back at its end.
+
+    So a training can ask how good the model would be, and go on as if nobody had asked. Arguments
+    and errors are those of `calibrate`.
+    """
+    numbers = _numbers(model)
+    before = [number.detach().clone() for number in numbers]
+    try:
+        yield calibrate(model, histories, targets)
+    finally:
+        with torch.no_grad():
+            for number, value in zip(numbers, before, strict=True):
+                number.copy_(value)
+
+
+def _numbers(model: Seq2Seq) -> list[nn.Parameter]:
+    """What a calibration fits.
+
+    Raises:
+        ValueError: The model has no item graph.
+    """
+    if model.score_logits is None:
+        raise ValueError("model must have an item graph to be calibrated, got one without")
+    numbers = list(model.score_logits.parameters())
+    return numbers if model.history_bias is None else [*numbers, model.history_bias]
 
 
 @torch.no_grad()
