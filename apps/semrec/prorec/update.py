@@ -28,7 +28,7 @@ from genrec import (
     load_model,
     load_weights,
 )
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from semtok import (
     EmbeddingSource,
     Tokenizer,
@@ -47,7 +47,7 @@ from semrec.prorec.model import ItemEncoder, stage_one_loss, stage_one_model, st
 from semrec.prorec.system import keep_items
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import load_array, save_array
-from semrec.shared.news import News
+from semrec.shared.news import News, Samples
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import Vectors, content_digests, floors_stage, keep_source
 from semrec.shared.training import DenseTraining, train_dense
@@ -72,9 +72,16 @@ class UpdatePipeline(PRORecPipeline):
     news: News
 
     @cached_property
+    def samples(self) -> Samples:
+        """What is trained on."""
+        return Samples.of(
+            self.data.split, self.news, old_share=self.update.old_share, seed=self.config.seed
+        )
+
+    @property
     def trains(self) -> bool:
         """Whether there is anything to be trained on, and it is to be trained."""
-        return self.update.train and int(self._num_targets.sum()) > 0
+        return self.update.train and self.samples.any
 
     # E_S: old items keep their embeddings where what is embedded of them is the same.
 
@@ -180,52 +187,15 @@ class UpdatePipeline(PRORecPipeline):
 
     def _stage_one_batches(self) -> SequenceBatches | PairBatches:
         """The newest window of each user with new targets, and of as many others; DIN: pairs."""
-        config, num_items = self.config.stage_one, len(self.data.catalog)
+        config = replace(self.config.stage_one, data_share=1.0)  # users are drawn here
+        num_items = len(self.data.catalog)
         train, seed = self.data.split.train, self.config.seed
         if config.backbone == "din":
             pairs = config.pairs(train, num_items, seed)
-            return pairs.only(self._drawn_pairs) if self.trains else pairs
-        users = self._drawn_users if self.trains else range(len(train))
+            return pairs.only(self.samples.pairs) if self.trains else pairs
+        users = self.samples.users.tolist() if self.trains else range(len(train))
         windows = [train[user][-config.history_length - 1 :] for user in users]
-        return replace(config, data_share=1.0).sequences(windows, num_items, seed)
-
-    @property
-    def _first_targets(self) -> Int[np.ndarray, " users"]:
-        return self.news.first_targets(self.data.split)
-
-    @cached_property
-    def _num_targets(self) -> Int[np.ndarray, " users"]:
-        """New targets of each user."""
-        lengths = np.array([len(history) for history in self.data.split.train])
-        counts: Int[np.ndarray, " users"] = lengths - self._first_targets
-        return counts
-
-    @property
-    def _drawn_users(self) -> Int[np.ndarray, " drawn"]:
-        """All users with new targets, and as many others, drawn by the seed."""
-        lengths = np.array([len(history) for history in self.data.split.train])
-        return self._drawn((self._num_targets > 0), lengths > 1)
-
-    @property
-    def _drawn_pairs(self) -> Int[np.ndarray, " drawn"]:
-        """All pairs with a new target, and as many others, drawn by the seed."""
-        lengths = np.array([len(history) for history in self.data.split.train])
-        pairs = np.maximum(lengths - 1, 0)  # [users]; the first item of a history is no target
-        place = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs) + 1
-        is_new = place >= np.repeat(self._first_targets, pairs)  # [pairs]
-        return self._drawn(is_new, np.ones(len(is_new), dtype=bool))
-
-    def _drawn(
-        self, is_new: np.ndarray[Any, Any], is_usable: np.ndarray[Any, Any]
-    ) -> Int[np.ndarray, " drawn"]:
-        """All that is new, and `old_share` times as much of the rest as far as it goes."""
-        new, old = np.flatnonzero(is_new & is_usable), np.flatnonzero(~is_new & is_usable)
-        count = min(round(self.update.old_share * len(new)), len(old))
-        generator = np.random.default_rng(self.config.seed)
-        drawn: Int[np.ndarray, " drawn"] = np.sort(
-            np.concatenate([new, generator.choice(old, size=count, replace=False)])
-        )
-        return drawn
+        return config.sequences(windows, num_items, seed)
 
     def _recipe(self, recipe: Any, epochs: int, steps: int) -> Any:
         """A training's recipe with the budget of an update."""
@@ -321,7 +291,7 @@ class UpdatePipeline(PRORecPipeline):
 
     def generator_batches(self) -> PairBatches:
         """All pairs with a new target, and as many others."""
-        return super().generator_batches().only(self._drawn_pairs)
+        return super().generator_batches().only(self.samples.pairs)
 
     # What is joined: weights picked anew where anything was trained.
 

@@ -1,4 +1,4 @@
-"""What is new in the data of now, beside a run: items, interactions, and what was trained on."""
+"""What is new in the data of now, beside a run: items, interactions, and what is trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 from evalrec import Split
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from semrec.shared.data import Data
 from semrec.shared.errors import ExperimentError
@@ -40,19 +40,71 @@ class News:
     trained: Int[np.ndarray, " users"]
 
     @property
-    def is_new(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def is_new(self) -> Bool[np.ndarray, " items"]:
         """Whether each item is new."""
         return self.old_rows < 0
 
-    def first_targets(self, split: Split) -> Int[np.ndarray, " users"]:
-        """The place in each training history from which on its items are targets never trained.
 
-        It is past the end where there is none: a user without new interactions has none, and the
-        first item of a history is no target.
-        """
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """What an update trains on: all that is new, and some of what is old, drawn by the seed.
+
+    A new target is an item of a training history that the run did not train on, of a user with new
+    interactions; the first item of a history is no target.
+
+    Attributes:
+        lengths: Of each training history.
+        first_targets: Where the new targets of each begin; past its end where it has none.
+        old_share: Old samples for each new one, as far as they go.
+        seed: Of the draw.
+    """
+
+    lengths: Int[np.ndarray, " users"]
+    first_targets: Int[np.ndarray, " users"]
+    old_share: float
+    seed: int
+
+    @classmethod
+    def of(cls, split: Split, news: News, *, old_share: float, seed: int) -> Samples:
+        """The samples of a split of now; arguments are the attributes of the two classes."""
         lengths = np.array([len(history) for history in split.train])
-        first = np.maximum(self.trained, 1)
-        return np.where((self.new > 0) & (first < lengths), first, lengths)
+        first = np.maximum(news.trained, 1)
+        has_new = (news.new > 0) & (first < lengths)
+        return cls(
+            lengths=lengths,
+            first_targets=np.where(has_new, first, lengths),
+            old_share=old_share,
+            seed=seed,
+        )
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a new target."""
+        return bool((self.first_targets < self.lengths).any())
+
+    @property
+    def users(self) -> Int[np.ndarray, " drawn"]:
+        """Users with new targets, and others whose histories hold a target."""
+        return self._drawn(self.first_targets < self.lengths, self.lengths > 1)
+
+    @property
+    def pairs(self) -> Int[np.ndarray, " drawn"]:
+        """Pairs with a new target, and others, as `genrec.PairBatches.only` counts them."""
+        counts = np.maximum(self.lengths - 1, 0)  # [users]
+        firsts = np.cumsum(counts) - counts
+        place = np.arange(counts.sum()) - np.repeat(firsts, counts) + 1  # [pairs], of the target
+        is_new = place >= np.repeat(self.first_targets, counts)
+        return self._drawn(is_new, np.ones(len(is_new), dtype=bool))
+
+    def _drawn(
+        self, is_new: Bool[np.ndarray, " samples"], is_usable: Bool[np.ndarray, " samples"]
+    ) -> Int[np.ndarray, " drawn"]:
+        """All that is new, and `old_share` times as much of the rest."""
+        new, old = np.flatnonzero(is_new & is_usable), np.flatnonzero(~is_new & is_usable)
+        count = min(round(self.old_share * len(new)), len(old))
+        chosen = np.random.default_rng(self.seed).choice(old, size=count, replace=False)
+        drawn: Int[np.ndarray, " drawn"] = np.sort(np.concatenate([new, chosen]))
+        return drawn
 
 
 def what_is_new(data: Data, old: Pipeline[Any], place: str) -> News:

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from semtok import load_tokenizer
 
 from semrec.loading import load_run
 from semrec.prorec import comparing
 from semrec.prorec.app import APP
 from semrec.shared.errors import ExperimentError
+from semrec.shared.files import load_tensors
 from semrec.shared.update_config import Update
 
 APPS = Path(__file__).resolve().parents[2]
@@ -223,6 +225,14 @@ def test_growing_alone_answers_new_items_by_their_content(
     grown = json.loads((out / "joined/stage.json").read_text())
     assert (grown["base"], grown["weights"]) == (kept["base"], kept["weights"])
     assert facts(out)["update"]["new_items_recommended"] > 0
+    before, after = (load_tensors(f / "stage_one/items.safetensors") for f in (run, out))
+    rows = {item_id: row for row, item_id in enumerate(load_run(run).item_ids)}
+    for row, item_id in enumerate(load_run(out).item_ids):
+        if item_id in rows:
+            assert torch.equal(after["collaborative"][row], before["collaborative"][rows[item_id]])
+        else:
+            assert not after["collaborative"][row].any()
+            assert after["adapted"][row].any()
     assert "Old and new" in (out / "report.html").read_text()
 
 
@@ -397,13 +407,13 @@ def test_training_goes_over_what_is_new_and_as_much_that_is_old(
             pairs.append((user, place))
             is_new.append(total > known[user] and place >= max(known[user] - 2, 0))
             users.append(user)
-    drawn = pipeline._drawn_pairs.tolist()
+    drawn = pipeline.samples.pairs.tolist()
     new = [number for number, flag in enumerate(is_new) if flag]
     assert set(new) <= set(drawn)
     assert len(drawn) == 2 * len(new) == len(set(drawn))
     assert sum(len(batch) for batch in pipeline.generator_batches()(0)) == len(drawn)
     buyers = {users[number] for number in new}
-    names = {ids[pipeline.data.split.users[user]] for user in pipeline._drawn_users.tolist()}
+    names = {ids[pipeline.data.split.users[user]] for user in pipeline.samples.users.tolist()}
     assert buyers <= names
     assert len(names) == 2 * len(buyers)
     assert len(buyers) == NUM_BUYERS
