@@ -4,7 +4,8 @@
     python benchmarks/update.py --data FOLDER --work FOLDER --device cuda
 
 Each history is cut by position: its first part (nine tenths) is last week's data, all of it the
-data of now. Items that the first parts lack are new. Four runs: PRORec on last week's data, its
+data of now. Items that the first parts lack are new, and `--launched` items, drawn, whose
+interactions are left out of last week's data. Four runs: PRORec on last week's data, its
 update, its update without training, and PRORec on the data of now from the start. Asked is what
 each user with new interactions had last, which none of the four was trained on.
 
@@ -62,13 +63,14 @@ class Cut:
     is_new: np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def cut(data: Path, folder: Path, share: float, count: int) -> Cut:
+def cut(data: Path, folder: Path, share: float, launched: int, count: int) -> Cut:
     """Cuts each history after a share of it, rounded down but for its first three.
 
     Args:
         data: A native folder.
         folder: Where last week's data go, unless they are there.
         share: Of each history.
+        launched: Items that are left out of last week's data, drawn.
         count: Most users that are asked.
     """
     catalog = read_catalog(find_catalog(data))
@@ -77,6 +79,8 @@ def cut(data: Path, folder: Path, share: float, count: int) -> Cut:
     starts = np.cumsum(lengths) - lengths
     place = np.arange(len(table)) - starts[table.users]
     is_old = place < np.maximum((share * lengths).astype(int), 3)[table.users]
+    drawn = np.random.default_rng(0).choice(table.num_items, size=launched, replace=False)
+    is_old &= ~np.isin(table.items, drawn)
     kept = np.bincount(table.items[is_old], minlength=table.num_items) > 0  # [items]
     if not folder.exists():
         _write(folder, table, is_old, data, kept)
@@ -149,7 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     data = options.data or work / "now"
     if not data.exists():
         write_synthetic(data, num_items=options.items, num_users=options.users, seed=0)
-    parts = cut(data, work / "last-week", options.share, options.asked)
+    parts = cut(data, work / "last-week", options.share, options.launched, options.asked)
     config = ["--config", options.config] if options.config else []
     device = ["--device", options.device]
     settings = ["--config", options.update] if options.update else []
@@ -195,6 +199,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="TOML of the runs from the start")
     parser.add_argument("--update", type=Path, help="TOML with the table [update]")
     parser.add_argument("--share", type=float, default=0.9, help="of each history, last week's")
+    parser.add_argument("--launched", type=int, default=0, help="items new since last week, drawn")
     parser.add_argument("--asked", type=int, default=5000, help="most users that are asked")
     parser.add_argument("--items", type=int, default=600, help="of synthetic data")
     parser.add_argument("--users", type=int, default=2000, help="of synthetic data")
