@@ -13,6 +13,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -50,8 +51,10 @@ def sections() -> dict[str, list[str]]:
 
 
 def write_shop(folder: Path, *, num_articles: int, weeks: int) -> None:
-    """Writes orders.csv and articles.csv; more weeks or articles leave the earlier lines alone."""
-    draw = random.Random(0)
+    """Writes orders.csv and articles.csv; more weeks or articles leave the earlier orders alone.
+
+    Articles past the 75th are bought from the third week on.
+    """
     articles = [f"{number:05d}" for number in range(1, 81)][:num_articles]
     lines = ["Artikelnummer;Titel;Marke;Kategorie"]
     for number, article in enumerate(articles):
@@ -62,9 +65,11 @@ def write_shop(folder: Path, *, num_articles: int, weeks: int) -> None:
     lines = ["Kundennummer;Artikelnummer;Bestelldatum;Menge;Einzelpreis"]
     start = datetime(2026, 6, 1, 9, 0, tzinfo=BERLIN)
     for customer in range(1, 151):
+        draw = random.Random(customer)
         taste = draw.randrange(len(KINDS))
         for order in range(4 + weeks):
-            place = draw.randrange(len(articles) // len(KINDS)) * len(KINDS)
+            on_sale = len(articles) if order > 5 else 75
+            place = draw.randrange(on_sale // len(KINDS)) * len(KINDS)
             kind = taste if draw.random() < 0.8 else draw.randrange(len(KINDS))
             time = start + timedelta(days=7 * order, minutes=customer)
             line = f"{customer:04d};{articles[place + kind]};{time.isoformat()}"
@@ -119,3 +124,23 @@ def test_monday(shop: Path) -> None:
     assert answer["user"] == "0007"
     mine = [row["item"] for row in rows if row["user"] == "0007"]
     assert [item["item_id"] for item in answer["items"]] == mine[: len(answer["items"])]
+
+
+def test_next_monday(shop: Path) -> None:
+    """Two weeks and five articles later: published codes stay, all customers are answered again."""
+    codes = "tokenizer/tokenizer/codes.parquet"
+    before = (shop / "runs/monday" / codes).read_bytes()
+    write_shop(shop, num_articles=80, weeks=4)
+    printed = "".join(type_in(command, shop) for command in sections()["Next Monday"])
+    assert re.search(
+        r"^80 items, 5 new; overlap of top 10: \d+ %; NDCG@10 \S+ to \S+ on the purchases since",
+        printed,
+        re.M,
+    )
+    assert (shop / "runs/monday" / codes).read_bytes() == before
+    published = pl.read_parquet(shop / "runs/monday" / codes)
+    assert pl.read_parquet(shop / "runs/next-monday" / codes)[: len(published)].equals(published)
+    with (shop / "next-monday.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 150 * 20
+    assert {row["item"] for row in rows} & {f"{number:05d}" for number in range(76, 81)}

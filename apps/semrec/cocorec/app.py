@@ -48,6 +48,8 @@ APP = App(
     embedding="views",
     demo=DEMO,
     system=system,
+    no_update="a run of CoCoRec keeps nothing that brings new texts to the scale of the old ones, "
+    "so begin a new run with the command run, which takes the same data",
 )
 
 

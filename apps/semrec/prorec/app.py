@@ -6,6 +6,7 @@ stage: text embeddings; stage I, a sequence model whose item embeddings are alig
 with distillation (section 3.4); the floors; the test. Each stage is a folder of the run.
 
     python apps/prorec.py run --data DIR --out RUN
+    python apps/prorec.py update --run RUN --data NOW --out RUN2
     python apps/prorec.py study NAME --data DIR --out RUN
     python apps/prorec.py recommend --run RUN --history ID,ID,... --top-k 10
     python apps/prorec.py demo --out RUN
@@ -16,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from semrec.prorec.config import Codes, Config, Evaluation, StageOne, StageTwo, Text
-from semrec.shared.app import App, System
+from semrec.shared.app import App, System, Updating
 from semrec.shared.command import run_app
 
 if TYPE_CHECKING:
@@ -34,11 +35,18 @@ DEMO = Config(
 
 def system() -> System[PRORecPipeline]:
     """The stages, what is reported of them, and the studies."""
+    from semrec.prorec.comparing import update_findings
     from semrec.prorec.joined import PRORecPipeline
     from semrec.prorec.report import findings
     from semrec.prorec.studies.tables import STUDIES
+    from semrec.prorec.update import UpdatePipeline, updated_config
 
-    return System(pipeline=PRORecPipeline, findings=findings, studies=STUDIES)
+    return System(
+        pipeline=PRORecPipeline,
+        findings=findings,
+        studies=STUDIES,
+        updating=Updating(config=updated_config, pipeline=UpdatePipeline, findings=update_findings),
+    )
 
 
 APP = App(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from evalrec import Candidates, Queries, Report, evaluate, pick_weights, read_report
+from evalrec import Candidates, Choice, Queries, Report, evaluate, pick_weights, read_report
 from genrec import (
     Answers,
     DenseRecommender,
@@ -157,14 +157,7 @@ class PRORecPipeline(PaperPipeline):
             for name in joining.features:
                 if name not in candidates.features:
                     raise ExperimentError(f"joining.{name} must be false: the items have no texts")
-            choices = {
-                base: pick_weights(
-                    on_base(candidates, base),
-                    self.validation.targets,
-                    {name: GRIDS[name] for name in joining.features if name != base},
-                )
-                for base in joining.bases
-            }
+            choices = self.choices(candidates)
             base = max(choices, key=lambda name: choices[name].validation)  # of equals, the first
             ranked = on_base(test.result(), base).ranked(choices[base].weights)
             report = evaluate(self.data.split.test, ranked, ks=self.config.evaluation.ks)
@@ -180,6 +173,18 @@ class PRORecPipeline(PaperPipeline):
             fill=fill,
             load=lambda folder: read_report(folder / "report.json"),
         )
+
+    def choices(self, candidates: Candidates) -> dict[str, Choice]:
+        """Weights of the features by what they are added to, picked on the validation users."""
+        joining = self.config.joining
+        return {
+            base: pick_weights(
+                on_base(candidates, base),
+                self.validation.targets,
+                {name: GRIDS[name] for name in joining.features if name != base},
+            )
+            for base in joining.bases
+        }
 
     def _features(self) -> dict[str, Tensor]:
         """What the features are computed from, so that the run alone can answer."""

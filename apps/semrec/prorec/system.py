@@ -16,6 +16,7 @@ from genrec import (
     BackboneName,
     Batch,
     Ensemble,
+    ItemGraph,
     ItemInput,
     ItemTable,
     PairBatches,
@@ -23,6 +24,7 @@ from genrec import (
     Seq2Seq,
     SequenceModelConfig,
     SequenceRecipe,
+    TrainingRecipe,
     Trie,
     calibrate,
     calibrated,
@@ -34,7 +36,7 @@ from genrec import (
     save_model,
 )
 from jaxtyping import Float, Int
-from semtok import SemanticIds, Tokenizer, load_tokenizer, save_tokenizer, standardised
+from semtok import SemanticIds, Standardisation, Tokenizer, load_tokenizer, save_tokenizer
 from torch import Tensor, nn
 
 from semrec.prorec.config import Config, StageOne
@@ -125,6 +127,7 @@ class PaperPipeline(Pipeline[Config]):
                         embedding,
                         fields,
                         reads=("text.embedding", "text.fields"),
+                        keeps_source=True,
                     )
                 )
         return tuple(stages)
@@ -132,9 +135,18 @@ class PaperPipeline(Pipeline[Config]):
     @cached_property
     def semantic(self) -> Float[Tensor, "items semantic_dim"]:
         """E_S, all views side by side, each after PCA and of unit variance overall."""
-        dim = self.config.text.dim
-        views = [torch.from_numpy(standardised(text.result(), dim)) for text in self.texts]
+        views = [
+            torch.from_numpy(self.standardisation(text).transform(text.result()))
+            for text in self.texts
+        ]
         return torch.cat(views, dim=1).to(self.device)
+
+    def standardisation(self, text: Stage[Vectors]) -> Standardisation:
+        """What brings a view of the text to scale: fitted on it, or, in an update, kept with it."""
+        kept = text.file("standardisation")
+        if kept.exists():
+            return Standardisation.load(kept)
+        return Standardisation.fit(text.result(), self.config.text.dim)
 
     # Section 3.3: stage I, the sequence model with the alignment loss.
 
@@ -181,7 +193,7 @@ class PaperPipeline(Pipeline[Config]):
             batches=batches(train, num_items, seed),
             training=config,
             history_length=config.history_length,
-            keep=_keep_items,
+            keep=keep_items,
         )
 
     @property
@@ -237,13 +249,13 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def codes(self) -> SemanticIds:
-        """The items' semantic IDs."""
-        return self.tokenizer.result().semantic_ids
+        """The items' semantic IDs; the tokenizer may remember others, too."""
+        return self.tokenizer.result().semantic_ids.take(self.item_ids)
 
     @property
     def trie(self) -> Trie:
         """The catalogue's codes as a tree."""
-        ids = self.tokenizer.result().semantic_ids
+        ids = self.tokenizer.result().semantic_ids.take(self.data.catalog.item_ids)
         return Trie.build(torch.from_numpy(ids.codes), ids.codebook_sizes)
 
     # Section 3.4: stage II, generation with distillation.
@@ -261,13 +273,7 @@ class PaperPipeline(Pipeline[Config]):
             facts = self.fit_generator(self.stage_two.folder_name, folder, model, loss)
             if config.tree_scores:
                 facts = {**facts, **self.calibrate(model)}
-            save_model(
-                folder / "model",
-                model,
-                self.data.catalog.item_ids,
-                popularity=torch.from_numpy(self.data.split.item_counts),
-                info={"app": "prorec", "config": dataclasses.asdict(self.config)},
-            )
+            self.save_generator(folder, model)
             return facts
 
         return self.stage(
@@ -281,6 +287,16 @@ class PaperPipeline(Pipeline[Config]):
             ),
             fill=fill,
             load=lambda folder: load_model(folder / "model").model.to(self.device),
+        )
+
+    def save_generator(self, folder: Path, model: Seq2Seq) -> None:
+        """Writes the model folder "model" into that of stage II."""
+        save_model(
+            folder / "model",
+            model,
+            self.data.catalog.item_ids,
+            popularity=torch.from_numpy(self.data.split.item_counts),
+            info={"app": "prorec", "config": dataclasses.asdict(self.config)},
         )
 
     def calibrate(self, model: Seq2Seq) -> Facts:
@@ -361,8 +377,7 @@ class PaperPipeline(Pipeline[Config]):
         config, graph = self.config.stage_two, None
         backbone: SASRec | None = None
         if config.tree_scores:
-            floors = kept_floors(self.floors, config.tree_scores)
-            graph = item_graph(floors, len(self.data.catalog))
+            graph = self.tree_graph()
         if config.history_input == "backbone":
             trained = self.trained_backbone(self.semantic)
             assert isinstance(trained, SASRec)  # the configuration sees to it
@@ -375,6 +390,11 @@ class PaperPipeline(Pipeline[Config]):
             item_counts=None if graph is None else torch.from_numpy(self.data.split.item_counts),
             backbone=backbone,
         )
+
+    def tree_graph(self) -> ItemGraph:
+        """The floors whose scores enter the tree."""
+        floors = kept_floors(self.floors, self.config.stage_two.tree_scores)
+        return item_graph(floors, len(self.data.catalog))
 
     def trained_backbone(
         self, semantic: Float[Tensor, "items semantic_dim"], stage: Stage[Report] | None = None
@@ -402,6 +422,24 @@ class PaperPipeline(Pipeline[Config]):
         standard = self.embeddings - self.embeddings.mean(dim=0)
         return standard / standard.std().clamp(min=1e-6)
 
+    @property
+    def generator_recipe(self) -> TrainingRecipe:
+        """How a generator is trained."""
+        return self.config.stage_two
+
+    def generator_batches(self) -> PairBatches:
+        """What a generator is trained on: every prefix of a history with its next item."""
+        config = self.config.stage_two
+        return PairBatches(
+            self.data.split.train,
+            num_items=len(self.data.catalog),
+            history_length=config.history_length,
+            batch_size=config.batch_size,
+            future_length=len(pair_shares()[0]) if "graph" in config.tree_scores else 0,
+            seed=self.config.seed,
+            bucket=50,
+        )
+
     def fit_generator(
         self,
         name: str,
@@ -420,17 +458,7 @@ class PaperPipeline(Pipeline[Config]):
         Returns:
             Facts about the training.
         """
-        config, seed = self.config.stage_two, self.config.seed
         validation = self.validation
-        batches = PairBatches(
-            self.data.split.train,
-            num_items=len(self.data.catalog),
-            history_length=config.history_length,
-            batch_size=config.batch_size,
-            future_length=len(pair_shares()[0]) if "graph" in config.tree_scores else 0,
-            seed=seed,
-            bucket=50,
-        )
 
         def validate(_: nn.Module) -> dict[str, float]:
             asked: AbstractContextManager[object] = nullcontext()
@@ -442,9 +470,9 @@ class PaperPipeline(Pipeline[Config]):
         with self.run.screen.bar(name) as bar:
             result = fit(
                 model,
-                batches,
+                self.generator_batches(),
                 loss,
-                config.settings(seed, monitor="ndcg@10 filtered"),
+                self.generator_recipe.settings(self.config.seed, monitor="ndcg@10 filtered"),
                 validate=validate,
                 folder=folder,
                 callback=bar.training,
@@ -509,7 +537,7 @@ def _tables(stage: Stage[Report]) -> Tables:
     return load_tensors(stage.file("items.safetensors"))
 
 
-def _keep_items(model: SASRec | DIN, folder: Path) -> None:
+def keep_items(model: SASRec | DIN, folder: Path) -> None:
     """Saves the item embeddings of stage I, and the model."""
     encoder = model.item_encoder
     with torch.no_grad():

@@ -25,9 +25,26 @@ if TYPE_CHECKING:
     from semrec.shared.findings import Findings
     from semrec.shared.pipeline import Pipeline
     from semrec.shared.studies import Study
+    from semrec.shared.update_config import Update
 
 C = TypeVar("C", bound=AppConfig)
 P = TypeVar("P", bound="Pipeline[Any]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updating:
+    """How a run goes on with the data of now.
+
+    Attributes:
+        config: The configuration of a run, and its folder, to that of its update; refuses a run
+            whose parts cannot grow.
+        pipeline: The stages of an update.
+        findings: What its report says.
+    """
+
+    config: Callable[[Any, Path], Any]
+    pipeline: Callable[..., Any]
+    findings: Callable[[Any], Findings]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +55,13 @@ class System(Generic[P]):
         pipeline: The stages.
         findings: What the report says beyond the test.
         studies: By the names of the command line.
+        updating: How a run goes on with the data of now; None where it cannot.
     """
 
     pipeline: Callable[..., P]
     findings: Callable[[P], Findings]
     studies: Mapping[str, Study[P]]
+    updating: Updating | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +77,7 @@ class App(Generic[C, P]):
         embedding: The part of the configuration that names an embedding.
         demo: The configuration for the synthetic catalogue of `demo`.
         system: Imports and returns what the app does.
+        no_update: Why its runs cannot be updated; None where they can.
     """
 
     title: str
@@ -65,6 +85,7 @@ class App(Generic[C, P]):
     embedding: str
     demo: C
     system: Callable[[], System[P]]
+    no_update: str | None = None
 
     def open(
         self,
@@ -121,11 +142,70 @@ class App(Generic[C, P]):
             run=run, inputs=None, config=config, device=choose_device(device)
         )
 
+    def open_update(self, old: Path, folder: Path, out: Path, update: Update, device: str) -> P:
+        """Reads the data of now and begins or continues an update.
+
+        Args:
+            old: A complete run; it is read alone.
+            folder: Of the data of now, all of them.
+            out: Of the update.
+            update: What is done.
+            device: As `choose_device` takes it.
+
+        Raises:
+            ExperimentError: Runs of the app, or this one, cannot be updated, or not with these
+                data; or `out` is the run itself, or holds something else.
+        """
+        if self.no_update is not None:
+            raise ExperimentError(f"{old} cannot be updated: {self.no_update}")
+        check_out(out)
+        if out.resolve() == old.resolve():
+            raise ExperimentError("--out must not be --run, which stays as it is: choose another")
+        present = self.reopen(old, device)
+        updating = self.system().updating
+        assert updating is not None
+        config = updating.config(present.config, old)
+        screen = Screen()
+        data = read_data(folder, config.columns, screen)
+        from semrec.shared.environment import note_environment
+        from semrec.shared.news import tested_on_new, what_is_new
+
+        news = what_is_new(data, present, f"--data {folder}")
+        inputs = [*data.files, *config.check(data)]
+        run = Run.begin(
+            out,
+            app=self.title.lower(),
+            config=dataclasses.asdict(config),
+            data=content_hash(inputs),
+            screen=screen,
+            update={
+                "run": old.resolve().name,
+                "digest": present.run.digest,
+                **dataclasses.asdict(update),
+            },
+        )
+        note_environment(run, present.device)
+        pipeline: P = updating.pipeline(
+            run=run,
+            inputs=tested_on_new(data, news, update.test_users, config.seed),
+            config=config,
+            device=present.device,
+            old=present,
+            update=update,
+            news=news,
+        )
+        return pipeline
+
     def complete(self, pipeline: P) -> dict[str, Report]:
         """Goes through the stages of a run, and writes its metrics and its report."""
         from semrec.shared.findings import complete_run
 
-        return complete_run(self.title, pipeline, self.system().findings)
+        system = self.system()
+        findings = system.findings
+        if pipeline.run.is_update:
+            assert system.updating is not None
+            findings = system.updating.findings
+        return complete_run(self.title, pipeline, findings)
 
     def show(self, pipeline: P) -> None:
         """Completes a run, and prints the test's results and where the report is."""
@@ -135,7 +215,8 @@ class App(Generic[C, P]):
         from semrec.shared.verdict import on_validation
 
         reports = self.complete(pipeline)
-        typer.echo(visible(on_validation(pipeline)))
+        for line in (*pipeline.summary, on_validation(pipeline)):
+            typer.echo(visible(line))
         typer.echo()
         Console().print(reports_table(reports, title=f"{self.title} on the test"))
         typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))

@@ -1,4 +1,4 @@
-"""The command line of an app: `run`, `demo`, `study` and `recommend`, the same for all three.
+"""The command line of an app: `run`, `demo`, `update`, `study` and `recommend`, as all three have.
 
 Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
 `System` is imported when a command has checked what it can.
@@ -44,6 +44,7 @@ from semrec.shared.study_options import (
     studies_help,
     with_values,
 )
+from semrec.shared.update_config import load_update
 
 
 def _print_version(wanted: bool) -> bool:
@@ -65,6 +66,11 @@ EmbeddingOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Decides all that is drawn")]
 DemoSeedOption = Annotated[int, typer.Option(help="Decides all that is drawn")]
+NowOption = Annotated[Path, typer.Option(help="Folder with all items and interactions of now")]
+UpdateConfigOption = Annotated[Path | None, typer.Option(help="TOML with the table [update]")]
+TrainOption = Annotated[
+    bool, typer.Option("--train/--no-train", help="Train on, or only make room for what is new")
+]
 DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
 
 
@@ -74,7 +80,7 @@ def run_app(app: App[Any, Any]) -> None:
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
-    """The commands `run`, `demo`, `study` and `recommend` of an app."""
+    """The commands `run`, `demo`, `update`, `study` and `recommend` of an app."""
     commands = typer.Typer(
         help=f"{app.title}: from items and interactions to recommended item ids.",
         no_args_is_help=True,
@@ -104,6 +110,18 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
         app.show(app.open(demo_data(out), out, config, device))
+
+    @commands.command()
+    def update(
+        run: RunOption,
+        data: NowOption,
+        out: OutOption,
+        config: UpdateConfigOption = None,
+        train: TrainOption = True,
+        device: DeviceOption = "auto",
+    ) -> None:
+        """Go on from a complete run, which stays as it is, with the data of now."""
+        app.show(app.open_update(run, data, out, load_update(config, train=train), device))
 
     @commands.command(cls=_study_command(app), help=STUDY_HELP)
     def study(

@@ -110,7 +110,7 @@ def write_report(
         },
         sections=[
             results_section(data, reports, verdict.winner),
-            training_section(findings.trainings),
+            *([training_section(findings.trainings)] if findings.trainings else []),
             *findings.cards,
             *study_sections(run),
             examples_section(data, pipeline.recommender().recommend, pipeline.config.seed),
@@ -174,7 +174,7 @@ def results_section(data: Data, reports: Mapping[str, Report], winner: str) -> S
     return Section(
         title="Results",
         body=[results_table(results, model=winner)],
-        note=f"Test, all {data.counts['users']:,} users, ranking over all items, hits on "
+        note=f"Test, {len(data.split.test):,} users, ranking over all items, hits on "
         "items. Filtered: items of the user's history are struck out first. Rows below the "
         "models are floors, which need no training. The tinted row won.",
     )

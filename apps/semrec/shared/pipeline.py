@@ -45,6 +45,11 @@ class Pipeline(Setting[Config], ABC):
         return None
 
     @property
+    def summary(self) -> tuple[str, ...]:
+        """Lines that a command prints first of a completed run."""
+        return ()
+
+    @property
     @abstractmethod
     def text_fields(self) -> tuple[str, ...]:
         """The catalogue's fields that make an item's text, for the floors."""

@@ -21,7 +21,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import check_place, files_digest, read_json, write_sealed, writing
+from semrec.shared.files import (
+    check_place,
+    content_hash,
+    files_digest,
+    read_json,
+    write_sealed,
+    writing,
+)
 from semrec.shared.screen import Screen, duration
 from semrec.shared.seals import check_seal, clear_leftovers, seal
 
@@ -51,6 +58,7 @@ class Run:
         self.app: str = identity["app"]
         self.config: dict[str, Any] = identity["config"]
         self.is_sealed = identity["format"] > 1
+        self.is_update = "update" in identity
         self.screen = screen
         self.may_fill = may_fill
         self._told: set[str] = set()
@@ -59,7 +67,14 @@ class Run:
 
     @classmethod
     def begin(
-        cls, path: Path, *, app: str, config: Mapping[str, Any], data: str, screen: Screen
+        cls,
+        path: Path,
+        *,
+        app: str,
+        config: Mapping[str, Any],
+        data: str,
+        screen: Screen,
+        update: Mapping[str, Any] | None = None,
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -69,11 +84,15 @@ class Run:
             config: The resolved configuration, JSON values only.
             data: Hash of the input files.
             screen: Where progress is shown.
+            update: Of an update, what it is one of, JSON values only: "run", the old run's name,
+                "digest" of its contents, and the settings.
 
         Raises:
             ExperimentError: The folder holds another run, or files that are no run's.
         """
         identity = {"format": FORMAT, "app": app, "data": data, "config": dict(config)}
+        if update is not None:
+            identity["update"] = dict(update)
         identity = json.loads(json.dumps(identity))
         marker = path / "run.json"
         check_out(path)
@@ -90,9 +109,7 @@ class Run:
         present = _read_identity(marker)
         # All of them: a size that follows from what was changed must not be named in its place.
         differences = [
-            "its input files had other contents"
-            if key == "data"
-            else f"{key.removeprefix('config.')} is {before!r} there and {now!r} now"
+            _in_words(key, before, now)
             for key, before, now in _differences(present, {**identity, "format": present["format"]})
         ]
         if differences:
@@ -113,6 +130,11 @@ class Run:
                 f"{path}: the run is not complete; the command that began it goes on"
             )
         return cls(path, identity=identity, screen=screen, may_fill=False)
+
+    @property
+    def digest(self) -> str:
+        """What tells this run's configuration and results, those of studies aside, from others."""
+        return content_hash([self.path / "run.json", *sorted(self.path.glob("*/stage.json"))])
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.
@@ -274,6 +296,19 @@ def _read_identity(path: Path) -> dict[str, Any]:
             f"{path} has format {version}, this version reads 1 to {FORMAT}: use a newer one"
         )
     return identity if version == 1 else read_json(path, sealed=True)
+
+
+def _in_words(key: str, before: Any, now: Any) -> str:
+    """What is different in a run that is there already."""
+    if key == "data":
+        return "its input files had other contents"
+    if key == "update" and now is None:
+        return f"it is an update of {before['run']}, with which only the command update goes on"
+    if key == "update":
+        return "it is no update"
+    if key == "update.digest":
+        return "the run that it is an update of had other contents"
+    return f"{key.removeprefix('config.')} is {before!r} there and {now!r} now"
 
 
 def _differences(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,10 @@ from evalrec import (
     evaluate,
     fit_floors,
     read_report,
+    recount_floors,
 )
-from jaxtyping import Float
-from semtok import embedding_source, is_stored
+from jaxtyping import Float, Int
+from semtok import Catalog, EmbeddingSource, embedding_source, is_stored
 
 from semrec.shared.files import (
     load_array,
@@ -73,6 +76,7 @@ def embedding_stage(
     *,
     reads: tuple[str, ...],
     image_field: str = "image",
+    keeps_source: bool = False,
 ) -> Stage[Vectors]:
     """A stage that leaves one embedding an item.
 
@@ -83,6 +87,8 @@ def embedding_stage(
         fields: The catalogue's fields that are embedded.
         reads: What of the configuration all this is said by.
         image_field: Of the fields, the one that holds images.
+        keeps_source: Whether to keep what embeds, and a digest of what it read of each item, so
+            that an update can embed items that are new or have another text; see `kept_source`.
     """
 
     def fill(folder: Path) -> Facts:
@@ -100,6 +106,8 @@ def embedding_stage(
         with setting.run.screen.bar(f"{name} embeddings") as bar:
             vectors = source.embed(catalog, progress=bar.update)
         save_array(folder / "embeddings.npy", vectors)
+        if keeps_source and not is_stored(embedding):
+            keep_source(folder, source, catalog)
         return {"embedding": embedding, "dim": vectors.shape[1]}
 
     return setting.stage(
@@ -107,8 +115,38 @@ def embedding_stage(
     )
 
 
+def keep_source(folder: Path, source: EmbeddingSource, catalog: Catalog) -> None:
+    """Keeps what embeds in "source", and in "contents.npy" a digest of what it read of each item.
+
+    Args:
+        folder: Of the stage; what an interrupted try left there is replaced.
+        source: What embeds.
+        catalog: The items.
+    """
+    if (folder / "source").exists():
+        shutil.rmtree(folder / "source")
+    source.save(folder / "source")
+    save_array(folder / "contents.npy", content_digests(source, catalog))
+
+
+def content_digests(source: EmbeddingSource, catalog: Catalog) -> Int[np.ndarray, " items"]:
+    """What tells the contents of items from one another: 8 bytes of a digest an item."""
+    digests = [
+        hashlib.blake2b(
+            content if isinstance(content, bytes) else content.encode(errors="surrogatepass"),
+            digest_size=8,
+        ).digest()
+        for content in source.contents(catalog)
+    ]
+    return np.frombuffer(b"".join(digests), dtype=np.int64)
+
+
 def floors_stage(
-    setting: Setting[Any], fields: Sequence[str], *, reads: tuple[str, ...]
+    setting: Setting[Any],
+    fields: Sequence[str],
+    *,
+    reads: tuple[str, ...],
+    chosen: Callable[[], Mapping[str, Mapping[str, float]]] | None = None,
 ) -> Stage[dict[str, Report]]:
     """The stage "floors": what any model must beat, parameters picked on validation.
 
@@ -116,6 +154,7 @@ def floors_stage(
         setting: The run.
         fields: The catalogue's fields that make an item's text.
         reads: What of the configuration says which these are.
+        chosen: Gives the floors' parameters; None picks them on validation.
 
     Returns:
         A stage whose result is the test's report of each floor, by its name. It keeps the floors
@@ -125,7 +164,10 @@ def floors_stage(
     def fill(folder: Path) -> Facts:
         data, screen = setting.data, setting.run.screen
         with screen.bar("floors") as bar:
-            floors = fit_floors(data.split, data.texts(fields), progress=bar.update)
+            if chosen is None:
+                floors = fit_floors(data.split, data.texts(fields), progress=bar.update)
+            else:
+                floors = recount_floors(data.split, chosen(), data.texts(fields))
         parameters, validation = {}, {}
         with screen.bar("floors, test") as bar:
             for number, (name, floor) in enumerate(floors.items()):

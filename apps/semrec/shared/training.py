@@ -39,7 +39,7 @@ class DenseTraining:
         model: Makes the model, where it is to be trained; called after seeding.
         loss: Named loss terms of a batch.
         batches: What it is trained on.
-        training: How.
+        training: How; None tests the model as it is, without any.
         history_length: Most items of a history that it reads.
         keep: Called with the trained model and the stage's folder, to save what is to stay.
         scored: What of the model scores histories: the model itself, or what is precomputed of it.
@@ -49,7 +49,7 @@ class DenseTraining:
     model: Callable[[], Backbone]
     loss: Callable[[Any, Batch], Mapping[str, Tensor]]
     batches: PairBatches | SequenceBatches
-    training: TrainingRecipe
+    training: TrainingRecipe | None
     history_length: int
     keep: Callable[[Any, Path], None] = keep_weights
     scored: Callable[[Any], Backbone] = lambda model: model
@@ -77,22 +77,25 @@ def train_dense(setting: Setting[Any], name: str, folder: Path, plan: DenseTrain
     def validate(_: nn.Module) -> dict[str, float]:
         return ndcg(evaluate(validation, scorer(), ks=(10,)))
 
-    with setting.run.screen.bar(name) as bar:
-        result = fit(
-            model,
-            plan.batches,
-            plan.loss,
-            plan.training.settings(setting.config.seed, monitor="ndcg@10 filtered"),
-            validate=validate,
-            folder=folder,
-            callback=bar.training,
-        )
+    if plan.training is None:
+        facts: Facts = {"best_epoch": 0, "validation": validate(model.eval())}
+    else:
+        with setting.run.screen.bar(name) as bar:
+            result = fit(
+                model,
+                plan.batches,
+                plan.loss,
+                plan.training.settings(setting.config.seed, monitor="ndcg@10 filtered"),
+                validate=validate,
+                folder=folder,
+                callback=bar.training,
+            )
+        facts = {"best_epoch": result.best_epoch, "validation": result.metrics}
     model.eval()
     report = evaluate(setting.data.split.test, scorer(), ks=setting.config.evaluation.ks, name=name)
     report.write_json(folder / "report.json")
     plan.keep(model, folder)
-    facts = {"best_epoch": result.best_epoch, "validation": result.metrics}
-    return facts | dict(plan.facts(model))
+    return {**facts, **plan.facts(model)}
 
 
 def dense_stage(

@@ -45,6 +45,8 @@ APP = App(
     embedding="content",
     demo=DEMO,
     system=system,
+    no_update="TSSR learns a vector of each item's id, of which a new item has none, so begin a "
+    "new run with the command run, which takes the same data",
 )
 
 

@@ -24,6 +24,7 @@ from evalrec import (
     fit_floors,
     leave_one_out,
     read_interactions,
+    recount_floors,
     write_synthetic,
 )
 from evalrec import floors as floor_grids
@@ -299,6 +300,27 @@ def test_fitting_reads_nothing_of_the_test(synthetic, fitted):
     for name, floor in floors.items():
         assert floor.parameters == refitted[name].parameters
         assert floor.score(histories).equal(refitted[name].score(histories))
+
+
+def test_floors_are_counted_anew_with_the_parameters_that_were_chosen(synthetic, fitted):
+    """On the same histories they are the fitted ones; on others what was counted there."""
+    _, texts, table = synthetic
+    split, (floors, _) = leave_one_out(table), fitted
+    chosen = {name: dict(floor.parameters) for name, floor in floors.items()}
+    histories = split.test.histories[:5]
+    again = recount_floors(split, chosen, texts)
+    assert list(again) == list(floors)
+    for name, floor in again.items():
+        assert dict(floor.parameters) == chosen[name]
+        assert torch.equal(floor.score(histories), floors[name].score(histories)), name
+    halved = replace(split, train=split.train[::2])
+    graph = recount_floors(halved, chosen, texts)["graph"]
+    expected = cooccurrences(halved.train, split.num_items)
+    assert (graph.matrix != expected).nnz == 0
+    without = {name: chosen[name] for name in chosen if not name.endswith("text")}
+    assert list(recount_floors(split, without)) == list(without)
+    with pytest.raises(ValueError, match=r"texts must be one an item, .*, got none"):
+        recount_floors(split, chosen)
 
 
 def test_a_saved_floor_scores_the_same(synthetic, fitted, tmp_path):

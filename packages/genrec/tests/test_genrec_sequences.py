@@ -257,3 +257,32 @@ def test_timestamps_stand_beside_their_items(source):
         source(histories, num_items=NUM_ITEMS, timestamps=[[1]])
     with pytest.raises(ValueError, match="one for each of 2 items, got 1 in history 2"):
         source(histories, num_items=NUM_ITEMS, timestamps=[times[0], [], [1], times[3]])
+
+
+def test_some_pairs_are_those_of_all_with_the_same_history_and_future():
+    histories = [[0, 1, 2, 3], [4], [5, 6], [7, 8, 9]]
+    everything = PairBatches(histories, num_items=10, batch_size=9, future_length=2)
+    (batch,) = everything(0)
+    rows = {
+        (user, target): (history, future)
+        for user, target, history, future in zip(
+            batch.users.tolist(),
+            batch.targets.tolist(),
+            batch.history.tolist(),
+            batch.future.tolist(),
+            strict=True,
+        )
+    }
+    some = everything.only(np.array([1, 3, 5]))  # of user 0 the second, the one of user 2, the last
+    assert (some.num_pairs, len(some), everything.num_pairs) == (3, 1, 6)
+    (batch,) = some(0)
+    found = set(zip(batch.users.tolist(), batch.targets.tolist(), strict=True))
+    assert found == {(0, 2), (2, 6), (3, 9)}
+    for row, key in enumerate(zip(batch.users.tolist(), batch.targets.tolist(), strict=True)):
+        history, future = rows[key]
+        width = batch.history.shape[1]
+        assert batch.history[row].tolist() == history[:width]
+        assert batch.future[row].tolist() == future
+    for pairs, words in (([], "got none"), ([6], "got 6 to 6"), ([-1, 2], "got -1 to 2")):
+        with pytest.raises(ValueError, match=rf"pairs must be at least one in \[0, 6\), {words}"):
+            everything.only(np.array(pairs, dtype=np.int64))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from semtok import Pca, standardised
+from semtok import CatalogError, Pca, Standardisation, standardised
 from sklearn.decomposition import PCA
 
 
@@ -82,3 +82,33 @@ def test_vectors_without_variance_are_standardised_to_zeros() -> None:
         standardised(vectors(3, 2), 0)
     with pytest.raises(ValueError, match="vectors must hold at least one vector, got none"):
         standardised(vectors(0, 2), 1)
+
+
+@pytest.mark.parametrize("dim", [3, 99])
+def test_later_vectors_are_standardised_as_the_first_were(tmp_path: Path, dim: int) -> None:
+    """By the map of the first, row by row: it is not fitted anew, and outlives the process."""
+    first, later = vectors(50, 6), vectors(7, 6, seed=1) + 9
+    fitted = Standardisation.fit(first, dim)
+    np.testing.assert_array_equal(fitted.transform(first), standardised(first, dim))
+    fitted.save(tmp_path / "map")
+    loaded = Standardisation.load(tmp_path / "map")
+    both = np.concatenate([later, first])
+    np.testing.assert_array_equal(loaded.transform(both)[7:], standardised(first, dim))
+    reduced = first if fitted.pca is None else fitted.pca.transform(first)
+    reduced_later = later if fitted.pca is None else fitted.pca.transform(later)
+    slow = (reduced_later - reduced.mean(axis=0)) / (reduced - reduced.mean(axis=0)).std()
+    np.testing.assert_allclose(loaded.transform(later), slow, atol=1e-5)
+    assert abs(loaded.transform(later).mean()) > 0.2  # its own mean would be 0
+
+
+def test_a_standardisation_refuses_other_widths_and_damage(tmp_path: Path) -> None:
+    fitted = Standardisation.fit(vectors(5, 3), 9)
+    with pytest.raises(ValueError, match=r"vectors must have 3 dimensions, as those .* got 4"):
+        fitted.transform(vectors(5, 4))
+    fitted.save(tmp_path / "map")
+    config = tmp_path / "map" / "config.json"
+    config.write_text(config.read_text().replace('"scale": ', '"scale": 1'))
+    with pytest.raises(CatalogError, match=r"damaged|digest"):
+        Standardisation.load(tmp_path / "map")
+    with pytest.raises(ValueError, match="scale must be above 0 and finite, got 0"):
+        Standardisation(pca=None, mean=fitted.mean, scale=0.0)

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from evalrec.evaluate import evaluate
     from evalrec.filtering import drop_repeats, k_core, keep_last
     from evalrec.findings import Finding
-    from evalrec.floors import Floor, ItemToItemFloor, PopularityFloor, fit_floors
+    from evalrec.floors import (
+        Floor,
+        ItemToItemFloor,
+        PopularityFloor,
+        fit_floors,
+        recount_floors,
+    )
     from evalrec.grid import Grid
     from evalrec.importing import PRESETS, TableOptions, TablePlan, plan_table
     from evalrec.interactions import DataError, Interactions
@@ -119,6 +125,7 @@ __all__ = [
     "read_report",
     "read_split",
     "recall",
+    "recount_floors",
     "replacing_file",
     "report_table",
     "reports_table",
@@ -138,7 +145,7 @@ _MODULES = {
     "evaluate": ("evaluate",),
     "filtering": ("drop_repeats", "k_core", "keep_last"),
     "findings": ("Finding",),
-    "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"),
+    "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors", "recount_floors"),
     "grid": ("Grid",),
     "importing": ("PRESETS", "TableOptions", "TablePlan", "plan_table"),
     "interactions": ("DataError", "Interactions"),

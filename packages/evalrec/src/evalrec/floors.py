@@ -34,7 +34,7 @@ from evalrec.item_to_item import (
 from evalrec.splits import Queries, Split
 from evalrec.storage import recover_folder, replacing_folder
 
-__all__ = ["Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors"]
+__all__ = ["Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors", "recount_floors"]
 
 # What is chosen on validation, on grids whose ends neither Amazon Beauty nor Amazon Games chooses:
 # how fast the history is forgotten (decay has left a hundredth of it after these items), and then
@@ -232,15 +232,69 @@ def fit_floors(
     return floors
 
 
+def recount_floors(
+    split: Split,
+    parameters: Mapping[str, Mapping[str, float]],
+    texts: Sequence[str] | None = None,
+) -> dict[str, Floor]:
+    """Count every floor anew with parameters that were chosen before; nothing is chosen here.
+
+    Args:
+        split: Only `train` is read.
+        parameters: What `fit_floors` chose, by the floor's name; the floors named are counted.
+        texts: One text an item; needed where "text" or "graph + text" is named.
+
+    Raises:
+        ValueError: If `texts` are needed and are not one text an item, or hold no word at all.
+    """
+    if "text" in parameters and (texts is None or len(texts) != split.num_items):
+        got = "none" if texts is None else len(texts)
+        raise ValueError(f"texts must be one an item, {split.num_items}, got {got}")
+    count_of, histories = split.num_items, split.train
+    graph = cooccurrences(histories, count_of)
+    floors: dict[str, Floor] = {
+        "popularity": PopularityFloor.fit(histories, count_of),
+        "markov": ItemToItemFloor(matrix=transitions(histories, count_of), last_items=1, decay=1.0),
+        "item-knn": _item_knn(split, parameters["item-knn"]),
+        "graph": _with_recency(graph, parameters["graph"]),
+    }
+    if "text" in parameters:
+        assert texts is not None
+        neighbours = text_neighbours(texts)
+        weight = parameters["graph + text"]["text_weight"]
+        floors["text"] = _with_recency(neighbours, parameters["text"])
+        floors["graph + text"] = _with_recency(
+            graph + weight * neighbours, parameters["graph + text"]
+        )
+    return floors
+
+
+def _item_knn(split: Split, setting: Mapping[str, float]) -> ItemToItemFloor:
+    """item-kNN by "num_neighbours" and "shrinkage"."""
+    matrix = cosine_neighbours(
+        split.train,
+        split.num_items,
+        num_neighbours=int(setting["num_neighbours"]),
+        shrinkage=setting["shrinkage"],
+    )
+    return ItemToItemFloor(matrix=matrix, last_items=None, decay=1.0, parameters=setting)
+
+
+def _with_recency(matrix: SparseMatrix, setting: Mapping[str, float]) -> ItemToItemFloor:
+    """A matrix by "last_items" and "decay"."""
+    return ItemToItemFloor(
+        matrix=matrix,
+        last_items=int(setting["last_items"]),
+        decay=setting["decay"],
+        parameters=setting,
+    )
+
+
 def _fit_item_knn(split: Split, choice: _Choice) -> ItemToItemFloor:
     """The best shrinkage among a middling number of neighbours, then the best number of them."""
 
     def floor(num_neighbours: int, shrinkage: float) -> ItemToItemFloor:
-        matrix = cosine_neighbours(
-            split.train, split.num_items, num_neighbours=num_neighbours, shrinkage=shrinkage
-        )
-        setting = {"num_neighbours": num_neighbours, "shrinkage": shrinkage}
-        return ItemToItemFloor(matrix=matrix, last_items=None, decay=1.0, parameters=setting)
+        return _item_knn(split, {"num_neighbours": num_neighbours, "shrinkage": shrinkage})
 
     shrunk = choice.best_of(floor(MIDDLING_NEIGHBOURS, shrinkage) for shrinkage in SHRINKAGES)
     shrinkage = shrunk.parameters["shrinkage"]
@@ -250,8 +304,7 @@ def _fit_item_knn(split: Split, choice: _Choice) -> ItemToItemFloor:
 def _by_recency(matrix: SparseMatrix) -> Iterator[ItemToItemFloor]:
     """One matrix with every setting of how fast the history is forgotten."""
     for decay in DECAYS:
-        setting = {"last_items": LAST_ITEMS, "decay": decay}
-        yield ItemToItemFloor(matrix=matrix, last_items=LAST_ITEMS, decay=decay, parameters=setting)
+        yield _with_recency(matrix, {"last_items": LAST_ITEMS, "decay": decay})
 
 
 def _sha256(path: Path) -> str:

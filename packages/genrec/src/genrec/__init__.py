@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         item_table,
     )
     from genrec.calibration import Calibration, calibrate, calibrated
-    from genrec.catalogue import with_catalogue
+    from genrec.catalogue import grown, with_catalogue
     from genrec.cloze import MaskedBatches
     from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
     from genrec.errors import ArtifactError
@@ -121,6 +121,7 @@ __all__ = [
     "first_of_each",
     "fit",
     "full_cross_entropy",
+    "grown",
     "in_batch_cross_entropy",
     "item_scores",
     "item_table",
@@ -159,7 +160,7 @@ _MODULES = {
         "item_table",
     ),
     "calibration": ("Calibration", "calibrate", "calibrated"),
-    "catalogue": ("with_catalogue",),
+    "catalogue": ("grown", "with_catalogue"),
     "cloze": ("MaskedBatches",),
     "decoding": ("Ranked", "beam_recall", "beam_search", "exact_scores", "score_items"),
     "errors": ("ArtifactError",),

@@ -1,4 +1,8 @@
-"""A trained model over another catalogue: items added, removed or renumbered, without training."""
+"""A trained model over another catalogue: items added, removed or renumbered, without training.
+
+`with_catalogue` gives a model that answers; `grown` one that has room for new codes and goes on
+learning.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,10 @@ from torch import Tensor, nn
 
 from genrec.backbones.items import ItemTable, StateBackbone
 from genrec.history import HistoryEmbedding
+from genrec.item_graph import ItemGraph
 from genrec.seq2seq import ScoreLogits, Seq2Seq
 from genrec.trie import Trie
-from genrec.vocabulary import TokenTable, Vocabulary
+from genrec.vocabulary import TokenTable, Vocabulary, level_means
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -43,6 +48,84 @@ def with_catalogue(
     Raises:
         ValueError: The codebooks differ, or the model knows nothing of some new items.
     """
+    _check_catalogue(model, trie, old_rows)
+    new = _shallow(model)
+    new.trie = trie
+    if model.backbone is None:
+        new.history = _history(model.history, trie, old_rows, item_vectors)
+    else:
+        new.backbone = _backbone(model.backbone, old_rows, None)
+    if model.item_graph is not None:
+        new.item_graph = model.item_graph.with_items(trie.num_items, old_rows)
+        assert model.score_logits is not None
+        counts = _old_counts(model.score_logits, model.trie, old_rows)
+        new.score_logits = _score_logits(model.score_logits, trie, counts)
+    if model.config.output_vocabulary == "node":
+        nodes = _old_nodes(model, trie)
+        _check_known(trie, nodes)
+        _put_nodes(new, model, trie, nodes)
+        if model.node_vectors is not None:
+            new.node_vectors = model.node_vectors[nodes]
+    return new
+
+
+def grown(
+    model: Seq2Seq,
+    trie: Trie,
+    old_rows: Int[Tensor, " items"],
+    *,
+    item_vectors: Float[Tensor, "items vector_dim"] | None = None,
+    backbone_vectors: Float[Tensor, "items dim"] | None = None,
+    item_graph: ItemGraph | None = None,
+    item_counts: Int[Tensor, " items"] | None = None,
+) -> Seq2Seq:
+    """Returns a copy of the model over a catalogue with new items, to be trained on.
+
+    What the model knows of old items stays to the bit, and with it the order in which it ranks
+    them below each node, until it is trained or its graph is another. What is new starts as in a
+    model without training: a node with `node_start="vectors"` at the projection of its mean vector,
+    brought to the scale of its level's old nodes; an item of the backbone at its vector.
+
+    Args:
+        model: The trained model; no weight of it is shared with the copy.
+        trie: The new catalogue over the same codebooks, on the model's device.
+        old_rows: For each item of the new catalogue its row in the old one, -1 where it is new.
+        item_vectors: One vector an item, of the kind that the model was made with: those of new
+            items for a history of vectors, those of all for nodes that start from vectors.
+        backbone_vectors: One vector an item, of which a backbone takes those of new items.
+        item_graph: Takes the place of the model's, of the same kinds; None keeps that, in which
+            new items have no edges.
+        item_counts: How often each item was had; None keeps the model's, and 0 for new items.
+
+    Raises:
+        ValueError: The codebooks differ, an argument does not fit, vectors of new items are
+            missing, or there are new codes where nodes start at random.
+    """
+    _check_catalogue(model, trie, old_rows)
+    new = _shallow(model)
+    new.trie = trie
+    if model.backbone is None:
+        new.history = _history(model.history, trie, old_rows, item_vectors)
+    else:
+        new.backbone = _backbone(model.backbone, old_rows, backbone_vectors)
+    if model.item_graph is not None:
+        assert model.score_logits is not None
+        if item_counts is None:
+            item_counts = _old_counts(model.score_logits, model.trie, old_rows)
+        new.item_graph = _graph(model.item_graph, old_rows, item_graph)
+        new.score_logits = _score_logits(model.score_logits, trie, item_counts)
+    if model.config.output_vocabulary == "node":
+        nodes = _old_nodes(model, trie)
+        if model.node_vectors is None:
+            _check_known(trie, nodes)
+        _put_nodes(new, model, trie, nodes)
+        if model.node_vectors is not None:
+            new.node_vectors = _grown_vectors(model.node_vectors, trie, nodes, item_vectors)
+    return copy.deepcopy(new, {id(trie): trie})
+
+
+def _check_catalogue(model: Seq2Seq, trie: Trie, old_rows: Tensor) -> None:
+    """Refuses a catalogue over other codebooks, and rows that are not one an item."""
     if trie.codebook_sizes != model.trie.codebook_sizes:
         raise ValueError(
             f"trie must have the model's codebook_sizes {model.trie.codebook_sizes}, got "
@@ -53,25 +136,6 @@ def with_catalogue(
             f"old_rows must hold one row for each of {trie.num_items} items, got shape "
             f"{tuple(old_rows.shape)}"
         )
-    new = _shallow(model)
-    new.trie = trie
-    if model.backbone is None:
-        new.history = _history(model.history, trie, old_rows, item_vectors)
-    else:
-        new.backbone = _backbone(model.backbone, old_rows)
-    if model.item_graph is not None:
-        new.item_graph = model.item_graph.with_items(trie.num_items, old_rows)
-        assert model.score_logits is not None
-        new.score_logits = _score_logits(model.score_logits, model.trie, trie, old_rows)
-    if model.config.output_vocabulary == "node":
-        new.vocabulary = Vocabulary(level_sizes=trie.level_sizes)
-        nodes = _old_nodes(model, trie)
-        special = torch.arange(model.vocabulary.bos, model.vocabulary.size, device=nodes.device)
-        new.tokens = _rows(model.tokens, torch.cat([nodes, special]))
-        new.head = _rows(model.head, nodes)
-        if model.node_vectors is not None:
-            new.node_vectors = model.node_vectors[nodes]
-    return new
 
 
 def _history(
@@ -106,58 +170,131 @@ def _history(
     return new
 
 
-def _score_logits(old: ScoreLogits, old_trie: Trie, trie: Trie, old_rows: Tensor) -> ScoreLogits:
+def _old_counts(old: ScoreLogits, old_trie: Trie, old_rows: Tensor) -> Int[Tensor, " items"]:
+    """Returns how often each item of the new catalogue was had; a new one never was."""
+    counts = old.item_counts(old_trie)[old_rows.clamp(min=0)]
+    return counts.masked_fill(old_rows < 0, 0)
+
+
+def _score_logits(old: ScoreLogits, trie: Trie, item_counts: Tensor) -> ScoreLogits:
     new = ScoreLogits(trie.level_sizes, old.weight.shape[1]).to(old.weight.device)
     for name, parameter in old.named_parameters():
         setattr(new, name, parameter)
-    counts = old.item_counts(old_trie)[old_rows.clamp(min=0)]
-    new.count(trie, counts.masked_fill(old_rows < 0, 0))
+    new.count(trie, item_counts.to(old.weight.device))
     return new
 
 
-def _backbone(old: StateBackbone, old_rows: Tensor) -> StateBackbone:
-    is_new = old_rows < 0
-    if bool(is_new.any()):
+def _graph(old: ItemGraph, old_rows: Tensor, new: ItemGraph | None) -> ItemGraph:
+    if new is None:
+        return old.with_items(len(old_rows), old_rows)
+    if new.num_items != len(old_rows) or new.num_kinds != old.num_kinds:
         raise ValueError(
-            "old_rows must not be -1 where a backbone reads the history, got -1 for item "
-            f"{int(is_new.nonzero()[0])}: no training ever saw it"
+            f"item_graph must be of {len(old_rows)} items and {old.num_kinds} kinds of scores, got "
+            f"{new.num_items} and {new.num_kinds}"
         )
+    return new.to(old.weights.device)
+
+
+def _backbone(
+    old: StateBackbone, old_rows: Tensor, vectors: Float[Tensor, "items dim"] | None
+) -> StateBackbone:
+    """Returns a backbone over the new catalogue; new items have their rows of `vectors`."""
+    is_new = old_rows < 0
+    rows = old.item_vectors().detach()[old_rows.clamp(min=0)]  # [items, dim]
+    if bool(is_new.any()):
+        if vectors is None:
+            raise ValueError(
+                "old_rows must not be -1 where a backbone reads the history, got -1 for item "
+                f"{int(is_new.nonzero()[0])}: no training ever saw it"
+            )
+        if vectors.shape != rows.shape:
+            raise ValueError(
+                f"backbone_vectors must have shape {tuple(rows.shape)}, got {tuple(vectors.shape)}"
+            )
+        rows = torch.where(is_new[:, None], vectors.to(rows), rows)
     table = ItemTable(len(old_rows), old.dim).to(old_rows.device)
     with torch.no_grad():
-        table.ids.copy_(old.item_vectors()[old_rows])
+        table.ids.copy_(rows)
     new = _shallow(old)
     new.num_items, new.item_encoder = len(old_rows), table
     return new
 
 
 def _old_nodes(model: Seq2Seq, trie: Trie) -> Int[Tensor, " nodes"]:
-    """Returns the model's token of each node of another trie, level by level."""
+    """Returns the model's token of each node of another trie, level by level; -1 for new nodes."""
     old, tokens = model.trie, []
     above = torch.zeros(1, dtype=torch.long, device=trie.device)  # the old node of each new parent
     parents, old_parents = above, above
     for level, size in enumerate(trie.codebook_sizes):
         children, known = trie.expand(level, parents), old.expand(level, old_parents)
-        key = above[children.parent] * size + children.codes
+        key = above[children.parent] * size + children.codes  # [children], below 0 under new nodes
         keys = known.parent * size + known.codes
         place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
-        missing = keys[place] != key
-        if bool(missing.any()):
-            leaf = trie.first_leaf(level, children.node[missing][0])
-            item = trie.leaf_items[leaf].long()
+        above = place.masked_fill(keys[place] != key, -1)
+        first = model.vocabulary.level_offsets[level]
+        tokens.append(torch.where(above < 0, above, above + first))
+        parents, old_parents = children.node, known.node
+    return torch.cat(tokens)
+
+
+def _check_known(trie: Trie, nodes: Int[Tensor, " nodes"]) -> None:
+    """Refuses nodes that the model has no rows for.
+
+    Raises:
+        ValueError: There is one; the first of the highest level is named.
+    """
+    for level, of_level in enumerate(torch.split(nodes, list(trie.level_sizes))):
+        (missing,) = (of_level < 0).nonzero(as_tuple=True)
+        if len(missing):
+            item = trie.leaf_items[trie.first_leaf(level, missing[0])].long()
             codes = trie.codes_on(trie.paths(item))[: level + 1].tolist()
             raise ValueError(
                 f'codes must be known where output_vocabulary is "node", got {codes} for item '
                 f"{int(item)}: no training ever saw a row for them"
             )
-        tokens.append(place + model.vocabulary.level_offsets[level])
-        above, parents, old_parents = place, children.node, known.node
-    return torch.cat(tokens)
+
+
+def _put_nodes(new: Seq2Seq, old: Seq2Seq, trie: Trie, nodes: Int[Tensor, " nodes"]) -> None:
+    """Gives a model the rows of another trie's nodes; new ones have the offset 0."""
+    new.vocabulary = Vocabulary(level_sizes=trie.level_sizes)
+    special = torch.arange(old.vocabulary.bos, old.vocabulary.size, device=nodes.device)
+    new.tokens = _rows(old.tokens, torch.cat([nodes, special]))
+    new.head = _rows(old.head, nodes)
 
 
 def _rows(table: TokenTable, rows: Tensor) -> TokenTable:
     new = _shallow(table)
-    new.weight = nn.Parameter(table.weight.detach()[rows])
+    weight = table.weight.detach()[rows.clamp(min=0)]
+    new.weight = nn.Parameter(weight.masked_fill(rows[:, None] < 0, 0.0))
     return new
+
+
+def _grown_vectors(
+    old: Float[Tensor, "old_nodes vector_dim"],
+    trie: Trie,
+    nodes: Int[Tensor, " nodes"],
+    item_vectors: Tensor | None,
+) -> Float[Tensor, "nodes vector_dim"]:
+    """Returns the fixed vector of each node; new ones by the scale of the old ones beside them."""
+    is_new = nodes < 0
+    vectors = old[nodes.clamp(min=0)]
+    if not bool(is_new.any()):
+        return vectors
+    expected = (trie.num_items, old.shape[1])
+    if item_vectors is None or item_vectors.shape != expected:
+        got = None if item_vectors is None else tuple(item_vectors.shape)
+        raise ValueError(
+            f"item_vectors must be given where nodes start from vectors, shape {expected}, got "
+            f"{got}"
+        )
+    means = level_means(trie, item_vectors.to(old))
+    sizes = list(trie.level_sizes)
+    levels = []
+    for mean, missing in zip(means, torch.split(is_new, sizes), strict=True):
+        known = mean[~missing] if bool((~missing).any()) else mean
+        spread = known.std(dim=0, correction=0).clamp(min=1e-6)
+        levels.append((mean - known.mean(dim=0)) / spread)
+    return torch.where(is_new[:, None], torch.cat(levels), vectors)
 
 
 def _shallow(module: ModuleT) -> ModuleT:

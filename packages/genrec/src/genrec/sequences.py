@@ -11,6 +11,7 @@ starts in column 0 and a causal model needs no mask. The order of the batches is
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -151,6 +152,23 @@ class PairBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.bucket = bucket
+
+    def only(self, pairs: Int[np.ndarray, " pairs"]) -> PairBatches:
+        """Returns batches of some of the pairs; what each pair holds stays as it is.
+
+        Args:
+            pairs: Their numbers, counted user by user, and of each from the oldest target on.
+
+        Raises:
+            ValueError: There is none, or one that is not there.
+        """
+        if not len(pairs) or int(pairs.min()) < 0 or int(pairs.max()) >= self.num_pairs:
+            got = f"{pairs.min()} to {pairs.max()}" if len(pairs) else "none"
+            raise ValueError(f"pairs must be at least one in [0, {self.num_pairs}), got {got}")
+        chosen = copy.copy(self)
+        chosen._users, chosen._lengths = self._users[pairs], self._lengths[pairs]
+        chosen._ends, chosen._ahead = self._ends[pairs], self._ahead[pairs]
+        return chosen
 
     @property
     def num_pairs(self) -> int:

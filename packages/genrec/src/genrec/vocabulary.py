@@ -111,12 +111,26 @@ def node_means(
         One row a node, level by level; a dimension without spread is 0 throughout its level.
     """
     levels = []
-    paths = trie.paths(torch.arange(trie.num_items, device=trie.device))
+    for mean in level_means(trie, item_vectors):
+        spread = mean.std(dim=0, correction=0)
+        levels.append((mean - mean.mean(dim=0)) / spread.clamp(min=1e-6))
+    return torch.cat(levels)
+
+
+def level_means(
+    trie: Trie, item_vectors: Float[Tensor, "items vector_dim"]
+) -> list[Float[Tensor, "nodes vector_dim"]]:
+    """Returns the mean vector of the items under each node, one table a level.
+
+    Args:
+        trie: The items' codes.
+        item_vectors: One vector an item.
+    """
+    means = []
+    paths = trie.paths(torch.arange(trie.num_items, device=trie.device))  # [items, levels]
     for level, size in enumerate(trie.level_sizes):
         total = item_vectors.new_zeros(size, item_vectors.shape[1])
         total.index_add_(0, paths[:, level], item_vectors)
         nodes = torch.arange(size, device=trie.device)
-        mean = total / trie.items_below(level, nodes)[:, None]
-        spread = mean.std(dim=0, correction=0)
-        levels.append((mean - mean.mean(dim=0)) / spread.clamp(min=1e-6))
-    return torch.cat(levels)
+        means.append(total / trie.items_below(level, nodes)[:, None])
+    return means

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from semtok.embedding.image import ImageEmbedding
     from semtok.embedding.image_files import image_paths, read_image
     from semtok.embedding.image_networks import ImageNetwork, image_network
-    from semtok.embedding.kinds import embedding_source, is_stored
+    from semtok.embedding.kinds import embedding_source, is_stored, load_source
     from semtok.embedding.lsa import LsaEmbedding
     from semtok.embedding.stored import StoredEmbedding, read_embeddings
     from semtok.embedding.text import TextEmbedding, text_network
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.rqvae_config import RqVaeConfig
     from semtok.quantizers.views import ViewQuantizer
     from semtok.ray_engine import RayOptions, embed_files, encode_files, write_shards
-    from semtok.reduction import Pca, standardised
+    from semtok.reduction import Pca, Standardisation, standardised
     from semtok.semantic_ids import FittedSemanticIds, SemanticIds
     from semtok.sequences import read_sequences
     from semtok.tokenizer import Encoding, Tokenizer
@@ -68,6 +68,7 @@ __all__ = [
     "RqVae",
     "RqVaeConfig",
     "SemanticIds",
+    "Standardisation",
     "StoredEmbedding",
     "TextEmbedding",
     "Tokenizer",
@@ -82,6 +83,7 @@ __all__ = [
     "image_paths",
     "is_stored",
     "load_quantizer",
+    "load_source",
     "load_tokenizer",
     "measure_collisions",
     "measure_health",
@@ -112,7 +114,7 @@ _MODULES = {
     "embedding.image": ("ImageEmbedding",),
     "embedding.image_files": ("image_paths", "read_image"),
     "embedding.image_networks": ("ImageNetwork", "image_network"),
-    "embedding.kinds": ("embedding_source", "is_stored"),
+    "embedding.kinds": ("embedding_source", "is_stored", "load_source"),
     "embedding.lsa": ("LsaEmbedding",),
     "embedding.stored": ("StoredEmbedding", "read_embeddings"),
     "embedding.text": ("TextEmbedding", "text_network"),
@@ -129,7 +131,7 @@ _MODULES = {
     "quantizers.rqvae_config": ("RqVaeConfig",),
     "quantizers.views": ("ViewQuantizer",),
     "ray_engine": ("RayOptions", "embed_files", "encode_files", "write_shards"),
-    "reduction": ("Pca", "standardised"),
+    "reduction": ("Pca", "Standardisation", "standardised"),
     "semantic_ids": ("FittedSemanticIds", "SemanticIds"),
     "sequences": ("read_sequences",),
     "tokenizer": ("Encoding", "Tokenizer"),

@@ -9,7 +9,16 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float32
 
-from semtok.parts import floats, read_part, refusing, write_part
+from semtok.parts import (
+    flag,
+    floats,
+    number,
+    read_part,
+    refusing,
+    write_part,
+    write_tensors,
+    writing_part,
+)
 from semtok.threads import one_thread
 from semtok.vectors import (
     check_options,
@@ -123,6 +132,96 @@ def _directions(
     return variance[::-1][:count], directions.T[::-1][:count]
 
 
+MOST_SCALE = float(np.finfo(np.float32).max)
+"""The greatest scale of vectors of single precision."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Standardisation:
+    """PCA, then the mean 0 in each dimension and unit variance over all, as fitted on some vectors.
+
+    Others that come later are brought to the same scale by the same map, so that what was learned
+    of the first holds for them.
+
+    Attributes:
+        pca: The reduction; None where no dimension is dropped.
+        mean: What is subtracted from the reduced vectors.
+        scale: What divides them then.
+    """
+
+    kind: ClassVar[str] = "standardisation"
+
+    pca: Pca | None
+    mean: Float32[np.ndarray, " reduced"]
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.pca is not None and len(self.pca.components) != len(self.mean):
+            raise ValueError("mean must be as long as what the reduction gives")
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale must be above 0 and finite, got {self.scale}")
+
+    @classmethod
+    def fit(cls, vectors: Float[np.ndarray, "items _"], dim: int) -> Standardisation:
+        """Fits the map that `standardised` applies.
+
+        Args:
+            vectors: One an item.
+            dim: How many dimensions PCA keeps. No fewer vectors or dimensions than that: none is
+                lost.
+
+        Raises:
+            ValueError: As `standardised` does.
+        """
+        check_options(("dim", dim, 1))
+        if len(vectors) == 0:
+            raise ValueError("vectors must hold at least one vector, got none")
+        pca = Pca.fit(vectors, dim=dim) if dim < min(vectors.shape) else None
+        reduced = vectors if pca is None else pca.transform(vectors)
+        mean = reduced.mean(axis=0)
+        scale = (reduced - mean).std().clip(1e-6)
+        return cls(pca=pca, mean=mean.astype(np.float32), scale=float(scale))
+
+    def transform(
+        self, vectors: Float[np.ndarray, "items _"]
+    ) -> Float32[np.ndarray, "items reduced"]:
+        """Vectors as those that were fitted are: reduced, less their mean, divided by their scale.
+
+        Raises:
+            ValueError: The vectors are of another width than those, or not finite.
+        """
+        if self.pca is not None:
+            vectors = self.pca.transform(vectors)
+        elif vectors.shape[1] != len(self.mean):
+            raise ValueError(
+                f"vectors must have {len(self.mean)} dimensions, as those that were fitted, got "
+                f"{vectors.shape[1]}"
+            )
+        scaled: Float[np.ndarray, "items reduced"] = (vectors - self.mean) / self.scale
+        return scaled.astype(np.float32)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json, tensors.safetensors and the reduction into a new folder."""
+        config = {"kind": self.kind, "scale": self.scale, "is_reduced": self.pca is not None}
+        with writing_part(folder, config) as beside:
+            write_tensors(beside / "tensors.safetensors", {"mean": self.mean})
+            if self.pca is not None:
+                self.pca.save(beside / "pca")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Standardisation:
+        """Reads what `save` wrote.
+
+        Raises:
+            CatalogError: If the folder is absent, corrupt or of a newer format.
+        """
+        config, tensors = read_part(folder, cls.kind)
+        with refusing(folder):
+            pca = Pca.load(Path(folder) / "pca") if flag(config, "is_reduced") else None
+            mean, scale = floats(tensors, "mean", 1), number(config, "scale", 0, MOST_SCALE)
+            return cls(pca=pca, mean=mean, scale=scale)
+
+
 def standardised(
     vectors: Float[np.ndarray, "items _"], dim: int
 ) -> Float32[np.ndarray, "items reduced"]:
@@ -136,11 +235,4 @@ def standardised(
         ValueError: If `dim` is less than 1, `vectors` holds none, or PCA meets a number that is
             not finite.
     """
-    check_options(("dim", dim, 1))
-    if len(vectors) == 0:
-        raise ValueError("vectors must hold at least one vector, got none")
-    if dim < min(vectors.shape):
-        vectors = Pca.fit(vectors, dim=dim).transform(vectors)
-    vectors = vectors - vectors.mean(axis=0)
-    scaled: Float[np.ndarray, "items reduced"] = vectors / vectors.std().clip(1e-6)
-    return scaled.astype(np.float32)
+    return Standardisation.fit(vectors, dim).transform(vectors)

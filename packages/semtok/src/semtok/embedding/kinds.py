@@ -138,8 +138,12 @@ def on_device(source: EmbeddingSource, device: str) -> EmbeddingSource:
     return replace(moved, device=device)  # type: ignore[no-any-return]
 
 
-def load_source(folder: str | Path) -> EmbeddingSource:
+def load_source(folder: str | Path, *, device: str = "cpu") -> EmbeddingSource:
     """Loads whichever embedding source a folder holds.
+
+    Args:
+        folder: What a source's `save` wrote.
+        device: Where its model runs, if it has one.
 
     Raises:
         CatalogError: If it holds none that this version knows.
@@ -147,5 +151,5 @@ def load_source(folder: str | Path) -> EmbeddingSource:
     config = read_config(Path(folder))
     for source in (LsaEmbedding, TextEmbedding, ImageEmbedding, StoredEmbedding):
         if config.get("kind") == source.kind:
-            return source.load(folder)
+            return on_device(source.load(folder), device)
     raise CatalogError(f"{folder}: unknown kind of embedding source {config.get('kind')!r}")

@@ -1,0 +1,178 @@
+"""What an update changed: its answers beside those of the old run, on the same users."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from evalrec import Queries, evaluate
+from evalrec.page import Section, table, tag, text
+from jaxtyping import Int
+
+from semrec.prorec.joining import on_base
+from semrec.prorec.report import findings
+from semrec.shared.files import load_tensors
+from semrec.shared.findings import Findings
+from semrec.shared.stage import Facts, Stage
+from semrec.shared.verdict import decimal
+
+if TYPE_CHECKING:
+    from semrec.prorec.update import UpdatePipeline
+
+TOP = 10
+"""Items of an answer that are compared."""
+
+Lists = Int[np.ndarray, "users k"]
+"""The best items of each user, best first; -1 where there are no more."""
+
+
+def update_stage(pipeline: UpdatePipeline) -> Stage[Facts]:
+    """The stage "update": both runs' best items for the users of the test, whom no training saw."""
+
+    def fill(folder: Path) -> Facts:
+        queries, news = pipeline.data.split.test, pipeline.news
+        new, old = new_lists(pipeline), old_lists(pipeline, queries)
+        codes = pipeline.tokenizer.complete()
+        answered = new[new >= 0]
+        is_new = news.is_new
+        return {
+            "items": len(is_new),
+            "new_items": int(is_new.sum()),
+            "removed_items": news.num_removed,
+            "new_interactions": news.num_interactions,
+            "trained": pipeline.trains,
+            "on_new": bool((news.new > 0).any()),
+            "users": len(queries),
+            "overlap": overlap(old, new),
+            "old": reached(queries, old),
+            "new": reached(queries, new),
+            "share_of_new_items": float(is_new[answered].mean()),
+            "new_items_recommended": len(np.unique(answered[is_new[answered]])),
+            "targets_new_items": int(is_new[queries.targets].sum()),
+            "hits_new_items": int(hits(queries, new)[is_new[queries.targets]].sum()),
+            **{name: codes[name] for name in ("drift", "refit", "drift_words")},
+        }
+
+    last = pipeline.joined if pipeline.config.joining.any else pipeline.test
+    stage: Stage[Facts] = pipeline.stage(
+        "update",
+        reads=(),
+        after=(last, pipeline.tokenizer),
+        fill=fill,
+        load=lambda folder: stage.complete(),
+    )
+    return stage
+
+
+def new_lists(pipeline: UpdatePipeline) -> Lists:
+    """What the update answers, as its test ranked it."""
+    if not pipeline.config.joining.any:
+        lists = load_tensors(pipeline.test.file("lists.safetensors"))
+        return lists["items"][:, :TOP].numpy()
+    choice = pipeline.joined.complete()
+    candidates = pipeline.candidate_stages["test"].result()
+    return on_base(candidates, choice["base"]).ranked(choice["weights"])[:, :TOP]
+
+
+def old_lists(pipeline: UpdatePipeline, queries: Queries) -> Lists:
+    """What the old run answers to the same histories, items that are there no more left out.
+
+    It skips what it does not know of a history.
+    """
+    ids = pipeline.data.catalog.item_ids
+    rows = {item_id: row for row, item_id in enumerate(ids)}
+    histories = [[ids[row] for row in history] for history in queries.histories]
+    gone = [item_id for item_id in pipeline.old.item_ids if item_id not in rows]
+    lists = np.full((len(histories), TOP), -1)
+    with pipeline.run.screen.bar("answers of the old run") as bar:
+        answers = pipeline.old.recommender().stream(histories, top_k=TOP, deny=gone)
+        for user, answer in enumerate(answers):
+            best = [rows[item.item_id] for item in answer.items]
+            lists[user, : len(best)] = best
+            bar.update(user + 1, len(histories))
+    return lists
+
+
+def overlap(old: Lists, new: Lists) -> float:
+    """Mean share of a user's items that both runs answer, of the longer list."""
+    shares = [
+        len({*before[before >= 0]} & {*now[now >= 0]}) / max((now >= 0).sum(), 1)
+        for before, now in zip(old, new, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def hits(queries: Queries, lists: Lists) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each user's target is in its list."""
+    is_hit: np.ndarray[Any, np.dtype[np.bool_]] = (lists == queries.targets[:, None]).any(axis=1)
+    return is_hit
+
+
+def reached(queries: Queries, lists: Lists) -> dict[str, float]:
+    """NDCG and recall of lists, all items ranked."""
+    report = evaluate(queries, lists, ks=(TOP,))
+    return {
+        name: report.metrics["unfiltered"][name].mean for name in (f"ndcg@{TOP}", f"recall@{TOP}")
+    }
+
+
+def sentence(facts: Mapping[str, Any]) -> str:
+    """What an update changed, in one line."""
+    before, now = (decimal(facts[name][f"ndcg@{TOP}"]) for name in ("old", "new"))
+    return (
+        f"{facts['items']:,} items, {facts['new_items']:,} new; overlap of top {TOP}: "
+        f"{100 * facts['overlap']:.0f} %; NDCG@{TOP} {before} to {now} on {_purchases(facts)}"
+        f"{refit_words(facts)}"
+    )
+
+
+def refit_words(facts: Mapping[str, Any]) -> str:
+    """Advice to begin anew, where new items are unlike those that the codes were made for."""
+    if not facts["refit"]:
+        return ""
+    return (
+        f"; new items are {facts['drift']:.2f} times as far from their codes as the old ones: "
+        "begin a new run with the command run"
+    )
+
+
+def _purchases(facts: Mapping[str, Any]) -> str:
+    return "the purchases since" if facts["on_new"] else "the last purchases (none is new)"
+
+
+def update_findings(pipeline: UpdatePipeline) -> Findings:
+    """What a run shows, and what the update changed."""
+    found, facts = findings(pipeline), pipeline.comparison.complete()
+    return dataclasses.replace(
+        found,
+        lead=f"An update of {pipeline.old.run.path.name}",
+        trainings=found.trainings if pipeline.trains else (),
+        cards=(update_section(facts), *found.cards),
+        metrics={**found.metrics, "update": {k: v for k, v in facts.items() if k != "seconds"}},
+    )
+
+
+def update_section(facts: Mapping[str, Any]) -> Section:
+    """The old run beside the update."""
+    rows = [
+        [name, facts[key][f"ndcg@{TOP}"], facts[key][f"recall@{TOP}"]]
+        for name, key in (("the old run", "old"), ("the update", "new"))
+    ]
+    share = f"{100 * facts['share_of_new_items']:.1f} %"
+    bought = facts["targets_new_items"]
+    return Section(
+        title="Old and new",
+        body=[
+            tag("p", text(f"{sentence(facts)}.")),
+            table(["", f"NDCG@{TOP}", f"recall@{TOP}"], rows),
+        ],
+        note=f"{facts['users']:,} users, {_purchases(facts)}, all items ranked, seen by neither "
+        f"training. New items are {share} of what is answered, {facts['new_items_recommended']:,} "
+        f"of {facts['new_items']:,} are answered to somebody; of {bought:,} purchases of new items "
+        f"{facts['hits_new_items']:,} are among the first {TOP}. "
+        f"{facts['removed_items']:,} items of the old run are there no more. "
+        f"Drift: {facts['drift_words']}.",
+    )

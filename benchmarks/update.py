@@ -1,0 +1,215 @@
+"""Times PRORec's update beside a full retrain, and compares what they answer to the same users.
+
+    python benchmarks/update.py --work FOLDER                       # synthetic data
+    python benchmarks/update.py --data FOLDER --work FOLDER --device cuda
+
+Each history is cut by position: its first part (nine tenths) is last week's data, all of it the
+data of now. Items that the first parts lack are new, and `--launched` items, drawn, whose
+interactions are left out of last week's data. Four runs: PRORec on last week's data, its
+update, its update without training, and PRORec on the data of now from the start. Asked is what
+each user with new interactions had last, which none of the four was trained on.
+
+Times are the sums of the stages' own, without Python's start. Whatever lies in the work folder
+already is kept, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from evalrec import (
+    Interactions,
+    Queries,
+    evaluate,
+    find_interactions,
+    leave_one_out,
+    read_interactions,
+    write_synthetic,
+)
+from genrec import Answers
+from semtok import find_catalog, read_catalog
+
+from semrec.loading import load_run
+
+APP = Path(__file__).resolve().parents[1] / "apps" / "prorec.py"
+TOP = 10
+TARGETS = {"time of the first run": 0.2, "recall of the retrain": 0.98}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Last week's data in a folder, and the users that are asked.
+
+    Attributes:
+        folder: Last week's data.
+        queries: Of each user with new interactions, what came last.
+        item_ids: The id of each item of now.
+        is_new: Whether last week's data lack it.
+    """
+
+    folder: Path
+    queries: Queries
+    item_ids: list[str]
+    is_new: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def cut(data: Path, folder: Path, share: float, launched: int, count: int) -> Cut:
+    """Cuts each history after a share of it, rounded down but for its first three.
+
+    Args:
+        data: A native folder.
+        folder: Where last week's data go, unless they are there.
+        share: Of each history.
+        launched: Items that are left out of last week's data, drawn.
+        count: Most users that are asked.
+    """
+    catalog = read_catalog(find_catalog(data))
+    table = read_interactions(find_interactions(data), item_ids=catalog.item_ids)
+    lengths = np.bincount(table.users, minlength=table.num_users)  # [users]
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(len(table)) - starts[table.users]
+    is_old = place < np.maximum((share * lengths).astype(int), 3)[table.users]
+    drawn = np.random.default_rng(0).choice(table.num_items, size=launched, replace=False)
+    is_old &= ~np.isin(table.items, drawn)
+    kept = np.bincount(table.items[is_old], minlength=table.num_items) > 0  # [items]
+    if not folder.exists():
+        _write(folder, table, is_old, data, kept)
+    test = leave_one_out(table).test
+    assert test.users is not None
+    has_new = np.bincount(table.users[~is_old], minlength=table.num_users)[test.users] > 0
+    asked = np.flatnonzero(has_new)
+    queries = Queries(
+        histories=[test.histories[query] for query in asked],
+        targets=test.targets[asked],
+        num_items=test.num_items,
+        cold=test.cold[asked],
+        users=test.users[asked],
+    ).sample(count, seed=0)
+    return Cut(folder=folder, queries=queries, item_ids=catalog.item_ids, is_new=~kept)
+
+
+def _write(
+    folder: Path, table: Interactions, is_old: np.ndarray, data: Path, kept: np.ndarray
+) -> None:
+    source = find_catalog(data)
+    if source.suffix != ".jsonl":
+        raise SystemExit(f"{source} must be a JSONL file, so that it can be cut")
+    folder.mkdir(parents=True)
+    lines = source.read_text(encoding="utf-8").splitlines()
+    old_lines = [line for line, stays in zip(lines, kept, strict=True) if stays]
+    (folder / "items.jsonl").write_text("\n".join(old_lines) + "\n", encoding="utf-8")
+    pl.DataFrame(
+        {
+            "user_id": [table.user_ids[user] for user in table.users[is_old]],
+            "item_id": [table.item_ids[item] for item in table.items[is_old]],
+            "timestamp": table.timestamps[is_old],
+        }
+    ).write_parquet(folder / "interactions.parquet")
+
+
+def prorec(*arguments: object) -> None:
+    """A command of PRORec."""
+    subprocess.run([sys.executable, str(APP), *map(str, arguments)], check=True)
+
+
+def seconds(run: Path) -> float:
+    """What the stages of a run took."""
+    stages = [json.loads(path.read_text()) for path in run.glob("*/stage.json")]
+    return sum(stage["seconds"] for stage in stages)
+
+
+def figures(run: Path, cut: Cut) -> dict[str, float]:
+    """How a run answers the users; items that it does not know it skips."""
+    rows = {item_id: row for row, item_id in enumerate(cut.item_ids)}
+    recommender: Answers = load_run(run).recommender()
+    histories = [[cut.item_ids[row] for row in history] for history in cut.queries.histories]
+    ranked = np.full((len(histories), TOP), -1)
+    for user, answer in enumerate(recommender.stream(histories, top_k=TOP)):
+        best = [rows[item.item_id] for item in answer.items]
+        ranked[user, : len(best)] = best
+    report = evaluate(cut.queries, ranked, ks=(TOP,))
+    is_hit = (ranked == cut.queries.targets[:, None]).any(axis=1)
+    wants_new = cut.is_new[cut.queries.targets]
+    return {
+        "seconds": seconds(run),
+        **{name: report.metrics["unfiltered"][f"{name}@{TOP}"].mean for name in ("recall", "ndcg")},
+        "recall of new items": float(is_hit[wants_new].mean()) if wants_new.any() else 0.0,
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Makes the four runs, and asks them."""
+    work: Path = options.work
+    data = options.data or work / "now"
+    if not data.exists():
+        write_synthetic(data, num_items=options.items, num_users=options.users, seed=0)
+    parts = cut(data, work / "last-week", options.share, options.launched, options.asked)
+    config = ["--config", options.config] if options.config else []
+    device = ["--device", options.device]
+    settings = ["--config", options.update] if options.update else []
+    runs = {name: work / name for name in ("first", "update", "grown", "retrain")}
+    prorec("run", "--data", parts.folder, "--out", runs["first"], *config, *device)
+    onwards = ["update", "--run", runs["first"], "--data", data]
+    prorec(*onwards, "--out", runs["update"], *settings, *device)
+    prorec(*onwards, "--out", runs["grown"], "--no-train", *device)
+    prorec("run", "--data", data, "--out", runs["retrain"], *config, *device)
+    return {
+        "machine": f"{platform.machine()}, {platform.system()}, {options.device}",
+        "date": date.today().isoformat(),
+        "users asked": len(parts.queries),
+        "items": len(parts.item_ids),
+        "new items": int(parts.is_new.sum()),
+        "new items among the targets": int(parts.is_new[parts.queries.targets].sum()),
+        "runs": {name: figures(run, parts) for name, run in runs.items()},
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints a table, and whether the targets are reached."""
+    runs = result["runs"]
+    columns = list(runs["first"])
+    print("|", " | ".join(["run", *columns]), "|")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, row in runs.items():
+        print("|", " | ".join([name, *(f"{row[column]:.4g}" for column in columns)]), "|")
+    shares = {
+        "time of the first run": runs["update"]["seconds"] / runs["first"]["seconds"],
+        "recall of the retrain": runs["update"]["recall"] / runs["retrain"]["recall"],
+    }
+    for name, share in shares.items():
+        bound = "at most" if name.startswith("time") else "at least"
+        print(f"{name}: {share:.3f}; the target is {bound} {TARGETS[name]}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="native folder; synthetic data without it")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--config", type=Path, help="TOML of the runs from the start")
+    parser.add_argument("--update", type=Path, help="TOML with the table [update]")
+    parser.add_argument("--share", type=float, default=0.9, help="of each history, last week's")
+    parser.add_argument("--launched", type=int, default=0, help="items new since last week, drawn")
+    parser.add_argument("--asked", type=int, default=5000, help="most users that are asked")
+    parser.add_argument("--items", type=int, default=600, help="of synthetic data")
+    parser.add_argument("--users", type=int, default=2000, help="of synthetic data")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    result = measure(options)
+    (options.work / "update.json").write_text(json.dumps(result, indent=2) + "\n")
+    show(result)
+
+
+if __name__ == "__main__":
+    main()
