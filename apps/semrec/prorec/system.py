@@ -461,10 +461,10 @@ class PaperPipeline(Pipeline[Config]):
         validation = self.validation
 
         def validate(_: nn.Module) -> dict[str, float]:
-            asked: AbstractContextManager[object] = nullcontext()
+            numbers: AbstractContextManager[object] = nullcontext()
             if isinstance(model, Seq2Seq) and model.score_logits is not None:
-                asked = calibrated(model, validation.histories, validation.targets)
-            with asked:  # an epoch is as good as it is once its tree is calibrated
+                numbers = calibrated(model, validation.histories, validation.targets)
+            with numbers:  # an epoch is as good as it is once its tree is calibrated
                 return self.validated(model)
 
         with self.run.screen.bar(name) as bar:
