@@ -87,13 +87,13 @@ def cut(data: Path, folder: Path, share: float, launched: int, count: int) -> Cu
     test = leave_one_out(table).test
     assert test.users is not None
     has_new = np.bincount(table.users[~is_old], minlength=table.num_users)[test.users] > 0
-    asked = np.flatnonzero(has_new)
+    queries = np.flatnonzero(has_new)
     queries = Queries(
-        histories=[test.histories[query] for query in asked],
-        targets=test.targets[asked],
+        histories=[test.histories[query] for query in queries],
+        targets=test.targets[queries],
         num_items=test.num_items,
-        cold=test.cold[asked],
-        users=test.users[asked],
+        cold=test.cold[queries],
+        users=test.users[queries],
     ).sample(count, seed=0)
     return Cut(folder=folder, queries=queries, item_ids=catalog.item_ids, is_new=~kept)
 

@@ -145,13 +145,13 @@ def _purchases(facts: Mapping[str, Any]) -> str:
 
 def update_findings(pipeline: UpdatePipeline) -> Findings:
     """What a run shows, and what the update changed."""
-    found, facts = findings(pipeline), pipeline.comparison.complete()
+    shown, facts = findings(pipeline), pipeline.comparison.complete()
     return dataclasses.replace(
-        found,
+        shown,
         lead=f"An update of {pipeline.old.run.path.name}",
-        trainings=found.trainings if pipeline.trains else (),
-        cards=(update_section(facts), *found.cards),
-        metrics={**found.metrics, "update": {k: v for k, v in facts.items() if k != "seconds"}},
+        trainings=shown.trainings if pipeline.trains else (),
+        cards=(update_section(facts), *shown.cards),
+        metrics={**shown.metrics, "update": {k: v for k, v in facts.items() if k != "seconds"}},
     )
 
 

@@ -68,6 +68,9 @@ from semrec.shared.training import (
 FOLDS = 2
 """Parts of the users of which each is scored by a teacher that was trained on the other."""
 
+POPULARITY_WEIGHTS = (0.0, -0.1, -0.2, -0.3, -0.45, -0.6)
+"""What is tried of the weight of popularity in the tree."""
+
 MODEL = "PRORec"
 """The model's row in tables."""
 
@@ -269,7 +272,7 @@ class PaperPipeline(Pipeline[Config]):
             loss = partial(stage_two_loss, config, integrated, self.teacher(integrated))
             facts = self.fit_generator(self.stage_two.folder_name, folder, model, loss)
             if config.tree_scores:
-                facts = {**facts, "calibration": self.calibrate(model)}
+                facts = {**facts, **self.calibrate(model)}
             self.save_generator(folder, model)
             return facts
 
@@ -297,21 +300,36 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def calibrate(self, model: Seq2Seq) -> Facts:
-        """Weighs network and floors anew on the users of early stopping, whom no training saw."""
-        validation = self.validation
-        with self.run.screen.bar("calibration") as bar:
-            gain = calibrate(model, validation.histories, validation.targets)
-            bar.update(
-                len(validation), len(validation), f"loss {gain.before:.3f}, {gain.after:.3f}"
-            )
-        numbers = model.score_logits
+        """Weighs network, floors and popularity on the users of early stopping, whom none saw.
+
+        The first two by likelihood; popularity, which corrects the catalogue's prior, by NDCG@10
+        with seen items filtered.
+        """
+        validation, numbers = self.validation, model.score_logits
         assert numbers is not None
-        return {
+        gain = calibrate(model, validation.histories, validation.targets)
+        figures: dict[float, dict[str, float]] = {}
+        with self.run.screen.bar("calibration") as bar:
+            for tried, weight in enumerate(POPULARITY_WEIGHTS, start=1):
+                numbers.popularity.data.fill_(weight)
+                figures[weight] = self.validated(model)
+                bar.update(tried, len(POPULARITY_WEIGHTS))
+        # Of equals, the nearest to 0.
+        best = max(figures, key=lambda weight: figures[weight]["ndcg@10 filtered"])
+        numbers.popularity.data.fill_(best)
+        calibration = {
             **dataclasses.asdict(gain),
             "scale": numbers.scale.tolist(),
             "weight": (10 * numbers.weight).tolist(),
-            "popularity": numbers.popularity.tolist(),
+            "popularity": best,
         }
+        return {"calibration": calibration, "validation": figures[best]}
+
+    def validated(self, model: Seq2Seq | Ensemble) -> dict[str, float]:
+        """What early stopping looks at, by beam search for the validation users."""
+        validation, num_beams = self.validation, self.config.evaluation.validation_beams
+        ranked = rank_histories(model, validation.histories, num_beams=num_beams)
+        return ndcg(evaluate(validation, ranked.items, ks=(10,)))
 
     @cached_property
     def fold_stages(self) -> tuple[Stage[Report], ...]:
@@ -440,15 +458,14 @@ class PaperPipeline(Pipeline[Config]):
         Returns:
             Facts about the training.
         """
-        validation, num_beams = self.validation, self.config.evaluation.validation_beams
+        validation = self.validation
 
         def validate(_: nn.Module) -> dict[str, float]:
-            asked: AbstractContextManager[object] = nullcontext()
+            numbers: AbstractContextManager[object] = nullcontext()
             if isinstance(model, Seq2Seq) and model.score_logits is not None:
-                asked = calibrated(model, validation.histories, validation.targets)
-            with asked:  # an epoch is as good as it is once its tree is calibrated
-                ranked = rank_histories(model, validation.histories, num_beams=num_beams)
-            return ndcg(evaluate(validation, ranked.items, ks=(10,)))
+                numbers = calibrated(model, validation.histories, validation.targets)
+            with numbers:  # an epoch is as good as it is once its tree is calibrated
+                return self.validated(model)
 
         with self.run.screen.bar(name) as bar:
             result = fit(

@@ -249,7 +249,7 @@ class UpdatePipeline(PRORecPipeline):
                 loss = partial(stage_two_loss, config, integrated, None)
                 facts = self.fit_generator(stage.folder_name, folder, model, loss)
             if self.trains and config.tree_scores:
-                facts = {**facts, "calibration": self.calibrate(model)}
+                facts = {**facts, **self.calibrate(model)}
             self.save_generator(folder, model)
             return facts
 
@@ -329,12 +329,12 @@ def updated_config(config: Config, path: Path) -> Config:
         ExperimentError: Its vectors of new items cannot be made from their content, or its nodes
             start at random.
     """
-    one, two, remedy = config.stage_one, config.stage_two, "begin a new run with the command run"
+    first, two, remedy = config.stage_one, config.stage_two, "begin a new run with the command run"
     if config.codes.source not in ("integrated", "semantic"):
         reason = f"codes.source is {config.codes.source!r}, and new items have no such vectors"
     elif not config.joining.any and config.codes.source == "semantic":
         reason = "it trained no stage I"
-    elif "collaborative" in (one.item_input, one.integrated):
+    elif "collaborative" in (first.item_input, first.integrated):
         reason = "stage I knows its items by ids alone, and new items have no trained vectors"
     elif two.output_vocabulary == "node" and two.node_start == "random":
         reason = 'stage_two.node_start is "random", so that new codes would have no trained rows'

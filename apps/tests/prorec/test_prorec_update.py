@@ -209,7 +209,9 @@ def test_without_news_and_training_all_answers_stay(
         assert "overlap of top 10: 100 %" in done.stdout
         assert "the last purchases (none is new)" in done.stdout
         for answer, before in zip(answers_of(out, wanted), expected, strict=True):
-            assert answer == pytest.approx(before, abs=1e-4)
+            # Items come in another order, in which neighbours in text that are equally near are
+            # cut, and sums are added up.
+            assert answer == pytest.approx(before, abs=2e-3)
         source = out
 
 

@@ -67,7 +67,7 @@ def test_held_out_pairs_say_how_much_the_graph_counts(options: dict[str, object]
     # No better than what the best mixture of ring and chance reaches, and not much worse.
     assert 0.9 < gain.after < 1.4 < gain.before
     changed = {n for n, tensor in model.state_dict().items() if not torch.equal(tensor, before[n])}
-    numbers = {f"score_logits.{name}" for name in ("weight", "log_floor", "scale", "popularity")}
+    numbers = {f"score_logits.{name}" for name in ("weight", "log_floor", "scale")}
     assert changed == numbers | ({"history_bias"} if options else set())
     assert not model.training
     assert model.score_logits is not None
@@ -87,6 +87,21 @@ def test_a_calibration_may_be_asked_for_and_put_back():
         assert loss_of(model, histories, targets) == pytest.approx(gain.after, rel=1e-4)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_popularity_counts_by_its_weight():
+    """One level: its scores are the network's, the ring's, and the weighed logarithm of counts."""
+    torch.manual_seed(0)
+    config = Seq2SeqConfig(dim=8, num_heads=2, feedforward_dim=8, scoring="renormalized")
+    trie = Trie.build(torch.randperm(NUM_ITEMS)[:, None], (NUM_ITEMS,))
+    counts, graph = torch.arange(NUM_ITEMS), ItemGraph.build(NUM_ITEMS, [ring(3.0)])
+    model = Seq2Seq(config, trie, item_graph=graph, item_counts=counts).eval()
+    history = torch.tensor([[3, 4]])
+    before = exact_scores(model, trie, history)
+    assert model.score_logits is not None
+    model.score_logits.popularity.data.fill_(-0.5)
+    expected = (before - 0.5 * counts.float().log1p()).log_softmax(dim=1)
+    torch.testing.assert_close(exact_scores(model, trie, history), expected)
 
 
 def test_refusals():

@@ -276,8 +276,8 @@ def test_some_pairs_are_those_of_all_with_the_same_history_and_future():
     some = everything.only(np.array([1, 3, 5]))  # of user 0 the second, the one of user 2, the last
     assert (some.num_pairs, len(some), everything.num_pairs) == (3, 1, 6)
     (batch,) = some(0)
-    found = set(zip(batch.users.tolist(), batch.targets.tolist(), strict=True))
-    assert found == {(0, 2), (2, 6), (3, 9)}
+    drawn = set(zip(batch.users.tolist(), batch.targets.tolist(), strict=True))
+    assert drawn == {(0, 2), (2, 6), (3, 9)}
     for row, key in enumerate(zip(batch.users.tolist(), batch.targets.tolist(), strict=True)):
         history, future = rows[key]
         width = batch.history.shape[1]

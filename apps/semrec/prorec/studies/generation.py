@@ -62,7 +62,7 @@ def generation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     )
 
 
-def _steps(own: StageTwo) -> dict[str, dict[str, Any]]:
+def _steps(config: StageTwo) -> dict[str, dict[str, Any]]:
     """What each row changes in stage II, on top of the rows before it."""
     return {
         "the paper's generator": {},
@@ -70,8 +70,8 @@ def _steps(own: StageTwo) -> dict[str, dict[str, Any]]:
         "the newest state joins the first input": {"direct_path": True},
         "stage I reads the history": {
             "history_input": "backbone",
-            "epochs": own.epochs,
-            "warmup_steps": own.warmup_steps,
+            "epochs": config.epochs,
+            "warmup_steps": config.warmup_steps,
         },
         "the graph in the tree": {"tree_scores": ("graph",)},
         "text in the tree": {"tree_scores": ("graph", "text")},

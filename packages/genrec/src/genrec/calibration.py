@@ -2,8 +2,9 @@
 
 A network is surer of the pairs that it was trained on than of others, while the graph is told none
 of them. So training gives the graph too little weight. With the network as it is, the scale of its
-logits, the weights and floors of the graph's scores and the weight of popularity, a set a level,
-are fitted by likelihood to histories that no training saw the next item of.
+logits and the weights and floors of the graph's scores, a set a level, are fitted by likelihood to
+histories that no training saw the next item of. (The weight of popularity is none of these: by
+likelihood it makes up for what the scale takes from a network that knows it, and ranks worse.)
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def calibrate(
     *,
     steps: int = 60,
 ) -> Calibration:
-    """Fits the scale of the network's logits, what is added to them, and the history's bias.
+    """Fits the scale of the network's logits, the graph's weights and floors, the history's bias.
 
     Nothing else in the model changes. L-BFGS on numbers that are few, so that nothing is drawn.
 
@@ -141,7 +142,8 @@ def _numbers(model: Seq2Seq) -> list[nn.Parameter]:
     """
     if model.score_logits is None:
         raise ValueError("model must have an item graph to be calibrated, got one without")
-    numbers = list(model.score_logits.parameters())
+    logits = model.score_logits
+    numbers = [logits.weight, logits.log_floor, logits.scale]
     return numbers if model.history_bias is None else [*numbers, model.history_bias]
 
 

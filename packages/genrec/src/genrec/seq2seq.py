@@ -86,9 +86,9 @@ class ScoreLogits(nn.Module):
     """Scores of items as logits of codes: the sum over kinds of w log(sum + floor), a pair a level.
 
     Both are learned; what no score reaches keeps a share by the floor. The network's own logits are
-    multiplied by a scale a level, and the logarithm of how often the items below a node were had
-    counts by a weight a level; training leaves the one at 1 and the other at 0: see
-    `genrec.calibration`.
+    multiplied by a scale a level, which training leaves at 1: see `genrec.calibration`. And the
+    logarithm of how often the items below a node were had counts by a weight that is chosen by who
+    uses the model: 0 unless it is set, below 0 for a ranking that is less led by popularity.
 
     Args:
         level_sizes: Nodes of each level.
@@ -104,7 +104,7 @@ class ScoreLogits(nn.Module):
         self.weight = nn.Parameter(torch.full((levels, num_kinds), 0.05))
         self.log_floor = nn.Parameter(torch.full((levels, num_kinds), -0.3))
         self.scale = nn.Parameter(torch.ones(levels), requires_grad=False)
-        self.popularity = nn.Parameter(torch.zeros(levels), requires_grad=False)
+        self.popularity = nn.Parameter(torch.zeros(()), requires_grad=False)
         # One number a node, level by level; 0 where nobody said how often items were had.
         self.register_buffer("log_counts", torch.zeros(sum(level_sizes)))
         self.first_nodes = [sum(level_sizes[:level]) for level in range(levels)]
@@ -133,7 +133,7 @@ class ScoreLogits(nn.Module):
         floor = (10 * self.log_floor[level]).exp()
         told: Tensor = (sums.clamp(min=0) + floor).log() @ (10 * self.weight[level])
         counts = self.log_counts[self.first_nodes[level] + nodes]
-        return self.scale[level] * logits + told + self.popularity[level] * counts
+        return self.scale[level] * logits + told + self.popularity * counts
 
 
 class Seq2Seq(nn.Module):
@@ -147,7 +147,7 @@ class Seq2Seq(nn.Module):
         item_vectors: One finite vector an item, for what reads them: a history of vectors (left
             out, vectors of width `dim` are made up and trained) and `node_start="vectors"`.
         item_graph: Item-to-item scores that enter the logits; they need "renormalized" scoring.
-        item_counts: How often each item was had, for `calibrate` to weigh beside an item graph.
+        item_counts: How often each item was had, to be weighed beside an item graph.
         backbone: What reads histories where `history_input` is "backbone": a sequence model of
             width `dim`, as trained by itself. It is part of the model from here on.
 
