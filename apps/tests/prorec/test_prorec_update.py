@@ -23,7 +23,7 @@ from semrec.loading import load_run
 from semrec.prorec import comparing
 from semrec.prorec.app import APP
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import load_tensors
+from semrec.shared.files import load_tensors, read_json, write_sealed
 from semrec.shared.update_config import Update
 
 APPS = Path(__file__).resolve().parents[2]
@@ -338,6 +338,41 @@ def test_folders_that_hold_something_else_are_refused(
     (out / "metrics.json").unlink()
     said = refusal(launch, "prorec", *command(out, now, tmp_path / "out"))
     assert "the run is not complete" in said
+
+
+def test_a_run_of_an_older_version_without_its_words_is_refused(
+    launch: Launch, run: Path, now: Path, tmp_path: Path
+) -> None:
+    old = shutil.copytree(run, tmp_path / "old")
+    shutil.rmtree(old / "text/source")
+    (old / "text/contents.npy").unlink()
+    record = read_json(old / "text/stage.json", sealed=True)
+    record["files"] = {name: digest for name, digest in record["files"].items() if "emb" in name}
+    write_sealed(old / "text/stage.json", record)
+    said = refusal(launch, "prorec", *command(old, now, tmp_path / "out"))
+    assert f"{old} keeps no words of its texts, since an older version made it: begin a new" in said
+
+
+@pytest.mark.slow
+def test_stored_embeddings_are_read_for_new_items_alone(
+    launch: Launch, data: Path, now: Path, small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    stored, draw = tmp_path / "vectors.npy", np.random.default_rng(0)
+    np.save(stored, draw.normal(size=(100, 24)).astype(np.float32))
+    old, out = tmp_path / "old", tmp_path / "out"
+    device = ["--device", "cpu"]
+    words = ["--config", small("prorec"), "--embedding", stored, *device]
+    done = launch("prorec", "run", "--data", data, "--out", old, *words)
+    assert done.returncode == 0, done.stderr
+    latest = draw.normal(size=(99 + NUM_NEW, 24)).astype(np.float32)
+    np.save(stored, latest)
+    done = launch("prorec", *command(old, now, out, "--no-train"))
+    assert done.returncode == 0, done.stderr
+    before, after = (np.load(folder / "text/embeddings.npy") for folder in (old, out))
+    rows = {item_id: row for row, item_id in enumerate(load_run(old).item_ids)}
+    for row, item_id in enumerate(load_run(out).item_ids):
+        expected = before[rows[item_id]] if item_id in rows else latest[row]
+        assert np.array_equal(after[row], expected)
 
 
 def test_settings_that_cannot_be_are_refused(
