@@ -109,7 +109,7 @@ def write_report(
             **({"Made by": begun} if begun else {}),
         },
         sections=[
-            results_section(data, reports, verdict.winner),
+            results_section(len(data.split.test), reports, verdict.winner),
             *([training_section(findings.trainings)] if findings.trainings else []),
             *findings.cards,
             *study_sections(run),
@@ -157,8 +157,14 @@ def verdict_section(verdict: Verdict, answers_by: str | None) -> Section:
     )
 
 
-def results_section(data: Data, reports: Mapping[str, Report], winner: str) -> Section:
-    """The test of the model and of what it is compared with; @5 where there is nothing else."""
+def results_section(num_users: int, reports: Mapping[str, Report], winner: str) -> Section:
+    """The test of the model and of what it is compared with; @5 where there is nothing else.
+
+    Args:
+        num_users: Users of the test.
+        reports: Its reports by their rows.
+        winner: The row that is marked.
+    """
     shown = tuple(f"@{k}" for k in reports[winner].ks if k != 5) or ("@5",)
     results = {
         name: {
@@ -174,7 +180,7 @@ def results_section(data: Data, reports: Mapping[str, Report], winner: str) -> S
     return Section(
         title="Results",
         body=[results_table(results, model=winner)],
-        note=f"Test, {len(data.split.test):,} users, ranking over all items, hits on "
+        note=f"Test, {num_users:,} users, ranking over all items, hits on "
         "items. Filtered: items of the user's history are struck out first. Rows below the "
         "models are floors, which need no training. The tinted row won.",
     )

@@ -29,7 +29,7 @@ def test_results_are_shown_at_the_cut_offs_that_there_are(
     figures |= {f"ndcg@{k}": SimpleNamespace(mean=0.25) for k in ks}
     report = SimpleNamespace(ks=ks, metrics={"unfiltered": figures})
     section = results_section(
-        SimpleNamespace(counts={"users": 3}),  # type: ignore[arg-type]
+        3,
         {"PRORec": report},  # type: ignore[dict-item]
         "PRORec",
     )
