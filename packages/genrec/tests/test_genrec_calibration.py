@@ -89,6 +89,17 @@ def test_a_calibration_may_be_asked_for_and_put_back():
         assert torch.equal(tensor, before[name])
 
 
+def test_numbers_that_hardly_matter_stay_finite():
+    """One pair, of which the best numbers are infinite."""
+    for seed in range(5):
+        model = make(history_bias=True).eval()
+        torch.manual_seed(seed)
+        history = torch.randint(0, NUM_ITEMS, (3,)).tolist()
+        gain = calibrate(model, [history], [(history[-1] + 1) % NUM_ITEMS])
+        assert gain.after <= gain.before
+        assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
 def test_popularity_counts_by_its_weight():
     """One level: its scores are the network's, the ring's, and the weighed logarithm of counts."""
     torch.manual_seed(0)

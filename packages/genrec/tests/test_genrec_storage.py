@@ -239,6 +239,27 @@ def test_two_that_save_into_one_folder_at_once_never_mix(
     assert not (refused and exchanges)
 
 
+def test_a_folder_that_another_has_just_put_there_is_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As where two save at once, and the first comes between a look and a rename."""
+    exists = Path.exists
+    looks = iter([False])
+    monkeypatch.setattr(
+        Path,
+        "exists",
+        lambda path, **options: (
+            next(looks, True) if path.name == "new-place" else exists(path, **options)
+        ),
+    )
+    (tmp_path / "new-place").mkdir()
+    (tmp_path / "new-place/before").touch()
+    (tmp_path / "fresh").mkdir()
+    assert not storage.renamed(tmp_path / "fresh", tmp_path / "new-place")
+    assert (tmp_path / "new-place/before").is_file()
+    assert storage.renamed(tmp_path / "fresh", tmp_path / "elsewhere")
+
+
 def test_links_are_followed_and_devices_not_replaced(tmp_path: Path):
     save_model(tmp_path / "real", MODEL, OLD_IDS)
     (tmp_path / "link").symlink_to("real")

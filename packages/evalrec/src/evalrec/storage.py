@@ -277,11 +277,11 @@ def _link(beside: Path, place: Path) -> None:
 
 def _put(beside: Path, place: Path) -> None:
     """Puts a new folder in its place; what was there is deleted, or stands beside for the sweep."""
-    if not place.exists():
-        beside.rename(place)
-    elif not place.is_dir():  # it was a folder when the writing began
+    if _renamed(beside, place):
+        return
+    if not place.is_dir():  # it was a folder when the writing began
         raise NotADirectoryError(f"{place} is {_kind(place)}, so it is not replaced")
-    elif not _exchange(beside, place):
+    if not _exchange(beside, place):
         old = beside.with_name(beside.name.removesuffix("-part") + "-old")
         lock = os.open(place, os.O_RDONLY)
         try:
@@ -297,6 +297,23 @@ def _put(beside: Path, place: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
         finally:
             os.close(lock)
+
+
+def _renamed(new: Path, place: Path) -> bool:
+    """Renames a folder to where there is none.
+
+    Returns:
+        False where there is one, which another writer may have put there a moment ago.
+    """
+    if place.exists():
+        return False
+    try:
+        os.rename(new, place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -71,7 +71,8 @@ def calibrate(
         steps: Most iterations.
 
     Returns:
-        The mean loss before and after.
+        The mean loss before and after; the same where no better numbers exist or are reached,
+        and then none is changed.
 
     Raises:
         ValueError: The model has no item graph, or targets are not one a history.
@@ -101,6 +102,7 @@ def calibrate(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
+    kept = [number.detach().clone() for number in numbers]
     try:
         for parameter in numbers:
             parameter.requires_grad_(True)
@@ -108,6 +110,14 @@ def calibrate(
             before = float(loss().detach())
             optimizer.step(closure)  # type: ignore[no-untyped-call]
             after = float(loss().detach())
+        is_finite = all(bool(number.isfinite().all()) for number in numbers)
+        if not is_finite or not after <= before:
+            # A line search can leave the numbers' range where they hardly matter: few pairs, or
+            # scores that reach no target. Then nothing is gained, and nothing is changed.
+            after = before
+            with torch.no_grad():
+                for number, value in zip(numbers, kept, strict=True):
+                    number.copy_(value)
     finally:
         for parameter, is_trained in trained.items():
             parameter.requires_grad_(is_trained)

@@ -96,9 +96,7 @@ def put_folder(work: Path, folder: Path) -> None:
     """Lets the folder `new` of a working folder take the place of `folder`, whole or not at all."""
     new, old = work / _NEW, work / _OLD
     sync_folder(new)
-    if not folder.exists():
-        os.rename(new, folder)
-    elif not exchange(new, folder):
+    if not renamed(new, folder) and not exchange(new, folder):
         sync_folder(work)
         os.rename(folder, old)
         try:
@@ -107,6 +105,23 @@ def put_folder(work: Path, folder: Path) -> None:
             os.rename(old, folder)
             raise
     sync_folder(folder.parent)
+
+
+def renamed(new: Path, place: Path) -> bool:
+    """Renames a folder to where there is none.
+
+    Returns:
+        False where there is one, which another writer may have put there a moment ago.
+    """
+    if place.exists():
+        return False
+    try:
+        os.rename(new, place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def exchange(first: Path, second: Path) -> bool:

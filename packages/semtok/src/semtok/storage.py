@@ -75,9 +75,10 @@ def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]
         yield new
         if not _is_scratch(target):
             _sync_tree(new)
-        if not target.exists():
-            os.rename(new, target)
-        elif not _exchange(new, target):
+        is_first = _renamed(new, target)
+        if not is_first and not overwrite:
+            raise FileExistsError(f"{folder}: exists already")
+        if not is_first and not _exchange(new, target):
             os.rename(target, old)
             try:
                 os.rename(new, target)
@@ -86,6 +87,23 @@ def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]
                 raise
         if not _is_scratch(target):
             _sync_folder(target.parent)
+
+
+def _renamed(new: Path, place: Path) -> bool:
+    """Renames a folder to where there is none.
+
+    Returns:
+        False where there is one, which another writer may have put there a moment ago.
+    """
+    if place.exists():
+        return False
+    try:
+        os.rename(new, place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 @contextmanager
