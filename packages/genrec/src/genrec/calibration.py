@@ -115,9 +115,7 @@ def calibrate(
             # A line search can leave the numbers' range where they hardly matter: few pairs, or
             # scores that reach no target. Then nothing is gained, and nothing is changed.
             after = before
-            with torch.no_grad():
-                for number, value in zip(numbers, kept, strict=True):
-                    number.copy_(value)
+            _put_back(numbers, kept)
     finally:
         for parameter, is_trained in trained.items():
             parameter.requires_grad_(is_trained)
@@ -139,9 +137,7 @@ def calibrated(
     try:
         yield calibrate(model, histories, targets)
     finally:
-        with torch.no_grad():
-            for number, value in zip(numbers, before, strict=True):
-                number.copy_(value)
+        _put_back(numbers, before)
 
 
 def _numbers(model: Seq2Seq) -> list[nn.Parameter]:
@@ -155,6 +151,12 @@ def _numbers(model: Seq2Seq) -> list[nn.Parameter]:
     logits = model.score_logits
     numbers = [logits.weight, logits.log_floor, logits.scale]
     return numbers if model.history_bias is None else [*numbers, model.history_bias]
+
+
+@torch.no_grad()
+def _put_back(numbers: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for number, value in zip(numbers, values, strict=True):
+        number.copy_(value)
 
 
 @torch.no_grad()
@@ -178,6 +180,6 @@ def _levels(model: Seq2Seq, histories: Histories, targets: Tensor) -> list[_Step
             had, sums = model.told(trie, level, above[:, None], children, memory)
             assert sums is not None
             logits = model.child_logits(level, states[:, level], children)
-            place = children.offsets[:-1] + paths[:, level] - trie.first_child(level, above)
+            place = trie.child_places(level, above, children, paths[:, level])
             steps.append(_Step(level, children, logits, had, sums, place))
     return steps

@@ -327,7 +327,7 @@ class Seq2Seq(nn.Module):
             children = self.trie.expand(level, above)
             had, sums = self.told(self.trie, level, above[:, None], children, memory)
             log_probs = self.child_log_probs(level, states[:, level], children, had=had, sums=sums)
-            place = children.offsets[:-1] + paths[:, level] - self.trie.first_child(level, above)
+            place = self.trie.child_places(level, above, children, paths[:, level])
             log_prob.append(log_probs[place])  # [batch]
             smoothed.append(self._smoothed(log_prob[-1], log_probs, children))
             if before is not None:

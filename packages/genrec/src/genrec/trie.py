@@ -198,6 +198,24 @@ class Trie(nn.Module):
             level_codes=self.get_buffer(f"codes_{level}"),
         )
 
+    def child_places(
+        self,
+        level: int,
+        parents: Int[Tensor, " parents"],
+        children: Children,
+        nodes: Int[Tensor, " parents"],
+    ) -> Int[Tensor, " parents"]:
+        """Returns where in `children` one child of each parent stands.
+
+        Args:
+            level: The children's level.
+            parents: Nodes of the level above.
+            children: `expand(level, parents)`.
+            nodes: The child of each parent.
+        """
+        # Children of a parent are neighbours here as in their level.
+        return children.offsets[:-1] + nodes - self.first_child(level, parents)
+
     def exhausted(
         self,
         level: int,
