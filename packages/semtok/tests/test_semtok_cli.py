@@ -312,6 +312,8 @@ REFUSALS = [
     ("encode items.jsonl --quantizer rq --balanced", 2, "no effect with --quantizer rq"),
     ("encode items.jsonl --quantizer kmeans", 2, "is not one of"),
     ("encode items.jsonl --precision bf16", 2, "needs a text model"),
+    ("encode items.jsonl --prompt item:", 2, "needs a text model"),
+    ("encode items.jsonl --truncate-dim 64", 2, "needs a text model"),
     ("encode items.jsonl --missing-images empty", 2, "needs a view of images"),
     ("encode items.jsonl --device cpu", 2, "needs a model of texts or images"),
     ("encode items.jsonl --threads 0", 2, "Invalid value for '--threads'"),

@@ -368,6 +368,56 @@ def test_a_text_is_embedded_the_same_beside_any_other(embedder: TextEmbedding) -
     np.testing.assert_array_equal(embedder.embed_texts(texts[::-1]), x[::-1])
 
 
+@minilm
+@pytest.mark.slow
+def test_a_model_is_used_with_its_own_prompt_and_similarity(
+    embedder: TextEmbedding, tmp_path: Path
+) -> None:
+    """As `encode_document` does it, which knows what the model was trained with."""
+    from sentence_transformers import SentenceTransformer
+
+    network = text_network("minilm")
+    network.prompts = {"query": "query: ", "document": "a thing that is sold: "}
+    network.similarity_fn_name = "dot"
+    network[1].include_prompt = False
+    del network[2]  # what makes its vectors of length 1
+    network.save_pretrained(str(tmp_path / "model"))
+    texts = ["soap", "red nail polish of the best kind", ""]
+    source = TextEmbedding(model=str(tmp_path / "model"), batch_size=2)
+    expected = SentenceTransformer(str(tmp_path / "model")).encode_document(texts)
+    x = source.embed_texts(texts)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
+    assert np.linalg.norm(x, axis=1).max() > 1.5
+    assert np.abs(x[:2] - _lengthened(embedder.embed_texts(texts), x)[:2]).max() > 0.01
+
+    other = TextEmbedding(
+        model=str(tmp_path / "model"), batch_size=2, prompt="", truncate_dim=64, normalize=True
+    )
+    kept = embedder.embed_texts(texts)[:, :64]
+    kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+    np.testing.assert_allclose(other.embed_texts(texts), kept, atol=1e-5)
+    assert len({source.fingerprint, other.fingerprint, embedder.fingerprint}) == 3
+    for number, each in enumerate((source, other)):
+        each.save(tmp_path / str(number))
+        assert load_source(tmp_path / str(number)) == each
+
+
+def _lengthened(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Vectors of length 1 at the length of others."""
+    return x * np.linalg.norm(like, axis=1, keepdims=True)
+
+
+def test_what_older_versions_saved_has_no_prompt(tmp_path: Path) -> None:
+    TextEmbedding(normalize=True).save(tmp_path / "text")
+    config = json.loads((tmp_path / "text" / "config.json").read_text())
+    for name in ("prompt", "truncate_dim"):
+        assert config.pop(name) is None
+    del config["digest"], config["files"]
+    config["format"] = 1
+    (tmp_path / "text" / "config.json").write_text(json.dumps(config))
+    assert load_source(tmp_path / "text") == TextEmbedding(prompt="", normalize=True)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("sentence_transformers") is None, reason="needs semtok[text]"

@@ -82,8 +82,9 @@ def test_lsa_is_fitted_to_the_catalogue_or_its_chunks() -> None:
 
 @pytest.mark.usefixtures("unchecked")  # a check of a source's type loads its model
 def test_models_are_named_with_their_settings() -> None:
-    text = embedding_source("minilm", catalog=CATALOG, fields=("title",), precision="bf16")
-    assert text == TextEmbedding(model="minilm", fields=("title",), precision="bf16")
+    options = {"precision": "bf16", "prompt": "item: ", "truncate_dim": 64}
+    text = embedding_source("minilm", catalog=CATALOG, fields=("title",), **options)
+    assert text == TextEmbedding(model="minilm", fields=("title",), **options)
     image = embedding_source(
         "RN50@openai", catalog=CATALOG, fields=("photo",), missing_images="empty", device="meta"
     )

@@ -276,6 +276,8 @@ def _source(
         device=run.device or "cpu",
         seed=options.seed or 0,
         precision=options.precision or "fp32",
+        prompt=options.prompt,
+        truncate_dim=options.truncate_dim,
         missing_images=options.missing_images or "error",
         progress=partial(console, stage),
     )

