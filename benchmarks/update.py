@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from evalrec import (
-    Interactions,
     Queries,
     evaluate,
     find_interactions,
@@ -37,6 +35,7 @@ from evalrec import (
     write_synthetic,
 )
 from genrec import Answers
+from native_part import write_part
 from semtok import find_catalog, read_catalog
 
 from semrec.loading import load_run
@@ -81,9 +80,7 @@ def cut(data: Path, folder: Path, share: float, launched: int, count: int) -> Cu
     is_old = place < np.maximum((share * lengths).astype(int), 3)[table.users]
     drawn = np.random.default_rng(0).choice(table.num_items, size=launched, replace=False)
     is_old &= ~np.isin(table.items, drawn)
-    kept = np.bincount(table.items[is_old], minlength=table.num_items) > 0  # [items]
-    if not folder.exists():
-        _write(folder, table, is_old, data, kept)
+    kept = write_part(data, folder, table, is_old)  # [items]
     test = leave_one_out(table).test
     assert test.users is not None
     has_new = np.bincount(table.users[~is_old], minlength=table.num_users)[test.users] > 0
@@ -96,25 +93,6 @@ def cut(data: Path, folder: Path, share: float, launched: int, count: int) -> Cu
         users=test.users[queries],
     ).sample(count, seed=0)
     return Cut(folder=folder, queries=queries, item_ids=catalog.item_ids, is_new=~kept)
-
-
-def _write(
-    folder: Path, table: Interactions, is_old: np.ndarray, data: Path, kept: np.ndarray
-) -> None:
-    source = find_catalog(data)
-    if source.suffix != ".jsonl":
-        raise SystemExit(f"{source} must be a JSONL file, so that it can be cut")
-    folder.mkdir(parents=True)
-    lines = source.read_text(encoding="utf-8").splitlines()
-    old_lines = [line for line, stays in zip(lines, kept, strict=True) if stays]
-    (folder / "items.jsonl").write_text("\n".join(old_lines) + "\n", encoding="utf-8")
-    pl.DataFrame(
-        {
-            "user_id": [table.user_ids[user] for user in table.users[is_old]],
-            "item_id": [table.item_ids[item] for item in table.items[is_old]],
-            "timestamp": table.timestamps[is_old],
-        }
-    ).write_parquet(folder / "interactions.parquet")
 
 
 def prorec(*arguments: object) -> None:
