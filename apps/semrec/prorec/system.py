@@ -307,6 +307,7 @@ class PaperPipeline(Pipeline[Config]):
         """
         validation, numbers = self.validation, model.score_logits
         assert numbers is not None
+        numbers.popularity.data.fill_(0.0)  # an update's is that of the old run
         gain = calibrate(model, validation.histories, validation.targets)
         figures: dict[float, dict[str, float]] = {}
         with self.run.screen.bar("calibration") as bar:
