@@ -20,8 +20,8 @@ import torch
 from semtok import load_tokenizer
 
 from semrec.loading import load_run
-from semrec.prorec import comparing
 from semrec.prorec.app import APP
+from semrec.shared import comparing
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import load_tensors, read_json, write_sealed
 from semrec.shared.update_config import Update
