@@ -164,12 +164,12 @@ class UpdateStages(Pipeline[Config]):
         """
 
         def fill(folder: Path) -> Facts:
-            return train_dense(self, stage.folder_name, folder, self._updated(plan()))
+            return train_dense(self, stage.folder_name, folder, self.updated(plan()))
 
         return replace(stage, fill=fill)
 
-    def _updated(self, plan: DenseTraining) -> DenseTraining:
-        """Over all that is new and as much that is old, by the budget; or none."""
+    def updated(self, plan: DenseTraining) -> DenseTraining:
+        """A run's training with the batches and the budget of an update, or without training."""
         recipe, epochs = plan.training, self.update.epochs_one
         assert isinstance(recipe, SequenceRecipe)
         if not self.trains:

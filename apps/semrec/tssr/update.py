@@ -1,9 +1,9 @@
 """TSSR next Monday: a run that goes on from another, with new items and interactions.
 
 Content streams know a new item by its content, brought to the old run's scale. Of its id nothing is
-known: its row of the id table starts as the mean of the rows of the old items that are most like it
-in content. Training goes on from the old weights over what is new and as much that is old. The
-baselines are left out. Beyond the paper.
+known: its row of the id table starts at what the content says of ids, as a linear map has it that
+is fitted on the old items. Training goes on from the old weights over what is new and as much that
+is old. The baselines are left out. Beyond the paper.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from semrec.tssr.config import Config
 from semrec.tssr.model import TwoStream, tssr_loss
 from semrec.tssr.system import TSSRPipeline
 
-NEAREST = 10
-"""Old items whose rows of the id table a new one starts from."""
+_PENALTY = 10.0
+"""Of the squared weights of the map from content to ids, where that is of unit variance.
 
-_ITEMS_AT_ONCE = 1024  # new items that are compared with all old ones
+From .1 to 30 new items of synthetic data rank alike; the mean of 10 neighbours does worse.
+"""
 
-_IDS = "streams.0.item_encoder.ids"  # the id table among the weights
+_IDS = "streams.0.item_encoder.ids"
+"""The id table among the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +78,23 @@ def grown_ids(
     old_rows: Int[Tensor, " items"],
     contents: Float[Tensor, "items content_dim"],
 ) -> Float[Tensor, "items dim"]:
-    """The id table of now: rows of old items stay, new ones start at a mean of old ones.
+    """The id table of now: rows of old items stay, new ones start at what their content says.
+
+    Ridge regression of the old items' rows on their content says it.
 
     Args:
         ids: The old table.
         old_rows: For each item of now its row in it, -1 where it is new.
-        contents: What the items say of themselves; the old items of now with the highest cosine,
-            `NEAREST` at most, are those that a mean is of.
+        contents: What the items say of themselves, all streams side by side.
     """
     table = ids[old_rows.clamp(min=0)]  # [items, dim]
     is_new = old_rows < 0
-    units = torch.nn.functional.normalize(contents, dim=1)
-    known, known_ids = units[~is_new], table[~is_new]
-    for rows in torch.split(is_new.nonzero()[:, 0], _ITEMS_AT_ONCE):
-        similarity = units[rows] @ known.T  # [new, old]
-        nearest = similarity.topk(min(NEAREST, len(known)), dim=1).indices
-        table[rows] = known_ids[nearest].mean(dim=1)
+    known, known_ids = contents[~is_new].double(), table[~is_new].double()
+    centre, mean = known.mean(dim=0), known_ids.mean(dim=0)
+    gaps = known - centre  # [old, content_dim]
+    penalty = _PENALTY * torch.eye(gaps.shape[1], dtype=gaps.dtype)
+    weights = torch.linalg.solve(gaps.T @ gaps + penalty, gaps.T @ (known_ids - mean))
+    table[is_new] = (mean + (contents[is_new].double() - centre) @ weights).to(table)
     return table
 
 
