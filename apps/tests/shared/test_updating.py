@@ -242,20 +242,34 @@ def test_a_killed_update_goes_on_to_the_same_end(
     assert facts(out) == facts(updated(name).out)
 
 
+def without(run: Path, out: Path, stage: str, *names: str) -> Path:
+    """A copy of a run whose stage lacks some files or folders, as an older version left it."""
+    shutil.copytree(run, out)
+    for name in names:
+        path = out / stage / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    record = read_json(out / stage / "stage.json", sealed=True)
+    record["files"] = {
+        file: digest for file, digest in record["files"].items() if not file.startswith(names)
+    }
+    write_sealed(out / stage / "stage.json", record)
+    return out
+
+
 def test_a_run_of_an_older_version_without_its_words_is_refused(
     name: str, completed: Callable[[str], Path], update: Launch, now: Path, tmp_path: Path
 ) -> None:
-    old, text = shutil.copytree(completed(name), tmp_path / "old"), TEXTS[name]
-    shutil.rmtree(old / text / "source")
-    (old / text / "contents.npy").unlink()
-    record = read_json(old / text / "stage.json", sealed=True)
-    record["files"] = {
-        file: digest
-        for file, digest in record["files"].items()
-        if not file.startswith(("source", "contents"))
-    }
-    write_sealed(old / text / "stage.json", record)
+    old = without(completed(name), tmp_path / "old", TEXTS[name], "source", "contents.npy")
     done = update(name, old, now, tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
     said = done.stderr.splitlines()[-1]
     assert f"{old} keeps no words of its texts, since an older version made it: begin a new" in said
+
+
+@pytest.mark.parametrize("name", ["cocorec", "tssr"])
+def test_a_scale_that_an_older_version_did_not_keep_is_fitted_again(
+    name: str, completed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    old = without(completed(name), tmp_path / "old", TEXTS[name], SCALES[name])
+    before, after = (load_run(run).vectors[TEXTS[name]] for run in (completed(name), old))
+    assert before.tobytes() == after.tobytes()
