@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from evalrec import Queries, Report
 from genrec import PairBatches, SequenceBatches, SequenceRecipe, TrainingRecipe
-from semtok import EmbeddingSource, Tokenizer, embedding_source, is_stored, load_source
+from semtok import Catalog, EmbeddingSource, Tokenizer, embedding_source, is_stored, load_source
 
 from semrec.shared.answering import AnsweringPipeline
 from semrec.shared.comparing import Lists, answered_lists, sentence, update_stage
@@ -255,7 +255,7 @@ class AnsweringUpdate(UpdateStages[Config], AnsweringPipeline[Config]):
 
 
 def extended(
-    old: Tokenizer, catalog: Any, embeddings: Mapping[str, Vectors], update: Update
+    old: Tokenizer, catalog: Catalog, embeddings: Mapping[str, Vectors], update: Update
 ) -> tuple[Tokenizer, Facts]:
     """A tokenizer whose codes stay and which remembers the new items too, and what is noted of it.
 
