@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import polars as pl
 import pytest
 from evalrec import write_synthetic
 
@@ -75,7 +80,50 @@ validation_users = 100
 """,
 }
 
+UPDATE = {
+    "prorec": "",
+    "cocorec": "[update]\nepochs_one = 8\nrate = 1.0\n",
+    "tssr": "[update]\nepochs_one = 8\nrate = 1.0\n",
+}
+"""Small models learn little in the epochs of an update."""
+
 Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Week:
+    """The data a week later: items in another order, one gone, one renamed, new ones bought.
+
+    Attributes:
+        folder: The data.
+        gone: Id of the item that is there no more.
+        renamed: Id of the item with another title.
+        new: Ids of the new items.
+        num_buyers: Users who bought three of them each, one after the other.
+    """
+
+    folder: Path
+    gone: str
+    renamed: str
+    new: list[str]
+    num_buyers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updated:
+    """An update.
+
+    Attributes:
+        run: The run that it goes on from.
+        out: Its folder.
+        printed: What its command printed.
+        left_alone: Whether the run stayed as it was.
+    """
+
+    run: Path
+    out: Path
+    printed: str
+    left_alone: bool
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +152,107 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic(
         tmp_path_factory.mktemp("data") / "data", num_items=100, num_users=300, seed=3
     )
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., Path]:
+    """Writes items and interactions into a new folder."""
+
+    def write(folder: Path, items: Sequence[dict[str, Any]], interactions: pl.DataFrame) -> Path:
+        folder.mkdir()
+        (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+        interactions.write_parquet(folder / "interactions.parquet")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def read() -> Callable[[Path], tuple[list[dict[str, Any]], pl.DataFrame]]:
+    """The items and the interactions of a folder."""
+
+    def read(folder: Path) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+        items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+        return items, pl.read_parquet(folder / "interactions.parquet")
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def week(
+    data: Path, read: Any, write: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Week:
+    """The data of `data`, a week later."""
+    items, interactions = read(data)
+    gone, renamed, num_buyers = items[7]["item_id"], items[11]["item_id"], 60
+    later = [dict(item) for item in items if item["item_id"] != gone]
+    for item in later:
+        if item["item_id"] == renamed:
+            item["title"] = "Something else altogether"
+    new = [{**items[10 * row], "item_id": f"new-{row}"} for row in range(8)]
+    ids = [item["item_id"] for item in new]
+    latest = interactions["timestamp"].max()
+    users = interactions["user_id"].unique(maintain_order=True).to_list()[:num_buyers]
+    bought = pl.DataFrame(
+        {
+            "user_id": [user for user in users for _ in range(3)],
+            "item_id": [
+                ids[(place + step) % len(ids)] for place in range(num_buyers) for step in range(3)
+            ],
+            "timestamp": [latest + 1 + step for _ in users for step in range(3)],
+        },
+        schema=interactions.schema,
+    )
+    stays = interactions.filter(pl.col("item_id") != gone)
+    folder = tmp_path_factory.mktemp("now") / "data"
+    write(folder, [*new, *reversed(later)], pl.concat([stays, bought]))
+    return Week(folder=folder, gone=gone, renamed=renamed, new=ids, num_buyers=num_buyers)
+
+
+@pytest.fixture(scope="session")
+def now(week: Week) -> Path:
+    """The folder of the data a week later."""
+    return week.folder
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """The digest of each file of a folder."""
+
+    def digests(folder: Path) -> dict[str, str]:
+        return {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return digests
+
+
+@pytest.fixture(scope="session")
+def budget(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The TOML file of an app's updates."""
+
+    @cache
+    def budget(name: str) -> Path:
+        path = tmp_path_factory.mktemp("budget") / f"{name}.toml"
+        path.write_text(UPDATE[name])
+        return path
+
+    return budget
+
+
+@pytest.fixture(scope="session")
+def update(launch: Launch, budget: Callable[[str], Path]) -> Launch:
+    """The command `update` of an app."""
+
+    def update(
+        name: str, run: Path, data: Path, out: Path, *further: object
+    ) -> subprocess.CompletedProcess[str]:
+        same = ["--run", run, "--data", data, "--out", out, "--device", "cpu"]
+        return launch(name, "update", *same, "--config", budget(name), *further)
+
+    return update
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +288,25 @@ def completed(
         return out
 
     return completed
+
+
+@pytest.fixture(scope="session")
+def updated(
+    update: Launch,
+    completed: Callable[[str], Path],
+    now: Path,
+    digests: Callable[[Path], dict[str, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Updated]:
+    """The update of an app's complete run with the data of now."""
+
+    @cache
+    def updated(name: str) -> Updated:
+        run, out = completed(name), tmp_path_factory.mktemp("updated") / "run"
+        before = digests(run)
+        done = update(name, run, now, out)
+        assert done.returncode == 0, done.stderr
+        left_alone = digests(run) == before
+        return Updated(run=run, out=out, printed=done.stdout, left_alone=left_alone)
+
+    return updated

@@ -6,6 +6,7 @@ trained together with masked codes; what is deployed of them; SASRec beside them
 folder of the run.
 
     python apps/cocorec.py run --data DIR --out RUN
+    python apps/cocorec.py update --run RUN --data NOW --out RUN2
     python apps/cocorec.py study NAME --data DIR --out RUN
     python apps/cocorec.py recommend --run RUN --history ID,ID,... --top-k 10
     python apps/cocorec.py demo --out RUN
@@ -16,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from semrec.cocorec.config import Codes, Config, Evaluation, Model, Views
-from semrec.shared.app import App, System
+from semrec.shared.app import App, System, Updating
 from semrec.shared.command import run_app
 
 if TYPE_CHECKING:
@@ -38,8 +39,14 @@ def system() -> System[CoCoRecPipeline]:
     from semrec.cocorec.report import findings
     from semrec.cocorec.studies import STUDIES
     from semrec.cocorec.system import CoCoRecPipeline
+    from semrec.cocorec.update import UpdatePipeline, updated_config
 
-    return System(pipeline=CoCoRecPipeline, findings=findings, studies=STUDIES)
+    return System(
+        pipeline=CoCoRecPipeline,
+        findings=findings,
+        studies=STUDIES,
+        updating=Updating(config=updated_config, pipeline=UpdatePipeline),
+    )
 
 
 APP = App(
@@ -48,8 +55,6 @@ APP = App(
     embedding="views",
     demo=DEMO,
     system=system,
-    no_update="a run of CoCoRec keeps nothing that brings new texts to the scale of the old ones, "
-    "so begin a new run with the command run, which takes the same data",
 )
 
 

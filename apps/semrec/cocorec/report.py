@@ -13,7 +13,7 @@ def findings(pipeline: CoCoRecPipeline) -> Findings:
     """The codes' health, the fused items in the plane, and the choices of the configuration."""
     config = pipeline.config
     model, per_view = config.model, config.codes.codes_per_view
-    health = measure_health(pipeline.tokenizer.result())
+    health = measure_health(pipeline.codes())
     names = [f"{view} {k}" for view in config.views.views for k in range(1, per_view + 1)]
     if config.codes.source != "text":
         names = [f"{config.codes.source} {k}" for k in range(1, len(health.levels) + 1)]

@@ -28,7 +28,7 @@ from semrec.cocorec.config import Config, ItemIds, Model
 from semrec.cocorec.deployed import Deployed, deployed, item_id_loss, load_deployed, with_item_ids
 from semrec.cocorec.model import CoCoRec, cocorec_loss
 from semrec.shared.answering import AnsweringPipeline
-from semrec.shared.files import read_json
+from semrec.shared.files import read_json, save_anew
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import Vectors, embedding_stage
 from semrec.shared.training import DenseTraining, baseline_stage, dense_stage, keep_weights
@@ -79,8 +79,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
     def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
         """Z^t by the stages' names, such as "view_title", and the deployed model's "items"."""
-        named = {stage.name: view for stage, view in zip(self.view_stages, self.views, strict=True)}
-        return {**named, "items": self.deployed().item_vectors().detach().numpy()}
+        return {**self.named_views, "items": self.deployed().item_vectors().detach().numpy()}
 
     # Section 2.2.1: text embeddings, one a view.
 
@@ -93,24 +92,45 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def view_stages(self) -> tuple[Stage[Vectors], ...]:
-        """A stage a view, such as "view_title": its embeddings as they are."""
+        """A stage a view, such as "view_title": its embeddings as they are, and their PCA."""
         views = self.config.views
+
+        def keep_scale(folder: Path, vectors: Vectors) -> None:
+            save_anew(folder / "pca", reduction(vectors, views.dim, views.whiten).save)
+
         return tuple(
             embedding_stage(
                 self,
                 "_".join(["view", *fields]),
                 views.embedding,
                 fields,
-                reads=("views.embedding",),
+                reads=("views.embedding", "views.dim", "views.whiten"),
+                keep_scale=keep_scale,
             )
             for fields in views.fields
         )
 
+    def pca(self, view: Stage[Vectors]) -> Pca:
+        """What reduces a view: kept with it, but by an older version; of an update, the old run's.
+
+        Raises:
+            CatalogError: It is damaged.
+        """
+        kept = view.file("pca")
+        if kept.exists():
+            return Pca.load(kept)
+        return reduction(view.result(), self.config.views.dim, self.config.views.whiten)
+
     @cached_property
     def views(self) -> list[Vectors]:
-        """Z^t: one array a view, reduced by PCA."""
-        views = self.config.views
-        return [reduced(stage.result(), views.dim, views.whiten) for stage in self.view_stages]
+        """Z^t: one array a view, reduced by PCA; zeros fill up what a narrow embedding lacks."""
+        dim = self.config.views.dim
+        return [padded(self.pca(view).transform(view.result()), dim) for view in self.view_stages]
+
+    @property
+    def named_views(self) -> dict[str, Vectors]:
+        """Z^t by the stages' names, such as "view_title"."""
+        return dict(zip((stage.name for stage in self.view_stages), self.views, strict=True))
 
     # Section 2.2.2: semantic codes.
 
@@ -138,8 +158,12 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         )
 
     def codes(self) -> SemanticIds:
-        """The items' codes, side by side, a view after the other."""
-        return self.tokenizer.result()
+        """The items' codes, side by side, a view after the other; an update remembers others, too.
+
+        Where a stage is filled, the items are those of the data.
+        """
+        known = self.item_ids if self.inputs is None else self.data.catalog.item_ids
+        return self.tokenizer.result().take(known)
 
     def _tokenizers(self) -> dict[str, Tokenizer]:
         """What gives the codes, by where they come from."""
@@ -151,16 +175,15 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
             return {"random": self._tokenizer(fused, "random", total)}
         tokenizers = {}
         if codes.source in ("text", "mixed"):
-            names = [stage.name for stage in self.view_stages]
             share = per_view if codes.source == "text" else per_view // 2
-            by_view = dict(zip(names, views, strict=True))
-            tokenizers["text"] = self._tokenizer(by_view, codes.quantizer, share)
+            tokenizers["text"] = self._tokenizer(self.named_views, codes.quantizer, share)
         if codes.source in ("sasrec", "mixed"):
             share = total if codes.source == "sasrec" else total // 2
             items = self.trained_baseline("ids").item_vectors().detach().cpu().numpy()
             # Product quantization wants stretches of equal length.
             width = items.shape[1] // share * share if codes.quantizer == "pq" else 0
-            items = reduced(items, width or items.shape[1], whiten=False)
+            width = width or items.shape[1]
+            items = padded(reduction(items, width, whiten=False).transform(items), width)
             tokenizers["sasrec"] = self._tokenizer({"sasrec": items}, codes.quantizer, share)
         return tokenizers
 
@@ -201,7 +224,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
     def untrained(self) -> CoCoRec:
         """The model as it is before training."""
-        ids = self.tokenizer.result()
+        ids = self.codes()
         views = torch.from_numpy(np.stack(self.views, axis=1))  # [items, views, dim]
         return CoCoRec(self.config.model, torch.from_numpy(ids.codes), ids.codebook_sizes, views)
 
@@ -292,11 +315,14 @@ def keep_model(model: CoCoRec, folder: Path) -> None:
     save_weights(folder / "deployed.safetensors", deployed(model))
 
 
-def reduced(vectors: Vectors, dim: int, whiten: bool) -> Float[np.ndarray, "items dim"]:
-    """The first principal components; zeros fill up what a narrow embedding lacks."""
-    kept = min(dim, *vectors.shape)
-    components = Pca.fit(vectors, dim=kept, whiten=whiten).transform(vectors)
-    return np.pad(components, ((0, 0), (0, dim - kept)))
+def reduction(vectors: Vectors, dim: int, whiten: bool) -> Pca:
+    """The first principal components; fewer than `dim` of a narrow embedding, or of few items."""
+    return Pca.fit(vectors, dim=min(dim, *vectors.shape), whiten=whiten)
+
+
+def padded(components: Vectors, dim: int) -> Float[np.ndarray, "items dim"]:
+    """Components filled up with zeros to the width `dim`."""
+    return np.pad(components, ((0, 0), (0, dim - components.shape[1])))
 
 
 def side_by_side(parts: list[SemanticIds]) -> SemanticIds:

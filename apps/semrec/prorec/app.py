@@ -35,7 +35,6 @@ DEMO = Config(
 
 def system() -> System[PRORecPipeline]:
     """The stages, what is reported of them, and the studies."""
-    from semrec.prorec.comparing import update_findings
     from semrec.prorec.joined import PRORecPipeline
     from semrec.prorec.report import findings
     from semrec.prorec.studies.tables import STUDIES
@@ -45,7 +44,7 @@ def system() -> System[PRORecPipeline]:
         pipeline=PRORecPipeline,
         findings=findings,
         studies=STUDIES,
-        updating=Updating(config=updated_config, pipeline=UpdatePipeline, findings=update_findings),
+        updating=Updating(config=updated_config, pipeline=UpdatePipeline),
     )
 
 

@@ -56,7 +56,7 @@ from semrec.prorec.model import (
 from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.pipeline import Pipeline
 from semrec.shared.stage import Facts, Stage
-from semrec.shared.stages import Vectors, embedding_stage, kept_floors
+from semrec.shared.stages import Vectors, embedding_stage, kept_floors, kept_standardisation
 from semrec.shared.training import (
     DenseTraining,
     baseline_stage,
@@ -127,7 +127,6 @@ class PaperPipeline(Pipeline[Config]):
                         embedding,
                         fields,
                         reads=("text.embedding", "text.fields"),
-                        keeps_source=True,
                     )
                 )
         return tuple(stages)
@@ -143,10 +142,7 @@ class PaperPipeline(Pipeline[Config]):
 
     def standardisation(self, text: Stage[Vectors]) -> Standardisation:
         """What brings a view of the text to scale: fitted on it, or, in an update, kept with it."""
-        kept = text.file("standardisation")
-        if kept.exists():
-            return Standardisation.load(kept)
-        return Standardisation.fit(text.result(), self.config.text.dim)
+        return kept_standardisation(text, self.config.text.dim)
 
     # Section 3.3: stage I, the sequence model with the alignment loss.
 

@@ -1,8 +1,7 @@
 """Files of answers: JSONL, CSV and parquet, written part by part and whole or not at all.
 
-A file is made of parts. Those of an answer to all users stand in a folder beside it, so that a
-command that was killed goes on with the first part that is missing; the file itself appears once
-all of them are there.
+A file is made of parts. They stand in a folder beside it, so that a command that was killed goes on
+with the first part that is missing; the file itself appears once all of them are there.
 """
 
 from __future__ import annotations
@@ -202,6 +201,8 @@ class Parts:
 def kept_parts(output: Path, identity: Mapping[str, Any]) -> Iterator[Parts]:
     """Yields the parts of a file in "NAME.parts" beside it; they go once the block succeeds.
 
+    Where it fails without a part that is whole, the folder goes too.
+
     Args:
         output: The file.
         identity: What the file's content follows from, JSON values only. Parts that are there
@@ -229,5 +230,10 @@ def kept_parts(output: Path, identity: Mapping[str, Any]) -> Iterator[Parts]:
                 f"{folder} holds what another command was writing: end that one, remove the "
                 "folder, or choose another --output"
             )
-        yield Parts(folder)
+        try:
+            yield Parts(folder)
+        except BaseException:
+            if not any(folder.glob("*.part")):  # nothing to go on with
+                shutil.rmtree(folder)
+            raise
     shutil.rmtree(folder)

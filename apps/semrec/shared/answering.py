@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -51,10 +51,7 @@ class AnsweringPipeline(Pipeline[Config]):
                 mode: {self.title: noted[validation_key(mode)], **floor_ndcg(self, mode)}
                 for mode in MODES
             }
-            best = {  # of equals, the first: the model
-                mode: max(by_name, key=lambda name: by_name[name])
-                for mode, by_name in figures.items()
-            }
+            best = self.best(figures)
             if evaluation.answer == "model":
                 best = dict.fromkeys(MODES, self.title)
             return {"answers": best, "validation": figures}
@@ -70,6 +67,16 @@ class AnsweringPipeline(Pipeline[Config]):
             fill=fill,
             load=load,
         )
+
+    def best(self, figures: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+        """The name of what is to answer, by mode.
+
+        Args:
+            figures: NDCG@10 of the validation users, by mode and by name.
+        """
+        return {  # of equals, the first: the model
+            mode: max(by_name, key=lambda name: by_name[name]) for mode, by_name in figures.items()
+        }
 
     def answering(self) -> dict[str, str]:
         """What answers, by mode; of runs made before there was a choice, the model."""

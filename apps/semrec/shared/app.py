@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -39,12 +40,10 @@ class Updating:
         config: The configuration of a run, and its folder, to that of its update; refuses a run
             whose parts cannot grow.
         pipeline: The stages of an update.
-        findings: What its report says.
     """
 
     config: Callable[[Any, Path], Any]
     pipeline: Callable[..., Any]
-    findings: Callable[[Any], Findings]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +54,13 @@ class System(Generic[P]):
         pipeline: The stages.
         findings: What the report says beyond the test.
         studies: By the names of the command line.
-        updating: How a run goes on with the data of now; None where it cannot.
+        updating: How a run goes on with the data of now.
     """
 
     pipeline: Callable[..., P]
     findings: Callable[[P], Findings]
     studies: Mapping[str, Study[P]]
-    updating: Updating | None = None
+    updating: Updating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,6 @@ class App(Generic[C, P]):
         embedding: The part of the configuration that names an embedding.
         demo: The configuration for the synthetic catalogue of `demo`.
         system: Imports and returns what the app does.
-        no_update: Why its runs cannot be updated; None where they can.
     """
 
     title: str
@@ -85,7 +83,6 @@ class App(Generic[C, P]):
     embedding: str
     demo: C
     system: Callable[[], System[P]]
-    no_update: str | None = None
 
     def open(
         self,
@@ -153,17 +150,14 @@ class App(Generic[C, P]):
             device: As `choose_device` takes it.
 
         Raises:
-            ExperimentError: Runs of the app, or this one, cannot be updated, or not with these
-                data; or `out` is the run itself, or holds something else.
+            ExperimentError: The run cannot be updated, or not with these data; or `out` is the run
+                itself, or holds something else.
         """
-        if self.no_update is not None:
-            raise ExperimentError(f"{old} cannot be updated: {self.no_update}")
         check_out(out)
         if out.resolve() == old.resolve():
             raise ExperimentError("--out must not be --run, which stays as it is: choose another")
         present = self.reopen(old, device)
         updating = self.system().updating
-        assert updating is not None
         config = updating.config(present.config, old)
         screen = Screen()
         data = read_data(folder, config.columns, screen)
@@ -200,12 +194,12 @@ class App(Generic[C, P]):
         """Goes through the stages of a run, and writes its metrics and its report."""
         from semrec.shared.findings import complete_run
 
-        system = self.system()
-        findings = system.findings
+        find = self.system().findings
         if pipeline.run.is_update:
-            assert system.updating is not None
-            findings = system.updating.findings
-        return complete_run(self.title, pipeline, findings)
+            from semrec.shared.comparing import update_findings
+
+            find = partial(update_findings, find)
+        return complete_run(self.title, pipeline, find)
 
     def show(self, pipeline: P) -> None:
         """Completes a run, and prints the test's results and where the report is."""

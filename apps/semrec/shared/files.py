@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +199,13 @@ def save_array(path: Path, array: np.ndarray[Any, np.dtype[Any]]) -> None:
     # Of a file that is open for reading as well, numpy keeps what the system says is wrong.
     with replacing(path) as beside, beside.open("w+b") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def save_anew(folder: Path, save: Callable[[Path], None]) -> None:
+    """Saves a folder in the place of what an interrupted try left."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    save(folder)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from semrec.shared.errors import ExperimentError
-from semrec.shared.files import is_stream
 from semrec.shared.text import visible
 
 if TYPE_CHECKING:
@@ -49,19 +48,6 @@ def _as_known(text: str, known: Container[str]) -> str:
     """An id as it stands, where there is such a one, or else without the space around it."""
     line = text.removesuffix("\r")
     return next((part for part in (text, line, line.strip(" \t")) if part in known), text.strip())
-
-
-def count_histories(path: Path) -> int | None:
-    """How many histories a file holds; None where it cannot be read twice."""
-    if is_stream(path):
-        return None
-    if path.suffix.lower() == ".parquet":
-        import polars as pl
-
-        with _parquet(path) as table:
-            count: int = table.select(pl.len()).collect().item()
-            return count
-    return sum(1 for _ in _lines(path))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -21,7 +21,7 @@ from semrec.shared.answer_options import AnswerOptions
 from semrec.shared.diversity import DEPTH, diversified
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import content_hash, file_hash, input_files, is_stream, replacing, writing
-from semrec.shared.queries import count_histories, history_ids, read_histories, read_ids
+from semrec.shared.queries import history_ids, read_histories, read_ids
 from semrec.shared.screen import Bar, Screen
 from semrec.shared.text import visible
 from semrec.shared.users import USERS_AT_ONCE, ChosenUsers, read_later
@@ -100,39 +100,45 @@ def show(result: Answer, titles: Mapping[str, str]) -> None:
 
 
 def answer_file(titles: Mapping[str, str], stream: Stream, options: AnswerOptions) -> None:
-    """Writes the answers to a file of histories.
+    """Writes the answers to a file of histories; goes on where a killed command stopped.
 
     Args:
         titles: What the items that there are are called, by their ids.
         stream: The model.
-        options: `source` and `output` are read.
+        options: `source`, `output` and what the answers follow from are read.
 
     Raises:
-        ExperimentError: The output cannot be written, or a line of the source cannot be used.
+        ExperimentError: The output cannot be written, a line of the source cannot be used, or
+            another command's parts are beside the output.
     """
     source, output = options.source, options.output
     assert source is not None
     assert output is not None
-    total, counts = count_histories(source), Counter[str]()
-    unknown = options.skips_unknown
-    queries, histories = itertools.tee(read_histories(source, titles, unknown))
-    answers = stream(query["history"] for query in histories)
-    answered = (
-        Answered(query=query, where=f"{source}, history {number}", answer=result)
-        for number, (query, result) in enumerate(zip(queries, answers, strict=True), start=1)
-    )
-    with _replacing(output, options.force) as beside, Screen().bar("recommending") as bar:
-        counted = _counted(answered, counts, options.top_k, bar, total)
+    histories = partial(read_histories, source, titles, options.skips_unknown)
+    # A line that cannot be used is refused before anything is answered; a pipe is read but once.
+    total = None if is_stream(source) else sum(1 for _ in histories())
+    counts, queries = Counter[str](), enumerate(histories(), start=1)
+    with Screen().bar("recommending") as bar:
         if is_stream(output):
+            answered = _answered_queries(queries, stream, source)
+            counted = _counted(answered, counts, options.top_k, bar, total)
             _write_lines(counted, titles, output)
         else:
-            parts = Parts(beside.parent)
-            number = 0
-            while batch := list(itertools.islice(counted, USERS_AT_ONCE)):
-                parts.write(number, options.form.part(batch, titles), Counter())
-                number += 1
-            options.form.join(parts.paths(number), beside)
+            batches = iter(lambda: list(itertools.islice(queries, USERS_AT_ONCE)), [])
+            parts = (partial(_answered_queries, batch, stream, source) for batch in batches)
+            fill = partial(_fill_parts, parts, titles, options, counts, bar, total)
+            _write_file(options, fill)
     _report(options, counts, "answers", "histories")
+
+
+def _answered_queries(
+    queries: Iterable[tuple[int, dict[str, Any]]], stream: Stream, source: Path
+) -> Iterator[Answered]:
+    """The answers to queries of a file, which come with their numbers."""
+    numbered, histories = itertools.tee(queries)
+    answers = stream(query["history"] for _, query in histories)
+    for (number, query), result in zip(numbered, answers, strict=True):
+        yield Answered(query=query, where=f"{source}, history {number}", answer=result)
 
 
 def answer_users(
@@ -151,38 +157,25 @@ def answer_users(
     """
     output, titles = options.output, pipeline.titles
     assert output is not None
-    counts, answered = Counter[str](), partial(_answered, users, stream, pipeline.item_ids)
+    counts = Counter[str]()
+    parts = (
+        partial(_answered_users, users, stream, pipeline.item_ids, number)
+        for number in range(users.num_parts)
+    )
     with Screen().bar("recommending") as bar:
         if is_stream(output):
-            everyone = itertools.chain.from_iterable(map(answered, range(users.num_parts)))
+            everyone = itertools.chain.from_iterable(part() for part in parts)
             counted = _counted(everyone, counts, options.top_k, bar, users.count)
             _write_lines(counted, titles, output)
         else:
-            with kept_parts(output, _identity(pipeline, options)) as parts:
-                for number in range(users.num_parts):
-                    part_counts = parts.counts(number)
-                    if part_counts is None:
-                        part_counts = Counter[str]()
-                        batch = list(
-                            _counted(
-                                answered(number),
-                                part_counts,
-                                options.top_k,
-                                bar,
-                                users.count,
-                                start=counts["all"],
-                            )
-                        )
-                        parts.write(number, options.form.part(batch, titles), part_counts)
-                    counts += part_counts
-                with _replacing(output, options.force) as beside:
-                    options.form.join(parts.paths(users.num_parts), beside)
+            fill = partial(_fill_parts, parts, titles, options, counts, bar, users.count)
+            _write_file(options, fill)
     _report(options, counts, "users", "users")
     if users.num_unknown:
         _say(options, f"{users.num_unknown:,} ids of --users are unknown, and were skipped")
 
 
-def _answered(
+def _answered_users(
     users: ChosenUsers, stream: Stream, item_ids: Sequence[str], number: int
 ) -> Iterator[Answered]:
     """The answers to a part of the users."""
@@ -190,6 +183,57 @@ def _answered(
     histories = ([item_ids[row] for row in rows] for _, rows in part)
     for (user, _), result in zip(part, stream(histories), strict=True):
         yield Answered(query={"user": user}, where=f"user {user!r}", answer=result)
+
+
+def _write_file(options: AnswerOptions, fill: Callable[[Parts], int]) -> None:
+    """Writes a file of parts, which stay beside it until all of them are there.
+
+    Args:
+        options: `output` and what the answers follow from are read.
+        fill: Writes the parts that are not there, and returns how many there are.
+    """
+    output = options.output
+    assert output is not None
+    if options.source is not None and is_stream(options.source):  # nothing can read it again
+        with _replacing(output, options.force) as beside:
+            parts = Parts(beside.parent)
+            options.form.join(parts.paths(fill(parts)), beside)
+        return
+    with kept_parts(output, _identity(options)) as parts:
+        count = fill(parts)
+        with _replacing(output, options.force) as beside:
+            options.form.join(parts.paths(count), beside)
+
+
+def _fill_parts(
+    answered: Iterable[Callable[[], Iterator[Answered]]],
+    titles: Mapping[str, str],
+    options: AnswerOptions,
+    counts: Counter[str],
+    bar: Bar,
+    total: int | None,
+    parts: Parts,
+) -> int:
+    """Writes the parts that are not there, and returns how many there are.
+
+    Args:
+        answered: Answers the queries of each part.
+        titles: What the items are called, by their ids.
+        options: How answers are written.
+        counts: To it is added what is counted of each part.
+        bar: Shows how far it is.
+        total: How many answers there are to be; None where it is not known.
+        parts: Where they are.
+    """
+    number = 0
+    for number, answer in enumerate(answered, start=1):
+        part_counts = parts.counts(number - 1)
+        if part_counts is None:
+            part_counts, start = Counter[str](), counts["all"]
+            batch = list(_counted(answer(), part_counts, options.top_k, bar, total, start=start))
+            parts.write(number - 1, options.form.part(batch, titles), part_counts)
+        counts += part_counts
+    return number
 
 
 def _chosen_users(pipeline: Pipeline[Any], options: AnswerOptions) -> ChosenUsers:
@@ -210,18 +254,17 @@ def _chosen_users(pipeline: Pipeline[Any], options: AnswerOptions) -> ChosenUser
     return ChosenUsers(histories, later, options.users, options.skips_unknown)
 
 
-def _identity(pipeline: Pipeline[Any], options: AnswerOptions) -> dict[str, Any]:
-    """What the answers to users follow from: two commands of one identity write one file."""
+def _identity(options: AnswerOptions) -> dict[str, Any]:
+    """What the answers follow from: two commands of one identity write one file."""
     values: dict[str, Any] = dataclasses.asdict(options)
-    for name in ("source", "history", "force", "output"):
+    for name in ("history", "force", "output"):
         del values[name]
-    for name in ("interactions", "allow", "deny"):
+    for name in ("source", "interactions", "allow", "deny"):
         values[name] = values[name] and _named(str(values[name]))
     values["users"] = _named(options.users or "")
-    run_file, metrics_file = pipeline.run.path / "run.json", pipeline.run.path / "metrics.json"
     return {
         **values,
-        "run": [file_hash(run_file), file_hash(metrics_file)],
+        "run": [file_hash(options.run / name) for name in ("run.json", "metrics.json")],
         "suffix": (options.output or Path()).suffix.lower(),
     }
 

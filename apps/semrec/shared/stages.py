@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from evalrec import (
     recount_floors,
 )
 from jaxtyping import Float, Int
-from semtok import Catalog, EmbeddingSource, embedding_source, is_stored
+from semtok import Catalog, EmbeddingSource, Standardisation, embedding_source, is_stored
 
 from semrec.shared.files import (
     load_array,
@@ -29,6 +28,7 @@ from semrec.shared.files import (
     read_json_lines,
     reading,
     replacing,
+    save_anew,
     save_array,
 )
 from semrec.shared.stage import Facts, Setting, Stage
@@ -76,9 +76,11 @@ def embedding_stage(
     *,
     reads: tuple[str, ...],
     image_field: str = "image",
-    keeps_source: bool = False,
+    keep_scale: Callable[[Path, Vectors], None] = lambda folder, vectors: None,
 ) -> Stage[Vectors]:
     """A stage that leaves one embedding an item.
+
+    It keeps what embeds as well, so that an update can embed items that are new or of another text.
 
     Args:
         setting: The run.
@@ -87,8 +89,8 @@ def embedding_stage(
         fields: The catalogue's fields that are embedded.
         reads: What of the configuration all this is said by.
         image_field: Of the fields, the one that holds images.
-        keeps_source: Whether to keep what embeds, and a digest of what it read of each item, so
-            that an update can embed items that are new or have another text; see `kept_source`.
+        keep_scale: Called with the stage's folder and the embeddings, to keep there what brings
+            these, and in an update those of new items, to one scale.
     """
 
     def fill(folder: Path) -> Facts:
@@ -106,13 +108,30 @@ def embedding_stage(
         with setting.run.screen.bar(f"{name} embeddings") as bar:
             vectors = source.embed(catalog, progress=bar.update)
         save_array(folder / "embeddings.npy", vectors)
-        if keeps_source and not is_stored(embedding):
+        keep_scale(folder, vectors)
+        if not is_stored(embedding):
             keep_source(folder, source, catalog)
         return {"embedding": embedding, "dim": vectors.shape[1]}
 
     return setting.stage(
         name, reads=reads, fill=fill, load=lambda folder: load_array(folder / "embeddings.npy")
     )
+
+
+def kept_standardisation(stage: Stage[Vectors], dim: int) -> Standardisation:
+    """What brings the embeddings of a stage to scale: kept with them, or else fitted on them.
+
+    Args:
+        stage: Of the embeddings.
+        dim: How many dimensions PCA keeps where it is fitted.
+
+    Raises:
+        CatalogError: What is kept is damaged.
+    """
+    kept = stage.file("standardisation")
+    if kept.exists():
+        return Standardisation.load(kept)
+    return Standardisation.fit(stage.result(), dim)
 
 
 def keep_source(folder: Path, source: EmbeddingSource, catalog: Catalog) -> None:
@@ -123,9 +142,7 @@ def keep_source(folder: Path, source: EmbeddingSource, catalog: Catalog) -> None
         source: What embeds.
         catalog: The items.
     """
-    if (folder / "source").exists():
-        shutil.rmtree(folder / "source")
-    source.save(folder / "source")
+    save_anew(folder / "source", source.save)
     save_array(folder / "contents.npy", content_digests(source, catalog))
 
 

@@ -15,8 +15,9 @@ class Update:
 
     Attributes:
         train: Whether the grown model is trained on; without that it only grows.
-        epochs_one: Epochs of stage I, over what is drawn for it.
-        epochs_two: Epochs of stage II, over what is drawn for it.
+        epochs_one: Epochs of PRORec's stage I, or of the one training of CoCoRec and TSSR, over
+            what is drawn for it.
+        epochs_two: Epochs of PRORec's stage II, over what is drawn for it.
         rate: The learning rate of both as a share of the run's.
         old_share: Old samples that are drawn for each new one, as many as there are at most.
         test_users: Most users of the test, drawn of those that have new interactions.

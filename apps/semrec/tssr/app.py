@@ -6,6 +6,7 @@ stage: content embeddings; the floors; SASRec on ids, on content and on both, wi
 cross-attention and a gate. Each stage is a folder of the run.
 
     python apps/tssr.py run --data DIR --out RUN
+    python apps/tssr.py update --run RUN --data NOW --out RUN2
     python apps/tssr.py study NAME --data DIR --out RUN
     python apps/tssr.py recommend --run RUN --history ID,ID,... --top-k 10
     python apps/tssr.py demo --out RUN
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from semrec.shared.app import App, System
+from semrec.shared.app import App, System, Updating
 from semrec.shared.command import run_app
 from semrec.tssr.config import Config, Content, Evaluation, Model
 
@@ -35,8 +36,14 @@ def system() -> System[TSSRPipeline]:
     from semrec.tssr.report import findings
     from semrec.tssr.studies import STUDIES
     from semrec.tssr.system import TSSRPipeline
+    from semrec.tssr.update import UpdatePipeline, updated_config
 
-    return System(pipeline=TSSRPipeline, findings=findings, studies=STUDIES)
+    return System(
+        pipeline=TSSRPipeline,
+        findings=findings,
+        studies=STUDIES,
+        updating=Updating(config=updated_config, pipeline=UpdatePipeline),
+    )
 
 
 APP = App(
@@ -45,8 +52,6 @@ APP = App(
     embedding="content",
     demo=DEMO,
     system=system,
-    no_update="TSSR learns a vector of each item's id, of which a new item has none, so begin a "
-    "new run with the command run, which takes the same data",
 )
 
 

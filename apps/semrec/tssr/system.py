@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from evalrec import Report
 from fusion import ContentEncoder, encoder_counts, precomputed
 from genrec import Backbone, Batch, DenseRecommender, ItemInput, item_table, load_weights
 from jaxtyping import Float
-from semtok import standardised
+from semtok import Standardisation
 from torch import Tensor, nn
 
 from semrec.shared.answering import AnsweringPipeline
+from semrec.shared.files import save_anew
 from semrec.shared.stage import Stage
-from semrec.shared.stages import Vectors, embedding_stage
+from semrec.shared.stages import Vectors, embedding_stage, kept_standardisation
 from semrec.shared.training import DenseTraining, dense_stage, keep_weights
 from semrec.tssr.config import Config, Model
 from semrec.tssr.encoders import content_encoders
@@ -98,17 +100,23 @@ class TSSRPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def content_stages(self) -> tuple[Stage[Vectors], ...]:
-        """A stage a stream, such as "content_title": its stored embeddings as they are."""
+        """A stage a stream, such as "content_title": its stored embeddings, and their scale."""
         content = self.config.content
+        text = ("content.embedding",)
         image = ("content.image_embedding", "content.image_weights", "content.image_field")
+
+        def keep_scale(folder: Path, vectors: Vectors) -> None:
+            save_anew(folder / "standardisation", Standardisation.fit(vectors, content.dim).save)
+
         return tuple(
             embedding_stage(
                 self,
                 "_".join(["content", *fields]),
                 content.image_source if content.is_image(fields) else content.embedding,
                 fields,
-                reads=image if content.is_image(fields) else ("content.embedding",),
+                reads=("content.dim", *(image if content.is_image(fields) else text)),
                 image_field=content.image_field,
+                keep_scale=keep_scale,
             )
             for fields in content.fields
         )
@@ -116,10 +124,14 @@ class TSSRPipeline(AnsweringPipeline[Config]):
     @cached_property
     def contents(self) -> list[Float[Tensor, "items dim"]]:
         """The stored content embeddings, one array a stream, reduced and standardised."""
-        dim = self.config.content.dim
         return [
-            torch.from_numpy(standardised(stage.result(), dim)) for stage in self.content_stages
+            torch.from_numpy(self.standardisation(stage).transform(stage.result()))
+            for stage in self.content_stages
         ]
+
+    def standardisation(self, content: Stage[Vectors]) -> Standardisation:
+        """What brings a stream's content to scale; of an update, the old run's."""
+        return kept_standardisation(content, self.config.content.dim)
 
     # Sections 3.3 to 3.5: two streams, aligned by contrast, joined by attention and a gate.
 
@@ -174,23 +186,28 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         loss: Loss,
         after: tuple[Stage[Any], ...],
     ) -> Stage[Report]:
+        return dense_stage(
+            self,
+            name,
+            lambda: self._plan(untrained, loss),
+            reads=("content", "model"),
+            after=after,
+        )
+
+    def _plan(self, untrained: Callable[[], Backbone], loss: Loss) -> DenseTraining:
         config = self.config.model
-
-        def plan() -> DenseTraining:
-            return DenseTraining(
-                model=lambda: untrained().to(self.device),
-                loss=partial(loss, config),
-                batches=config.sequences(
-                    self.data.split.train, len(self.data.catalog), self.config.seed
-                ),
-                training=config,
-                history_length=config.history_length,
-                keep=lambda model, folder: keep_weights(precomputed(model), folder),
-                scored=precomputed,
-                facts=self._facts,
-            )
-
-        return dense_stage(self, name, plan, reads=("content", "model"), after=after)
+        return DenseTraining(
+            model=lambda: untrained().to(self.device),
+            loss=partial(loss, config),
+            batches=config.sequences(
+                self.data.split.train, len(self.data.catalog), self.config.seed
+            ),
+            training=config,
+            history_length=config.history_length,
+            keep=lambda model, folder: keep_weights(precomputed(model), folder),
+            scored=precomputed,
+            facts=self._facts,
+        )
 
     def _facts(self, model: nn.Module) -> dict[str, Any]:
         return {} if self.is_stored else {"encoder_parameters": encoder_counts(model)}

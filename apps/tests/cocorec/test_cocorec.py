@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from semrec.cocorec import app, studies
-from semrec.cocorec.system import reduced
+from semrec.cocorec.system import padded, reduction
 from semrec.shared.configuration import load_config
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -100,7 +100,7 @@ def test_what_is_deployed_answers_as_the_whole_model(
 
 def test_a_narrow_view_is_filled_up_with_zeros() -> None:
     x = np.random.default_rng(0).normal(size=(20, 5))
-    components = reduced(x, 8, whiten=True)
+    components = padded(reduction(x, 8, whiten=True).transform(x), 8)
     assert components.shape == (20, 8)
     assert not components[:, 5:].any()
     np.testing.assert_allclose(components[:, :5].std(axis=0, ddof=1), 1, rtol=1e-4)

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 import typer
 from genrec import Answer, Recommendation
 
+from semrec.shared import recommend
 from semrec.shared.answer_options import AnswerOptions, check_output
 from semrec.shared.errors import ExperimentError
 from semrec.shared.queries import history_ids, read_histories, read_ids
@@ -26,6 +27,9 @@ ODD = ["a\u2028", "\u2029b", "c\u0085", "d e", " f", "g\u000b", "h\u001c"]
 """Ids that hold what Python takes for the end of a line, or for nothing."""
 
 
+Answers = Callable[..., None]
+
+
 def echo(histories: Iterable[list[str]]) -> Iterator[Answer]:
     """Recommends what was had."""
     for history in histories:
@@ -33,10 +37,21 @@ def echo(histories: Iterable[list[str]]) -> Iterator[Answer]:
         yield Answer(items=items, unknown=0, popular=not history)
 
 
-def answers(source: Path, output: Path, *known: str, force: bool = False) -> None:
-    titles = {item_id: f"title of {item_id}" for item_id in known}
-    options = AnswerOptions(run=source, source=source, output=output, force=force)
-    answer_file(titles, echo, options)
+@pytest.fixture
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """Answers a file of histories by a run, whose items are the ids that follow."""
+    run = tmp_path_factory.mktemp("run")
+    for name in ("run.json", "metrics.json"):
+        (run / name).write_text("{}")
+
+    def answers(
+        source: Path, output: Path, *known: str, force: bool = False, stream: Any = echo
+    ) -> None:
+        titles = {item_id: f"title of {item_id}" for item_id in known}
+        options = AnswerOptions(run=run, source=source, output=output, force=force)
+        answer_file(titles, stream, options)
+
+    return answers
 
 
 @pytest.fixture
@@ -74,7 +89,9 @@ def test_ids_in_a_file_may_be_numbers(tmp_path: Path) -> None:
         ('{"history": ["a"], "weight": 1e999}', "line 2: not JSON: 1e999"),
     ],
 )
-def test_lines_that_have_no_answer_are_named(tmp_path: Path, line: str, words: str) -> None:
+def test_lines_that_have_no_answer_are_named(
+    answers: Answers, tmp_path: Path, line: str, words: str
+) -> None:
     path = tmp_path / "histories.jsonl"
     path.write_text(f'{{"history": ["a"], "weight": 0.5}}\n{line}\n')
     with pytest.raises(ExperimentError, match=words):
@@ -82,7 +99,7 @@ def test_lines_that_have_no_answer_are_named(tmp_path: Path, line: str, words: s
     assert os.listdir(tmp_path) == ["histories.jsonl"]
 
 
-def test_odd_ids_survive(tmp_path: Path) -> None:
+def test_odd_ids_survive(answers: Answers, tmp_path: Path) -> None:
     source, output, denied = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "deny.txt"))
     lines = [json.dumps({"history": [item_id]}, ensure_ascii=False) for item_id in ODD]
     source.write_text("\n".join(lines), newline="\n")
@@ -95,7 +112,9 @@ def test_odd_ids_survive(tmp_path: Path) -> None:
     assert history_ids(",".join([*ODD, " d e "]), set(ODD)) == [*ODD, "d e"]
 
 
-def test_half_a_surrogate_pair_stays_an_escape(tmp_path: Path, source: Path) -> None:
+def test_half_a_surrogate_pair_stays_an_escape(
+    answers: Answers, tmp_path: Path, source: Path
+) -> None:
     source.write_text('{"history": ["a"], "user": "\\ud83d"}\n')
     answers(source, tmp_path / "out.jsonl", "a")
     assert json.loads((tmp_path / "out.jsonl").read_text())["user"] == "\ud83d"
@@ -124,7 +143,7 @@ def test_an_unknown_id_names_the_option() -> None:
 
 
 def test_nothing_left_is_said(
-    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+    answers: Answers, tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show(*echo([[]]), {"a": "A"})
     shown = capsys.readouterr()
@@ -174,7 +193,7 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, source: Pat
 
 
 def test_answers_to_a_pipe_come_from_a_pipe(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    answers: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither is read or opened twice, and neither is replaced."""
     source, output, content = tmp_path / "in", tmp_path / "out", []
@@ -196,7 +215,9 @@ def test_answers_to_a_pipe_come_from_a_pipe(
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
 
 
-def test_an_output_that_came_meanwhile_stays(tmp_path: Path, source: Path) -> None:
+def test_an_output_that_came_meanwhile_stays(
+    answers: Answers, tmp_path: Path, source: Path
+) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("another's")
     with pytest.raises(ExperimentError, match="exists: choose another --output, or --force"):
@@ -206,7 +227,7 @@ def test_an_output_that_came_meanwhile_stays(tmp_path: Path, source: Path) -> No
     assert output.read_text().count("\n") == 2
 
 
-def test_histories_come_from_parquet_and_go_to_tables(tmp_path: Path) -> None:
+def test_histories_come_from_parquet_and_go_to_tables(answers: Answers, tmp_path: Path) -> None:
     source = tmp_path / "histories.parquet"
     table = pl.DataFrame({"user": [7, 8], "history": [["a", "b"], ["b"]], "weight": [0.5, 1.0]})
     table.write_parquet(source)
@@ -229,6 +250,58 @@ def test_histories_come_from_parquet_and_go_to_tables(tmp_path: Path) -> None:
         answers(source, tmp_path / "new.jsonl", "a")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_stopped_command_goes_on_with_the_parts_that_are_missing(
+    answers: Answers, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommend, "USERS_AT_ONCE", 10)
+    source, output, whole = (tmp_path / f"{name}{suffix}" for name in ("in", "out", "whole"))
+    source = source.with_suffix(".jsonl")
+    queries = [{"history": [f"i{row % 3}", f"i{row % 2}"], "user": row} for row in range(25)]
+    source.write_text("".join(json.dumps(query) + "\n" for query in queries))
+    known, answered = ("i0", "i1", "i2"), []
+    answers(source, whole, *known)
+
+    def until(most: int) -> Any:
+        def stream(histories: Iterable[list[str]]) -> Iterator[Answer]:
+            for answer in echo(histories):
+                answered.append(answer)
+                if len(answered) > most:
+                    raise KeyboardInterrupt
+                yield answer
+
+        return stream
+
+    with pytest.raises(KeyboardInterrupt):
+        answers(source, output, *known, stream=until(12))
+    assert not output.exists()
+    content = source.read_text()
+    source.write_text(content.replace("i0", "i1", 1))
+    with pytest.raises(ExperimentError, match=r"\.parts holds what another command was writing"):
+        answers(source, output, *known)
+    source.write_text(content)
+    answered.clear()
+    answers(source, output, *known, stream=until(99))
+    assert len(answered) == 15  # of 25: the first part was there
+    assert output.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_line_at_the_end_is_refused_before_anything_is_answered(
+    answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommend, "USERS_AT_ONCE", 1)
+    source = tmp_path / "histories.jsonl"
+    source.write_text('{"history": ["a"]}\n{"history": ["b"]}\n')
+
+    def never(histories: Iterable[list[str]]) -> Iterator[Answer]:
+        raise AssertionError
+
+    with pytest.raises(ExperimentError, match=r"line 2: unknown item id 'b'"):
+        answers(source, tmp_path / "out.jsonl", "a", stream=never)
+    assert os.listdir(tmp_path) == ["histories.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
@@ -240,7 +313,7 @@ def test_histories_come_from_parquet_and_go_to_tables(tmp_path: Path) -> None:
     ],
 )
 def test_tables_that_have_no_answer_are_refused(
-    tmp_path: Path, columns: dict[str, list[object]], words: str
+    answers: Answers, tmp_path: Path, columns: dict[str, list[object]], words: str
 ) -> None:
     source = tmp_path / "histories.parquet"
     pl.DataFrame(columns).write_parquet(source)
@@ -252,7 +325,7 @@ def test_tables_that_have_no_answer_are_refused(
     assert os.listdir(tmp_path) == ["histories.parquet"]
 
 
-def test_rows_of_a_table_need_a_user(tmp_path: Path, source: Path) -> None:
+def test_rows_of_a_table_need_a_user(answers: Answers, tmp_path: Path, source: Path) -> None:
     with pytest.raises(ExperimentError, match='history 1: "user" must be a text or a whole number'):
         answers(source, tmp_path / "out.csv", "a")
     assert os.listdir(tmp_path) == ["histories.jsonl"]

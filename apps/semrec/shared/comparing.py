@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from evalrec import Queries, evaluate
 from evalrec.page import Section, table, tag, text
+from genrec import Answers
 from jaxtyping import Int
 
-from semrec.prorec.joining import on_base
-from semrec.prorec.report import findings
-from semrec.shared.files import load_tensors
 from semrec.shared.findings import Findings
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.verdict import decimal
 
 if TYPE_CHECKING:
-    from semrec.prorec.update import UpdatePipeline
+    from semrec.shared.updating import UpdateStages
 
 TOP = 10
 """Items of an answer that are compared."""
@@ -29,13 +27,12 @@ Lists = Int[np.ndarray, "users k"]
 """The best items of each user, best first; -1 where there are no more."""
 
 
-def update_stage(pipeline: UpdatePipeline) -> Stage[Facts]:
+def update_stage(pipeline: UpdateStages[Any]) -> Stage[Facts]:
     """The stage "update": both runs' best items for the users of the test, whom no training saw."""
 
     def fill(folder: Path) -> Facts:
         queries, news = pipeline.data.split.test, pipeline.news
-        new, old = new_lists(pipeline), old_lists(pipeline, queries)
-        codes = pipeline.tokenizer.complete()
+        new, old = pipeline.new_lists(queries), old_lists(pipeline, queries)
         answered = new[new >= 0]
         is_new = news.is_new
         return {
@@ -53,47 +50,54 @@ def update_stage(pipeline: UpdatePipeline) -> Stage[Facts]:
             "new_items_recommended": len(np.unique(answered[is_new[answered]])),
             "targets_new_items": int(is_new[queries.targets].sum()),
             "hits_new_items": int(hits(queries, new)[is_new[queries.targets]].sum()),
-            **{name: codes[name] for name in ("drift", "refit", "drift_words")},
+            **pipeline.drift(),
         }
 
-    last = pipeline.joined if pipeline.config.joining.any else pipeline.test
     stage: Stage[Facts] = pipeline.stage(
         "update",
         reads=(),
-        after=(last, pipeline.tokenizer),
+        after=pipeline.compared,
         fill=fill,
         load=lambda folder: stage.complete(),
     )
     return stage
 
 
-def new_lists(pipeline: UpdatePipeline) -> Lists:
-    """What the update answers, as its test ranked it."""
-    if not pipeline.config.joining.any:
-        lists = load_tensors(pipeline.test.file("lists.safetensors"))
-        return lists["items"][:, :TOP].numpy()
-    choice = pipeline.joined.complete()
-    candidates = pipeline.candidate_stages["test"].result()
-    return on_base(candidates, choice["base"]).ranked(choice["weights"])[:, :TOP]
+def answered_lists(
+    recommender: Answers,
+    queries: Queries,
+    item_ids: Sequence[str],
+    *,
+    deny: Collection[str] = (),
+    progress: Callable[[int, int], None],
+) -> Lists:
+    """What a recommender answers to the histories; it skips what it does not know of them.
 
-
-def old_lists(pipeline: UpdatePipeline, queries: Queries) -> Lists:
-    """What the old run answers to the same histories, items that are there no more left out.
-
-    It skips what it does not know of a history.
+    Args:
+        recommender: Of the old run or of the update.
+        queries: Whose histories are answered.
+        item_ids: The id of each item of now.
+        deny: Items that are not to be answered: those that are there no more.
+        progress: Called with how many histories are answered, and of how many.
     """
-    ids = pipeline.data.catalog.item_ids
-    rows = {item_id: row for row, item_id in enumerate(ids)}
-    histories = [[ids[row] for row in history] for history in queries.histories]
-    gone = [item_id for item_id in pipeline.old.item_ids if item_id not in rows]
+    rows = {item_id: row for row, item_id in enumerate(item_ids)}
+    histories = [[item_ids[row] for row in history] for history in queries.histories]
     lists = np.full((len(histories), TOP), -1)
-    with pipeline.run.screen.bar("answers of the old run") as bar:
-        answers = pipeline.old.recommender().stream(histories, top_k=TOP, deny=gone)
-        for user, answer in enumerate(answers):
-            best = [rows[item.item_id] for item in answer.items]
-            lists[user, : len(best)] = best
-            bar.update(user + 1, len(histories))
+    for user, answer in enumerate(recommender.stream(histories, top_k=TOP, deny=deny)):
+        best = [rows[item.item_id] for item in answer.items]
+        lists[user, : len(best)] = best
+        progress(user + 1, len(histories))
     return lists
+
+
+def old_lists(pipeline: UpdateStages[Any], queries: Queries) -> Lists:
+    """What the old run answers to the same histories, items that are there no more left out."""
+    ids = pipeline.data.catalog.item_ids
+    gone = {*pipeline.old.item_ids} - {*ids}
+    with pipeline.run.screen.bar("answers of the old run") as bar:
+        return answered_lists(
+            pipeline.old.recommender(), queries, ids, deny=gone, progress=bar.update
+        )
 
 
 def overlap(old: Lists, new: Lists) -> float:
@@ -131,7 +135,7 @@ def sentence(facts: Mapping[str, Any]) -> str:
 
 def refit_words(facts: Mapping[str, Any]) -> str:
     """Advice to begin anew, where new items are unlike those that the codes were made for."""
-    if not facts["refit"]:
+    if not facts.get("refit"):  # TSSR has no codes
         return ""
     return (
         f"; new items are {facts['drift']:.2f} times as far from their codes as the old ones: "
@@ -143,9 +147,14 @@ def _purchases(facts: Mapping[str, Any]) -> str:
     return "the purchases since" if facts["on_new"] else "the last purchases (none is new)"
 
 
-def update_findings(pipeline: UpdatePipeline) -> Findings:
-    """What a run shows, and what the update changed."""
-    shown, facts = findings(pipeline), pipeline.comparison.complete()
+def update_findings(find: Callable[[Any], Findings], pipeline: Any) -> Findings:
+    """What a run shows, and what the update changed.
+
+    Args:
+        find: What a run of the app shows.
+        pipeline: An update, the app's `UpdateStages`.
+    """
+    shown, facts = find(pipeline), pipeline.comparison.complete()
     return dataclasses.replace(
         shown,
         lead=f"An update of {pipeline.old.run.path.name}",
@@ -163,6 +172,7 @@ def update_section(facts: Mapping[str, Any]) -> Section:
     ]
     share = f"{100 * facts['share_of_new_items']:.1f} %"
     bought = facts["targets_new_items"]
+    drift = f" Drift: {facts['drift_words']}." if "drift_words" in facts else ""
     return Section(
         title="Old and new",
         body=[
@@ -173,6 +183,5 @@ def update_section(facts: Mapping[str, Any]) -> Section:
         f"training. New items are {share} of what is answered, {facts['new_items_recommended']:,} "
         f"of {facts['new_items']:,} are answered to somebody; of {bought:,} purchases of new items "
         f"{facts['hits_new_items']:,} are among the first {TOP}. "
-        f"{facts['removed_items']:,} items of the old run are there no more. "
-        f"Drift: {facts['drift_words']}.",
+        f"{facts['removed_items']:,} items of the old run are there no more.{drift}",
     )

@@ -1,0 +1,99 @@
+"""CoCoRec next Monday: a run that goes on from another, with new items and interactions.
+
+Published codes stay, and new items get theirs by the old tokenizer, of their views by the old PCA.
+The model has nothing by item but these, so that its weights are the old ones as they are; training
+goes on over what is new and as much that is old. The baselines are left out. Beyond the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evalrec import Report
+from genrec import load_weights
+from semtok import SemanticIds, load_tokenizer, save_tokenizer
+
+from semrec.cocorec.config import Config
+from semrec.cocorec.model import CoCoRec, cocorec_loss
+from semrec.cocorec.system import CoCoRecPipeline, keep_model
+from semrec.shared.files import save_anew
+from semrec.shared.stage import Facts, Stage
+from semrec.shared.stages import Vectors
+from semrec.shared.updating import AnsweringUpdate, extended, no_update
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatePipeline(AnsweringUpdate[Config], CoCoRecPipeline):
+    """The stages of an update; once complete, it is opened like any run.
+
+    Attributes:
+        old: The run that it goes on from, reopened.
+    """
+
+    old: CoCoRecPipeline
+
+    @cached_property
+    def view_stages(self) -> tuple[Stage[Vectors], ...]:
+        """A stage a view; the old run's PCA is kept with it."""
+
+        def keep_scale(before: Stage[Vectors], folder: Path) -> None:
+            save_anew(folder / "pca", self.old.pca(before).save)
+
+        stages = zip(
+            super().view_stages, self.old.view_stages, self.config.views.fields, strict=True
+        )
+        return tuple(
+            self.embedded(view, before, fields, keep_scale) for view, before, fields in stages
+        )
+
+    @cached_property
+    def tokenizer(self) -> Stage[SemanticIds]:
+        """The stage "tokenizer": the old one, which remembers the new items as well."""
+
+        def fill(folder: Path) -> Facts:
+            tokenizer, facts = extended(
+                load_tokenizer(self.old.tokenizer.file("text")),
+                self.data.catalog,
+                self.named_views,
+                self.update,
+            )
+            save_tokenizer(folder / "text", tokenizer, overwrite=True)
+            return {"sources": ["text"], **facts}
+
+        return replace(super().tokenizer, fill=fill)
+
+    @cached_property
+    def cocorec(self) -> Stage[Report]:
+        """The stage "cocorec", from the weights of the old one."""
+        return self.trained_on(
+            super().cocorec,
+            lambda: self._plan(self.config.model, self._grown, cocorec_loss, keep_model),
+        )
+
+    def _grown(self) -> CoCoRec:
+        model = self.untrained()
+        load_weights(self.old.cocorec.file("weights.safetensors"), model)
+        return model
+
+    @property
+    def compared(self) -> tuple[Stage[Any], ...]:
+        """The stages that the answers come from, and the codes."""
+        return (*super().compared, self.tokenizer)
+
+
+def updated_config(config: Config, path: Path) -> Config:
+    """The configuration of an update: the run's, without the baselines.
+
+    Raises:
+        ExperimentError: Its codes are not of the text.
+    """
+    if config.codes.source != "text":
+        raise no_update(
+            path,
+            f"codes.source is {config.codes.source!r}, and new items can have codes of their "
+            "text alone",
+        )
+    return replace(config, evaluation=replace(config.evaluation, baselines=False))
