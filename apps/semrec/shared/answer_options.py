@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -65,6 +65,15 @@ DiversifyOption = Annotated[
     ),
 ]
 GroupOption = Annotated[int | None, typer.Option(min=1, help="For --diversify; 2 if unset")]
+Engine = Literal["local", "ray"]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(help="Where --input and --users are answered: here, or on a Ray cluster"),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="For --engine ray: most workers; one a CPU, or a GPU, if unset"),
+]
 ForceOption = Annotated[bool, typer.Option(help="Overwrite --output")]
 
 
@@ -85,6 +94,8 @@ class AnswerOptions:
     unknown: Unknown | None = None
     diversify: Grouping | None = None
     per_group: int | None = None
+    engine: Engine = "local"
+    workers: int | None = None
     force: bool = False
 
     @property
@@ -108,6 +119,10 @@ class AnswerOptions:
             raise typer.BadParameter("--interactions goes with --users")
         if self.per_group is not None and self.diversify is None:
             raise typer.BadParameter("--per-group goes with --diversify")
+        if self.engine == "ray" and self.history is not None:
+            raise typer.BadParameter("--engine ray goes with --input and --users")
+        if self.workers is not None and self.engine != "ray":
+            raise typer.BadParameter("--workers goes with --engine ray")
         if self.source is not None and self.source.suffix.lower() in (".csv", ".tsv"):
             raise ExperimentError(
                 f"--input must be JSONL, or .parquet with a column of lists, got {self.source}"

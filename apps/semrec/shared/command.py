@@ -20,6 +20,7 @@ from semrec.shared.answer_options import (
     AnswerOptions,
     DenyOption,
     DiversifyOption,
+    EngineOption,
     ForceOption,
     GroupOption,
     HistoryOption,
@@ -31,6 +32,7 @@ from semrec.shared.answer_options import (
     TopKOption,
     UnknownOption,
     UsersOption,
+    WorkersOption,
 )
 from semrec.shared.app import App, demo_data
 from semrec.shared.configuration import set_keys
@@ -158,6 +160,8 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         unknown: UnknownOption = None,
         diversify: DiversifyOption = None,
         per_group: GroupOption = None,
+        engine: EngineOption = "local",
+        workers: WorkersOption = None,
         force: ForceOption = False,
         device: DeviceOption = "auto",
     ) -> None:
@@ -176,6 +180,8 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
             unknown=unknown,
             diversify=diversify,
             per_group=per_group,
+            engine=engine,
+            workers=workers,
             force=force,
         )
         options.check()

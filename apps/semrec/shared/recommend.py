@@ -52,10 +52,25 @@ def recommend(pipeline: Pipeline[Any], options: AnswerOptions) -> None:
         ids = history_ids(options.history, titles, options.skips_unknown)
         (result,) = answering(pipeline, options)([ids])
         show(result, titles)
-    elif chosen is not None:
-        answer_users(pipeline, chosen, answering(pipeline, options), options)
-    else:
-        answer_file(titles, answering(pipeline, options), options)
+        return
+    with _engine(pipeline, options) as stream:
+        if chosen is not None:
+            answer_users(pipeline, chosen, stream, options)
+        else:
+            answer_file(titles, stream, options)
+
+
+@contextmanager
+def _engine(pipeline: Pipeline[Any], options: AnswerOptions) -> Iterator[Stream]:
+    """What answers many histories: this process, or the workers of a cluster."""
+    if options.engine == "local":
+        yield answering(pipeline, options)
+        return
+    from semrec.shared.ray_answers import ray_answering
+
+    app, device = pipeline.run.app, str(pipeline.device)
+    with ray_answering(app, options, device, options.workers) as stream:
+        yield stream
 
 
 def answering(pipeline: Pipeline[Any], options: AnswerOptions) -> Stream:
@@ -257,7 +272,7 @@ def _chosen_users(pipeline: Pipeline[Any], options: AnswerOptions) -> ChosenUser
 def _identity(options: AnswerOptions) -> dict[str, Any]:
     """What the answers follow from: two commands of one identity write one file."""
     values: dict[str, Any] = dataclasses.asdict(options)
-    for name in ("history", "force", "output"):
+    for name in ("history", "force", "output", "engine", "workers"):
         del values[name]
     for name in ("source", "interactions", "allow", "deny"):
         values[name] = values[name] and _named(str(values[name]))

@@ -1,0 +1,121 @@
+"""Answers from all machines of a Ray cluster: each worker holds the run (needs `semrec[ray]`).
+
+The run's folder must lie where all machines find it under the same name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from semrec.shared.answer_options import AnswerOptions
+from semrec.shared.app import App
+from semrec.shared.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from genrec import Answer
+
+    from semrec.shared.recommend import Stream
+
+BLOCK = 256
+"""Histories that a worker is handed at a time."""
+
+_AHEAD = 2
+"""Blocks that each worker has at hand, so that none waits for the next."""
+
+
+class Worker:
+    """An actor: a run, loaded once, and what it answers.
+
+    Args:
+        app: The name of the run's app.
+        options: How it answers.
+        device: Where models run.
+    """
+
+    def __init__(self, app: str, options: AnswerOptions, device: str) -> None:
+        from importlib import import_module
+
+        from semrec.shared.recommend import answering
+
+        known: App[Any, Any] = import_module(f"semrec.{app}.app").APP
+        self.stream = answering(known.reopen(options.run, device), options)
+
+    def answers(self, histories: list[list[str]]) -> list[Answer]:
+        """The answers to a block of histories, in order."""
+        return list(self.stream(histories))
+
+
+@contextmanager
+def ray_answering(
+    app: str, options: AnswerOptions, device: str, num_workers: int | None
+) -> Iterator[Stream]:
+    """What answers histories by a pool of workers, in the order in which the histories come.
+
+    Args:
+        app: The name of the run's app.
+        options: How the workers answer.
+        device: Where models run; a CUDA device has each worker take a GPU.
+        num_workers: How many; None takes one a CPU of the cluster, or one a GPU.
+
+    Raises:
+        ExperimentError: The extra is not installed, or the cluster has no room for a worker.
+    """
+    ray = _ray()
+    kind = "GPU" if device.startswith("cuda") else "CPU"
+    room = int(ray.cluster_resources().get(kind, 0))
+    if not room:
+        raise ExperimentError(f"--engine ray: the cluster has no {kind} for a worker")
+    needs = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
+    remote = ray.remote(Worker).options(**needs)
+    workers = [remote.remote(app, options, device) for _ in range(min(num_workers or room, room))]
+
+    def stream(histories: Iterable[list[str]]) -> Iterator[Answer]:
+        remaining, turns = iter(histories), itertools.cycle(workers)
+        blocks = iter(lambda: list(itertools.islice(remaining, BLOCK)), [])
+        waiting: deque[Any] = deque()
+        for block in blocks:
+            waiting.append(next(turns).answers.remote(block))
+            if len(waiting) == _AHEAD * len(workers):
+                yield from _got(ray, waiting.popleft())
+        while waiting:
+            yield from _got(ray, waiting.popleft())
+
+    try:
+        yield stream
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+
+
+def _got(ray: Any, answers: Any) -> list[Answer]:
+    """The answers to a block; what a worker refuses is refused here in the same words."""
+    try:
+        block: list[Answer] = ray.get(answers)
+    except ray.exceptions.RayTaskError as error:
+        raise ExperimentError(f"--engine ray: {error.cause}") from error
+    except ray.exceptions.RayActorError as error:
+        raise ExperimentError(
+            f"--engine ray: a worker ended: {str(error).splitlines()[0]}; the same command goes on "
+            "where the answers end"
+        ) from error
+    return block
+
+
+def _ray() -> Any:
+    """Ray, connected to the cluster that it finds, or started on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ExperimentError(
+            f"--engine ray needs an extra (no module {error.name}): pip install 'semrec[ray]'"
+        ) from None
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return ray
