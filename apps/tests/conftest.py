@@ -139,3 +139,20 @@ def completed(
         return out
 
     return completed
+
+
+@pytest.fixture(scope="session")
+def exported(
+    launch: Launch, completed: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The export of an app's complete run."""
+
+    @cache
+    def exported(name: str) -> Path:
+        out = tmp_path_factory.mktemp("exports") / name
+        done = launch(name, "export", "--run", completed(name), "--out", out)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"{out}: ")
+        return out
+
+    return exported

@@ -158,8 +158,10 @@ class Generator:
             )
             prior = self.arrays[f"prior_{level}"][nodes]
             logits = scale * logits + np.log(sums + floor) @ weight + prior
-        bias: float = self.facts["history_bias"]
-        return logits + bias * self._is_exhausted(level, nodes, read)
+        biased: NDArray[Any] = logits + self.facts["history_bias"] * self._is_exhausted(
+            level, nodes, read
+        )
+        return biased
 
     def _told(self, history: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Returns what the item graph says of items: their leaves, ascending, and running sums."""
@@ -192,7 +194,9 @@ class Generator:
     ) -> NDArray[np.bool_]:
         """Returns the nodes below which there is nothing but the listed leaves."""
         low, high = self._below(level, nodes, leaves)
-        result: NDArray[np.bool_] = high - low == self.leaf[level][nodes + 1] - self.leaf[level][nodes]
+        result: NDArray[np.bool_] = (
+            high - low == self.leaf[level][nodes + 1] - self.leaf[level][nodes]
+        )
         return result
 
 
