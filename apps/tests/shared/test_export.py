@@ -20,6 +20,7 @@ import torch
 from genrec import DenseRecommender, query_batches
 
 import semrec
+from semrec.shared.exporting import ItemIndex, write_index
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 OfApp = Callable[[str], Path]
@@ -87,6 +88,17 @@ def test_the_index_ranks_as_the_model_does(name: str, exported: OfApp, completed
         ranked_scores = np.take_along_axis(expected, best, axis=1)
         np.testing.assert_allclose(scores, ranked_scores, atol=1e-4)
         np.testing.assert_allclose(scores, -np.sort(-expected, axis=1), atol=1e-4)
+
+
+def test_vectors_without_a_query_are_compared_by_their_cosine(tmp_path: Path) -> None:
+    vectors = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    index = ItemIndex.of_directions(vectors, "items")
+    assert (index.query, index.history_length) == (None, None)
+    write_index(tmp_path / "index.faiss", index.vectors)
+    scores, best = faiss.read_index(str(tmp_path / "index.faiss")).search(index.vectors.numpy(), 2)
+    assert best[:, 0].tolist() == list(range(20))
+    nearest = torch.cosine_similarity(vectors, vectors[best[:, 1]])
+    np.testing.assert_allclose(scores, np.stack([np.ones(20), nearest.numpy()], 1), atol=1e-5)
 
 
 def test_the_examples_of_the_readme_run(exported: OfApp, tmp_path: Path) -> None:
