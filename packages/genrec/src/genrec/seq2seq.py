@@ -232,7 +232,7 @@ class Seq2Seq(nn.Module):
     ) -> Memory:
         """Encodes histories.
 
-        It checks no rows, so that no device is waited for: whoever takes them in does.
+        It checks no rows, which a device would be waited for: whoever takes them in does.
 
         Args:
             history: Item rows, oldest first, padded with `num_items` on either side; an empty
