@@ -310,3 +310,20 @@ def updated(
         return Updated(run=run, out=out, printed=done.stdout, left_alone=left_alone)
 
     return updated
+
+
+@pytest.fixture(scope="session")
+def exported(
+    launch: Launch, completed: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The export of an app's complete run."""
+
+    @cache
+    def exported(name: str) -> Path:
+        out = tmp_path_factory.mktemp("exports") / name
+        done = launch(name, "export", "--run", completed(name), "--out", out)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"{out}: ")
+        return out
+
+    return exported

@@ -9,6 +9,7 @@ folder of the run.
     python apps/cocorec.py update --run RUN --data NOW --out RUN2
     python apps/cocorec.py study NAME --data DIR --out RUN
     python apps/cocorec.py recommend --run RUN --history ID,ID,... --top-k 10
+    python apps/cocorec.py export --run RUN --out FOLDER
     python apps/cocorec.py demo --out RUN
 """
 

@@ -28,6 +28,7 @@ from semrec.cocorec.config import Config, ItemIds, Model
 from semrec.cocorec.deployed import Deployed, deployed, item_id_loss, load_deployed, with_item_ids
 from semrec.cocorec.model import CoCoRec, cocorec_loss
 from semrec.shared.answering import AnsweringPipeline
+from semrec.shared.exporting import ItemIndex
 from semrec.shared.files import read_json, save_anew
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import Vectors, embedding_stage
@@ -75,6 +76,14 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
             self.item_ids,
             history_length=self.config.model.history_length,
             popularity=self.item_counts,
+        )
+
+    def item_index(self) -> ItemIndex:
+        """The deployed model's item vectors, the fused ones."""
+        model = self.deployed()
+        inputs, _ = model.tables()
+        return ItemIndex.of_model(
+            model, "the deployed model's", self.config.model.history_length, inputs=inputs
         )
 
     def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from evalrec import Candidates, Choice, Queries, Report, evaluate, pick_weights, read_report
 from genrec import (
+    DIN,
     Answers,
     DenseRecommender,
     ItemTable,
@@ -45,6 +46,7 @@ from semrec.prorec.model import stage_one_model
 from semrec.prorec.recommender import JoinedRecommender, dense_candidates
 from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
 from semrec.shared.errors import ExperimentError
+from semrec.shared.exporting import ItemIndex
 from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import kept_floors
@@ -258,6 +260,23 @@ class PRORecPipeline(PaperPipeline):
             history_length=config.history_length,
             popularity=self.item_counts,
         )
+
+    def item_index(self) -> ItemIndex:
+        """The item vectors of stage I, or, in a run without it, those that became codes."""
+        if not self.stage_one.is_complete:
+            return ItemIndex.of_directions(self.embeddings, "what became codes, of length 1")
+        backbone = self.trained_backbone(self.semantic).eval()
+        if isinstance(backbone, DIN):  # compares each item with the history's, and has no state
+            return ItemIndex.of_directions(backbone.item_vectors(), "stage I's, of length 1")
+        return ItemIndex.of_model(backbone, "stage I's", self.config.stage_one.history_length)
+
+    def export_generator(self, folder: Path) -> dict[str, Any]:
+        """Adds the generator, what is joined to it left out."""
+        from semrec.prorec.exporting import write_generator
+
+        saved = load_model(self.stage_two.file("model"))
+        num_beams = self.config.evaluation.num_beams
+        return {"generator": write_generator(folder, saved, num_beams)}
 
     def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
         """E_S, "text", and what became codes, "items"."""

@@ -1,4 +1,4 @@
-"""The command line of an app: `run`, `demo`, `update`, `study` and `recommend`, as all three have.
+"""The command line of an app: `run`, `demo`, `update`, `study`, `recommend` and `export`.
 
 Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
 `System` is imported when a command has checked what it can.
@@ -37,6 +37,7 @@ from semrec.shared.answer_options import (
 from semrec.shared.app import App, demo_data
 from semrec.shared.configuration import set_keys
 from semrec.shared.errors import guarded
+from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
 from semrec.shared.study_options import (
     STUDY_HELP,
     SeedsOption,
@@ -82,7 +83,7 @@ def run_app(app: App[Any, Any]) -> None:
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
-    """The commands `run`, `demo`, `update`, `study` and `recommend` of an app."""
+    """The commands `run`, `demo`, `update`, `study`, `recommend` and `export` of an app."""
     commands = typer.Typer(
         help=f"{app.title}: from items and interactions to recommended item ids.",
         no_args_is_help=True,
@@ -189,6 +190,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         from semrec.shared.recommend import recommend as answer
 
         answer(pipeline, options)
+
+    @commands.command()
+    def export(run: RunOption, out: ExportOption, force: ReplaceOption = False) -> None:
+        """ONNX, parquet and a faiss index of a complete run, for other systems to read."""
+        check_export(out, run=run, force=force)
+        pipeline = app.reopen(run, "cpu")
+        from semrec.shared.exporting import export as write
+
+        write(pipeline, out, force=force)
 
     return commands
 

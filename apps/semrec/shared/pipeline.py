@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from semrec.shared.floor_recommender import FloorRecommender
 from semrec.shared.stage import Config, Setting, Stage
 from semrec.shared.stages import floors_stage, items_stage, kept_floor_names, load_floor
 from semrec.shared.users import KeptUsers, users_stage
+
+if TYPE_CHECKING:
+    from semrec.shared.exporting import ItemIndex
 
 Mode = Literal["unfiltered", "filtered"]
 
@@ -77,6 +81,18 @@ class Pipeline(Setting[Config], ABC):
     @abstractmethod
     def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
         """Embeddings of the items, by name."""
+
+    @abstractmethod
+    def item_index(self) -> ItemIndex:
+        """What `export` makes an index of; it needs the run's folder alone."""
+
+    def export_generator(self, folder: Path) -> dict[str, Any]:
+        """Adds to the folder of an export what generates items, where the system does.
+
+        Returns:
+            What export.json says of it.
+        """
+        return {}
 
     def recommenders(self) -> dict[str, Callable[[], Answers]]:
         """What loads each ranking of the run, by its row in tables: the model first.

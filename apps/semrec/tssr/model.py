@@ -136,7 +136,7 @@ class TwoStream(StateBackbone):
         """The state after the newest item of each history."""
         states: Tensor = self(history)
         newest = (history != self.num_items).sum(dim=1).sub(1).clamp(min=0)
-        return states[torch.arange(len(states), device=states.device), newest]
+        return states[torch.arange(states.shape[0], device=states.device), newest]
 
 
 def kept_model(config: Model, num_items: int, num_contents: int) -> TwoStream:

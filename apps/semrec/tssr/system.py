@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from evalrec import Report
-from fusion import ContentEncoder, encoder_counts, precomputed
+from fusion import ContentEncoder, VectorTable, encoder_counts, precomputed
 from genrec import Backbone, Batch, DenseRecommender, ItemInput, item_table, load_weights
 from jaxtyping import Float
 from semtok import Standardisation
 from torch import Tensor, nn
 
 from semrec.shared.answering import AnsweringPipeline
+from semrec.shared.exporting import ItemIndex
 from semrec.shared.files import save_anew
 from semrec.shared.stage import Stage
 from semrec.shared.stages import Vectors, embedding_stage, kept_standardisation
@@ -73,6 +74,13 @@ class TSSRPipeline(AnsweringPipeline[Config]):
             history_length=self.config.model.history_length,
             popularity=self.item_counts,
         )
+
+    def item_index(self) -> ItemIndex:
+        """The two-stream model's item vectors; what a content stream reads becomes a table."""
+        model = self.model()
+        for stream, table in zip(model.streams, model.tables(), strict=True):
+            stream.item_encoder = VectorTable(table.detach())
+        return ItemIndex.of_model(model, "the model's", self.config.model.history_length)
 
     def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
         """Stored content by the stages' names, such as "content_title", and the model's "items"."""

@@ -11,6 +11,7 @@ from genrec.backbones import DIN, HSTU, BERT4Rec, GRU4Rec, SASRec, StateBackbone
 from genrec.backbones.hstu import time_buckets
 from genrec.cloze import MaskedBatches
 from genrec.losses import full_cross_entropy
+from genrec.scoring import dense_scorer
 from genrec.sequences import PairBatches, SequenceBatches
 from genrec.training import TrainingConfig, fit
 from torch import Tensor
@@ -209,8 +210,11 @@ def test_refusals(kind, options, words):
 @pytest.mark.parametrize("kind", [*ALL, DIN])
 @pytest.mark.parametrize("row", [-1, NUM_ITEMS + 2])
 def test_what_is_no_item_row_is_refused(kind, row):
-    backbone = DIN(NUM_ITEMS) if kind is DIN else model(kind)
-    with pytest.raises(ValueError, match=f"from 0 to 11, or 12 as padding, got {row}"):
+    backbone = (DIN(NUM_ITEMS) if kind is DIN else model(kind)).eval()
+    with pytest.raises(ValueError, match=f"rows from 0 to 11, got {row} in history 1"):
+        dense_scorer(backbone, history_length=8)([[0], [1, row]])
+    # The model itself waits for no check: torch's look-up refuses the row, and reads no other.
+    with pytest.raises(IndexError):
         backbone.score(torch.tensor([[1, row]]))
 
 

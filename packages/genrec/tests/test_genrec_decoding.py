@@ -5,6 +5,7 @@ import torch
 from genrec.backbones import SASRec
 from genrec.decoding import Ranked, beam_search, exact_scores
 from genrec.item_graph import ItemGraph, ItemMatrix
+from genrec.padded import PaddedBeamSearch
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -119,6 +120,19 @@ def test_a_beam_as_wide_as_the_catalogue_equals_exact_scoring(data: st.DataObjec
             torch.testing.assert_close(
                 ranked.scores[user, : len(returned)], scores, atol=1e-4, rtol=0
             )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_a_padded_search_answers_as_beam_search_does(data: st.DataObject):
+    model = data.draw(models())
+    history = data.draw(histories(model.trie.num_items))
+    num_beams = data.draw(st.integers(1, model.trie.num_items + 2))
+    sizes = {"num_beams": num_beams, "top_k": data.draw(st.integers(1, num_beams))}
+    ranked = beam_search(model, model.trie, history, **sizes)
+    items, scores = PaddedBeamSearch(model, **sizes)(history)
+    torch.testing.assert_close(scores, ranked.scores, atol=1e-4, rtol=1e-4)
+    assert items.tolist() == ranked.items.tolist()
 
 
 def big_model(**options: object) -> Seq2Seq:

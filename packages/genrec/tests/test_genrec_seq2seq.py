@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from genrec.decoding import exact_scores
+from genrec.decoding import beam_search, exact_scores, score_items
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -127,7 +127,11 @@ def test_only_the_newest_items_are_read():
     expected = model(torch.tensor([[4, 5]]), targets).log_prob
     torch.testing.assert_close(model(torch.tensor([[0, 6, 4, 5]]), targets).log_prob, expected)
     assert model.encode(torch.tensor([[0, 6, 4, 5]])).states.shape == (1, 2 * 3, 16)
-    assert model.encode(torch.tensor([[4, 7, 7, 7]])).states.shape == (1, 1 * 3, 16)
+    # Padding comes first, whichever side it stood on; no data decide how much of it is kept.
+    padded = model.encode(torch.tensor([[4, 7, 7, 7], [7, 7, 4, 7]]))
+    assert padded.padding.tolist() == [[True] * 3 + [False] * 3] * 2
+    torch.testing.assert_close(padded.states[0, 3:], model.encode(torch.tensor([[4]])).states[0])
+    assert model.encode(torch.empty(1, 0, dtype=torch.long)).padding.tolist() == [[True] * 3]
 
 
 def test_label_smoothing_spreads_over_the_children_of_the_parent():
@@ -249,13 +253,22 @@ def test_tiger_is_four_layers_over_codes_without_a_distillation_state():
 
 @pytest.mark.parametrize("history_input", ["codes", "vectors"])
 def test_what_is_no_item_row_is_refused(history_input: str):
-    model = make(history_input=history_input)
-    size = model.trie.num_items
+    model = make(history_input=history_input).eval()
+    trie, size, items = model.trie, model.trie.num_items, torch.tensor([[0]])
     for row in (-1, size + 1):
-        with pytest.raises(ValueError, match=f"{size} as padding, got {row}"):
-            model(torch.tensor([[1, row]]), torch.tensor([0]))
+        history, words = torch.tensor([[1, row]]), f"history .* {size} as padding, got {row}"
+        for refuse in (
+            lambda history: beam_search(model, trie, history, top_k=1),
+            lambda history: exact_scores(model, trie, history),
+            lambda history: score_items(model, trie, history, items),
+        ):
+            with pytest.raises(ValueError, match=words):
+                refuse(history)
+        # The model itself waits for no check: torch's look-ups refuse the row, and read no other.
+        with pytest.raises(IndexError):
+            model(history, torch.tensor([0]))
     for row in (-1, size):
-        with pytest.raises(ValueError, match=f"targets .* to {size - 1}, got {row}"):
+        with pytest.raises(IndexError):
             model(torch.tensor([[1], [size]]), torch.tensor([0, row]))
 
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         split_times,
         temporal_split,
     )
-    from evalrec.storage import check_writable, replacing_file, sync
+    from evalrec.storage import check_writable, replacing_file, replacing_folder, sync
     from evalrec.synthetic import write_synthetic
     from evalrec.table_preparation import prepare_table
     from evalrec.tables import (
@@ -127,6 +127,7 @@ __all__ = [
     "recall",
     "recount_floors",
     "replacing_file",
+    "replacing_folder",
     "report_table",
     "reports_table",
     "split_times",
@@ -167,7 +168,7 @@ _MODULES = {
     "splits": (
         *("Queries", "Split", "leave_last_n", "leave_one_out", "split_times", "temporal_split"),
     ),
-    "storage": ("check_writable", "replacing_file", "sync"),
+    "storage": ("check_writable", "replacing_file", "replacing_folder", "sync"),
     "synthetic": ("write_synthetic",),
     "table_preparation": ("prepare_table",),
     "tables": (

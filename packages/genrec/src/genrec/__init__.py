@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genrec.cloze import MaskedBatches
     from genrec.decoding import Ranked, beam_recall, beam_search, exact_scores, score_items
     from genrec.errors import ArtifactError
+    from genrec.exporting import DecoderStep, HistoryEncoder, QueryState
     from genrec.item_checks import first_of_each
     from genrec.item_graph import ItemGraph, ItemMatrix, ItemScores
     from genrec.losses import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         sampled_cross_entropy,
     )
     from genrec.next_item import NextItemLoss
+    from genrec.padded import PaddedBeamSearch
     from genrec.progress import TrainingEvent, rich_progress
     from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
     from genrec.recommender import DenseRecommender, Recommender
@@ -74,9 +76,11 @@ __all__ = [
     "Calibration",
     "ConcatenatedTables",
     "ContentTable",
+    "DecoderStep",
     "DenseRecommender",
     "Ensemble",
     "GRU4Rec",
+    "HistoryEncoder",
     "ItemGraph",
     "ItemInput",
     "ItemMatrix",
@@ -85,7 +89,9 @@ __all__ = [
     "MaskedBatches",
     "NextItemLoss",
     "NextItemRecipe",
+    "PaddedBeamSearch",
     "PairBatches",
+    "QueryState",
     "Ranked",
     "Recommendation",
     "Recommender",
@@ -164,6 +170,7 @@ _MODULES = {
     "cloze": ("MaskedBatches",),
     "decoding": ("Ranked", "beam_recall", "beam_search", "exact_scores", "score_items"),
     "errors": ("ArtifactError",),
+    "exporting": ("DecoderStep", "HistoryEncoder", "QueryState"),
     "item_checks": ("first_of_each",),
     "item_graph": ("ItemGraph", "ItemMatrix", "ItemScores"),
     "losses": (
@@ -176,6 +183,7 @@ _MODULES = {
         "sampled_cross_entropy",
     ),
     "next_item": ("NextItemLoss",),
+    "padded": ("PaddedBeamSearch",),
     "progress": ("TrainingEvent", "rich_progress"),
     "recipes": ("NextItemRecipe", "SequenceRecipe", "TrainingRecipe"),
     "recommender": ("DenseRecommender", "Recommender"),

@@ -53,7 +53,7 @@ class CachedDecoder:
         layers: The decoder's layers, from `cached_layers`.
         norm: The norm after the last layer.
         memories: The encoder's keys and values, a layer.
-        padding: True where the encoder's positions are padding.
+        padding: True where the encoder's positions are padding; None where none is.
     """
 
     def __init__(
@@ -61,22 +61,23 @@ class CachedDecoder:
         layers: Sequence[CachedLayer],
         norm: nn.LayerNorm,
         memories: Sequence[KeysValues],
-        padding: Bool[Tensor, "users positions"],
+        padding: Bool[Tensor, "users positions"] | None,
     ) -> None:
         self.layers = layers
         self.norm = norm
         self.memories = memories
-        self.blind: Tensor | None = None  # users without any history
         self.mask: Tensor | None = None
-        if bool(padding.any()):
+        if padding is not None:
             # A softmax over no key at all is NaN: users without any history see their padding here,
-            # and what they read of it is set to zero afterwards.
-            blind = padding.all(dim=1)  # [users]
-            if bool(blind.any()):
-                self.blind = blind[:, None, None, None]
-            hidden = padding & ~blind[:, None]  # [users, positions]
+            # whose values are zeros.
+            blind = padding.all(dim=1)[:, None]  # [users, 1]
+            hidden = padding & ~blind  # [users, positions]
             mask = torch.zeros_like(hidden, dtype=memories[0][0].dtype)
-            self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
+            self.mask = mask.masked_fill(hidden, -torch.inf)[:, None, None, :]
+            self.memories = [
+                (keys, values.masked_fill(blind[:, :, None, None], 0.0))
+                for keys, values in memories
+            ]
 
     def step(
         self, x: Float[Tensor, "users beams dim"], past: Sequence[Float[Tensor, "layers users _ d"]]
@@ -94,7 +95,7 @@ class CachedDecoder:
         users, beams, dim = x.shape
         new = x.new_empty(len(self.layers), users, beams, 2 * dim)
         x = x.view(users * beams, dim)
-        inner = x.new_empty(len(x), _linear(self.layers[0].layer.feedforward[0]).out_features)
+        inner = x.new_empty(x.shape[0], _linear(self.layers[0].layer.feedforward[0]).out_features)
         for number, (layer, self_attention, cross_attention) in enumerate(self.layers):
             heads = layer.attention.num_heads
             shape = (users, beams, heads, dim // heads)
@@ -116,8 +117,6 @@ class CachedDecoder:
             read = F.scaled_dot_product_attention(
                 query.view(shape).transpose(1, 2), *self.memories[number], self.mask, scale=1.0
             )  # [users, heads, beams, head_dim]
-            if self.blind is not None:
-                read = read.masked_fill(self.blind, 0.0)
             _add(x, read.transpose(1, 2), cross_attention)
             normed = layer.feedforward_residual.norm(x)
             first, second = _linear(layer.feedforward[0]), _linear(layer.feedforward[-1])
@@ -153,10 +152,10 @@ def _attending(attention: MultiHeadAttention) -> Attending:
     return Attending(
         (query.weight * scale).T.contiguous(),
         query.bias * scale,
-        key_value.weight.T,
-        key_value.bias,
-        output.weight.T,
-        output.bias,
+        key_value.weight.detach().T,
+        key_value.bias.detach(),
+        output.weight.detach().T,
+        output.bias.detach(),
     )
 
 

@@ -72,7 +72,7 @@ def beam_search(
         model: The model, in eval mode.
         trie: The catalogue's code sequences: `model.trie`, or, where the output vocabulary is by
             level and the config has no `history_bias`, any other trie over the same codebooks.
-        history: Item rows, oldest first, padded with the number of items.
+        history: Item rows, oldest first, padded with the number of items on either side.
         num_beams: Prefixes kept at each level.
         top_k: Items returned, at most `num_beams`.
         exclude: Each user's items that must not be returned, denied or seen, padded with the number
@@ -87,9 +87,11 @@ def beam_search(
         The ranked items.
 
     Raises:
-        ValueError: The model is in training mode, the trie is not its, or a number is out of range.
+        ValueError: The model is in training mode, the trie is not its, a number is out of range, or
+            `history`, `exclude` or `allow` holds what is no item row.
     """
-    _check_beams(model, num_beams, top_k)
+    check_beams(model, num_beams, top_k)
+    check_rows("history", history, model.trie.num_items)
     mask = Mask.of(trie, len(history), exclude, allow)
     with torch.autocast(history.device.type, enabled=False):
         memory = model.encode(history)
@@ -100,7 +102,7 @@ def beam_search(
 def search(walk: Walk, *, num_beams: int, top_k: int) -> Ranked:
     """Runs a beam search from the root down; numbers are those of `beam_search`."""
     trie, prefixes = walk.trie, walk.start()
-    if not len(prefixes.nodes):
+    if not prefixes.nodes.shape[0]:
         return Ranked(
             items=prefixes.nodes.new_empty(0, top_k), scores=prefixes.scores.new_empty(0, top_k)
         )
@@ -141,11 +143,13 @@ def exact_scores(
         prefixes_at_once: Prefixes, times users, that are decoded together.
 
     Raises:
-        ValueError: The model is in training mode, or the trie is not its.
+        ValueError: The model is in training mode, the trie is not its, or `history` holds what is
+            no item row.
     """
     if prefixes_at_once < 1:
         raise ValueError(f"prefixes_at_once must be at least 1, got {prefixes_at_once}")
     _check_mode(model)
+    check_rows("history", history, model.trie.num_items)
     with torch.autocast(history.device.type, enabled=False):
         walk = Walk(model, trie, model.encode(history), tables=tables)
         scores = torch.empty(len(history), trie.num_items, device=history.device)
@@ -180,9 +184,11 @@ def score_items(
         The log-probabilities; minus infinity where there is no item.
 
     Raises:
-        ValueError: The model is in training mode, or the trie is not its.
+        ValueError: The model is in training mode, the trie is not its, or `history` or `items`
+            holds what is no item row.
     """
     _check_mode(model)
+    check_rows("history", history, model.trie.num_items)
     check_rows("items", items, trie.num_items)
     missing = items == trie.num_items
     with torch.autocast(history.device.type, enabled=False):
@@ -211,7 +217,8 @@ def beam_recall(
     return is_hit.float().mean(dim=1)
 
 
-def _check_beams(model: Seq2Seq, num_beams: int, top_k: int) -> None:
+def check_beams(model: Seq2Seq, num_beams: int, top_k: int) -> None:
+    """Refuses a model in training mode, and numbers that `beam_search` cannot be run with."""
     if top_k < 1 or num_beams < top_k:
         raise ValueError(
             f"top_k must be at least 1 and at most num_beams, got {top_k} and {num_beams}"

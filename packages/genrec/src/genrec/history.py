@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrec.item_checks import check_range
 from genrec.seq2seq_config import HistoryInput
 from genrec.trie import Trie
 from genrec.vocabulary import Vocabulary
@@ -71,19 +70,17 @@ class HistoryEmbedding(nn.Module):
     ) -> tuple[Float[Tensor, "batch positions dim"], Bool[Tensor, "batch positions"]]:
         """Returns one vector a position, and True where a position is padding.
 
-        There are as many positions as the longest history needs, at least one item's.
-
-        Raises:
-            ValueError: There is neither an item row nor padding in some place.
+        There are positions for as many items as `newest_items` leaves columns.
         """
         history = newest_items(history, self.num_items, self.history_length)
         length = history.shape[1]
         padding = history == self.num_items
         items = history.masked_fill(padding, 0)
         ages = torch.arange(length, device=history.device).flip(0)
-        x = self.positions(ages).expand(len(history), -1, -1)
+        x = self.positions(ages).expand(history.shape[0], -1, -1)
         if self.codes is not None:
-            codes = self.codes(self.get_buffer("item_codes")[items])
+            # This look-up refuses rows below 0, which an index would count from the end.
+            codes = self.codes(F.embedding(items, self.get_buffer("item_codes")))
             if self.split_codes:
                 levels = codes.shape[2]
                 return (codes + x[:, :, None]).flatten(1, 2), padding.repeat_interleave(levels, 1)
@@ -98,18 +95,14 @@ def newest_items(
 ) -> Int[Tensor, "batch newest"]:
     """Returns the newest items of each history, the newest in the last column.
 
-    There are as many columns as the longest history needs, at least one and at most `count`.
-
-    Raises:
-        ValueError: There is neither an item row nor padding in some place.
+    There are as many columns as `history` has, at least one and at most `count`: a batch that is
+    as wide as its longest history, as `query_batches` makes them, costs the least.
     """
-    longest = 0
-    if history.numel():
-        lengths = (history != num_items).sum(dim=1)
-        # A device is waited for once, for all three.
-        longest, least, most = torch.stack([lengths.max(), *history.aminmax()]).tolist()
-        check_range("history", least, most, num_items)
-    length = min(max(longest, 1), count)
-    history = F.pad(history, (max(length - history.shape[1], 0), 0), value=num_items)
-    newest_last = (history != num_items).long().argsort(dim=1, stable=True)
-    return history.gather(1, newest_last[:, -length:])
+    if not history.shape[1]:
+        history = F.pad(history, (1, 0), value=num_items)
+    is_item = history != num_items  # [batch, length]
+    newer = is_item.long().flip(1).cumsum(1).flip(1)  # [batch, length], 1 for the newest item
+    # An item goes that far from the end, and padding to a column too many at the end, cut off.
+    place = (history.shape[1] - newer).masked_fill(~is_item, history.shape[1])
+    moved = F.pad(torch.full_like(history, num_items), (0, 1)).scatter(1, place, history)
+    return moved[:, :-1][:, -count:]

@@ -61,23 +61,18 @@ def check_popularity(popularity: Tensor, num_items: int) -> None:
     )
 
 
-def check_rows(name: str, rows: Tensor, num_items: int, *, padded: bool = True) -> None:
+def check_rows(name: str, rows: Tensor, num_items: int) -> None:
     """Refuses what is neither an item row nor padding; other devices than a CPU are waited for.
 
     Raises:
         ValueError: A row is below 0 or too large; below 0 it would be counted from the end.
     """
-    if rows.numel():
-        least, most = torch.stack(rows.aminmax()).tolist()
-        check_range(name, least, most, num_items, padded=padded)
-
-
-def check_range(name: str, least: int, most: int, num_items: int, *, padded: bool = True) -> None:
-    """Refuses rows of which the least or the largest is out of range, as `check_rows` does."""
-    if least < 0 or most >= num_items + padded:
-        padding = f", or {num_items} as padding" if padded else ""
+    if not rows.numel():
+        return
+    least, most = torch.stack(rows.aminmax()).tolist()
+    if least < 0 or most > num_items:
         raise ValueError(
-            f"{name} must hold item rows from 0 to {num_items - 1}{padding}, "
+            f"{name} must hold item rows from 0 to {num_items - 1}, or {num_items} as padding, "
             f"got {least if least < 0 else most}"
         )
 

@@ -225,7 +225,7 @@ class ItemGraph(nn.Module):
         first = self.offsets[source]
         counts = self.offsets[source + 1] - first
         owner = torch.repeat_interleave(counts)  # [entries], position among the sources
-        edge = torch.arange(len(owner), device=owner.device)
+        edge = torch.arange(owner.shape[0], device=owner.device)
         edge = edge + (first - counts.cumsum(0) + counts)[owner]
         rows, items = row[owner], self.neighbours[edge].long()
         scores = self.weights[edge] * faded[owner]  # [entries, kinds]

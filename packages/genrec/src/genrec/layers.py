@@ -256,7 +256,7 @@ class EncoderLayer(nn.Module):
             padding: True where a position must not be seen; the places later than the one that
                 asks among them if the stack is causal.
         """
-        query = x[torch.arange(len(x), device=x.device), places][:, None]
+        query = x[torch.arange(x.shape[0], device=x.device), places][:, None]
         memory = self.attention.project(self.attention_residual.norm(x))
         query = self.attention_residual(
             query,

@@ -15,7 +15,7 @@ from genrec.backbones.items import StateBackbone
 from genrec.cached import CachedLayer, cached_layers
 from genrec.children import Children
 from genrec.history import HistoryEmbedding, newest_items
-from genrec.item_checks import check_rows, first_of_each
+from genrec.item_checks import first_of_each
 from genrec.item_graph import ItemGraph, ItemScores
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.seq2seq_config import Seq2SeqConfig
@@ -232,6 +232,8 @@ class Seq2Seq(nn.Module):
     ) -> Memory:
         """Encodes histories.
 
+        It checks no rows, which a device would be waited for: whoever takes them in does.
+
         Args:
             history: Item rows, oldest first, padded with `num_items` on either side; an empty
                 history is all padding.
@@ -240,17 +242,23 @@ class Seq2Seq(nn.Module):
         Returns:
             The encoder's states.
         """
-        if self.backbone is None:
-            x, padding = self.history(history)
-            x = self.dropout(x)
-            for layer in self.encoder:
-                x = layer(x, padding=padding)
-            states = self.encoder_norm(x)
-        else:
-            states, padding = self._backbone_states(self.backbone, history)
+        states, padding = self.states(history)
         items = first_of_each(history, self.trie.num_items)
         scores = None if self.item_graph is None else self.item_graph(history, future)
         return Memory(states=states, padding=padding, items=items, scores=scores)
+
+    def states(
+        self, history: Int[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "batch positions dim"], Bool[Tensor, "batch positions"]]:
+        """Returns the encoder's states, the newest last, and where padding is."""
+        if self.backbone is not None:
+            return self._backbone_states(self.backbone, history)
+        x, padding = self.history(history)
+        x = self.dropout(x)
+        for layer in self.encoder:
+            x = layer(x, padding=padding)
+        states: Tensor = self.encoder_norm(x)
+        return states, padding
 
     def _backbone_states(
         self, backbone: StateBackbone, history: Tensor
@@ -261,8 +269,9 @@ class Seq2Seq(nn.Module):
         columns = torch.arange(history.shape[1], device=history.device)
         shift = padding.sum(dim=1, keepdim=True)  # [batch, 1]
         # A backbone reads from the first column on: padding goes to the end, and back again.
-        to_left = (columns + shift) % len(columns)
-        to_right = (columns - shift) % len(columns)
+        to_left, to_right = columns + shift, columns - shift  # [batch, length], around the ends
+        to_left = torch.where(to_left < history.shape[1], to_left, to_left - history.shape[1])
+        to_right = torch.where(to_right < 0, to_right + history.shape[1], to_right)
         states = backbone(history.gather(1, to_left))  # [batch, length, dim]
         return states.gather(1, to_right[..., None].expand_as(states)), padding
 
@@ -294,9 +303,6 @@ class Seq2Seq(nn.Module):
 
         Returns:
             Log-probabilities by level, the generation loss and the state of <c_dis>.
-
-        Raises:
-            ValueError: The history, or on a CPU the targets, hold what is no item row.
         """
         return self.decode(self.encode(history, future=future), targets, teacher=teacher)
 
@@ -308,8 +314,6 @@ class Seq2Seq(nn.Module):
         teacher: Float[Tensor, "batch items"] | None = None,
     ) -> Seq2SeqOutput:
         """Scores the target of each encoded history, as `forward` does."""
-        if targets.device.type == "cpu":  # any other would be waited for
-            check_rows("targets", targets, self.trie.num_items, padded=False)
         paths = self.trie.paths(targets)
         num_levels = paths.shape[1]
         inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)
@@ -360,7 +364,7 @@ class Seq2Seq(nn.Module):
                 'distillation_state must be "first" for a state without codes, '
                 f"got {self.config.distillation_state!r}"
             )
-        start = memory.items.new_full((len(memory.items), 1), self.vocabulary.bos)
+        start = memory.items.new_full((memory.items.shape[0], 1), self.vocabulary.bos)
         state: Tensor = self.distillation(self._decoder_states(memory, start)[:, 0])
         return state
 
@@ -433,7 +437,7 @@ class Seq2Seq(nn.Module):
 
         Arguments are those of `child_log_probs`.
         """
-        states, first, size = self._compared(states), *self._level_rows(level)
+        states, first, size = self.compared(states), *self._level_rows(level)
         if self.config.output_vocabulary == "level":
             rows = self._head_slice(first, size, head)
             return (states @ rows.T)[children.parent, children.codes]
@@ -447,10 +451,10 @@ class Seq2Seq(nn.Module):
     ) -> Tensor:
         """Returns log p of children in a softmax over all codes of the level."""
         rows = self._head_slice(*self._level_rows(level), head)
-        table = self._compared(states) @ rows.T  # [queries, codes]
+        table = self.compared(states) @ rows.T  # [queries, codes]
         return table[children.parent, children.codes] - table.logsumexp(dim=-1)[children.parent]
 
-    def _compared(self, states: Tensor) -> Tensor:
+    def compared(self, states: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Returns states in fp32, ready for products with rows of the head."""
         states = states.float()
         if self.config.similarity == "cosine":

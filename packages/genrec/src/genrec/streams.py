@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from genrec.decoding import Ranked, search
-from genrec.item_checks import first_of_each
+from genrec.item_checks import check_rows, first_of_each
 from genrec.masks import Mask
 from genrec.seq2seq import Memory, Seq2Seq, Seq2SeqOutput, Tables
 from genrec.seq2seq_config import Seq2SeqConfig
@@ -77,7 +77,8 @@ class Ensemble(nn.Module):
             The ranked items; scores are means of log-probabilities.
 
         Raises:
-            ValueError: The model is in training mode, or a number is out of range.
+            ValueError: The model is in training mode, a number is out of range, or a list holds
+                what is no item row.
         """
         candidates = num_beams if candidates is None else candidates
         if not 1 <= top_k <= candidates <= num_beams:
@@ -87,6 +88,7 @@ class Ensemble(nn.Module):
             )
         if self.training:
             raise ValueError("model must be in eval mode, got training mode: call model.eval()")
+        check_rows("history", history, self.streams[0].trie.num_items)
         tables = self.tables() if tables is None else tables
         with torch.autocast(history.device.type, enabled=False):
             walks, lists = [], []

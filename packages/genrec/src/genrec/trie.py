@@ -148,7 +148,8 @@ class Trie(nn.Module):
 
     def paths(self, items: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch levels"]:
         """Returns the node of each item at each level."""
-        leaves = self.item_leaves[items]  # [*batch]
+        # A look-up of this kind refuses rows below 0, which an index would count from the end.
+        leaves = torch.nn.functional.embedding(items, self.item_leaves[:, None]).squeeze(-1)
         return torch.stack([self._node(k, leaves) for k in range(self.num_levels)], dim=-1)
 
     def codes_on(self, paths: Int[Tensor, "*batch levels"]) -> Int[Tensor, "*batch levels"]:
@@ -173,6 +174,10 @@ class Trie(nn.Module):
     def first_child(self, level: int, parents: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Returns the first node of `level` under each of these nodes of the level above."""
         return self.get_buffer(f"child_{level}")[parents].long()
+
+    def most_children(self, level: int) -> int:
+        """Returns how many nodes of a level the node with most of them has below it."""
+        return int(self.get_buffer(f"child_{level}").diff().max())
 
     def expand(self, level: int, parents: Int[Tensor, " parents"]) -> Children:
         """Lists the children of several nodes.
@@ -284,7 +289,7 @@ class Trie(nn.Module):
         rows, items, values = scores.rows, scores.items, scores.scores
         beam = rows * num_beams  # [entries], the only one at level 0
         if level:
-            above = self._item_nodes(level - 1)[items]  # [entries]
+            above = self.item_nodes(level - 1)[items]  # [entries]
             if num_beams == 1:  # as in training
                 is_below = (above == parents[:, 0][rows]).nonzero().squeeze(1)  # [entries below]
                 beam = rows[is_below]
@@ -292,19 +297,19 @@ class Trie(nn.Module):
                 # Nodes of all users in one sorted list, so that one binary search finds the beam
                 # of each entry, if its user has a beam above it at all.
                 size = self.level_sizes[level - 1]
-                user = torch.arange(len(parents), device=parents.device)[:, None]  # [users, 1]
+                user = torch.arange(parents.shape[0], device=parents.device)[:, None]  # [users, 1]
                 keys, order = (user * size + parents).flatten().sort(stable=True)
                 key = rows * size + above  # [entries]
-                place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+                place = torch.searchsorted(keys, key).clamp(max=keys.shape[0] - 1)
                 is_below = (keys[place] == key).nonzero().squeeze(1)
                 beam = order[place[is_below]]
             items, values = items[is_below], values[is_below]
         first = children.offsets[:-1] - self.first_child(level, parents.flatten())  # [parents]
-        child = first[beam] + self._item_nodes(level)[items]
-        sums = values.new_zeros(len(children.node), values.shape[1])
+        child = first[beam] + self.item_nodes(level)[items]
+        sums = values.new_zeros(children.node.shape[0], values.shape[1])
         return sums.index_add_(0, child, values)
 
-    def _item_nodes(self, level: int) -> Int[Tensor, " items"]:
+    def item_nodes(self, level: int) -> Int[Tensor, " items"]:
         """Returns the node above each item row; a table that the first call makes and keeps."""
         if level == self.num_levels - 1:
             return self.item_leaves
@@ -346,7 +351,7 @@ class Trie(nn.Module):
         sorted_parents, beams = parents.sort(dim=1, stable=True)  # [users, beams]
         place = torch.searchsorted(sorted_parents, above).clamp(max=num_beams - 1)  # [users, m]
         is_parent = sorted_parents.gather(1, place) == above  # [users, m]
-        user = torch.arange(len(parents), device=parents.device)[:, None]  # [users, 1]
+        user = torch.arange(parents.shape[0], device=parents.device)[:, None]  # [users, 1]
         first = children.offsets[user * num_beams + beams.gather(1, place)]  # [users, m]
         positions = first + nodes - self.first_child(level, above)  # [users, m]
         return positions[wanted & is_parent]

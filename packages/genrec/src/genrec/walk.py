@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -90,14 +90,19 @@ class Walk:
         self.settles = model.config.scoring == "renormalized"
         self.memory = memory
         self.decoder = CachedDecoder(
-            self.tables.layers, model.decoder_norm, model.project_memory(memory), memory.padding
+            self.tables.layers, model.decoder_norm, model.project_memory(memory), self._padding()
         )
 
     def start(self) -> Prefixes:
         """Returns the root, once a user."""
         padding = self.memory.padding
-        nodes = torch.zeros(len(padding), 1, dtype=torch.long, device=padding.device)
+        nodes = torch.zeros(padding.shape[0], 1, dtype=torch.long, device=padding.device)
         return Prefixes(nodes, torch.zeros_like(nodes, dtype=torch.float32), [])
+
+    def _padding(self) -> Bool[Tensor, "users positions"] | None:
+        """Returns where the encoder's positions are padding; None where no place is."""
+        padding = self.memory.padding
+        return padding if bool(padding.any()) else None
 
     def expand(self, level: int, prefixes: Prefixes) -> Candidates:
         """Returns all children of the prefixes, those at `level`, with their scores."""
@@ -213,13 +218,17 @@ class Walk:
     def _log_probs(self, level: int, prefixes: Prefixes) -> tuple[Tensor, Children, list[Tensor]]:
         """Returns the score of each child of the prefixes, the children, and the cache."""
         states, past = self._step(level, prefixes)  # [users, beams, dim]
-        children = self.trie.expand(level, prefixes.nodes.flatten())
+        children = self._children(level, prefixes.nodes.flatten())
         had, sums = self.model.told(self.trie, level, prefixes.nodes, children, self.memory)
         scores = self.model.child_log_probs(
             level, states.flatten(0, 1), children, head=self.tables.head, had=had, sums=sums
         )
         before = prefixes.scores.flatten()[children.parent]  # [children], of what came before
         return scores + before, children, past
+
+    def _children(self, level: int, nodes: Int[Tensor, " parents"]) -> Children:
+        """Returns the children of these nodes of the level above."""
+        return self.trie.expand(level, nodes)
 
     def _step(self, level: int, prefixes: Prefixes) -> tuple[Tensor, list[Tensor]]:
         """Runs the decoder on the prefixes' last tokens; returns its states and the cache."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.config_checks import Similarity, check_similarity
-from genrec.item_checks import check_rows
 from genrec.similarity import item_scores
 
 ItemInput = Literal["ids", "content", "both"]
@@ -181,13 +180,7 @@ class Backbone(nn.Module):
         history: Int[Tensor, "*batch"],
         item_vectors: Float[Tensor, "items dim"] | None,
     ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
-        """Returns the vectors of the items in `history`, zero at padding, and where padding is.
-
-        Raises:
-            ValueError: On a CPU: there is neither an item row nor padding in some place.
-        """
-        if history.device.type == "cpu":  # any other would be waited for
-            check_rows("history", history, self.num_items)
+        """Returns the vectors of the items in `history`, zero at padding, and where padding is."""
         vectors = self.item_vectors() if item_vectors is None else item_vectors
         padding = history == self.num_items
         looked_up = F.embedding(history.masked_fill(padding, 0), vectors)
@@ -244,7 +237,7 @@ class StateBackbone(Backbone):
     ) -> Float[Tensor, "batch dim"]:
         """Returns, of states in all places, that of the newest item of each history."""
         place = (history != self.num_items).sum(1).sub(1).clamp(min=0)
-        return states[torch.arange(len(states), device=states.device), place]
+        return states[torch.arange(states.shape[0], device=states.device), place]
 
     def compare(
         self, states: Float[Tensor, "batch dim"], item_vectors: Float[Tensor, "items dim"]
