@@ -1,4 +1,4 @@
-"""The command line of an app: `run`, `demo`, `update`, `study` and `recommend`, as all three have.
+"""The command line of an app: `run`, `demo`, `update`, `study`, `recommend` and `serve`.
 
 Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
 `System` is imported when a command has checked what it can.
@@ -7,6 +7,7 @@ Nothing that is imported here imports torch, so that `--help` and refusals come 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,14 @@ from semrec.shared.answer_options import (
 from semrec.shared.app import App, demo_data
 from semrec.shared.configuration import set_keys
 from semrec.shared.errors import guarded
+from semrec.shared.serving.options import (
+    HostOption,
+    InsecureOption,
+    PortOption,
+    ServeOptions,
+    TokenOption,
+    WorkersOption,
+)
 from semrec.shared.study_options import (
     STUDY_HELP,
     SeedsOption,
@@ -44,6 +53,7 @@ from semrec.shared.study_options import (
     studies_help,
     with_values,
 )
+from semrec.shared.text import visible
 from semrec.shared.update_config import load_update
 
 
@@ -80,7 +90,7 @@ def run_app(app: App[Any, Any]) -> None:
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
-    """The commands `run`, `demo`, `update`, `study` and `recommend` of an app."""
+    """The commands `run`, `demo`, `update`, `study`, `recommend` and `serve` of an app."""
     commands = typer.Typer(
         help=f"{app.title}: from items and interactions to recommended item ids.",
         no_args_is_help=True,
@@ -110,6 +120,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
         app.show(app.open(demo_data(out), out, config, device))
+        typer.echo(visible(f"serve it: {app.title.lower()} serve --run {shlex.quote(str(out))}"))
 
     @commands.command()
     def update(
@@ -183,6 +194,31 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         from semrec.shared.recommend import recommend as answer
 
         answer(pipeline, options)
+
+    @commands.command()
+    def serve(
+        run: RunOption,
+        host: HostOption = "127.0.0.1",
+        port: PortOption = 8000,
+        token_file: TokenOption = None,
+        insecure: InsecureOption = False,
+        workers: WorkersOption = 1,
+        device: DeviceOption = "auto",
+    ) -> None:
+        """Answer over HTTP by a complete run; SIGHUP reads its folder again, without a gap."""
+        options = ServeOptions(
+            run=run,
+            host=host,
+            port=port,
+            token_file=token_file,
+            insecure=insecure,
+            workers=workers,
+            device=device,
+        )
+        options.check()
+        from semrec.shared.serving.server import serve as answer
+
+        answer(app, options)
 
     return commands
 
