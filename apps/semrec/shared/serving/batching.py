@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import TypeVar
 
@@ -50,7 +51,7 @@ class _Job:
 
 
 class Batcher:
-    """Answers requests in batches, in the order in which they came.
+    """Answers requests in batches; the way whose oldest request came first is next.
 
     It works within `async with`. All that a model does happens in one thread, so that models are
     never used by two at once and the event loop stays free.
@@ -63,7 +64,7 @@ class Batcher:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
         self.num_waiting = 0  # histories, and calls, until they are answered
-        self._jobs: deque[_Job] = deque()
+        self._jobs: dict[Way, deque[_Job]] = {}  # no way without jobs
         self._num_queued = 0  # histories of these
         self._has_some, self._is_full = asyncio.Event(), asyncio.Event()
 
@@ -83,7 +84,7 @@ class Batcher:
         self._worker.cancel()
         with suppress(asyncio.CancelledError):
             await self._worker
-        for job in self._jobs:
+        for job in chain.from_iterable(self._jobs.values()):
             job.answers.cancel()
         self._thread.shutdown()
 
@@ -102,7 +103,7 @@ class Batcher:
         job = _Job(way=way, requests=requests, arrived=loop.time(), answers=loop.create_future())
         self._take_place(len(requests))
         try:
-            self._jobs.append(job)
+            self._jobs.setdefault(way, deque()).append(job)
             self._num_queued += len(requests)
             self._has_some.set()
             if self._num_queued >= self.limits.batch:
@@ -138,24 +139,28 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             await self._has_some.wait()
-            rest = self._jobs[0].arrived + self.limits.patience - loop.time()
+            way = min(self._jobs, key=lambda way: self._jobs[way][0].arrived)
+            rest = self._jobs[way][0].arrived + self.limits.patience - loop.time()
             if rest > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._is_full.wait(), rest)
-            by_way: dict[Way, list[_Job]] = {}
-            for job in self._batch():
-                by_way.setdefault(job.way, []).append(job)
-            for way, jobs in by_way.items():
-                await self._answer(way, jobs)
+            await self._answer(way, self._batch(way))
 
-    def _batch(self) -> list[_Job]:
-        """The next jobs, of as many histories as make a batch; a single job may have more."""
-        jobs = [self._jobs.popleft()]
+    def _batch(self, way: Way) -> list[_Job]:
+        """The next jobs of a way, of as many histories as make a batch; a single one may be more.
+
+        All that wait are looked through, not the oldest alone: jobs of many ways that come by turns
+        still make batches.
+        """
+        waiting = self._jobs[way]
+        jobs = [waiting.popleft()]
         count = len(jobs[0].requests)
-        while self._jobs and count + len(self._jobs[0].requests) <= self.limits.batch:
-            jobs.append(self._jobs.popleft())
+        while waiting and count + len(waiting[0].requests) <= self.limits.batch:
+            jobs.append(waiting.popleft())
             count += len(jobs[-1].requests)
         self._num_queued -= count
+        if not waiting:
+            del self._jobs[way]
         if not self._jobs:
             self._has_some.clear()
         if self._num_queued < self.limits.batch:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -84,7 +84,7 @@ class Answers(ABC):
             top_k: How many.
         """
 
-    def with_beams(self, num_beams: int) -> Self:
+    def with_beams(self, num_beams: int) -> Answers:
         """Returns the same recommender with another number of beams; they share the model.
 
         Args:
