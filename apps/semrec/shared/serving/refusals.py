@@ -126,7 +126,7 @@ def _sentence(errors: Sequence[Any]) -> str:
         case "missing":
             return f"{name} is missing"
         case "extra_forbidden":
-            return f"{name} is no field of this request: /docs lists them"
+            return f"{name!r} is no field of this request: /docs lists them"
         case "string_unicode":
             return f"{name} must be text without half a surrogate pair"
     rule = _INPUT.sub(r"must \1 ", message)

@@ -41,16 +41,25 @@ def serve(app: App[Any, Any], options: ServeOptions, limits: Limits | None = Non
         ExperimentError: The run cannot be loaded, or the address cannot be listened at.
     """
     limits = limits or Limits()
-    listener = options.listening()
-    if options.workers == 1:
-        service, answering = _application(app, options, limits, fixed=None)
-        _Server(_config(answering, limits), service, partial(_say_where, options, listener)).run(
-            sockets=[listener]
-        )
-        return
+    with options.listening() as listener:
+        if options.workers == 1:
+            service, answering = _application(app, options, limits, fixed=None)
+            say_where = partial(_say_where, options, listener)
+            _Server(_config(answering, limits), service, say_where).run(sockets=[listener])
+        else:
+            _say_where(options, listener)
+            _serve_by_workers(app, options, limits, listener)
+
+
+def _serve_by_workers(
+    app: App[Any, Any], options: ServeOptions, limits: Limits, listener: socket.socket
+) -> None:
+    """Lets uvicorn keep processes that serve, and replace them one by one when SIGHUP comes.
+
+    One that cannot load the run leaves the one that it was to replace.
+    """
     fixed = f"with several workers a run is replaced by SIGHUP to process {os.getpid()}"
     factory = _Worker(app=app, options=options, limits=limits, fixed=fixed)
-    _say_where(options, listener)
     config = _config(factory, limits, workers=options.workers, factory=True)
     supervisor = Multiprocess(config, sockets=[listener])
     supervisor.run()
@@ -70,7 +79,7 @@ def _application(
 def _config(answering: Any, limits: Limits, **settings: Any) -> uvicorn.Config:
     return uvicorn.Config(
         answering,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=limits.shutdown_seconds,
