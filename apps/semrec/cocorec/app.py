@@ -10,6 +10,7 @@ folder of the run.
     python apps/cocorec.py study NAME --data DIR --out RUN
     python apps/cocorec.py recommend --run RUN --history ID,ID,... --top-k 10
     python apps/cocorec.py export --run RUN --out FOLDER
+    python apps/cocorec.py serve --run RUN
     python apps/cocorec.py demo --out RUN
 """
 

@@ -35,6 +35,8 @@ class JoinedRecommender(Answers):
         num_beams: Items that generation gives; as many as are asked for, where those are more.
     """
 
+    num_beams: int
+
     def __init__(
         self,
         model: Seq2Seq,

@@ -70,7 +70,7 @@ EngineOption = Annotated[
     Engine,
     typer.Option(help="Where --input and --users are answered: here, or on a Ray cluster"),
 ]
-WorkersOption = Annotated[
+RayWorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="For --engine ray: most workers; one a CPU, or a GPU, if unset"),
 ]

@@ -1,4 +1,4 @@
-"""The command line of an app: `run`, `demo`, `update`, `study`, `recommend` and `export`.
+"""The command line of an app, which all three have: from `run` to `recommend`, `export`, `serve`.
 
 Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
 `System` is imported when a command has checked what it can.
@@ -7,6 +7,7 @@ Nothing that is imported here imports torch, so that `--help` and refusals come 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,17 +28,25 @@ from semrec.shared.answer_options import (
     InputOption,
     InteractionsOption,
     OutputOption,
+    RayWorkersOption,
     RunOption,
     SeenOption,
     TopKOption,
     UnknownOption,
     UsersOption,
-    WorkersOption,
 )
 from semrec.shared.app import App, demo_data
 from semrec.shared.configuration import set_keys
 from semrec.shared.errors import guarded
 from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
+from semrec.shared.serving.options import (
+    HostOption,
+    InsecureOption,
+    PortOption,
+    ServeOptions,
+    TokenOption,
+    WorkersOption,
+)
 from semrec.shared.study_options import (
     STUDY_HELP,
     SeedsOption,
@@ -47,6 +56,7 @@ from semrec.shared.study_options import (
     studies_help,
     with_values,
 )
+from semrec.shared.text import visible
 from semrec.shared.update_config import load_update
 
 
@@ -83,7 +93,7 @@ def run_app(app: App[Any, Any]) -> None:
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
-    """The commands `run`, `demo`, `update`, `study`, `recommend` and `export` of an app."""
+    """The commands of an app."""
     commands = typer.Typer(
         help=f"{app.title}: from items and interactions to recommended item ids.",
         no_args_is_help=True,
@@ -113,6 +123,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
         app.show(app.open(demo_data(out), out, config, device))
+        typer.echo(visible(f"serve it: {app.title.lower()} serve --run {shlex.quote(str(out))}"))
 
     @commands.command()
     def update(
@@ -162,7 +173,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         diversify: DiversifyOption = None,
         per_group: GroupOption = None,
         engine: EngineOption = "local",
-        workers: WorkersOption = None,
+        workers: RayWorkersOption = None,
         force: ForceOption = False,
         device: DeviceOption = "auto",
     ) -> None:
@@ -199,6 +210,31 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         from semrec.shared.exporting import export as write
 
         write(pipeline, out, force=force)
+
+    @commands.command()
+    def serve(
+        run: RunOption,
+        host: HostOption = "127.0.0.1",
+        port: PortOption = 8000,
+        token_file: TokenOption = None,
+        insecure: InsecureOption = False,
+        workers: WorkersOption = 1,
+        device: DeviceOption = "auto",
+    ) -> None:
+        """Answer over HTTP by a complete run; SIGHUP reads its folder again, without a gap."""
+        options = ServeOptions(
+            run=run,
+            host=host,
+            port=port,
+            token_file=token_file,
+            insecure=insecure,
+            workers=workers,
+            device=device,
+        )
+        options.check()
+        from semrec.shared.serving.server import serve as answer
+
+        answer(app, options)
 
     return commands
 

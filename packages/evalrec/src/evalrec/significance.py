@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 _CHUNK = 64  # resamples at once
 LEVEL = 95.0
@@ -71,6 +70,8 @@ def paired_t_test(differences: Float[np.ndarray, " users"]) -> float:
     spread = float(differences.std(ddof=1))
     if spread <= 1e-12 * abs(mean) or spread == 0:
         return 1.0 if mean == 0 else 0.0
+    from scipy import stats  # half a second, which only who compares is to wait for
+
     t = mean / (spread / np.sqrt(len(differences)))
     return float(2 * stats.t.sf(abs(t), df=len(differences) - 1))
 

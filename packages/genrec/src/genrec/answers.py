@@ -6,6 +6,7 @@ their own go together, and a history without any known item gets the popular one
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -39,7 +40,10 @@ class Answers(ABC):
     Attributes:
         most_popular: Rows of the items that were ever had, those had most first; none where
             nobody said how often they were had.
+        num_beams: Prefixes that the search keeps; None where no beams are searched.
     """
+
+    num_beams: int | None = None
 
     def __init__(
         self,
@@ -79,6 +83,23 @@ class Answers(ABC):
                 an item that holds for all; None for all items.
             top_k: How many.
         """
+
+    def with_beams(self, num_beams: int) -> Answers:
+        """Returns the same recommender with another number of beams; they share the model.
+
+        Args:
+            num_beams: Prefixes that the search keeps.
+
+        Raises:
+            ValueError: It is below 1, or no beams are searched.
+        """
+        if self.num_beams is None:
+            raise ValueError("num_beams must be left out: this ranking searches no beams")
+        if num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {num_beams}")
+        changed = copy.copy(self)
+        changed.num_beams = num_beams
+        return changed
 
     def recommend(
         self,
@@ -255,11 +276,12 @@ class _Search:
             return []
         total = int(popularity.sum())
         denied = set(request.deny)
+        wanted = None if request.allow is None else set(request.allow)
         allowed = (
             row
             for row in self.catalogue.most_popular
             if row not in denied
-            and (request.allow is None or row in request.allow)
+            and (wanted is None or row in wanted)
             and (self.marks is None or bool(self.marks[row]))
         )
         return [

@@ -40,6 +40,8 @@ class Recommender(Answers):
         ValueError: `num_beams` is below 1, or the ids or the popularity do not fit the model.
     """
 
+    num_beams: int
+
     def __init__(
         self,
         model: Seq2Seq,

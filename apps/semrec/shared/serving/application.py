@@ -1,0 +1,144 @@
+"""The paths of a service, and the application that answers them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from semrec.shared.serving.gate import Gate
+from semrec.shared.serving.models import (
+    Item,
+    RecommendAnswer,
+    RecommendRequest,
+    Refusal,
+    ReloadAnswer,
+    ReloadRequest,
+    SearchAnswer,
+    SimilarAnswer,
+    SimilarRequest,
+    Status,
+)
+from semrec.shared.serving.options import Limits
+from semrec.shared.serving.refusals import JsonRoute, RefusedError, add_refusals
+from semrec.shared.serving.service import Service
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": words}
+    for status, words in {
+        401: "The token is missing or wrong",
+        413: "The body is too large",
+        422: "The request is wrong",
+        503: "Too many histories wait: try again after the seconds of Retry-After",
+    }.items()
+}
+
+router = APIRouter(route_class=JsonRoute, responses=_REFUSALS)
+
+
+def application(
+    service: Service,
+    *,
+    title: str,
+    token: str | None,
+    limits: Limits,
+    pages: Sequence[APIRouter] = (),
+) -> FastAPI:
+    """The application; while its lifespan lasts, the service works.
+
+    Args:
+        service: What answers.
+        title: Of its documentation.
+        token: What requests must bear; None for nothing.
+        limits: Of bodies.
+        pages: Further paths, for people to look at.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service:
+            yield
+
+    app = FastAPI(title=title, lifespan=lifespan, redirect_slashes=False)
+    app.state.service, app.state.has_token = service, token is not None
+    add_refusals(app)
+    app.add_middleware(Gate, token=token, limits=limits, metrics=service.metrics)
+    for each in (router, *pages):
+        app.include_router(each)
+    return app
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOfApp = Annotated[Service, Depends(_service)]
+
+
+# What answers is made of what a run holds, so it is not checked again on its way out: the models
+# are for `/docs`, and the tests hold the answers against them.
+
+
+@router.post("/recommend", response_model=RecommendAnswer)
+async def recommend(request: RecommendRequest, service: ServiceOfApp) -> Response:
+    """Items for one history or several: those of the command `recommend` for the same run."""
+    return JSONResponse(await service.recommend(request))
+
+
+@router.post("/similar", response_model=SimilarAnswer)
+async def similar(request: SimilarRequest, service: ServiceOfApp) -> Response:
+    """The nearest items of an item, by their embeddings and by their codes."""
+    return JSONResponse(await service.similar(request.item, request.top_k))
+
+
+@router.get("/items", response_model=SearchAnswer)
+async def search(
+    query: Annotated[str, Query(max_length=200, examples=["red lamp"])],
+    service: ServiceOfApp,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """Items whose titles hold all words of a query, in upper or lower case."""
+    return JSONResponse(await service.search(query, limit))
+
+
+@router.get("/items/{item_id:path}", response_model=Item)
+async def item(item_id: str, service: ServiceOfApp) -> Response:
+    """An item by its id."""
+    return JSONResponse(service.item(item_id))
+
+
+@router.post("/reload", response_model=ReloadAnswer)
+async def reload(body: ReloadRequest, request: Request, service: ServiceOfApp) -> Response:
+    """Lets another run take the place of this one; whoever is being answered notices nothing."""
+    if not request.app.state.has_token:
+        words = "a run is replaced by SIGHUP, or by a service that was started with --token-file"
+        raise RefusedError(403, words)
+    run = await service.replace(body.run)
+    return JSONResponse({"run": run.name, "items": len(run.item_ids)})
+
+
+@router.get("/health", response_model=Status)
+async def health() -> Response:
+    """Whether the process answers."""
+    return JSONResponse({"status": "alive"})
+
+
+@router.get("/ready", response_model=Status)
+async def ready(service: ServiceOfApp) -> Response:
+    """Whether it has room for a history."""
+    if service.batcher.is_full:
+        raise RefusedError(503, "the queue is full", retry_after=1)
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(service: ServiceOfApp) -> Response:
+    """Numbers for Prometheus: of this process, where there are several."""
+    content = generate_latest(service.metrics.registry)
+    return Response(content, media_type=CONTENT_TYPE_LATEST)

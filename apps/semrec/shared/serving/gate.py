@@ -1,0 +1,108 @@
+"""What every request passes: the token, the bounds of its body, and the count of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from semrec.shared.serving.metrics import Metrics
+from semrec.shared.serving.options import Limits
+from semrec.shared.serving.refusals import RefusedError, refusal
+
+OPEN_PATHS = ("/health", "/ready")
+"""What is answered without a token."""
+
+_MOST_DISCARDED = 32
+"""Bodies' worth of bytes that are read, and discarded, so that a client hears why."""
+
+
+class Gate:
+    """Lets through what bears the token; bounds bodies; counts.
+
+    Args:
+        app: What answers.
+        token: What requests must bear; None for nothing.
+        limits: Of bodies.
+        metrics: Told of each request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, limits: Limits, metrics: Metrics
+    ) -> None:
+        self.app, self.limits, self.metrics = app, limits, metrics
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if self._may_pass(scope):
+                await self.app(scope, _BoundedBody(receive, self.limits), noting)
+            else:
+                await _unauthorized()(scope, receive, noting)
+        finally:
+            route = scope.get("route")
+            path = "other" if route is None else route.path
+            self.metrics.note(path, status, time.perf_counter() - start)
+
+    def _may_pass(self, scope: Scope) -> bool:
+        """Compares in a time that does not tell how much of a wrong token is right."""
+        if self._expected is None or scope["path"] in OPEN_PATHS:
+            return True
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(shown) == 1 and hmac.compare_digest(shown[0], self._expected)
+
+
+def _unauthorized() -> JSONResponse:
+    words = "this service needs its token, in the header Authorization: Bearer TOKEN"
+    response = refusal(RefusedError(401, words))
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+class _BoundedBody:
+    """Receives a body that is neither too large nor too slow.
+
+    Raises:
+        RefusedError: It is one of them.
+    """
+
+    def __init__(self, receive: Receive, limits: Limits) -> None:
+        self.receive, self.limits = receive, limits
+        self.size, self.is_whole = 0, False
+        self.deadline = asyncio.get_running_loop().time() + limits.body_seconds
+
+    async def __call__(self) -> Message:
+        if self.is_whole:
+            return await self.receive()
+        message = await self._next()
+        if self.size <= self.limits.body_bytes:
+            return message
+        while not self.is_whole and self.size <= _MOST_DISCARDED * self.limits.body_bytes:
+            await self._next()
+        raise RefusedError(413, f"the body must be at most {self.limits.body_bytes:,} bytes")
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                message = await self.receive()
+        except TimeoutError as error:
+            seconds = f"{self.limits.body_seconds:g}"
+            raise RefusedError(408, f"the body must arrive within {seconds} seconds") from error
+        self.size += len(message.get("body", b""))
+        self.is_whole = not message.get("more_body", False)
+        return message

@@ -1,0 +1,133 @@
+"""What is refused, in one sentence each."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import fastapi
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from semrec.shared.text import visible
+
+_LONGEST_NAME = 60
+_INPUT = re.compile(r"^(?:Input|List|String|Value) should (be|have) ")
+_BY_STATUS = {
+    404: "there is nothing at this path: /docs lists what there is",
+    405: "this path is not for this method: /docs lists what there is",
+}
+
+
+class RefusedError(fastapi.HTTPException):
+    """A request that is refused.
+
+    Args:
+        status: Of HTTP.
+        sentence: Why.
+        retry_after: Seconds after which another try may be answered.
+    """
+
+    def __init__(self, status: int, sentence: str, *, retry_after: int | None = None) -> None:
+        headers = None if retry_after is None else {"Retry-After": str(retry_after)}
+        super().__init__(status, visible(sentence), headers)
+
+
+def refusal(error: HTTPException) -> JSONResponse:
+    """The response that says why a request is refused."""
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+class JsonRequest(Request):
+    """A request whose body is JSON as its standard has it, in UTF-8."""
+
+    async def json(self) -> Any:
+        """The body's value.
+
+        Raises:
+            RefusedError: It is no JSON.
+        """
+        body = await self.body()
+        try:
+            return json.loads(body.decode(), parse_constant=_finite, parse_float=_finite)
+        except RecursionError as error:
+            raise RefusedError(422, "the body must be JSON of few levels") from error
+        except UnicodeDecodeError as error:
+            raise RefusedError(422, "the body must be JSON in UTF-8") from error
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise RefusedError(422, f"the body must be JSON: {reason}") from error
+
+
+def _finite(text: str) -> float:
+    """A number of JSON's, which knows no infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("it holds a number without end")
+    return value
+
+
+class JsonRoute(APIRoute):
+    """A route whose requests are `JsonRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            return await handler(JsonRequest(request.scope, request.receive))
+
+        return answer
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Makes every error of an app one sentence."""
+
+    async def of_model(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return refusal(RefusedError(422, _sentence(error.errors())))
+
+    async def of_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if isinstance(error, RefusedError):
+            return refusal(error)
+        detail = _BY_STATUS.get(error.status_code, error.detail)
+        return refusal(HTTPException(error.status_code, detail, error.headers))
+
+    async def of_ours(_: Request, __: Exception) -> Response:
+        words = "the service failed at this request, and its log says where"
+        return refusal(RefusedError(500, words))
+
+    app.add_exception_handler(RequestValidationError, of_model)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(Exception, of_ours)
+
+
+def _sentence(errors: Sequence[Any]) -> str:
+    """What is wrong first, of the errors that pydantic reports."""
+    first = errors[0]
+    _, *parts = first["loc"]
+    kind, message = str(first["type"]), str(first["msg"])
+    if not parts:
+        if kind == "value_error":
+            return message.removeprefix("Value error, ")
+        if isinstance(first.get("input"), bytes):
+            return "the body must be JSON, with the header Content-Type: application/json"
+        return "the body must be a JSON object"
+    name = ".".join(str(part)[:_LONGEST_NAME] for part in parts)
+    match kind:
+        case "missing":
+            return f"{name} is missing"
+        case "extra_forbidden":
+            return f"{name!r} is no field of this request: /docs lists them"
+        case "string_unicode":
+            return f"{name} must be text without half a surrogate pair"
+    rule = _INPUT.sub(r"must \1 ", message)
+    return f"{name} {rule}"

@@ -1,0 +1,150 @@
+"""A run that is served: what answers are made of, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+from genrec import Answers, ArtifactError
+from jaxtyping import Float, Int
+
+from semrec.shared.app import App
+from semrec.shared.errors import ExperimentError
+from semrec.shared.pipeline import Pipeline
+from semrec.shared.serving.refusals import RefusedError
+
+LOAD_ERRORS = (ExperimentError, ArtifactError, ValueError, OSError)
+"""What a folder raises that is not that of a complete run, or is damaged."""
+
+T = TypeVar("T")
+
+
+class ServedRun:
+    """A complete run, checked file by file; its recommender, titles and codes are in memory.
+
+    Other rankings and the vectors are read when they are first asked for, by the model's thread,
+    and only while the folder is still that of the run: what replaced it is another run.
+
+    Args:
+        path: The folder.
+        pipeline: The run's stages, as the app reopens them.
+
+    Raises:
+        ExperimentError: A file of the run is damaged, or the folder changes meanwhile.
+    """
+
+    def __init__(self, path: Path, pipeline: Pipeline[Any]) -> None:
+        run = pipeline.run
+        self.path, self.name = path, path.resolve().name
+        self._pipeline, self._digest = pipeline, run.digest
+        for stage in sorted(run.path.glob("*/stage.json")):
+            run.checked(stage.parent.name)
+        self._loaders = pipeline.recommenders()
+        self._recommenders: dict[str | None, Answers] = {None: pipeline.recommender()}
+        self.item_ids = pipeline.item_ids
+        titles = pipeline.titles
+        self.titles = [titles[item_id] for item_id in self.item_ids]
+        self.rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        semantic_ids = pipeline.codes()
+        self.codes: Int[np.ndarray, "items levels"] | None = (
+            None if semantic_ids is None else semantic_ids.codes
+        )
+        self._folded = pl.Series([title.casefold() for title in self.titles], dtype=pl.String)
+        self._recommenders[None].recommend([self.item_ids[:1]])  # what cannot answer is refused
+        if run.digest != self._digest:
+            raise ExperimentError(f"{path} was replaced while it was read: try again")
+
+    @classmethod
+    def load(cls, app: App[Any, Any], path: Path, device: str) -> ServedRun:
+        """Opens a complete run of an app.
+
+        Raises:
+            ExperimentError: The folder is not that of such a run, or a file of it is damaged.
+        """
+        return cls(path, app.reopen(path, device))
+
+    @property
+    def rankings(self) -> tuple[str, ...]:
+        """The names that `recommender` takes: the rows of the run's tables, models first."""
+        return tuple(self._loaders)
+
+    def recommender(self, ranking: str | None) -> Answers:
+        """What answers by a ranking; by what `recommend` answers by, where it is None."""
+        if ranking not in self._recommenders:
+            assert ranking is not None
+            self._recommenders[ranking] = self._read(self._loaders[ranking])
+        return self._recommenders[ranking]
+
+    def item(self, row: int) -> dict[str, Any]:
+        """An item as answers have it: "id", "title" and "codes"."""
+        codes = None if self.codes is None else self.codes[row].tolist()
+        return {"id": self.item_ids[row], "title": self.titles[row], "codes": codes}
+
+    def search(self, words: list[str], limit: int) -> tuple[list[dict[str, Any]], int]:
+        """The first items whose titles hold all of the words, and how many there are.
+
+        Args:
+            words: Texts, at least one; upper and lower case are alike.
+            limit: Most items that are returned.
+        """
+        holds = pl.Series([True]).new_from_index(0, len(self._folded))
+        for word in words:
+            holds &= self._folded.str.contains(word.casefold(), literal=True)
+        rows = holds.arg_true()
+        return [self.item(row) for row in rows.head(limit)], len(rows)
+
+    def similar(self, row: int, top_k: int) -> dict[str, Any]:
+        """The nearest items of an item, as `SimilarAnswer` has them."""
+        cosines = self._directions @ self._directions[row]  # [items]
+        answer: dict[str, Any] = {
+            "item": self.item(row),
+            "by_vectors": self._nearest(row, cosines, cosines, top_k),
+            "by_codes": None,
+        }
+        if self.codes is not None:
+            is_same = self.codes == self.codes[row]  # [items, levels]
+            shared = np.minimum.accumulate(is_same, axis=1).sum(axis=1)
+            # A cosine is at most 1: it decides among those that share as many codes, alone.
+            answer["by_codes"] = self._nearest(row, shared, 4 * shared + cosines, top_k)
+        return answer
+
+    def _nearest(
+        self,
+        row: int,
+        scores: Float[np.ndarray, " items"] | Int[np.ndarray, " items"],
+        order: Float[np.ndarray, " items"],
+        top_k: int,
+    ) -> list[dict[str, Any]]:
+        """The items that stand first in an order, but for one; each with its score."""
+        rows = np.argsort(-order, kind="stable")[: top_k + 1].tolist()
+        others = [other for other in rows if other != row][:top_k]
+        return [{**self.item(other), "score": float(scores[other])} for other in others]
+
+    @cached_property
+    def _directions(self) -> Float[np.ndarray, "items dim"]:
+        """The items' embeddings, each of length 1; one of length 0 stays as it is."""
+        vectors = self._read(self._pipeline.vectors)["items"].astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        directions: Float[np.ndarray, "items dim"] = vectors / np.where(lengths == 0, 1, lengths)
+        return directions
+
+    def _read(self, load: Callable[[], T]) -> T:
+        """What is read of the folder, while that holds this run.
+
+        Raises:
+            RefusedError: It does so no more.
+        """
+        words = f"the folder of {self.name} was replaced or damaged: it must be loaded anew"
+        changed = RefusedError(503, words, retry_after=60)
+        try:
+            value = load()
+            is_same = self._pipeline.run.digest == self._digest
+        except LOAD_ERRORS as error:
+            raise changed from error
+        if not is_same:
+            raise changed
+        return value
