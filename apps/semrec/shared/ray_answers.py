@@ -20,7 +20,7 @@ from semrec.shared.errors import ExperimentError
 if TYPE_CHECKING:
     from genrec import Answer
 
-    from semrec.shared.recommend import Stream
+    from semrec.shared.answer_stream import Stream
 
 BLOCK = 256
 """Histories that a worker is handed at a time."""
@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, app: str, options: AnswerOptions, device: str) -> None:
         from importlib import import_module
 
-        from semrec.shared.recommend import answering
+        from semrec.shared.answer_stream import answering
 
         known: App[Any, Any] = import_module(f"semrec.{app}.app").APP
         self.stream = answering(known.reopen(options.run, device), options)

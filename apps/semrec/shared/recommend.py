@@ -18,10 +18,10 @@ from rich.text import Text
 
 from semrec.shared.answer_files import Answered, JsonLines, Parts, kept_parts
 from semrec.shared.answer_options import AnswerOptions
-from semrec.shared.diversity import DEPTH, diversified
+from semrec.shared.answer_stream import Stream, answering
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import content_hash, file_hash, input_files, is_stream, replacing, writing
-from semrec.shared.queries import history_ids, read_histories, read_ids
+from semrec.shared.queries import history_ids, read_histories
 from semrec.shared.screen import Bar, Screen
 from semrec.shared.text import visible
 from semrec.shared.users import USERS_AT_ONCE, ChosenUsers, read_later
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from genrec import Answer
 
     from semrec.shared.pipeline import Pipeline
-
-Stream = Callable[[Iterable[list[str]]], Iterator["Answer"]]
-"""From histories of item ids to their answers, in order."""
 
 
 def recommend(pipeline: Pipeline[Any], options: AnswerOptions) -> None:
@@ -71,29 +68,6 @@ def _engine(pipeline: Pipeline[Any], options: AnswerOptions) -> Iterator[Stream]
     app, device = pipeline.run.app, str(pipeline.device)
     with ray_answering(app, options, device, options.workers) as stream:
         yield stream
-
-
-def answering(pipeline: Pipeline[Any], options: AnswerOptions) -> Stream:
-    """The run's recommender under the options."""
-    titles = pipeline.titles
-    allowed = read_ids(options.allow, titles, strict=True)
-    denied = read_ids(options.deny, titles) or ()
-    depth = DEPTH if options.diversify else 1
-    groups = {} if options.diversify is None else pipeline.groups(options.diversify)
-    stream = partial(
-        pipeline.recommender().stream,
-        top_k=min(options.top_k * depth, max(len(titles), options.top_k)),
-        exclude_seen=options.exclude_seen,
-        unknown=options.skips_unknown,
-        allow=allowed,
-        deny=denied,
-    )
-    if options.diversify is None:
-        return stream
-    rule = partial(
-        diversified, groups=groups, per_group=options.per_group or 2, top_k=options.top_k
-    )
-    return lambda histories: rule(stream(histories))
 
 
 def show(result: Answer, titles: Mapping[str, str]) -> None:
