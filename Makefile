@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test reliability lint format bench install image clean
+.PHONY: demo test reliability lint format bench install image docker-check clean
 
 install: $(VENV)/.installed
 
@@ -49,6 +49,10 @@ format: install
 
 bench: install
 	@echo "Each file under benchmarks/ runs alone: .venv/bin/python benchmarks/NAME.py --help"; ls benchmarks
+
+# Builds the service's image, runs it with a complete run and asks it once.
+docker-check:
+	sh docker/check.sh . $(RUN)
 
 clean:
 	rm -rf $(VENV) $(IMAGE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
