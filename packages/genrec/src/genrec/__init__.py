@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         sampled_cross_entropy,
     )
     from genrec.next_item import NextItemLoss
+    from genrec.paths import kept_levels, path_log_probs
     from genrec.progress import TrainingEvent, rich_progress
     from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
     from genrec.recommender import DenseRecommender, Recommender
@@ -125,9 +126,11 @@ __all__ = [
     "in_batch_cross_entropy",
     "item_scores",
     "item_table",
+    "kept_levels",
     "load_backbone",
     "load_model",
     "load_weights",
+    "path_log_probs",
     "query_batches",
     "rank_histories",
     "rich_progress",
@@ -176,6 +179,7 @@ _MODULES = {
         "sampled_cross_entropy",
     ),
     "next_item": ("NextItemLoss",),
+    "paths": ("kept_levels", "path_log_probs"),
     "progress": ("TrainingEvent", "rich_progress"),
     "recipes": ("NextItemRecipe", "SequenceRecipe", "TrainingRecipe"),
     "recommender": ("DenseRecommender", "Recommender"),
