@@ -8,6 +8,7 @@ folder of the run.
     python apps/cocorec.py run --data DIR --out RUN
     python apps/cocorec.py study NAME --data DIR --out RUN
     python apps/cocorec.py recommend --run RUN --history ID,ID,... --top-k 10
+    python apps/cocorec.py serve --run RUN
     python apps/cocorec.py demo --out RUN
 """
 

@@ -9,6 +9,7 @@ with distillation (section 3.4); the floors; the test. Each stage is a folder of
     python apps/prorec.py update --run RUN --data NOW --out RUN2
     python apps/prorec.py study NAME --data DIR --out RUN
     python apps/prorec.py recommend --run RUN --history ID,ID,... --top-k 10
+    python apps/prorec.py serve --run RUN
     python apps/prorec.py demo --out RUN
 """
 

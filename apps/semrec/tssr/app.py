@@ -8,6 +8,7 @@ cross-attention and a gate. Each stage is a folder of the run.
     python apps/tssr.py run --data DIR --out RUN
     python apps/tssr.py study NAME --data DIR --out RUN
     python apps/tssr.py recommend --run RUN --history ID,ID,... --top-k 10
+    python apps/tssr.py serve --run RUN
     python apps/tssr.py demo --out RUN
 """
 

@@ -88,6 +88,7 @@ def test_a_run_whose_stage_was_removed_does_not_answer(
 def test_the_demo_beats_the_floors_without_text(launch: Launch, tmp_path: Path) -> None:
     done = launch("prorec", "demo", "--out", tmp_path / "demo", "--device", "cpu")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"\nserve it: prorec serve --run {tmp_path / 'demo'}\n")
     test = metrics(tmp_path / "demo")["test"]
     reached = {n: r["metrics"]["unfiltered"]["recall@10"]["mean"] for n, r in test.items()}
     for floor in ("popularity", "markov", "graph"):

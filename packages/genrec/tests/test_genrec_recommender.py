@@ -156,8 +156,22 @@ def test_a_model_of_other_codes_is_refused(model: Seq2Seq, tmp_path: Path):
         Recommender.load(tmp_path / "model", codes=other[:9])
 
 
+def test_other_beams_are_those_of_a_recommender_made_with_them(
+    model: Seq2Seq, recommender: Recommender
+):
+    histories = [["item-3", "item-4"], ["item-1"], ["item-0", "item-9"]]
+    narrow = recommender.with_beams(1)
+    assert narrow.recommend(histories, top_k=1) == Recommender(
+        model, IDS, popularity=POPULARITY, num_beams=1
+    ).recommend(histories, top_k=1)
+    assert (narrow.num_beams, recommender.num_beams) == (1, 100)
+    assert narrow.with_beams(100).recommend(histories) == recommender.recommend(histories)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_refusals(model: Seq2Seq, recommender: Recommender):
+    with pytest.raises(ValueError, match="num_beams must be at least 1, got 0"):
+        recommender.with_beams(0)
     with pytest.raises(ValueError, match="num_beams must be at least 1, got 0"):
         Recommender(model, IDS, num_beams=0)
     with pytest.raises(ValueError, match='unknown must be "skip" or "error", got \'drop\''):
