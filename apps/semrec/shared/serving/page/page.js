@@ -155,13 +155,14 @@
     handle.setPointerCapture(start.pointerId);
     const from = [...list.children].indexOf(line);
     line.classList.add("dragged");
+    const middle = (other) => {
+      const box = other.getBoundingClientRect();
+      return box.top + box.height / 2;
+    };
+    // The others move: a line that leaves the document loses focus and pointer.
     const follow = ({ clientY }) => {
-      const others = [...list.children].filter((other) => other !== line);
-      const next = others.find((other) => {
-        const box = other.getBoundingClientRect();
-        return clientY < box.top + box.height / 2;
-      });
-      if (line.nextElementSibling !== (next || null)) list.insertBefore(line, next || null);
+      for (let other = line.previousElementSibling; other && clientY < middle(other); other = line.previousElementSibling) line.after(other);
+      for (let other = line.nextElementSibling; other && clientY > middle(other); other = line.nextElementSibling) line.before(other);
     };
     const end = (event) => {
       handle.removeEventListener("pointermove", follow);
@@ -318,7 +319,16 @@
     unfold(state.open.has(item.id));
     return made;
   };
-  const drawAnswer = () => {
+  // Whoever stands on an item's button stands on the same one when the list is drawn anew.
+  const keepingFocus = (draw) => {
+    const line = document.activeElement.closest(".item"), list = line && line.parentElement;
+    const place = line ? [...line.querySelectorAll("button")].indexOf(document.activeElement) : -1;
+    draw();
+    if (!line) return;
+    const same = [...list.children].find((other) => other.dataset.id === line.dataset.id) || list.firstElementChild;
+    ((same && same.querySelectorAll("button")[place]) || by("answer")).focus({ preventScroll: true });
+  };
+  const drawAnswer = () => keepingFocus(() => {
     const { items, left_out: leftOut, popular } = state.answer, looked = state.looked;
     state.likeliest = Math.max(...items.filter(({ path }) => path).map(({ path }) => chance(path)), 0);
     by("head").hidden = !items.some(({ path }) => path);
@@ -330,7 +340,7 @@
     by("left-out-part").hidden = leftOut.length === 0;
     by("looked").replaceChildren(...(looked && looked.answer ? looked.answer.map(row) : []));
     by("looked-part").hidden = by("looked").children.length === 0;
-  };
+  });
   const lookUp = async (item) => {
     state.looked = { id: item.id, answer: null };
     state.open.add(item.id);
