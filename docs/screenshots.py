@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,18 +49,24 @@ def serving(run: Path) -> Iterator[str]:
 
 
 def take_serve(browser: Browser, address: str) -> None:
-    """The page with a history of three items, one reason opened."""
+    """The page with a history of three items, one reason opened, and an item struck out."""
     page = browser.new_page(viewport=VIEWPORT, color_scheme="light", reduced_motion="reduce")  # type: ignore[arg-type]
     items = "&".join(f"item={item_id}" for item_id in HISTORY)
     page.goto(f"{address}/#{items}&seen=out")
     page.fill("#search", "camping lamp")
     page.wait_for_selector("#results li")
-    page.wait_for_selector('#answer[aria-busy="false"] .item')
+    page.locator("#items .open").nth(2).click()
+    page.click("#items button:text-is('Never show it')")
+    page.wait_for_selector("#left-out .item")
+    page.locator("#left-out .open").click()
     page.locator("#items .open").first.click()
+    page.wait_for_selector('#answer[aria-busy="false"]')
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
     path = IMAGES / "serve.png"
-    page.screenshot(path=path)
+    page.screenshot(path=path, full_page=True)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(256).save(path, optimize=True)
     if path.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{path} must be at most {MOST_BYTES:,} bytes")
 
