@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench · make reliability: each builds .venv first, if needed.
+# make demo · make test · make browser · make lint · make bench · make reliability: each builds .venv first, if needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test reliability lint format bench install image docker-check clean
+.PHONY: demo test browser reliability lint format bench install image docker-check clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,11 @@ demo: install
 test: image
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
+
+# The page of `serve` in Debian's chromium, which root installs where it is missing.
+browser: install
+	.ci/chromium
+	$(QUIET) $(BIN)/python -m pytest -m browser --durations=10 apps/tests/browser
 
 # Kills, damage, full disks, hostile inputs and ten minutes of fuzz, of whole commands. Some three to four
 # hours on two cores; the sample of it that `make test` runs takes some four minutes of one core.

@@ -51,6 +51,7 @@ from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.stage import Facts, Stage
 from semrec.shared.stages import kept_floors
 
+_JOINED = f"{MODEL}, joined"
 _FLOORS = {"graph": "transition", "graph + text": "graph_text"}
 
 
@@ -75,12 +76,17 @@ class PRORecPipeline(PaperPipeline):
         config, systems = self.config, {MODEL: self.test}
         backbone = BACKBONES[config.stage_one.backbone]
         if config.joining.any:
-            systems[f"{MODEL}, joined"] = self.joined
+            systems[_JOINED] = self.joined
         if config.codes.source == "integrated":
             systems[f"stage I ({backbone}, ids and text)"] = self.stage_one
         if config.has_reference:
             systems[f"{backbone}, ids alone"] = self.reference
         return systems
+
+    @property
+    def answering_row(self) -> str:
+        """What is joined to generation, or generation where nothing is."""
+        return _JOINED if self.config.joining.any else MODEL
 
     @cached_property
     def candidate_stages(self) -> dict[str, Stage[Candidates]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from evalrec import Candidates
-from genrec import Answers, Ranked, Seq2Seq, beam_search, exact_scores, query_batches
+from genrec import Answers, Ranked, Seq2Seq, beam_search, exact_scores, kept_levels, query_batches
 from jaxtyping import Int
 from torch import Tensor
 
 from semrec.prorec.config import Joining
 from semrec.prorec.joining import Scorer, candidates_of, on_base
+from semrec.shared.reasons import Query, Reasons, paths_of
 
 RANKINGS = ("c_dis", "stage_one", "graph_text")
 """Features whose best items are candidates, too."""
@@ -74,6 +76,52 @@ class JoinedRecommender(Answers):
         candidates = self._candidates(history, exclude, allowed, max(self.num_beams, top_k))
         return Ranked.best(candidates.scores(self.weights), top_k, items=candidates.items)
 
+    def reasons(self, query: Query, items: Int[Tensor, " items"]) -> Reasons:
+        """Why items stand where they stand: their paths, and what joins log p."""
+        num_beams = max(self.num_beams, query.top_k)
+        history, exclude, allowed = query.tensors(self)
+        candidates = self._candidates(history, exclude, allowed, num_beams)
+        scores = candidates.scores(self.weights)
+        histories, read = self._read(history)
+        paths = paths_of(self.model, read, items)
+        kept = None
+        if not self.joining.exact:
+            kept = kept_levels(
+                self.model,
+                self.model.trie,
+                read,
+                items[None],
+                num_beams=num_beams,
+                exclude=exclude,
+                allow=allowed,
+                tables=self.tables,
+            )[0]
+        parts = {"generation": paths.log_probs.sum(dim=1)} if self.base == "generation" else {}
+        for name, scorer in self.scorers.items():
+            weight = 1.0 if name == self.base else self.weights.get(name, 0.0)
+            if weight:
+                parts[name] = weight * scorer(histories)[0].to(items.device)[items]
+        return Reasons(
+            ranked=Ranked.best(scores, scores.shape[1], items=candidates.items),
+            paths=paths,
+            kept_levels=kept,
+            parts=parts,
+        )
+
+    def _read(
+        self, history: Int[Tensor, "batch length"]
+    ) -> tuple[list[Int[np.ndarray, " items"]], Int[Tensor, "batch length"]]:
+        """Histories as features read them, and as the generator does, on its device."""
+        num_items = self.model.trie.num_items
+        histories = [row[row < num_items] for row in history.cpu().numpy()]
+        ((_, newest),) = query_batches(
+            histories,
+            num_items=num_items,
+            history_length=self.model.config.history_length,
+            batch_size=len(histories),
+        )
+        return histories, newest.to(self.device)
+
     @torch.inference_mode()
     def _candidates(
         self,
@@ -83,15 +131,8 @@ class JoinedRecommender(Answers):
         num_beams: int,
     ) -> Candidates:
         """The items to be ranked, all of which may be returned."""
-        model, num_items = self.model, self.model.trie.num_items
-        histories = [row[row < num_items] for row in history.cpu().numpy()]
-        ((_, history),) = query_batches(
-            histories,
-            num_items=num_items,
-            history_length=model.config.history_length,
-            batch_size=len(histories),
-        )
-        history = history.to(self.device)
+        model = self.model
+        histories, history = self._read(history)
         permitted = self.permitted(len(history), exclude, allowed)
         if self.joining.exact:
             scores = exact_scores(model, model.trie, history, tables=self.tables)

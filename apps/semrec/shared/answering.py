@@ -92,6 +92,12 @@ class AnsweringPipeline(Pipeline[Config]):
             return names["filtered"]
         return f"{names['unfiltered']}, and {names['filtered']} with --exclude-seen"
 
+    @property
+    def answering_row(self) -> str | None:
+        """What answers, where it is the same with seen items left out and without."""
+        (name, *others) = set(self.answering().values())
+        return None if others else name
+
     def recommender(self) -> Answers:
         """The model, or the floor that is ahead of it; each for its mode."""
         names = self.answering()
@@ -119,6 +125,10 @@ class AnswersByMode(Answers):
             popularity=unfiltered.popularity,
         )
         self.unfiltered, self.filtered = unfiltered, filtered
+
+    def of_mode(self, exclude_seen: bool) -> Answers:
+        """What answers with `exclude_seen`, or without."""
+        return self.filtered if exclude_seen else self.unfiltered
 
     def rank(
         self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int

@@ -49,6 +49,11 @@ class Pipeline(Setting[Config], ABC):
         return None
 
     @property
+    @abstractmethod
+    def answering_row(self) -> str | None:
+        """The row of tables that `recommend` answers by; None where that depends on its options."""
+
+    @property
     def summary(self) -> tuple[str, ...]:
         """Lines that a command prints first of a completed run."""
         return ()

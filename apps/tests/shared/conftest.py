@@ -16,6 +16,7 @@ import pytest
 
 from semrec.shared.files import read_json, write_sealed
 from semrec.shared.seals import seal
+from semrec.shared.serving import pages
 from semrec.shared.serving.application import application
 from semrec.shared.serving.options import Limits
 from semrec.shared.serving.served_run import ServedRun
@@ -49,7 +50,9 @@ def talking() -> Talking:
         app = importlib.import_module(f"semrec.{name}.app").APP
         load = partial(ServedRun.load, app, device="cpu")
         service = Service(run, load, limits=limits, fixed=fixed)
-        answering = application(service, title="a run", token=token, limits=limits)
+        answering = application(
+            service, title="a run", token=token, limits=limits, pages=(pages.router,)
+        )
         transport = httpx.ASGITransport(app=answering, raise_app_exceptions=False)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         client = httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)

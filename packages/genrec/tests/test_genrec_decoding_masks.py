@@ -4,6 +4,7 @@ import pytest
 import torch
 from genrec.decoding import beam_recall, beam_search, exact_scores, score_items
 from genrec.masks import Mask
+from genrec.paths import kept_levels, path_log_probs
 from genrec.seq2seq import Seq2Seq
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
@@ -82,6 +83,67 @@ def test_scores_of_given_items_are_those_of_exact_scoring(model: Seq2Seq):
     assert score_items(model, model.trie, history, items[:, :0]).shape == (4, 0)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_the_steps_of_a_path_are_those_of_teacher_forcing_and_add_up_to_the_score(model: Seq2Seq):
+    history = torch.randint(0, NUM_ITEMS, (4, 5))
+    items = torch.randint(0, NUM_ITEMS, (4, 9))
+    items[1, 3:] = NUM_ITEMS
+    steps = path_log_probs(model, model.trie, history, items)
+    assert (steps <= 1e-6).all()
+    scores = score_items(model, model.trie, history, items)
+    torch.testing.assert_close(steps.sum(dim=2), scores, atol=1e-5, rtol=1e-5)
+    for column, targets in enumerate(items.T):
+        missing = targets == NUM_ITEMS
+        with torch.no_grad():
+            forced = model(history, targets.masked_fill(missing, 0)).log_prob  # [users, levels]
+        forced = forced.masked_fill(missing[:, None], -torch.inf)
+        torch.testing.assert_close(steps[:, column], forced, atol=1e-5, rtol=1e-5)
+
+
+def kept_plainly(
+    steps: torch.Tensor, permitted: set[int], num_beams: int, codes: list[list[int]]
+) -> list[int]:
+    """Levels that a search keeps of each item of a user, by lists of prefixes."""
+    kept, beams = [0] * len(codes), [()]
+    for level in range(len(codes[0])):
+        scores = {}
+        for item in permitted:
+            prefix = tuple(codes[item][: level + 1])
+            if prefix[:-1] in beams:
+                scores[prefix] = float(steps[item, : level + 1].sum())
+        beams = sorted(scores, key=lambda prefix: -scores[prefix])[:num_beams]
+        for item, row in enumerate(codes):
+            kept[item] += tuple(row[: level + 1]) in beams
+    return kept
+
+
+@pytest.mark.parametrize("num_beams", [1, 3, NUM_ITEMS])
+@pytest.mark.parametrize("model", MODELS)
+def test_levels_are_kept_as_by_a_search_of_lists(model: Seq2Seq, num_beams: int):
+    history = torch.randint(0, NUM_ITEMS, (6, 5))
+    items = torch.arange(NUM_ITEMS + 1).expand(6, -1)
+    exclude = torch.randint(0, NUM_ITEMS, (6, 7))
+    allow = torch.arange(NUM_ITEMS) % 5 != 2
+    steps = path_log_probs(model, model.trie, history, items)
+    for masks in ({}, {"exclude": exclude}, {"exclude": exclude, "allow": allow}):
+        kept = kept_levels(model, model.trie, history, items, num_beams=num_beams, **masks)  # type: ignore[arg-type]
+        ranked = beam_search(
+            model,
+            model.trie,
+            history,
+            num_beams=num_beams,
+            top_k=num_beams,
+            **masks,  # type: ignore[arg-type]
+        )
+        for user in range(6):
+            permitted = set(allow.nonzero()[:, 0].tolist()) if "allow" in masks else {*range(18)}
+            permitted -= set(exclude[user].tolist()) if "exclude" in masks else set()
+            expected = kept_plainly(steps[user], permitted, num_beams, CODES.tolist())
+            assert kept[user].tolist() == [*expected, 0]
+            whole = [item for item, levels in enumerate(expected) if levels == 3]
+            assert whole == sorted(item for item in ranked.items[user].tolist() if item >= 0)
+
+
 def test_recall_of_a_beam_is_its_share_of_the_exact_list():
     model = MODELS[0]
     history = torch.randint(0, NUM_ITEMS, (40, 5))
@@ -151,6 +213,12 @@ def test_no_lists_and_no_users_give_nothing(model: Seq2Seq):
     assert ranked.items.shape == ranked.scores.shape == (0, 4)
     assert exact_scores(model, model.trie, nobody).shape == (0, NUM_ITEMS)
     assert score_items(model, model.trie, nobody, nobody).shape == (0, 3)
+    assert path_log_probs(model, model.trie, nobody, nobody).shape == (0, 3, 3)
+    assert kept_levels(model, model.trie, nobody, nobody).shape == (0, 3)
     assert beam_recall(model, model.trie, nobody).shape == (0,)
     with pytest.raises(ValueError, match=r"items must hold item rows from 0 to 17.*, got -1"):
         score_items(model, model.trie, history, torch.tensor([[-1]]))
+    with pytest.raises(ValueError, match=r"items must hold item rows from 0 to 17.*, got 19"):
+        path_log_probs(model, model.trie, history, torch.tensor([[19]]))
+    with pytest.raises(ValueError, match="num_beams must be at least 1, got 0"):
+        kept_levels(model, model.trie, history, allow, num_beams=0)

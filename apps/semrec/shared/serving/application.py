@@ -13,12 +13,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from semrec.shared.serving.gate import Gate
 from semrec.shared.serving.models import (
+    ExplainAnswer,
+    ExplainRequest,
     Item,
     RecommendAnswer,
     RecommendRequest,
     Refusal,
     ReloadAnswer,
     ReloadRequest,
+    RunAnswer,
     SearchAnswer,
     SimilarAnswer,
     SimilarRequest,
@@ -91,10 +94,22 @@ async def recommend(request: RecommendRequest, service: ServiceOfApp) -> Respons
     return JSONResponse(await service.recommend(request))
 
 
+@router.post("/explain", response_model=ExplainAnswer)
+async def explain(request: ExplainRequest, service: ServiceOfApp) -> Response:
+    """Why items stand where they stand: codes, probabilities, and what struck an item out."""
+    return JSONResponse(await service.explain(request))
+
+
 @router.post("/similar", response_model=SimilarAnswer)
 async def similar(request: SimilarRequest, service: ServiceOfApp) -> Response:
     """The nearest items of an item, by their embeddings and by their codes."""
     return JSONResponse(await service.similar(request.item, request.top_k))
+
+
+@router.get("/run", response_model=RunAnswer)
+async def run(service: ServiceOfApp) -> Response:
+    """The run that is served, and its rankings."""
+    return JSONResponse(service.run.described())
 
 
 @router.get("/items", response_model=SearchAnswer)

@@ -13,8 +13,15 @@ from semrec.shared.serving.metrics import Metrics
 from semrec.shared.serving.options import Limits
 from semrec.shared.serving.refusals import RefusedError, refusal
 
-OPEN_PATHS = ("/health", "/ready")
-"""What is answered without a token."""
+PAGE_FILES = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "page.svg": "image/svg+xml",
+}
+"""What the page for people is made of, and its types."""
+
+OPEN_PATHS = ("/health", "/ready", "/", *(f"/{name}" for name in PAGE_FILES))
+"""What is answered without a token: nothing of it is of the run."""
 
 _MOST_DISCARDED = 32
 """Bodies' worth of bytes that are read, and discarded, so that a client hears why."""

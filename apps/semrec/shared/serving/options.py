@@ -28,7 +28,7 @@ WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, each of whic
 SHORTEST_TOKEN = 16
 """Characters of a token, at least."""
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "jinja2")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 

@@ -40,6 +40,7 @@ class ServedRun:
     def __init__(self, path: Path, pipeline: Pipeline[Any]) -> None:
         run = pipeline.run
         self.path, self.name = path, path.resolve().name
+        self.app = run.app
         self._pipeline, self._digest = pipeline, run.digest
         for stage in sorted(run.path.glob("*/stage.json")):
             run.checked(stage.parent.name)
@@ -71,6 +72,18 @@ class ServedRun:
     def rankings(self) -> tuple[str, ...]:
         """The names that `recommender` takes: the rows of the run's tables, models first."""
         return tuple(self._loaders)
+
+    def described(self) -> dict[str, Any]:
+        """The run, as `RunAnswer` has it."""
+        models = self._pipeline.systems()
+        return {
+            "run": self.name,
+            "app": self.app,
+            "items": len(self.item_ids),
+            "levels": None if self.codes is None else self.codes.shape[1],
+            "answers_by": self._pipeline.answering_row,
+            "rankings": [{"name": name, "is_floor": name not in models} for name in self.rankings],
+        }
 
     def recommender(self, ranking: str | None) -> Answers:
         """What answers by a ranking; by what `recommend` answers by, where it is None."""

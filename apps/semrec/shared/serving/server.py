@@ -20,6 +20,7 @@ from uvicorn.supervisors import Multiprocess
 
 from semrec.shared.app import App
 from semrec.shared.screen import Screen
+from semrec.shared.serving import pages
 from semrec.shared.serving.application import application
 from semrec.shared.serving.options import Limits, ServeOptions
 from semrec.shared.serving.served_run import LOAD_ERRORS, ServedRun
@@ -73,7 +74,9 @@ def _application(
     load = partial(ServedRun.load, app, device=options.device)
     service = Service(options.run, load, limits=limits, fixed=fixed)
     title = f"{app.title}: {service.run.name}"
-    return service, application(service, title=title, token=options.token, limits=limits)
+    return service, application(
+        service, title=title, token=options.token, limits=limits, pages=(pages.router,)
+    )
 
 
 def _config(answering: Any, limits: Limits, **settings: Any) -> uvicorn.Config:

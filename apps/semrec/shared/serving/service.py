@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 from genrec import Answer, Request
 
+from semrec.shared.explaining import ItemReasons, Question, explain
 from semrec.shared.serving.batching import Batcher, Way
 from semrec.shared.serving.metrics import Metrics
-from semrec.shared.serving.models import RecommendRequest
+from semrec.shared.serving.models import AnsweredRequest, ExplainRequest, RecommendRequest
 from semrec.shared.serving.options import Limits
 from semrec.shared.serving.refusals import RefusedError
 from semrec.shared.serving.served_run import LOAD_ERRORS, ServedRun
@@ -72,19 +74,9 @@ class Service:
             RefusedError: The run does not know what is named, or too many wait.
         """
         run = self.run
-        if request.ranking is not None and request.ranking not in run.rankings:
-            words = f"ranking must be one of {', '.join(run.rankings)}"
-            raise RefusedError(422, words)
         histories = request.histories or [request.history or []]
-        allow, deny = request.allow, request.deny
-        listed = [*(allow or ()), *deny]
         unknown_by_history = [_unknown(run, history) for history in histories]
-        unknown = _unknown(run, listed)
-        if request.unknown == "error":
-            for item_id in (*unknown, *(each for ids in unknown_by_history for each in ids)):
-                raise RefusedError(422, f"the run knows no item {item_id[:80]!r}")
-        allowed = None if allow is None else list(dict.fromkeys(allow))
-        denied = list(dict.fromkeys(deny))
+        allowed, denied, unknown = _wishes(run, request, unknown_by_history)
         answers = await self.batcher.answers(
             Way(
                 run=run,
@@ -103,6 +95,34 @@ class Service:
                 for answer, ids in zip(answers, unknown_by_history, strict=True)
             ],
             "unknown": unknown,
+        }
+
+    async def explain(self, request: ExplainRequest) -> dict[str, Any]:
+        """Where items stand after a history, and why, as `ExplainAnswer` has it.
+
+        Raises:
+            RefusedError: The run does not know what is named, or too many wait.
+        """
+        run, history = self.run, request.history
+        unknown_of_history = _unknown(run, history)
+        allowed, denied, unknown = _wishes(run, request, [unknown_of_history])
+        for item_id in request.items or ():
+            _row(run, item_id)
+        question = Question(
+            request=Request(history=history, allow=allowed, deny=denied),
+            top_k=request.top_k,
+            exclude_seen=request.exclude_seen,
+        )
+        explanation = await self.batcher.call(
+            lambda: explain(run.recommender(request.ranking), question, request.items)
+        )
+        return {
+            "run": run.name,
+            "ranking": request.ranking,
+            "items": [_explained(run, item) for item in explanation.items],
+            "left_out": [_explained(run, item) for item in explanation.left_out],
+            "unknown": list(dict.fromkeys([*unknown_of_history, *unknown])),
+            "popular": explanation.popular,
         }
 
     async def similar(self, item_id: str, top_k: int) -> dict[str, Any]:
@@ -197,6 +217,30 @@ def _row(run: ServedRun, item_id: str) -> int:
 def _unknown(run: ServedRun, item_ids: Iterable[str]) -> list[str]:
     """Those ids that the run does not know, each once."""
     return list(dict.fromkeys(item_id for item_id in item_ids if item_id not in run.rows))
+
+
+def _wishes(
+    run: ServedRun, request: AnsweredRequest, unknown_by_history: Sequence[Sequence[str]]
+) -> tuple[list[str] | None, list[str], list[str]]:
+    """What alone may be recommended, what must not, and those of both that the run does not know.
+
+    Raises:
+        RefusedError: There is no such ranking; or an id is unknown, which the request forbids.
+    """
+    if request.ranking is not None and request.ranking not in run.rankings:
+        raise RefusedError(422, f"ranking must be one of {', '.join(run.rankings)}")
+    unknown = _unknown(run, [*(request.allow or ()), *request.deny])
+    if request.unknown == "error":
+        for item_id in (*unknown, *(each for ids in unknown_by_history for each in ids)):
+            raise RefusedError(422, f"the run knows no item {item_id[:80]!r}")
+    allowed = None if request.allow is None else list(dict.fromkeys(request.allow))
+    return allowed, list(dict.fromkeys(request.deny)), unknown
+
+
+def _explained(run: ServedRun, item: ItemReasons) -> dict[str, Any]:
+    """An explained item, as `ExplainedItem` has it."""
+    reasons = dataclasses.asdict(item)
+    return {**run.item(run.rows[reasons.pop("item_id")]), **reasons}
 
 
 def _answered(run: ServedRun, answer: Answer, unknown: Sequence[str]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from genrec.next_item import NextItemLoss
     from genrec.padded import PaddedBeamSearch
+    from genrec.paths import kept_levels, path_log_probs
     from genrec.progress import TrainingEvent, rich_progress
     from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
     from genrec.recommender import DenseRecommender, Recommender
@@ -131,9 +132,11 @@ __all__ = [
     "in_batch_cross_entropy",
     "item_scores",
     "item_table",
+    "kept_levels",
     "load_backbone",
     "load_model",
     "load_weights",
+    "path_log_probs",
     "query_batches",
     "rank_histories",
     "rich_progress",
@@ -184,6 +187,7 @@ _MODULES = {
     ),
     "next_item": ("NextItemLoss",),
     "padded": ("PaddedBeamSearch",),
+    "paths": ("kept_levels", "path_log_probs"),
     "progress": ("TrainingEvent", "rich_progress"),
     "recipes": ("NextItemRecipe", "SequenceRecipe", "TrainingRecipe"),
     "recommender": ("DenseRecommender", "Recommender"),

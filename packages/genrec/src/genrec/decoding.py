@@ -106,12 +106,10 @@ def search(walk: Walk, *, num_beams: int, top_k: int) -> Ranked:
         return Ranked(
             items=prefixes.nodes.new_empty(0, top_k), scores=prefixes.scores.new_empty(0, top_k)
         )
-    for level in range(trie.num_levels):
-        candidates = walk.expand(level, prefixes)
-        width = top_k if level == trie.num_levels - 1 else num_beams
-        best = candidates.scores.topk(min(width, candidates.scores.shape[1]), dim=1)
-        if level < trie.num_levels - 1:
-            prefixes = candidates.pick(best.indices)
+    for level in range(trie.num_levels - 1):
+        prefixes = walk.expand(level, prefixes).best(num_beams)
+    candidates = walk.expand(trie.num_levels - 1, prefixes)
+    best = candidates.scores.topk(min(top_k, candidates.scores.shape[1]), dim=1)
     items = trie.leaf_items[candidates.nodes[candidates.place.gather(1, best.indices)]].long()
     items = items.masked_fill(best.values == -torch.inf, -1)
     missing = (0, top_k - items.shape[1])
@@ -148,7 +146,7 @@ def exact_scores(
     """
     if prefixes_at_once < 1:
         raise ValueError(f"prefixes_at_once must be at least 1, got {prefixes_at_once}")
-    _check_mode(model)
+    check_mode(model)
     check_rows("history", history, model.trie.num_items)
     with torch.autocast(history.device.type, enabled=False):
         walk = Walk(model, trie, model.encode(history), tables=tables)
@@ -187,7 +185,7 @@ def score_items(
         ValueError: The model is in training mode, the trie is not its, or `history` or `items`
             holds what is no item row.
     """
-    _check_mode(model)
+    check_mode(model)
     check_rows("history", history, model.trie.num_items)
     check_rows("items", items, trie.num_items)
     missing = items == trie.num_items
@@ -223,9 +221,14 @@ def check_beams(model: Seq2Seq, num_beams: int, top_k: int) -> None:
         raise ValueError(
             f"top_k must be at least 1 and at most num_beams, got {top_k} and {num_beams}"
         )
-    _check_mode(model)
+    check_mode(model)
 
 
-def _check_mode(model: Seq2Seq) -> None:
+def check_mode(model: Seq2Seq) -> None:
+    """Refuses a model in training mode.
+
+    Raises:
+        ValueError: It is in training mode.
+    """
     if model.training:
         raise ValueError("model must be in eval mode, got training mode: call model.eval()")

@@ -57,6 +57,10 @@ class Candidates:
             [beam_rows(entry, beams) for entry in self.past],
         )
 
+    def best(self, count: int) -> Prefixes:
+        """Returns the candidates of the highest scores, at most as many as there are."""
+        return self.pick(self.scores.topk(min(count, self.scores.shape[1]), dim=1).indices)
+
 
 class Walk:
     """One batch of histories on their way down the trie."""
@@ -154,14 +158,21 @@ class Walk:
             yield from self.subtrees(level + 1, chunk, at_once)
 
     def score(self, items: Int[Tensor, "users m"]) -> Float[Tensor, "users m"]:
-        """Returns log p(item | history) of some items; prefixes that they share are computed once.
+        """Returns log p(item | history) of some items, as `score_paths` does."""
+        return self.score_paths(items)[..., -1]
+
+    def score_paths(self, items: Int[Tensor, "users m"]) -> Float[Tensor, "users m levels"]:
+        """Returns log p(prefix | history) of every prefix of the codes of some items.
+
+        Prefixes that the items share are computed once.
 
         Args:
             items: Item rows; several of a user may be alike.
         """
         if not items.numel():
-            return torch.empty(items.shape, device=items.device)
+            return torch.empty(*items.shape, self.trie.num_levels, device=items.device)
         paths, prefixes = self.trie.paths(items), self.start()  # [users, m, levels]
+        scores_by_level = []
         beam = torch.zeros_like(items)  # [users, m], the prefix that each item goes on from
         user = torch.arange(len(items), device=items.device)[:, None]  # [users, 1]
         for level in range(self.trie.num_levels):
@@ -171,6 +182,7 @@ class Walk:
             # that of their positions among all children.
             first = self.trie.first_child(level, prefixes.nodes.gather(1, beam))  # [users, m]
             scores = log_probs[children.offsets[user * width + beam] + nodes - first]  # [users, m]
+            scores_by_level.append(scores)
             # Items that share a node become one prefix of the next level: sorted, equal nodes are
             # neighbours, and counting the changes numbers the distinct ones from 0.
             nodes, order = nodes.sort(dim=1, stable=True)  # [users, m]
@@ -187,7 +199,7 @@ class Walk:
                 [beam_rows(entry, above) for entry in past],
             )
             beam = torch.zeros_like(beam).scatter_(1, order, rank)  # [users, m], in items' order
-        return scores
+        return torch.stack(scores_by_level, dim=-1)
 
     def _settle(self, level: int, prefixes: Prefixes, beams: Tensor) -> Candidates:
         """Returns the only child of each of these prefixes, at no cost in score."""
