@@ -303,6 +303,8 @@ def test_it_fits_and_can_be_read(
     measured = page.evaluate(CONTRASTS)
     assert len(measured) > 60
     assert [each for each in measured if each[0] < 4.5] == []
+    page.evaluate("document.documentElement.style.setProperty('--muted', '#808080')")
+    assert min(contrast for contrast, _ in page.evaluate(CONTRASTS)) < 4.5  # it would be noticed
     dark_ground = (
         page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 21, 24)"
     )

@@ -296,7 +296,9 @@ def test_the_documentation_has_models_with_examples(run: Path, talking: Talking)
     document = asyncio.run(ask())
     assert set(document["paths"]) == {
         "/recommend",
+        "/explain",
         "/similar",
+        "/run",
         "/items",
         "/items/{item_id}",
         "/reload",
