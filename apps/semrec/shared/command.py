@@ -1,4 +1,4 @@
-"""The command line of an app: `run`, `demo`, `update`, `study` and `recommend`, as all three have.
+"""The command line of an app: `run`, `update`, `extend`, `recommend` and others, as all three have.
 
 Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
 `System` is imported when a command has checked what it can.
@@ -67,6 +67,7 @@ EmbeddingOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option(help="Decides all that is drawn")]
 DemoSeedOption = Annotated[int, typer.Option(help="Decides all that is drawn")]
 NowOption = Annotated[Path, typer.Option(help="Folder with all items and interactions of now")]
+ItemsOption = Annotated[Path, typer.Option(help="New items: .jsonl, .csv, either .gz, or .parquet")]
 UpdateConfigOption = Annotated[Path | None, typer.Option(help="TOML with the table [update]")]
 TrainOption = Annotated[
     bool, typer.Option("--train/--no-train", help="Train on, or only make room for what is new")
@@ -80,7 +81,7 @@ def run_app(app: App[Any, Any]) -> None:
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
-    """The commands `run`, `demo`, `update`, `study` and `recommend` of an app."""
+    """The commands of an app."""
     commands = typer.Typer(
         help=f"{app.title}: from items and interactions to recommended item ids.",
         no_args_is_help=True,
@@ -122,6 +123,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
     ) -> None:
         """Go on from a complete run, which stays as it is, with the data of now."""
         app.show(app.open_update(run, data, out, load_update(config, train=train), device))
+
+    @commands.command()
+    def extend(
+        run: RunOption, items: ItemsOption, out: OutOption, device: DeviceOption = "auto"
+    ) -> None:
+        """Make room for new items between two updates: a run that can recommend them at once."""
+        from semrec.shared.extending import extend as make_room
+
+        make_room(app, run, items, out, device)
 
     @commands.command(cls=_study_command(app), help=STUDY_HELP)
     def study(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from evalrec import Queries, Report
@@ -49,6 +49,9 @@ class UpdateStages(Pipeline[Config]):
         update: What is done.
         news: What is new in the data.
     """
+
+    ranks_new: ClassVar[str]
+    """By what the parts rank new items until they are trained on, in words."""
 
     old: Pipeline[Any]
     update: Update
