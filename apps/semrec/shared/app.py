@@ -163,6 +163,8 @@ class App(Generic[C, P]):
         out: Path,
         update: Update,
         device: str,
+        *,
+        extends: bool = False,
     ) -> P:
         """Begins or continues a run that goes on from another with other data.
 
@@ -173,6 +175,7 @@ class App(Generic[C, P]):
             out: Of the new run.
             update: What is done.
             device: As `choose_device` takes it.
+            extends: Whether new items alone are new, and stand after all others.
 
         Raises:
             ExperimentError: The run cannot be updated, or not with these data; or `out` is the run
@@ -212,6 +215,7 @@ class App(Generic[C, P]):
             old=present,
             update=update,
             news=news,
+            extends=extends,
         )
         return pipeline
 

@@ -51,7 +51,8 @@ def extend(app: App[Any, Any], run: Path, items: Path, out: Path, device: str) -
     def read(old: Pipeline[Any], screen: Screen) -> Data:
         return kept_and_new(old, items, screen)
 
-    pipeline = app.open_grown(run, read, f"--items {items}", out, Update(train=False), device)
+    place, update = f"--items {items}", Update(train=False)
+    pipeline = app.open_grown(run, read, place, out, update, device, extends=True)
     app.complete(pipeline)
     typer.echo(visible(sentence(pipeline)))
     typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
