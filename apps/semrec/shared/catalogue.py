@@ -54,9 +54,10 @@ def contents(catalog: Catalog) -> list[str]:
 
 
 def _rows(catalog: Catalog) -> Iterator[dict[str, object]]:
-    """The fields of each item, None where it lacks one."""
+    """The fields of each item, None where it lacks one or has bytes."""
     for row in range(len(catalog)):
-        yield {name: values[row] for name, values in catalog.fields.items()}
+        fields = {name: values[row] for name, values in catalog.fields.items()}
+        yield {name: None if type(value) is bytes else value for name, value in fields.items()}
 
 
 def _json(values: dict[str, object]) -> str:
