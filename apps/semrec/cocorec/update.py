@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from evalrec import Report
 from genrec import load_weights
@@ -32,6 +32,8 @@ class UpdatePipeline(AnsweringUpdate[Config], CoCoRecPipeline):
     Attributes:
         old: The run that it goes on from, reopened.
     """
+
+    ranks_new: ClassVar[str] = "CoCoRec ranks them by codes and content"
 
     old: CoCoRecPipeline
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from evalrec import Candidates, Choice, Queries, Report
@@ -48,6 +48,8 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
     Attributes:
         old: The run that it goes on from, reopened.
     """
+
+    ranks_new: ClassVar[str] = "generation ranks them by codes and content, stage I by content"
 
     old: PRORecPipeline
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import typer
 
 from semrec.shared.configuration import build_config, load_config
-from semrec.shared.data import AppConfig, read_data
+from semrec.shared.data import AppConfig, Data, read_data
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import content_hash
 from semrec.shared.run import Run, check_out
@@ -140,7 +140,7 @@ class App(Generic[C, P]):
         )
 
     def open_update(self, old: Path, folder: Path, out: Path, update: Update, device: str) -> P:
-        """Reads the data of now and begins or continues an update.
+        """Reads the data of now and begins or continues an update; raises what `open_grown` does.
 
         Args:
             old: A complete run; it is read alone.
@@ -148,6 +148,34 @@ class App(Generic[C, P]):
             out: Of the update.
             update: What is done.
             device: As `choose_device` takes it.
+        """
+
+        def read(present: P, screen: Screen) -> Data:
+            return read_data(folder, present.config.columns, screen)
+
+        return self.open_grown(old, read, f"--data {folder}", out, update, device)
+
+    def open_grown(
+        self,
+        old: Path,
+        read: Callable[[P, Screen], Data],
+        place: str,
+        out: Path,
+        update: Update,
+        device: str,
+        *,
+        extends: bool = False,
+    ) -> P:
+        """Begins or continues a run that goes on from another with other data.
+
+        Args:
+            old: A complete run; it is read alone.
+            read: Reads the data of now, all of them; called with the old run.
+            place: What the data are called in a refusal.
+            out: Of the new run.
+            update: What is done.
+            device: As `choose_device` takes it.
+            extends: Whether new items alone are new, and stand after all others.
 
         Raises:
             ExperimentError: The run cannot be updated, or not with these data; or `out` is the run
@@ -160,11 +188,11 @@ class App(Generic[C, P]):
         updating = self.system().updating
         config = updating.config(present.config, old)
         screen = Screen()
-        data = read_data(folder, config.columns, screen)
+        data = read(present, screen)
         from semrec.shared.environment import note_environment
         from semrec.shared.news import tested_on_new, what_is_new
 
-        news = what_is_new(data, present, f"--data {folder}")
+        news = what_is_new(data, present, place)
         inputs = [*data.files, *config.check(data)]
         run = Run.begin(
             out,
@@ -187,6 +215,7 @@ class App(Generic[C, P]):
             old=present,
             update=update,
             news=news,
+            extends=extends,
         )
         return pipeline
 

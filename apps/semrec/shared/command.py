@@ -80,6 +80,7 @@ EmbeddingOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option(help="Decides all that is drawn")]
 DemoSeedOption = Annotated[int, typer.Option(help="Decides all that is drawn")]
 NowOption = Annotated[Path, typer.Option(help="Folder with all items and interactions of now")]
+ItemsOption = Annotated[Path, typer.Option(help="New items: .jsonl, .csv, either .gz, or .parquet")]
 UpdateConfigOption = Annotated[Path | None, typer.Option(help="TOML with the table [update]")]
 TrainOption = Annotated[
     bool, typer.Option("--train/--no-train", help="Train on, or only make room for what is new")
@@ -136,6 +137,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
     ) -> None:
         """Go on from a complete run, which stays as it is, with the data of now."""
         app.show(app.open_update(run, data, out, load_update(config, train=train), device))
+
+    @commands.command()
+    def extend(
+        run: RunOption, items: ItemsOption, out: OutOption, device: DeviceOption = "auto"
+    ) -> None:
+        """Make room for new items between two updates: a run that can recommend them at once."""
+        from semrec.shared.extending import extend as make_room
+
+        make_room(app, run, items, out, device)
 
     @commands.command(cls=_study_command(app), help=STUDY_HELP)
     def study(

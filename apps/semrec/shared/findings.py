@@ -68,8 +68,8 @@ def complete_run(
     Returns:
         The test's reports: the model, what it is compared with, the floors.
     """
-    stages: list[Stage[Any]] = [pipeline.items, pipeline.users, *pipeline.stages()]
-    for stage in stages:
+    kept: list[Stage[Any]] = [pipeline.items, pipeline.users, pipeline.catalogue]
+    for stage in (*kept, *pipeline.stages()):
         stage.complete()
     reports, findings = pipeline.reports(), find(pipeline)
     write_json(pipeline.run.path / "metrics.json", metrics(pipeline, reports) | findings.metrics)

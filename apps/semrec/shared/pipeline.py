@@ -13,9 +13,10 @@ import torch
 from evalrec import Report
 from genrec import Answers
 from jaxtyping import Float, Int
-from semtok import SemanticIds
+from semtok import Catalog, SemanticIds
 from torch import Tensor
 
+from semrec.shared.catalogue import catalogue_stage
 from semrec.shared.diversity import Grouping
 from semrec.shared.errors import ExperimentError
 from semrec.shared.floor_recommender import FloorRecommender
@@ -141,6 +142,24 @@ class Pipeline(Setting[Config], ABC):
                 "command that began it adds what is missing"
             )
         return self.users.result()
+
+    @cached_property
+    def catalogue(self) -> Stage[Catalog]:
+        """The stage "catalogue": the items with all their fields."""
+        return catalogue_stage(self)
+
+    def kept_catalogue(self) -> Stage[Catalog]:
+        """What the run keeps of its catalogue.
+
+        Raises:
+            ExperimentError: It is a run of an older version, and keeps nothing.
+        """
+        if not (self.catalogue.is_complete or self.run.may_fill):
+            raise ExperimentError(
+                f"{self.run.path} keeps no catalogue, since an older version made it: the command "
+                "that began it adds what is missing"
+            )
+        return self.catalogue
 
     def codes(self) -> SemanticIds | None:
         """The items' semantic IDs; None where the system has none."""

@@ -164,6 +164,7 @@ def floors_stage(
     *,
     reads: tuple[str, ...],
     chosen: Callable[[], Mapping[str, Mapping[str, float]]] | None = None,
+    kept: Callable[[], Mapping[str, ItemToItemFloor]] = dict,
 ) -> Stage[dict[str, Report]]:
     """The stage "floors": what any model must beat, parameters picked on validation.
 
@@ -172,6 +173,7 @@ def floors_stage(
         fields: The catalogue's fields that make an item's text.
         reads: What of the configuration says which these are.
         chosen: Gives the floors' parameters; None picks them on validation.
+        kept: Gives floors of fewer items, the first ones, by name: what they say of pairs stays.
 
     Returns:
         A stage whose result is the test's report of each floor, by its name. It keeps the floors
@@ -185,9 +187,11 @@ def floors_stage(
                 floors = fit_floors(data.split, data.texts(fields), progress=bar.update)
             else:
                 floors = recount_floors(data.split, chosen(), data.texts(fields))
-        parameters, validation = {}, {}
+        parameters, validation, old = {}, {}, kept()
         with screen.bar("floors, test") as bar:
             for number, (name, floor) in enumerate(floors.items()):
+                if isinstance(floor, ItemToItemFloor) and name in old:
+                    floor = floor.keeping(old[name])
                 report = evaluate(
                     data.split.test, floor.score, ks=setting.config.evaluation.ks, name=name
                 )
@@ -236,9 +240,9 @@ def floor_ndcg(pipeline: Pipeline[Any], mode: str) -> dict[str, float]:
 def kept_floors(
     floors: Stage[dict[str, Report]], names: Sequence[str]
 ) -> dict[str, ItemToItemFloor]:
-    """Those of "graph", "text" and "graph + text" that are named and that the stage has fitted.
+    """Those of the floors that are named and that the stage has fitted; popularity is none of them.
 
-    Items without texts have the first alone.
+    Items without texts have no "text" and no "graph + text".
     """
     fitted = floors.complete()["parameters"]
     return {name: ItemToItemFloor.load(floors.file(name)) for name in names if name in fitted}

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from evalrec import Queries, Report
+from evalrec import ItemToItemFloor, Queries, Report
 from genrec import PairBatches, SequenceBatches, SequenceRecipe, TrainingRecipe
 from semtok import Catalog, EmbeddingSource, Tokenizer, embedding_source, is_stored, load_source
 
@@ -27,7 +27,14 @@ from semrec.shared.files import load_array, save_array
 from semrec.shared.news import News, Samples
 from semrec.shared.pipeline import Pipeline
 from semrec.shared.stage import Config, Facts, Stage
-from semrec.shared.stages import Vectors, content_digests, floors_stage, keep_source
+from semrec.shared.stages import (
+    Vectors,
+    content_digests,
+    floors_stage,
+    keep_source,
+    kept_floor_names,
+    kept_floors,
+)
 from semrec.shared.training import DenseTraining, train_dense
 from semrec.shared.update_config import Update
 
@@ -48,11 +55,16 @@ class UpdateStages(Pipeline[Config]):
         old: The run that it goes on from, reopened.
         update: What is done.
         news: What is new in the data.
+        extends: Whether new items alone are new, and stand after all others.
     """
+
+    ranks_new: ClassVar[str]
+    """By what the parts rank new items until they are trained on, in words."""
 
     old: Pipeline[Any]
     update: Update
     news: News
+    extends: bool = False
 
     def stages(self) -> tuple[Stage[Any], ...]:
         """The stages of a run, and "update": the answers beside those of the old run."""
@@ -151,6 +163,14 @@ class UpdateStages(Pipeline[Config]):
             self.text_fields,
             reads=self.reads_text_fields,
             chosen=lambda: self.old.floors.complete()["parameters"],
+            kept=self._kept_floors if self.extends else dict,
+        )
+
+    def _kept_floors(self) -> dict[str, ItemToItemFloor]:
+        """The old run's floors, those that it keeps: they stay what they were."""
+        stage = self.old.floors
+        return kept_floors(
+            stage, [name for name in kept_floor_names(stage) if name != "popularity"]
         )
 
     # Training: from the old weights, by the budget of an update.

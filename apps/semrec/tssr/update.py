@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from evalrec import Report
@@ -42,6 +43,10 @@ class UpdatePipeline(AnsweringUpdate[Config], TSSRPipeline):
     Attributes:
         old: The run that it goes on from, reopened.
     """
+
+    ranks_new: ClassVar[str] = (
+        "TSSR ranks them by content, from which their rows of the id table start"
+    )
 
     old: TSSRPipeline
 

@@ -323,6 +323,24 @@ def test_floors_are_counted_anew_with_the_parameters_that_were_chosen(synthetic,
         recount_floors(split, chosen)
 
 
+def test_a_floor_of_more_items_keeps_what_another_says() -> None:
+    """New words and neighbours change all similarities of texts; pairs of old items stay."""
+    draw = np.random.default_rng(0)
+    words = [" ".join(draw.choice(list("abcdefgh"), size=4)) for _ in range(9)]
+    old, new = (
+        ItemToItemFloor(matrix=text_neighbours(texts), last_items=3, decay=0.5)
+        for texts in (words[:6], words)
+    )
+    both = new.keeping(old)
+    expected = new.matrix.toarray()
+    assert not np.allclose(expected[:6, :6], old.matrix.toarray())
+    expected[:6, :6] = old.matrix.toarray()
+    assert np.array_equal(both.matrix.toarray(), expected)
+    assert (both.last_items, both.decay) == (3, 0.5)
+    with pytest.raises(ValueError, match="old must have at most 6 items, got 9"):
+        old.keeping(new)
+
+
 def test_a_saved_floor_scores_the_same(synthetic, fitted, tmp_path):
     histories = leave_one_out(synthetic[2]).test.histories[:50]
     floors = {

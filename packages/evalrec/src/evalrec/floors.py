@@ -118,6 +118,27 @@ class ItemToItemFloor:
         )
         return torch.from_numpy((weights @ self.matrix).toarray())
 
+    def keeping(self, old: ItemToItemFloor) -> ItemToItemFloor:
+        """This floor with what another says of the pairs of its items in place of what this does.
+
+        Args:
+            old: Of fewer items, which are the first here; such as of a catalogue to which items
+                were added, whose words would make others of all similarities.
+
+        Raises:
+            ValueError: If it has more items than this.
+        """
+        num_old, num_items = old.matrix.shape[0], self.matrix.shape[0]
+        if num_old > num_items:
+            raise ValueError(f"old must have at most {num_items} items, got {num_old}")
+        entries, kept = self.matrix.tocoo(), old.matrix.tocoo()
+        is_new = (entries.row >= num_old) | (entries.col >= num_old)
+        rows = np.concatenate([entries.row[is_new], kept.row])
+        columns = np.concatenate([entries.col[is_new], kept.col])
+        values = np.concatenate([entries.data[is_new], kept.data])
+        matrix = sparse.csr_array((values, (rows, columns)), shape=self.matrix.shape)
+        return replace(self, matrix=matrix)
+
     def save(self, folder: str | Path) -> None:
         """Write the floor to a folder, whole or not at all; the same floor writes the same bytes.
 

@@ -1,0 +1,166 @@
+"""Between two updates: a run that makes room for new items, without interactions and training.
+
+It is an update whose data of now are what the run keeps, its catalogue and its users' histories,
+and the new items after all others. Published codes stay, the new items get free ones, and what
+knows items by their content can recommend them at once. Beyond the papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import typer
+from evalrec import Interactions, leave_one_out
+from semtok import Catalog, read_catalog
+
+from semrec.shared.catalogue import CATALOGUE_FILE, contents
+from semrec.shared.data import Data
+from semrec.shared.errors import ExperimentError
+from semrec.shared.screen import Screen
+from semrec.shared.text import visible
+from semrec.shared.update_config import Update
+
+if TYPE_CHECKING:
+    from semrec.shared.app import App
+    from semrec.shared.pipeline import Pipeline
+    from semrec.shared.updating import UpdateStages
+
+_BY_WORDS = ("text", "graph + text")
+"""The floors that know an item nobody has had."""
+
+
+def extend(app: App[Any, Any], run: Path, items: Path, out: Path, device: str) -> None:
+    """Makes room for new items in a run that goes on from another, and says what ranks them.
+
+    Args:
+        app: Of the run.
+        run: A complete run; it is read alone.
+        items: The new items: a file as `semtok.read_catalog` reads it.
+        out: Of the new run.
+        device: As `choose_device` takes it.
+
+    Raises:
+        CatalogError: The items cannot be read, or not be embedded.
+        ExperimentError: The run cannot grow, an item is no new one, or `out` holds something else.
+    """
+
+    def read(old: Pipeline[Any], screen: Screen) -> Data:
+        return kept_and_new(old, items, screen)
+
+    place, update = f"--items {items}", Update(train=False)
+    pipeline = app.open_grown(run, read, place, out, update, device, extends=True)
+    app.complete(pipeline)
+    typer.echo(visible(sentence(pipeline)))
+    typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
+
+
+def kept_and_new(old: Pipeline[Any], items: Path, screen: Screen) -> Data:
+    """The data that a run keeps, with new items after its own.
+
+    Args:
+        old: The run, reopened.
+        items: The file of the new items.
+        screen: Told how many there are.
+
+    Raises:
+        CatalogError: The items cannot be read.
+        ExperimentError: The run keeps no catalogue, or an item is no new one.
+    """
+    if not items.is_file():  # twice it is read, to be hashed as well
+        raise ExperimentError(f"--items must be a file, got {items}")
+    catalogue, users = old.kept_catalogue(), old.kept_users()
+    kept = catalogue.result()
+    read = read_catalog(items, id_column=old.config.columns.catalog_item)
+    catalog, num_known = with_new(kept, read, f"--items {items}", old.run.path)
+    interactions = kept_interactions(users.histories, catalog.item_ids)
+    known = f", {num_known:,} that the run has already passed over" if num_known else ""
+    screen.say(f"items: {len(catalog) - len(kept):,} new{known}")
+    return Data(
+        catalog=catalog,
+        interactions=interactions,
+        split=leave_one_out(interactions),
+        files=(catalogue.file(CATALOGUE_FILE), users.histories, items),
+    )
+
+
+def with_new(kept: Catalog, read: Catalog, place: str, run: Path) -> tuple[Catalog, int]:
+    """A catalogue with new items after its own, and how many of them it had already.
+
+    Args:
+        kept: The run's.
+        read: The new items. Those that the run has with the same fields are passed over.
+        place: What they are called in a refusal.
+        run: The run's folder.
+
+    Raises:
+        ExperimentError: The run has an item of one of these ids with other fields, or all of them.
+    """
+    rows = {item_id: row for row, item_id in enumerate(kept.item_ids)}
+    known = [row for row, item_id in enumerate(read.item_ids) if item_id in rows]
+    if known:
+        there = contents(kept.take([rows[read.item_ids[row]] for row in known]))
+        for row, before, now in zip(known, there, contents(read.take(known)), strict=True):
+            if before != now:
+                raise ExperimentError(
+                    f"{place} must hold new items, got {read.item_ids[row]!r}, which {run} has "
+                    "with other fields: leave it out, the next update reads what has changed"
+                )
+    if len(known) == len(read):
+        raise ExperimentError(f"{place} must hold new items, got {len(read):,} that {run} has")
+    new = read.take([row for row, item_id in enumerate(read.item_ids) if item_id not in rows])
+    fields = {
+        name: [*_values(kept, name), *_values(new, name)]
+        for name in dict.fromkeys([*kept.fields, *new.fields])
+    }
+    ids = [*kept.item_ids, *new.item_ids]
+    return Catalog(item_ids=ids, fields=fields, folder=kept.folder), len(known)
+
+
+def _values(catalog: Catalog, name: str) -> Sequence[object]:
+    return catalog.fields.get(name, [None] * len(catalog))
+
+
+def kept_interactions(histories: Path, item_ids: Sequence[str]) -> Interactions:
+    """The interactions that a run was made of, in their order.
+
+    Args:
+        histories: As `KeptUsers` says.
+        item_ids: The run's, and those of new items after them.
+    """
+    with histories.open("rb") as file:
+        table = pl.read_parquet(file)
+    lengths = table["items"].list.len().to_numpy()
+    return Interactions(
+        users=np.repeat(np.arange(table.height), lengths),
+        items=table["items"].explode().to_numpy(),
+        timestamps=table["times"].explode().to_numpy(),
+        user_ids=tuple(table["user"]),
+        item_ids=tuple(item_ids),
+    )
+
+
+def sentence(pipeline: UpdateStages[Any]) -> str:
+    """How many items are new, how far they are from their codes, and what ranks them by what."""
+    floors = list(pipeline.floors.complete()["parameters"])
+    by_words = [name for name in floors if name in _BY_WORDS]
+    others = [name for name in floors if name not in _BY_WORDS]
+    drift = pipeline.drift().get("drift_words")
+    parts = [
+        f"{int(pipeline.news.is_new.sum()):,} new items",
+        *([drift] if drift else []),
+        f"until the next update {pipeline.ranks_new}",
+        *([f"the floors {_listed(by_words)} by their words"] if by_words else []),
+        f"{_listed(others)} know no purchase of them and rank them last",
+    ]
+    if pipeline.answers_by is not None:
+        parts.append(f"recommend answers by {pipeline.answers_by}")
+    return "; ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
