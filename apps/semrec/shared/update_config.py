@@ -27,7 +27,7 @@ class Update:
     train: bool = True
     epochs_one: int = 2
     epochs_two: int = 1
-    rate: float = 0.2
+    rate: float = 1.0
     old_share: float = 1.0
     test_users: int = 2000
     refit_above: float = 1.5
