@@ -5,8 +5,15 @@ set -eu
 repository=$(cd "$1" && pwd) run=$(cd "$2" && pwd)
 work=$(mktemp -d)
 port=${PORT:-8099}
-stop() { if [ -n "${server:-}" ]; then $server || true; fi; rm -rf "$work"; }
-trap stop EXIT INT TERM
+server= process=
+stop() {
+    if [ -n "$server" ]; then $server > /dev/null 2>&1 || true; fi
+    if [ -n "$process" ]; then wait "$process" 2> /dev/null || true; fi
+    chmod -R u+w "$work"
+    rm -rf "$work"
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
 head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$work/token"
 chmod 644 "$work/token"
 
@@ -24,20 +31,26 @@ else
     chmod -R a-w "$work/run-folder"
     cd "$work"
     "$work/venv/bin/prorec" serve --run "$work/run-folder" --port "$port" --token-file "$work/token" &
-    server="kill $!"
+    process=$!
+    server="kill $process"
     how="in a virtual environment"
 fi
 
-python3 - "$port" "$work/token" << 'PYTHON'
-import json, sys, time, urllib.error, urllib.request
+python3 - "$port" "$work/token" "$process" << 'PYTHON'
+import json, os, sys, time, urllib.error, urllib.request
 
-port, token = sys.argv[1], open(sys.argv[2]).read()
+port, token, process = sys.argv[1], open(sys.argv[2]).read(), sys.argv[3]
 start = time.monotonic()
 while True:
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2)
         break
-    except (OSError, urllib.error.URLError):
+    except OSError:
+        if process:
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                sys.exit("the service ended before it answered")
         if time.monotonic() - start > 120:
             sys.exit("the service did not answer /ready within 120 seconds")
         time.sleep(0.2)
@@ -53,6 +66,14 @@ def ask(path, body):
     return json.load(urllib.request.urlopen(request, timeout=30))
 
 
+right, token = token, "wrong" * 8
+try:
+    ask("/recommend", {"history": []})
+    sys.exit("a wrong token was answered")
+except urllib.error.HTTPError as error:
+    if error.code != 401:
+        sys.exit(f"a wrong token was answered with {error.code}, not 401")
+token = right
 answer = ask("/recommend", {"history": [], "top_k": 3})
 print(json.dumps(answer, ensure_ascii=False)[:300])
 items = [item for each in answer["answers"] for item in each["items"]]

@@ -219,8 +219,12 @@ def _grouped_logsumexp(
 
 def main() -> None:
     """Prints the answer to a history of item ids by commas."""
-    (history,) = sys.argv[1:] or [""]
-    for item_id, score in Generator(Path(__file__).parent).recommend(history.split(",")):
+    if len(sys.argv) != 2:
+        sys.exit("usage: python recommend.py ID,ID,...  (item ids, oldest first)")
+    generator, history = Generator(Path(__file__).parent), sys.argv[1].split(",")
+    if not any(item_id in generator.rows for item_id in history):
+        print("no item of the history is known: these are the popular items", file=sys.stderr)  # noqa: T201
+    for item_id, score in generator.recommend(history):
         print(f"{item_id}\t{score:.3f}")  # noqa: T201
 
 

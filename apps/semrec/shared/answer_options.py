@@ -114,7 +114,11 @@ class AnswerOptions:
         if sum(part is not None for part in (self.history, self.source, self.users)) != 1:
             raise typer.BadParameter("give one of --history, --input and --users")
         if (self.history is None) != (self.output is not None):
-            raise typer.BadParameter("--output goes with --input and --users, and they with it")
+            raise typer.BadParameter(
+                "--history is answered on the screen: --output is for --input and --users"
+                if self.history is not None
+                else "--input and --users need --output, the file that is written"
+            )
         if self.interactions is not None and self.users is None:
             raise typer.BadParameter("--interactions goes with --users")
         if self.per_group is not None and self.diversify is None:

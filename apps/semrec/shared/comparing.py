@@ -126,8 +126,9 @@ def reached(queries: Queries, lists: Lists) -> dict[str, float]:
 def sentence(facts: Mapping[str, Any]) -> str:
     """What an update changed, in one line."""
     before, now = (decimal(facts[name][f"ndcg@{TOP}"]) for name in ("old", "new"))
+    gone = f", {facts['removed_items']:,} gone" if facts["removed_items"] else ""
     return (
-        f"{facts['items']:,} items, {facts['new_items']:,} new; overlap of top {TOP}: "
+        f"{facts['items']:,} items, {facts['new_items']:,} new{gone}; overlap of top {TOP}: "
         f"{100 * facts['overlap']:.0f} %; NDCG@{TOP} {before} to {now} on {_purchases(facts)}"
         f"{refit_words(facts)}"
     )

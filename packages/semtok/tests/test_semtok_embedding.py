@@ -397,6 +397,8 @@ def test_a_model_is_used_with_its_own_prompt_and_similarity(
     kept /= np.linalg.norm(kept, axis=1, keepdims=True)
     np.testing.assert_allclose(other.embed_texts(texts), kept, atol=1e-5)
     assert len({source.fingerprint, other.fingerprint, embedder.fingerprint}) == 3
+    with pytest.raises(ValueError, match="truncate_dim must be at most 384, the dimensions of"):
+        TextEmbedding(truncate_dim=385).embed_texts(texts)
     for number, each in enumerate((source, other)):
         each.save(tmp_path / str(number))
         assert load_source(tmp_path / str(number)) == each

@@ -230,6 +230,11 @@ class TextEmbedding:
             torch.autocast(kind, dtype=torch.bfloat16) if bf16 else nullcontext(),
         ):
             vectors = self._encoder(features)["sentence_embedding"].float()
+            if self._kept_dim is not None and self._kept_dim > vectors.shape[1]:
+                raise ValueError(
+                    f"truncate_dim must be at most {vectors.shape[1]}, the dimensions of "
+                    f"{self.model!r}, got {self._kept_dim}"
+                )
             vectors = vectors[:, : self._kept_dim]
             if self._is_normalized:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
