@@ -198,6 +198,10 @@ class Run:
                 with self._lock(name, folder):
                     if not self.is_complete(name):  # another process may have been at it
                         return self._fill(name, folder, fill, before)
+        elif any(path.name.startswith(".") for path in folder.iterdir()):
+            # Killed between giving "stage.json" its name and removing what it was written in.
+            with writing(folder), self._lock(name, folder):
+                clear_leftovers(folder)
         self._tell(name, "complete, kept")
         return self.facts(name)
 

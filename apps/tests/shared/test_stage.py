@@ -354,6 +354,18 @@ def test_what_an_interrupted_try_was_writing_is_swept(setting: Setting[Any]) -> 
     assert list(read_json(folder / "stage.json")["files"]) == ["letters"]
 
 
+def test_what_a_kill_left_beside_a_complete_stage_is_swept(setting: Setting[Any]) -> None:
+    """As between the name of "stage.json" and the end of the folder that it was written in."""
+    steps = Steps(setting)
+    steps.text.complete()
+    folder = setting.run.path / steps.text.folder_name
+    (folder / ".stage.json.0123456789abcdef.evalrec-part").mkdir()
+    again = Steps(setting)
+    assert again.text.complete()["letter"] == "t"
+    assert again.filled == []
+    assert [path.name for path in folder.glob(".*")] == []
+
+
 def test_a_full_disk_in_a_stage_names_its_folder(setting: Setting[Any]) -> None:
     def during(_: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
