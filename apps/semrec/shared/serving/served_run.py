@@ -15,12 +15,23 @@ from jaxtyping import Float, Int
 from semrec.shared.app import App
 from semrec.shared.errors import ExperimentError
 from semrec.shared.pipeline import Pipeline
+from semrec.shared.run import Run
 from semrec.shared.serving.refusals import RefusedError
 
 LOAD_ERRORS = (ExperimentError, ArtifactError, ValueError, OSError)
 """What a folder raises that is not that of a complete run, or is damaged."""
 
 T = TypeVar("T")
+
+
+def check_files(run: Run) -> None:
+    """Reads every file of a run's stages, and holds its digest against the one that was noted.
+
+    Raises:
+        ExperimentError: A file is damaged.
+    """
+    for stage in sorted(run.path.glob("*/stage.json")):
+        run.checked(stage.parent.name)
 
 
 class ServedRun:
@@ -42,8 +53,7 @@ class ServedRun:
         self.path, self.name = path, path.resolve().name
         self.app = run.app
         self._pipeline, self._digest = pipeline, run.digest
-        for stage in sorted(run.path.glob("*/stage.json")):
-            run.checked(stage.parent.name)
+        check_files(run)
         self._loaders = pipeline.recommenders()
         self._recommenders: dict[str | None, Answers] = {None: pipeline.recommender()}
         self.item_ids = pipeline.item_ids
