@@ -23,6 +23,7 @@ from semrec.shared.screen import Screen
 from semrec.shared.serving import pages
 from semrec.shared.serving.application import application
 from semrec.shared.serving.options import Limits, ServeOptions
+from semrec.shared.serving.refusals import guide_of
 from semrec.shared.serving.served_run import LOAD_ERRORS, ServedRun, check_files
 from semrec.shared.serving.service import Service
 
@@ -97,7 +98,8 @@ def _config(answering: Any, limits: Limits, **settings: Any) -> uvicorn.Config:
 def _say_where(options: ServeOptions, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
-    Screen().say(f"serving {options.run} at http://{host}:{port} (/docs tells how); Ctrl-C ends")
+    guide = guide_of(has_token=options.token is not None)
+    Screen().say(f"serving {options.run} at http://{host}:{port} ({guide} tells how); Ctrl-C ends")
 
 
 class _Server(uvicorn.Server):
@@ -128,13 +130,10 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._rereading.discard)
 
     async def _reread(self) -> None:
-        screen = Screen()
         try:
-            run = await self.service.reread()
+            await self.service.reread()
         except LOAD_ERRORS as error:
-            screen.say(f"refused: {error}; {self.service.run.name} answers on as it was")
-        else:
-            screen.say(f"took over {run.path}: {len(run.item_ids):,} items")
+            Screen().say(f"refused: {error}; {self.service.run.name} answers on as it was")
 
 
 class _Supervisor(Multiprocess):
