@@ -158,6 +158,10 @@ class _Supervisor(Multiprocess):
         self._say_started, self._has_started = started, False
         self.has_failed = False
 
+    def init_processes(self) -> None:
+        """Starts the workers."""
+        self.processes = [self._begun() for _ in range(self.processes_num)]
+
     def keep_subprocess_alive(self) -> None:
         """Starts another worker for each that has ended; ends all if one cannot begin to answer."""
         for place, worker in enumerate(self.processes):
@@ -173,12 +177,21 @@ class _Supervisor(Multiprocess):
                 self.has_failed = True
                 self.should_exit.set()
             else:
-                self.processes[place] = Process(self.config, self.sockets)
-                self.processes[place].start()
+                self.processes[place] = self._begun()
         if not self._has_started and not self.should_exit.is_set():
             self._has_started = all(worker.is_ready(_PING_SECONDS) for worker in self.processes)
             if self._has_started:
                 self._say_started()
+
+    def _begun(self) -> Process:
+        """A worker that Ctrl-C, which reaches it too, does not end amid its imports."""
+        worker = Process(self.config, self.sockets)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            worker.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        return worker
 
 
 @dataclass(frozen=True, kw_only=True)
