@@ -71,7 +71,8 @@ class LoadedRun:
             return self.pipeline.recommender()
         recommenders = self.pipeline.recommenders()
         if name not in recommenders:
-            raise ExperimentError(f"name must be one of {', '.join(recommenders)}, got {name!r}")
+            names = ", ".join(map(repr, recommenders))
+            raise ExperimentError(f"name must be one of {names}, got {name!r}")
         return recommenders[name]()
 
     @property

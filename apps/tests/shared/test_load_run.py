@@ -87,7 +87,7 @@ def test_a_loaded_run_has_what_it_was_made_of(name: str, completed: OfApp, data:
     first = table["user_id"][0]
     had = table.filter(pl.col("user_id") == first).sort("timestamp")["item_id"].to_list()
     assert histories[first] == had
-    with pytest.raises(ExperimentError, match=r"name must be one of .*graph, .*got 'best'"):
+    with pytest.raises(ExperimentError, match=r"name must be one of .*'graph', .*got 'best'"):
         run.recommender("best")
 
 

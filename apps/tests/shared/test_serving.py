@@ -175,7 +175,9 @@ def test_beams_and_rankings_are_those_of_the_run(run: Path, talking: Talking) ->
     sentence = "num_beams must be left out: this ranking searches no beams"
     assert (beams.status_code, beams.json()) == (422, {"detail": sentence})
     assert ranking.status_code == 422
-    assert ranking.json()["detail"].startswith("ranking must be one of PRORec, PRORec, joined")
+    assert ranking.json()["detail"].startswith(
+        "ranking must be one of 'PRORec', 'PRORec, joined', "
+    )
 
 
 @pytest.mark.parametrize("name", ["prorec", "tssr"])
@@ -242,9 +244,12 @@ def test_items_by_id_and_by_words(run: Path, talking: Talking) -> None:
                 await client.get("/items", params={"query": word.upper(), "limit": 2}),
                 await client.get("/items", params={"query": f"e {word} O"}),
                 await client.get("/items", params={"query": "[.*"}),
+                await client.get("/items", params={"query": f" {ids[5].upper()} "}),
+                await client.get("/items", params={"query": ids[15][:-1], "limit": 100}),
+                await client.get("/items", params={"query": "i", "limit": 100}),
             ]
 
-    item, missing, some, several, none = asyncio.run(ask())
+    item, missing, some, several, none, by_id, by_part, by_sign = asyncio.run(ask())
     assert loaded.codes is not None
     codes = loaded.codes.codes[5].tolist()
     assert item.json() == {"id": ids[5], "title": titles[ids[5]], "codes": codes}
@@ -260,6 +265,12 @@ def test_items_by_id_and_by_words(run: Path, talking: Talking) -> None:
     ]
     assert [each["id"] for each in several.json()["items"]] == holding[:20]
     assert none.json() == {"items": [], "total": 0}
+    assert by_id.json() == {"items": [item.json()], "total": 1}
+    beginning = [each for each in ids if each.startswith(ids[15][:-1])]
+    assert 1 < len(beginning) < 20
+    assert [each["id"] for each in by_part.json()["items"]] == beginning
+    # Ids that begin with it and titles that hold it: none is listed twice.
+    assert sorted(each["id"] for each in by_sign.json()["items"]) == sorted(ids)
 
 
 def test_a_token_opens_all_but_two_paths(run: Path, talking: Talking) -> None:
@@ -311,7 +322,9 @@ def test_without_a_token_or_with_workers_nobody_reloads(run: Path, talking: Talk
     assert (response.status_code, response.json()) == (409, {"detail": "SIGHUP to process 7"})
 
 
-def test_a_run_is_taken_over_under_load(two_runs: tuple[Path, Path], talking: Talking) -> None:
+def test_a_run_is_taken_over_under_load(
+    two_runs: tuple[Path, Path], talking: Talking, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No request is lost, and each is answered by one of the runs alone."""
     loaded = {run.name: semrec.load_run(run, device="cpu") for run in two_runs}
     ids = loaded["first"].item_ids
@@ -347,6 +360,9 @@ def test_a_run_is_taken_over_under_load(two_runs: tuple[Path, Path], talking: Ta
         return responses
 
     responses = asyncio.run(ask())
+    assert capsys.readouterr().err.splitlines() == [
+        f"took over {two_runs[number].resolve()}: 100 items" for number in (1, 0, 1, 1)
+    ]
     names = set()
     for number, response in responses:
         assert response.status_code == 200
@@ -369,7 +385,10 @@ def test_no_other_folder_is_taken_over(
     content = bytearray(matrix.read_bytes())
     content[len(content) // 2] ^= 1
     matrix.write_bytes(content)
-    beyond = "run must be a folder under the one that holds the run that serve was given"
+    beyond = (
+        "run must be a folder under the one that holds the run that serve was given, "
+        "where links lead too"
+    )
     sentences = {
         "second": "matrix.npz is damaged",
         "other": "other holds a run of tssr, not of prorec",

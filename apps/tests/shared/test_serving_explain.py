@@ -192,7 +192,7 @@ def test_what_is_not_known_is_refused(completed: OfApp, talking: Talking) -> Non
     requests: dict[str, tuple[int, dict[str, Any]]] = {
         "the run knows no item 'x'": (404, {"history": [], "items": ["x"]}),
         "the run knows no item 'y'": (422, {"history": ["y"], "unknown": "error"}),
-        "ranking must be one of PRORec": (422, {"history": [], "ranking": "best"}),
+        "ranking must be one of 'PRORec', ": (422, {"history": [], "ranking": "best"}),
         "history is missing": (422, {"items": ["x"]}),
         "items must have at least 1 item": (422, {"history": [], "items": []}),
         "items must have at most 500 items": (422, {"history": [], "items": ["x"] * 501}),

@@ -21,6 +21,8 @@ import pytest
 
 import semrec
 from semrec.shared.errors import ExperimentError
+from semrec.shared.files import read_json, write_sealed
+from semrec.shared.seals import seal
 from semrec.shared.serving.options import ServeOptions
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,17 +34,28 @@ HEAD = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r
 
 
 @contextmanager
-def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process that serves, once it listens, and its port; what it says goes through a pipe."""
+def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that is going to serve; what it says goes through a pipe."""
     command = [sys.executable, APPS / "prorec.py", "serve", "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(
-        [*map(str, command), *map(str, arguments)], stderr=subprocess.PIPE, text=True
+        [*map(str, command), *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
-        yield process, int(re.search(r":(\d+) ", line(process))[1])  # type: ignore[index]
+        yield process
     finally:
-        process.kill()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@contextmanager
+def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that serves, once it listens, and its port."""
+    with started(*arguments) as process:
+        yield process, int(re.search(r":(\d+) ", line(process))[1])  # type: ignore[index]
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -123,6 +136,39 @@ def test_a_process_answers_reads_its_run_again_and_finishes_what_is_under_way(
         status, content = received(under_way)
         assert (status, ids(content)) == (200, answers[1][:3])
         assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_workers_begin_together_and_end_at_once(completed: OfApp) -> None:
+    arguments = ("--run", completed("prorec"), "--workers", 2)
+    with served(*arguments) as (process, port):
+        # The line that holds the port is said when both answer.
+        assert httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    with started(*arguments) as process:
+        assert process.stderr is not None
+        time.sleep(5)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does, which reaches the workers too
+        process.wait(timeout=20)
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_workers_that_cannot_load_the_run_end_the_command(
+    two_runs: tuple[Path, Path], is_sealed: bool
+) -> None:
+    """A digest shows a fault to the command; one that has a digest shows only to the workers."""
+    data = two_runs[0] / "data"
+    (data / "items.jsonl").write_text("{")
+    if is_sealed:
+        write_sealed(data / "stage.json", {**read_json(data / "stage.json"), "files": seal(data)})
+    with started("--run", two_runs[0], "--workers", 2) as process:
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "serving" not in said
+    lines = set(said.splitlines())
+    assert len(lines) == 1, said
+    assert ("items.jsonl is damaged" in lines.pop()) != is_sealed
 
 
 def test_what_cannot_be_served_safely_is_refused(

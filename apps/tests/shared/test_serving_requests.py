@@ -164,13 +164,16 @@ def test_every_wrong_body_is_one_sentence_and_the_next_is_answered(
         ({"history": ["\ud800"]}, "history.0 must be text without half a surrogate pair"),
         ({"history": [], "top": 3}, "'top' is no field of this request: /docs lists them"),
         ({"history": [], "unknown": "no"}, "unknown must be 'skip' or 'error'"),
-        ({"histories": []}, "histories must have at least 1 item after validation, not 0"),
+        ({"histories": []}, "histories must have at least 1 item, not 0"),
         ({"history": [], "histories": [[]]}, "give one of history and histories"),
         ({"top_k": 3}, "give one of history and histories"),
         ([], "the body must be a JSON object"),
         ("[" * 100_000, "the body must be JSON of few levels"),
         (b"\xff", "the body must be JSON in UTF-8"),
-        ('{"history": [1e999]}', "the body must be JSON: it holds a number without end"),
+        ('{"history": [1e999]}', "the body must be JSON: it holds a number that is not finite"),
+        ('{"history": [], "top_k": NaN}', "the body must be JSON: it holds a number that is not f"),
+        ("9" * 5000, "the body must be JSON: it holds a number of too many digits"),
+        ({"history": [], "\ud800": 1}, "the body must name no field with half a surrogate pair"),
         ("{", "the body must be JSON: Expecting property name enclosed in double quotes: line 1"),
     ],
 )
@@ -218,6 +221,13 @@ def test_wrong_paths_methods_and_headers(run: Path, talking: Talking) -> None:
 
     async def ask() -> None:
         async with talking(run, token="t" * 20) as (client, _):
+            sentences = [
+                as_sentence(await client.get("/nowhere")),
+                as_sentence(await client.get("/recommend")),
+                as_sentence(await client.post("/recommend", json={**GOOD, "top": 3})),
+            ]
+            # A browser cannot open /docs, for it bears no token.
+            assert all(": /openapi.json lists" in sentence for sentence in sentences)
             for method, path, settings, status in requests:
                 response = await client.request(method, path, **settings)
                 sentence = as_sentence(response)

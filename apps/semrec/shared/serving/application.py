@@ -118,7 +118,10 @@ async def search(
     service: ServiceOfApp,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """Items whose titles hold all words of a query, in upper or lower case."""
+    """Items whose ids begin with a query, then those whose titles hold all of its words.
+
+    Upper and lower case are alike.
+    """
     return JSONResponse(await service.search(query, limit))
 
 

@@ -250,7 +250,7 @@ class SimilarAnswer(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """Items by their titles, in the order of the catalogue."""
+    """Items by their ids, then by their titles; each in the order of the catalogue."""
 
     items: list[Item]
     total: int = Field(description="How many there are, shown or not")

@@ -20,10 +20,16 @@ from semrec.shared.text import visible
 
 _LONGEST_NAME = 60
 _INPUT = re.compile(r"^(?:Input|List|String|Value) should (be|have) ")
-_BY_STATUS = {
-    404: "there is nothing at this path: /docs lists what there is",
-    405: "this path is not for this method: /docs lists what there is",
-}
+_BY_STATUS = {404: "there is nothing at this path", 405: "this path is not for this method"}
+
+
+def guide_of(*, has_token: bool) -> str:
+    """The path that tells how a service is asked.
+
+    A browser bears no token, so that `/docs` is closed to it where one is needed; a client that
+    bears it reads the document that `/docs` is drawn from.
+    """
+    return "/openapi.json" if has_token else "/docs"
 
 
 class RefusedError(fastapi.HTTPException):
@@ -56,7 +62,9 @@ class JsonRequest(Request):
         """
         body = await self.body()
         try:
-            return json.loads(body.decode(), parse_constant=_finite, parse_float=_finite)
+            return json.loads(
+                body.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_whole
+            )
         except RecursionError as error:
             raise RefusedError(422, "the body must be JSON of few levels") from error
         except UnicodeDecodeError as error:
@@ -70,8 +78,16 @@ def _finite(text: str) -> float:
     """A number of JSON's, which knows no infinity."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError("it holds a number without end")
+        raise ValueError("it holds a number that is not finite")
     return value
+
+
+def _whole(text: str) -> int:
+    """A whole number, of no more digits than Python reads."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError("it holds a number of too many digits") from error
 
 
 class JsonRoute(APIRoute):
@@ -90,15 +106,17 @@ class JsonRoute(APIRoute):
 def add_refusals(app: FastAPI) -> None:
     """Makes every error of an app one sentence."""
 
-    async def of_model(_: Request, error: Exception) -> Response:
+    async def of_model(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return refusal(RefusedError(422, _sentence(error.errors())))
+        return refusal(RefusedError(422, _sentence(error.errors(), _guide(request))))
 
-    async def of_http(_: Request, error: Exception) -> Response:
+    async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if isinstance(error, RefusedError):
             return refusal(error)
-        detail = _BY_STATUS.get(error.status_code, error.detail)
+        detail = error.detail
+        if error.status_code in _BY_STATUS:
+            detail = f"{_BY_STATUS[error.status_code]}: {_guide(request)} lists what there is"
         return refusal(HTTPException(error.status_code, detail, error.headers))
 
     async def of_ours(_: Request, __: Exception) -> Response:
@@ -110,7 +128,11 @@ def add_refusals(app: FastAPI) -> None:
     app.add_exception_handler(Exception, of_ours)
 
 
-def _sentence(errors: Sequence[Any]) -> str:
+def _guide(request: Request) -> str:
+    return guide_of(has_token=request.app.state.has_token)
+
+
+def _sentence(errors: Sequence[Any], guide: str) -> str:
     """What is wrong first, of the errors that pydantic reports."""
     first = errors[0]
     _, *parts = first["loc"]
@@ -118,6 +140,8 @@ def _sentence(errors: Sequence[Any]) -> str:
     if not parts:
         if kind == "value_error":
             return message.removeprefix("Value error, ")
+        if kind == "string_unicode":
+            return "the body must name no field with half a surrogate pair"
         if isinstance(first.get("input"), bytes):
             return "the body must be JSON, with the header Content-Type: application/json"
         return "the body must be a JSON object"
@@ -126,8 +150,8 @@ def _sentence(errors: Sequence[Any]) -> str:
         case "missing":
             return f"{name} is missing"
         case "extra_forbidden":
-            return f"{name!r} is no field of this request: /docs lists them"
+            return f"{name!r} is no field of this request: {guide} lists them"
         case "string_unicode":
             return f"{name} must be text without half a surrogate pair"
-    rule = _INPUT.sub(r"must \1 ", message)
+    rule = _INPUT.sub(r"must \1 ", message).replace(" after validation", "")
     return f"{name} {rule}"

@@ -15,12 +15,23 @@ from jaxtyping import Float, Int
 from semrec.shared.app import App
 from semrec.shared.errors import ExperimentError
 from semrec.shared.pipeline import Pipeline
+from semrec.shared.run import Run
 from semrec.shared.serving.refusals import RefusedError
 
 LOAD_ERRORS = (ExperimentError, ArtifactError, ValueError, OSError)
 """What a folder raises that is not that of a complete run, or is damaged."""
 
 T = TypeVar("T")
+
+
+def check_files(run: Run) -> None:
+    """Reads every file of a run's stages, and holds its digest against the one that was noted.
+
+    Raises:
+        ExperimentError: A file is damaged.
+    """
+    for stage in sorted(run.path.glob("*/stage.json")):
+        run.checked(stage.parent.name)
 
 
 class ServedRun:
@@ -42,8 +53,7 @@ class ServedRun:
         self.path, self.name = path, path.resolve().name
         self.app = run.app
         self._pipeline, self._digest = pipeline, run.digest
-        for stage in sorted(run.path.glob("*/stage.json")):
-            run.checked(stage.parent.name)
+        check_files(run)
         self._loaders = pipeline.recommenders()
         self._recommenders: dict[str | None, Answers] = {None: pipeline.recommender()}
         self.item_ids = pipeline.item_ids
@@ -54,7 +64,10 @@ class ServedRun:
         self.codes: Int[np.ndarray, "items levels"] | None = (
             None if semantic_ids is None else semantic_ids.codes
         )
-        self._folded = pl.Series([title.casefold() for title in self.titles], dtype=pl.String)
+        self._folded_titles, self._folded_ids = (
+            pl.Series([text.casefold() for text in texts], dtype=pl.String)
+            for texts in (self.titles, self.item_ids)
+        )
         self._recommenders[None].recommend([self.item_ids[:1]])  # what cannot answer is refused
         if run.digest != self._digest:
             raise ExperimentError(f"{path} was replaced while it was read: try again")
@@ -97,18 +110,24 @@ class ServedRun:
         codes = None if self.codes is None else self.codes[row].tolist()
         return {"id": self.item_ids[row], "title": self.titles[row], "codes": codes}
 
-    def search(self, words: list[str], limit: int) -> tuple[list[dict[str, Any]], int]:
-        """The first items whose titles hold all of the words, and how many there are.
+    def search(self, query: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """The first items that a query may mean, and how many there are.
+
+        First comes the item whose id is the query, then those whose ids begin with it, then those
+        whose titles hold all of its words.
 
         Args:
-            words: Texts, at least one; upper and lower case are alike.
+            query: A text that is not empty; upper and lower case are alike.
             limit: Most items that are returned.
         """
-        holds = pl.Series([True]).new_from_index(0, len(self._folded))
-        for word in words:
-            holds &= self._folded.str.contains(word.casefold(), literal=True)
-        rows = holds.arg_true()
-        return [self.item(row) for row in rows.head(limit)], len(rows)
+        folded = query.strip().casefold()
+        is_id, begins = self._folded_ids == folded, self._folded_ids.str.starts_with(folded)
+        holds = pl.Series([True]).new_from_index(0, len(self._folded_titles))
+        for word in folded.split():
+            holds &= self._folded_titles.str.contains(word, literal=True)
+        parts = (is_id, begins & ~is_id, holds & ~begins)
+        rows = np.concatenate([part.arg_true().to_numpy() for part in parts])
+        return [self.item(row) for row in rows[:limit].tolist()], len(rows)
 
     def similar(self, row: int, top_k: int) -> dict[str, Any]:
         """The nearest items of an item, as `SimilarAnswer` has them."""

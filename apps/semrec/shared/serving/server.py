@@ -16,18 +16,22 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from semrec.shared.app import App
 from semrec.shared.screen import Screen
 from semrec.shared.serving import pages
 from semrec.shared.serving.application import application
 from semrec.shared.serving.options import Limits, ServeOptions
-from semrec.shared.serving.served_run import LOAD_ERRORS, ServedRun
+from semrec.shared.serving.refusals import guide_of
+from semrec.shared.serving.served_run import LOAD_ERRORS, ServedRun, check_files
 from semrec.shared.serving.service import Service
 
 _LOADING_SECONDS = 600
 """That a worker has to load a run before the one that it is to replace stays instead."""
+
+_PING_SECONDS = 0.1
+"""That a worker has to say whether it answers requests, before it is asked again."""
 
 
 def serve(app: App[Any, Any], options: ServeOptions, limits: Limits | None = None) -> None:
@@ -48,7 +52,7 @@ def serve(app: App[Any, Any], options: ServeOptions, limits: Limits | None = Non
             say_where = partial(_say_where, options, listener)
             _Server(_config(answering, limits), service, say_where).run(sockets=[listener])
         else:
-            _say_where(options, listener)
+            check_files(app.reopen(options.run, options.device).run)
             _serve_by_workers(app, options, limits, listener)
 
 
@@ -62,10 +66,10 @@ def _serve_by_workers(
     fixed = f"with several workers a run is replaced by SIGHUP to process {os.getpid()}"
     factory = _Worker(app=app, options=options, limits=limits, fixed=fixed)
     config = _config(factory, limits, workers=options.workers, factory=True)
-    supervisor = Multiprocess(config, sockets=[listener])
+    supervisor = _Supervisor(config, listener, partial(_say_where, options, listener))
     supervisor.run()
-    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-        raise typer.Exit(1)  # the worker has said why
+    if supervisor.has_failed:
+        raise typer.Exit(1)
 
 
 def _application(
@@ -94,7 +98,8 @@ def _config(answering: Any, limits: Limits, **settings: Any) -> uvicorn.Config:
 def _say_where(options: ServeOptions, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
-    Screen().say(f"serving {options.run} at http://{host}:{port} (/docs tells how); Ctrl-C ends")
+    guide = guide_of(has_token=options.token is not None)
+    Screen().say(f"serving {options.run} at http://{host}:{port} ({guide} tells how); Ctrl-C ends")
 
 
 class _Server(uvicorn.Server):
@@ -125,13 +130,68 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._rereading.discard)
 
     async def _reread(self) -> None:
-        screen = Screen()
         try:
-            run = await self.service.reread()
+            await self.service.reread()
         except LOAD_ERRORS as error:
-            screen.say(f"refused: {error}; {self.service.run.name} answers on as it was")
-        else:
-            screen.say(f"took over {run.path}: {len(run.item_ids):,} items")
+            Screen().say(f"refused: {error}; {self.service.run.name} answers on as it was")
+
+
+class _Supervisor(Multiprocess):
+    """Uvicorn's supervisor, which never waits for a worker that loads or has ended.
+
+    Uvicorn's own waits up to `timeout_worker_healthcheck` seconds for a worker's reply, and
+    handles no signal meanwhile.
+
+    Args:
+        config: Uvicorn's.
+        listener: What the workers listen at.
+        started: Called once, when all workers answer requests.
+
+    Attributes:
+        has_failed: Whether a worker could not begin to answer, so that all were ended.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, started: Callable[[], None]
+    ) -> None:
+        super().__init__(config, sockets=[listener])
+        self._say_started, self._has_started = started, False
+        self.has_failed = False
+
+    def init_processes(self) -> None:
+        """Starts the workers."""
+        self.processes = [self._begun() for _ in range(self.processes_num)]
+
+    def keep_subprocess_alive(self) -> None:
+        """Starts another worker for each that has ended; ends all if one cannot begin to answer."""
+        for place, worker in enumerate(self.processes):
+            if self.should_exit.is_set() or worker.process.is_alive():
+                continue
+            if self.signal_queue:  # Ctrl-C ends workers too: it is handled first
+                return
+            worker.kill()
+            worker.join()
+            if worker.exitcode == STARTUP_FAILURE or not self._has_started:
+                if worker.exitcode != STARTUP_FAILURE:  # else it has said why
+                    Screen().say(f"error: a worker ended with status {worker.exitcode} as it began")
+                self.has_failed = True
+                self.should_exit.set()
+            else:
+                self.processes[place] = self._begun()
+        if not self._has_started and not self.should_exit.is_set():
+            self._has_started = all(worker.is_ready(_PING_SECONDS) for worker in self.processes)
+            if self._has_started:
+                self._say_started()
+
+    def _begun(self) -> Process:
+        """A worker that Ctrl-C, which reaches it too, does not end amid its imports."""
+        worker = Process(self.config, self.sockets)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            worker.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        return worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +204,16 @@ class _Worker:
     fixed: str
 
     def __call__(self) -> FastAPI:
+        # Uvicorn has set handlers that wait until all is loaded; a signal ends a worker before.
+        handlers = {
+            number: signal.signal(number, signal.SIG_DFL)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             return _application(self.app, self.options, self.limits, self.fixed)[1]
         except LOAD_ERRORS as error:
             Screen().say(f"error: {' '.join(str(error).split())}")
             sys.exit(STARTUP_FAILURE)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

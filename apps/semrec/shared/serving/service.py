@@ -13,6 +13,7 @@ from typing import Any
 from genrec import Answer, Request
 
 from semrec.shared.explaining import ItemReasons, Question, explain
+from semrec.shared.screen import Screen
 from semrec.shared.serving.batching import Batcher, Way
 from semrec.shared.serving.metrics import Metrics
 from semrec.shared.serving.models import AnsweredRequest, ExplainRequest, RecommendRequest
@@ -136,15 +137,17 @@ class Service:
         return await self.batcher.call(lambda: run.similar(row, top_k))
 
     async def search(self, query: str, limit: int) -> dict[str, Any]:
-        """Items by words of their titles, as `SearchAnswer` has them.
+        """Items by the first characters of their ids or by words of their titles.
+
+        They are as `SearchAnswer` has them.
 
         Raises:
-            RefusedError: There is no word, or too many wait.
+            RefusedError: The query is empty, or too many wait.
         """
-        run, words = self.run, query.split()
-        if not words:
-            raise RefusedError(422, "query must hold a word of a title")
-        items, total = await self.batcher.call(lambda: run.search(words, limit))
+        run = self.run
+        if not query.strip():
+            raise RefusedError(422, "query must hold an id or a word of a title")
+        items, total = await self.batcher.call(lambda: run.search(query, limit))
         return {"items": items, "total": total}
 
     def item(self, item_id: str) -> dict[str, Any]:
@@ -174,7 +177,7 @@ class Service:
             raise RefusedError(422, f"{' '.join(str(error).split())}; {self._stays}") from error
 
     async def reread(self, path: Path | None = None) -> ServedRun:
-        """Reads a folder beside the run that answers, and lets it take its place.
+        """Reads a folder beside the run that answers, lets it take its place, and says so.
 
         Args:
             path: The folder; None for the one that is served.
@@ -192,6 +195,7 @@ class Service:
                 raise
             self.metrics.reloads.labels("taken over").inc()
             self._path, self.run = path, run
+            Screen().say(f"took over {run.path}: {len(run.item_ids):,} items")
             return run
 
     @property
@@ -203,8 +207,11 @@ class Service:
         root = os.path.realpath(self.root)
         place = None if "\0" in name else Path(os.path.realpath(self.root / name))
         if place is None or Path(root) not in place.parents:
-            words = "run must be a folder under the one that holds the run that serve was given"
-            raise RefusedError(422, words)
+            raise RefusedError(
+                422,
+                "run must be a folder under the one that holds the run that serve was given, "
+                "where links lead too",
+            )
         return place
 
 
@@ -228,7 +235,7 @@ def _wishes(
         RefusedError: There is no such ranking; or an id is unknown, which the request forbids.
     """
     if request.ranking is not None and request.ranking not in run.rankings:
-        raise RefusedError(422, f"ranking must be one of {', '.join(run.rankings)}")
+        raise RefusedError(422, f"ranking must be one of {', '.join(map(repr, run.rankings))}")
     unknown = _unknown(run, [*(request.allow or ()), *request.deny])
     if request.unknown == "error":
         for item_id in (*unknown, *(each for ids in unknown_by_history for each in ids)):

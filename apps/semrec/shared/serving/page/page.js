@@ -89,11 +89,12 @@
     history.replaceState(null, "", `#${kept}`);
   };
   const recall = async () => {
-    const kept = new URLSearchParams(location.hash.slice(1));
+    const { hash } = location, kept = new URLSearchParams(hash.slice(1));
     const known = (ids) => Promise.all(ids.map((id) =>
       call(`items/${encodeURIComponent(id)}`).catch(() => ({ id, title: `${id} (not known here)` }))));
-    state.history = await known(kept.getAll("item"));
-    state.denied = await known(kept.getAll("deny"));
+    const [items, denied] = await Promise.all([known(kept.getAll("item")), known(kept.getAll("deny"))]);
+    if (location.hash !== hash) return; // another address came meanwhile, or the page wrote one
+    [state.history, state.denied] = [items, denied];
     state.seen = by("seen").checked = kept.get("seen") === "out";
     const ranking = kept.get("ranking") || "";
     const isOther = ranking !== state.run.answers_by && state.run.rankings.some(({ name }) => name === ranking);
@@ -122,7 +123,7 @@
       line.append(add, why);
       return line;
     }));
-    by("matches").textContent = !total ? "No title holds all of these words"
+    by("matches").textContent = !total ? "No id begins with this, and no title holds all of these words"
       : total > items.length ? `First ${items.length} of ${count(total, "item")}` : count(total, "item");
   };
 
@@ -334,8 +335,8 @@
     by("head").hidden = !items.some(({ path }) => path);
     by("items").replaceChildren(...items.map(row));
     by("popular").hidden = !popular && items.length > 0;
-    by("popular").textContent = popular ? "Nothing of the history is known, so these are the items that were had most."
-      : "Nothing may be recommended: all is struck out.";
+    by("popular").textContent = !popular ? "Nothing may be recommended: all is struck out."
+      : `${state.history.length ? "Nothing of the history is known" : "The history is empty"}, so these are the items that were had most.`;
     by("left-out").replaceChildren(...leftOut.map(row));
     by("left-out-part").hidden = leftOut.length === 0;
     by("looked").replaceChildren(...(looked && looked.answer ? looked.answer.map(row) : []));
@@ -484,6 +485,13 @@
   by("clear").addEventListener("click", () => { state.history = []; say("History cleared"); changed(); by("search").focus(); });
   by("forget").addEventListener("click", () => { state.looked = null; drawAnswer(); by("search").focus(); });
   by("alert").querySelector("button").addEventListener("click", start);
+  // Another address in an open tab; what `keep` writes itself is not told here.
+  addEventListener("hashchange", async () => {
+    if (!state.run) return;
+    await recall();
+    drawHistory();
+    await refresh();
+  });
   for (const list of ["items", "left-out", "looked", "others"]) {
     for (const kind of ["pointerover", "focusin"]) {
       by(list).addEventListener(kind, ({ target }) => {
