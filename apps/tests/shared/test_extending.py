@@ -202,7 +202,7 @@ def test_the_next_monday_reads_all_data(
     """Codes that the week has published stay."""
     done = update(name, extended(name).out, week.folder, tmp_path / "monday")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("107 items, 0 new; overlap of top 10: ")
+    assert done.stdout.startswith("107 items, 0 new, 1 gone; overlap of top 10: ")
     before, now = (load_run(run).codes for run in (extended(name).out, tmp_path / "monday"))
     if name == "tssr":
         assert before is now is None

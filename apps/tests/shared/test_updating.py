@@ -97,7 +97,7 @@ def test_the_report_says_what_has_changed(name: str, updated: Any, week: Any) ->
     assert 0 < changed["overlap"] < 1
     assert ("drift" in changed) == (name != "tssr")
     line = printed.splitlines()[0]
-    assert line.startswith("107 items, 8 new; overlap of top 10: ")
+    assert line.startswith("107 items, 8 new, 1 gone; overlap of top 10: ")
     assert "NDCG@10 .0000 to ." in line
     page = (out / "report.html").read_text()
     assert "Old and new" in page
