@@ -27,11 +27,6 @@ MOST_TOKENS, MOST_IN_A_BATCH = 2**20, 2**16
 
 _LIMITS = {"max_tokens": MOST_TOKENS, "batch_size": MOST_IN_A_BATCH, "truncate_dim": 2**20}
 
-_OF_PROMPT = ("prompt_length",)
-"""Of a model's input: how many tokens the prompt has, the same for every text."""
-
-_SAVED_AS_THEY_ARE = ("prompt", "truncate_dim", "normalize", "max_tokens", "batch_size")
-
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """What models call the prompt of what is searched, as opposed to a query."""
 
@@ -143,7 +138,8 @@ class TextEmbedding:
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json into a new folder: the model's name, not its weights."""
-        names = ("kind", "model", "fields", *_SAVED_AS_THEY_ARE, "precision")
+        names = ["kind", "model", "fields", "prompt", "truncate_dim", "normalize", "max_tokens"]
+        names += ["precision", "batch_size"]
         write_part(folder, {name: getattr(self, name) for name in names})
 
     @classmethod
@@ -180,7 +176,7 @@ class TextEmbedding:
         for start in range(0, len(texts), _TOKENIZED):
             block = list(texts[start : start + _TOKENIZED])
             features = self._encoder.preprocess(block, prompt=self._prompt or None)
-            prompt_length = {name: features.pop(name) for name in _OF_PROMPT if name in features}
+            prompt_length = features.pop("prompt_length", None)  # tokens, the same for every text
             if "attention_mask" not in features:  # static embeddings: nothing to pad
                 yield block, features
                 continue
@@ -192,19 +188,19 @@ class TextEmbedding:
                 batch = waiting.setdefault(length, [])
                 batch.append((text, {name: value[row][used] for name, value in tensors.items()}))
                 if len(batch) == self.batch_size:
-                    group, padded = self._padded(waiting.pop(length), length)
-                    yield group, padded | prompt_length
+                    yield self._padded(waiting.pop(length), length, prompt_length)
         for length, batch in waiting.items():
-            group, padded = self._padded(batch, length)
-            yield group, padded | prompt_length
+            yield self._padded(batch, length, prompt_length)
 
     def _padded(
-        self, batch: list[tuple[str, dict[str, Any]]], length: int
+        self, batch: list[tuple[str, dict[str, Any]]], length: int, prompt_length: int | None
     ) -> tuple[list[str], dict[str, Any]]:
         import torch
 
         tokenizer = self._encoder.tokenizer
-        features = {}
+        features: dict[str, Any] = {}
+        if prompt_length is not None:
+            features["prompt_length"] = prompt_length
         for name, first in batch[0][1].items():
             filling = tokenizer.pad_token_id or 0 if name == "input_ids" else 0
             # Rows without a text repeat the first one.
