@@ -7,6 +7,7 @@ Nothing that is imported here imports torch, so that `--help` and refusals come 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from importlib import metadata
 from pathlib import Path
@@ -90,6 +91,8 @@ DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1"
 
 def run_app(app: App[Any, Any]) -> None:
     """Runs an app's command line; what a user can put right ends it with one line."""
+    # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     guarded(command_line(app), (ArtifactError,))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,6 +83,8 @@ app.command()(reporting_cli.compare)
 
 def main() -> None:
     """Run the command line: bad input ends in one line on stderr and exit code 1."""
+    # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = app(prog_name="evalrec", standalone_mode=False)
         if code == 130:  # typer has swallowed a KeyboardInterrupt

@@ -281,8 +281,9 @@ app.command()(inspecting_cli.compare)
 
 def main() -> None:
     """Runs the command line: bad input ends in one line on stderr and exit code 1."""
+    # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGTERM, _terminated)
-
     try:
         app(prog_name="semtok")
     except KeyboardInterrupt:
