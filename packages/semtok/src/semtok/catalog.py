@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt64
@@ -45,6 +46,7 @@ LONGEST_TEXT = 65_536
 """Characters of an item's text: more would take memory, and say nothing that a model reads."""
 
 _MOST_CELLS = 1 << 22  # of a chunk
+_FRAME_CHUNK = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,30 @@ class Catalog:
                     f"fields must hold one value an item ({len(self.item_ids)}), "
                     f"got {len(values)} in {name!r}"
                 )
+
+    @classmethod
+    def from_frame(
+        cls, frame: Any, *, id_column: str = "item_id", folder: str | Path = Path()
+    ) -> Catalog:
+        """The items of a data frame, the same as `read_catalog` reads from a parquet file of it.
+
+        Args:
+            frame: A table of pandas, polars, pyarrow or any other library that narwhals knows; a
+                lazy one is collected. Missing cells of any kind are None.
+            id_column: The column that holds the item's id: strings, or whole numbers, as their
+                digits.
+            folder: Where the paths of files that fields hold start.
+
+        Raises:
+            CatalogError: If the frame is empty, lacks ids or repeats one, has more than 4,096
+                columns, or holds in a cell anything but texts, numbers, times and lists or objects
+                of these; the sentence names the row, from 1.
+            TypeError: If it is no data frame.
+        """
+        from semtok.frames import frame_rows
+
+        chunks = _chunks(frame_rows(frame), "row", "frame", id_column, _FRAME_CHUNK)
+        return _gathered(chunks, Path(folder))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -148,14 +174,7 @@ def read_catalog(
     Raises:
         CatalogError: As `stream_catalog` does.
     """
-    item_ids: list[str] = []
-    fields: dict[str, list[object]] = {}
-    for chunk in stream_catalog(path, id_column=id_column, format=format):
-        for name, values in chunk.fields.items():
-            # A chunk has every field of the chunks before it.
-            fields.setdefault(name, [None] * len(item_ids)).extend(values)
-        item_ids += chunk.item_ids
-    return Catalog(item_ids=item_ids, fields=fields, folder=folder_of(path))
+    return _gathered(stream_catalog(path, id_column=id_column, format=format), folder_of(path))
 
 
 def stream_catalog(
@@ -210,6 +229,18 @@ def find_catalog(folder: str | Path) -> Path:
 def folder_of(path: str | Path) -> Path:
     """The folder that relative paths in a catalogue start from."""
     return Path() if str(path) == "-" else Path(path).parent
+
+
+def _gathered(chunks: Iterator[Catalog], folder: Path) -> Catalog:
+    """The items of all chunks."""
+    item_ids: list[str] = []
+    fields: dict[str, list[object]] = {}
+    for chunk in chunks:
+        for name, values in chunk.fields.items():
+            # A chunk has every field of the chunks before it.
+            fields.setdefault(name, [None] * len(item_ids)).extend(values)
+        item_ids += chunk.item_ids
+    return Catalog(item_ids=item_ids, fields=fields, folder=folder)
 
 
 def _chunks(
