@@ -16,7 +16,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from evalrec.interactions import Histories, flatten
-from evalrec.scorers import EmbeddingScorer, Scorer, tile_of, user_slices
+from evalrec.scorers import (
+    EmbeddingScorer,
+    ScoreMatrix,
+    Scorer,
+    Scores,
+    score_matrix,
+    tile_of,
+    user_slices,
+)
 from evalrec.splits import Queries
 from evalrec.tiles import BestItems, Counter, Gatherer, Tile
 
@@ -43,7 +51,7 @@ class TileResult:
 
 def rank_tiles(
     queries: Queries,
-    model: Scorer | EmbeddingScorer,
+    model: Scorer | ScoreMatrix | EmbeddingScorer,
     *,
     batch_size: int | None = None,
     top_k: int | None = None,
@@ -244,7 +252,7 @@ def rank_lists(
 
 def rank_items(
     queries: Queries,
-    model: Scorer | EmbeddingScorer,
+    model: Scorer | Scores | EmbeddingScorer,
     *,
     top_k: int,
     filter_seen: bool = False,
@@ -260,6 +268,8 @@ def rank_items(
     """
     if not 1 <= top_k <= queries.num_items:
         raise ValueError(f"top_k must be in [1, {queries.num_items}], got {top_k}")
+    if not callable(model) and not isinstance(model, EmbeddingScorer):
+        model = score_matrix(queries, model)
     ranked = np.empty((len(queries), top_k), dtype=np.int64)
     for part in user_slices(queries, model, batch_size):
         tile = tile_of(queries, model, part)
