@@ -14,6 +14,7 @@ from evalrec.distributed import add_up, shard, together
 from evalrec.interactions import flatten
 from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_groups
 from evalrec.ranking import CodeGroups, Ranks, rank_lists, rank_tiles
+from evalrec.recommendations import Recommendations
 from evalrec.report import MODES, Report, digest
 from evalrec.scorers import (
     EmbeddingScorer,
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 def evaluate(
     queries: Queries,
-    model: EmbeddingScorer | Scorer | Scores | RankedLists,
+    model: EmbeddingScorer | Scorer | Scores | RankedLists | Recommendations,
     *,
     ks: Sequence[int] = (5, 10, 20),
     batch_size: int | None = None,
@@ -56,9 +57,10 @@ def evaluate(
             default; or the scores of all, float [users, items] in the order of the queries, an
             array, a tensor or a matrix of scipy.sparse, in which an item that is not stored has
             minus infinity: it is not recommended; or ranked lists of item rows, best first, int
-            [users, k] with -1 where nothing was returned, or a list a query. Seen items are struck
-            out of the lists for the filtered figures, so pass lists longer than the largest k: by
-            the length of the history where every place is to be filled.
+            [users, k] with -1 where nothing was returned, a list a query, or the
+            `Recommendations` of a frame. Seen items are struck out of the lists for the filtered
+            figures, so pass lists longer than the largest k: by the length of the history where
+            every place is to be filled.
         ks: Cut-offs of the metrics.
         batch_size: Users scored at once; None holds about four million scores.
         lists: Also report coverage and Gini of the users' first k items.
@@ -142,6 +144,8 @@ def _by_lists(
 
 def _lists(model: Any) -> Int[np.ndarray, "users k"] | None:
     """Ranked lists as a table; None where the model is none, but scores or embeddings."""
+    if isinstance(model, Recommendations):
+        return model.ranked
     if isinstance(model, Sequence):
         return padded_lists(model)
     if not isinstance(model, Tensor | np.ndarray) or "int" not in str(model.dtype):
