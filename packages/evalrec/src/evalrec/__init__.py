@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         read_item_ids,
         read_raw,
     )
+    from evalrec.recommendations import Recommendations, recommend
     from evalrec.report import MODES, Estimate, Report, read_report
     from evalrec.scorers import EmbeddingScorer
     from evalrec.split_files import read_split
@@ -86,6 +87,7 @@ __all__ = [
     "PrepareOptions",
     "Prepared",
     "Queries",
+    "Recommendations",
     "Report",
     "Split",
     "System",
@@ -125,6 +127,7 @@ __all__ = [
     "read_report",
     "read_split",
     "recall",
+    "recommend",
     "recount_floors",
     "replacing_file",
     "replacing_folder",
@@ -162,6 +165,7 @@ _MODULES = {
         *("FORMATS", "find_interactions", "find_items", "read_catalogue", "read_interactions"),
         *("read_item_ids", "read_raw"),
     ),
+    "recommendations": ("Recommendations", "recommend"),
     "report": ("MODES", "Estimate", "Report", "read_report"),
     "scorers": ("EmbeddingScorer",),
     "split_files": ("read_split",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,17 @@ from evalrec.distributed import add_up, shard, together
 from evalrec.interactions import flatten
 from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_groups
 from evalrec.ranking import CodeGroups, Ranks, rank_lists, rank_tiles
+from evalrec.recommendations import Recommendations
 from evalrec.report import MODES, Report, digest
-from evalrec.scorers import EmbeddingScorer, Scorer
+from evalrec.scorers import (
+    EmbeddingScorer,
+    RankedLists,
+    ScoreMatrix,
+    Scorer,
+    Scores,
+    padded_lists,
+    score_matrix,
+)
 from evalrec.splits import Queries
 
 __all__ = ["evaluate"]
@@ -24,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 def evaluate(
     queries: Queries,
-    model: EmbeddingScorer | Scorer | Int[Tensor, "users k"] | Int[np.ndarray, "users k"],
+    model: EmbeddingScorer | Scorer | Scores | RankedLists | Recommendations,
     *,
     ks: Sequence[int] = (5, 10, 20),
     batch_size: int | None = None,
@@ -43,10 +53,14 @@ def evaluate(
     Args:
         queries: The users, as `Split.validation` or `Split.test` give them.
         model: Embeddings; or a function from a list of histories to scores [batch, items], called
-            batch by batch; or ranked lists of item rows, best first, -1 where nothing was
-            returned. Seen items are struck out of the lists for the filtered figures, so pass
-            lists longer than the largest k: by the length of the history where every place is to
-            be filled.
+            batch by batch, with the rows of the users too if it has a keyword `users` without a
+            default; or the scores of all, float [users, items] in the order of the queries, an
+            array, a tensor or a matrix of scipy.sparse, in which an item that is not stored has
+            minus infinity: it is not recommended; or ranked lists of item rows, best first, int
+            [users, k] with -1 where nothing was returned, a list a query, or the
+            `Recommendations` of a frame. Seen items are struck out of the lists for the filtered
+            figures, so pass lists longer than the largest k: by the length of the history where
+            every place is to be filled.
         ks: Cut-offs of the metrics.
         batch_size: Users scored at once; None holds about four million scores.
         lists: Also report coverage and Gini of the users' first k items.
@@ -60,8 +74,8 @@ def evaluate(
             those of its own share.
 
     Raises:
-        TypeError: If embeddings are of another type than fp32, fp16 and bf16, or ranked lists no
-            table of integers.
+        TypeError: If embeddings are of another type than fp32, fp16 and bf16, ranked lists are
+            not of integers, or a table of scores not of floats.
         ValueError: If the scores have the wrong shape or a NaN, a vector is not finite, a list is
             shorter than the largest k or holds an item twice, a k is not in [1, num_items], or
             `item_counts` or `codes` is not one row an item.
@@ -72,13 +86,16 @@ def evaluate(
     groups, group_names = _groups(queries, item_counts)
     code_groups = None if codes is None else _code_groups(codes, queries.num_items)
     shown = _Shown(tuple(ks) if lists else (), queries.num_items)
-    if isinstance(model, EmbeddingScorer) or callable(model):
-        ranks, code_ranks = _by_scores(queries, model, batch_size, shown, code_groups, progress)
+    ranked = None if callable(model) else _lists(model)
+    if ranked is None:
+        is_ready = isinstance(model, EmbeddingScorer) or callable(model)
+        scorer = model if is_ready else score_matrix(queries, model)
+        ranks, code_ranks = _by_scores(queries, scorer, batch_size, shown, code_groups, progress)
     else:
         if batch_size is not None:
             raise ValueError(f"batch_size has no effect on ranked lists, got {batch_size}")
         ranks, code_ranks, counts["short_lists"] = _by_lists(
-            queries, model, max(ks), shown, code_groups
+            queries, ranked, max(ks), shown, code_groups
         )
         if progress is not None:
             progress(len(queries), len(queries))
@@ -109,13 +126,12 @@ def _counts(queries: Queries) -> dict[str, int]:
 
 def _by_lists(
     queries: Queries,
-    model: Tensor | np.ndarray,
+    ranked: Int[np.ndarray, "users k"],
     longest_k: int,
     shown: _Shown,
     code_groups: CodeGroups | None,
 ) -> tuple[Ranks, Ranks | None, int]:
     """Ranks, ranks by codes, and how many lists have fewer than `longest_k` unseen items."""
-    ranked = _lists(model)
     if ranked.shape[1] < longest_k:
         raise ValueError(
             f"ranked must hold at least max(ks) = {longest_k} places, got {ranked.shape[1]}"
@@ -126,22 +142,24 @@ def _by_lists(
     return ranks, code_ranks, int((filled < longest_k).sum())
 
 
-def _lists(ranked: Tensor | np.ndarray) -> Int[np.ndarray, "users k"]:
-    """Ranked lists as an array: scores are never taken for them."""
-    if not isinstance(ranked, Tensor | np.ndarray):
-        got = type(ranked).__name__
-    elif ranked.ndim == 2 and "int" in str(ranked.dtype):
-        return ranked.cpu().numpy() if isinstance(ranked, Tensor) else ranked
-    else:
-        got = f"{ranked.dtype} of shape {list(ranked.shape)}"
-    raise TypeError(
-        f"ranked must be int [users, k], got {got}; scores go in as a function of histories"
-    )
+def _lists(model: Any) -> Int[np.ndarray, "users k"] | None:
+    """Ranked lists as a table; None where the model is none, but scores or embeddings."""
+    if isinstance(model, Recommendations):
+        return model.ranked
+    if isinstance(model, Sequence):
+        return padded_lists(model)
+    if not isinstance(model, Tensor | np.ndarray) or "int" not in str(model.dtype):
+        return None
+    if model.ndim != 2:
+        raise TypeError(
+            f"ranked must be int [users, k], got {model.dtype} of shape {list(model.shape)}"
+        )
+    return model.cpu().numpy() if isinstance(model, Tensor) else model
 
 
 def _by_scores(
     queries: Queries,
-    model: EmbeddingScorer | Scorer,
+    model: EmbeddingScorer | ScoreMatrix | Scorer,
     batch_size: int | None,
     shown: _Shown,
     code_groups: CodeGroups | None,

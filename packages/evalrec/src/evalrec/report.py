@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from evalrec.documents import count, counts, finite, has_format, mapping, read_json, refusing, text
+from evalrec.frames import make_frame
 from evalrec.interactions import DataError, flatten
 from evalrec.metrics import METRICS
 from evalrec.splits import Queries
@@ -222,6 +223,48 @@ class Report:
             document["groups"] = self.groups.tolist()
             document["group_names"] = list(self.group_names)
         return document
+
+    def to_frame(self, *, per_user: bool = False, backend: str = "polars") -> Any:
+        """The figures as a data frame.
+
+        Args:
+            per_user: Whether a row is a query and a mode: `name`, `query` (its place, from 0 on),
+                `mode`, `group` (that of the target), `rank`, and a column a metric. Otherwise a row
+                is a mode and a metric: `name`, `mode`, `metric`, `mean`, and `low` and `high`, the
+                ends of the 95 % interval.
+            backend: The library that the frame is of: "polars", "pandas", "pyarrow" or any other
+                whose tables narwhals makes.
+
+        Raises:
+            ImportError: If the library is not installed.
+            ValueError: If narwhals makes no tables of that name.
+        """
+        if per_user:
+            columns = self._user_columns()
+        else:
+            rows = [
+                {"name": self.name, "mode": mode, "metric": metric, **estimate._asdict()}
+                for mode, estimates in self.metrics.items()
+                for metric, estimate in estimates.items()
+            ]
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return make_frame(columns, backend)
+
+    def _user_columns(self) -> dict[str, Any]:
+        """A row a query and mode, the modes one after the other."""
+        num_users = self.counts["users"]
+        targets = [self.group_names[group] for group in self.groups]
+        return {
+            "name": [self.name] * (num_users * len(MODES)),
+            "query": np.tile(np.arange(num_users), len(MODES)),
+            "mode": [mode for mode in MODES for _ in range(num_users)],
+            "group": targets * len(MODES),
+            "rank": np.concatenate([self.ranks[mode] for mode in MODES]),
+            **{
+                metric: np.concatenate([self.per_user(metric, mode) for mode in MODES])
+                for metric in self.metric_names
+            },
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Report:

@@ -8,9 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from evalrec.cells import Column
 from evalrec.interactions import DataError
 from evalrec.readers.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
-from evalrec.readers.batches import Batch, Column
+from evalrec.readers.batches import Batch
 from evalrec.readers.blocks import Advance
 from evalrec.readers.collect import Read, collect
 from evalrec.readers.contract import Format, with_rating
