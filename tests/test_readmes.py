@@ -1,4 +1,4 @@
-"""What the READMEs show runs: each library's alone in a fresh environment, the root's here.
+"""What READMEs and site show runs: a library's README alone in a fresh environment, others here.
 
 What they tell a reader to install can be installed: it is of this repository or known to be public.
 """
@@ -23,6 +23,18 @@ PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
 # What it shows below a command must be what that prints.
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 BLOCK = re.compile(r"^```(python|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# The first lines of code on the site; tests/test_shop.py types in what is of its shop.
+CODE = re.compile(r"^```((?:python|py|console|bash|sh|shell)\b.*)$", re.MULTILINE)
+RUNS = ("python", "console run", "console shop")
+# Blocks of the site that no test types in: they install, need a GPU, several machines or hours.
+NOT_RUN = {
+    "guides/catalogue.md": 1,
+    "guides/evaluate.md": 1,
+    "guides/gpu.md": 2,
+    "guides/machines.md": 3,
+    "index.md": 1,
+}
 # What follows "pip install" on its line: words, bare or in quotes.
 INSTALL = re.compile(r"pip install((?:[ ]+(?:'[^']*'|\"[^\"]*\"|[\w./\[\],=<>~!-]+))*)")
 WORD = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^ ]+)")
@@ -189,6 +201,27 @@ def test_a_library_installs_and_works_alone(name: str, tmp_path: Path) -> None:
 def test_the_quickstart_of_the_root_readme_runs(tmp_path: Path) -> None:
     count = run_blocks(ROOT / "README.md", Path(sys.executable), tmp_path)
     assert count > 0, "README.md has no python block"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))],
+    ids=lambda page: str(page.relative_to(ROOT / "docs")),
+)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    run_blocks(page, Path(sys.executable), tmp_path)
+
+
+def test_what_the_site_shows_and_does_not_run_is_counted() -> None:
+    not_run = {}
+    for page in PAGES:
+        name = str(page.relative_to(ROOT / "docs"))
+        others = [info for info in CODE.findall(page.read_text("utf-8")) if info not in RUNS]
+        assert all(info.endswith(" not-run") for info in others), f"{name}: {others}"
+        if others:
+            not_run[name] = len(others)
+    assert not_run == NOT_RUN
 
 
 def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
