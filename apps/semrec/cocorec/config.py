@@ -12,6 +12,7 @@ from genrec import NextItemRecipe, SequenceRecipe
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
+from semrec.shared.plugins import check_part
 
 if TYPE_CHECKING:
     from genrec import PairBatches, SequenceBatches
@@ -53,19 +54,21 @@ class Codes:
     """The semantic codes (section 2.2.2).
 
     Attributes:
-        quantizer: Product or residual quantization; the paper's tables have both.
+        quantizer: Product or residual quantization, "pq" or "rq"; the paper's tables have both. Or
+            "package.module:Name", a `semtok.Quantizer` of another package.
         codes_per_view: k.
         codebook_size: C.
         source: What is quantized: the text; the items of a SASRec on ids; "mixed", half the codes
             of each view from either (figure 2); or nothing, random codes.
     """
 
-    quantizer: Literal["pq", "rq"] = "pq"
+    quantizer: str = "pq"
     codes_per_view: int = 4
     codebook_size: int = 256
     source: Literal["text", "random", "sasrec", "mixed"] = "text"
 
     def __post_init__(self) -> None:
+        check_part("quantizer", self.quantizer, ("pq", "rq"))
         if self.codes_per_view < 1:
             raise ValueError(f"codes_per_view must be at least 1, got {self.codes_per_view}")
         if self.codebook_size < 2:
@@ -228,6 +231,11 @@ class Config(AppConfig):
     def embeddings(self) -> tuple[str, ...]:
         """What embeds the views."""
         return (self.views.embedding,)
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """What the codes are made by."""
+        return (self.codes.quantizer,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
         """Those of the model, on which an id table is trained too."""

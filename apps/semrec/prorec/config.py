@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from genrec import Seq2SeqConfig, SequenceRecipe, TrainingRecipe
-from semtok import QUANTIZERS, Quantizer
+from semtok import Quantizer, is_plugin, quantizer_kind
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import AppConfig, Choosing, Data, check_texts
+from semrec.shared.plugins import check_part
+
+_QUANTIZERS = ("hierarchical", "pq", "rq", "rqvae", "random")
 
 _DRAWS = 1_000_003
 """Seeds that lie between two draws of the codes."""
@@ -54,7 +57,8 @@ class StageOne(SequenceRecipe):
     """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
 
     Attributes:
-        backbone: "din" is the paper's.
+        backbone: "sasrec", or "din", which is the paper's; or "package.module:Name", a
+            `genrec.StateBackbone` of another package.
         item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
         integrated: What is quantized and distilled; left open by the paper.
         adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
@@ -64,7 +68,7 @@ class StageOne(SequenceRecipe):
         batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
     """
 
-    backbone: Literal["sasrec", "din"] = "sasrec"
+    backbone: str = "sasrec"
     item_input: Literal["collaborative", "sum"] = "sum"
     integrated: Literal["collaborative", "adapted", "sum", "concatenated"] = "sum"
     adapted_weight: float = 0.1
@@ -74,6 +78,7 @@ class StageOne(SequenceRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_part("backbone", self.backbone, ("sasrec", "din"))
         check_at_least(0, self, "alpha")
         if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":
             raise ValueError(
@@ -92,7 +97,8 @@ class Codes:
             trained on ids alone; "concatenated", E_S reduced to the width of E_C beside it, as they
             are; "concatenated_unit", both of length 1 before (table 5).
         quantizer: Hierarchical k-means, product quantization, residual quantization, RQ-VAE, or
-            codes at random (figure 8).
+            codes at random (figure 8); or "package.module:Name", a `semtok.Quantizer` of another
+            package.
         codebook_size: Codes a level; the K of k-means.
         balanced: Of hierarchical k-means: clusters of equal size, by default.
         num_levels: Of the other quantizers; 3 by default.
@@ -104,7 +110,7 @@ class Codes:
     """
 
     source: Source = "integrated"
-    quantizer: Literal["hierarchical", "pq", "rq", "rqvae", "random"] = "hierarchical"
+    quantizer: str = "hierarchical"
     codebook_size: int = 256
     balanced: bool | None = None
     num_levels: int | None = None
@@ -114,6 +120,7 @@ class Codes:
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "draw")
+        check_part("quantizer", self.quantizer, _QUANTIZERS)
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
         for name, quantizers in (
@@ -123,7 +130,10 @@ class Codes:
             ("epochs", ("rqvae",)),
         ):
             value = getattr(self, name)
-            if value is not None and self.quantizer not in quantizers:
+            is_taken = self.quantizer in quantizers or (
+                name in ("num_levels", "collisions") and is_plugin(self.quantizer)
+            )
+            if value is not None and not is_taken:
                 raise ValueError(
                     f"{name} must be unset where quantizer is {self.quantizer!r}, got {value}"
                 )
@@ -145,19 +155,24 @@ class Codes:
                 f"{self.codebook_size} with {levels} levels"
             )
 
-    def fitting(self, seed: int) -> Callable[..., Quantizer]:
-        """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
+    def fitting(self, seed: int, trust: Collection[str] = ()) -> Callable[..., Quantizer]:
+        """What `semtok.Tokenizer.fit` calls to fit the quantizer.
+
+        Args:
+            seed: Of the run.
+            trust: The packages whose code may run.
+        """
         shared: dict[str, Any] = {
             "codebook_size": self.codebook_size,
             "seed": seed + _DRAWS * self.draw,
         }
         if self.quantizer == "hierarchical":
             shared["balanced"] = self.balanced is not False
-            return partial(QUANTIZERS["hierarchical"].fit, **shared)
+            return partial(quantizer_kind("hierarchical").fit, **shared)
         shared["num_levels"] = self.num_levels or 3
         if self.epochs is not None:
             shared["epochs"] = self.epochs
-        return partial(QUANTIZERS[self.quantizer].fit, **shared)
+        return partial(quantizer_kind(self.quantizer, trust=trust).fit, **shared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,6 +432,16 @@ class Config(AppConfig):
     def embeddings(self) -> tuple[str, ...]:
         """What embeds the texts, a view each."""
         return (self.text.embedding, *self.text.further)
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """What the codes are made by."""
+        return (self.codes.quantizer,)
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The sequence model of stage I."""
+        return (self.stage_one.backbone,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
         """Those of stage I and of stage II, whose samples are pairs."""

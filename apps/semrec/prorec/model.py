@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -15,9 +15,10 @@ from genrec import (
     ItemGraph,
     ItemMatrix,
     ItemTable,
-    SASRec,
+    StateBackbone,
     candidate_cross_entropy,
     distillation_loss,
+    make_backbone,
     sample_candidates,
 )
 from jaxtyping import Float, Int
@@ -96,27 +97,25 @@ def concatenated(
     return torch.cat(parts, dim=1)
 
 
-def stage_one_model(config: StageOne, items: ItemEncoder | ItemTable) -> SASRec | DIN:
-    """The sequential recommendation model of section 3.3, with text or on ids alone."""
+def stage_one_model(
+    config: StageOne, items: ItemEncoder | ItemTable, trust: Collection[str] = ()
+) -> StateBackbone | DIN:
+    """The sequential recommendation model of section 3.3, with text or on ids alone.
+
+    Args:
+        config: Of stage I.
+        items: What stands for the items.
+        trust: The packages whose code may run, where the backbone is of another package.
+    """
     num_items = len(items())
     if config.backbone == "din":
         return DIN(num_items, dim=config.dim, recency=config.history_length, item_encoder=items)
-    return SASRec(
-        num_items,
-        dim=config.dim,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        history_length=config.history_length,
-        dropout=config.dropout,
-        item_encoder=items,
-        similarity=config.similarity,
-        temperature=config.temperature,
-    )
+    return make_backbone(config.backbone, num_items, config, item_encoder=items, trust=trust)
 
 
 def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """L_seq and alpha L_align (eq. 3-5), on the embeddings of the items that the batch needs."""
-    assert isinstance(model, SASRec | DIN)
+    assert isinstance(model, StateBackbone | DIN)
     encoder = model.item_encoder
     assert isinstance(encoder, ItemEncoder | ItemTable)
     num_items, device = model.num_items, batch.history.device

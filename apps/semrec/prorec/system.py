@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from evalrec import Report, evaluate, pair_shares, read_report
 from genrec import (
-    DIN,
+    Backbone,
     BackboneName,
     Batch,
     Ensemble,
@@ -24,6 +24,7 @@ from genrec import (
     Seq2Seq,
     SequenceModelConfig,
     SequenceRecipe,
+    StateBackbone,
     TrainingRecipe,
     Trie,
     calibrate,
@@ -75,7 +76,7 @@ MODEL = "PRORec"
 """The model's row in tables."""
 
 BACKBONES = {"sasrec": "SASRec", "din": "DIN"}
-"""What the sequence models of stage I are called."""
+"""What the sequence models of stage I are called; others by the names of their classes."""
 
 _TEXT = ("text.dim", "text.further", "text.by_field")
 _SIZES = tuple(field.name for field in dataclasses.fields(SequenceRecipe))
@@ -184,7 +185,9 @@ class PaperPipeline(Pipeline[Config]):
         seed, num_items = self.config.seed, len(self.data.catalog)
         batches = config.pairs if config.backbone == "din" else config.sequences
         return DenseTraining(
-            model=lambda: stage_one_model(config, untrained_items()).to(self.device),
+            model=lambda: stage_one_model(config, untrained_items(), self.run.trust).to(
+                self.device
+            ),
             loss=partial(stage_one_loss, config),
             batches=batches(train, num_items, seed),
             training=config,
@@ -229,7 +232,7 @@ class PaperPipeline(Pipeline[Config]):
                 tokenizer = Tokenizer.fit(
                     self.data.catalog,
                     embeddings=self.embeddings.numpy(),
-                    quantizer=codes.fitting(self.config.seed),
+                    quantizer=codes.fitting(self.config.seed, self.run.trust),
                     policy=codes.policy,
                     progress=lambda _, done, total: bar.update(done, total),
                 )
@@ -241,7 +244,7 @@ class PaperPipeline(Pipeline[Config]):
             reads=("seed", "codes", *reads),
             after=after,
             fill=fill,
-            load=lambda folder: load_tokenizer(folder / "tokenizer"),
+            load=lambda folder: load_tokenizer(folder / "tokenizer", trust=self.run.trust),
         )
 
     def codes(self) -> SemanticIds:
@@ -395,7 +398,7 @@ class PaperPipeline(Pipeline[Config]):
 
     def trained_backbone(
         self, semantic: Float[Tensor, "items semantic_dim"], stage: Stage[Report] | None = None
-    ) -> SASRec | DIN:
+    ) -> StateBackbone | DIN:
         """A sequence model of stage I; its item vectors, computed once, are a table.
 
         Args:
@@ -403,7 +406,8 @@ class PaperPipeline(Pipeline[Config]):
             stage: What trained it; stage I itself where it is None.
         """
         config = self.config.stage_one
-        backbone = stage_one_model(config, ItemEncoder(semantic, config)).to(self.device)
+        encoder = ItemEncoder(semantic, config)
+        backbone = stage_one_model(config, encoder, self.run.trust).to(self.device)
         load_weights((stage or self.stage_one).file("weights.safetensors"), backbone)
         items = ItemTable(backbone.num_items, backbone.dim).to(self.device)
         with torch.no_grad():
@@ -534,7 +538,7 @@ def _tables(stage: Stage[Report]) -> Tables:
     return load_tensors(stage.file("items.safetensors"))
 
 
-def keep_items(model: SASRec | DIN, folder: Path) -> None:
+def keep_items(model: Backbone, folder: Path) -> None:
     """Saves the item embeddings of stage I, and the model."""
     encoder = model.item_encoder
     with torch.no_grad():

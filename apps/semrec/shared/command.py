@@ -40,6 +40,7 @@ from semrec.shared.app import App, demo_data
 from semrec.shared.configuration import set_keys
 from semrec.shared.errors import guarded
 from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
+from semrec.shared.plugins import TrustOption
 from semrec.shared.serving.options import (
     HostOption,
     InsecureOption,
@@ -117,10 +118,11 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         embedding: EmbeddingOption = None,
         seed: SeedOption = None,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Train, test, and write report.html; the same command continues a stopped run."""
         resolved = app.configured(config, embedding, seed)
-        app.show(app.open(data, out, resolved, device, set_keys(config)))
+        app.show(app.open(data, out, resolved, device, set_keys(config), trust or ()))
 
     @commands.command()
     def demo(out: OutOption, seed: DemoSeedOption = 0, device: DeviceOption = "auto") -> None:
@@ -137,18 +139,24 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         config: UpdateConfigOption = None,
         train: TrainOption = True,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Go on from a complete run, which stays as it is, with the data of now."""
-        app.show(app.open_update(run, data, out, load_update(config, train=train), device))
+        settings = load_update(config, train=train)
+        app.show(app.open_update(run, data, out, settings, device, trust or ()))
 
     @commands.command()
     def extend(
-        run: RunOption, items: ItemsOption, out: OutOption, device: DeviceOption = "auto"
+        run: RunOption,
+        items: ItemsOption,
+        out: OutOption,
+        device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Make room for new items between two updates: a run that can recommend them at once."""
         from semrec.shared.extending import extend as make_room
 
-        make_room(app, run, items, out, device)
+        make_room(app, run, items, out, device, trust or ())
 
     @commands.command(cls=_study_command(app), help=STUDY_HELP)
     def study(
@@ -161,11 +169,12 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         seeds: SeedsOption = None,
         values: ValuesOption = None,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         resolved = app.configured(config, embedding, seed)
         all_seeds = parse_seeds(seeds, resolved.seed)
         chosen_study = with_values(app.system().studies, name, values)
-        pipeline = app.open(data, out, resolved, device, set_keys(config))
+        pipeline = app.open(data, out, resolved, device, set_keys(config), trust or ())
         from semrec.shared.studies import run_study
 
         run_study(name, chosen_study, pipeline, all_seeds, app.complete)
@@ -189,6 +198,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         workers: RayWorkersOption = None,
         force: ForceOption = False,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Item ids, titles and scores for one history, a file of them, or the run's users."""
         options = AnswerOptions(
@@ -208,18 +218,24 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
             engine=engine,
             workers=workers,
             force=force,
+            trust=tuple(trust or ()),
         )
         options.check()
-        pipeline = app.reopen(run, device)
+        pipeline = app.reopen(run, device, options.trust)
         from semrec.shared.recommend import recommend as answer
 
         answer(pipeline, options)
 
     @commands.command()
-    def export(run: RunOption, out: ExportOption, force: ReplaceOption = False) -> None:
+    def export(
+        run: RunOption,
+        out: ExportOption,
+        force: ReplaceOption = False,
+        trust: TrustOption = None,
+    ) -> None:
         """ONNX, parquet and a faiss index of a complete run, for other systems to read."""
         check_export(out, run=run, force=force)
-        pipeline = app.reopen(run, "cpu")
+        pipeline = app.reopen(run, "cpu", trust or ())
         from semrec.shared.exporting import export as write
 
         write(pipeline, out, force=force)
@@ -233,6 +249,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         insecure: InsecureOption = False,
         workers: WorkersOption = 1,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Answer over HTTP by a complete run; SIGHUP reads its folder again, without a gap."""
         options = ServeOptions(
@@ -243,6 +260,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
             insecure=insecure,
             workers=workers,
             device=device,
+            trust=tuple(trust or ()),
         )
         options.check()
         from semrec.shared.serving.server import serve as answer

@@ -129,6 +129,16 @@ class AppConfig(ABC):
     def embeddings(self) -> tuple[str, ...]:
         """What the items are embedded by: names, or files of stored embeddings."""
 
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """What the codes are made by."""
+        return ()
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The sequence models that it names."""
+        return ()
+
     @abstractmethod
     def training_samples(self, data: Data) -> dict[str, int]:
         """How many samples an epoch has, by the table that says how its model is trained."""

@@ -49,12 +49,20 @@ class Run:
         identity: What it is a run of, as `run.json` says it.
         screen: Where progress is shown.
         may_fill: Whether stages that are not complete may be filled.
+        trust: The packages whose code may run, for parts named package.module:Name.
     """
 
     def __init__(
-        self, path: Path, *, identity: Mapping[str, Any], screen: Screen, may_fill: bool
+        self,
+        path: Path,
+        *,
+        identity: Mapping[str, Any],
+        screen: Screen,
+        may_fill: bool,
+        trust: Collection[str] = (),
     ) -> None:
         self.path = path
+        self.trust = tuple(trust)
         self.app: str = identity["app"]
         self.config: dict[str, Any] = identity["config"]
         self.is_sealed = identity["format"] > 1
@@ -75,6 +83,7 @@ class Run:
         data: str,
         screen: Screen,
         update: Mapping[str, Any] | None = None,
+        trust: Collection[str] = (),
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -86,6 +95,7 @@ class Run:
             screen: Where progress is shown.
             update: Of an update, what it is one of, JSON values only: "run", the old run's name,
                 "digest" of its contents, and the settings.
+            trust: The packages whose code may run; no file of the run keeps them.
 
         Raises:
             ExperimentError: The folder holds another run, or files that are no run's.
@@ -115,11 +125,16 @@ class Run:
         if differences:
             what = ", ".join(differences)
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        return cls(path, identity=present, screen=screen, may_fill=True)
+        return cls(path, identity=present, screen=screen, may_fill=True, trust=trust)
 
     @classmethod
-    def reopen(cls, path: Path, screen: Screen) -> Run:
+    def reopen(cls, path: Path, screen: Screen, *, trust: Collection[str] = ()) -> Run:
         """Opens a complete run; none of its stages is filled any more.
+
+        Args:
+            path: The folder.
+            screen: Where progress is shown.
+            trust: The packages whose code may run.
 
         Raises:
             ExperimentError: The folder is not that of a complete run.
@@ -129,7 +144,7 @@ class Run:
             raise ExperimentError(
                 f"{path}: the run is not complete; the command that began it goes on"
             )
-        return cls(path, identity=identity, screen=screen, may_fill=False)
+        return cls(path, identity=identity, screen=screen, may_fill=False, trust=trust)
 
     @property
     def digest(self) -> str:

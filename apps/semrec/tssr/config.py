@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genrec import SequenceRecipe
-from semtok import Catalog, image_paths, is_stored
+from semtok import Catalog, image_paths, is_plugin, is_stored
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
@@ -122,7 +122,7 @@ class Content:
             if self.image_weights == RANDOM:
                 raise ValueError("image_weights must not be 'random' for stored embeddings")
         elif not all(map(self.is_image, self.fields)) and (
-            self.embedding == "lsa" or is_stored(self.embedding)
+            self.embedding == "lsa" or is_stored(self.embedding) or is_plugin(self.embedding)
         ):
             raise ValueError(
                 "embedding must be minilm, or the name or folder of a sentence-transformers model, "

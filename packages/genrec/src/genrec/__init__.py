@@ -52,7 +52,13 @@ if TYPE_CHECKING:
     from genrec.scoring import dense_scorer, rank_histories
     from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
     from genrec.seq2seq_config import Seq2SeqConfig
-    from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
+    from genrec.sequence_config import (
+        BACKBONE_TITLES,
+        BackboneName,
+        SequenceModelConfig,
+        backbone_class,
+        make_backbone,
+    )
     from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
     from genrec.similarity import item_scores
     from genrec.streams import Ensemble, Streams
@@ -115,6 +121,7 @@ __all__ = [
     "TrainingResult",
     "Trie",
     "Vocabulary",
+    "backbone_class",
     "beam_recall",
     "beam_search",
     "binary_cross_entropy",
@@ -136,6 +143,7 @@ __all__ = [
     "load_backbone",
     "load_model",
     "load_weights",
+    "make_backbone",
     "path_log_probs",
     "query_batches",
     "rank_histories",
@@ -198,7 +206,10 @@ _MODULES = {
     "scoring": ("dense_scorer", "rank_histories"),
     "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
     "seq2seq_config": ("Seq2SeqConfig",),
-    "sequence_config": ("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+    "sequence_config": (
+        *("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+        *("backbone_class", "make_backbone"),
+    ),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
     "similarity": ("item_scores",),
     "streams": ("Ensemble", "Streams"),

@@ -236,7 +236,7 @@ def _encode_with(
     # From loading to saving, so that no other run gives the same codes.
     alone = alone_with_tokenizer(folder if extend else None)
     with alone, console, workspace(output) as work:
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, trust=run.trust or ())
         items = _read(catalog, options, run, work, console, tokenizer)
         refuse_unused(tokenizer, options, run)
         encoding = encode_items(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from semtok.health import CodeHealth, measure_health
 from semtok.phrases import counted, levels_of_codes
 from semtok.progress import StageProgress
 from semtok.quantizers.contract import Quantizer
-from semtok.quantizers.kinds import QUANTIZERS
+from semtok.quantizers.kinds import QUANTIZERS, quantizer_kind
 from semtok.quantizers.rqvae_config import RqVaeConfig
 from semtok.vectors import as_vectors
 
@@ -89,6 +89,7 @@ class SemanticIds:
         item_ids: Sequence[str | int] | Int64[np.ndarray, " items"] | None = None,
         policy: Policy = "reassign",
         seed: int | None = None,
+        trust: Collection[str] = (),
         progress: StageProgress | None = None,
         **options: Any,
     ) -> FittedSemanticIds:
@@ -96,11 +97,13 @@ class SemanticIds:
 
         Args:
             vectors: Row i is that of item i. They must not be changed afterwards.
-            quantizer: One of the names in `QUANTIZERS`; the configuration of an RQ-VAE; or a
-                fitted quantizer, which then only encodes.
+            quantizer: One of the names in `QUANTIZERS`, or "package.module:Name" of another
+                package; the configuration of an RQ-VAE; or a fitted quantizer, which then only
+                encodes.
             item_ids: The items; None calls them by their rows, "0", "1" and so on.
             policy: How collisions are resolved; see `semtok.collisions`.
             seed: Same seed, same vectors: same codes. None is 0, or what the configuration says.
+            trust: The packages whose code may run, where the quantizer is of another package.
             progress: Called with a stage's name, how much is done and of how much.
             options: Of the quantizer's `fit`, such as `num_levels` and `codebook_size`.
 
@@ -116,7 +119,7 @@ class SemanticIds:
         names = _item_names(item_ids, len(x))
         if isinstance(quantizer, str | RqVaeConfig):
             report_stage = stage(progress, "quantizing")
-            fitted = _fitted_quantizer(x, quantizer, seed, progress=report_stage, **options)
+            fitted = _fitted_quantizer(x, quantizer, seed, trust, progress=report_stage, **options)
         elif seed is None and not options:
             fitted = quantizer
         else:
@@ -360,6 +363,7 @@ def _fitted_quantizer(
     x: Float[np.ndarray, "items dim"],
     quantizer: str | RqVaeConfig,
     seed: int | None,
+    trust: Collection[str],
     **options: Any,
 ) -> Quantizer:
     """The quantizer of a name or a configuration, fitted."""
@@ -368,7 +372,4 @@ def _fitted_quantizer(
             raise ValueError("seed has no effect: RqVaeConfig has its own")
         fitted: Quantizer = QUANTIZERS["rqvae"].quantizer_class.fit(x, quantizer, **options)
         return fitted
-    if quantizer not in QUANTIZERS:
-        names = ", ".join(QUANTIZERS)
-        raise ValueError(f"quantizer must be one of {names}, got {quantizer!r}")
-    return QUANTIZERS[quantizer].fit(x, seed=seed or 0, **options)
+    return quantizer_kind(quantizer, trust=trust).fit(x, seed=seed or 0, **options)
