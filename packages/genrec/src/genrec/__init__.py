@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from genrec.next_item import NextItemLoss
     from genrec.padded import PaddedBeamSearch
     from genrec.paths import kept_levels, path_log_probs
-    from genrec.progress import TrainingEvent, rich_progress
+    from genrec.progress import LoggerError, MetricsLogger, TrainingEvent, rich_progress
     from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
     from genrec.recommender import DenseRecommender, Recommender
     from genrec.requests import Answer, Recommendation, Request
@@ -93,7 +93,9 @@ __all__ = [
     "ItemMatrix",
     "ItemScores",
     "ItemTable",
+    "LoggerError",
     "MaskedBatches",
+    "MetricsLogger",
     "NextItemLoss",
     "NextItemRecipe",
     "PaddedBeamSearch",
@@ -196,7 +198,7 @@ _MODULES = {
     "next_item": ("NextItemLoss",),
     "padded": ("PaddedBeamSearch",),
     "paths": ("kept_levels", "path_log_probs"),
-    "progress": ("TrainingEvent", "rich_progress"),
+    "progress": ("LoggerError", "MetricsLogger", "TrainingEvent", "rich_progress"),
     "recipes": ("NextItemRecipe", "SequenceRecipe", "TrainingRecipe"),
     "recommender": ("DenseRecommender", "Recommender"),
     "requests": ("Answer", "Recommendation", "Request"),
