@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
     from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
     from genrec.similarity import item_scores
+    from genrec.steps import StepFunction, step_beam_search, step_exact_scores, step_score_items
     from genrec.streams import Ensemble, Streams
     from genrec.training import TrainingResult, fit
     from genrec.training_config import TrainingConfig
@@ -107,6 +108,7 @@ __all__ = [
     "SequenceModelConfig",
     "SequenceRecipe",
     "StateBackbone",
+    "StepFunction",
     "Streams",
     "Tables",
     "TrainingConfig",
@@ -147,6 +149,9 @@ __all__ = [
     "save_model",
     "save_weights",
     "score_items",
+    "step_beam_search",
+    "step_exact_scores",
+    "step_score_items",
     "with_catalogue",
 ]
 
@@ -201,6 +206,7 @@ _MODULES = {
     "sequence_config": ("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
     "similarity": ("item_scores",),
+    "steps": ("StepFunction", "step_beam_search", "step_exact_scores", "step_score_items"),
     "streams": ("Ensemble", "Streams"),
     "training": ("TrainingResult", "fit"),
     "training_config": ("TrainingConfig",),
