@@ -9,7 +9,7 @@ beams are chosen, masked and reordered here, and the state with them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ from genrec.trie import Trie
 from genrec.walk import Past, Prefixes, Walk
 
 
+@runtime_checkable
 class StepFunction(Protocol):
     """What a model of one's own is to the search: a function of a state and the codes so far."""
 
