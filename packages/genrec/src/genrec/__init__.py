@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     )
     from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
     from genrec.similarity import item_scores
+    from genrec.steps import StepFunction, step_beam_search, step_exact_scores, step_score_items
     from genrec.streams import Ensemble, Streams
     from genrec.training import TrainingResult, fit
     from genrec.training_config import TrainingConfig
@@ -115,6 +116,7 @@ __all__ = [
     "SequenceModelConfig",
     "SequenceRecipe",
     "StateBackbone",
+    "StepFunction",
     "Streams",
     "Tables",
     "TrainingConfig",
@@ -157,6 +159,9 @@ __all__ = [
     "save_model",
     "save_weights",
     "score_items",
+    "step_beam_search",
+    "step_exact_scores",
+    "step_score_items",
     "with_catalogue",
 ]
 
@@ -214,6 +219,7 @@ _MODULES = {
     ),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
     "similarity": ("item_scores",),
+    "steps": ("StepFunction", "step_beam_search", "step_exact_scores", "step_score_items"),
     "streams": ("Ensemble", "Streams"),
     "training": ("TrainingResult", "fit"),
     "training_config": ("TrainingConfig",),
