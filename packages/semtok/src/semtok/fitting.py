@@ -21,7 +21,7 @@ from semtok.embedding.chunks import embed_chunks
 from semtok.embedding.contract import EmbeddingSource
 from semtok.embedding.kinds import embedding_source, is_stored, on_device
 from semtok.embedding.stored import read_embeddings
-from semtok.options import FitOptions, RunOptions
+from semtok.options import TEXT_KINDS, FitOptions, RunOptions
 from semtok.quantizers.kinds import quantizer_kind
 from semtok.storage import scratch, sweep
 from semtok.tokenizer import Encoding, Tokenizer
@@ -278,6 +278,7 @@ def _source(
         precision=options.precision or "fp32",
         prompt=options.prompt,
         truncate_dim=options.truncate_dim,
+        fix_text=options.fix_text and options.kinds[name] in TEXT_KINDS,
         missing_images=options.missing_images or "error",
         trust=run.trust or (),
         progress=partial(console, stage),

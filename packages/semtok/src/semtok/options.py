@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Engine = Literal["local", "ray"]
 
 QUANTIZER_NAMES = ("hierarchical", "pq", "opq", "rq", "rqvae", "random")
+TEXT_KINDS = ("lsa", "text")
+"""The kinds of embeddings that read texts."""
 
 _FITTING = "How to fit"
 _RUNNING = "How to run"
@@ -211,6 +213,15 @@ class FitOptions:
             rich_help_panel=_FITTING,
         ),
     ] = None
+    fix_text: Annotated[
+        bool,
+        typer.Option(
+            "--fix-text",
+            help="Repair text that was decoded by the wrong encoding, now and of new items "
+            "(semtok[ftfy]).",
+            rich_help_panel=_FITTING,
+        ),
+    ] = False
     missing_images: Annotated[
         Literal["error", "empty"] | None,
         typer.Option(
@@ -302,6 +313,8 @@ class FitOptions:
             _refuse(self.precision, "--precision", "needs a text model")
             _refuse(self.prompt, "--prompt", "needs a text model")
             _refuse(self.truncate_dim, "--truncate-dim", "needs a text model")
+        if not set(TEXT_KINDS) & set(kinds):
+            _refuse(self.fix_text, "--fix-text", "needs lsa or a text model")
         if "image" not in kinds:
             _refuse(self.missing_images, "--missing-images", "needs a view of images")
         defaults = self._defaults(run)

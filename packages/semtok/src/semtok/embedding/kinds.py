@@ -38,6 +38,7 @@ def embedding_source(
     precision: Literal["fp32", "bf16"] = "fp32",
     prompt: str | None = None,
     truncate_dim: int | None = None,
+    fix_text: bool = False,
     missing_images: Literal["error", "empty"] = "error",
     id_column: str = "item_id",
     trust: Collection[str] = (),
@@ -66,6 +67,8 @@ def embedding_source(
         precision: Of a model of texts.
         prompt: What a model of texts reads before every text; its own where None.
         truncate_dim: Leading dimensions that are kept of a model of texts; its own where None.
+        fix_text: Whether "lsa" and models of texts repair wrongly decoded texts first; see
+            `Catalog.texts`.
         missing_images: What an item gets whose image is absent or broken; see `ImageEmbedding`.
         id_column: The id column of a parquet file.
         trust: The packages whose code may run.
@@ -82,7 +85,7 @@ def embedding_source(
         return _stored(spec, catalog, id_column)
     if kind == "lsa":
         report(progress, 0, 1)
-        lsa = LsaEmbedding.fit(catalog, fields=fields, seed=seed)
+        lsa = LsaEmbedding.fit(catalog, fields=fields, seed=seed, fix_text=fix_text)
         report(progress, 1, 1)
         return lsa
     if kind == "plugin":
@@ -112,6 +115,7 @@ def embedding_source(
         prompt=prompt,
         truncate_dim=truncate_dim,
         precision=precision,
+        fix_text=fix_text,
         device=device,
     )
 
