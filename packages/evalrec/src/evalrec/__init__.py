@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         fit_floors,
         recount_floors,
     )
+    from evalrec.gating import Gate, gate
     from evalrec.grid import Grid
     from evalrec.importing import PRESETS, TableOptions, TablePlan, plan_table
     from evalrec.interactions import DataError, Interactions
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from evalrec.table_preparation import prepare_table
     from evalrec.tables import (
         comparison_table,
+        gate_text,
         report_table,
         reports_table,
         systems_grid,
@@ -86,6 +88,7 @@ __all__ = [
     "Finding",
     "Floor",
     "Format",
+    "Gate",
     "Grid",
     "Interactions",
     "ItemToItemFloor",
@@ -115,6 +118,8 @@ __all__ = [
     "find_items",
     "fit_floors",
     "fit_matrix_factorization",
+    "gate",
+    "gate_text",
     "gini",
     "k_core",
     "keep_last",
@@ -158,6 +163,7 @@ _MODULES = {
     "filtering": ("drop_repeats", "k_core", "keep_last"),
     "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors", "recount_floors"),
+    "gating": ("Gate", "gate"),
     "grid": ("Grid",),
     "importing": ("PRESETS", "TableOptions", "TablePlan", "plan_table"),
     "interactions": ("DataError", "Interactions"),
@@ -184,7 +190,7 @@ _MODULES = {
     "synthetic": ("write_synthetic",),
     "table_preparation": ("prepare_table",),
     "tables": (
-        *("comparison_table", "report_table", "reports_table", "systems_grid"),
+        *("comparison_table", "gate_text", "report_table", "reports_table", "systems_grid"),
         *("to_latex", "to_markdown"),
     ),
 }

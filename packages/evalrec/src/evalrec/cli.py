@@ -1,4 +1,4 @@
-"""The command line: evalrec prepare, check, floors and compare."""
+"""The command line: evalrec prepare, check, floors, compare and gate."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def check(
 
 app.command()(reporting_cli.floors)
 app.command()(reporting_cli.compare)
+app.command()(reporting_cli.gate)
 
 
 def main() -> None:

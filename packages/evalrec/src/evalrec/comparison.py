@@ -162,9 +162,9 @@ def _check(systems: Mapping[str, Sequence[Report]], metrics: Sequence[str]) -> N
             first = first or report
             check_same_queries(first, name, report)
             for metric in metrics:
-                if metric not in report.metric_names:
+                if metric not in report.known_metrics:
                     raise ValueError(
-                        f"metrics must be among {report.metric_names}, which {name!r} has, "
+                        f"metrics must be among {report.known_metrics}, which {name!r} has, "
                         f"got {metric!r}"
                     )
 

@@ -53,7 +53,9 @@ def report_page(
     if model is not None and model not in reports:
         raise ValueError(f"model must be one of {', '.join(reports)}, got {model!r}")
     figures = {
-        name: {(mode, metric): report.metrics[mode][metric] for mode in MODES for metric in metrics}
+        name: {
+            (mode, metric): report.estimate(metric, mode) for mode in MODES for metric in metrics
+        }
         for name, report in reports.items()
     }
     note = f"{_FILTERED} The bars are means with 95 % bootstrap intervals over users."

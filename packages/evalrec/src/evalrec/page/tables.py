@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evalrec.metrics import is_less_better
 from evalrec.page.document import NUM_COLOURS, Html, tag, text
 
 __all__ = ["Example", "examples_table", "results_table", "share_bars", "table"]
@@ -47,7 +48,8 @@ def results_table(
     for modes in results.values():
         for mode, metrics in modes.items():
             for metric, value in metrics.items():
-                best[mode, metric] = max(best.get((mode, metric), -math.inf), value)
+                better = min if is_less_better(metric) else max
+                best[mode, metric] = better(best.get((mode, metric), value), value)
     order = list(dict.fromkeys(mode for mode, _ in best))
     columns = sorted(best, key=lambda column: order.index(column[0]))
     opens = {column for i, column in enumerate(columns) if i == 0 or columns[i - 1][0] != column[0]}
