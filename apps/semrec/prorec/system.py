@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from evalrec import Report, evaluate, pair_shares, read_report
 from genrec import (
+    DIN,
     Backbone,
     BackboneName,
     Batch,

@@ -268,7 +268,8 @@ def _source(
         fields = _split(options.fields)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    stage = "learning words" if options.views is None else f"learning words of {name}"
+    learning = "fitting the embedding" if options.kinds[name] == "plugin" else "learning words"
+    stage = learning if options.views is None else f"{learning} of {name}"
     return embedding_source(
         spec,
         catalog=items.chunks(),
