@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import typer
 
 from semrec.shared.configuration import build_config, load_config
+from semrec.shared.curves import LoggerName, check_logger
 from semrec.shared.data import AppConfig, Data, read_data
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import content_hash
@@ -91,6 +92,8 @@ class App(Generic[C, P]):
         config: C,
         device: str,
         keys: Collection[str] | None = None,
+        *,
+        logger: LoggerName | None = None,
     ) -> P:
         """Reads the data and begins or continues a run.
 
@@ -101,7 +104,9 @@ class App(Generic[C, P]):
             device: As `choose_device` takes it.
             keys: What of the configuration was set, as `set_keys` has it; the other sizes follow
                 the data. None where all are to stay as they are.
+            logger: What keeps the curves of its trainings.
         """
+        check_logger(logger)
         check_out(out)
         screen = Screen()
         data = read_data(folder, config.columns, screen)
@@ -117,6 +122,7 @@ class App(Generic[C, P]):
             config=dataclasses.asdict(config),
             data=content_hash(inputs),
             screen=screen,
+            logger=logger,
         )
         note_environment(run, chosen_device)
         for line in () if keys is None else size_lines(config, keys, data):
@@ -139,7 +145,16 @@ class App(Generic[C, P]):
             run=run, inputs=None, config=config, device=choose_device(device)
         )
 
-    def open_update(self, old: Path, folder: Path, out: Path, update: Update, device: str) -> P:
+    def open_update(
+        self,
+        old: Path,
+        folder: Path,
+        out: Path,
+        update: Update,
+        device: str,
+        *,
+        logger: LoggerName | None = None,
+    ) -> P:
         """Reads the data of now and begins or continues an update; raises what `open_grown` does.
 
         Args:
@@ -148,12 +163,14 @@ class App(Generic[C, P]):
             out: Of the update.
             update: What is done.
             device: As `choose_device` takes it.
+            logger: What keeps the curves of its trainings.
         """
 
         def read(present: P, screen: Screen) -> Data:
             return read_data(folder, present.config.columns, screen)
 
-        return self.open_grown(old, read, f"--data {folder}", out, update, device)
+        place = f"--data {folder}"
+        return self.open_grown(old, read, place, out, update, device, logger=logger)
 
     def open_grown(
         self,
@@ -165,6 +182,7 @@ class App(Generic[C, P]):
         device: str,
         *,
         extends: bool = False,
+        logger: LoggerName | None = None,
     ) -> P:
         """Begins or continues a run that goes on from another with other data.
 
@@ -176,11 +194,13 @@ class App(Generic[C, P]):
             update: What is done.
             device: As `choose_device` takes it.
             extends: Whether new items alone are new, and stand after all others.
+            logger: What keeps the curves of its trainings.
 
         Raises:
             ExperimentError: The run cannot be updated, or not with these data; or `out` is the run
                 itself, or holds something else.
         """
+        check_logger(logger)
         check_out(out)
         if out.resolve() == old.resolve():
             raise ExperimentError("--out must not be --run, which stays as it is: choose another")
@@ -205,6 +225,7 @@ class App(Generic[C, P]):
                 "digest": present.run.digest,
                 **dataclasses.asdict(update),
             },
+            logger=logger,
         )
         note_environment(run, present.device)
         pipeline: P = updating.pipeline(
@@ -242,7 +263,8 @@ class App(Generic[C, P]):
             typer.echo(visible(line))
         typer.echo()
         Console().print(reports_table(reports, title=f"{self.title} on the test"))
-        typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
+        for line in pipeline.run.places:
+            typer.echo(visible(line))
 
     def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
         """The configuration by a TOML file and by what the command line says of it.

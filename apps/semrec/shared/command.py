@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from genrec import ArtifactError
+from genrec import ArtifactError, LoggerError
 from typer.core import TyperCommand
 
 from semrec.shared.answer_options import (
@@ -37,6 +37,7 @@ from semrec.shared.answer_options import (
 )
 from semrec.shared.app import App, demo_data
 from semrec.shared.configuration import set_keys
+from semrec.shared.curves import LoggerOption
 from semrec.shared.errors import guarded
 from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
 from semrec.shared.serving.options import (
@@ -90,7 +91,7 @@ DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1"
 
 def run_app(app: App[Any, Any]) -> None:
     """Runs an app's command line; what a user can put right ends it with one line."""
-    guarded(command_line(app), (ArtifactError,))
+    guarded(command_line(app), (ArtifactError, LoggerError))
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
@@ -113,17 +114,23 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         config: ConfigOption = None,
         embedding: EmbeddingOption = None,
         seed: SeedOption = None,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
     ) -> None:
         """Train, test, and write report.html; the same command continues a stopped run."""
         resolved = app.configured(config, embedding, seed)
-        app.show(app.open(data, out, resolved, device, set_keys(config)))
+        app.show(app.open(data, out, resolved, device, set_keys(config), logger=logger))
 
     @commands.command()
-    def demo(out: OutOption, seed: DemoSeedOption = 0, device: DeviceOption = "auto") -> None:
+    def demo(
+        out: OutOption,
+        seed: DemoSeedOption = 0,
+        logger: LoggerOption = None,
+        device: DeviceOption = "auto",
+    ) -> None:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
-        app.show(app.open(demo_data(out), out, config, device))
+        app.show(app.open(demo_data(out), out, config, device, logger=logger))
         typer.echo(visible(f"serve it: {app.title.lower()} serve --run {shlex.quote(str(out))}"))
 
     @commands.command()
@@ -133,10 +140,12 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         out: OutOption,
         config: UpdateConfigOption = None,
         train: TrainOption = True,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
     ) -> None:
         """Go on from a complete run, which stays as it is, with the data of now."""
-        app.show(app.open_update(run, data, out, load_update(config, train=train), device))
+        budget = load_update(config, train=train)
+        app.show(app.open_update(run, data, out, budget, device, logger=logger))
 
     @commands.command()
     def extend(
@@ -157,12 +166,13 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         seed: SeedOption = None,
         seeds: SeedsOption = None,
         values: ValuesOption = None,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
     ) -> None:
         resolved = app.configured(config, embedding, seed)
         all_seeds = parse_seeds(seeds, resolved.seed)
         chosen_study = with_values(app.system().studies, name, values)
-        pipeline = app.open(data, out, resolved, device, set_keys(config))
+        pipeline = app.open(data, out, resolved, device, set_keys(config), logger=logger)
         from semrec.shared.studies import run_study
 
         run_study(name, chosen_study, pipeline, all_seeds, app.complete)

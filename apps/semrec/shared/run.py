@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from semrec.shared.curves import Curves, LoggerName
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import (
     check_place,
@@ -49,10 +50,17 @@ class Run:
         identity: What it is a run of, as `run.json` says it.
         screen: Where progress is shown.
         may_fill: Whether stages that are not complete may be filled.
+        logger: What keeps the curves of trainings, which are no part of what the run is of.
     """
 
     def __init__(
-        self, path: Path, *, identity: Mapping[str, Any], screen: Screen, may_fill: bool
+        self,
+        path: Path,
+        *,
+        identity: Mapping[str, Any],
+        screen: Screen,
+        may_fill: bool,
+        logger: LoggerName | None = None,
     ) -> None:
         self.path = path
         self.app: str = identity["app"]
@@ -60,6 +68,7 @@ class Run:
         self.is_sealed = identity["format"] > 1
         self.is_update = "update" in identity
         self.screen = screen
+        self.curves = Curves(run=path, app=self.app, kind=logger)
         self.may_fill = may_fill
         self._told: set[str] = set()
         self._checked: set[str] = set()
@@ -75,6 +84,7 @@ class Run:
         data: str,
         screen: Screen,
         update: Mapping[str, Any] | None = None,
+        logger: LoggerName | None = None,
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -86,6 +96,7 @@ class Run:
             screen: Where progress is shown.
             update: Of an update, what it is one of, JSON values only: "run", the old run's name,
                 "digest" of its contents, and the settings.
+            logger: What keeps the curves of trainings.
 
         Raises:
             ExperimentError: The folder holds another run, or files that are no run's.
@@ -115,7 +126,7 @@ class Run:
         if differences:
             what = ", ".join(differences)
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        return cls(path, identity=present, screen=screen, may_fill=True)
+        return cls(path, identity=present, screen=screen, may_fill=True, logger=logger)
 
     @classmethod
     def reopen(cls, path: Path, screen: Screen) -> Run:
@@ -135,6 +146,12 @@ class Run:
     def digest(self) -> str:
         """What tells this run's configuration and results, those of studies aside, from others."""
         return content_hash([self.path / "run.json", *sorted(self.path.glob("*/stage.json"))])
+
+    @property
+    def places(self) -> list[str]:
+        """Lines that a command prints last: where the report is, and what shows the curves."""
+        hint = self.curves.hint
+        return [f"report: {self.path / 'report.html'}", *([] if hint is None else [hint])]
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.
