@@ -7,6 +7,7 @@ Nothing that is imported here imports torch, so that `--help` and refusals come 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from importlib import metadata
 from pathlib import Path
@@ -36,9 +37,9 @@ from semrec.shared.answer_options import (
     UsersOption,
 )
 from semrec.shared.app import App, demo_data
-from semrec.shared.configuration import set_keys
+from semrec.shared.configuration import load_config, set_keys
 from semrec.shared.curves import LoggerOption
-from semrec.shared.errors import guarded
+from semrec.shared.errors import ExperimentError, guarded
 from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
 from semrec.shared.serving.options import (
     HostOption,
@@ -86,6 +87,9 @@ UpdateConfigOption = Annotated[Path | None, typer.Option(help="TOML with the tab
 TrainOption = Annotated[
     bool, typer.Option("--train/--no-train", help="Train on, or only make room for what is new")
 ]
+FileArgument = Annotated[Path | None, typer.Argument(help="TOML: whatever is not a default")]
+SchemaOption = Annotated[bool, typer.Option("--schema", help="A JSON Schema, for editors")]
+DefaultsOption = Annotated[bool, typer.Option("--defaults", help="All defaults, as TOML")]
 DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
 
 
@@ -221,6 +225,20 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         from semrec.shared.recommend import recommend as answer
 
         answer(pipeline, options)
+
+    @commands.command("config")
+    def show_config(
+        file: FileArgument = None, schema: SchemaOption = False, defaults: DefaultsOption = False
+    ) -> None:
+        """Check a configuration and print what it becomes, every key with what it says."""
+        if (file is not None) + schema + defaults != 1:
+            raise ExperimentError("config takes one of a FILE, --schema and --defaults")
+        from semrec.shared.schema import json_schema, toml_text
+
+        if schema:
+            typer.echo(json.dumps(json_schema(app.config), indent=2))
+        else:
+            typer.echo(toml_text(load_config(app.config, file), set_keys(file)), nl=False)
 
     @commands.command()
     def export(run: RunOption, out: ExportOption, force: ReplaceOption = False) -> None:
