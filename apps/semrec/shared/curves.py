@@ -34,7 +34,7 @@ LoggerOption = Annotated[
 _MODULES: dict[LoggerName, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),
     "csv": (),
-    "mlflow": ("mlflow", "pytorch_lightning"),
+    "mlflow": ("mlflow", "sqlalchemy", "pytorch_lightning"),
     "wandb": ("wandb", "pytorch_lightning"),
 }
 

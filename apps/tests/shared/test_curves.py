@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -73,20 +74,34 @@ def of_mlflow(folder: Path, stage: str) -> Points:
     }
 
 
+def wandb_records(path: Path) -> Iterator[bytes]:
+    """The records of an offline run: parts in blocks of 32 KiB, as in a log of LevelDB."""
+    content, place, record = path.read_bytes(), 7, b""  # after the file's mark
+    while place + 7 <= len(content):
+        left = 32_768 - place % 32_768
+        if left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
 def of_wandb(folder: Path, stage: str) -> Points:
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     points: Points = {}
     for path in folder.glob("wandb/offline-run-*/*.wandb"):
-        store, name, rows = DataStore(), "", []
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        name, rows = "", []
+        for data in wandb_records(path):
             record = Record()
             record.ParseFromString(data)
             name = record.run.display_name or name
             if record.HasField("history"):
-                keys = ("/".join(item.nested_key) or item.key for item in record.history.item)
+                keys = (item.key or "/".join(item.nested_key) for item in record.history.item)
                 values = (json.loads(item.value_json) for item in record.history.item)
                 rows.append(dict(zip(keys, values, strict=True)))
         if name.partition("/")[2] != stage:
