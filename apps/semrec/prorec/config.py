@@ -62,6 +62,8 @@ class StageOne(SequenceRecipe):
         item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
         integrated: What is quantized and distilled; left open by the paper.
         adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
+        alpha: Weight of the alignment of E_T and E_C; 0 leaves it out.
+        alignment_temperature: Divides the similarity of the two.
         num_negatives: SASRec: drawn uniformly for a batch, with logQ correction; 0 is the softmax
             over the whole catalogue. DIN: drawn for each row (EAGER: 60).
         alignment_items: Most items of a batch that are aligned.

@@ -469,7 +469,7 @@ class PaperPipeline(Pipeline[Config]):
             with numbers:  # an epoch is as good as it is once its tree is calibrated
                 return self.validated(model)
 
-        with self.run.screen.bar(name) as bar:
+        with self.run.screen.bar(name) as bar, self.run.curves.loggers(name) as loggers:
             result = fit(
                 model,
                 self.generator_batches(),
@@ -478,6 +478,7 @@ class PaperPipeline(Pipeline[Config]):
                 validate=validate,
                 folder=folder,
                 callback=bar.training,
+                loggers=loggers,
             )
         return {"best_epoch": result.best_epoch, "validation": result.metrics}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import typer
 
 from semrec.shared.configuration import build_config, load_config
+from semrec.shared.curves import LoggerName, check_logger
 from semrec.shared.data import AppConfig, Data, read_data
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import content_hash
@@ -92,7 +93,9 @@ class App(Generic[C, P]):
         config: C,
         device: str,
         keys: Collection[str] | None = None,
+        *,
         trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> P:
         """Reads the data and begins or continues a run.
 
@@ -104,7 +107,9 @@ class App(Generic[C, P]):
             keys: What of the configuration was set, as `set_keys` has it; the other sizes follow
                 the data. None where all are to stay as they are.
             trust: The packages whose code may run, for parts named package.module:Name.
+            logger: What keeps the curves of its trainings.
         """
+        check_logger(logger)
         check_out(out)
         check_plugins(config, trust)
         screen = Screen()
@@ -122,6 +127,7 @@ class App(Generic[C, P]):
             data=content_hash(inputs),
             screen=screen,
             trust=trust,
+            logger=logger,
         )
         note_environment(run, chosen_device)
         for line in () if keys is None else size_lines(config, keys, data):
@@ -158,7 +164,9 @@ class App(Generic[C, P]):
         out: Path,
         update: Update,
         device: str,
+        *,
         trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> P:
         """Reads the data of now and begins or continues an update; raises what `open_grown` does.
 
@@ -169,12 +177,14 @@ class App(Generic[C, P]):
             update: What is done.
             device: As `choose_device` takes it.
             trust: The packages whose code may run.
+            logger: What keeps the curves of its trainings.
         """
 
         def read(present: P, screen: Screen) -> Data:
             return read_data(folder, present.config.columns, screen)
 
-        return self.open_grown(old, read, f"--data {folder}", out, update, device, trust)
+        place = f"--data {folder}"
+        return self.open_grown(old, read, place, out, update, device, trust=trust, logger=logger)
 
     def open_grown(
         self,
@@ -184,9 +194,10 @@ class App(Generic[C, P]):
         out: Path,
         update: Update,
         device: str,
-        trust: Collection[str] = (),
         *,
         extends: bool = False,
+        trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> P:
         """Begins or continues a run that goes on from another with other data.
 
@@ -197,13 +208,15 @@ class App(Generic[C, P]):
             out: Of the new run.
             update: What is done.
             device: As `choose_device` takes it.
-            trust: The packages whose code may run.
             extends: Whether new items alone are new, and stand after all others.
+            trust: The packages whose code may run.
+            logger: What keeps the curves of its trainings.
 
         Raises:
             ExperimentError: The run cannot be updated, or not with these data; or `out` is the run
                 itself, or holds something else.
         """
+        check_logger(logger)
         check_out(out)
         if out.resolve() == old.resolve():
             raise ExperimentError("--out must not be --run, which stays as it is: choose another")
@@ -229,6 +242,7 @@ class App(Generic[C, P]):
                 **dataclasses.asdict(update),
             },
             trust=trust,
+            logger=logger,
         )
         note_environment(run, present.device)
         pipeline: P = updating.pipeline(
@@ -266,7 +280,8 @@ class App(Generic[C, P]):
             typer.echo(visible(line))
         typer.echo()
         Console().print(reports_table(reports, title=f"{self.title} on the test"))
-        typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
+        for line in pipeline.run.places:
+            typer.echo(visible(line))
 
     def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
         """The configuration by a TOML file and by what the command line says of it.

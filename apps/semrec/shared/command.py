@@ -7,6 +7,7 @@ Nothing that is imported here imports torch, so that `--help` and refusals come 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 from importlib import metadata
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from genrec import ArtifactError
+from genrec import ArtifactError, LoggerError
 from typer.core import TyperCommand
 
 from semrec.shared.answer_options import (
@@ -37,8 +38,9 @@ from semrec.shared.answer_options import (
     UsersOption,
 )
 from semrec.shared.app import App, demo_data
-from semrec.shared.configuration import set_keys
-from semrec.shared.errors import guarded
+from semrec.shared.configuration import load_config, set_keys
+from semrec.shared.curves import LoggerOption
+from semrec.shared.errors import ExperimentError, guarded
 from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
 from semrec.shared.plugins import TrustOption
 from semrec.shared.serving.options import (
@@ -87,6 +89,9 @@ UpdateConfigOption = Annotated[Path | None, typer.Option(help="TOML with the tab
 TrainOption = Annotated[
     bool, typer.Option("--train/--no-train", help="Train on, or only make room for what is new")
 ]
+FileArgument = Annotated[Path | None, typer.Argument(help="TOML: whatever is not a default")]
+SchemaOption = Annotated[bool, typer.Option("--schema", help="A JSON Schema, for editors")]
+DefaultsOption = Annotated[bool, typer.Option("--defaults", help="All defaults, as TOML")]
 DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
 
 
@@ -94,7 +99,7 @@ def run_app(app: App[Any, Any]) -> None:
     """Runs an app's command line; what a user can put right ends it with one line."""
     # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    guarded(command_line(app), (ArtifactError,))
+    guarded(command_line(app), (ArtifactError, LoggerError))
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
@@ -117,18 +122,25 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         config: ConfigOption = None,
         embedding: EmbeddingOption = None,
         seed: SeedOption = None,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
         """Train, test, and write report.html; the same command continues a stopped run."""
         resolved = app.configured(config, embedding, seed)
-        app.show(app.open(data, out, resolved, device, set_keys(config), trust or ()))
+        keys, packages = set_keys(config), trust or ()
+        app.show(app.open(data, out, resolved, device, keys, trust=packages, logger=logger))
 
     @commands.command()
-    def demo(out: OutOption, seed: DemoSeedOption = 0, device: DeviceOption = "auto") -> None:
+    def demo(
+        out: OutOption,
+        seed: DemoSeedOption = 0,
+        logger: LoggerOption = None,
+        device: DeviceOption = "auto",
+    ) -> None:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
-        app.show(app.open(demo_data(out), out, config, device))
+        app.show(app.open(demo_data(out), out, config, device, logger=logger))
         typer.echo(visible(f"serve it: {app.title.lower()} serve --run {shlex.quote(str(out))}"))
 
     @commands.command()
@@ -138,12 +150,13 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         out: OutOption,
         config: UpdateConfigOption = None,
         train: TrainOption = True,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
         """Go on from a complete run, which stays as it is, with the data of now."""
-        settings = load_update(config, train=train)
-        app.show(app.open_update(run, data, out, settings, device, trust or ()))
+        budget, packages = load_update(config, train=train), trust or ()
+        app.show(app.open_update(run, data, out, budget, device, trust=packages, logger=logger))
 
     @commands.command()
     def extend(
@@ -168,13 +181,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         seed: SeedOption = None,
         seeds: SeedsOption = None,
         values: ValuesOption = None,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
         resolved = app.configured(config, embedding, seed)
         all_seeds = parse_seeds(seeds, resolved.seed)
         chosen_study = with_values(app.system().studies, name, values)
-        pipeline = app.open(data, out, resolved, device, set_keys(config), trust or ())
+        keys, packages = set_keys(config), trust or ()
+        pipeline = app.open(data, out, resolved, device, keys, trust=packages, logger=logger)
         from semrec.shared.studies import run_study
 
         run_study(name, chosen_study, pipeline, all_seeds, app.complete)
@@ -225,6 +240,20 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         from semrec.shared.recommend import recommend as answer
 
         answer(pipeline, options)
+
+    @commands.command("config")
+    def show_config(
+        file: FileArgument = None, schema: SchemaOption = False, defaults: DefaultsOption = False
+    ) -> None:
+        """Check a configuration and print what it becomes, every key with what it says."""
+        if (file is not None) + schema + defaults != 1:
+            raise ExperimentError("config takes one of a FILE, --schema and --defaults")
+        from semrec.shared.schema import json_schema, toml_text
+
+        if schema:
+            typer.echo(json.dumps(json_schema(app.config), indent=2))
+        else:
+            typer.echo(toml_text(load_config(app.config, file), set_keys(file)), nl=False)
 
     @commands.command()
     def export(

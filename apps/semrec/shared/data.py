@@ -25,7 +25,14 @@ _STOPPED_BY = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the columns of the two files are called; item ids are joined by value."""
+    """What the columns of the two files are called; item ids are joined by value.
+
+    Attributes:
+        catalog_item: Of the items, their ids.
+        user: Of the interactions, who it was.
+        item: Of the interactions, the id of the item.
+        timestamp: Of the interactions, when it was.
+    """
 
     catalog_item: str = "item_id"
     user: str = "user_id"

@@ -60,7 +60,7 @@ def extend(
         return kept_and_new(old, items, screen)
 
     place, update = f"--items {items}", Update(train=False)
-    pipeline = app.open_grown(run, read, place, out, update, device, trust, extends=True)
+    pipeline = app.open_grown(run, read, place, out, update, device, extends=True, trust=trust)
     app.complete(pipeline)
     typer.echo(visible(sentence(pipeline)))
     typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from semrec.shared.curves import Curves, LoggerName
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import (
     check_place,
@@ -50,6 +51,7 @@ class Run:
         screen: Where progress is shown.
         may_fill: Whether stages that are not complete may be filled.
         trust: The packages whose code may run, for parts named package.module:Name.
+        logger: What keeps the curves of trainings, which are no part of what the run is of.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Run:
         screen: Screen,
         may_fill: bool,
         trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> None:
         self.path = path
         self.trust = tuple(trust)
@@ -68,6 +71,7 @@ class Run:
         self.is_sealed = identity["format"] > 1
         self.is_update = "update" in identity
         self.screen = screen
+        self.curves = Curves(run=path, app=self.app, kind=logger)
         self.may_fill = may_fill
         self._told: set[str] = set()
         self._checked: set[str] = set()
@@ -84,6 +88,7 @@ class Run:
         screen: Screen,
         update: Mapping[str, Any] | None = None,
         trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -96,6 +101,7 @@ class Run:
             update: Of an update, what it is one of, JSON values only: "run", the old run's name,
                 "digest" of its contents, and the settings.
             trust: The packages whose code may run; no file of the run keeps them.
+            logger: What keeps the curves of trainings.
 
         Raises:
             ExperimentError: The folder holds another run, or files that are no run's.
@@ -125,7 +131,7 @@ class Run:
         if differences:
             what = ", ".join(differences)
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        return cls(path, identity=present, screen=screen, may_fill=True, trust=trust)
+        return cls(path, identity=present, screen=screen, may_fill=True, trust=trust, logger=logger)
 
     @classmethod
     def reopen(cls, path: Path, screen: Screen, *, trust: Collection[str] = ()) -> Run:
@@ -150,6 +156,12 @@ class Run:
     def digest(self) -> str:
         """What tells this run's configuration and results, those of studies aside, from others."""
         return content_hash([self.path / "run.json", *sorted(self.path.glob("*/stage.json"))])
+
+    @property
+    def places(self) -> list[str]:
+        """Lines that a command prints last: where the report is, and what shows the curves."""
+        hint = self.curves.hint
+        return [f"report: {self.path / 'report.html'}", *([] if hint is None else [hint])]
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.

@@ -178,6 +178,7 @@ class Model(SequenceRecipe):
             principal components of the content.
         num_layers: Layers of each unimodal encoder.
         num_cross_layers: Layers of the cross-modal encoder, a direction; the authors' code has 4.
+        feedforward_dim: Inner width of the feed-forward parts.
         user_weight: lambda_1 of eq. 4; 1 in the paper.
         item_weight: lambda_2 of eq. 4; 1 in the paper.
         contrast_temperature: tau of eq. 1; .2 in the authors' code.
