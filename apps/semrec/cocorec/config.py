@@ -88,12 +88,22 @@ class Codes:
 class Model(SequenceRecipe):
     """The model and its training (sections 2.3, 2.4 and 3.1.4; rates of the authors' code).
 
+    Differs: by default layer norms stand before the backbone's sub-layers, where the authors' code
+    has them after (`norm`); a causal pass over windows that overlap by half stands for the paper's
+    pairs (`samples`), so that a target may see fewer than 20 items; all items are negatives, where
+    the authors' code draws 24,000; no prefix of a user's history is a negative of another one of
+    the same user in eq. 7; gradients are clipped. Attention and feed-forward parts have biases,
+    which eq. 1 to 4 do not print. The baselines have their layer norms before the sub-layers
+    whatever `norm` says. `paper.toml` has the paper's way, but for the last three.
+
     Attributes:
         temperature: tau of eq. 5 to 8, which all compare by cosine.
         num_negatives: Drawn uniformly for a step, with logQ correction; 0 takes all items (the
             authors' code draws some 24,000 of 24,587).
         num_layers: Layers of the backbone, L_r.
         feedforward_dim: Inner width of the feed-forward parts of both modules.
+        norm: Whether the backbone's layer norms stand before the sub-layers, "pre", or after them,
+            "post". Positions are counted from the oldest item either way.
         dropout: Of the backbone.
         fusion_layers: Layers of the semantic-fusion module, L.
         fusion_dropout: Its dropout.
@@ -115,6 +125,7 @@ class Model(SequenceRecipe):
     num_layers: int = 2
     num_heads: int = 2
     feedforward_dim: int = 512
+    norm: Literal["pre", "post"] = "pre"
     dropout: float = 0.1
     fusion_layers: int = 2
     fusion_dropout: float = 0.2

@@ -28,6 +28,9 @@ Source = Literal["integrated", "semantic", "collaborative", "concatenated", "con
 class Text:
     """E_S, the semantic embeddings.
 
+    Differs: PCA reduces them before the adaption layer; the paper feeds them whole, which a `dim`
+    as wide as the embedding does.
+
     Attributes:
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
             stored embeddings. The paper's is Llama2-7b.
@@ -54,27 +57,48 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOne(SequenceRecipe):
-    """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
+    """The sequence model with alignment (section 3.3). Width, rate and history are section 4.1's.
+
+    Differs: the paper trains DIN, a step of which takes some nine times as long, with batches of
+    256 and a warm-up of Adam. By default SASRec is trained, whose rate falls to 0 and whose
+    gradients are clipped; the negatives that the next item is told from are aligned as well, by
+    cosine over a temperature; the positive stays in the denominator of eq. 3, whose sum is over
+    logarithms; E_T is scaled by .1; and the integrated embeddings have length 1. `paper.toml` has
+    the paper's way.
 
     Attributes:
-        backbone: "sasrec", or "din", which is the paper's; or "package.module:Name", a
-            `genrec.StateBackbone` of another package.
+        backbone: "sasrec"; "din", which is the paper's and has no layers, heads, dropout,
+            similarity or temperature; or "package.module:Name", a `genrec.StateBackbone` of
+            another package.
+        recency: DIN: whether attention also sees how many items ago each item was had; False is
+            DIN as published, which does not see the order.
         item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
         integrated: What is quantized and distilled; left open by the paper.
+        integrated_length: Whether it is scaled to length 1, "unit", or stays as it is, "raw".
         adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
-        alpha: Weight of the alignment of E_T and E_C; 0 leaves it out.
-        alignment_temperature: Divides the similarity of the two.
         num_negatives: SASRec: drawn uniformly for a batch, with logQ correction; 0 is the softmax
-            over the whole catalogue. DIN: drawn for each row (EAGER: 60).
+            over the whole catalogue. DIN: drawn for each row (EAGER: 60), at least one.
+        alpha: Weight of the alignment of E_T and E_C; 0 leaves it out.
+        alignment_among: Which items are aligned: those of the histories and targets of the "batch",
+            as in the paper, or those "drawn" as negatives, too.
+        alignment_formula: Of eq. 3: "infonce", which the text names, or as "printed", without the
+            positive in the denominator and with the sum over the items inside the logarithm.
+        alignment_similarity: Of E_C and E_T; left open by the paper.
+        alignment_temperature: Divides the similarity; 1 for none.
         alignment_items: Most items of a batch that are aligned.
         batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
     """
 
     backbone: str = "sasrec"
+    recency: bool = True
     item_input: Literal["collaborative", "sum"] = "sum"
     integrated: Literal["collaborative", "adapted", "sum", "concatenated"] = "sum"
+    integrated_length: Literal["unit", "raw"] = "unit"
     adapted_weight: float = 0.1
     alpha: float = 1.0
+    alignment_among: Literal["batch", "drawn"] = "drawn"
+    alignment_formula: Literal["infonce", "printed"] = "infonce"
+    alignment_similarity: Literal["cosine", "dot"] = "cosine"
     alignment_temperature: float = 0.07
     alignment_items: int = 768
 
@@ -82,6 +106,24 @@ class StageOne(SequenceRecipe):
         super().__post_init__()
         check_part("backbone", self.backbone, ("sasrec", "din"))
         check_at_least(0, self, "alpha")
+        check_at_least(1, self, "alignment_items")
+        if not self.alignment_temperature > 0:
+            raise ValueError(
+                f"alignment_temperature must be positive, got {self.alignment_temperature}"
+            )
+        if self.backbone == "din" and not self.num_negatives:
+            raise ValueError(
+                "num_negatives must be at least 1 where backbone is 'din', which scores items that "
+                "are drawn for each row (EAGER: 60), got 0"
+            )
+        ignored = ("num_layers", "num_heads", "dropout", "similarity", "temperature")
+        for name in ignored if self.backbone == "din" else ("recency",):
+            value = getattr(self, name)
+            if value != getattr(StageOne, name):
+                raise ValueError(
+                    f"{name} must be left out where backbone is {self.backbone!r}, which has none, "
+                    f"got {value!r}"
+                )
         if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":
             raise ValueError(
                 f'integrated must be "collaborative" when nothing trains the adaption layer '
@@ -92,6 +134,9 @@ class StageOne(SequenceRecipe):
 @dataclass(frozen=True, kw_only=True)
 class Codes:
     """What becomes codes, and how; the paper's are hierarchical k-means with K = 256 (section 4.1).
+
+    Differs: the clusters are of equal size by default, as in EAGER's code, so that all codes are
+    equally long; the paper says plain k-means, `balanced = false`.
 
     Attributes:
         source: The item embeddings that are quantized, read and distilled in stage II:
@@ -179,11 +224,16 @@ class Codes:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTwo(TrainingRecipe):
-    """Generation with distillation (section 3.4). Sizes and rates are section 4.1's.
+    """Generation with distillation (section 3.4). Width, rate and batch are section 4.1's.
 
-    Differs: the paper's generator has 4 decoder layers, encodes the history itself and knows no
-    graph (`paper.toml`); by default it starts from stage I, the newest state is added to the
-    decoder's first input, and the floors' scores enter the tree.
+    Differs: the paper's generator has 4 decoder layers, reads the codes of the history and has one
+    softmax a level; it distils by raw dot products (eq. 7) and knows no graph (`paper.toml`). By
+    default there is one decoder layer that starts from stage I, each node of the tree has a row of
+    its own, the newest state is added to the decoder's first input, the floors' scores enter the
+    tree, and distillation is by cosine over a temperature, with negatives that the batch shares.
+    The rate falls to 0 and gradients are clipped; the paper says warm-up alone. `generator.toml` is
+    a generator between the two. EAGER, a baseline of `study rivals`, is trained without its task
+    that transfers from text to behaviour.
 
     Attributes, those of `genrec.Seq2SeqConfig` aside:
         history_input: "backbone" starts from stage I: its item vectors and its layers read the

@@ -66,15 +66,24 @@ class ItemEncoder(nn.Module):
 
 
 def integrated(
-    tables: Tables, which: Literal["collaborative", "adapted", "sum", "concatenated"]
+    tables: Tables,
+    which: Literal["collaborative", "adapted", "sum", "concatenated"],
+    length: Literal["unit", "raw"] = "unit",
 ) -> Float[Tensor, "items integrated_dim"]:
-    """The integrated embeddings, of length 1; the paper leaves open which they are."""
-    unit = partial(nn.functional.normalize, dim=-1)
+    """The integrated embeddings; the paper leaves open which they are.
+
+    Args:
+        tables: E_C and E_T.
+        which: Which they are.
+        length: "unit" scales their rows, and the parts of concatenated ones, to length 1.
+    """
     collaborative, adapted = tables["collaborative"], tables["adapted"]
-    if which == "concatenated":
-        return unit(torch.cat([unit(collaborative), unit(adapted)], dim=1))
+    unit = partial(nn.functional.normalize, dim=-1) if length == "unit" else nn.Identity()
     options = {"collaborative": collaborative, "adapted": adapted, "sum": collaborative + adapted}
-    return unit(options[which])
+    if which == "concatenated":
+        options[which] = torch.cat([unit(collaborative), unit(adapted)], dim=1)
+    vectors: Tensor = unit(options[which])
+    return vectors
 
 
 def concatenated(
@@ -109,7 +118,8 @@ def stage_one_model(
     """
     num_items = len(items())
     if config.backbone == "din":
-        return DIN(num_items, dim=config.dim, recency=config.history_length, item_encoder=items)
+        recency = config.history_length if config.recency else None
+        return DIN(num_items, dim=config.dim, recency=recency, item_encoder=items)
     return make_backbone(config.backbone, num_items, config, item_encoder=items, trust=trust)
 
 
@@ -138,9 +148,18 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
         states = model(batch.history, vectors)
         losses = {"next_item": config.loss(states, vectors, batch.targets, negatives)}
     if adapted is not None and config.alpha:
-        drawn = torch.randperm(len(rows), device=device)[: config.alignment_items]
+        aligned = rows
+        if config.alignment_among == "batch":
+            aligned = config.loss.rows(num_items, batch.history, batch.targets)
+        drawn = torch.randperm(len(aligned), device=device)[: config.alignment_items]
+        places = torch.searchsorted(rows, aligned[drawn])
         losses["alignment"] = config.alpha * alignment_loss(
-            collaborative[drawn], adapted[drawn], temperature=config.alignment_temperature
+            collaborative[places],
+            adapted[places],
+            temperature=config.alignment_temperature,
+            similarity=config.alignment_similarity,
+            include_positive=config.alignment_formula == "infonce",
+            sum_inside_log=config.alignment_formula == "printed",
         )
     return losses
 

@@ -85,7 +85,8 @@ _SEQUENCE = tuple(f"stage_one.{name}" for name in _SIZES)
 _STAGE_ONE = tuple(
     f"stage_one.{field.name}"
     for field in dataclasses.fields(StageOne)
-    if field.name != "integrated"  # says what becomes of the item embeddings afterwards
+    # These say what becomes of the item embeddings afterwards.
+    if field.name not in ("integrated", "integrated_length")
 )
 
 GENERATOR_READS = (
@@ -172,7 +173,7 @@ class PaperPipeline(Pipeline[Config]):
             self,
             "reference",
             lambda: self._stage_one_plan(config, untrained_items),
-            reads=(*_SEQUENCE, "stage_one.backbone"),
+            reads=(*_SEQUENCE, "stage_one.backbone", "stage_one.recency"),
         )
 
     def _stage_one_plan(
@@ -206,7 +207,8 @@ class PaperPipeline(Pipeline[Config]):
         """The item embeddings that become codes."""
         source = self.config.codes.source
         if source == "integrated":
-            return integrated(_tables(self.stage_one), self.config.stage_one.integrated)
+            config = self.config.stage_one
+            return integrated(_tables(self.stage_one), config.integrated, config.integrated_length)
         if source == "semantic":
             return self.semantic.cpu()
         if source == "collaborative":
@@ -222,7 +224,8 @@ class PaperPipeline(Pipeline[Config]):
         reads: tuple[str, ...] = ()
         after: tuple[Stage[Any], ...] = ()
         if codes.source == "integrated":
-            reads, after = ("stage_one.integrated",), (self.stage_one,)
+            reads = ("stage_one.integrated", "stage_one.integrated_length")
+            after = (self.stage_one,)
         elif codes.source != "collaborative":
             reads, after = _TEXT, self.texts
         if codes.source not in ("integrated", "semantic"):

@@ -42,6 +42,7 @@ OTHER_THAN_DEFAULT = {
         "dropout": 0.3,
         "feedforward_dim": 10,
         "positions": "newest",
+        "norm": "post",
         "similarity": "cosine",
         "temperature": 0.2,
     },
