@@ -28,8 +28,16 @@ if TYPE_CHECKING:
     from evalrec.item_to_item import cooccurrences, pair_shares
     from evalrec.leaks import check_split
     from evalrec.list_metrics import coverage, exposures, gini
+    from evalrec.list_values import (
+        Calibration,
+        CodeDiversity,
+        ListMetric,
+        Novelty,
+        Serendipity,
+        VectorDiversity,
+    )
     from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
-    from evalrec.metrics import mrr, ndcg, recall
+    from evalrec.metrics import average_precision, hit_rate, mrr, ndcg, precision, recall
     from evalrec.preparation import Prepared, PrepareOptions, prepare
     from evalrec.ranking import rank_items
     from evalrec.readers import (
@@ -77,8 +85,10 @@ __all__ = [
     "MODES",
     "PRESETS",
     "Batch",
+    "Calibration",
     "Candidates",
     "Choice",
+    "CodeDiversity",
     "Column",
     "Comparison",
     "DataError",
@@ -92,17 +102,22 @@ __all__ = [
     "Grid",
     "Interactions",
     "ItemToItemFloor",
+    "ListMetric",
     "MatrixFactorizationFloor",
+    "Novelty",
     "PopularityFloor",
     "PrepareOptions",
     "Prepared",
     "Queries",
     "Recommendations",
     "Report",
+    "Serendipity",
     "Split",
     "System",
     "TableOptions",
     "TablePlan",
+    "VectorDiversity",
+    "average_precision",
     "batch_of_rows",
     "check_interactions",
     "check_split",
@@ -121,6 +136,7 @@ __all__ = [
     "gate",
     "gate_text",
     "gini",
+    "hit_rate",
     "k_core",
     "keep_last",
     "leave_last_n",
@@ -130,6 +146,7 @@ __all__ = [
     "pair_shares",
     "pick_weights",
     "plan_table",
+    "precision",
     "prepare",
     "prepare_table",
     "rank_items",
@@ -172,7 +189,11 @@ _MODULES = {
     "matrix_factorization": ("MatrixFactorizationFloor", "fit_matrix_factorization"),
     "comparison": ("Comparison", "Difference", "System", "compare"),
     "list_metrics": ("coverage", "exposures", "gini"),
-    "metrics": ("mrr", "ndcg", "recall"),
+    "list_values": (
+        *("Calibration", "CodeDiversity", "ListMetric", "Novelty", "Serendipity"),
+        "VectorDiversity",
+    ),
+    "metrics": ("average_precision", "hit_rate", "mrr", "ndcg", "precision", "recall"),
     "preparation": ("PrepareOptions", "Prepared", "prepare"),
     "ranking": ("rank_items",),
     "readers": (

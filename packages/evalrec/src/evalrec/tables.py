@@ -208,10 +208,12 @@ def differences_grid(comparison: Comparison) -> Grid:
             _estimate(difference.estimate, signed=True),
             _p_value(difference.bootstrap_p),
             _p_value(difference.t_test_p),
+            _p_value(difference.wilcoxon_p),
         ]
         for difference in comparison.differences
     ]
-    return Grid(header=["system", "metric", "difference", "p, bootstrap", "p, t-test"], rows=rows)
+    header = ["system", "metric", "difference", "p, bootstrap", "p, t-test", "p, Wilcoxon"]
+    return Grid(header=header, rows=rows)
 
 
 def _inflation(report: Report, metric: str, mode: str) -> str:
