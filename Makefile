@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test browser reliability lint format docs docs-serve dist bench install image docker-check clean
+.PHONY: demo test browser reliability lint format docs docs-serve dist bench reproduce-beauty install image docker-check clean
 
 install: $(VENV)/.installed
 
@@ -72,6 +72,10 @@ dist:
 
 bench: install
 	@echo "Each file under benchmarks/ runs alone: .venv/bin/python benchmarks/NAME.py --help"; ls benchmarks
+
+# The README's figures of Amazon Beauty from its raw files, in the folder DATA.
+reproduce-beauty: install
+	$(BIN)/python benchmarks/reproduce.py "$(or $(DATA),.)"
 
 # Builds the service's image, runs it with a complete run and asks it once.
 docker-check:
