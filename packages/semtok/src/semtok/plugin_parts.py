@@ -10,13 +10,15 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semtok.catalog import CatalogError
-from semtok.embedding.contract import EmbeddingSource
 from semtok.parts import read_part, refusing, string, writing_part
 from semtok.plugins import imported, is_plugin, package_version, plugin_name, version_note
-from semtok.quantizers.contract import Quantizer
+
+if TYPE_CHECKING:
+    from semtok.embedding.contract import EmbeddingSource
+    from semtok.quantizers.contract import Quantizer
 
 _LOG = logging.getLogger(__name__)
 _FILES = "part"

@@ -1,6 +1,7 @@
 """Readers of interactions and items: the native folder and the public raw formats."""
 
-from evalrec.readers.batches import Batch, Column, batch_of_rows
+from evalrec.cells import Column
+from evalrec.readers.batches import Batch, batch_of_rows
 from evalrec.readers.collect import Read
 from evalrec.readers.contract import Format
 from evalrec.readers.formats import FORMATS, read_catalogue, read_raw
