@@ -6,7 +6,6 @@ import dataclasses
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -53,7 +52,6 @@ def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> C
         raise ConfigError([f"{where}: {mistake}" for mistake in mistakes]) from error
 
 
-@cache
 def adapter(kind: type[Config]) -> TypeAdapter[Config]:
     """What pydantic makes of a dataclass; it is imported here, since `--help` has no use for it."""
     from pydantic import TypeAdapter

@@ -23,7 +23,7 @@ import typer
 from semrec.shared.errors import ExperimentError
 
 if TYPE_CHECKING:
-    from lightning_fabric.loggers import Logger
+    from lightning_fabric.loggers.logger import Logger
 
 LoggerName = Literal["tensorboard", "csv", "mlflow", "wandb"]
 LoggerOption = Annotated[
@@ -108,11 +108,11 @@ class Curves:
         """The logger of a stage; the libraries are imported here, since they take seconds."""
         label, place = f"{self.run.resolve().name}/{stage}", str(self.folder)
         if self.kind == "tensorboard":
-            from lightning_fabric.loggers import TensorBoardLogger
+            from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
             return TensorBoardLogger(place, name=stage)
         if self.kind == "csv":
-            from lightning_fabric.loggers import CSVLogger
+            from lightning_fabric.loggers.csv_logs import CSVLogger
 
             return CSVLogger(place, name=stage)
         if self.kind == "mlflow":

@@ -71,7 +71,7 @@ def log_figures(
     Raises:
         LoggerError: One of them fails, in whatever way.
     """
-    from lightning_fabric.loggers import Logger
+    from lightning_fabric.loggers.logger import Logger
 
     for metrics_logger in loggers:
         try:
