@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from evalrec.report import MODES, Estimate, Report, check_same_queries
+from evalrec.report import MODES, Estimate, Report
+from evalrec.side_by_side import check_same_queries
 from evalrec.significance import (
     bootstrap_means,
     bootstrap_p_value,

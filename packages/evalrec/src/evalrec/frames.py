@@ -85,7 +85,7 @@ def make_frame(columns: Mapping[str, Any], backend: str) -> Any:
         ValueError: If narwhals makes no tables of that name.
     """
     try:
-        return nw.from_dict(columns, backend=backend).to_native()
+        return nw.from_dict(columns, backend=backend).to_native()  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(
             "backend must be polars, pandas, pyarrow or another that narwhals knows, "

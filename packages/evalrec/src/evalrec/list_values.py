@@ -101,7 +101,8 @@ class Novelty:
         """The mean self-information of each list."""
         bits = -np.log2(np.maximum(self.users_of_item, 1) / self.num_users)  # [items]
         shown = ranked >= 0
-        return np.where(shown, bits[ranked], 0.0).sum(axis=1) / np.maximum(shown.sum(axis=1), 1)
+        totals: Float[np.ndarray, " batch"] = np.where(shown, bits[ranked], 0.0).sum(axis=1)
+        return totals / np.maximum(shown.sum(axis=1), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +188,11 @@ class CodeDiversity:
         for codes in self.codes.T:  # [items] of one level
             level = codes[ranked]  # [batch, k]
             differing += (pairs & (level[:, :, None] != level[:, None, :])).sum(axis=(1, 2))
-        return differing / np.maximum(pairs.sum(axis=(1, 2)) * self.codes.shape[1], 1)
+        num_levels = self.codes.shape[1]
+        shares: Float[np.ndarray, " batch"] = differing / np.maximum(
+            pairs.sum(axis=(1, 2)) * num_levels, 1
+        )
+        return shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +287,8 @@ class Calibration:
         mixed = (1 - self.alpha) * shown + self.alpha * wanted
         has_share = wanted > 0
         ratios = np.divide(wanted, mixed, out=np.ones_like(wanted), where=has_share)
-        return (wanted * np.log(ratios)).sum(axis=1)
+        divergences: Float[np.ndarray, " batch"] = (wanted * np.log(ratios)).sum(axis=1)
+        return divergences
 
     def _distributions(
         self, owners: Int[np.ndarray, " pairs"], items: Int[np.ndarray, " pairs"], batch: int
@@ -291,4 +297,6 @@ class Calibration:
         cells = (np.ones(len(owners)), (owners, items))
         totals = (sparse.csr_array(cells, shape=(batch, self.num_items)) @ self.shares).toarray()
         sums = totals.sum(axis=1, keepdims=True)
-        return np.divide(totals, sums, out=np.zeros_like(totals), where=sums > 0)
+        shares: Float[np.ndarray, "batch categories"] = np.zeros_like(totals)
+        np.divide(totals, sums, out=shares, where=sums > 0)
+        return shares

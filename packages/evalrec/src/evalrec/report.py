@@ -24,9 +24,6 @@ __all__ = [
     "MODES",
     "Estimate",
     "Report",
-    "check_same_queries",
-    "check_side_by_side",
-    "headline_metrics",
     "read_report",
 ]
 
@@ -335,44 +332,13 @@ class Report:
             ValueError: If narwhals makes no tables of that name, or there are user groups that are
                 not one a query, or that have no effect since values are those of each user.
         """
-        from evalrec.frames import make_frame  # loads polars, which few reports need
+        from evalrec.report_frames import means_frame, users_frame  # they load polars
 
         if per_user and user_groups is not None:
             raise ValueError("user_groups has no effect where per_user is True")
         if per_user:
-            return make_frame(self._user_columns(), backend)
-        by_users: dict[str | None, dict[str, dict[str, Estimate]]] = {None: self.metrics}
-        if user_groups is not None:
-            by_users = {**self.by_user_group(user_groups)}
-        rows = [
-            {
-                "name": self.name,
-                **({} if users is None else {"users": users}),
-                "mode": mode,
-                "metric": metric,
-                **estimate._asdict(),
-            }
-            for users, by_mode in by_users.items()
-            for mode, estimates in by_mode.items()
-            for metric, estimate in estimates.items()
-        ]
-        return make_frame({name: [row[name] for row in rows] for name in rows[0]}, backend)
-
-    def _user_columns(self) -> dict[str, Any]:
-        """A row a query and mode, the modes one after the other."""
-        num_users = self.counts["users"]
-        targets = [self.group_names[group] for group in self.groups]
-        return {
-            "name": [self.name] * (num_users * len(MODES)),
-            "query": np.tile(np.arange(num_users), len(MODES)),
-            "mode": [mode for mode in MODES for _ in range(num_users)],
-            "group": targets * len(MODES),
-            "rank": np.concatenate([self.ranks[mode] for mode in MODES]),
-            **{
-                metric: np.concatenate([self.per_user(metric, mode) for mode in MODES])
-                for metric in self.metric_names
-            },
-        }
+            return users_frame(self, backend)
+        return means_frame(self, user_groups, backend)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Report:
@@ -454,63 +420,6 @@ def _check_ranges(report: Report) -> None:
         raise ValueError(f"ks must be in [1, {most - 1}], got {report.ks}")
     if report.groups.max() >= len(report.group_names):
         raise ValueError(f"groups must be of {report.group_names}, got {report.groups.max()}")
-
-
-def check_same_queries(first: Report, name: str, report: Report) -> None:
-    """Refuse a report whose users, histories, targets or items differ from those of the first.
-
-    Args:
-        first: What the others are held against.
-        name: What the other report is called.
-        report: The other report.
-
-    Raises:
-        ValueError: If they differ; it says in what.
-    """
-    for what in ("users", "items", "cold_targets"):
-        if report.counts[what] != first.counts[what]:
-            raise ValueError(
-                f"reports must be of the same queries, got {first.counts[what]:,} and, in "
-                f"{name!r}, {report.counts[what]:,} {what}"
-            )
-    if report.queries != first.queries:
-        raise ValueError(
-            f"reports must be of the same queries, got other histories or targets in {name!r}"
-        )
-
-
-def check_side_by_side(reports: Mapping[str, Report], metrics: Sequence[str]) -> Report:
-    """Refuse reports that cannot stand in the rows of one table.
-
-    Args:
-        reports: By name.
-        metrics: The columns that each must have.
-
-    Returns:
-        The first report, whose queries and cut-offs are those of all.
-
-    Raises:
-        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
-            is none of theirs.
-    """
-    if not reports:
-        raise ValueError("reports must be at least one, got none")
-    first = next(iter(reports.values()))
-    for name, report in reports.items():
-        check_same_queries(first, name, report)
-        if report.ks != first.ks:
-            raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
-    for metric in metrics:
-        for report in reports.values():
-            if metric not in report.known_metrics:
-                raise ValueError(f"metrics must be among {report.known_metrics}, got {metric!r}")
-    return first
-
-
-def headline_metrics(report: Report) -> tuple[str, str]:
-    """Recall and NDCG at 10, or at the largest cut-off where 10 is none."""
-    k = 10 if 10 in report.ks else max(report.ks)
-    return f"recall@{k}", f"ndcg@{k}"
 
 
 def _plain(ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> dict[str, list[int]]:

@@ -13,7 +13,8 @@ from evalrec.comparison import Comparison
 from evalrec.gating import Gate
 from evalrec.grid import Grid, escape_latex
 from evalrec.metrics import is_less_better, metric_label
-from evalrec.report import MODES, Estimate, Report, check_side_by_side, headline_metrics
+from evalrec.report import MODES, Estimate, Report
+from evalrec.side_by_side import check_side_by_side, headline_metrics
 from evalrec.terminal import cell
 
 __all__ = [

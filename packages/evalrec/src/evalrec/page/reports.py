@@ -10,7 +10,8 @@ from evalrec.metrics import metric_label
 from evalrec.page.document import Html, Section, write_page
 from evalrec.page.figures import Bars, bars
 from evalrec.page.tables import results_table, table
-from evalrec.report import MODES, Estimate, Report, check_side_by_side, headline_metrics
+from evalrec.report import MODES, Estimate, Report
+from evalrec.side_by_side import check_side_by_side, headline_metrics
 
 if TYPE_CHECKING:
     from evalrec.comparison import Comparison
