@@ -23,6 +23,8 @@ PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
 # What it shows below a command must be what that prints.
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 BLOCK = re.compile(r"^```(python|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# A block that needs an extra of its library, which then is installed as well: "```python hf".
+EXTRA_BLOCK = re.compile(r"^```python (\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What follows "pip install" on its line: words, bare or in quotes.
 INSTALL = re.compile(r"pip install((?:[ ]+(?:'[^']*'|\"[^\"]*\"|[\w./\[\],=<>~!-]+))*)")
 WORD = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^ ]+)")
@@ -34,6 +36,7 @@ PUBLIC = {
     "numpy",
     "pandas",
     "recbole",
+    "rectokens",
     "scipy",
     "setuptools",
     "torch",
@@ -184,6 +187,9 @@ def test_a_library_installs_and_works_alone(name: str, tmp_path: Path) -> None:
     )
     assert run(python, "-I", "-c", imported, cwd=empty).startswith(str(tmp_path / "venv"))
     assert run_blocks(readme, python, empty) > 0, f"{readme} has no python block"
+    for extra, text in EXTRA_BLOCK.findall(readme.read_text(encoding="utf-8")):
+        run(*pip, *constraints, f"{wheel}[{extra}]", cwd=tmp_path)
+        run(python, "-I", "-c", text, cwd=empty)
 
 
 def test_the_quickstart_of_the_root_readme_runs(tmp_path: Path) -> None:
