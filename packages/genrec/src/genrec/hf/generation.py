@@ -133,11 +133,10 @@ class TrieLogitsProcessor(LogitsProcessor):
             beams = len(input_ids) // self.num_prompts
             users = torch.arange(len(input_ids), device=input_ids.device) // beams
         following = self._continuations(input_ids[:, self.prompt_length :], users)
-        masked = torch.full_like(scores, -torch.inf)
-        rows, tokens = following.rows, following.tokens
-        masked[rows, tokens] = scores[rows, tokens].masked_fill(~following.legal, -torch.inf)
-        masked[:, self._end] = scores[:, self._end].masked_fill(~following.may_end, -torch.inf)
-        return masked
+        struck = torch.ones_like(scores, dtype=torch.bool)
+        struck[following.rows, following.tokens] = ~following.legal
+        struck[:, self._end] = ~following.may_end
+        return scores.masked_fill(struck, -torch.inf)
 
     def prefix_allowed_tokens(self, batch_id: int, input_ids: Int[Tensor, " length"]) -> list[int]:
         """Returns the token ids that may follow one row: a `prefix_allowed_tokens_fn`.
@@ -221,6 +220,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         if is_between and complete >= self.min_items and self.eos_token_id is not None:
             may_end = torch.ones_like(may_end)
         if at_separator:
+            assert self.separator_token_id is not None
             rows = torch.arange(num_rows, device=device)
             separator = torch.full_like(rows, self.separator_token_id)
             return Continuations(rows, separator, goes_on, may_end)
