@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import jaxtyping
 import pytest
@@ -20,3 +23,19 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def page_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Makes a module of docs/own_parts.md, such as "mypackage.lsh", importable during a test."""
+    page = (Path(__file__).parent / "docs/own_parts.md").read_text(encoding="utf-8")
+
+    def page_module(name: str) -> ModuleType:
+        fence = f"```python {name.replace('.', '/')}.py\n"
+        source = page.split(fence)[1].split("\n```")[0]
+        module = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(source, name, "exec"), module.__dict__)
+        return module
+
+    return page_module

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -204,3 +205,27 @@ def test_every_contract_of_imports_is_kept() -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"{len(contracts)} kept, 0 broken" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["semtok.cli", "evalrec.cli", "semrec.prorec.app"])
+@pytest.mark.parametrize("chosen", [None, "active"])
+def test_threads_of_a_command_yield_unless_the_user_says_otherwise(
+    module: str, chosen: str | None
+) -> None:
+    program = f"""
+import os, sys
+sys.argv = ["command", "--help"]
+from {module} import main
+heavy = {{"torch", "faiss", "sklearn"}} & set(sys.modules)
+try:
+    main()
+except SystemExit:
+    print(os.environ["OMP_WAIT_POLICY"], sorted(heavy))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if chosen is not None:
+        environment["OMP_WAIT_POLICY"] = chosen
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == f"{chosen or 'passive'} []"

@@ -22,11 +22,12 @@ PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
 # A console block whose first line is "```console run" is typed in, line by line after its "$ ".
 # What it shows below a command must be what that prints.
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-BLOCK = re.compile(r"^```(python|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# A Python block whose first line is "```python hf" needs the extra of that name, which is large.
+BLOCK = re.compile(r"^```(python|python hf|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # The first lines of code on the site; tests/test_shop.py types in what is of its shop.
 CODE = re.compile(r"^```((?:python|py|console|bash|sh|shell)\b.*)$", re.MULTILINE)
-RUNS = ("python", "console run", "console shop")
+RUNS = ("python", "python hf", "console run", "console shop")
 # Blocks of the site that no test types in: they install, need a GPU, several machines or hours.
 NOT_RUN = {
     "guides/catalogue.md": 1,
@@ -67,11 +68,16 @@ def run(*command: str | Path, cwd: Path, shell_path: Path | None = None) -> str:
 
 
 def run_blocks(readme: Path, python: Path, folder: Path) -> int:
-    """Runs the blocks of a README in order in one empty folder; returns how many were Python."""
+    """Runs the blocks of a README in order in one empty folder; returns how many were Python.
+
+    Those that need an extra are run here, where all extras are installed.
+    """
     blocks = BLOCK.findall(readme.read_text(encoding="utf-8"))
     for kind, text in blocks:
         if kind == "python":
             run(python, "-I", "-c", text, cwd=folder)
+        elif kind == "python hf":
+            run(sys.executable, "-I", "-c", text, cwd=folder)
         else:
             commands = COMMAND.findall(text)
             assert commands, f"a console block of {readme} has no line that starts with '$ '"
@@ -233,6 +239,9 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
         "```python\nopen('made', 'w').close()\n```\n\n```console run\n$ echo yes\nyes\n```\n"
     )
     assert run_blocks(readme, Path(sys.executable), tmp_path) == 1
+    readme.write_text("```python hf\nraise SystemExit(3)\n```\n")
+    with pytest.raises(AssertionError, match="SystemExit"):
+        run_blocks(readme, Path("no python"), tmp_path)
     readme.write_text("```console run\n$ test -e missing\n```\n")
     with pytest.raises(AssertionError, match="test -e missing"):
         run_blocks(readme, Path(sys.executable), tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -119,12 +119,13 @@ class LoadedRun:
             yield user, [ids[row] for row in rows]
 
 
-def load_run(path: str | Path, *, device: str = "auto") -> LoadedRun:
+def load_run(path: str | Path, *, device: str = "auto", trust: Collection[str] = ()) -> LoadedRun:
     """Opens a complete run of any of the apps; nothing in its folder is changed.
 
     Args:
         path: The folder.
         device: Where models answer: "auto" (the first GPU, or else the CPU), "cpu", "cuda:1".
+        trust: The packages whose code may run, where parts of the run are of other packages.
 
     Returns:
         The run. `load_run(RUN).recommender().recommend([history])` gives the answers of
@@ -132,7 +133,7 @@ def load_run(path: str | Path, *, device: str = "auto") -> LoadedRun:
 
     Raises:
         ExperimentError: The folder is not that of a complete run of an app that is known, or there
-            is no such device.
+            is no such device, or it wants the code of a package that is not trusted.
     """
     path = Path(path)
     app = Run.reopen(path, Screen()).app
@@ -140,5 +141,5 @@ def load_run(path: str | Path, *, device: str = "auto") -> LoadedRun:
         raise ExperimentError(
             f"{path} holds a run of {app}, which must be one of {', '.join(APPS)}"
         )
-    pipeline: Pipeline[Any] = import_module(f"semrec.{app}.app").APP.reopen(path, device)
+    pipeline: Pipeline[Any] = import_module(f"semrec.{app}.app").APP.reopen(path, device, trust)
     return LoadedRun(path, pipeline)

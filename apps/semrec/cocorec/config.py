@@ -12,6 +12,7 @@ from genrec import NextItemRecipe, SequenceRecipe
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
+from semrec.shared.plugins import check_part
 
 if TYPE_CHECKING:
     from genrec import PairBatches, SequenceBatches
@@ -53,19 +54,21 @@ class Codes:
     """The semantic codes (section 2.2.2).
 
     Attributes:
-        quantizer: Product or residual quantization; the paper's tables have both.
+        quantizer: Product or residual quantization, "pq" or "rq"; the paper's tables have both. Or
+            "package.module:Name", a `semtok.Quantizer` of another package.
         codes_per_view: k.
         codebook_size: C.
         source: What is quantized: the text; the items of a SASRec on ids; "mixed", half the codes
             of each view from either (figure 2); or nothing, random codes.
     """
 
-    quantizer: Literal["pq", "rq"] = "pq"
+    quantizer: str = "pq"
     codes_per_view: int = 4
     codebook_size: int = 256
     source: Literal["text", "random", "sasrec", "mixed"] = "text"
 
     def __post_init__(self) -> None:
+        check_part("quantizer", self.quantizer, ("pq", "rq"))
         if self.codes_per_view < 1:
             raise ValueError(f"codes_per_view must be at least 1, got {self.codes_per_view}")
         if self.codebook_size < 2:
@@ -85,12 +88,22 @@ class Codes:
 class Model(SequenceRecipe):
     """The model and its training (sections 2.3, 2.4 and 3.1.4; rates of the authors' code).
 
+    Differs: by default layer norms stand before the backbone's sub-layers, where the authors' code
+    has them after (`norm`); a causal pass over windows that overlap by half stands for the paper's
+    pairs (`samples`), so that a target may see fewer than 20 items; all items are negatives, where
+    the authors' code draws 24,000; no prefix of a user's history is a negative of another one of
+    the same user in eq. 7; gradients are clipped. Attention and feed-forward parts have biases,
+    which eq. 1 to 4 do not print. The baselines have their layer norms before the sub-layers
+    whatever `norm` says. `paper.toml` has the paper's way, but for the last three.
+
     Attributes:
         temperature: tau of eq. 5 to 8, which all compare by cosine.
         num_negatives: Drawn uniformly for a step, with logQ correction; 0 takes all items (the
             authors' code draws some 24,000 of 24,587).
         num_layers: Layers of the backbone, L_r.
         feedforward_dim: Inner width of the feed-forward parts of both modules.
+        norm: Whether the backbone's layer norms stand before the sub-layers, "pre", or after them,
+            "post". Positions are counted from the oldest item either way.
         dropout: Of the backbone.
         fusion_layers: Layers of the semantic-fusion module, L.
         fusion_dropout: Its dropout.
@@ -112,6 +125,7 @@ class Model(SequenceRecipe):
     num_layers: int = 2
     num_heads: int = 2
     feedforward_dim: int = 512
+    norm: Literal["pre", "post"] = "pre"
     dropout: float = 0.1
     fusion_layers: int = 2
     fusion_dropout: float = 0.2
@@ -228,6 +242,11 @@ class Config(AppConfig):
     def embeddings(self) -> tuple[str, ...]:
         """What embeds the views."""
         return (self.views.embedding,)
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """What the codes are made by."""
+        return (self.codes.quantizer,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
         """Those of the model, on which an id table is trained too."""

@@ -36,6 +36,7 @@ class FusedBackbone(SASRec):
             history_length=config.history_length,
             dropout=config.dropout,
             feedforward_dim=config.feedforward_dim,
+            norm=config.norm,
             item_encoder=item_encoder,
             similarity=config.similarity,
             temperature=config.temperature,

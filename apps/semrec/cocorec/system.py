@@ -21,7 +21,7 @@ from genrec import (
     save_weights,
 )
 from jaxtyping import Float, Int
-from semtok import QUANTIZERS, Pca, SemanticIds, Tokenizer, load_tokenizer, save_tokenizer
+from semtok import Pca, SemanticIds, Tokenizer, load_tokenizer, quantizer_kind, save_tokenizer
 from torch import Tensor
 
 from semrec.cocorec.config import Config, ItemIds, Model
@@ -156,7 +156,8 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
         def load(folder: Path) -> SemanticIds:
             sources = read_json(folder / "stage.json")["sources"]
-            return side_by_side([load_tokenizer(folder / name).semantic_ids for name in sources])
+            tokenizers = (load_tokenizer(folder / name, trust=self.run.trust) for name in sources)
+            return side_by_side([tokenizer.semantic_ids for tokenizer in tokenizers])
 
         return self.stage(
             "tokenizer",
@@ -205,7 +206,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
                 embeddings=vectors,
                 fuse=len(vectors) == 1,
                 quantizer=partial(
-                    QUANTIZERS[quantizer].fit,
+                    quantizer_kind(quantizer, trust=self.run.trust).fit,
                     num_levels=num_levels,
                     codebook_size=self.config.codes.codebook_size,
                     seed=self.config.seed,

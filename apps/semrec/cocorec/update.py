@@ -57,7 +57,7 @@ class UpdatePipeline(AnsweringUpdate[Config], CoCoRecPipeline):
 
         def fill(folder: Path) -> Facts:
             tokenizer, facts = extended(
-                load_tokenizer(self.old.tokenizer.file("text")),
+                load_tokenizer(self.old.tokenizer.file("text"), trust=self.run.trust),
                 self.data.catalog,
                 self.named_views,
                 self.update,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from genrec import Seq2SeqConfig, SequenceRecipe, TrainingRecipe
-from semtok import QUANTIZERS, Quantizer
+from semtok import Quantizer, is_plugin, quantizer_kind
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import AppConfig, Choosing, Data, check_texts
+from semrec.shared.plugins import check_part
+
+_QUANTIZERS = ("hierarchical", "pq", "rq", "rqvae", "random")
 
 _DRAWS = 1_000_003
 """Seeds that lie between two draws of the codes."""
@@ -24,6 +27,9 @@ Source = Literal["integrated", "semantic", "collaborative", "concatenated", "con
 @dataclass(frozen=True, kw_only=True)
 class Text:
     """E_S, the semantic embeddings.
+
+    Differs: PCA reduces them before the adaption layer; the paper feeds them whole, which a `dim`
+    as wide as the embedding does.
 
     Attributes:
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
@@ -51,30 +57,73 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOne(SequenceRecipe):
-    """The sequence model with alignment (section 3.3). Sizes and rates are section 4.1's.
+    """The sequence model with alignment (section 3.3). Width, rate and history are section 4.1's.
+
+    Differs: the paper trains DIN, a step of which takes some nine times as long, with batches of
+    256 and a warm-up of Adam. By default SASRec is trained, whose rate falls to 0 and whose
+    gradients are clipped; the negatives that the next item is told from are aligned as well, by
+    cosine over a temperature; the positive stays in the denominator of eq. 3, whose sum is over
+    logarithms; E_T is scaled by .1; and the integrated embeddings have length 1. `paper.toml` has
+    the paper's way.
 
     Attributes:
-        backbone: "din" is the paper's.
+        backbone: "sasrec"; "din", which is the paper's and has no layers, heads, dropout,
+            similarity or temperature; or "package.module:Name", a `genrec.StateBackbone` of
+            another package.
+        recency: DIN: whether attention also sees how many items ago each item was had; False is
+            DIN as published, which does not see the order.
         item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
         integrated: What is quantized and distilled; left open by the paper.
+        integrated_length: Whether it is scaled to length 1, "unit", or stays as it is, "raw".
         adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
         num_negatives: SASRec: drawn uniformly for a batch, with logQ correction; 0 is the softmax
-            over the whole catalogue. DIN: drawn for each row (EAGER: 60).
+            over the whole catalogue. DIN: drawn for each row (EAGER: 60), at least one.
+        alpha: Weight of the alignment of E_T and E_C; 0 leaves it out.
+        alignment_among: Which items are aligned: those of the histories and targets of the "batch",
+            as in the paper, or those "drawn" as negatives, too.
+        alignment_formula: Of eq. 3: "infonce", which the text names, or as "printed", without the
+            positive in the denominator and with the sum over the items inside the logarithm.
+        alignment_similarity: Of E_C and E_T; left open by the paper.
+        alignment_temperature: Divides the similarity; 1 for none.
         alignment_items: Most items of a batch that are aligned.
         batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
     """
 
-    backbone: Literal["sasrec", "din"] = "sasrec"
+    backbone: str = "sasrec"
+    recency: bool = True
     item_input: Literal["collaborative", "sum"] = "sum"
     integrated: Literal["collaborative", "adapted", "sum", "concatenated"] = "sum"
+    integrated_length: Literal["unit", "raw"] = "unit"
     adapted_weight: float = 0.1
     alpha: float = 1.0
+    alignment_among: Literal["batch", "drawn"] = "drawn"
+    alignment_formula: Literal["infonce", "printed"] = "infonce"
+    alignment_similarity: Literal["cosine", "dot"] = "cosine"
     alignment_temperature: float = 0.07
     alignment_items: int = 768
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_part("backbone", self.backbone, ("sasrec", "din"))
         check_at_least(0, self, "alpha")
+        check_at_least(1, self, "alignment_items")
+        if not self.alignment_temperature > 0:
+            raise ValueError(
+                f"alignment_temperature must be positive, got {self.alignment_temperature}"
+            )
+        if self.backbone == "din" and not self.num_negatives:
+            raise ValueError(
+                "num_negatives must be at least 1 where backbone is 'din', which scores items that "
+                "are drawn for each row (EAGER: 60), got 0"
+            )
+        ignored = ("num_layers", "num_heads", "dropout", "similarity", "temperature")
+        for name in ignored if self.backbone == "din" else ("recency",):
+            value = getattr(self, name)
+            if value != getattr(StageOne, name):
+                raise ValueError(
+                    f"{name} must be left out where backbone is {self.backbone!r}, which has none, "
+                    f"got {value!r}"
+                )
         if self.integrated != "collaborative" and not self.alpha and self.item_input != "sum":
             raise ValueError(
                 f'integrated must be "collaborative" when nothing trains the adaption layer '
@@ -86,13 +135,17 @@ class StageOne(SequenceRecipe):
 class Codes:
     """What becomes codes, and how; the paper's are hierarchical k-means with K = 256 (section 4.1).
 
+    Differs: the clusters are of equal size by default, as in EAGER's code, so that all codes are
+    equally long; the paper says plain k-means, `balanced = false`.
+
     Attributes:
         source: The item embeddings that are quantized, read and distilled in stage II:
             "integrated", those of stage I; "semantic", E_S alone; "collaborative", E_C of a model
             trained on ids alone; "concatenated", E_S reduced to the width of E_C beside it, as they
             are; "concatenated_unit", both of length 1 before (table 5).
         quantizer: Hierarchical k-means, product quantization, residual quantization, RQ-VAE, or
-            codes at random (figure 8).
+            codes at random (figure 8); or "package.module:Name", a `semtok.Quantizer` of another
+            package.
         codebook_size: Codes a level; the K of k-means.
         balanced: Of hierarchical k-means: clusters of equal size, by default.
         num_levels: Of the other quantizers; 3 by default.
@@ -104,7 +157,7 @@ class Codes:
     """
 
     source: Source = "integrated"
-    quantizer: Literal["hierarchical", "pq", "rq", "rqvae", "random"] = "hierarchical"
+    quantizer: str = "hierarchical"
     codebook_size: int = 256
     balanced: bool | None = None
     num_levels: int | None = None
@@ -114,6 +167,7 @@ class Codes:
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "draw")
+        check_part("quantizer", self.quantizer, _QUANTIZERS)
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
         for name, quantizers in (
@@ -123,7 +177,10 @@ class Codes:
             ("epochs", ("rqvae",)),
         ):
             value = getattr(self, name)
-            if value is not None and self.quantizer not in quantizers:
+            is_taken = self.quantizer in quantizers or (
+                name in ("num_levels", "collisions") and is_plugin(self.quantizer)
+            )
+            if value is not None and not is_taken:
                 raise ValueError(
                     f"{name} must be unset where quantizer is {self.quantizer!r}, got {value}"
                 )
@@ -145,28 +202,38 @@ class Codes:
                 f"{self.codebook_size} with {levels} levels"
             )
 
-    def fitting(self, seed: int) -> Callable[..., Quantizer]:
-        """What `semtok.Tokenizer.fit` calls to fit the quantizer."""
+    def fitting(self, seed: int, trust: Collection[str] = ()) -> Callable[..., Quantizer]:
+        """What `semtok.Tokenizer.fit` calls to fit the quantizer.
+
+        Args:
+            seed: Of the run.
+            trust: The packages whose code may run.
+        """
         shared: dict[str, Any] = {
             "codebook_size": self.codebook_size,
             "seed": seed + _DRAWS * self.draw,
         }
         if self.quantizer == "hierarchical":
             shared["balanced"] = self.balanced is not False
-            return partial(QUANTIZERS["hierarchical"].fit, **shared)
+            return partial(quantizer_kind("hierarchical").fit, **shared)
         shared["num_levels"] = self.num_levels or 3
         if self.epochs is not None:
             shared["epochs"] = self.epochs
-        return partial(QUANTIZERS[self.quantizer].fit, **shared)
+        return partial(quantizer_kind(self.quantizer, trust=trust).fit, **shared)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTwo(TrainingRecipe):
-    """Generation with distillation (section 3.4). Sizes and rates are section 4.1's.
+    """Generation with distillation (section 3.4). Width, rate and batch are section 4.1's.
 
-    Differs: the paper's generator has 4 decoder layers, encodes the history itself and knows no
-    graph (`paper.toml`); by default it starts from stage I, the newest state is added to the
-    decoder's first input, and the floors' scores enter the tree.
+    Differs: the paper's generator has 4 decoder layers, reads the codes of the history and has one
+    softmax a level; it distils by raw dot products (eq. 7) and knows no graph (`paper.toml`). By
+    default there is one decoder layer that starts from stage I, each node of the tree has a row of
+    its own, the newest state is added to the decoder's first input, the floors' scores enter the
+    tree, and distillation is by cosine over a temperature, with negatives that the batch shares.
+    The rate falls to 0 and gradients are clipped; the paper says warm-up alone. `generator.toml` is
+    a generator between the two. EAGER, a baseline of `study rivals`, is trained without its task
+    that transfers from text to behaviour.
 
     Attributes, those of `genrec.Seq2SeqConfig` aside:
         history_input: "backbone" starts from stage I: its item vectors and its layers read the
@@ -417,6 +484,16 @@ class Config(AppConfig):
     def embeddings(self) -> tuple[str, ...]:
         """What embeds the texts, a view each."""
         return (self.text.embedding, *self.text.further)
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """What the codes are made by."""
+        return (self.codes.quantizer,)
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The sequence model of stage I."""
+        return (self.stage_one.backbone,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
         """Those of stage I and of stage II, whose samples are pairs."""

@@ -74,7 +74,8 @@ class PRORecPipeline(PaperPipeline):
     def systems(self) -> dict[str, Stage[Report]]:
         """Generation, what is joined to it, sequence models."""
         config, systems = self.config, {MODEL: self.test}
-        backbone = BACKBONES[config.stage_one.backbone]
+        name = config.stage_one.backbone
+        backbone = BACKBONES.get(name, name.rpartition(":")[2])
         if config.joining.any:
             systems[_JOINED] = self.joined
         if config.codes.source == "integrated":
@@ -258,7 +259,7 @@ class PRORecPipeline(PaperPipeline):
             backbone = self.trained_backbone(self.semantic)
         else:
             items = ItemTable(len(self.item_ids), config.dim)
-            backbone = stage_one_model(config, items).to(self.device)
+            backbone = stage_one_model(config, items, self.run.trust).to(self.device)
             load_weights(stage.file("weights.safetensors"), backbone)
         return DenseRecommender(
             backbone,

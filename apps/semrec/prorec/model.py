@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -15,9 +15,10 @@ from genrec import (
     ItemGraph,
     ItemMatrix,
     ItemTable,
-    SASRec,
+    StateBackbone,
     candidate_cross_entropy,
     distillation_loss,
+    make_backbone,
     sample_candidates,
 )
 from jaxtyping import Float, Int
@@ -65,15 +66,24 @@ class ItemEncoder(nn.Module):
 
 
 def integrated(
-    tables: Tables, which: Literal["collaborative", "adapted", "sum", "concatenated"]
+    tables: Tables,
+    which: Literal["collaborative", "adapted", "sum", "concatenated"],
+    length: Literal["unit", "raw"] = "unit",
 ) -> Float[Tensor, "items integrated_dim"]:
-    """The integrated embeddings, of length 1; the paper leaves open which they are."""
-    unit = partial(nn.functional.normalize, dim=-1)
+    """The integrated embeddings; the paper leaves open which they are.
+
+    Args:
+        tables: E_C and E_T.
+        which: Which they are.
+        length: "unit" scales their rows, and the parts of concatenated ones, to length 1.
+    """
     collaborative, adapted = tables["collaborative"], tables["adapted"]
-    if which == "concatenated":
-        return unit(torch.cat([unit(collaborative), unit(adapted)], dim=1))
+    unit = partial(nn.functional.normalize, dim=-1) if length == "unit" else nn.Identity()
     options = {"collaborative": collaborative, "adapted": adapted, "sum": collaborative + adapted}
-    return unit(options[which])
+    if which == "concatenated":
+        options[which] = torch.cat([unit(collaborative), unit(adapted)], dim=1)
+    vectors: Tensor = unit(options[which])
+    return vectors
 
 
 def concatenated(
@@ -96,27 +106,26 @@ def concatenated(
     return torch.cat(parts, dim=1)
 
 
-def stage_one_model(config: StageOne, items: ItemEncoder | ItemTable) -> SASRec | DIN:
-    """The sequential recommendation model of section 3.3, with text or on ids alone."""
+def stage_one_model(
+    config: StageOne, items: ItemEncoder | ItemTable, trust: Collection[str] = ()
+) -> StateBackbone | DIN:
+    """The sequential recommendation model of section 3.3, with text or on ids alone.
+
+    Args:
+        config: Of stage I.
+        items: What stands for the items.
+        trust: The packages whose code may run, where the backbone is of another package.
+    """
     num_items = len(items())
     if config.backbone == "din":
-        return DIN(num_items, dim=config.dim, recency=config.history_length, item_encoder=items)
-    return SASRec(
-        num_items,
-        dim=config.dim,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        history_length=config.history_length,
-        dropout=config.dropout,
-        item_encoder=items,
-        similarity=config.similarity,
-        temperature=config.temperature,
-    )
+        recency = config.history_length if config.recency else None
+        return DIN(num_items, dim=config.dim, recency=recency, item_encoder=items)
+    return make_backbone(config.backbone, num_items, config, item_encoder=items, trust=trust)
 
 
 def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """L_seq and alpha L_align (eq. 3-5), on the embeddings of the items that the batch needs."""
-    assert isinstance(model, SASRec | DIN)
+    assert isinstance(model, StateBackbone | DIN)
     encoder = model.item_encoder
     assert isinstance(encoder, ItemEncoder | ItemTable)
     num_items, device = model.num_items, batch.history.device
@@ -139,9 +148,18 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
         states = model(batch.history, vectors)
         losses = {"next_item": config.loss(states, vectors, batch.targets, negatives)}
     if adapted is not None and config.alpha:
-        drawn = torch.randperm(len(rows), device=device)[: config.alignment_items]
+        aligned = rows
+        if config.alignment_among == "batch":
+            aligned = config.loss.rows(num_items, batch.history, batch.targets)
+        drawn = torch.randperm(len(aligned), device=device)[: config.alignment_items]
+        places = torch.searchsorted(rows, aligned[drawn])
         losses["alignment"] = config.alpha * alignment_loss(
-            collaborative[drawn], adapted[drawn], temperature=config.alignment_temperature
+            collaborative[places],
+            adapted[places],
+            temperature=config.alignment_temperature,
+            similarity=config.alignment_similarity,
+            include_positive=config.alignment_formula == "infonce",
+            sum_inside_log=config.alignment_formula == "printed",
         )
     return losses
 

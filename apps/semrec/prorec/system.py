@@ -13,6 +13,7 @@ import torch
 from evalrec import Report, evaluate, pair_shares, read_report
 from genrec import (
     DIN,
+    Backbone,
     BackboneName,
     Batch,
     Ensemble,
@@ -24,6 +25,7 @@ from genrec import (
     Seq2Seq,
     SequenceModelConfig,
     SequenceRecipe,
+    StateBackbone,
     TrainingRecipe,
     Trie,
     calibrate,
@@ -75,7 +77,7 @@ MODEL = "PRORec"
 """The model's row in tables."""
 
 BACKBONES = {"sasrec": "SASRec", "din": "DIN"}
-"""What the sequence models of stage I are called."""
+"""What the sequence models of stage I are called; others by the names of their classes."""
 
 _TEXT = ("text.dim", "text.further", "text.by_field")
 _SIZES = tuple(field.name for field in dataclasses.fields(SequenceRecipe))
@@ -83,7 +85,8 @@ _SEQUENCE = tuple(f"stage_one.{name}" for name in _SIZES)
 _STAGE_ONE = tuple(
     f"stage_one.{field.name}"
     for field in dataclasses.fields(StageOne)
-    if field.name != "integrated"  # says what becomes of the item embeddings afterwards
+    # These say what becomes of the item embeddings afterwards.
+    if field.name not in ("integrated", "integrated_length")
 )
 
 GENERATOR_READS = (
@@ -170,7 +173,7 @@ class PaperPipeline(Pipeline[Config]):
             self,
             "reference",
             lambda: self._stage_one_plan(config, untrained_items),
-            reads=(*_SEQUENCE, "stage_one.backbone"),
+            reads=(*_SEQUENCE, "stage_one.backbone", "stage_one.recency"),
         )
 
     def _stage_one_plan(
@@ -184,7 +187,9 @@ class PaperPipeline(Pipeline[Config]):
         seed, num_items = self.config.seed, len(self.data.catalog)
         batches = config.pairs if config.backbone == "din" else config.sequences
         return DenseTraining(
-            model=lambda: stage_one_model(config, untrained_items()).to(self.device),
+            model=lambda: stage_one_model(config, untrained_items(), self.run.trust).to(
+                self.device
+            ),
             loss=partial(stage_one_loss, config),
             batches=batches(train, num_items, seed),
             training=config,
@@ -202,7 +207,8 @@ class PaperPipeline(Pipeline[Config]):
         """The item embeddings that become codes."""
         source = self.config.codes.source
         if source == "integrated":
-            return integrated(_tables(self.stage_one), self.config.stage_one.integrated)
+            config = self.config.stage_one
+            return integrated(_tables(self.stage_one), config.integrated, config.integrated_length)
         if source == "semantic":
             return self.semantic.cpu()
         if source == "collaborative":
@@ -218,7 +224,8 @@ class PaperPipeline(Pipeline[Config]):
         reads: tuple[str, ...] = ()
         after: tuple[Stage[Any], ...] = ()
         if codes.source == "integrated":
-            reads, after = ("stage_one.integrated",), (self.stage_one,)
+            reads = ("stage_one.integrated", "stage_one.integrated_length")
+            after = (self.stage_one,)
         elif codes.source != "collaborative":
             reads, after = _TEXT, self.texts
         if codes.source not in ("integrated", "semantic"):
@@ -229,7 +236,7 @@ class PaperPipeline(Pipeline[Config]):
                 tokenizer = Tokenizer.fit(
                     self.data.catalog,
                     embeddings=self.embeddings.numpy(),
-                    quantizer=codes.fitting(self.config.seed),
+                    quantizer=codes.fitting(self.config.seed, self.run.trust),
                     policy=codes.policy,
                     progress=lambda _, done, total: bar.update(done, total),
                 )
@@ -241,7 +248,7 @@ class PaperPipeline(Pipeline[Config]):
             reads=("seed", "codes", *reads),
             after=after,
             fill=fill,
-            load=lambda folder: load_tokenizer(folder / "tokenizer"),
+            load=lambda folder: load_tokenizer(folder / "tokenizer", trust=self.run.trust),
         )
 
     def codes(self) -> SemanticIds:
@@ -395,7 +402,7 @@ class PaperPipeline(Pipeline[Config]):
 
     def trained_backbone(
         self, semantic: Float[Tensor, "items semantic_dim"], stage: Stage[Report] | None = None
-    ) -> SASRec | DIN:
+    ) -> StateBackbone | DIN:
         """A sequence model of stage I; its item vectors, computed once, are a table.
 
         Args:
@@ -403,7 +410,8 @@ class PaperPipeline(Pipeline[Config]):
             stage: What trained it; stage I itself where it is None.
         """
         config = self.config.stage_one
-        backbone = stage_one_model(config, ItemEncoder(semantic, config)).to(self.device)
+        encoder = ItemEncoder(semantic, config)
+        backbone = stage_one_model(config, encoder, self.run.trust).to(self.device)
         load_weights((stage or self.stage_one).file("weights.safetensors"), backbone)
         items = ItemTable(backbone.num_items, backbone.dim).to(self.device)
         with torch.no_grad():
@@ -464,7 +472,7 @@ class PaperPipeline(Pipeline[Config]):
             with numbers:  # an epoch is as good as it is once its tree is calibrated
                 return self.validated(model)
 
-        with self.run.screen.bar(name) as bar:
+        with self.run.screen.bar(name) as bar, self.run.curves.loggers(name) as loggers:
             result = fit(
                 model,
                 self.generator_batches(),
@@ -473,6 +481,7 @@ class PaperPipeline(Pipeline[Config]):
                 validate=validate,
                 folder=folder,
                 callback=bar.training,
+                loggers=loggers,
             )
         return {"best_epoch": result.best_epoch, "validation": result.metrics}
 
@@ -534,7 +543,7 @@ def _tables(stage: Stage[Report]) -> Tables:
     return load_tensors(stage.file("items.safetensors"))
 
 
-def keep_items(model: SASRec | DIN, folder: Path) -> None:
+def keep_items(model: Backbone, folder: Path) -> None:
     """Saves the item embeddings of stage I, and the model."""
     encoder = model.item_encoder
     with torch.no_grad():

@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import torch
 from evalrec import Candidates, Choice, Queries, Report
 from genrec import (
-    DIN,
+    Backbone,
     PairBatches,
-    SASRec,
     Seq2Seq,
     TrainingRecipe,
     grown,
@@ -86,15 +85,17 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
         plan = self._stage_one_plan(config, lambda: ItemEncoder(self.semantic, config))
         return replace(plan, model=self._grown_stage_one)
 
-    def _grown_stage_one(self) -> SASRec | DIN:
+    def _grown_stage_one(self) -> Backbone:
         config, rows = self.config.stage_one, torch.from_numpy(self.news.old_rows)
-        old = stage_one_model(config, ItemEncoder(self.old.semantic.cpu(), config))
+        before = ItemEncoder(self.old.semantic.cpu(), config)
+        old = stage_one_model(config, before, self.run.trust)
         load_weights(self.old.stage_one.file("weights.safetensors"), old)
         weights = old.state_dict()
         name = "item_encoder.collaborative"
         table = weights[name][rows.clamp(min=0)]  # [items, dim]
         weights[name] = table.masked_fill(rows[:, None] < 0, 0.0)
-        model = stage_one_model(config, ItemEncoder(self.semantic, config)).to(self.device)
+        encoder = ItemEncoder(self.semantic, config)
+        model = stage_one_model(config, encoder, self.run.trust).to(self.device)
         model.load_state_dict(weights)
         return model
 

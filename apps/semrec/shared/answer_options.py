@@ -97,6 +97,7 @@ class AnswerOptions:
     engine: Engine = "local"
     workers: int | None = None
     force: bool = False
+    trust: tuple[str, ...] = ()
 
     @property
     def skips_unknown(self) -> Unknown:

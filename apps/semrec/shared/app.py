@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import typer
 
 from semrec.shared.configuration import build_config, load_config
+from semrec.shared.curves import LoggerName, check_logger
 from semrec.shared.data import AppConfig, Data, read_data
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import content_hash
+from semrec.shared.plugins import check_plugins
 from semrec.shared.run import Run, check_out
 from semrec.shared.screen import Screen
 from semrec.shared.sizes import size_lines, sized
@@ -91,6 +93,9 @@ class App(Generic[C, P]):
         config: C,
         device: str,
         keys: Collection[str] | None = None,
+        *,
+        trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> P:
         """Reads the data and begins or continues a run.
 
@@ -101,8 +106,12 @@ class App(Generic[C, P]):
             device: As `choose_device` takes it.
             keys: What of the configuration was set, as `set_keys` has it; the other sizes follow
                 the data. None where all are to stay as they are.
+            trust: The packages whose code may run, for parts named package.module:Name.
+            logger: What keeps the curves of its trainings.
         """
+        check_logger(logger)
         check_out(out)
+        check_plugins(config, trust)
         screen = Screen()
         data = read_data(folder, config.columns, screen)
         if keys is not None:
@@ -117,29 +126,48 @@ class App(Generic[C, P]):
             config=dataclasses.asdict(config),
             data=content_hash(inputs),
             screen=screen,
+            trust=trust,
+            logger=logger,
         )
         note_environment(run, chosen_device)
         for line in () if keys is None else size_lines(config, keys, data):
             screen.say(line)
         return self.system().pipeline(run=run, inputs=data, config=config, device=chosen_device)
 
-    def reopen(self, out: Path, device: str = "auto") -> P:
+    def reopen(self, out: Path, device: str = "auto", trust: Collection[str] = ()) -> P:
         """A complete run, which answers without its data.
 
+        Args:
+            out: The folder.
+            device: As `choose_device` takes it.
+            trust: The packages whose code may run, for parts named package.module:Name.
+
         Raises:
-            ExperimentError: The folder is not that of a complete run of this app.
+            ExperimentError: The folder is not that of a complete run of this app, or wants the code
+                of a package that is not trusted.
         """
-        run = Run.reopen(out, Screen())
+        run = Run.reopen(out, Screen(), trust=trust)
         if run.app != self.title.lower():
             raise ExperimentError(f"{out} holds a run of {run.app}, not of {self.title.lower()}")
         config = build_config(self.config, run.config, str(out))
+        check_plugins(config, trust, str(out))
         from semrec.shared.environment import choose_device
 
         return self.system().pipeline(
             run=run, inputs=None, config=config, device=choose_device(device)
         )
 
-    def open_update(self, old: Path, folder: Path, out: Path, update: Update, device: str) -> P:
+    def open_update(
+        self,
+        old: Path,
+        folder: Path,
+        out: Path,
+        update: Update,
+        device: str,
+        *,
+        trust: Collection[str] = (),
+        logger: LoggerName | None = None,
+    ) -> P:
         """Reads the data of now and begins or continues an update; raises what `open_grown` does.
 
         Args:
@@ -148,12 +176,15 @@ class App(Generic[C, P]):
             out: Of the update.
             update: What is done.
             device: As `choose_device` takes it.
+            trust: The packages whose code may run.
+            logger: What keeps the curves of its trainings.
         """
 
         def read(present: P, screen: Screen) -> Data:
             return read_data(folder, present.config.columns, screen)
 
-        return self.open_grown(old, read, f"--data {folder}", out, update, device)
+        place = f"--data {folder}"
+        return self.open_grown(old, read, place, out, update, device, trust=trust, logger=logger)
 
     def open_grown(
         self,
@@ -165,6 +196,8 @@ class App(Generic[C, P]):
         device: str,
         *,
         extends: bool = False,
+        trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> P:
         """Begins or continues a run that goes on from another with other data.
 
@@ -176,15 +209,18 @@ class App(Generic[C, P]):
             update: What is done.
             device: As `choose_device` takes it.
             extends: Whether new items alone are new, and stand after all others.
+            trust: The packages whose code may run.
+            logger: What keeps the curves of its trainings.
 
         Raises:
             ExperimentError: The run cannot be updated, or not with these data; or `out` is the run
                 itself, or holds something else.
         """
+        check_logger(logger)
         check_out(out)
         if out.resolve() == old.resolve():
             raise ExperimentError("--out must not be --run, which stays as it is: choose another")
-        present = self.reopen(old, device)
+        present = self.reopen(old, device, trust)
         updating = self.system().updating
         config = updating.config(present.config, old)
         screen = Screen()
@@ -205,6 +241,8 @@ class App(Generic[C, P]):
                 "digest": present.run.digest,
                 **dataclasses.asdict(update),
             },
+            trust=trust,
+            logger=logger,
         )
         note_environment(run, present.device)
         pipeline: P = updating.pipeline(
@@ -242,7 +280,8 @@ class App(Generic[C, P]):
             typer.echo(visible(line))
         typer.echo()
         Console().print(reports_table(reports, title=f"{self.title} on the test"))
-        typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
+        for line in pipeline.run.places:
+            typer.echo(visible(line))
 
     def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
         """The configuration by a TOML file and by what the command line says of it.

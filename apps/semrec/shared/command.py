@@ -7,13 +7,15 @@ Nothing that is imported here imports torch, so that `--help` and refusals come 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from genrec import ArtifactError
+from genrec import ArtifactError, LoggerError
 from typer.core import TyperCommand
 
 from semrec.shared.answer_options import (
@@ -36,9 +38,11 @@ from semrec.shared.answer_options import (
     UsersOption,
 )
 from semrec.shared.app import App, demo_data
-from semrec.shared.configuration import set_keys
-from semrec.shared.errors import guarded
+from semrec.shared.configuration import load_config, set_keys
+from semrec.shared.curves import LoggerOption
+from semrec.shared.errors import ExperimentError, guarded
 from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
+from semrec.shared.plugins import TrustOption
 from semrec.shared.serving.options import (
     HostOption,
     InsecureOption,
@@ -85,12 +89,17 @@ UpdateConfigOption = Annotated[Path | None, typer.Option(help="TOML with the tab
 TrainOption = Annotated[
     bool, typer.Option("--train/--no-train", help="Train on, or only make room for what is new")
 ]
+FileArgument = Annotated[Path | None, typer.Argument(help="TOML: whatever is not a default")]
+SchemaOption = Annotated[bool, typer.Option("--schema", help="A JSON Schema, for editors")]
+DefaultsOption = Annotated[bool, typer.Option("--defaults", help="All defaults, as TOML")]
 DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
 
 
 def run_app(app: App[Any, Any]) -> None:
     """Runs an app's command line; what a user can put right ends it with one line."""
-    guarded(command_line(app), (ArtifactError,))
+    # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    guarded(command_line(app), (ArtifactError, LoggerError))
 
 
 def command_line(app: App[Any, Any]) -> typer.Typer:
@@ -113,17 +122,25 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         config: ConfigOption = None,
         embedding: EmbeddingOption = None,
         seed: SeedOption = None,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Train, test, and write report.html; the same command continues a stopped run."""
         resolved = app.configured(config, embedding, seed)
-        app.show(app.open(data, out, resolved, device, set_keys(config)))
+        keys, packages = set_keys(config), trust or ()
+        app.show(app.open(data, out, resolved, device, keys, trust=packages, logger=logger))
 
     @commands.command()
-    def demo(out: OutOption, seed: DemoSeedOption = 0, device: DeviceOption = "auto") -> None:
+    def demo(
+        out: OutOption,
+        seed: DemoSeedOption = 0,
+        logger: LoggerOption = None,
+        device: DeviceOption = "auto",
+    ) -> None:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
-        app.show(app.open(demo_data(out), out, config, device))
+        app.show(app.open(demo_data(out), out, config, device, logger=logger))
         typer.echo(visible(f"serve it: {app.title.lower()} serve --run {shlex.quote(str(out))}"))
 
     @commands.command()
@@ -133,19 +150,26 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         out: OutOption,
         config: UpdateConfigOption = None,
         train: TrainOption = True,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Go on from a complete run, which stays as it is, with the data of now."""
-        app.show(app.open_update(run, data, out, load_update(config, train=train), device))
+        budget, packages = load_update(config, train=train), trust or ()
+        app.show(app.open_update(run, data, out, budget, device, trust=packages, logger=logger))
 
     @commands.command()
     def extend(
-        run: RunOption, items: ItemsOption, out: OutOption, device: DeviceOption = "auto"
+        run: RunOption,
+        items: ItemsOption,
+        out: OutOption,
+        device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Make room for new items between two updates: a run that can recommend them at once."""
         from semrec.shared.extending import extend as make_room
 
-        make_room(app, run, items, out, device)
+        make_room(app, run, items, out, device, trust or ())
 
     @commands.command(cls=_study_command(app), help=STUDY_HELP)
     def study(
@@ -157,12 +181,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         seed: SeedOption = None,
         seeds: SeedsOption = None,
         values: ValuesOption = None,
+        logger: LoggerOption = None,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         resolved = app.configured(config, embedding, seed)
         all_seeds = parse_seeds(seeds, resolved.seed)
         chosen_study = with_values(app.system().studies, name, values)
-        pipeline = app.open(data, out, resolved, device, set_keys(config))
+        keys, packages = set_keys(config), trust or ()
+        pipeline = app.open(data, out, resolved, device, keys, trust=packages, logger=logger)
         from semrec.shared.studies import run_study
 
         run_study(name, chosen_study, pipeline, all_seeds, app.complete)
@@ -186,6 +213,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         workers: RayWorkersOption = None,
         force: ForceOption = False,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Item ids, titles and scores for one history, a file of them, or the run's users."""
         options = AnswerOptions(
@@ -205,18 +233,38 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
             engine=engine,
             workers=workers,
             force=force,
+            trust=tuple(trust or ()),
         )
         options.check()
-        pipeline = app.reopen(run, device)
+        pipeline = app.reopen(run, device, options.trust)
         from semrec.shared.recommend import recommend as answer
 
         answer(pipeline, options)
 
+    @commands.command("config")
+    def show_config(
+        file: FileArgument = None, schema: SchemaOption = False, defaults: DefaultsOption = False
+    ) -> None:
+        """Check a configuration and print what it becomes, every key with what it says."""
+        if (file is not None) + schema + defaults != 1:
+            raise ExperimentError("config takes one of a FILE, --schema and --defaults")
+        from semrec.shared.schema import json_schema, toml_text
+
+        if schema:
+            typer.echo(json.dumps(json_schema(app.config), indent=2))
+        else:
+            typer.echo(toml_text(load_config(app.config, file), set_keys(file)), nl=False)
+
     @commands.command()
-    def export(run: RunOption, out: ExportOption, force: ReplaceOption = False) -> None:
+    def export(
+        run: RunOption,
+        out: ExportOption,
+        force: ReplaceOption = False,
+        trust: TrustOption = None,
+    ) -> None:
         """ONNX, parquet and a faiss index of a complete run, for other systems to read."""
         check_export(out, run=run, force=force)
-        pipeline = app.reopen(run, "cpu")
+        pipeline = app.reopen(run, "cpu", trust or ())
         from semrec.shared.exporting import export as write
 
         write(pipeline, out, force=force)
@@ -230,6 +278,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         insecure: InsecureOption = False,
         workers: WorkersOption = 1,
         device: DeviceOption = "auto",
+        trust: TrustOption = None,
     ) -> None:
         """Answer over HTTP by a complete run; SIGHUP reads its folder again, without a gap."""
         options = ServeOptions(
@@ -240,6 +289,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
             insecure=insecure,
             workers=workers,
             device=device,
+            trust=tuple(trust or ()),
         )
         options.check()
         from semrec.shared.serving.server import serve as answer

@@ -25,7 +25,14 @@ _STOPPED_BY = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the columns of the two files are called; item ids are joined by value."""
+    """What the columns of the two files are called; item ids are joined by value.
+
+    Attributes:
+        catalog_item: Of the items, their ids.
+        user: Of the interactions, who it was.
+        item: Of the interactions, the id of the item.
+        timestamp: Of the interactions, when it was.
+    """
 
     catalog_item: str = "item_id"
     user: str = "user_id"
@@ -128,6 +135,16 @@ class AppConfig(ABC):
     @abstractmethod
     def embeddings(self) -> tuple[str, ...]:
         """What the items are embedded by: names, or files of stored embeddings."""
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """What the codes are made by."""
+        return ()
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The sequence models that it names."""
+        return ()
 
     @abstractmethod
     def training_samples(self, data: Data) -> dict[str, int]:

@@ -7,7 +7,7 @@ knows items by their content can recommend them at once. Beyond the papers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,14 @@ _BY_WORDS = ("text", "graph + text")
 """The floors that know an item nobody has had."""
 
 
-def extend(app: App[Any, Any], run: Path, items: Path, out: Path, device: str) -> None:
+def extend(
+    app: App[Any, Any],
+    run: Path,
+    items: Path,
+    out: Path,
+    device: str,
+    trust: Collection[str] = (),
+) -> None:
     """Makes room for new items in a run that goes on from another, and says what ranks them.
 
     Args:
@@ -42,6 +49,7 @@ def extend(app: App[Any, Any], run: Path, items: Path, out: Path, device: str) -
         items: The new items: a file as `semtok.read_catalog` reads it.
         out: Of the new run.
         device: As `choose_device` takes it.
+        trust: The packages whose code may run.
 
     Raises:
         CatalogError: The items cannot be read, or not be embedded.
@@ -52,7 +60,7 @@ def extend(app: App[Any, Any], run: Path, items: Path, out: Path, device: str) -
         return kept_and_new(old, items, screen)
 
     place, update = f"--items {items}", Update(train=False)
-    pipeline = app.open_grown(run, read, place, out, update, device, extends=True)
+    pipeline = app.open_grown(run, read, place, out, update, device, extends=True, trust=trust)
     app.complete(pipeline)
     typer.echo(visible(sentence(pipeline)))
     typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))

@@ -44,7 +44,7 @@ class Worker:
         from semrec.shared.answer_stream import answering
 
         known: App[Any, Any] = import_module(f"semrec.{app}.app").APP
-        self.stream = answering(known.reopen(options.run, device), options)
+        self.stream = answering(known.reopen(options.run, device, options.trust), options)
 
     def answers(self, histories: list[list[str]]) -> list[Answer]:
         """The answers to a block of histories, in order."""

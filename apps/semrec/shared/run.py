@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from semrec.shared.curves import Curves, LoggerName
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import (
     check_place,
@@ -49,17 +50,28 @@ class Run:
         identity: What it is a run of, as `run.json` says it.
         screen: Where progress is shown.
         may_fill: Whether stages that are not complete may be filled.
+        trust: The packages whose code may run, for parts named package.module:Name.
+        logger: What keeps the curves of trainings, which are no part of what the run is of.
     """
 
     def __init__(
-        self, path: Path, *, identity: Mapping[str, Any], screen: Screen, may_fill: bool
+        self,
+        path: Path,
+        *,
+        identity: Mapping[str, Any],
+        screen: Screen,
+        may_fill: bool,
+        trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> None:
         self.path = path
+        self.trust = tuple(trust)
         self.app: str = identity["app"]
         self.config: dict[str, Any] = identity["config"]
         self.is_sealed = identity["format"] > 1
         self.is_update = "update" in identity
         self.screen = screen
+        self.curves = Curves(run=path, app=self.app, kind=logger)
         self.may_fill = may_fill
         self._told: set[str] = set()
         self._checked: set[str] = set()
@@ -75,6 +87,8 @@ class Run:
         data: str,
         screen: Screen,
         update: Mapping[str, Any] | None = None,
+        trust: Collection[str] = (),
+        logger: LoggerName | None = None,
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -86,6 +100,8 @@ class Run:
             screen: Where progress is shown.
             update: Of an update, what it is one of, JSON values only: "run", the old run's name,
                 "digest" of its contents, and the settings.
+            trust: The packages whose code may run; no file of the run keeps them.
+            logger: What keeps the curves of trainings.
 
         Raises:
             ExperimentError: The folder holds another run, or files that are no run's.
@@ -115,11 +131,16 @@ class Run:
         if differences:
             what = ", ".join(differences)
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        return cls(path, identity=present, screen=screen, may_fill=True)
+        return cls(path, identity=present, screen=screen, may_fill=True, trust=trust, logger=logger)
 
     @classmethod
-    def reopen(cls, path: Path, screen: Screen) -> Run:
+    def reopen(cls, path: Path, screen: Screen, *, trust: Collection[str] = ()) -> Run:
         """Opens a complete run; none of its stages is filled any more.
+
+        Args:
+            path: The folder.
+            screen: Where progress is shown.
+            trust: The packages whose code may run.
 
         Raises:
             ExperimentError: The folder is not that of a complete run.
@@ -129,12 +150,18 @@ class Run:
             raise ExperimentError(
                 f"{path}: the run is not complete; the command that began it goes on"
             )
-        return cls(path, identity=identity, screen=screen, may_fill=False)
+        return cls(path, identity=identity, screen=screen, may_fill=False, trust=trust)
 
     @property
     def digest(self) -> str:
         """What tells this run's configuration and results, those of studies aside, from others."""
         return content_hash([self.path / "run.json", *sorted(self.path.glob("*/stage.json"))])
+
+    @property
+    def places(self) -> list[str]:
+        """Lines that a command prints last: where the report is, and what shows the curves."""
+        hint = self.curves.hint
+        return [f"report: {self.path / 'report.html'}", *([] if hint is None else [hint])]
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
         """A stage's name under a configuration that may be a variant of the run's.

@@ -24,6 +24,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+from genrec import TrainingRecipe
+
 from semrec.shared.data import AppConfig, Data, check_sizes
 
 LEAST_STEPS_AN_EPOCH, LEAST_BATCH = 100, 32
@@ -31,6 +33,7 @@ LEAST_STEPS, MOST_EPOCHS = 1500, 50
 WARMUP_SHARE = 0.2
 ITEMS_A_CODE = 16
 
+_CODEBOOK_SIZE = "codes.codebook_size"
 _TRAINING = ("batch_size", "epochs", "patience", "warmup_steps")
 
 Config = TypeVar("Config", bound=AppConfig)
@@ -53,13 +56,24 @@ def sized(config: Config, keys: Collection[str], data: Data) -> Config:
         for table, samples in config.training_samples(data).items()
     }
     codes = getattr(config, "codes", None)
-    if codes is not None and "codes.codebook_size" not in keys:
+    if codes is not None and _CODEBOOK_SIZE not in keys:
         sizes["codes"] = {"codebook_size": codebook_size(len(data.catalog), codes.codebook_size)}
     parts = {
         table: dataclasses.replace(getattr(config, table), **values)
         for table, values in sizes.items()
     }
     return dataclasses.replace(config, **parts)
+
+
+def following_keys(config: AppConfig) -> set[str]:
+    """The keys of what follows the data, such as "stage_two.epochs", where nobody sets them."""
+    keys = {
+        f"{table.name}.{name}"
+        for table in dataclasses.fields(config)
+        if isinstance(getattr(config, table.name), TrainingRecipe)
+        for name in _TRAINING
+    }
+    return keys | ({_CODEBOOK_SIZE} if hasattr(config, "codes") else set())
 
 
 def size_lines(config: AppConfig, keys: Collection[str], data: Data) -> list[str]:

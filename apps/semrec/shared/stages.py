@@ -20,7 +20,14 @@ from evalrec import (
     recount_floors,
 )
 from jaxtyping import Float, Int
-from semtok import Catalog, EmbeddingSource, Standardisation, embedding_source, is_stored
+from semtok import (
+    Catalog,
+    EmbeddingSource,
+    Standardisation,
+    embedding_source,
+    is_stored,
+    save_part,
+)
 
 from semrec.shared.files import (
     load_array,
@@ -104,6 +111,7 @@ def embedding_stage(
             image_field=image_field,
             device=str(setting.device),
             seed=setting.run.config["seed"],
+            trust=setting.run.trust,
         )
         with setting.run.screen.bar(f"{name} embeddings") as bar:
             vectors = source.embed(catalog, progress=bar.update)
@@ -142,7 +150,7 @@ def keep_source(folder: Path, source: EmbeddingSource, catalog: Catalog) -> None
         source: What embeds.
         catalog: The items.
     """
-    save_anew(folder / "source", source.save)
+    save_anew(folder / "source", lambda place: save_part(place, source))
     save_array(folder / "contents.npy", content_digests(source, catalog))
 
 

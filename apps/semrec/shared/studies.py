@@ -106,7 +106,8 @@ def run_study(
     run_stages(pipeline)
     typer.echo()
     Console().print(comparison_table(comparison))
-    typer.echo(visible(f"report: {pipeline.run.path / 'report.html'}"))
+    for line in pipeline.run.places:
+        typer.echo(visible(line))
 
 
 def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:

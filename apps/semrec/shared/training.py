@@ -80,7 +80,7 @@ def train_dense(setting: Setting[Any], name: str, folder: Path, plan: DenseTrain
     if plan.training is None:
         facts: Facts = {"best_epoch": 0, "validation": validate(model.eval())}
     else:
-        with setting.run.screen.bar(name) as bar:
+        with setting.run.screen.bar(name) as bar, setting.run.curves.loggers(name) as loggers:
             result = fit(
                 model,
                 plan.batches,
@@ -89,6 +89,7 @@ def train_dense(setting: Setting[Any], name: str, folder: Path, plan: DenseTrain
                 validate=validate,
                 folder=folder,
                 callback=bar.training,
+                loggers=loggers,
             )
         facts = {"best_epoch": result.best_epoch, "validation": result.metrics}
     model.eval()

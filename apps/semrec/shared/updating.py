@@ -138,7 +138,7 @@ class UpdateStages(Pipeline[Config]):
         """What embedded the old items: as it was fitted then."""
         device, kept = str(self.device), old.file("source")
         if kept.exists():
-            return load_source(kept, device=device)
+            return load_source(kept, device=device, trust=self.run.trust)
         if embedding == "lsa":
             raise ExperimentError(
                 f"{self.old.run.path} keeps no words of its texts, since an older version made it: "
@@ -151,6 +151,7 @@ class UpdateStages(Pipeline[Config]):
             fields=[name for name in fields if name in catalog.fields],
             image_field=image_field,
             device=device,
+            trust=self.run.trust,
         )
 
     # The floors: counted anew, nothing is chosen.

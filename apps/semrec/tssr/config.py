@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genrec import SequenceRecipe
-from semtok import Catalog, image_paths, is_stored
+from semtok import Catalog, image_paths, is_plugin, is_stored
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
@@ -122,7 +122,7 @@ class Content:
             if self.image_weights == RANDOM:
                 raise ValueError("image_weights must not be 'random' for stored embeddings")
         elif not all(map(self.is_image, self.fields)) and (
-            self.embedding == "lsa" or is_stored(self.embedding)
+            self.embedding == "lsa" or is_stored(self.embedding) or is_plugin(self.embedding)
         ):
             raise ValueError(
                 "embedding must be minilm, or the name or folder of a sentence-transformers model, "
@@ -169,7 +169,14 @@ class Model(SequenceRecipe):
     """The two-stream model and its training (sections 3.2 to 3.5); the baselines share it.
 
     Differs: where the paper's choice is named below, it is another than the default, which did
-    better on the validation users of Amazon Beauty (apps/README.md).
+    better on the validation users of Amazon Beauty (apps/README.md). So it is with histories of 20
+    items for the paper's 10, a rate of 1e-3 that falls to 0 for 1e-4, batches of 96 for 256,
+    gradients that are clipped, cosine and drawn negatives for the inner product with all items, and
+    dropout of .4 for the authors' .1. The mean of eq. 1 is over the steps that have a next item to
+    foretell: padding is left out, which the authors' code counts, and so are the first items of a
+    window that another window foretells. Layer norms of the unimodal encoders stand before the
+    sub-layers, where the authors' code has them after. Epochs are chosen on validation; the paper's
+    are chosen on the test. `paper.toml` has the paper's way, but for the last three.
 
     Attributes:
         head: What states are compared with: the id embeddings, as in the paper, or their sum with
@@ -178,6 +185,7 @@ class Model(SequenceRecipe):
             principal components of the content.
         num_layers: Layers of each unimodal encoder.
         num_cross_layers: Layers of the cross-modal encoder, a direction; the authors' code has 4.
+        feedforward_dim: Inner width of the feed-forward parts.
         user_weight: lambda_1 of eq. 4; 1 in the paper.
         item_weight: lambda_2 of eq. 4; 1 in the paper.
         contrast_temperature: tau of eq. 1; .2 in the authors' code.
@@ -213,9 +221,17 @@ class Evaluation(Answering):
 
     Attributes:
         baselines: Whether SASRec on ids, on content and on both is trained too (table 1).
+        baseline_layers: Layers of these. By default as many as the two-stream model has one after
+            the other, unimodal and cross-modal; the paper's unimodal encoders alone are as deep.
     """
 
     baselines: bool = True
+    baseline_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline_layers is not None:
+            check_at_least(1, self, "baseline_layers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,7 +169,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         load_weights(self.tssr.file("weights.safetensors"), model)
         return model.eval()
 
-    # Table 1: SASRec as deep as the two-stream model, with the same budget.
+    # Table 1: SASRec, by default as deep as the two-stream model, with the same budget.
 
     def baselines(self) -> dict[str, Stage[Report]]:
         """The stages of the baselines of a run, by their rows."""
@@ -179,12 +179,17 @@ class TSSRPipeline(AnsweringPipeline[Config]):
     def baseline(self, items: ItemInput) -> Stage[Report]:
         """SASRec on ids, on content or on both."""
         untrained = partial(self._untrained_baseline, items)
-        return self._trained(f"sasrec_{items}", untrained, baseline_loss, self.content_stages)
+        reads = ("evaluation.baseline_layers",)
+        return self._trained(
+            f"sasrec_{items}", untrained, baseline_loss, self.content_stages, reads=reads
+        )
 
     def _untrained_baseline(self, items: ItemInput) -> Backbone:
         config = self.config.model
         table = item_table(items, self.contents, config.dim)
-        depth = config.num_layers + config.num_cross_layers
+        depth = self.config.evaluation.baseline_layers
+        if depth is None:
+            depth = config.num_layers + config.num_cross_layers
         return sasrec(config, len(self.contents[0]), table, depth)
 
     def _trained(
@@ -193,12 +198,13 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         untrained: Callable[[], Backbone],
         loss: Loss,
         after: tuple[Stage[Any], ...],
+        reads: tuple[str, ...] = (),
     ) -> Stage[Report]:
         return dense_stage(
             self,
             name,
             lambda: self._plan(untrained, loss),
-            reads=("content", "model"),
+            reads=("content", "model", *reads),
             after=after,
         )
 

@@ -482,14 +482,15 @@ def test_settings_without_effect_are_refused(pipeline: PRORecPipeline) -> None:
         Text(embedding="lsa", further=("lsa",))
     with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
         Config(joining=Joining(c_dis=True))
+    din = {"backbone": "din", "num_heads": 4, "num_layers": 2}  # as they are by default
     with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec' where stage_two"):
-        pipeline.varied(stage_one={"backbone": "din"})
+        pipeline.varied(stage_one=din)
     reads_itself = {"history_input": "vectors"}
-    din = pipeline.varied(stage_one={"backbone": "din"}, stage_two=reads_itself)
+    variant = pipeline.varied(stage_one=din, stage_two=reads_itself)
     before = finished(pipeline)
     for begin in (STUDIES["rivals"], STUDIES["scaling"], lambda run, _: run.rival("hstu", "ids")):
         with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec'"):
-            begin(din, [0])
+            begin(variant, [0])
     assert finished(pipeline) == before
 
 

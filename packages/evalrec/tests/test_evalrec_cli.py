@@ -49,7 +49,7 @@ def test_help_is_quick_and_loads_neither_torch_nor_polars():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    for command in ("prepare", "check", "floors", "compare"):
+    for command in ("prepare", "check", "floors", "compare", "gate"):
         assert f" {command} " in result.stdout
 
 

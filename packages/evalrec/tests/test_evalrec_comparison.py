@@ -28,7 +28,9 @@ from evalrec import (
 from evalrec.reporting_cli import compare as compare_command
 from evalrec.reporting_cli import floors as floors_command
 from evalrec.runs import read_runs
+from evalrec.significance import holm
 from rich.console import Console
+from scipy import stats
 from typer.testing import CliRunner
 
 NUM_ITEMS = 60
@@ -101,16 +103,19 @@ def test_differences_are_paired_and_from_the_first(systems, comparison):
     for difference in by_system["strong"]:
         assert difference.bootstrap_p < 0.05
         assert difference.t_test_p < 1e-6
+        assert difference.wilcoxon_p < 1e-6
     for difference in by_system["as weak"]:
         assert difference.bootstrap_p > 0.05
         assert difference.t_test_p > 0.05
+        assert difference.wilcoxon_p > 0.05
 
 
 def test_a_system_does_not_differ_from_itself(systems):
     comparison = compare({"first": systems["weak"], "second": systems["weak"]}, num_samples=100)
     for difference in comparison.differences:
         assert difference.estimate == (0.0, 0.0, 0.0)
-        assert (difference.bootstrap_p, difference.t_test_p) == (1.0, 1.0)
+        p_values = difference.bootstrap_p, difference.t_test_p, difference.wilcoxon_p
+        assert p_values == (1.0, 1.0, 1.0)
 
 
 def test_p_values_grow_with_the_number_of_comparisons(systems):
@@ -120,6 +125,21 @@ def test_p_values_grow_with_the_number_of_comparisons(systems):
     corrected = {(o.mode, o.metric): o for o in more.differences if o.system == "as weak"}
     for difference in alone.differences:
         assert corrected[difference.mode, difference.metric].t_test_p >= difference.t_test_p
+
+
+def test_each_test_is_scipys_corrected_for_itself(systems):
+    comparison = compare(systems, metrics=["ndcg@10", "hit_rate@5"], num_samples=100)
+    differences = [
+        np.mean(
+            [report.per_user(each.metric, each.mode) for report in systems[each.system]], axis=0
+        )
+        - systems["weak"][0].per_user(each.metric, each.mode)
+        for each in comparison.differences
+    ]
+    t_tests = holm([stats.ttest_1samp(values, 0.0).pvalue for values in differences])
+    signed = holm([stats.wilcoxon(np.round(values, 12)).pvalue for values in differences])
+    assert [each.t_test_p for each in comparison.differences] == pytest.approx(t_tests, rel=1e-9)
+    assert [each.wilcoxon_p for each in comparison.differences] == pytest.approx(signed, rel=1e-9)
 
 
 def test_reports_of_other_queries_are_refused(queries, systems):
@@ -363,6 +383,8 @@ def test_the_compare_command_prints_every_form(folder, app):
     assert document["baseline"] == "weak"
     assert document["files"]["ours"][1].endswith("s1/test/report.json")
     assert {difference["metric"] for difference in document["differences"]} == {"mrr@5"}
+    assert all(0 <= difference["wilcoxon_p"] <= 1 for difference in document["differences"])
+    assert "p, Wilcoxon" in output("--format", "markdown", "--metric", "map@10")
     assert output("--format", "latex").startswith(r"\begin{tabular}")
     assert output("--format", "markdown").startswith("| system | seeds |")
 

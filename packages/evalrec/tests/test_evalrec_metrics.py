@@ -12,9 +12,12 @@ import torch
 from evalrec import (
     Queries,
     Report,
+    average_precision,
     evaluate,
+    hit_rate,
     mrr,
     ndcg,
+    precision,
     rank_items,
     recall,
     report_table,
@@ -24,7 +27,13 @@ from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_g
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
+from torchmetrics.retrieval import (
+    RetrievalHitRate,
+    RetrievalMAP,
+    RetrievalMRR,
+    RetrievalNormalizedDCG,
+    RetrievalPrecision,
+)
 
 
 def calmly(examples: int) -> settings:
@@ -153,6 +162,15 @@ def test_metrics_are_the_plain_ones(ranks, k):
     np.testing.assert_allclose(mrr(array, k), [1 / rank if rank <= k else 0 for rank in ranks])
     gains = [1 / math.log2(rank + 1) if rank <= k else 0 for rank in ranks]
     np.testing.assert_allclose(ndcg(array, k), gains)
+    # With one relevant item, what each of them is by its definition for any number.
+    relevant = [[place == rank for place in range(1, k + 1)] for rank in ranks]
+    assert precision(array, k) == pytest.approx([sum(hits) / k for hits in relevant], abs=1e-12)
+    assert hit_rate(array, k).tolist() == [float(any(hits)) for hits in relevant]
+    precisions = [
+        sum(sum(hits[: place + 1]) / (place + 1) for place in range(k) if hits[place])
+        for hits in relevant
+    ]
+    assert average_precision(array, k) == pytest.approx(precisions, abs=1e-12)
 
 
 def test_a_constant_scorer_earns_nothing():
@@ -403,7 +421,14 @@ def test_metrics_agree_with_torchmetrics_and_ir_measures(problem):
     wanted = torch.zeros(users, num_items, dtype=torch.bool)
     wanted[torch.arange(users), torch.from_numpy(queries.targets)] = True
     users_of = torch.arange(users).unsqueeze(1).expand_as(scores)
-    theirs = {"recall": RetrievalHitRate, "ndcg": RetrievalNormalizedDCG, "mrr": RetrievalMRR}
+    theirs = {
+        "recall": (RetrievalHitRate, ir_measures.R),
+        "ndcg": (RetrievalNormalizedDCG, ir_measures.nDCG),
+        "mrr": (RetrievalMRR, ir_measures.RR),
+        "precision": (RetrievalPrecision, ir_measures.P),
+        "map": (RetrievalMAP, ir_measures.AP),
+        "hit_rate": (RetrievalHitRate, ir_measures.Success),
+    }
     run = [
         ir_measures.ScoredDoc(str(user), str(item), float(scores[user, item]))
         for user in range(users)
@@ -412,16 +437,15 @@ def test_metrics_agree_with_torchmetrics_and_ir_measures(problem):
     judged = [
         ir_measures.Qrel(str(user), str(target), 1) for user, target in enumerate(queries.targets)
     ]
-    measures = {"recall": ir_measures.R, "ndcg": ir_measures.nDCG, "mrr": ir_measures.RR}
-    for name in theirs:
+    for name, (torchmetrics_class, measure_of) in theirs.items():
         for k in (1, 3):
             ours = report.per_user(f"{name}@{k}", "unfiltered").mean()
             # torchmetrics passes over scores that are not above 0
-            torchmetric = theirs[name](top_k=k)(scores + 1, wanted, indexes=users_of)
+            torchmetric = torchmetrics_class(top_k=k)(scores + 1, wanted, indexes=users_of)
             assert ours == pytest.approx(float(torchmetric), abs=1e-6)
-            measure = measures[name] @ k
+            measure = measure_of @ k
             assert ours == pytest.approx(
-                ir_measures.calc_aggregate([measure], judged, run)[measure], abs=1e-6
+                ir_measures.calc_aggregate([measure], judged, run)[measure], abs=1e-9
             )
 
 

@@ -142,6 +142,47 @@ def test_a_page_is_well_formed_escaped_and_needs_nothing_else(tmp_path: Path) ->
     assert "var(--series-0)" in page
 
 
+HOSTILE = "<script>alert(1)</script>"
+
+
+def test_a_hostile_text_is_escaped_wherever_it_stands(tmp_path: Path, unchecked: None) -> None:
+    example = Example(history=[HOSTILE], recommended=[HOSTILE] * 2, target=HOSTILE, hit=1)
+    fragments = [
+        results_table({HOSTILE: {HOSTILE: {HOSTILE: 0.5}}}, model=HOSTILE),
+        table([HOSTILE, HOSTILE], [[HOSTILE, 1]]),
+        examples_table([example]),
+        share_bars({HOSTILE: {HOSTILE: 0.5, f"{HOSTILE}2": 0.5}}),
+        facts({HOSTILE: {HOSTILE: HOSTILE}}),
+        tag("p", HOSTILE, text(HOSTILE), css=f'">{HOSTILE}', title=f"'{HOSTILE}"),
+        curves([Panel(title=HOSTILE, lines={HOSTILE: [(0.0, 1.0)]}, x_label=HOSTILE)]),
+        bars([Bars(title=HOSTILE, values={HOSTILE: (0.2, 0.1, 0.3)})]),
+        HOSTILE,  # no fragment, so that it is a text
+    ]
+    section = Section(title=HOSTILE, body=fragments, note=HOSTILE)
+    path = tmp_path / "page.html"
+    write_page(
+        path,
+        title=HOSTILE,
+        lead=HOSTILE,
+        summary={HOSTILE: {HOSTILE: HOSTILE}},
+        sections=[section],
+        opening=section,
+    )
+    page = path.read_text(encoding="utf-8")
+    outside = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+    # title, heading, lead, summary (3), and twice: results (3), table (3), examples (4), shares
+    # (3), facts (3), an element (4), captions (2), itself, heading and note.
+    assert outside.count("&lt;script&gt;") == 6 + 2 * (3 + 3 + 4 + 3 + 3 + 4 + 2 + 3)
+    assert "script" not in outline(page).tags
+    assert "<script" not in page
+
+
+def test_a_column_of_less_is_better_has_its_smallest_in_bold() -> None:
+    values = {"a": 0.5, "b": 0.25, "c": float("nan")}
+    fragment = results_table({name: {"m": {"Miscalibration@5": v}} for name, v in values.items()})
+    assert re.findall(r'best">([^<]*)<', fragment) == ["0.2500"]
+
+
 def test_the_policy_of_a_page_is_what_the_page_keeps(tmp_path: Path) -> None:
     """Styles are in the page, pictures are data, and nothing else is loaded or run."""
     page = write(tmp_path / "page.html")

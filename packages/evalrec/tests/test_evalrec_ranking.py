@@ -292,14 +292,10 @@ def test_scores_may_be_an_array_but_are_no_ranked_lists(unchecked):
         for made in (np.copy, torch.from_numpy)
     )
     np.testing.assert_array_equal(of_array.ranks["filtered"], of_tensor.ranks["filtered"])
-    for lists, got in (
-        (scores, r"float64 of shape \[3, 25\]"),
-        (torch.ones(3, 25), r"torch.float32 of shape \[3, 25\]"),
-        (np.arange(25), r"int64 of shape \[25\]"),
-        ([[1, 2, 3, 4, 5]] * 3, "list"),
+    with pytest.raises(
+        TypeError, match=r"ranked must be int \[users, k\], got int64 of shape \[25\]"
     ):
-        with pytest.raises(TypeError, match=rf"ranked must be int \[users, k\], got {got}; scores"):
-            evaluate(queries, lists, ks=(5,))
+        evaluate(queries, np.arange(25), ks=(5,))
 
 
 def test_embeddings_that_cannot_be_ranked_are_refused(unchecked):

@@ -12,19 +12,25 @@ from evalrec import page
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-def test_the_readmes_example_runs_as_it_is(tmp_path):
+def test_the_readmes_examples_run_as_they_are(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 1
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", blocks[0]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "graph + text" in done.stdout
+    printed = []
+    for block in blocks:  # in one folder, one after the other
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "100"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    floors, frames, metrics = printed
+    assert "graph + text" in floors
+    assert "ndcg@20" in frames
+    assert "Miscalibration@10" in metrics
+    assert "\npassed\n" in metrics
     assert (tmp_path / "metrics.json").exists()
     assert "<svg" in (tmp_path / "floors.html").read_text(encoding="utf-8")
 

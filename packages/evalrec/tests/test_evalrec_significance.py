@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from evalrec.significance import (
     holm,
     interval,
     paired_t_test,
+    wilcoxon_test,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -48,6 +50,37 @@ def test_the_t_test_is_scipys(differences):
     array = np.array(differences, dtype=np.float64)
     expected = stats.ttest_1samp(array, 0.0).pvalue
     assert paired_t_test(array) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def plain_signed_ranks(differences):
+    """Wilcoxon's p-value by all ways to deal out the signs, which are equally likely."""
+    sizes = [abs(d) for d in differences if d]
+    ranks = [sum(other < size for other in sizes) + (sizes.count(size) + 1) / 2 for size in sizes]
+    signs = [1 if d > 0 else -1 for d in differences if d]
+    observed = abs(sum(rank * sign for rank, sign in zip(ranks, signs, strict=True)))
+    sums = [
+        abs(sum(rank * sign for rank, sign in zip(ranks, dealt, strict=True)))
+        for dealt in itertools.product((1, -1), repeat=len(ranks))
+    ]
+    return sum(each >= observed - 1e-9 for each in sums) / len(sums)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=7, unique=True).flatmap(
+        lambda sizes: st.tuples(*(st.sampled_from([size, -size]) for size in sizes))
+    ),
+    st.integers(0, 3),
+)
+@calmly(50)
+def test_the_signed_rank_test_is_the_plain_one(differences, zeros):
+    array = np.array([*differences, *[0.0] * zeros]) / 10
+    assert wilcoxon_test(array) == pytest.approx(plain_signed_ranks(differences), abs=1e-12)
+
+
+def test_the_signed_rank_test_where_only_rounding_differs():
+    assert wilcoxon_test(np.zeros(5)) == wilcoxon_test(np.full(5, 1e-16)) == 1.0
+    tied = np.array([0.1, 0.3 - 0.2, -0.1, 0.1, 0.5, 0.4])
+    assert wilcoxon_test(tied) == wilcoxon_test(np.round(tied, 3))
 
 
 def test_the_t_test_of_differences_that_do_not_vary():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, MultiHeadAttention, attend
+from torch import nn
 
 
 def test_attend_equals_a_plain_loop_over_visible_keys():
@@ -42,6 +43,40 @@ def test_projected_keys_and_values_give_the_same_as_the_sequence():
     torch.testing.assert_close(fewer, attention(x)[:, :2])
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_encoder_layer_is_torchs_with_the_same_weights(norm):
+    layer = EncoderLayer(8, 2, 16, norm=norm).eval()
+    torchs = nn.TransformerEncoderLayer(
+        8, 2, 16, activation="gelu", batch_first=True, norm_first=norm == "pre"
+    ).eval()
+    attention, feedforward = layer.attention, layer.feedforward
+    pairs = [
+        (torchs.self_attn.out_proj, attention.output),
+        (torchs.linear1, feedforward[0]),
+        (torchs.linear2, feedforward[3]),
+        (torchs.norm1, layer.attention_residual.norm),
+        (torchs.norm2, layer.feedforward_residual.norm),
+    ]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        for name in ("weight", "bias"):
+            packed = [getattr(part, name) for part in (attention.query, attention.key_value)]
+            getattr(torchs.self_attn, f"in_proj_{name}").copy_(torch.cat(packed))
+            for theirs, ours in pairs:
+                getattr(theirs, name).copy_(getattr(ours, name))
+        x, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+        expected = torchs(x, src_key_padding_mask=padding)
+        states = layer(x, padding=padding)
+    torch.testing.assert_close(states[~padding], expected[~padding])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_layer_norm_stands_before_or_after():
+    with pytest.raises(ValueError, match=r"norm must be one of \('pre', 'post'\), got 'both'"):
+        EncoderLayer(8, 2, 16, norm="both")  # type: ignore[arg-type]
+
+
 def test_encoder_layer_does_not_see_padding_or_the_future():
     layer = EncoderLayer(8, 2, 16).eval()
     x = torch.randn(1, 5, 8)
@@ -55,8 +90,9 @@ def test_encoder_layer_does_not_see_padding_or_the_future():
     assert not torch.allclose(layer(x)[:, :3], layer(changed)[:, :3])
 
 
-def test_one_place_asked_equals_all_asked():
-    layer = EncoderLayer(8, 2, 16).eval()
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_one_place_asked_equals_all_asked(norm):
+    layer = EncoderLayer(8, 2, 16, norm=norm).eval()
     x, places = torch.randn(3, 5, 8), torch.tensor([4, 0, 2])
     padding = torch.arange(5) > places[:, None]
     everywhere = layer(x, padding=padding)[torch.arange(3), places]

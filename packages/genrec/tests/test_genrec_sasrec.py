@@ -23,8 +23,9 @@ ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], []]
 
 @pytest.mark.parametrize("positions", ["oldest", "newest"])
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_padding_and_the_rest_of_the_batch_change_nothing(positions, num_layers):
-    sasrec = model(positions=positions, num_layers=num_layers)
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_padding_and_the_rest_of_the_batch_change_nothing(positions, num_layers, norm):
+    sasrec = model(positions=positions, num_layers=num_layers, norm=norm)
     with torch.no_grad():
         together = sasrec(padded(ROWS, 8))
         last = sasrec.last_state(padded(ROWS, 8))
@@ -87,8 +88,9 @@ def test_one_batch_overfits(similarity):
     assert torch.equal(sasrec.eval().score(history).argmax(1), targets)
 
 
-def test_every_parameter_learns_from_every_position():
-    sasrec = model().train()
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_every_parameter_learns_from_every_position(norm):
+    sasrec = model(norm=norm).train()
     vectors = sasrec.item_vectors()
     states = sasrec(padded(ROWS[:3], 8), vectors)
     targets = padded([[1, 4, 1, 5, 0], [2, 2], [7]], 8)

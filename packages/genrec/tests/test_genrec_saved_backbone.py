@@ -42,6 +42,7 @@ OTHER_THAN_DEFAULT = {
         "dropout": 0.3,
         "feedforward_dim": 10,
         "positions": "newest",
+        "norm": "post",
         "similarity": "cosine",
         "temperature": 0.2,
     },
@@ -117,10 +118,6 @@ def test_without_popularity(tmp_path: Path):
     assert not DenseRecommender.load(tmp_path / "m").recommend([[]])[0].popular
 
 
-class Doubled(SASRec):
-    """A subclass, which no folder can name."""
-
-
 class Sum(torch.nn.Module):
     def forward(self) -> torch.Tensor:
         return torch.ones(NUM_ITEMS, DIM)
@@ -128,8 +125,11 @@ class Sum(torch.nn.Module):
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_saved_is_refused(tmp_path: Path):
+    class Doubled(SASRec):
+        """Within a function, where no name leads to it."""
+
     folder = tmp_path / "m"
-    with pytest.raises(TypeError, match=r"model must be a SASRec, .* to be saved, got Doubled"):
+    with pytest.raises(TypeError, match=r"Doubled must be a class of a module that can be impor"):
         save_backbone(folder, make(Doubled), IDS, history_length=3)
     model = make(SASRec)
     model.item_encoder = Sum()

@@ -53,6 +53,47 @@ def test_trie_equals_a_tree_of_dicts(table: tuple[Tensor, list[int]]):
     assert [rows[item] for item in trie.leaf_items.tolist()] == sorted(rows)
 
 
+@settings(deadline=None)
+@given(code_tables(), st.data())
+def test_look_ups_equal_a_plain_search(table: tuple[Tensor, list[int]], data: st.DataObject):
+    codes, sizes = table
+    trie = Trie.build(codes, sizes)
+    rows = [tuple(row) for row in codes.tolist()]
+    any_code = st.integers(-2, 70_000) if data.draw(st.booleans()) else st.integers(0, 4)
+    depth = data.draw(st.integers(0, len(sizes)))
+    known = st.sampled_from(rows).map(lambda row: row[:depth])
+    prefix = st.one_of(known, st.tuples(*[any_code] * depth))
+    prefixes = data.draw(st.lists(prefix, min_size=1, max_size=6))
+    queries = torch.tensor(prefixes, dtype=torch.long).view(len(prefixes), depth)
+    nodes = sorted({row[:depth] for row in rows})
+    positions = [nodes.index(prefix) if prefix in nodes else -1 for prefix in prefixes]
+    assert trie.nodes(queries).tolist() == positions
+    if depth:
+        every = torch.arange(trie.level_sizes[depth - 1])
+        assert [tuple(row) for row in trie.prefixes(depth - 1, every).tolist()] == nodes
+    if depth == len(sizes):
+        items = [rows.index(prefix) if prefix in rows else -1 for prefix in prefixes]
+        assert trie.items(queries).tolist() == items
+        assert trie.items(queries[0]).tolist() == items[0]
+        return
+    marks = trie.allowed(queries)
+    assert marks.shape == (len(prefixes), sizes[depth])
+    for prefix, row in zip(prefixes, marks, strict=True):
+        following = {other[depth] for other in rows if other[:depth] == prefix}
+        assert set(row.nonzero().flatten().tolist()) == following
+        assert torch.equal(trie.allowed(torch.tensor(prefix, dtype=torch.long)), row)
+
+
+def test_look_ups_of_another_depth_are_refused():
+    trie = Trie.build(torch.tensor([[0, 1], [1, 0]]), [2, 2])
+    with pytest.raises(ValueError, match="prefixes must be of at most 2 codes, got 3"):
+        trie.nodes(torch.zeros(1, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="at most 1 codes, after which another may follow, got 2"):
+        trie.allowed(torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="codes must be of 2 levels, got 1"):
+        trie.items(torch.zeros(4, 1, dtype=torch.long))
+
+
 def test_codes_that_do_not_fit_one_number_are_sorted_all_the_same():
     generator = torch.Generator().manual_seed(0)
     sizes = [256, 3, 70_000] * 4  # some 100 bits

@@ -310,7 +310,7 @@ REFUSALS = [
     ("encode items.jsonl --levels 3", 2, "no effect with --quantizer hierarchical"),
     ("encode items.jsonl --quantizer pq --beams 3", 2, "no effect with --quantizer pq"),
     ("encode items.jsonl --quantizer rq --balanced", 2, "no effect with --quantizer rq"),
-    ("encode items.jsonl --quantizer kmeans", 2, "is not one of"),
+    ("encode items.jsonl --quantizer kmeans", 2, "must be one of"),
     ("encode items.jsonl --precision bf16", 2, "needs a text model"),
     ("encode items.jsonl --prompt item:", 2, "needs a text model"),
     ("encode items.jsonl --truncate-dim 64", 2, "needs a text model"),

@@ -64,6 +64,7 @@ class ServeOptions:
     insecure: bool = False
     workers: int = 1
     device: str = "auto"
+    trust: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuses what cannot be served, or not safely.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,13 +73,21 @@ class ServedRun:
             raise ExperimentError(f"{path} was replaced while it was read: try again")
 
     @classmethod
-    def load(cls, app: App[Any, Any], path: Path, device: str) -> ServedRun:
+    def load(
+        cls, app: App[Any, Any], path: Path, device: str, trust: Collection[str] = ()
+    ) -> ServedRun:
         """Opens a complete run of an app.
+
+        Args:
+            app: The app.
+            path: The folder.
+            device: As `choose_device` takes it.
+            trust: The packages whose code may run.
 
         Raises:
             ExperimentError: The folder is not that of such a run, or a file of it is damaged.
         """
-        return cls(path, app.reopen(path, device))
+        return cls(path, app.reopen(path, device, trust))
 
     @property
     def rankings(self) -> tuple[str, ...]:

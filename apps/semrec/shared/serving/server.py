@@ -52,7 +52,7 @@ def serve(app: App[Any, Any], options: ServeOptions, limits: Limits | None = Non
             say_where = partial(_say_where, options, listener)
             _Server(_config(answering, limits), service, say_where).run(sockets=[listener])
         else:
-            check_files(app.reopen(options.run, options.device).run)
+            check_files(app.reopen(options.run, options.device, options.trust).run)
             _serve_by_workers(app, options, limits, listener)
 
 
@@ -75,7 +75,7 @@ def _serve_by_workers(
 def _application(
     app: App[Any, Any], options: ServeOptions, limits: Limits, fixed: str | None
 ) -> tuple[Service, FastAPI]:
-    load = partial(ServedRun.load, app, device=options.device)
+    load = partial(ServedRun.load, app, device=options.device, trust=options.trust)
     service = Service(options.run, load, limits=limits, fixed=fixed)
     title = f"{app.title}: {service.run.name}"
     return service, application(

@@ -21,18 +21,31 @@ if TYPE_CHECKING:
         fit_floors,
         recount_floors,
     )
+    from evalrec.gating import Gate, gate
     from evalrec.grid import Grid
     from evalrec.importing import PRESETS, TableOptions, TablePlan, plan_table
     from evalrec.interactions import DataError, Interactions
     from evalrec.item_to_item import cooccurrences, pair_shares
     from evalrec.leaks import check_split
     from evalrec.list_metrics import coverage, exposures, gini
+    from evalrec.list_values import (
+        Calibration,
+        CodeDiversity,
+        ListMetric,
+        Novelty,
+        Serendipity,
+        VectorDiversity,
+    )
     from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
-    from evalrec.metrics import mrr, ndcg, recall
+    from evalrec.metrics import average_precision, hit_rate, mrr, ndcg, precision, recall
     from evalrec.preparation import Prepared, PrepareOptions, prepare
     from evalrec.ranking import rank_items
     from evalrec.readers import (
         FORMATS,
+        Batch,
+        Column,
+        Format,
+        batch_of_rows,
         find_interactions,
         find_items,
         read_catalogue,
@@ -40,6 +53,7 @@ if TYPE_CHECKING:
         read_item_ids,
         read_raw,
     )
+    from evalrec.recommendations import Recommendations, recommend
     from evalrec.report import MODES, Estimate, Report, read_report
     from evalrec.scorers import EmbeddingScorer
     from evalrec.split_files import read_split
@@ -56,6 +70,7 @@ if TYPE_CHECKING:
     from evalrec.table_preparation import prepare_table
     from evalrec.tables import (
         comparison_table,
+        gate_text,
         report_table,
         reports_table,
         systems_grid,
@@ -69,8 +84,12 @@ __all__ = [
     "FORMATS",
     "MODES",
     "PRESETS",
+    "Batch",
+    "Calibration",
     "Candidates",
     "Choice",
+    "CodeDiversity",
+    "Column",
     "Comparison",
     "DataError",
     "Difference",
@@ -78,19 +97,28 @@ __all__ = [
     "Estimate",
     "Finding",
     "Floor",
+    "Format",
+    "Gate",
     "Grid",
     "Interactions",
     "ItemToItemFloor",
+    "ListMetric",
     "MatrixFactorizationFloor",
+    "Novelty",
     "PopularityFloor",
     "PrepareOptions",
     "Prepared",
     "Queries",
+    "Recommendations",
     "Report",
+    "Serendipity",
     "Split",
     "System",
     "TableOptions",
     "TablePlan",
+    "VectorDiversity",
+    "average_precision",
+    "batch_of_rows",
     "check_interactions",
     "check_split",
     "check_writable",
@@ -105,7 +133,10 @@ __all__ = [
     "find_items",
     "fit_floors",
     "fit_matrix_factorization",
+    "gate",
+    "gate_text",
     "gini",
+    "hit_rate",
     "k_core",
     "keep_last",
     "leave_last_n",
@@ -115,6 +146,7 @@ __all__ = [
     "pair_shares",
     "pick_weights",
     "plan_table",
+    "precision",
     "prepare",
     "prepare_table",
     "rank_items",
@@ -125,6 +157,7 @@ __all__ = [
     "read_report",
     "read_split",
     "recall",
+    "recommend",
     "recount_floors",
     "replacing_file",
     "replacing_folder",
@@ -147,6 +180,7 @@ _MODULES = {
     "filtering": ("drop_repeats", "k_core", "keep_last"),
     "findings": ("Finding",),
     "floors": ("Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors", "recount_floors"),
+    "gating": ("Gate", "gate"),
     "grid": ("Grid",),
     "importing": ("PRESETS", "TableOptions", "TablePlan", "plan_table"),
     "interactions": ("DataError", "Interactions"),
@@ -155,13 +189,18 @@ _MODULES = {
     "matrix_factorization": ("MatrixFactorizationFloor", "fit_matrix_factorization"),
     "comparison": ("Comparison", "Difference", "System", "compare"),
     "list_metrics": ("coverage", "exposures", "gini"),
-    "metrics": ("mrr", "ndcg", "recall"),
+    "list_values": (
+        *("Calibration", "CodeDiversity", "ListMetric", "Novelty", "Serendipity"),
+        "VectorDiversity",
+    ),
+    "metrics": ("average_precision", "hit_rate", "mrr", "ndcg", "precision", "recall"),
     "preparation": ("PrepareOptions", "Prepared", "prepare"),
     "ranking": ("rank_items",),
     "readers": (
-        *("FORMATS", "find_interactions", "find_items", "read_catalogue", "read_interactions"),
-        *("read_item_ids", "read_raw"),
+        *("FORMATS", "Batch", "Column", "Format", "batch_of_rows", "find_interactions"),
+        *("find_items", "read_catalogue", "read_interactions", "read_item_ids", "read_raw"),
     ),
+    "recommendations": ("Recommendations", "recommend"),
     "report": ("MODES", "Estimate", "Report", "read_report"),
     "scorers": ("EmbeddingScorer",),
     "split_files": ("read_split",),
@@ -172,7 +211,7 @@ _MODULES = {
     "synthetic": ("write_synthetic",),
     "table_preparation": ("prepare_table",),
     "tables": (
-        *("comparison_table", "report_table", "reports_table", "systems_grid"),
+        *("comparison_table", "gate_text", "report_table", "reports_table", "systems_grid"),
         *("to_latex", "to_markdown"),
     ),
 }

@@ -1,7 +1,8 @@
-"""The command line: evalrec prepare, check, floors and compare."""
+"""The command line: evalrec prepare, check, floors, compare and gate."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,10 +79,13 @@ def check(
 
 app.command()(reporting_cli.floors)
 app.command()(reporting_cli.compare)
+app.command()(reporting_cli.gate)
 
 
 def main() -> None:
     """Run the command line: bad input ends in one line on stderr and exit code 1."""
+    # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = app(prog_name="evalrec", standalone_mode=False)
         if code == 130:  # typer has swallowed a KeyboardInterrupt

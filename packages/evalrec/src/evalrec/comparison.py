@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from evalrec.report import MODES, Estimate, Report, check_same_queries
-from evalrec.significance import bootstrap_means, bootstrap_p_value, holm, interval, paired_t_test
+from evalrec.report import MODES, Estimate, Report
+from evalrec.side_by_side import check_same_queries
+from evalrec.significance import (
+    bootstrap_means,
+    bootstrap_p_value,
+    holm,
+    interval,
+    paired_t_test,
+    wilcoxon_test,
+)
 
 __all__ = ["Comparison", "Difference", "System", "compare"]
 
@@ -46,6 +54,7 @@ class Difference:
         estimate: The mean difference with its paired bootstrap interval.
         bootstrap_p: Paired bootstrap, corrected.
         t_test_p: Paired t-test, corrected.
+        wilcoxon_p: Wilcoxon's signed-rank test, corrected.
     """
 
     system: str
@@ -54,6 +63,7 @@ class Difference:
     estimate: Estimate
     bootstrap_p: float
     t_test_p: float
+    wilcoxon_p: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +113,7 @@ class Comparison:
                     **difference.estimate._asdict(),
                     "bootstrap_p": difference.bootstrap_p,
                     "t_test_p": difference.t_test_p,
+                    "wilcoxon_p": difference.wilcoxon_p,
                 }
                 for difference in self.differences
             ],
@@ -162,9 +173,9 @@ def _check(systems: Mapping[str, Sequence[Report]], metrics: Sequence[str]) -> N
             first = first or report
             check_same_queries(first, name, report)
             for metric in metrics:
-                if metric not in report.metric_names:
+                if metric not in report.known_metrics:
                     raise ValueError(
-                        f"metrics must be among {report.metric_names}, which {name!r} has, "
+                        f"metrics must be among {report.known_metrics}, which {name!r} has, "
                         f"got {metric!r}"
                     )
 
@@ -205,10 +216,15 @@ def _differences(
             by_user = pooled[name][:, place] - pooled[baseline][:, place]
             by_sample = means[name][:, place] - means[baseline][:, place]
             estimate = Estimate(float(by_user.mean()), *interval(by_sample))
-            tests = bootstrap_p_value(by_sample), paired_t_test(by_user)
+            tests = (
+                bootstrap_p_value(by_sample),
+                paired_t_test(by_user),
+                wilcoxon_test(by_user),
+            )
             raw.append((name, mode, metric, estimate, tests))
-    bootstrap_ps = holm([tests[0] for *_, tests in raw])
-    t_test_ps = holm([tests[1] for *_, tests in raw])
+    # Each test is corrected for itself, over all differences.
+    by_test = zip(*(tests for *_, tests in raw), strict=True)
+    corrected = zip(*(holm(p_values) for p_values in by_test), strict=True)
     return tuple(
         Difference(
             system=name,
@@ -217,8 +233,9 @@ def _differences(
             estimate=estimate,
             bootstrap_p=bootstrap_p,
             t_test_p=t_test_p,
+            wilcoxon_p=wilcoxon_p,
         )
-        for (name, mode, metric, estimate, _), bootstrap_p, t_test_p in zip(
-            raw, bootstrap_ps, t_test_ps, strict=True
+        for (name, mode, metric, estimate, _), (bootstrap_p, t_test_p, wilcoxon_p) in zip(
+            raw, corrected, strict=True
         )
     )

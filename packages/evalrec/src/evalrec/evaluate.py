@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from evalrec.distributed import add_up, shard, together
 from evalrec.interactions import flatten
 from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_groups
+from evalrec.list_values import ListMetric
+from evalrec.metrics import METRICS
 from evalrec.ranking import CodeGroups, Ranks, rank_lists, rank_tiles
+from evalrec.recommendations import Recommendations
 from evalrec.report import MODES, Report, digest
-from evalrec.scorers import EmbeddingScorer, Scorer
+from evalrec.scorers import (
+    EmbeddingScorer,
+    RankedLists,
+    ScoreMatrix,
+    Scorer,
+    Scores,
+    padded_lists,
+    score_matrix,
+)
 from evalrec.splits import Queries
 
 __all__ = ["evaluate"]
 
 Progress = Callable[[int, int], None]
 
+_LIST_BATCH = 512  # users whose lists are looked at at once, for the vectors of their items
+
 
 def evaluate(
     queries: Queries,
-    model: EmbeddingScorer | Scorer | Int[Tensor, "users k"] | Int[np.ndarray, "users k"],
+    model: EmbeddingScorer | Scorer | Scores | RankedLists | Recommendations,
     *,
     ks: Sequence[int] = (5, 10, 20),
     batch_size: int | None = None,
     lists: bool = False,
+    list_metrics: Sequence[ListMetric] = (),
     item_counts: Int[np.ndarray, " items"] | None = None,
     codes: Int[np.ndarray, "items levels"] | Int[Tensor, "items levels"] | None = None,
     name: str = "",
@@ -43,13 +58,19 @@ def evaluate(
     Args:
         queries: The users, as `Split.validation` or `Split.test` give them.
         model: Embeddings; or a function from a list of histories to scores [batch, items], called
-            batch by batch; or ranked lists of item rows, best first, -1 where nothing was
-            returned. Seen items are struck out of the lists for the filtered figures, so pass
-            lists longer than the largest k: by the length of the history where every place is to
-            be filled.
+            batch by batch, with the rows of the users too if it has a keyword `users` without a
+            default; or the scores of all, float [users, items] in the order of the queries, an
+            array, a tensor or a matrix of scipy.sparse, in which an item that is not stored has
+            minus infinity: it is not recommended; or ranked lists of item rows, best first, int
+            [users, k] with -1 where nothing was returned, a list a query, or the
+            `Recommendations` of a frame. Seen items are struck out of the lists for the filtered
+            figures, so pass lists longer than the largest k: by the length of the history where
+            every place is to be filled.
         ks: Cut-offs of the metrics.
         batch_size: Users scored at once; None holds about four million scores.
         lists: Also report coverage and Gini of the users' first k items.
+        list_metrics: What else is said of each user's first k items, such as `Novelty` or
+            `Calibration`, each under its name.
         item_counts: Interactions of each item in training; given, targets are also reported by
             popularity, else only as warm and cold.
         codes: The semantic IDs; given, hits of any item with the target's codes are reported
@@ -60,25 +81,29 @@ def evaluate(
             those of its own share.
 
     Raises:
-        TypeError: If embeddings are of another type than fp32, fp16 and bf16, or ranked lists no
-            table of integers.
+        TypeError: If embeddings are of another type than fp32, fp16 and bf16, ranked lists are
+            not of integers, or a table of scores not of floats.
         ValueError: If the scores have the wrong shape or a NaN, a vector is not finite, a list is
             shorter than the largest k or holds an item twice, a k is not in [1, num_items], or
-            `item_counts` or `codes` is not one row an item.
+            `item_counts`, `codes` or a list metric is not one row an item, or two list metrics have
+            one name.
     """
     if not ks or not all(1 <= k <= queries.num_items for k in ks):
         raise ValueError(f"ks must be in [1, num_items = {queries.num_items}], got {tuple(ks)}")
     counts = _counts(queries)
     groups, group_names = _groups(queries, item_counts)
     code_groups = None if codes is None else _code_groups(codes, queries.num_items)
-    shown = _Shown(tuple(ks) if lists else (), queries.num_items)
-    if isinstance(model, EmbeddingScorer) or callable(model):
-        ranks, code_ranks = _by_scores(queries, model, batch_size, shown, code_groups, progress)
+    shown = _Shown(queries, tuple(ks), exposure=lists, list_metrics=list_metrics)
+    ranked = None if callable(model) else _lists(model)
+    if ranked is None:
+        is_ready = isinstance(model, EmbeddingScorer) or callable(model)
+        scorer = model if is_ready else score_matrix(queries, model)
+        ranks, code_ranks = _by_scores(queries, scorer, batch_size, shown, code_groups, progress)
     else:
         if batch_size is not None:
             raise ValueError(f"batch_size has no effect on ranked lists, got {batch_size}")
         ranks, code_ranks, counts["short_lists"] = _by_lists(
-            queries, model, max(ks), shown, code_groups
+            queries, ranked, max(ks), shown, code_groups
         )
         if progress is not None:
             progress(len(queries), len(queries))
@@ -91,6 +116,7 @@ def evaluate(
         groups=groups,
         group_names=group_names,
         lists=shown.metrics(),
+        list_values=shown.by_mode(),
         code_ranks=code_ranks,
         seed=seed,
     )
@@ -109,39 +135,40 @@ def _counts(queries: Queries) -> dict[str, int]:
 
 def _by_lists(
     queries: Queries,
-    model: Tensor | np.ndarray,
+    ranked: Int[np.ndarray, "users k"],
     longest_k: int,
     shown: _Shown,
     code_groups: CodeGroups | None,
 ) -> tuple[Ranks, Ranks | None, int]:
     """Ranks, ranks by codes, and how many lists have fewer than `longest_k` unseen items."""
-    ranked = _lists(model)
     if ranked.shape[1] < longest_k:
         raise ValueError(
             f"ranked must hold at least max(ks) = {longest_k} places, got {ranked.shape[1]}"
         )
     ranks, code_ranks, by_mode = rank_lists(ranked, queries, code_groups=code_groups)
-    shown.add(by_mode)
+    shown.add(slice(0, len(queries)), by_mode)
     filled = (by_mode["filtered"] >= 0).sum(axis=1)
     return ranks, code_ranks, int((filled < longest_k).sum())
 
 
-def _lists(ranked: Tensor | np.ndarray) -> Int[np.ndarray, "users k"]:
-    """Ranked lists as an array: scores are never taken for them."""
-    if not isinstance(ranked, Tensor | np.ndarray):
-        got = type(ranked).__name__
-    elif ranked.ndim == 2 and "int" in str(ranked.dtype):
-        return ranked.cpu().numpy() if isinstance(ranked, Tensor) else ranked
-    else:
-        got = f"{ranked.dtype} of shape {list(ranked.shape)}"
-    raise TypeError(
-        f"ranked must be int [users, k], got {got}; scores go in as a function of histories"
-    )
+def _lists(model: Any) -> Int[np.ndarray, "users k"] | None:
+    """Ranked lists as a table; None where the model is none, but scores or embeddings."""
+    if isinstance(model, Recommendations):
+        return model.ranked
+    if isinstance(model, Sequence):
+        return padded_lists(model)
+    if not isinstance(model, Tensor | np.ndarray) or "int" not in str(model.dtype):
+        return None
+    if model.ndim != 2:
+        raise TypeError(
+            f"ranked must be int [users, k], got {model.dtype} of shape {list(model.shape)}"
+        )
+    return model.cpu().numpy() if isinstance(model, Tensor) else model
 
 
 def _by_scores(
     queries: Queries,
-    model: EmbeddingScorer | Scorer,
+    model: EmbeddingScorer | ScoreMatrix | Scorer,
     batch_size: int | None,
     shown: _Shown,
     code_groups: CodeGroups | None,
@@ -166,7 +193,7 @@ def _by_scores(
                 if result.code_ranks is not None:
                     by_codes[mode][result.part] = result.code_ranks[mode]
             if result.ranked is not None:
-                shown.add(result.ranked)
+                shown.add(result.part, result.ranked)
             if progress is not None:
                 progress(result.part.stop, len(queries))
     by_item = dict(zip(MODES, add_up(list(by_item.values())), strict=True))
@@ -177,33 +204,88 @@ def _by_scores(
 
 
 class _Shown:
-    """How often each item is shown within each k, in each mode."""
+    """What is gathered of the lists within each k, in each mode.
 
-    def __init__(self, ks: tuple[int, ...], num_items: int) -> None:
-        self.ks, self.num_items = ks, num_items
+    How often each item is shown, if that is wanted, and the values of the list metrics.
+    """
+
+    def __init__(
+        self,
+        queries: Queries,
+        ks: tuple[int, ...],
+        *,
+        exposure: bool,
+        list_metrics: Sequence[ListMetric],
+    ) -> None:
+        names = [metric.name for metric in list_metrics]
+        for metric in list_metrics:
+            if metric.num_items != queries.num_items:
+                raise ValueError(
+                    f"list metrics must know {queries.num_items} items, got {metric.num_items} of "
+                    f"{metric.name!r}"
+                )
+            if names.count(metric.name) > 1 or metric.name in METRICS or "@" in metric.name:
+                raise ValueError(
+                    "names of list metrics must be unique and without @, and none of "
+                    f"{', '.join(METRICS)}, got {metric.name!r}"
+                )
+        self.queries, self.ks, self.list_metrics = queries, ks, list_metrics
         self.exposures = {
-            (mode, k): np.zeros(num_items, dtype=np.int64) for mode in MODES for k in ks
+            (mode, k): np.zeros(queries.num_items, dtype=np.int64)
+            for mode in MODES
+            for k in ks
+            if exposure
+        }
+        self.values = {
+            (mode, f"{metric.name}@{k}"): np.zeros(len(queries))
+            for mode in MODES
+            for metric in list_metrics
+            for k in ks
         }
 
     @property
     def top_k(self) -> int | None:
         """The longest list that is needed; None if none is."""
-        return max(self.ks, default=None)
+        return max(self.ks) if self.exposures or self.values else None
 
-    def add(self, ranked: Mapping[str, Int[np.ndarray, "batch k"]]) -> None:
+    def add(self, part: slice, ranked: Mapping[str, Int[np.ndarray, "batch k"]]) -> None:
         for mode, k in self.exposures:
-            self.exposures[mode, k] += exposures(ranked[mode], k, self.num_items)
+            self.exposures[mode, k] += exposures(ranked[mode], k, self.queries.num_items)
+        for start in range(part.start, part.stop, _LIST_BATCH) if self.list_metrics else ():
+            users = slice(start, min(start + _LIST_BATCH, part.stop))
+            rows = slice(users.start - part.start, users.stop - part.start)
+            histories, targets = self.queries.histories[users], self.queries.targets[users]
+            for mode in MODES:
+                for metric in self.list_metrics:
+                    for k in self.ks:
+                        values = metric(ranked[mode][rows, :k], histories, targets)
+                        self.values[mode, f"{metric.name}@{k}"][users] = values
 
     def share(self) -> None:
-        sums = add_up(list(self.exposures.values()))
-        self.exposures = dict(zip(self.exposures, sums, strict=True))
+        sums = add_up([*self.exposures.values(), *self.values.values()])
+        self.exposures = dict(zip(self.exposures, sums[: len(self.exposures)], strict=True))
+        self.values = dict(zip(self.values, sums[len(self.exposures) :], strict=True))
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """By mode: "coverage@k" and "gini@k"; nothing if no lists were asked for."""
-        by_mode: dict[str, dict[str, float]] = {mode: {} for mode in MODES if self.ks}
+        """By mode: "coverage@k" and "gini@k"; nothing if they were not asked for."""
+        by_mode: dict[str, dict[str, float]] = {mode: {} for mode in MODES if self.exposures}
         for measure in (coverage, gini):
             for (mode, k), shown in self.exposures.items():
                 by_mode[mode][f"{measure.__name__}@{k}"] = measure(shown)
+        return by_mode
+
+    def by_mode(self) -> dict[str, dict[str, Float[np.ndarray, " users"]]]:
+        """By mode and metric: the value of every user's list; nothing without list metrics.
+
+        Raises:
+            ValueError: If a value is not finite.
+        """
+        by_mode: dict[str, dict[str, np.ndarray]] = {mode: {} for mode in MODES if self.values}
+        for (mode, metric), values in self.values.items():
+            if not np.isfinite(values).all():
+                user = int(np.argmin(np.isfinite(values)))
+                raise ValueError(f"{metric} must be finite, got {values[user]} for user {user}")
+            by_mode[mode][metric] = values
         return by_mode
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -77,6 +77,75 @@ class Interactions:
             column = getattr(self, name)[order].astype(np.int64)
             column.setflags(write=False)
             object.__setattr__(self, name, column)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        time: str | None = "timestamp",
+        weight: str | None = None,
+        user_ids: Sequence[str] | None = None,
+        item_ids: Sequence[str] | None = None,
+    ) -> Interactions:
+        """The interactions of a data frame, as `read_interactions` has them of a file.
+
+        Ids may be texts, whole numbers or categories of either, which become texts; no cell may be
+        missing. User rows are given in the order of first appearance, and so are item rows where
+        `item_ids` is not given.
+
+        Args:
+            frame: A table of pandas, polars, pyarrow or any other library that narwhals knows.
+            user: The column of user ids.
+            item: The column of item ids.
+            time: The column that orders a user's interactions: whole numbers, kept as they are;
+                dates, kept in seconds since 1970; or times, kept in the unit of their type. Times
+                with a zone become UTC, those without one are taken as UTC. None takes the order of
+                the frame.
+            weight: A column of how much each interaction counts; None where all count alike.
+            user_ids: The keys of the users in row order, if they are known.
+            item_ids: The keys of the catalogue in row order: item row i is `item_ids[i]`.
+
+        Raises:
+            DataError: If the frame has no rows, lacks a column, a cell is missing or not what it
+                must be, or a user or item is not among the known ones; the row is named, from 1 on.
+            TypeError: If it is no data frame.
+            ValueError: If `user_ids` or `item_ids` holds a key twice, or a weight is not above 0.
+        """
+        from evalrec.cells import Column
+        from evalrec.frames import TimeColumn, read_frame
+        from evalrec.keys import Keys
+
+        columns = {
+            "user": Column(source=user, kind="key"),
+            "item": Column(source=item, kind="key"),
+        }
+        if time is not None:
+            columns["time"] = TimeColumn(source=time, kind="whole")
+        if weight is not None:
+            columns["weight"] = Column(source=weight, kind="number")
+        users_of, items_of = Keys(user_ids, "user_ids"), Keys(item_ids, "item_ids")
+        try:
+            table = read_frame(frame, columns)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        if table.height == 0:
+            raise DataError("frame holds no interactions")
+        rows = {"user": users_of(table["user"]), "item": items_of(table["item"])}
+        for name, where in (("user", "user_ids"), ("item", "item_ids")):
+            if rows[name].min() < 0:
+                row = int(np.argmax(rows[name] < 0))
+                raise DataError(f"row {row + 1}: {name} {table[name][row]!r} is not in {where}")
+        return cls(
+            users=rows["user"],
+            items=rows["item"],
+            timestamps=np.arange(table.height) if time is None else table["time"].to_numpy(),
+            user_ids=tuple(users_of.rows),
+            item_ids=tuple(items_of.rows),
+            weights=None if weight is None else table["weight"].to_numpy(),
+        )
 
     def __len__(self) -> int:
         return len(self.users)

@@ -65,8 +65,12 @@ def popularity_groups(
             f"item_counts must be interactions, at least one, got {total} in all, "
             f"the smallest {item_counts.min()}"
         )
-    ordered = np.sort(item_counts)[::-1]
-    before = np.concatenate([[0], np.cumsum(ordered)])
-    # The first place at which an item of this count could stand.
-    places = np.searchsorted(-ordered, -item_counts[targets], side="left")
+    before = np.concatenate([[0], np.cumsum(np.sort(item_counts)[::-1])])
+    places = popularity_places(item_counts)[targets]
     return np.where(cold, GROUPS.index("cold"), np.minimum(3 * before[places] // total, 2))
+
+
+def popularity_places(item_counts: Int[np.ndarray, " items"]) -> Int[np.ndarray, " items"]:
+    """How many items are more popular than each; equally popular ones have the same place."""
+    ordered = np.sort(item_counts)[::-1]
+    return np.searchsorted(-ordered, -item_counts, side="left")

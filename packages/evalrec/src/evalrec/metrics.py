@@ -1,4 +1,4 @@
-"""Recall, NDCG and MRR of one target a user, from its rank (1 is best).
+"""Recall, NDCG, MRR and what else is reported of one target a user, from its rank (1 is best).
 
 A miss is any rank above k, so that a target which was not ranked at all needs no special value
 here; `evalrec` writes it as `num_items + 1`.
@@ -30,10 +30,45 @@ def mrr(ranks: Int[np.ndarray, " users"], k: int) -> Float[np.ndarray, " users"]
     return np.where(ranks <= k, 1.0 / ranks, 0.0)
 
 
-METRICS: dict[str, Metric] = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+def precision(ranks: Int[np.ndarray, " users"], k: int) -> Float[np.ndarray, " users"]:
+    """1 / k where the target is among the first k, else 0: the share of the k that is relevant."""
+    return recall(ranks, k) / k
+
+
+def average_precision(ranks: Int[np.ndarray, " users"], k: int) -> Float[np.ndarray, " users"]:
+    """The precision at the place of the target, whose mean is MAP; with one target it is `mrr`."""
+    return mrr(ranks, k)
+
+
+def hit_rate(ranks: Int[np.ndarray, " users"], k: int) -> Float[np.ndarray, " users"]:
+    """1 where the target is among the first k, else 0; with one target it is `recall`."""
+    return recall(ranks, k)
+
+
+METRICS: dict[str, Metric] = {
+    "recall": recall,
+    "ndcg": ndcg,
+    "mrr": mrr,
+    "precision": precision,
+    "map": average_precision,
+    "hit_rate": hit_rate,
+}
+"""All metrics of ranks by name; with one target a user the last three follow from the first."""
+
+REPORTED = ("recall", "ndcg", "mrr")
+"""What a report shows unless others are asked for."""
+
+LESS_IS_BETTER = ("miscalibration",)
+"""The metrics whose smaller values are the better ones."""
+
+
+def is_less_better(metric: str) -> bool:
+    """Whether smaller values of a metric, by its name or label, are the better ones."""
+    return metric.partition("@")[0].lower() in LESS_IS_BETTER
 
 
 def metric_label(metric: str) -> str:
-    """A metric as people write it: "NDCG@10" of "ndcg@10"."""
+    """A metric as people write it: "NDCG@10" of "ndcg@10", "Hit rate@10" of "hit_rate@10"."""
     name, _, k = metric.partition("@")
-    return f"{name.upper() if name in ('ndcg', 'mrr') else name.capitalize()}@{k}"
+    words = name.replace("_", " ")
+    return f"{name.upper() if name in ('ndcg', 'mrr', 'map') else words.capitalize()}@{k}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ import polars as pl
 from evalrec.documents import has_format, read_json
 from evalrec.filtering import drop_repeats, drop_short, k_core, keep_last
 from evalrec.interactions import DataError, Interactions
+from evalrec.plugins import is_plugin, package_version
 from evalrec.readers.collect import Read
 from evalrec.readers.formats import Progress, get_format, read_catalogue, read_raw, sort_files
 from evalrec.storage import (
@@ -99,16 +100,18 @@ def prepare(
     *,
     options: PrepareOptions | None = None,
     overwrite: bool = False,
+    trust: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Prepared:
     """Write a native folder of a public raw format's files.
 
     Args:
-        name: One of `evalrec.FORMATS`.
+        name: One of `evalrec.FORMATS`, or "package.module:NAME" of another package.
         files: The raw files, or folders of them.
         out: The folder, which appears whole or not at all.
         options: What is kept.
         overwrite: Whether a folder that this function wrote before is replaced.
+        trust: The packages whose code may run.
         progress: Called with a stage, how much of it is done, and how much there is.
 
     Raises:
@@ -119,21 +122,26 @@ def prepare(
         OSError: If the folder cannot be written, which is said before anything is read.
     """
     options = options or PrepareOptions()
-    form, out = get_format(name), Path(out)
+    form, out = get_format(name, trust), Path(out)
     check_place(out, overwrite)
     paths = sort_files(form, files)
     all_paths = (*paths.interactions, *paths.items)
     refuse_input(out, all_paths)
-    read = read_raw(name, files, min_rating=options.min_rating, progress=progress)
+    read = read_raw(name, files, min_rating=options.min_rating, trust=trust, progress=progress)
     table, steps = reduce(read.interactions, options, progress)
-    records = read_catalogue(name, files, dict.fromkeys(table.item_ids), progress=progress)
+    wanted = dict.fromkeys(table.item_ids)
+    records = read_catalogue(name, files, wanted, trust=trust, progress=progress)
+    version = {"version": package_version(name)} if is_plugin(name) else {}
     return write_dataset(
         out,
         table,
         records,
         read=read,
         steps=steps,
-        source={"source": form.name, "files": file_sizes(all_paths), "options": asdict(options)},
+        source={
+            **{"source": name, **version},
+            **{"files": file_sizes(all_paths), "options": asdict(options)},
+        },
         time_unit=form.time_unit,
         progress=progress,
     )

@@ -39,7 +39,9 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help=f"One of {', '.join((*TABLE_NAMES, *FORMAT_NAMES))}."
+            metavar="FORMAT",
+            help=f"One of {', '.join((*TABLE_NAMES, *FORMAT_NAMES))}; or package.module:NAME of "
+            "another package.",
         ),
     ],
     files: Annotated[
@@ -135,6 +137,13 @@ def prepare(
     only_events: Annotated[
         str | None, _line("The events that count, such as buy,cart. Default: all.", "NAME,...")
     ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PACKAGE",
+            help="Let the code of this package run, for a FORMAT named package.module:NAME.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a folder that this command wrote.")
     ] = False,
@@ -159,7 +168,13 @@ def prepare(
     _refuse_table_options(source, arguments)
     with ProgressScreen() as screen:
         prepared = prepare_format(
-            source, files, out, options=options, overwrite=force, progress=screen
+            source,
+            files,
+            out,
+            options=options,
+            overwrite=force,
+            trust=trust or (),
+            progress=screen,
         )
     _print_prepared(prepared)
 

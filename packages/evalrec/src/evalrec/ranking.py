@@ -12,11 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from evalrec.interactions import Histories, flatten
-from evalrec.scorers import EmbeddingScorer, Scorer, tile_of, user_slices
+from evalrec.scorers import (
+    EmbeddingScorer,
+    ScoreMatrix,
+    Scorer,
+    Scores,
+    score_matrix,
+    tile_of,
+    user_slices,
+)
 from evalrec.splits import Queries
 from evalrec.tiles import BestItems, Counter, Gatherer, Tile
 
@@ -43,7 +51,7 @@ class TileResult:
 
 def rank_tiles(
     queries: Queries,
-    model: Scorer | EmbeddingScorer,
+    model: Scorer | ScoreMatrix | EmbeddingScorer,
     *,
     batch_size: int | None = None,
     top_k: int | None = None,
@@ -244,7 +252,7 @@ def rank_lists(
 
 def rank_items(
     queries: Queries,
-    model: Scorer | EmbeddingScorer,
+    model: Scorer | Scores | EmbeddingScorer,
     *,
     top_k: int,
     filter_seen: bool = False,
@@ -258,9 +266,31 @@ def rank_items(
     Raises:
         ValueError: If `top_k` is not in [1, num_items], or the scores are refused.
     """
+    ranked, _ = best_items(
+        queries, model, top_k=top_k, filter_seen=filter_seen, batch_size=batch_size
+    )
+    return ranked
+
+
+def best_items(
+    queries: Queries,
+    model: Scorer | Scores | EmbeddingScorer,
+    *,
+    top_k: int,
+    filter_seen: bool,
+    batch_size: int | None,
+) -> tuple[Int[np.ndarray, "users k"], Float[np.ndarray, "users k"]]:
+    """What `rank_items` returns, and the scores of these items; -inf where there is none.
+
+    Raises:
+        ValueError: If `top_k` is not in [1, num_items], or the scores are refused.
+    """
     if not 1 <= top_k <= queries.num_items:
         raise ValueError(f"top_k must be in [1, {queries.num_items}], got {top_k}")
+    if not callable(model) and not isinstance(model, EmbeddingScorer):
+        model = score_matrix(queries, model)
     ranked = np.empty((len(queries), top_k), dtype=np.int64)
+    values = np.empty((len(queries), top_k), dtype=np.float64)
     for part in user_slices(queries, model, batch_size):
         tile = tile_of(queries, model, part)
         owners, items = flatten(queries.histories[part] if filter_seen else [])
@@ -269,7 +299,8 @@ def rank_items(
         for start, scores in tile.blocks(lists=True):
             best.add(start, scores)
         ranked[part] = best.ranked.cpu().numpy()
-    return ranked
+        values[part] = best.scores.double().cpu().numpy()
+    return ranked, values
 
 
 def _seen_pairs(histories: Histories, num_items: int) -> Int[np.ndarray, " seen"]:

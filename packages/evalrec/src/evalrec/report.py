@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from evalrec.documents import count, counts, finite, has_format, mapping, read_json, refusing, text
 from evalrec.interactions import DataError, flatten
-from evalrec.metrics import METRICS
+from evalrec.metrics import METRICS, REPORTED
+from evalrec.significance import bootstrap_means, interval
 from evalrec.splits import Queries
 from evalrec.storage import replacing_file
 
@@ -23,9 +24,6 @@ __all__ = [
     "MODES",
     "Estimate",
     "Report",
-    "check_same_queries",
-    "check_side_by_side",
-    "headline_metrics",
     "read_report",
 ]
 
@@ -70,6 +68,8 @@ class Report:
         groups: For every user, which of `group_names` the target belongs to.
         group_names: "warm" and "cold", or "head", "middle", "tail" and "cold".
         lists: By mode, "coverage@k" and "gini@k"; empty if they were not asked for.
+        list_values: By mode and metric, such as "novelty@10", the value of each user's list; empty
+            if no list metrics were asked for.
         code_ranks: As `ranks`, of the best item that shares the target's codes; None without codes.
         seed: Of the bootstrap.
     """
@@ -82,6 +82,9 @@ class Report:
     groups: Int[np.ndarray, " users"]
     group_names: tuple[str, ...]
     lists: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    list_values: Mapping[str, Mapping[str, Float[np.ndarray, " users"]]] = field(
+        default_factory=dict
+    )
     code_ranks: Mapping[str, Int[np.ndarray, " users"]] | None = None
     seed: int = 0
 
@@ -89,6 +92,13 @@ class Report:
         for ranks_of in (self.ranks, self.code_ranks):
             if ranks_of is not None:
                 self._check_ranks(ranks_of)
+        for by_metric in self.list_values.values():
+            for metric, values in by_metric.items():
+                if len(values) != self.counts["users"]:
+                    raise ValueError(
+                        f"{metric} must be one value a user, {self.counts['users']}, "
+                        f"got {len(values)}"
+                    )
         if len(self.groups) != self.counts["users"]:
             raise ValueError(
                 f"groups must be one a user, {self.counts['users']}, got {len(self.groups)}"
@@ -106,8 +116,17 @@ class Report:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Every metric at every k: "recall@5", ..., "mrr@20"."""
-        return tuple(f"{name}@{k}" for name in METRICS for k in self.ks)
+        """What is reported, at every k: "recall@5", ..., "mrr@20", and the list metrics."""
+        return (*self._of_ranks(REPORTED), *self.list_values.get(MODES[0], ()))
+
+    @property
+    def known_metrics(self) -> tuple[str, ...]:
+        """All that the report can tell: `metric_names`, and "precision@5", ..., "hit_rate@20"."""
+        rest = [name for name in METRICS if name not in REPORTED]
+        return (*self.metric_names, *self._of_ranks(rest))
+
+    def _of_ranks(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"{name}@{k}" for name in names for k in self.ks)
 
     def per_user(
         self, metric: str, mode: str, *, by_codes: bool = False
@@ -115,15 +134,17 @@ class Report:
         """The value of one metric, such as "ndcg@10", for every user.
 
         Args:
-            metric: Its name and cut-off; any cut-off will do.
+            metric: Its name and cut-off; of a metric of ranks any cut-off will do.
             mode: "unfiltered" or "filtered".
             by_codes: Count the hits of any item with the target's codes.
         """
-        name, _, k = metric.partition("@")
-        if name not in METRICS or not k.isdecimal():
-            raise ValueError(f"metric must be one of {self.metric_names}, got {metric!r}")
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
+        if not by_codes and metric in self.list_values.get(mode, ()):
+            return self.list_values[mode][metric]
+        name, _, k = metric.partition("@")
+        if name not in METRICS or not k.isdecimal():
+            raise ValueError(f"metric must be one of {self.known_metrics}, got {metric!r}")
         if by_codes and self.code_ranks is None:
             raise ValueError("by_codes must be False for a report without codes, got True")
         ranks = self.code_ranks if by_codes and self.code_ranks is not None else self.ranks
@@ -132,7 +153,59 @@ class Report:
     @cached_property
     def metrics(self) -> dict[str, dict[str, Estimate]]:
         """Means and intervals: `metrics["unfiltered"]["recall@10"].mean`."""
-        return {mode: self._estimates(mode) for mode in MODES}
+        return {mode: self._estimates(mode, self.metric_names) for mode in MODES}
+
+    def estimate(self, metric: str, mode: str) -> Estimate:
+        """The mean and interval of any metric that the report can tell.
+
+        Args:
+            metric: One of `known_metrics`.
+            mode: "unfiltered" or "filtered".
+
+        Raises:
+            ValueError: If it is none of them.
+        """
+        if mode not in MODES or metric not in self.known_metrics:
+            raise ValueError(
+                f"metric must be one of {self.known_metrics} and mode of {MODES}, "
+                f"got {metric!r} and {mode!r}"
+            )
+        if metric in self.metric_names:
+            return self.metrics[mode][metric]
+        return self._estimates(mode, [metric])[metric]
+
+    def by_user_group(self, labels: Sequence[str]) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """Means and intervals of each group of users: `["new"]["filtered"]["recall@10"].mean`.
+
+        Args:
+            labels: The group of each query's user, in the order of the queries.
+
+        Returns:
+            The groups in the order in which they first occur.
+
+        Raises:
+            ValueError: If the labels are not one a query.
+        """
+        if len(labels) != self.counts["users"]:
+            raise ValueError(
+                f"labels must be one a query, {self.counts['users']}, got {len(labels)}"
+            )
+        group_of = np.asarray(labels, dtype=object)
+        return {label: self._of_users(group_of == label).metrics for label in dict.fromkeys(labels)}
+
+    def _of_users(self, members: Bool[np.ndarray, " users"]) -> Report:
+        """The report of some of the users alone."""
+        return replace(
+            self,
+            ranks={mode: ranks[members] for mode, ranks in self.ranks.items()},
+            counts={**self.counts, "users": int(members.sum())},
+            groups=self.groups[members],
+            list_values={
+                mode: {metric: values[members] for metric, values in by_metric.items()}
+                for mode, by_metric in self.list_values.items()
+            },
+            code_ranks=None,
+        )
 
     @cached_property
     def by_group(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -167,17 +240,17 @@ class Report:
         return {
             mode: {
                 metric: float(self.per_user(metric, mode, by_codes=True).mean())
-                for metric in self.metric_names
+                for metric in self._of_ranks(REPORTED)
             }
             for mode in MODES
         }
 
-    def _estimates(self, mode: str) -> dict[str, Estimate]:
+    def _estimates(self, mode: str, metrics: Sequence[str]) -> dict[str, Estimate]:
         """Means with percentile bootstrap intervals.
 
-        A metric depends on the rank alone, and all misses are alike: drawing users with
+        A metric of ranks depends on the rank alone, and all misses are alike: drawing users with
         replacement is drawing how often each rank occurs from a multinomial, which is exact and
-        needs no users x samples indices.
+        needs no users x samples indices. Of list metrics the users themselves are drawn.
         """
         worst = max(self.ks) + 1
         cells = np.arange(1, worst + 1)
@@ -186,13 +259,19 @@ class Report:
         draws = np.random.default_rng(self.seed).multinomial(
             total, frequency / total, size=_BOOTSTRAP_SAMPLES
         )
+        of_lists = [metric for metric in metrics if metric in self.list_values.get(mode, ())]
+        resampled = {}
+        if of_lists:
+            values = np.stack([self.list_values[mode][metric] for metric in of_lists], axis=1)
+            means = bootstrap_means(values, num_samples=_BOOTSTRAP_SAMPLES, seed=self.seed)
+            resampled = dict(zip(of_lists, means.T, strict=True))
         estimates = {}
-        for metric in self.metric_names:
-            name, _, k = metric.partition("@")
-            values = METRICS[name](cells, int(k))
-            low, high = np.percentile(draws @ values / total, (2.5, 97.5))
+        for metric in metrics:
+            if metric not in resampled:
+                name, _, k = metric.partition("@")
+                resampled[metric] = draws @ METRICS[name](cells, int(k)) / total
             mean = self.per_user(metric, mode).mean()
-            estimates[metric] = Estimate(float(mean), float(low), float(high))
+            estimates[metric] = Estimate(float(mean), *interval(resampled[metric]))
         return estimates
 
     def to_json(self, *, per_user: bool = True) -> dict[str, Any]:
@@ -222,7 +301,44 @@ class Report:
             document["code_ranks"] = None if self.code_ranks is None else _plain(self.code_ranks)
             document["groups"] = self.groups.tolist()
             document["group_names"] = list(self.group_names)
+        if per_user and self.list_values:
+            document["list_values"] = {
+                mode: {metric: values.tolist() for metric, values in by_metric.items()}
+                for mode, by_metric in self.list_values.items()
+            }
         return document
+
+    def to_frame(
+        self,
+        *,
+        per_user: bool = False,
+        user_groups: Sequence[str] | None = None,
+        backend: str = "polars",
+    ) -> Any:
+        """The figures as a data frame.
+
+        Args:
+            per_user: Whether a row is a query and a mode: `name`, `query` (its place, from 0 on),
+                `mode`, `group` (that of the target), `rank`, and a column a metric. Otherwise a row
+                is a mode and a metric: `name`, `mode`, `metric`, `mean`, and `low` and `high`, the
+                ends of the 95 % interval.
+            user_groups: As the labels of `by_user_group`; the means are those of each group, which
+                a column `users` names.
+            backend: The library that the frame is of: "polars", "pandas", "pyarrow" or any other
+                whose tables narwhals makes.
+
+        Raises:
+            ImportError: If the library is not installed.
+            ValueError: If narwhals makes no tables of that name, or there are user groups that are
+                not one a query, or that have no effect since values are those of each user.
+        """
+        from evalrec.report_frames import means_frame, users_frame  # they load polars
+
+        if per_user and user_groups is not None:
+            raise ValueError("user_groups has no effect where per_user is True")
+        if per_user:
+            return users_frame(self, backend)
+        return means_frame(self, user_groups, backend)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Report:
@@ -253,6 +369,15 @@ class Report:
             lists={
                 mode: {metric: finite(metric, value) for metric, value in metrics.items()}
                 for mode, metrics in mapping("lists", document["lists"]).items()
+            },
+            list_values={
+                mode: {
+                    metric: np.array([finite(metric, value) for value in values], dtype=np.float64)
+                    for metric, values in mapping(mode, by_metric).items()
+                }
+                for mode, by_metric in mapping(
+                    "list_values", document.get("list_values", {})
+                ).items()
             },
             code_ranks=None if code_ranks is None else _arrays(code_ranks),
             seed=count("seed", document["seed"]),
@@ -295,62 +420,6 @@ def _check_ranges(report: Report) -> None:
         raise ValueError(f"ks must be in [1, {most - 1}], got {report.ks}")
     if report.groups.max() >= len(report.group_names):
         raise ValueError(f"groups must be of {report.group_names}, got {report.groups.max()}")
-
-
-def check_same_queries(first: Report, name: str, report: Report) -> None:
-    """Refuse a report whose users, histories, targets or items differ from those of the first.
-
-    Args:
-        first: What the others are held against.
-        name: What the other report is called.
-        report: The other report.
-
-    Raises:
-        ValueError: If they differ; it says in what.
-    """
-    for what in ("users", "items", "cold_targets"):
-        if report.counts[what] != first.counts[what]:
-            raise ValueError(
-                f"reports must be of the same queries, got {first.counts[what]:,} and, in "
-                f"{name!r}, {report.counts[what]:,} {what}"
-            )
-    if report.queries != first.queries:
-        raise ValueError(
-            f"reports must be of the same queries, got other histories or targets in {name!r}"
-        )
-
-
-def check_side_by_side(reports: Mapping[str, Report], metrics: Sequence[str]) -> Report:
-    """Refuse reports that cannot stand in the rows of one table.
-
-    Args:
-        reports: By name.
-        metrics: The columns that each must have.
-
-    Returns:
-        The first report, whose queries and cut-offs are those of all.
-
-    Raises:
-        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
-            is none of theirs.
-    """
-    if not reports:
-        raise ValueError("reports must be at least one, got none")
-    first = next(iter(reports.values()))
-    for name, report in reports.items():
-        check_same_queries(first, name, report)
-        if report.ks != first.ks:
-            raise ValueError(f"reports must share ks, got {first.ks} and, in {name!r}, {report.ks}")
-    for metric in metrics:
-        if metric not in first.metric_names:
-            raise ValueError(f"metrics must be among {first.metric_names}, got {metric!r}")
-    return first
-
-
-def headline_metrics(report: Report) -> tuple[str, str]:
-    """Recall and NDCG at 10, or at the largest cut-off where 10 is none."""
-    k = 10 if 10 in report.ks else max(report.ks)
-    return f"recall@{k}", f"ndcg@{k}"
 
 
 def _plain(ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""The commands `evalrec floors` and `evalrec compare`."""
+"""The commands `evalrec floors`, `evalrec compare` and `evalrec gate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalrec.runs import read_runs
+from evalrec.runs import name_and_path, read_runs
 from evalrec.terminal import print_table, say
 
 if TYPE_CHECKING:
@@ -150,6 +150,82 @@ def compare(
             for path in paths:
                 say(f"  {path}")
         print_table(comparison_table(comparison), width=120)
+
+
+def gate(
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="A report, or a folder of reports, such as a run.")
+    ],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="What it is held against.")],
+    metric: Annotated[str, typer.Option(help="Such as recall@5.")] = "ndcg@10",
+    tolerance: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="By how much NEW may be worse: a share of OLD's mean, as 0.5%, or a number in the "
+            "unit of the metric, as 0.002.",
+        ),
+    ] = "0%",
+    mode: Annotated[
+        Literal["filtered", "unfiltered"],
+        typer.Option(help="Whether the items of a user's own history are struck out."),
+    ] = "filtered",
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which report of a folder that holds several."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Exit 0 if NEW is no worse than OLD but for the tolerance, 1 if it is; for pipelines.
+
+    NEW passes where it loses no more than the tolerance at the worse end of the paired 95 %
+    interval of NEW - OLD: it has to show by its users that it is no worse.
+    """
+    from evalrec.gating import gate as judge
+    from evalrec.gating import parse_tolerance
+    from evalrec.tables import gate_text
+
+    try:
+        parse_tolerance(tolerance)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--tolerance") from error
+    reports = [_chosen(path, system) for path in (new, old)]
+    for each in (report for of_system in reports for report in of_system):
+        if metric not in each.known_metrics:
+            raise typer.BadParameter(
+                f"metric must be one of {', '.join(each.known_metrics)}, got {metric!r}",
+                param_hint="--metric",
+            )
+    verdict = judge(
+        *reports, metric=metric, mode=mode, tolerance=tolerance, num_samples=samples, seed=seed
+    )
+    if as_json:
+        typer.echo(json.dumps(verdict.to_json(), indent=2))
+    else:
+        say(gate_text(verdict))
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+def _chosen(path: str, system: str | None) -> list[Report]:
+    """The reports of one system at a path: the only one, or that which is named.
+
+    Raises:
+        BadParameter: If there are several, or none of that name.
+    """
+    systems, _ = read_runs([path])
+    prefix, place = name_and_path(path)
+    names = {name.removeprefix(f"{prefix or place}: "): name for name in systems}
+    if len(systems) == 1 and system is None:
+        return next(iter(systems.values()))
+    if system not in names:
+        raise typer.BadParameter(
+            f"{path} holds {', '.join(names)}: --system must name one of them",
+            param_hint="--system",
+        )
+    return systems[names[system]]
 
 
 def _check_page(page: Path | None) -> None:

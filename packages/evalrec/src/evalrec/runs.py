@@ -32,7 +32,7 @@ def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[
     systems: dict[str, list[Report]] = {}
     files: dict[str, list[Path]] = {}
     for run in runs:
-        prefix, path = _name_and_path(run)
+        prefix, path = name_and_path(run)
         reports = {file: read_report(file) for file in _report_files(path)}
         tested = _tested(path, reports)
         names = {file: f"{prefix or path}: {name}" for name, file in tested.items()}
@@ -47,7 +47,8 @@ def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[
     return systems, files
 
 
-def _name_and_path(run: str) -> tuple[str | None, Path]:
+def name_and_path(run: str) -> tuple[str | None, Path]:
+    """NAME and PATH of `[NAME=]PATH`; a file whose own name holds the sign is a path."""
     name, equals, path = run.partition("=")
     if equals and name and not Path(run).exists():
         return name, Path(path)

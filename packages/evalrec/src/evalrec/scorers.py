@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy import sparse
 from torch import Tensor
 
-from evalrec.interactions import Histories
 from evalrec.splits import Queries
 from evalrec.tiles import EmbeddingTile, ScoreTile, Tile
 
-Scorer: TypeAlias = Callable[
-    [Histories], Float[Tensor, "batch items"] | Float[np.ndarray, "batch items"]
-]
-"""From a batch of histories to a score for every item; higher is better."""
+Scorer: TypeAlias = Callable[..., Float[Tensor, "batch items"] | Float[np.ndarray, "batch items"]]
+"""From a batch of histories to a score for every item; higher is better.
+
+A function that has a keyword `users` without a default, as `def score(histories, *, users)`, is
+called with the rows of the batch's users as well, an array of int64: `Queries.users`.
+"""
+
+Scores: TypeAlias = (
+    Float[Tensor, "users items"]
+    | Float[np.ndarray, "users items"]
+    | sparse.sparray
+    | sparse.spmatrix
+)
+"""A score for every query and item. What a sparse matrix does not store is minus infinity: that
+item is not recommended. A zero that it stores is a score."""
+
+RankedLists: TypeAlias = (
+    Int[Tensor, "users k"]
+    | Int[np.ndarray, "users k"]
+    | Sequence[Sequence[int] | Int[np.ndarray, " k"]]
+)
+"""Item rows, best first: a table in which -1 fills the end of a shorter list, or a list a query."""
 
 QueryVectors: TypeAlias = (
     Float[Tensor, "users dim"]
     | Float[np.ndarray, "users dim"]
-    | Callable[[Histories], Float[Tensor, "batch dim"]]
+    | Callable[..., Float[Tensor, "batch dim"]]
 )
 
 # Scores held at once where no batch size is given: 16 MiB in fp32, small enough to be allocated
@@ -48,7 +67,8 @@ class EmbeddingScorer:
 
     Attributes:
         queries: One vector a user, in the order of the queries that are evaluated; or a function
-            from a batch of histories to their vectors, on the items' device.
+            from a batch of histories to their vectors, on the items' device, which may ask for
+            `users` as a `Scorer` may.
         items: One vector an item, in fp32, fp16 or bf16, kept as it is. Scores are computed in
             fp32 on its device.
 
@@ -80,7 +100,7 @@ class EmbeddingScorer:
         assert isinstance(items, Tensor)
         if callable(self.queries):
             with torch.no_grad():
-                vectors = _vectors("queries", self.queries(queries.histories[part]))
+                vectors = _vectors("queries", _call(self.queries, queries, part))
             if len(vectors) != part.stop - part.start:
                 raise ValueError(
                     f"queries must give one vector a history, {part.stop - part.start}, "
@@ -100,8 +120,85 @@ class EmbeddingScorer:
         return EmbeddingTile(vectors.float().contiguous(), items, self.largest_norm)
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreMatrix:
+    """Scores that were computed before, a row a query.
+
+    Attributes:
+        scores: Dense, or the rows of a sparse matrix.
+    """
+
+    scores: Tensor | np.ndarray | sparse.csr_array
+
+    def rows(self, part: slice) -> Float[Tensor, "batch items"]:
+        """The scores of some users; minus infinity where a sparse matrix stores none."""
+        if isinstance(self.scores, Tensor):
+            return self.scores[part]
+        if isinstance(self.scores, np.ndarray):
+            return torch.from_numpy(np.array(self.scores[part]))  # a copy: it may be read-only
+        stored = self.scores[part]
+        dense = np.full(stored.shape, -np.inf, dtype=stored.dtype)
+        dense[np.repeat(np.arange(stored.shape[0]), np.diff(stored.indptr)), stored.indices] = (
+            stored.data
+        )
+        return torch.from_numpy(dense)
+
+
+def score_matrix(queries: Queries, scores: Any) -> ScoreMatrix:
+    """A table of scores, checked.
+
+    Raises:
+        TypeError: If it is no table of floats.
+        ValueError: If it is not one row a query and one column an item.
+    """
+    is_sparse = sparse.issparse(scores)
+    if not is_sparse and not isinstance(scores, Tensor | np.ndarray):
+        raise TypeError(
+            "model must be embeddings, a function of histories, scores [users, items] or ranked "
+            f"lists, got {type(scores).__name__}"
+        )
+    floats = ("float16", "bfloat16", "float32", "float64")
+    is_strided = not isinstance(scores, Tensor) or scores.layout == torch.strided
+    if str(scores.dtype).removeprefix("torch.") not in floats or not is_strided:
+        raise TypeError(
+            "scores must be floats of at most 64 bits, dense or of scipy.sparse, and ranked lists "
+            f"int [users, k], got {scores.dtype} of shape {list(scores.shape)}"
+        )
+    shape = (len(queries), queries.num_items)
+    if tuple(scores.shape) != shape:
+        raise ValueError(
+            f"scores must be a row a query and a column an item, [users, items] = {list(shape)}, "
+            f"got shape {list(scores.shape)}"
+        )
+    if is_sparse:
+        scores = sparse.csr_array(scores)
+        if not scores.has_canonical_format:
+            scores = scores.copy()  # it may share its cells with the caller's
+            scores.sum_duplicates()
+    return ScoreMatrix(scores)
+
+
+def padded_lists(lists: Sequence[Any]) -> Int[np.ndarray, "users k"]:
+    """A list of lists of item rows as one table, -1 at the end of the shorter ones.
+
+    Raises:
+        TypeError: If a list holds anything but whole numbers.
+    """
+    arrays = [np.asarray(items) for items in lists]
+    for user, items in enumerate(arrays):
+        if items.ndim != 1 or (items.size and items.dtype.kind not in "iu"):
+            raise TypeError(
+                "ranked must hold a list of item rows, whole numbers, for every user, "
+                f"got {items.dtype} of shape {list(items.shape)} for user {user}"
+            )
+    ranked = np.full((len(arrays), max(map(len, arrays), default=0)), -1, dtype=np.int64)
+    for row, items in zip(ranked, arrays, strict=True):
+        row[: len(items)] = items
+    return ranked
+
+
 def user_slices(
-    queries: Queries, model: Scorer | EmbeddingScorer, batch_size: int | None
+    queries: Queries, model: Scorer | ScoreMatrix | EmbeddingScorer, batch_size: int | None
 ) -> list[slice]:
     """The batches of users, so that users x items is never held.
 
@@ -129,7 +226,7 @@ def user_slices(
     return [slice(start, min(start + batch_size, len(queries))) for start in starts]
 
 
-def tile_of(queries: Queries, model: Scorer | EmbeddingScorer, part: slice) -> Tile:
+def tile_of(queries: Queries, model: Scorer | ScoreMatrix | EmbeddingScorer, part: slice) -> Tile:
     """Some users, scored or ready to be.
 
     Raises:
@@ -138,7 +235,10 @@ def tile_of(queries: Queries, model: Scorer | EmbeddingScorer, part: slice) -> T
     if isinstance(model, EmbeddingScorer):
         return model.tile(queries, part)
     with torch.no_grad():
-        scores = torch.as_tensor(model(queries.histories[part]))
+        if isinstance(model, ScoreMatrix):
+            scores = model.rows(part)
+        else:
+            scores = torch.as_tensor(_call(model, queries, part))
     shape = (part.stop - part.start, queries.num_items)
     if tuple(scores.shape) != shape or not scores.is_floating_point():
         raise ValueError(
@@ -150,6 +250,31 @@ def tile_of(queries: Queries, model: Scorer | EmbeddingScorer, part: slice) -> T
         user = part.start + int(scores.isnan().any(dim=1).nonzero()[0])
         raise ValueError(f"scores must be numbers, got NaN for user {user}")
     return ScoreTile(scores.detach())
+
+
+def _call(function: Callable[..., Any], queries: Queries, part: slice) -> Any:
+    """What a function says of some users, by their histories and, if it asks for them, rows.
+
+    Raises:
+        ValueError: If it asks for the rows and the queries do not know them.
+    """
+    if not _asks_for_users(function):
+        return function(queries.histories[part])
+    if queries.users is None:
+        raise ValueError(
+            "the function asks for users, whom these queries do not know: Queries(users=...)"
+        )
+    return function(queries.histories[part], users=queries.users[part])
+
+
+def _asks_for_users(function: Callable[..., Any]) -> bool:
+    """Whether a function has a keyword `users` that only its caller can give."""
+    called = function.forward if isinstance(function, torch.nn.Module) else function
+    try:
+        users = inspect.signature(called).parameters.get("users")
+    except ValueError:  # compiled code, which may have no signature to ask by
+        return False
+    return users is not None and users.kind is users.KEYWORD_ONLY and users.default is users.empty
 
 
 def _vectors(name: str, vectors: Tensor | np.ndarray) -> Float[Tensor, "rows dim"]:

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from evalrec.comparison import Comparison
+from evalrec.gating import Gate
 from evalrec.grid import Grid, escape_latex
-from evalrec.metrics import metric_label
-from evalrec.report import MODES, Estimate, Report, check_side_by_side, headline_metrics
+from evalrec.metrics import is_less_better, metric_label
+from evalrec.report import MODES, Estimate, Report
+from evalrec.side_by_side import check_side_by_side, headline_metrics
 from evalrec.terminal import cell
 
 __all__ = [
     "comparison_table",
+    "gate_text",
     "report_table",
     "reports_table",
     "systems_grid",
@@ -83,10 +86,12 @@ def reports_table(
     best = {}
     for mode, metric in columns:
         table.add_column(f"{mode}\n{metric_label(metric)}", justify="right", no_wrap=True)
-        best[mode, metric] = max(report.metrics[mode][metric].mean for report in reports.values())
+        means = [report.estimate(metric, mode).mean for report in reports.values()]
+        best[mode, metric] = min(means) if is_less_better(metric) else max(means)
     for name, report in reports.items():
         cells = (
-            _cell(report.metrics[mode][metric], best=best[mode, metric]) for mode, metric in columns
+            _cell(report.estimate(metric, mode), best=best[mode, metric])
+            for mode, metric in columns
         )
         table.add_row(cell(name), *cells)
     return table
@@ -142,7 +147,8 @@ def systems_grid(
     header, best = ["system", "seeds"], set()
     for mode, metric in columns:
         means = [system.figures[mode, metric].mean for system in comparison.systems]
-        best |= {(row, len(header)) for row, mean in enumerate(means) if mean == max(means) > 0}
+        top = min(means) if is_less_better(metric) else max(means)
+        best |= {(row, len(header)) for row, mean in enumerate(means) if mean == top > 0}
         header += [f"{metric_label(metric)}, {mode}", *(["p"] if p_values else [])]
     further = list(dict.fromkeys(fact for values in facts.values() for fact in values))
     tested = {(d.system, d.mode, d.metric): _p_value(d.bootstrap_p) for d in comparison.differences}
@@ -163,6 +169,29 @@ def systems_grid(
     return Grid(header=[*header, *further], rows=rows, best=best)
 
 
+def gate_text(gate: Gate) -> str:
+    """What a gate says in four lines: the means, the difference, the verdict and the rule."""
+    worst = "upper" if is_less_better(gate.metric) else "lower"
+    share = f", {gate.tolerance} of OLD" if gate.tolerance.endswith("%") else ""
+    verdict = "passed" if gate.passed else "failed"
+    if gate.undecided:
+        verdict += ": NEW may well be no worse, but so few users cannot show it"
+    rule = (
+        f"Rule: NEW passes where the {worst} end of the paired 95 % interval of NEW - OLD, by "
+        "bootstrap over users, is worse than 0 by no more than the tolerance."
+    )
+    return "\n".join(
+        [
+            f"{metric_label(gate.metric)}, {gate.mode}, {gate.users:,} users: "
+            f"NEW {gate.new.mean:.5f}, OLD {gate.old.mean:.5f}",
+            f"NEW - OLD {gate.difference.mean:+.5f} [{gate.difference.low:+.5f}, "
+            f"{gate.difference.high:+.5f}], tolerance {gate.allowed:.5f}{share}",
+            verdict,
+            rule,
+        ]
+    )
+
+
 def _grids(comparison: Comparison) -> list[Grid]:
     """The systems and, where there are any, their differences from the baseline."""
     grids = [systems_grid(comparison)]
@@ -180,10 +209,12 @@ def differences_grid(comparison: Comparison) -> Grid:
             _estimate(difference.estimate, signed=True),
             _p_value(difference.bootstrap_p),
             _p_value(difference.t_test_p),
+            _p_value(difference.wilcoxon_p),
         ]
         for difference in comparison.differences
     ]
-    return Grid(header=["system", "metric", "difference", "p, bootstrap", "p, t-test"], rows=rows)
+    header = ["system", "metric", "difference", "p, bootstrap", "p, t-test", "p, Wilcoxon"]
+    return Grid(header=header, rows=rows)
 
 
 def _inflation(report: Report, metric: str, mode: str) -> str:

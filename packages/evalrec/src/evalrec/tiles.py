@@ -295,6 +295,12 @@ class BestItems:
         assert self._indices is not None
         return self._indices.masked_fill(self._values == -torch.inf, -1)
 
+    @property
+    def scores(self) -> Float[Tensor, "batch k"]:
+        """What the items of `ranked` score; -inf where there is none."""
+        assert self._values is not None
+        return self._values
+
 
 def _compare(
     how: str,

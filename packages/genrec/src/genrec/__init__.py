@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from genrec.next_item import NextItemLoss
     from genrec.padded import PaddedBeamSearch
     from genrec.paths import kept_levels, path_log_probs
-    from genrec.progress import TrainingEvent, rich_progress
+    from genrec.progress import LoggerError, MetricsLogger, TrainingEvent, rich_progress
     from genrec.recipes import NextItemRecipe, SequenceRecipe, TrainingRecipe
     from genrec.recommender import DenseRecommender, Recommender
     from genrec.requests import Answer, Recommendation, Request
@@ -52,9 +52,16 @@ if TYPE_CHECKING:
     from genrec.scoring import dense_scorer, rank_histories
     from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
     from genrec.seq2seq_config import Seq2SeqConfig
-    from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
+    from genrec.sequence_config import (
+        BACKBONE_TITLES,
+        BackboneName,
+        SequenceModelConfig,
+        backbone_class,
+        make_backbone,
+    )
     from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
     from genrec.similarity import item_scores
+    from genrec.steps import StepFunction, step_beam_search, step_exact_scores, step_score_items
     from genrec.streams import Ensemble, Streams
     from genrec.training import TrainingResult, fit
     from genrec.training_config import TrainingConfig
@@ -87,7 +94,9 @@ __all__ = [
     "ItemMatrix",
     "ItemScores",
     "ItemTable",
+    "LoggerError",
     "MaskedBatches",
+    "MetricsLogger",
     "NextItemLoss",
     "NextItemRecipe",
     "PaddedBeamSearch",
@@ -107,6 +116,7 @@ __all__ = [
     "SequenceModelConfig",
     "SequenceRecipe",
     "StateBackbone",
+    "StepFunction",
     "Streams",
     "Tables",
     "TrainingConfig",
@@ -115,6 +125,7 @@ __all__ = [
     "TrainingResult",
     "Trie",
     "Vocabulary",
+    "backbone_class",
     "beam_recall",
     "beam_search",
     "binary_cross_entropy",
@@ -136,6 +147,7 @@ __all__ = [
     "load_backbone",
     "load_model",
     "load_weights",
+    "make_backbone",
     "path_log_probs",
     "query_batches",
     "rank_histories",
@@ -147,6 +159,9 @@ __all__ = [
     "save_model",
     "save_weights",
     "score_items",
+    "step_beam_search",
+    "step_exact_scores",
+    "step_score_items",
     "with_catalogue",
 ]
 
@@ -188,7 +203,7 @@ _MODULES = {
     "next_item": ("NextItemLoss",),
     "padded": ("PaddedBeamSearch",),
     "paths": ("kept_levels", "path_log_probs"),
-    "progress": ("TrainingEvent", "rich_progress"),
+    "progress": ("LoggerError", "MetricsLogger", "TrainingEvent", "rich_progress"),
     "recipes": ("NextItemRecipe", "SequenceRecipe", "TrainingRecipe"),
     "recommender": ("DenseRecommender", "Recommender"),
     "requests": ("Answer", "Recommendation", "Request"),
@@ -198,9 +213,13 @@ _MODULES = {
     "scoring": ("dense_scorer", "rank_histories"),
     "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
     "seq2seq_config": ("Seq2SeqConfig",),
-    "sequence_config": ("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+    "sequence_config": (
+        *("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+        *("backbone_class", "make_backbone"),
+    ),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
     "similarity": ("item_scores",),
+    "steps": ("StepFunction", "step_beam_search", "step_exact_scores", "step_score_items"),
     "streams": ("Ensemble", "Streams"),
     "training": ("TrainingResult", "fit"),
     "training_config": ("TrainingConfig",),

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from genrec.item_checks import check_rows
 from genrec.masks import Mask
+from genrec.model_walk import ModelWalk
 from genrec.seq2seq import Seq2Seq, Tables
 from genrec.trie import Trie
-from genrec.walk import Walk
+from genrec.walk import PastT, Walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +96,11 @@ def beam_search(
     mask = Mask.of(trie, len(history), exclude, allow)
     with torch.autocast(history.device.type, enabled=False):
         memory = model.encode(history)
-        walk = Walk(model, trie, memory, tables=tables, mask=mask)
+        walk = ModelWalk(model, trie, memory, tables=tables, mask=mask)
         return search(walk, num_beams=num_beams, top_k=top_k)
 
 
-def search(walk: Walk, *, num_beams: int, top_k: int) -> Ranked:
+def search(walk: Walk[PastT], *, num_beams: int, top_k: int) -> Ranked:
     """Runs a beam search from the root down; numbers are those of `beam_search`."""
     trie, prefixes = walk.trie, walk.start()
     if not prefixes.nodes.shape[0]:
@@ -144,19 +145,25 @@ def exact_scores(
         ValueError: The model is in training mode, the trie is not its, or `history` holds what is
             no item row.
     """
-    if prefixes_at_once < 1:
-        raise ValueError(f"prefixes_at_once must be at least 1, got {prefixes_at_once}")
     check_mode(model)
     check_rows("history", history, model.trie.num_items)
     with torch.autocast(history.device.type, enabled=False):
-        walk = Walk(model, trie, model.encode(history), tables=tables)
-        scores = torch.empty(len(history), trie.num_items, device=history.device)
-        if not len(history):
-            return scores
-        at_once = max(prefixes_at_once // len(history), 1)
-        for leaves in walk.subtrees(0, walk.start(), at_once):
-            items = trie.leaf_items[leaves.nodes[leaves.place]].long()
-            scores.scatter_(1, items, leaves.scores)
+        walk = ModelWalk(model, trie, model.encode(history), tables=tables)
+        return all_scores(walk, prefixes_at_once)
+
+
+def all_scores(walk: Walk[PastT], prefixes_at_once: int) -> Float[Tensor, "users items"]:
+    """Returns the score of every item; arguments and refusals are those of `exact_scores`."""
+    if prefixes_at_once < 1:
+        raise ValueError(f"prefixes_at_once must be at least 1, got {prefixes_at_once}")
+    trie, prefixes = walk.trie, walk.start()
+    num_users = len(prefixes.nodes)
+    scores = torch.empty(num_users, trie.num_items, device=trie.device)
+    if not num_users:
+        return scores
+    for leaves in walk.subtrees(0, prefixes, max(prefixes_at_once // num_users, 1)):
+        items = trie.leaf_items[leaves.nodes[leaves.place]].long()
+        scores.scatter_(1, items, leaves.scores)
     return scores
 
 
@@ -190,7 +197,7 @@ def score_items(
     check_rows("items", items, trie.num_items)
     missing = items == trie.num_items
     with torch.autocast(history.device.type, enabled=False):
-        walk = Walk(model, trie, model.encode(history), tables=tables)
+        walk = ModelWalk(model, trie, model.encode(history), tables=tables)
         return walk.score(items.masked_fill(missing, 0)).masked_fill(missing, -torch.inf)
 
 
@@ -217,11 +224,20 @@ def beam_recall(
 
 def check_beams(model: Seq2Seq, num_beams: int, top_k: int) -> None:
     """Refuses a model in training mode, and numbers that `beam_search` cannot be run with."""
+    check_top_k(num_beams, top_k)
+    check_mode(model)
+
+
+def check_top_k(num_beams: int, top_k: int) -> None:
+    """Refuses numbers that no beam search can be run with.
+
+    Raises:
+        ValueError: `top_k` is below 1 or above `num_beams`.
+    """
     if top_k < 1 or num_beams < top_k:
         raise ValueError(
             f"top_k must be at least 1 and at most num_beams, got {top_k} and {num_beams}"
         )
-    check_mode(model)
 
 
 def check_mode(model: Seq2Seq) -> None:

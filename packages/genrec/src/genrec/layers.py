@@ -8,12 +8,16 @@ that serves many beams with one encoded history needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Norm = Literal["pre", "post"]
+"""Where layer norms stand: before each sub-layer, or after it."""
 
 KeysValues = tuple[
     Float[Tensor, "batch heads keys head_dim"], Float[Tensor, "batch heads keys head_dim"]
@@ -172,28 +176,42 @@ class FeedForward(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Joins a sub-layer's output to its input, with a layer norm before it: `x + f(norm(x))`.
+    """Joins a sub-layer's output to its input, with a layer norm before the sub-layer or after it.
+
+    Before it is `x + f(norm(x))`, pre-LN; after it is `norm(x + f(x))`, post-LN.
 
     Args:
         dim: Width of the stream.
         dropout: Probability that an output value of the sub-layer is dropped in training.
+        norm: "pre" or "post".
+
+    Raises:
+        ValueError: `norm` is neither.
     """
 
-    def __init__(self, dim: int, *, dropout: float) -> None:
+    def __init__(self, dim: int, *, dropout: float, norm: Norm = "pre") -> None:
         super().__init__()
+        if norm not in get_args(Norm):
+            raise ValueError(f"norm must be one of {get_args(Norm)}, got {norm!r}")
+        self.is_post = norm == "post"
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
+
+    def input(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Returns what the sub-layer reads of `x`."""
+        read: Tensor = x if self.is_post else self.norm(x)
+        return read
 
     def forward(
         self, x: Float[Tensor, "*batch dim"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "*batch dim"]:
         """Runs `sublayer` on `x` and joins the two."""
-        out: Tensor = x + self.dropout(sublayer(self.norm(x)))
-        return out
+        out: Tensor = x + self.dropout(sublayer(self.input(x)))
+        return self.norm(out) if self.is_post else out
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with a residual path, pre-LN.
+    """Self-attention and feed-forward, each with a residual path, pre-LN or post-LN.
 
     A stack of pre-LN layers needs one more layer norm at its end, which is the stack's to add.
 
@@ -202,6 +220,7 @@ class EncoderLayer(nn.Module):
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
+        norm: Whether layer norms stand before the sub-layers, "pre", or after them, "post".
     """
 
     def __init__(
@@ -211,12 +230,13 @@ class EncoderLayer(nn.Module):
         feedforward_dim: int,
         *,
         dropout: float = 0.1,
+        norm: Norm = "pre",
     ) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(dim, num_heads, dropout=dropout)
         self.feedforward = FeedForward(dim, feedforward_dim, dropout=dropout)
-        self.attention_residual = Residual(dim, dropout=dropout)
-        self.feedforward_residual = Residual(dim, dropout=dropout)
+        self.attention_residual = Residual(dim, dropout=dropout, norm=norm)
+        self.feedforward_residual = Residual(dim, dropout=dropout, norm=norm)
 
     def forward(
         self,
@@ -233,7 +253,7 @@ class EncoderLayer(nn.Module):
             causal: Position i sees positions 0 to i only.
         """
         x = self.attention_residual(
-            x, lambda normed: self.attention(normed, padding=padding, causal=causal)
+            x, lambda read: self.attention(read, padding=padding, causal=causal)
         )
         out: Tensor = self.feedforward_residual(x, self.feedforward)
         return out
@@ -257,10 +277,10 @@ class EncoderLayer(nn.Module):
                 asks among them if the stack is causal.
         """
         query = x[torch.arange(x.shape[0], device=x.device), places][:, None]
-        memory = self.attention.project(self.attention_residual.norm(x))
+        memory = self.attention.project(self.attention_residual.input(x))
         query = self.attention_residual(
             query,
-            lambda normed: self.attention(normed, keys_values=memory, padding=padding),
+            lambda read: self.attention(read, keys_values=memory, padding=padding),
         )
         state: Tensor = self.feedforward_residual(query, self.feedforward)
         return state[:, 0]

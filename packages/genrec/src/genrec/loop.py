@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -31,7 +31,7 @@ from genrec.errors import printable
 from genrec.objective import Objective, Sealed
 from genrec.optimization import WeightAverage, build_optimizer, learning_rate_at
 from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
-from genrec.progress import TrainingEvent
+from genrec.progress import LoggerError, MetricsLogger, TrainingEvent, log_figures
 from genrec.reading import refusing, restore_module
 from genrec.sequences import Batches
 from genrec.storage import alone_with, naming
@@ -40,6 +40,8 @@ from genrec.training_state import State, checked_state
 
 # Steps between two questions whether any of several processes has had a signal.
 _ASK_EVERY = 20
+# Steps between two points of the curves of steps, where there are loggers.
+_LOG_EVERY = 50
 
 logger = logging.getLogger("genrec.training")
 
@@ -56,6 +58,7 @@ class TrainingLoop:
         validate: Callable[[nn.Module], Mapping[str, float]] | None,
         folder: Path | None,
         callback: Callable[[TrainingEvent], None] | None,
+        loggers: Sequence[MetricsLogger],
     ) -> None:
         self.module, self.batches, self.config = module, batches, config
         self.validate, self.folder, self.callback = validate, folder, callback
@@ -63,6 +66,7 @@ class TrainingLoop:
         if not self.parameters:
             raise ValueError("module must have parameters that require gradients, got none")
         self.fabric = fabric_on(self.parameters[0].device, config.precision)
+        self.loggers = tuple(loggers) if self.fabric.is_global_zero else ()
         self.batches_per_epoch = len(batches) // self.fabric.world_size
         if self.batches_per_epoch < 1:
             raise ValueError(f"batches must hold one or more a process, got {len(batches)}")
@@ -81,6 +85,7 @@ class TrainingLoop:
         self.read_every = 1 if self.fabric.device.type == "cpu" else 50
         self.unread: list[tuple[int, Tensor, Tensor]] = []  # step, loss terms, gradients' norm
         self.latest: dict[str, float] = {}
+        self.latest_norm = 0.0
         self.state = State()
         self.best: dict[str, Tensor] | None = None
         self.saved_best = 0
@@ -130,6 +135,8 @@ class TrainingLoop:
             state.step += 1
             state.samples += sum(map(len, group)) * processes
             state.seconds = time.perf_counter() - started
+            if self.loggers and state.step % _LOG_EVERY == 0:
+                self._log_step()
             self._tell("step", self.latest, {})
             if processes == 1 or state.step % _ASK_EVERY == 0:
                 self._stop_if(interrupts)
@@ -210,9 +217,9 @@ class TrainingLoop:
             for name, value in self.latest.items():
                 self._check_finite(f"loss term {name!r}", value, step)
                 state.losses[name] = state.losses.get(name, 0.0) + value
-            value = norm.item()
-            self._check_finite("the gradients' norm", value, step)
-            state.gradient_norm += value
+            self.latest_norm = norm.item()
+            self._check_finite("the gradients' norm", self.latest_norm, step)
+            state.gradient_norm += self.latest_norm
         self.unread.clear()
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
@@ -253,9 +260,35 @@ class TrainingLoop:
         state.losses, state.gradient_norm, state.samples, state.seconds = {}, 0.0, 0, 0.0
         if state.epochs % self.config.checkpoint_every == 0:
             self._save()
+        self._log_epoch(record)
         figures = ", ".join(f"{k} {v:.4g}" for k, v in {**means, **metrics}.items())
         logger.info("epoch %d of %d: %s", state.epochs, self.config.epochs, figures)
         self._tell("epoch", means, metrics)
+
+    def _log_step(self) -> None:
+        """Tells the loggers of the step that was just done."""
+        self._read()
+        state = self.state
+        figures = {f"loss/{name}": value for name, value in self.latest.items()}
+        figures["learning_rate"] = learning_rate_at(self.config, state.step - 1, self.total_steps)
+        figures["gradient_norm"] = self.latest_norm
+        figures["samples_per_second"] = state.samples / state.seconds
+        self._log({f"step/{name}": value for name, value in figures.items()})
+
+    def _log_epoch(self, record: Mapping[str, Any]) -> None:
+        """Tells the loggers what `log.jsonl` says of an epoch."""
+        figures = {f"loss/{name}": value for name, value in record["losses"].items()}
+        figures |= {f"validation/{name}": value for name, value in record["metrics"].items()}
+        further = ("learning_rate", "gradient_norm", "samples_per_second", "epoch")
+        self._log({**figures, **{name: record[name] for name in further}}, save=True)
+
+    def _log(self, figures: Mapping[str, float], *, save: bool = False) -> None:
+        """Tells the loggers; where one fails, the checkpoint is saved first."""
+        try:
+            log_figures(self.loggers, figures, self.state.step, save=save)
+        except LoggerError:
+            self._save()
+            raise
 
     def _validate(self) -> dict[str, float]:
         """Validates if it is time to, and keeps the weights if they are the best so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -63,10 +65,7 @@ class Mask:
         torch.cumsum(allow[trie.leaf_items], dim=0, out=count[1:])  # [leaves + 1]
         self.allowed_before = count
         if self.exclude is not None:
-            # What the marks already forbid must not be counted a second time as excluded.
-            counts = self.exclude < trie.num_items  # [users, m]
-            counts &= allow[self.exclude.masked_fill(~counts, 0)]
-            self.exclude = self.exclude.masked_fill(~counts, trie.num_items)
+            self.exclude = self._counted(self.exclude, count)
 
     @classmethod
     def of(
@@ -76,6 +75,41 @@ class Mask:
         if exclude is None and allow is None:
             return None
         return cls(trie, num_users, exclude=exclude, allow=allow)
+
+    def of_rows(
+        self, users: Int[Tensor, " rows"], *, exclude: Int[Tensor, "rows m"] | None = None
+    ) -> Mask:
+        """Returns the mask of rows that are these users', as where beams are decoded one by one.
+
+        Args:
+            users: The user of each row.
+            exclude: Further items that must not be returned, row by row, padded with `num_items`.
+        """
+        mask = copy.copy(self)
+        mask.exclude = None if self.exclude is None else self.exclude[users]
+        mask.allow = None if self.allow is None else self.allow[users]
+        if exclude is None:
+            return mask
+        num_items = self.trie.num_items
+        if mask.allow is not None:
+            mask.allow = _without(mask.allow, exclude, num_items)
+            return mask
+        if self.allowed_before is not None:
+            exclude = self._counted(exclude, self.allowed_before)
+        if mask.exclude is not None:
+            exclude = torch.cat([mask.exclude, exclude], dim=1)
+        mask.exclude = first_of_each(exclude, num_items)
+        return mask
+
+    def _counted(self, items: Tensor, allowed_before: Tensor) -> Tensor:
+        """Returns the items that the marks allow, with the padding in place of the others.
+
+        What the marks already forbid must not be counted a second time as excluded.
+        """
+        is_item = items < self.trie.num_items
+        leaves = self.trie.item_leaves[items.masked_fill(~is_item, 0)].long()
+        is_allowed = allowed_before[leaves + 1] > allowed_before[leaves]
+        return items.masked_fill(~(is_item & is_allowed), self.trie.num_items)
 
     def strike(
         self, level: int, parents: Int[Tensor, "users beams"], children: Children, scores: Tensor

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from genrec.children import Children
 from genrec.decoding import check_beams, search
+from genrec.model_walk import ModelWalk, Positions
 from genrec.seq2seq import Memory, Seq2Seq, Tables
 from genrec.trie import Trie
-from genrec.walk import Candidates, Prefixes, Walk
+from genrec.walk import Candidates, Prefixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class PaddedChildren(Children):
         return (table @ states[:, :, None]).flatten()
 
 
-class PaddedWalk(Walk):
+class PaddedWalk(ModelWalk):
     """One batch of histories on their way down the trie, by shapes that no data decide.
 
     Args:
@@ -89,10 +90,10 @@ class PaddedWalk(Walk):
         super().__init__(model, model.trie, memory, tables=tables)
         self.places = places
 
-    def expand(self, level: int, prefixes: Prefixes) -> Candidates:
+    def expand(self, level: int, prefixes: Prefixes[Positions]) -> Candidates[Positions]:
         """Returns the children of the prefixes, those at `level`, and unused places."""
         users, num_beams = prefixes.nodes.shape
-        scores, children, past = self._log_probs(level, prefixes)
+        scores, children, past = self.log_probs(level, prefixes)
         assert isinstance(children, PaddedChildren)
         scores = scores.masked_fill(children.missing.flatten(), -torch.inf)
         place = torch.arange(scores.shape[0], device=scores.device).view(users, -1)

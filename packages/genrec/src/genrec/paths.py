@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from genrec.decoding import check_mode
 from genrec.item_checks import check_rows
 from genrec.masks import Mask
+from genrec.model_walk import ModelWalk
 from genrec.seq2seq import Seq2Seq, Tables
 from genrec.trie import Trie
-from genrec.walk import Walk
 
 
 @torch.inference_mode()
@@ -47,7 +47,7 @@ def path_log_probs(
     check_rows("items", items, trie.num_items)
     missing = items == trie.num_items  # [batch, m]
     with torch.autocast(history.device.type, enabled=False):
-        walk = Walk(model, trie, model.encode(history), tables=tables)
+        walk = ModelWalk(model, trie, model.encode(history), tables=tables)
         scores = walk.score_paths(items.masked_fill(missing, 0))  # [batch, m, levels]
     steps = scores - F.pad(scores[..., :-1], (1, 0))
     return steps.masked_fill(missing[..., None], -torch.inf)
@@ -100,7 +100,7 @@ def kept_levels(
     mask = Mask.of(trie, len(history), exclude, allow)
     paths = trie.paths(items.masked_fill(missing, 0))  # [batch, m, levels]
     with torch.autocast(history.device.type, enabled=False):
-        walk = Walk(model, trie, model.encode(history), tables=tables, mask=mask)
+        walk = ModelWalk(model, trie, model.encode(history), tables=tables, mask=mask)
         prefixes = walk.start()
         for level in range(trie.num_levels):
             prefixes = walk.expand(level, prefixes).best(num_beams)

@@ -1,11 +1,11 @@
-"""What training tells of itself while it goes on, and a progress bar that draws it."""
+"""What training tells of itself while it goes on: to a callback, a progress bar or loggers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rich.markup import escape
 from rich.progress import Progress, TimeRemainingColumn
@@ -34,6 +34,57 @@ class TrainingEvent:
     total_steps: int
     losses: Mapping[str, float]
     metrics: Mapping[str, float]
+
+
+@runtime_checkable
+class MetricsLogger(Protocol):
+    """What keeps curves of a training: a `lightning_fabric.loggers.Logger`, or what has its method.
+
+    Each call names the optimizer steps done, and figures by their names:
+
+    - after every 50th step "step/loss/NAME" for each loss term, "step/learning_rate",
+      "step/gradient_norm" and "step/samples_per_second", that of the epoch so far; on several
+      processes losses are those of the first;
+    - after each epoch "loss/NAME", "validation/NAME", "learning_rate", "gradient_norm",
+      "samples_per_second" and "epoch": the figures of its line of `log.jsonl`.
+    """
+
+    def log_metrics(self, metrics: dict[str, Any], step: int) -> object:
+        """Keeps figures, all of them floats or whole numbers, of a training after `step` steps."""
+
+
+class LoggerError(RuntimeError):
+    """A logger failed, and with it the training that it was to keep the curves of."""
+
+
+def log_figures(
+    loggers: Sequence[MetricsLogger], figures: Mapping[str, float], step: int, *, save: bool
+) -> None:
+    """Tells loggers figures of a training.
+
+    Args:
+        loggers: Told one after the other.
+        figures: By their names.
+        step: Optimizer steps done.
+        save: Whether those of Lightning Fabric write what they hold back.
+
+    Raises:
+        LoggerError: One of them fails, in whatever way.
+    """
+    from lightning_fabric.loggers.logger import Logger
+
+    for metrics_logger in loggers:
+        try:
+            metrics_logger.log_metrics(dict(figures), step=step)
+            if save and isinstance(metrics_logger, Logger):
+                metrics_logger.save()
+        except Exception as error:
+            name = type(metrics_logger).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise LoggerError(
+                f"{name} could not log step {step}: {reason}; the same call goes on from its "
+                "last checkpoint, with another logger or none"
+            ) from error
 
 
 @contextmanager

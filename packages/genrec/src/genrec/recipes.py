@@ -34,7 +34,7 @@ class TrainingRecipe:
         weight_decay: AdamW's; 0 is Adam.
         warmup_steps: Steps in which the rate climbs linearly.
         schedule: What follows: "constant", or down to 0 at the last step, "cosine" or "linear".
-        gradient_clip: Most that the gradients' norm may be.
+        gradient_clip: Most that the gradients' norm may be; 0 leaves them as they are.
         batch_size: Samples in a batch.
         epochs: Most passes over the batches.
         patience: Epochs without a better figure before training stops.
@@ -75,7 +75,7 @@ class TrainingRecipe:
             weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,
             schedule=self.schedule,
-            gradient_clip=self.gradient_clip,
+            gradient_clip=self.gradient_clip or None,
             patience=None if monitor is None else self.patience,
             monitor=monitor,
             seed=seed,

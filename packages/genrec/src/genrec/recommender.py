@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class Recommender(Answers):
         device: str | torch.device = "cpu",
         codes: Int[Tensor, "items levels"] | None = None,
         num_beams: int = 100,
+        trust: Collection[str] = (),
     ) -> Recommender:
         """Loads a model folder.
 
@@ -79,11 +80,12 @@ class Recommender(Answers):
             device: Where the model goes.
             codes: The catalogue's codes, to make sure that the model is one of theirs.
             num_beams: As for the class.
+            trust: The packages whose code may run, where the backbone is of another package.
 
         Raises:
             ArtifactError: The folder cannot be used, or is of another catalogue or kind of model.
         """
-        saved = load_model(folder, codes=codes)
+        saved = load_model(folder, codes=codes, trust=trust)
         return cls(
             saved.model.to(device),
             saved.item_ids,
@@ -170,17 +172,24 @@ class DenseRecommender(Answers):
         self.model = model.eval()
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> DenseRecommender:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        trust: Collection[str] = (),
+    ) -> DenseRecommender:
         """Loads a model folder.
 
         Args:
             folder: What `save` or `save_backbone` wrote.
             device: Where the model goes.
+            trust: The packages whose code may run, where the model is of another package.
 
         Raises:
             ArtifactError: The folder cannot be used, or is of another kind of model.
         """
-        saved = load_backbone(folder)
+        saved = load_backbone(folder, trust=trust)
         return cls(
             saved.model.to(device),
             saved.item_ids,

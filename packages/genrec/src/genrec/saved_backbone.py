@@ -7,7 +7,8 @@ order in which the tree names its tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
+from genrec.backbone_names import plugin_backbone
 from genrec.backbones import (
     DIN,
     HSTU,
@@ -31,7 +33,10 @@ from genrec.backbones import (
 from genrec.config_checks import check_positive
 from genrec.errors import ArtifactError
 from genrec.item_checks import check_item_ids, check_popularity
+from genrec.plugins import is_plugin, package_version, plugin_name, version_note
 from genrec.reading import check_types
+
+_LOG = logging.getLogger(__name__)
 
 BACKBONES: Mapping[str, type[Backbone]] = {
     kind.__name__: kind for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU)
@@ -71,8 +76,9 @@ def save_backbone(
 
     Args:
         folder: Where it goes; a model folder that is there is replaced.
-        model: A `SASRec`, `GRU4Rec`, `BERT4Rec`, `DIN` or `HSTU`, whose item encoder is an
-            `ItemTable`, a `ContentTable` or `ConcatenatedTables` of these; content goes with it.
+        model: A `SASRec`, `GRU4Rec`, `BERT4Rec`, `DIN` or `HSTU`, or a `Backbone` of another
+            package, whose name and version are kept; its item encoder is an `ItemTable`, a
+            `ContentTable` or `ConcatenatedTables` of these, and content goes with it.
         item_ids: Id of each item row, no two alike.
         history_length: Most items of a history that the model reads, the newest ones.
         popularity: How often each item was had in training, for users without a history.
@@ -90,7 +96,6 @@ def save_backbone(
     check_item_ids(item_ids, model.num_items)
     catalogue: dict[str, Tensor] = {}
     description = describe_backbone(model, catalogue)
-    del description["class"]  # the folder's
     if popularity is not None:
         check_popularity(popularity, model.num_items)
         catalogue["popularity"] = popularity.long()
@@ -100,12 +105,17 @@ def save_backbone(
     )
 
 
-def load_backbone(folder: str | Path) -> SavedBackbone:
+def load_backbone(folder: str | Path, *, trust: Collection[str] = ()) -> SavedBackbone:
     """Loads what `save_backbone` wrote, after checking every file against its digest.
+
+    Args:
+        folder: The model folder.
+        trust: The packages whose code may run, where the model is of another package.
 
     Raises:
         ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, its
-            files do not belong together, or it holds a model of another class.
+            files do not belong together, or it holds a model of another class, or of a package
+            that is not trusted.
     """
     saved = read_folder(folder)
     with reading_config(saved.path):
@@ -117,7 +127,7 @@ def load_backbone(folder: str | Path) -> SavedBackbone:
         num_items, history_length = saved.config["num_items"], saved.config["history_length"]
         check_types(saved.config, {"num_items": int, "history_length": int})
         check_positive(history_length=history_length)
-        maker = backbone_maker(saved.config, saved)
+        maker = backbone_maker(saved.config, saved, trust)
     popularity = saved.catalogue.get("popularity")
     with saved.fitting_together():
         check_item_ids(saved.item_ids, num_items)
@@ -139,24 +149,38 @@ def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str
     Raises:
         TypeError: The model or its item encoder is of a class that cannot be saved.
     """
-    if BACKBONES.get(type(model).__name__) is not type(model):
+    settings = getattr(model, "settings", None)
+    if not isinstance(settings, dict):
         raise TypeError(
-            f"model must be a {', '.join(BACKBONES)} to be saved, got {type(model).__name__}: "
-            "keep its weights by save_weights"
+            f"model must have its settings to be saved, as genrec.Backbone says, got "
+            f"{type(model).__name__} without"
         )
     items = _describe(model.item_encoder, catalogue)
-    return {"class": type(model).__name__, "model": model.settings, "items": items}
+    description = {"model": settings, "items": items}
+    if BACKBONES.get(type(model).__name__) is type(model):
+        return {"class": type(model).__name__, **description}
+    name = plugin_name(type(model))
+    return {"class": name, "version": package_version(name), **description}
 
 
-def backbone_maker(description: Mapping[str, Any], saved: ModelFolder) -> Callable[[int], Backbone]:
+def backbone_maker(
+    description: Mapping[str, Any], saved: ModelFolder, trust: Collection[str]
+) -> Callable[[int], Backbone]:
     """Returns what makes the model that `describe_backbone` described, of so many items.
 
+    Args:
+        description: As `describe_backbone` gives it.
+        saved: The folder, which has the contents.
+        trust: The packages whose code may run.
+
     Raises:
-        ArtifactError: It is of a class that is not known here.
+        ArtifactError: It is of a class that is not known here, or of a package that is not trusted.
         KeyError, TypeError: It is no description.
     """
     check_types(description, {"class": str})
     class_name, settings = description["class"], description["model"]
+    if is_plugin(class_name):
+        return _plugin_maker(description, saved, trust)
     if class_name not in BACKBONES:
         raise ArtifactError(
             f"{saved.path} holds a {class_name}, which this version of genrec does not know: it "
@@ -171,6 +195,24 @@ def backbone_maker(description: Mapping[str, Any], saved: ModelFolder) -> Callab
             attention_sizes=len(settings.get("attention_sizes", ())),
             output_sizes=len(settings.get("output_sizes", ())),
         )
+        table = _make(description["items"], saved, num_items, _contents(saved))
+        return kind(num_items, item_encoder=table, **settings)
+
+    return make
+
+
+def _plugin_maker(
+    description: Mapping[str, Any], saved: ModelFolder, trust: Collection[str]
+) -> Callable[[int], Backbone]:
+    """Returns what makes a model of another package."""
+    name, settings, place = description["class"], description["model"], str(saved.path)
+    kind = plugin_backbone(name, trust, kind=Backbone, where=place)
+    check_types(description, {"version": str | None, "model": dict[str, Any]})
+    note = version_note(name, description["version"], where=place)
+    if note is not None:
+        _LOG.warning(note)
+
+    def make(num_items: int) -> Backbone:
         table = _make(description["items"], saved, num_items, _contents(saved))
         return kind(num_items, item_encoder=table, **settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -87,18 +87,22 @@ def save_model(
 
 
 def load_model(
-    folder: str | Path, *, codes: Int[Tensor, "items levels"] | None = None
+    folder: str | Path,
+    *,
+    codes: Int[Tensor, "items levels"] | None = None,
+    trust: Collection[str] = (),
 ) -> SavedModel:
     """Loads what `save_model` wrote, after checking every file against its digest.
 
     Args:
         folder: The model folder.
         codes: The catalogue's codes, row by row, to make sure that the model is one of theirs.
+        trust: The packages whose code may run, where the model's backbone is of another package.
 
     Raises:
         ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, its
-            files do not belong together, it holds a model of another class, or one with other
-            codes than `codes`.
+            files do not belong together, it holds a model of another class, one with other codes
+            than `codes`, or the backbone of a package that is not trusted.
     """
     saved = read_folder(folder)
     with reading_config(saved.path):
@@ -117,7 +121,7 @@ def load_model(
     backbone_of = None
     if saved.config.get("backbone") is not None:
         with reading_config(saved.path):
-            backbone_of = backbone_maker(saved.config["backbone"], saved)
+            backbone_of = backbone_maker(saved.config["backbone"], saved, trust)
     with saved.fitting_together():
         table, popularity = saved.catalogue["codes"], saved.catalogue.get("popularity")
         check_codes(table)

@@ -6,13 +6,15 @@ windows and budget.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genrec.backbone_names import plugin_backbone
 from genrec.backbones import (
     HSTU,
     BERT4Rec,
@@ -24,6 +26,7 @@ from genrec.backbones import (
     item_table,
 )
 from genrec.cloze import MaskedBatches
+from genrec.plugins import is_plugin
 from genrec.recipes import SequenceRecipe
 from genrec.sequences import Batch, SequenceBatches
 from genrec.windows import Histories
@@ -43,11 +46,65 @@ BACKBONE_TITLES: dict[BackboneName, str] = {
 }
 """What the backbones are called in tables."""
 
+_SIZES = (
+    *("dim", "num_layers", "num_heads", "history_length", "dropout", "similarity", "temperature"),
+)
+
 _ITEM_TITLES: dict[ItemInput, str] = {
     "ids": "ids",
     "content": "content",
     "both": "ids and content",
 }
+
+
+def backbone_class(name: BackboneName | str, *, trust: Collection[str] = ()) -> type[StateBackbone]:
+    """Returns the class of a sequence model.
+
+    Args:
+        name: One of `BACKBONE_TITLES`, or "package.module:Name" of a class of another package.
+        trust: The packages whose code may run.
+
+    Raises:
+        ArtifactError: The package is not trusted, or has no such sequence model.
+        ValueError: There is none of that name.
+    """
+    for known, kind in _BACKBONES.items():
+        if known == name:
+            return kind
+    if not is_plugin(name):
+        raise ValueError(
+            f"backbone must be one of {', '.join(_BACKBONES)}, or package.module:Name of another "
+            f"package, got {name!r}"
+        )
+    return plugin_backbone(name, trust, kind=StateBackbone)
+
+
+def make_backbone(
+    name: BackboneName | str,
+    num_items: int,
+    recipe: SequenceRecipe,
+    *,
+    item_encoder: nn.Module,
+    trust: Collection[str] = (),
+) -> StateBackbone:
+    """Returns an untrained sequence model, of those sizes of a recipe that its class takes.
+
+    Args:
+        name: As for `backbone_class`.
+        num_items: Size of the catalogue.
+        recipe: Has `dim`, `num_layers`, `num_heads`, `history_length`, `dropout`, `similarity` and
+            `temperature`.
+        item_encoder: Module whose `forward()` returns [num_items, dim].
+        trust: The packages whose code may run.
+
+    Raises:
+        ArtifactError: The package is not trusted, or has no such sequence model.
+        ValueError: There is none of that name, or a size is out of range.
+    """
+    kind = backbone_class(name, trust=trust)
+    takes = inspect.signature(kind).parameters
+    sizes = {size: getattr(recipe, size) for size in _SIZES if size in takes}
+    return kind(num_items, item_encoder=item_encoder, **sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +117,7 @@ class SequenceModelConfig(SequenceRecipe):
     Attributes:
         backbone: "bert4rec" fills in masked items, the others foretell the next one at every step.
             HSTU goes without timestamps here. GRU4Rec has no heads: `num_heads` is nothing to it.
+            Also "package.module:Name", a `StateBackbone` of another package.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
             both concatenated.
 
@@ -67,12 +125,15 @@ class SequenceModelConfig(SequenceRecipe):
         ValueError: A value is out of range.
     """
 
-    backbone: BackboneName = "sasrec"
+    backbone: BackboneName | str = "sasrec"
     items: ItemInput = "ids"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, words in (("backbone", BackboneName), ("items", ItemInput)):
+        choices: dict[str, object] = {"items": ItemInput}
+        if not is_plugin(self.backbone):
+            choices["backbone"] = BackboneName
+        for name, words in choices.items():
             if getattr(self, name) not in get_args(words):
                 raise ValueError(
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
@@ -81,10 +142,16 @@ class SequenceModelConfig(SequenceRecipe):
     @property
     def title(self) -> str:
         """What the model is called in tables, with what it reads: "SASRec, ids"."""
-        return f"{BACKBONE_TITLES[self.backbone]}, {_ITEM_TITLES[self.items]}"
+        titles: Mapping[str, str] = dict(BACKBONE_TITLES.items())
+        backbone = titles.get(self.backbone, self.backbone.rpartition(":")[2])  # or its class
+        return f"{backbone}, {_ITEM_TITLES[self.items]}"
 
     def model(
-        self, num_items: int, contents: Sequence[Float[Tensor, "items _"]] = ()
+        self,
+        num_items: int,
+        contents: Sequence[Float[Tensor, "items _"]] = (),
+        *,
+        trust: Collection[str] = (),
     ) -> StateBackbone:
         """Returns the untrained model; its weights come from torch's default generator.
 
@@ -92,8 +159,10 @@ class SequenceModelConfig(SequenceRecipe):
             num_items: Size of the catalogue.
             contents: Content embeddings, row i for item i, one array a modality; not read where
                 `items` is "ids".
+            trust: The packages whose code may run, where the backbone is of another package.
 
         Raises:
+            ArtifactError: That package is not trusted, or has no such sequence model.
             ValueError: There is no content, though the items are to be read by it; or a size is
                 out of range.
         """
@@ -103,17 +172,7 @@ class SequenceModelConfig(SequenceRecipe):
             table = item_table(self.items, contents, self.dim)
         else:
             raise ValueError(f"contents must be given where items is {self.items!r}, got none")
-        options: dict[str, Any] = {
-            "dim": self.dim,
-            "num_layers": self.num_layers,
-            "dropout": self.dropout,
-            "item_encoder": table,
-            "similarity": self.similarity,
-            "temperature": self.temperature,
-        }
-        if self.backbone != "gru4rec":  # recurrence has no heads, and no longest history
-            options |= {"num_heads": self.num_heads, "history_length": self.history_length}
-        return _BACKBONES[self.backbone](num_items, **options)
+        return make_backbone(self.backbone, num_items, self, item_encoder=table, trust=trust)
 
     def batches(self, histories: Histories, num_items: int, seed: int) -> SequenceBatches:
         """Returns what the model is trained on: whole sequences, with masked items for BERT4Rec.

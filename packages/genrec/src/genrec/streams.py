@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from genrec.decoding import Ranked, search
 from genrec.item_checks import check_rows, first_of_each
 from genrec.masks import Mask
+from genrec.model_walk import ModelWalk
 from genrec.seq2seq import Memory, Seq2Seq, Seq2SeqOutput, Tables
 from genrec.seq2seq_config import Seq2SeqConfig
 from genrec.trie import Trie
-from genrec.walk import Walk
 
 
 class Ensemble(nn.Module):
@@ -96,7 +96,7 @@ class Ensemble(nn.Module):
                 self.streams, self.memories(history), tables, strict=True
             ):
                 mask = Mask.of(stream.trie, len(history), exclude, allow)
-                walk = Walk(stream, stream.trie, memory, tables=table, mask=mask)
+                walk = ModelWalk(stream, stream.trie, memory, tables=table, mask=mask)
                 walks.append(walk)
                 lists.append(search(walk, num_beams=num_beams, top_k=candidates))
             return _ranked_by_all(walks, lists, top_k)
@@ -155,7 +155,7 @@ def _check_items(tries: Sequence[Trie]) -> None:
         )
 
 
-def _ranked_by_all(walks: Sequence[Walk], lists: Sequence[Ranked], top_k: int) -> Ranked:
+def _ranked_by_all(walks: Sequence[ModelWalk], lists: Sequence[Ranked], top_k: int) -> Ranked:
     """Scores the union of the streams' lists by every stream; what a stream found it has scored."""
     items = torch.cat([ranked.items for ranked in lists], dim=1)  # [users, candidates]
     total = torch.zeros(items.shape, device=items.device)

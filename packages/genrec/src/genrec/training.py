@@ -7,7 +7,7 @@ and a function from the two to loss terms. The loop itself is in `genrec.loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ from torch import Tensor, nn
 
 from genrec.loop import TrainingLoop
 from genrec.process import Interrupts, isolated_randomness
-from genrec.progress import TrainingEvent, rich_progress
+from genrec.progress import LoggerError, MetricsLogger, TrainingEvent, rich_progress
 from genrec.sequences import B, Batches
 from genrec.training_config import TrainingConfig
 
-__all__ = ["Batches", "TrainingConfig", "TrainingEvent", "TrainingResult", "fit", "rich_progress"]
+__all__ = [
+    "Batches",
+    "LoggerError",
+    "MetricsLogger",
+    "TrainingConfig",
+    "TrainingEvent",
+    "TrainingResult",
+    "fit",
+    "rich_progress",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +63,7 @@ def fit(
     validate: Callable[[Any], Mapping[str, float]] | None = None,
     folder: Path | str | None = None,
     callback: Callable[[TrainingEvent], None] | None = None,
+    loggers: Sequence[MetricsLogger] = (),
 ) -> TrainingResult:
     """Trains `module` where it lies, until the epochs or the patience are used up.
 
@@ -76,6 +86,10 @@ def fit(
             full precision.
         folder: Where `log.jsonl` (one line an epoch) and the checkpoint go; None keeps neither.
         callback: Told after each step and each epoch.
+        loggers: What keeps curves beside `log.jsonl`, as `MetricsLogger` says; those of Lightning
+            Fabric are saved after each epoch, and all are left open. A step has the same number
+            before and after a resumption: what is trained again after a kill, from the last
+            checkpoint on, is logged again under the numbers that it had.
 
     Returns:
         What became of it. The module has the best weights, or the last ones where nothing is
@@ -89,12 +103,14 @@ def fit(
             not that of a training.
         BlockingIOError: Another training is going on in `folder`.
         OSError: The system refuses, as a full disk does; the last checkpoint stays.
+        LoggerError: A logger failed; the checkpoint is saved, and the same call goes on, with
+            another logger or none.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; the checkpoint is saved.
     """
     if validate is None and (config.monitor is not None or config.validate_every != 1):
         raise ValueError("validate must be given when monitor or validate_every is set, got None")
     place = None if folder is None else Path(folder)
-    loop = TrainingLoop(module, batches, loss, config, validate, place, callback)
+    loop = TrainingLoop(module, batches, loss, config, validate, place, callback, loggers)
     with loop.alone():
         loop.resume()
         if not loop.state.finished:

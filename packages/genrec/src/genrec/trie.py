@@ -30,10 +30,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from genrec.children import Children
+from genrec.code_order import check_table, code_dtype, code_order
 from genrec.item_graph import ItemScores
 
 
@@ -96,9 +97,9 @@ class Trie(nn.Module):
                 the same codes.
         """
         sizes = tuple(int(size) for size in codebook_sizes)
-        _check(codes, sizes)
+        check_table(codes, sizes)
         num_items, num_levels = codes.shape
-        order = _order(codes, sizes)  # [leaves], the item of each leaf
+        order = code_order(codes, sizes)  # [leaves], the item of each leaf
         # Whether a new node starts at a leaf: wherever the prefix differs from the leaf's before.
         # A prefix that differs stays different when it grows, so the marks add up level by level.
         starts = torch.zeros(num_items, dtype=torch.bool, device=codes.device)  # [leaves]
@@ -106,7 +107,7 @@ class Trie(nn.Module):
         end = torch.tensor([num_items], device=codes.device)
         node_codes, first_leaves = [], []
         for level in range(num_levels):
-            column = codes[:, level].to(_dtype(sizes[level]))[order]  # [leaves]
+            column = codes[:, level].to(code_dtype(sizes[level]))[order]  # [leaves]
             starts[1:] |= column[1:] != column[:-1]
             if level < num_levels - 1:
                 first = starts.nonzero().squeeze(1)  # [nodes]
@@ -151,6 +152,74 @@ class Trie(nn.Module):
         # A look-up of this kind refuses rows below 0, which an index would count from the end.
         leaves = torch.nn.functional.embedding(items, self.item_leaves[:, None]).squeeze(-1)
         return torch.stack([self._node(k, leaves) for k in range(self.num_levels)], dim=-1)
+
+    def nodes(self, prefixes: Int[Tensor, "*batch depth"]) -> Int[Tensor, "*batch"]:
+        """Returns the node that each prefix of codes ends at.
+
+        Args:
+            prefixes: The first codes of items, as many for each; whatever is no code is allowed.
+
+        Returns:
+            Nodes of level `depth` - 1, or the root, node 0, where `depth` is 0; -1 where no item
+            starts with these codes.
+
+        Raises:
+            ValueError: The prefixes are longer than the items' codes.
+        """
+        depth = prefixes.shape[-1]
+        if depth > self.num_levels:
+            raise ValueError(f"prefixes must be of at most {self.num_levels} codes, got {depth}")
+        nodes = torch.zeros(prefixes.shape[:-1], dtype=torch.long, device=self.device)
+        for level, codes in enumerate(prefixes.unbind(-1)):
+            nodes = self._child(level, nodes, codes)
+        return nodes
+
+    def items(self, codes: Int[Tensor, "*batch levels"]) -> Int[Tensor, "*batch"]:
+        """Returns the item row of each sequence of codes; -1 where no item has these codes.
+
+        Args:
+            codes: One code a level; whatever is no code is allowed.
+
+        Raises:
+            ValueError: There is not one code a level.
+        """
+        if codes.shape[-1] != self.num_levels:
+            raise ValueError(f"codes must be of {self.num_levels} levels, got {codes.shape[-1]}")
+        leaves = self.nodes(codes)
+        return self.leaf_items[leaves.clamp(min=0)].long().masked_fill(leaves < 0, -1)
+
+    def allowed(self, prefixes: Int[Tensor, "*batch depth"]) -> Bool[Tensor, "*batch codes"]:
+        """Returns which codes may follow each prefix: those with which an item goes on.
+
+        Args:
+            prefixes: As for `nodes`, of fewer codes than an item has; of none for the first code.
+
+        Returns:
+            One mark for each code of the next level; all are False after what starts no item.
+
+        Raises:
+            ValueError: The prefixes are as long as the items' codes, or longer.
+        """
+        depth = prefixes.shape[-1]
+        if depth >= self.num_levels:
+            raise ValueError(
+                f"prefixes must be of at most {self.num_levels - 1} codes, after which another "
+                f"may follow, got {depth}"
+            )
+        nodes = self.nodes(prefixes).flatten()  # [rows]
+        children = self.expand(depth, nodes.clamp(min=0))
+        marks = torch.zeros(
+            len(nodes), self.codebook_sizes[depth], dtype=torch.bool, device=self.device
+        )
+        marks[children.parent, children.codes] = True
+        marks &= (nodes >= 0)[:, None]
+        return marks.view(*prefixes.shape[:-1], -1)
+
+    def prefixes(self, level: int, nodes: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch depth"]:
+        """Returns the codes from level 0 down to these nodes of a level, `level` + 1 of them."""
+        leaves = self.first_leaf(level, nodes)
+        paths = [self._node(above, leaves) for above in range(level + 1)]
+        return self.codes_on(torch.stack(paths, dim=-1))
 
     def codes_on(self, paths: Int[Tensor, "*batch levels"]) -> Int[Tensor, "*batch levels"]:
         """Returns the code of each node of paths that start at level 0."""
@@ -356,56 +425,25 @@ class Trie(nn.Module):
         positions = first + nodes - self.first_child(level, above)  # [users, m]
         return positions[wanted & is_parent]
 
+    def _child(
+        self, level: int, parents: Int[Tensor, "*batch"], codes: Int[Tensor, "*batch"]
+    ) -> Int[Tensor, "*batch"]:
+        """Returns the child of each parent that ends with a code; -1 without any, or a parent."""
+        has_parent = parents >= 0
+        first = self.first_child(level, parents.clamp(min=0))  # [*batch]
+        end = self.first_child(level, parents.clamp(min=0) + 1)
+        last, level_codes = end - 1, self.get_buffer(f"codes_{level}")
+        # A binary search among the children of each parent, which stand in the order of their
+        # codes. A parent has at most as many as the codebook, so the number of steps is known.
+        for _ in range(self.codebook_sizes[level].bit_length()):
+            middle = (first + last) // 2
+            is_before = level_codes[middle] < codes
+            first = torch.where(is_before, torch.minimum(middle + 1, end - 1), first)
+            last = torch.where(is_before, last, middle)
+        return first.masked_fill((level_codes[first] != codes) | ~has_parent, -1)
+
     def _node(self, level: int, leaves: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Returns the node of a level above each leaf."""
         if level == self.num_levels - 1:
             return leaves.long()
         return torch.searchsorted(self.get_buffer(f"leaf_{level}"), leaves, right=True) - 1
-
-
-def _dtype(size: int) -> torch.dtype:
-    """Returns the narrowest type that holds numbers below `size`."""
-    return torch.int16 if size <= 2**15 else torch.int32
-
-
-def _order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Returns the items in the order of their codes; as many levels at once as fit 63 bits."""
-    groups: list[list[int]] = [[]]
-    span = 1
-    for level in reversed(range(len(sizes))):
-        if span * sizes[level] >= 2**63:
-            groups.append([])
-            span = 1
-        span *= sizes[level]
-        groups[-1].insert(0, level)
-    # From the last group of levels to the first: a stable sort keeps the order that later levels
-    # have made wherever earlier levels agree.
-    order = torch.arange(len(codes), device=codes.device)  # [items]
-    for number, levels in enumerate(groups):
-        key = torch.zeros_like(order)  # [items], the levels' codes as the digits of one number
-        for level in levels:
-            key.mul_(sizes[level]).add_(codes[:, level])
-        order = order[key[order].argsort(stable=True)] if number else key.argsort(stable=True)
-    return order
-
-
-def _check(codes: Tensor, sizes: tuple[int, ...]) -> None:
-    """Says what is wrong with a code table."""
-    if codes.ndim != 2 or not codes.numel():
-        raise ValueError(
-            f"codes must be a table of at least one item and one level, got shape "
-            f"{tuple(codes.shape)}"
-        )
-    if codes.shape[1] != len(sizes):
-        raise ValueError(
-            f"codebook_sizes must have one entry a level, got {len(sizes)} for codes of "
-            f"{codes.shape[1]} levels"
-        )
-    for level, size in enumerate(sizes):
-        column = codes[:, level]
-        if int(column.min()) < 0 or int(column.max()) >= size:
-            item = int(((column < 0) | (column >= size)).nonzero()[0])
-            raise ValueError(
-                f"codes must be at least 0 and below their codebook's size ({size} at level "
-                f"{level}), got {int(column[item])} for item {item}"
-            )

@@ -1,8 +1,8 @@
-"""Histories on their way down the trie, level by level: what every kind of decoding shares.
+"""Users on their way down the trie, level by level: what every kind of decoding shares.
 
-The encoder's keys and values are projected once a call and shared by all prefixes of a user, which
-lie side by side as queries. Each decoding step leaves one entry of keys and values a prefix, and
-nothing is copied but the entries of prefixes that live on.
+What scores the children is a kind of `Walk`: our encoder-decoder in `genrec.model_walk`, any
+function of the caller in `genrec.steps`. What it keeps of each prefix, such as keys and values,
+follows the prefixes that live on.
 
 Where scores are renormalised over the children of a prefix, a prefix with a single item below it
 is settled: whatever follows has probability 1 and is not computed.
@@ -10,32 +10,42 @@ is settled: whatever follows has probability 1 and is not computed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrec.cached import CachedDecoder, beam_rows
 from genrec.children import Children
 from genrec.masks import Mask
-from genrec.seq2seq import Memory, Seq2Seq, Tables
 from genrec.trie import Trie
+
+PastT = TypeVar("PastT", bound="Past")
+
+
+class Past(ABC):
+    """What a walk keeps of each prefix, to go on from."""
+
+    @abstractmethod
+    def of_beams(self: PastT, beams: Int[Tensor, "users beams"]) -> PastT:
+        """Returns what belongs to some beams of each user, in this order."""
 
 
 @dataclass(frozen=True)
-class Prefixes:
-    """Prefixes of one length, as many a user: their last nodes, scores, and cached positions."""
+class Prefixes(Generic[PastT]):
+    """Prefixes of one length, as many a user: their last nodes, scores, and what is kept."""
 
     nodes: Int[Tensor, "users beams"]
     scores: Float[Tensor, "users beams"]
-    past: list[Tensor]  # one a level, each [layers, users, beams or 1, 2 * dim]
+    past: PastT
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Generic[PastT]):
     """All children of some prefixes: one row a user, padded with minus infinity.
 
     `place` says where in `nodes` and `beams` each candidate's node and parent stand.
@@ -45,70 +55,52 @@ class Candidates:
     place: Int[Tensor, "users candidates"]
     nodes: Int[Tensor, " children"]
     beams: Int[Tensor, " children"]
-    past: list[Tensor]
+    past: PastT
 
-    def pick(self, columns: Int[Tensor, "users beams"]) -> Prefixes:
+    def pick(self, columns: Int[Tensor, "users beams"]) -> Prefixes[PastT]:
         """Returns the candidates in these columns as prefixes."""
         place = self.place.gather(1, columns)  # [users, beams]
         beams = self.beams[place]  # [users, beams], the prefix that each is a child of
         return Prefixes(
             self.nodes[place],
             self.scores.gather(1, columns),
-            [beam_rows(entry, beams) for entry in self.past],
+            self.past.of_beams(beams),
         )
 
-    def best(self, count: int) -> Prefixes:
+    def best(self, count: int) -> Prefixes[PastT]:
         """Returns the candidates of the highest scores, at most as many as there are."""
         return self.pick(self.scores.topk(min(count, self.scores.shape[1]), dim=1).indices)
 
 
-class Walk:
-    """One batch of histories on their way down the trie."""
+class Walk(ABC, Generic[PastT]):
+    """One batch of users on their way down the trie.
 
-    def __init__(
-        self,
-        model: Seq2Seq,
-        trie: Trie,
-        memory: Memory,
-        *,
-        tables: Tables | None = None,
-        mask: Mask | None = None,
-    ) -> None:
-        sizes = "level_sizes" if model.config.output_vocabulary == "node" else "codebook_sizes"
-        if getattr(trie, sizes) != model.vocabulary.level_sizes:
-            raise ValueError(
-                f"trie must have the model's {sizes} {model.vocabulary.level_sizes}, "
-                f"got {getattr(trie, sizes)}"
-            )
-        tells = model.history_bias is not None or model.item_graph is not None
-        if tells and trie is not model.trie:
-            raise ValueError(
-                "trie must be model.trie where the config has history_bias or the model an item "
-                "graph, got another trie: the history's items are rows of the model's; take "
-                "with_catalogue(...) and its trie"
-            )
-        self.model = model
+    Args:
+        trie: The catalogue.
+        mask: Which items may be returned; None for all.
+        settles: Whether scores are log-probabilities among the children of a prefix, so that an
+            only child has probability 1 and need not be scored.
+    """
+
+    def __init__(self, trie: Trie, *, mask: Mask | None, settles: bool) -> None:
         self.trie = trie
         self.mask = mask
-        self.tables = model.tables() if tables is None else tables
-        self.settles = model.config.scoring == "renormalized"
-        self.memory = memory
-        self.decoder = CachedDecoder(
-            self.tables.layers, model.decoder_norm, model.project_memory(memory), self._padding()
-        )
+        self.settles = settles
 
-    def start(self) -> Prefixes:
+    @abstractmethod
+    def start(self) -> Prefixes[PastT]:
         """Returns the root, once a user."""
-        padding = self.memory.padding
-        nodes = torch.zeros(padding.shape[0], 1, dtype=torch.long, device=padding.device)
-        return Prefixes(nodes, torch.zeros_like(nodes, dtype=torch.float32), [])
 
-    def _padding(self) -> Bool[Tensor, "users positions"] | None:
-        """Returns where the encoder's positions are padding; None where no place is."""
-        padding = self.memory.padding
-        return padding if bool(padding.any()) else None
+    @abstractmethod
+    def log_probs(self, level: int, prefixes: Prefixes[PastT]) -> tuple[Tensor, Children, PastT]:
+        """Returns the score of each child of the prefixes, the children, and what is kept.
 
-    def expand(self, level: int, prefixes: Prefixes) -> Candidates:
+        Args:
+            level: The children's level.
+            prefixes: What the children go on from.
+        """
+
+    def expand(self, level: int, prefixes: Prefixes[PastT]) -> Candidates[PastT]:
         """Returns all children of the prefixes, those at `level`, with their scores."""
         num_beams = prefixes.nodes.shape[1]
         if not level or not self.settles:
@@ -128,7 +120,7 @@ class Walk:
         if not width:
             return settled
         open_beams = order[:, :width]  # [users, width]
-        past = [beam_rows(entry, open_beams) for entry in prefixes.past]
+        past = prefixes.past.of_beams(open_beams)
         decoded = self._decode(
             level,
             Prefixes(
@@ -144,7 +136,9 @@ class Walk:
             decoded.past,
         )
 
-    def subtrees(self, level: int, prefixes: Prefixes, at_once: int) -> Iterator[Candidates]:
+    def subtrees(
+        self, level: int, prefixes: Prefixes[PastT], at_once: int
+    ) -> Iterator[Candidates[PastT]]:
         """Yields all items below the prefixes, decoding a bounded number of prefixes at a time."""
         candidates = self.expand(level, prefixes)
         if level == self.trie.num_levels - 1:
@@ -176,7 +170,7 @@ class Walk:
         beam = torch.zeros_like(items)  # [users, m], the prefix that each item goes on from
         user = torch.arange(len(items), device=items.device)[:, None]  # [users, 1]
         for level in range(self.trie.num_levels):
-            log_probs, children, past = self._log_probs(level, prefixes)
+            log_probs, children, past = self.log_probs(level, prefixes)
             nodes, width = paths[..., level], prefixes.nodes.shape[1]  # [users, m]
             # Children of a parent follow each other, so a node's distance from the first sibling is
             # that of their positions among all children.
@@ -196,12 +190,12 @@ class Walk:
                 scores.new_full((len(nodes), width), -torch.inf).scatter_(
                     1, rank, scores.gather(1, order)
                 ),
-                [beam_rows(entry, above) for entry in past],
+                past.of_beams(above),
             )
             beam = torch.zeros_like(beam).scatter_(1, order, rank)  # [users, m], in items' order
         return torch.stack(scores_by_level, dim=-1)
 
-    def _settle(self, level: int, prefixes: Prefixes, beams: Tensor) -> Candidates:
+    def _settle(self, level: int, prefixes: Prefixes[PastT], beams: Tensor) -> Candidates[PastT]:
         """Returns the only child of each of these prefixes, at no cost in score."""
         nodes = self.trie.first_child(level, prefixes.nodes.gather(1, beams)).flatten()
         # One child a prefix, so that [users, beams] flattened is the list of children.
@@ -211,10 +205,10 @@ class Walk:
         scores = prefixes.scores.gather(1, beams)  # [users, beams]
         return Candidates(scores, place, nodes, any_row, prefixes.past)
 
-    def _decode(self, level: int, prefixes: Prefixes) -> Candidates:
+    def _decode(self, level: int, prefixes: Prefixes[PastT]) -> Candidates[PastT]:
         """Decodes one position for each prefix and scores its children."""
         num_beams = prefixes.nodes.shape[1]
-        scores, children, past = self._log_probs(level, prefixes)  # [children]
+        scores, children, past = self.log_probs(level, prefixes)  # [children]
         if self.mask is not None:
             self.mask.strike(level, prefixes.nodes, children, scores)
         # Children lie parent by parent, hence user by user: every `num_beams`-th offset is where a
@@ -226,34 +220,3 @@ class Walk:
         place = place.masked_fill(missing, 0)
         scores = scores[place].masked_fill(missing, -torch.inf)  # [users, candidates]
         return Candidates(scores, place, children.node, children.parent % num_beams, past)
-
-    def _log_probs(self, level: int, prefixes: Prefixes) -> tuple[Tensor, Children, list[Tensor]]:
-        """Returns the score of each child of the prefixes, the children, and the cache."""
-        states, past = self._step(level, prefixes)  # [users, beams, dim]
-        children = self._children(level, prefixes.nodes.flatten())
-        had, sums = self.model.told(self.trie, level, prefixes.nodes, children, self.memory)
-        scores = self.model.child_log_probs(
-            level, states.flatten(0, 1), children, head=self.tables.head, had=had, sums=sums
-        )
-        before = prefixes.scores.flatten()[children.parent]  # [children], of what came before
-        return scores + before, children, past
-
-    def _children(self, level: int, nodes: Int[Tensor, " parents"]) -> Children:
-        """Returns the children of these nodes of the level above."""
-        return self.trie.expand(level, nodes)
-
-    def _step(self, level: int, prefixes: Prefixes) -> tuple[Tensor, list[Tensor]]:
-        """Runs the decoder on the prefixes' last tokens; returns its states and the cache."""
-        model = self.model
-        if level:
-            nodes = prefixes.nodes
-            if model.config.output_vocabulary == "level":
-                nodes = self.trie.node_codes(level - 1, nodes)
-            tokens = nodes + model.vocabulary.level_offsets[level - 1]  # [users, beams]
-        else:
-            tokens = torch.full_like(prefixes.nodes, model.vocabulary.bos)
-        x = self.tables.tokens[tokens]  # [users, beams, dim]
-        if not level and model.config.direct_path:
-            x = x + self.memory.newest[:, None]
-        states, new = self.decoder.step(x, prefixes.past)
-        return states, [*prefixes.past, new]

@@ -16,16 +16,23 @@ if TYPE_CHECKING:
     from semtok.embedding.image import ImageEmbedding
     from semtok.embedding.image_files import image_paths, read_image
     from semtok.embedding.image_networks import ImageNetwork, image_network
-    from semtok.embedding.kinds import embedding_source, is_stored, load_source
+    from semtok.embedding.kinds import check_source, embedding_source, is_stored, load_source
     from semtok.embedding.lsa import LsaEmbedding
     from semtok.embedding.stored import StoredEmbedding, read_embeddings
     from semtok.embedding.text import TextEmbedding, text_network
     from semtok.health import CodeHealth, LevelHealth, measure_health
     from semtok.neighbours import neighbour_overlap
     from semtok.page import write_page
+    from semtok.plugin_parts import save_part
+    from semtok.plugins import is_plugin
     from semtok.quantizers.contract import Quantizer
     from semtok.quantizers.hierarchical import HierarchicalKMeans
-    from semtok.quantizers.kinds import QUANTIZERS, QuantizerKind, load_quantizer
+    from semtok.quantizers.kinds import (
+        QUANTIZERS,
+        QuantizerKind,
+        load_quantizer,
+        quantizer_kind,
+    )
     from semtok.quantizers.product import OptimizedProductQuantizer, ProductQuantizer
     from semtok.quantizers.random import RandomCodes, random_codes
     from semtok.quantizers.residual import ResidualQuantizer
@@ -74,6 +81,7 @@ __all__ = [
     "Tokenizer",
     "View",
     "ViewQuantizer",
+    "check_source",
     "embed_chunks",
     "embed_files",
     "embedding_source",
@@ -81,6 +89,7 @@ __all__ = [
     "find_catalog",
     "image_network",
     "image_paths",
+    "is_plugin",
     "is_stored",
     "load_quantizer",
     "load_source",
@@ -88,12 +97,14 @@ __all__ = [
     "measure_collisions",
     "measure_health",
     "neighbour_overlap",
+    "quantizer_kind",
     "random_codes",
     "read_catalog",
     "read_embeddings",
     "read_image",
     "read_sequences",
     "resolve_collisions",
+    "save_part",
     "save_tokenizer",
     "standardised",
     "stream_catalog",
@@ -114,16 +125,18 @@ _MODULES = {
     "embedding.image": ("ImageEmbedding",),
     "embedding.image_files": ("image_paths", "read_image"),
     "embedding.image_networks": ("ImageNetwork", "image_network"),
-    "embedding.kinds": ("embedding_source", "is_stored", "load_source"),
+    "embedding.kinds": ("check_source", "embedding_source", "is_stored", "load_source"),
     "embedding.lsa": ("LsaEmbedding",),
     "embedding.stored": ("StoredEmbedding", "read_embeddings"),
     "embedding.text": ("TextEmbedding", "text_network"),
     "health": ("CodeHealth", "LevelHealth", "measure_health"),
     "neighbours": ("neighbour_overlap",),
     "page": ("write_page",),
+    "plugin_parts": ("save_part",),
+    "plugins": ("is_plugin",),
     "quantizers.contract": ("Quantizer",),
     "quantizers.hierarchical": ("HierarchicalKMeans",),
-    "quantizers.kinds": ("QUANTIZERS", "QuantizerKind", "load_quantizer"),
+    "quantizers.kinds": ("QUANTIZERS", "QuantizerKind", "load_quantizer", "quantizer_kind"),
     "quantizers.product": ("OptimizedProductQuantizer", "ProductQuantizer"),
     "quantizers.random": ("RandomCodes", "random_codes"),
     "quantizers.residual": ("ResidualQuantizer",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -25,6 +25,7 @@ from semtok.parts import (
     wholes,
     writing_part,
 )
+from semtok.plugin_parts import save_part
 from semtok.quantizers.kinds import load_quantizer
 from semtok.reduction import Pca
 from semtok.semantic_ids import SemanticIds
@@ -70,25 +71,30 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
         "info": dict(tokenizer.info),
     }
     with writing_part(folder, config, overwrite=overwrite) as beside:
-        tokenizer.quantizer.save(beside / "quantizer")
+        save_part(beside / "quantizer", tokenizer.quantizer)
         for place, view in enumerate(tokenizer.views):
             parts = beside / "views" / str(place)
             parts.mkdir(parents=True)
             if view.source is not None:
-                view.source.save(parts / "source")
+                save_part(parts / "source", view.source)
             if view.reduction is not None:
                 view.reduction.save(parts / "reduction")
         tokenizer.semantic_ids.write(beside / "codes.parquet")
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path, *, trust: Collection[str] = ()) -> Tokenizer:
     """Loads what `save_tokenizer` wrote, each file checked against its digest.
 
     A folder that a killed run was replacing is put back first. One of format 1, without
     digests, is checked for types, ranges and numbers that are not finite, as all are.
 
+    Args:
+        folder: The tokenizer's.
+        trust: The packages whose code may run, where parts of it are of other packages.
+
     Raises:
-        CatalogError: If the folder is absent, damaged, of a newer format or no tokenizer.
+        CatalogError: If the folder is absent, damaged, of a newer format or no tokenizer, or wants
+            the code of a package that is not trusted.
     """
     folder = Path(folder)
     recover(folder)
@@ -98,7 +104,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         distortion, overlap = config["distortion"], config.get("neighbour_overlap")
         if not isinstance(config["info"], dict):
             raise ValueError("info must be an object")
-        quantizer = load_quantizer(folder / "quantizer")
+        quantizer = load_quantizer(folder / "quantizer", trust=trust)
         semantic_ids = SemanticIds.read(
             folder / "codes.parquet",
             codebook_sizes=wholes(config, "codebook_sizes", 1, MOST_CODES),
@@ -110,7 +116,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         return Tokenizer(
             quantizer=quantizer,
             semantic_ids=semantic_ids,
-            views=_load_views(folder, config),
+            views=_load_views(folder, config, trust),
             policy=policy,
             collisions=_collisions(config["collisions"]),
             distortion=None if distortion is None else numbers(config, "distortion", 0, 1e38),
@@ -155,18 +161,21 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def _load_views(folder: Path, config: Mapping[str, Any]) -> tuple[View, ...]:
+def _load_views(
+    folder: Path, config: Mapping[str, Any], trust: Collection[str]
+) -> tuple[View, ...]:
     if "views" not in config:  # as before there were views: one, beside the quantizer
-        return (_load_view(folder, "embedding", config),)
+        return (_load_view(folder, "embedding", config, trust),)
     return tuple(
-        _load_view(folder / "views" / str(place), string(view, "name"), view)
+        _load_view(folder / "views" / str(place), string(view, "name"), view, trust)
         for place, view in enumerate(config["views"])
     )
 
 
-def _load_view(folder: Path, name: str, config: Mapping[str, Any]) -> View:
+def _load_view(folder: Path, name: str, config: Mapping[str, Any], trust: Collection[str]) -> View:
+    has_source = flag(config, "has_source")
     return View(
         name=name,
-        source=load_source(folder / "source") if flag(config, "has_source") else None,
+        source=load_source(folder / "source", trust=trust) if has_source else None,
         reduction=Pca.load(folder / "reduction") if flag(config, "has_reduction") else None,
     )

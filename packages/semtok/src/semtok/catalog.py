@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt64
 
-from semtok.markup import without_markup
+from semtok.markup import well_formed, without_markup
 from semtok.phrases import counted
 from semtok.rows import (
     CATALOG_SUFFIXES,
@@ -45,6 +46,7 @@ LONGEST_TEXT = 65_536
 """Characters of an item's text: more would take memory, and say nothing that a model reads."""
 
 _MOST_CELLS = 1 << 22  # of a chunk
+_FRAME_CHUNK = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,30 @@ class Catalog:
                     f"got {len(values)} in {name!r}"
                 )
 
+    @classmethod
+    def from_frame(
+        cls, frame: Any, *, id_column: str = "item_id", folder: str | Path = Path()
+    ) -> Catalog:
+        """The items of a data frame, the same as `read_catalog` reads from a parquet file of it.
+
+        Args:
+            frame: A table of pandas, polars, pyarrow or any other library that narwhals knows; a
+                lazy one is collected. Missing cells of any kind are None.
+            id_column: The column that holds the item's id: strings, or whole numbers, as their
+                digits.
+            folder: Where the paths of files that fields hold start.
+
+        Raises:
+            CatalogError: If the frame is empty, lacks ids or repeats one, has more than 4,096
+                columns, or holds in a cell anything but texts, numbers, times and lists or objects
+                of these; the sentence names the row, from 1.
+            TypeError: If it is no data frame.
+        """
+        from semtok.frames import frame_rows
+
+        chunks = _chunks(frame_rows(frame), "row", "frame", id_column, _FRAME_CHUNK)
+        return _gathered(chunks, Path(folder))
+
     def __len__(self) -> int:
         return len(self.item_ids)
 
@@ -100,7 +126,7 @@ class Catalog:
             folder=self.folder,
         )
 
-    def texts(self, fields: Sequence[str] = TEXT_FIELDS) -> list[str]:
+    def texts(self, fields: Sequence[str] = TEXT_FIELDS, *, fix_text: bool = False) -> list[str]:
         """One text an item: the named fields in order, joined by ". ".
 
         Strings, numbers, lists, nested lists and the values of objects are flattened; HTML
@@ -109,11 +135,14 @@ class Catalog:
 
         Args:
             fields: Field names; those that the catalogue lacks are skipped.
+            fix_text: Whether text that was decoded by the wrong encoding, as "cafÃ©" for "café", is
+                repaired (needs `semtok[ftfy]`).
 
         Returns:
             As many texts as items; "" for an item with none of the fields.
 
         Raises:
+            ImportError: If `fix_text` is set and `semtok[ftfy]` is not installed.
             ValueError: If the catalogue has none of the fields.
         """
         columns = [self.fields[name] for name in fields if name in self.fields]
@@ -122,12 +151,13 @@ class Catalog:
                 f"fields must name at least one field of the catalogue "
                 f"({', '.join(self.fields) or 'none'}), got {', '.join(fields) or 'none'}"
             )
+        repaired = _encoding_fixer() if fix_text else _as_it_is
         texts = [""] * len(self)
         for column in columns:
             for row, value in enumerate(column):
                 if value is None or value == "":
                     continue
-                if part := ", ".join(_strings(value)):
+                if part := ", ".join(_strings(value, repaired)):
                     texts[row] = f"{texts[row]}. {part}" if texts[row] else part
         return [text[:LONGEST_TEXT] for text in texts]
 
@@ -148,14 +178,7 @@ def read_catalog(
     Raises:
         CatalogError: As `stream_catalog` does.
     """
-    item_ids: list[str] = []
-    fields: dict[str, list[object]] = {}
-    for chunk in stream_catalog(path, id_column=id_column, format=format):
-        for name, values in chunk.fields.items():
-            # A chunk has every field of the chunks before it.
-            fields.setdefault(name, [None] * len(item_ids)).extend(values)
-        item_ids += chunk.item_ids
-    return Catalog(item_ids=item_ids, fields=fields, folder=folder_of(path))
+    return _gathered(stream_catalog(path, id_column=id_column, format=format), folder_of(path))
 
 
 def stream_catalog(
@@ -210,6 +233,18 @@ def find_catalog(folder: str | Path) -> Path:
 def folder_of(path: str | Path) -> Path:
     """The folder that relative paths in a catalogue start from."""
     return Path() if str(path) == "-" else Path(path).parent
+
+
+def _gathered(chunks: Iterator[Catalog], folder: Path) -> Catalog:
+    """The items of all chunks."""
+    item_ids: list[str] = []
+    fields: dict[str, list[object]] = {}
+    for chunk in chunks:
+        for name, values in chunk.fields.items():
+            # A chunk has every field of the chunks before it.
+            fields.setdefault(name, [None] * len(item_ids)).extend(values)
+        item_ids += chunk.item_ids
+    return Catalog(item_ids=item_ids, fields=fields, folder=folder)
 
 
 def _chunks(
@@ -296,12 +331,12 @@ def item_id_of(row: Mapping[str, object], id_column: str, place: str) -> str:
     text = str(value)
     if not text.strip():
         raise CatalogError(f"{place}: {id_column!r} is empty")
-    if not text.isascii() and text != _well_formed(text):
+    if not text.isascii() and text != well_formed(text):
         raise CatalogError(f"{place}: {id_column!r} must be valid Unicode, got {value!r}")
     return text
 
 
-def _strings(value: object) -> Iterator[str]:
+def _strings(value: object, repaired: Callable[[str], str]) -> Iterator[str]:
     """The cleaned, non-empty strings of a field, depth first."""
     stack = [value]
     while stack:
@@ -314,14 +349,25 @@ def _strings(value: object) -> Iterator[str]:
             stack.extend(reversed(value))
         elif isinstance(value, bytes):
             raise ValueError("fields must hold text, numbers or lists of them, got bytes")
-        elif text := _clean(str(value)):
+        elif text := _clean(str(value), repaired):
             yield text
 
 
-def _clean(text: str) -> str:
-    return " ".join(_well_formed(without_markup(text)).split())
+def _clean(text: str, repaired: Callable[[str], str]) -> str:
+    # Repaired before spaces are: a hard space may be half of a letter.
+    return " ".join(repaired(well_formed(without_markup(text))).split())
 
 
-def _well_formed(text: str) -> str:
-    """The text with lone surrogates, which no encoder accepts, replaced by "?"."""
-    return text.encode(errors="replace").decode()
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _encoding_fixer() -> Callable[[str], str]:
+    """What repairs a text that was decoded by the wrong encoding, and changes nothing else."""
+    try:
+        from ftfy import fix_encoding
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"fixed texts need an extra (no module {error.name}): pip install 'semtok[ftfy]'"
+        ) from None
+    return fix_encoding

@@ -236,7 +236,7 @@ def _encode_with(
     # From loading to saving, so that no other run gives the same codes.
     alone = alone_with_tokenizer(folder if extend else None)
     with alone, console, workspace(output) as work:
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, trust=run.trust or ())
         items = _read(catalog, options, run, work, console, tokenizer)
         refuse_unused(tokenizer, options, run)
         encoding = encode_items(
@@ -281,8 +281,9 @@ app.command()(inspecting_cli.compare)
 
 def main() -> None:
     """Runs the command line: bad input ends in one line on stderr and exit code 1."""
+    # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGTERM, _terminated)
-
     try:
         app(prog_name="semtok")
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import errno
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, cast
@@ -15,7 +15,7 @@ from typing import IO, cast
 import numpy as np
 from jaxtyping import Int64
 
-from semtok.catalog import CatalogError, stream_catalog
+from semtok.catalog import Catalog, CatalogError, stream_catalog
 from semtok.limits import MOST_CODES
 from semtok.storage import replacing_file
 
@@ -85,23 +85,34 @@ def read_codes(path: str | Path) -> tuple[list[str], Int64[np.ndarray, "items le
         CatalogError: If the file is broken, or an item's codes are not as many non-negative
             integers as the first one's.
     """
+    return codes_of(stream_catalog(path), str(path))
+
+
+def codes_of(
+    chunks: Iterable[Catalog], place: str
+) -> tuple[list[str], Int64[np.ndarray, "items levels"]]:
+    """The codes of items that have them in a field `codes`, or in `code_1`, `code_2` and so on.
+
+    Raises:
+        CatalogError: As `read_codes`; the sentence begins with `place`.
+    """
     item_ids: list[str] = []
     parts: list[np.ndarray] = []
     num_levels = 0
-    for chunk in stream_catalog(path):
+    for chunk in chunks:
         rows = chunk.fields.get("codes")
         if rows is None and "code_1" in chunk.fields:
             names = [name for name in chunk.fields if name.startswith("code_")]
             columns = [map(_integer, chunk.fields[name]) for name in names]
             rows = [list(row) for row in zip(*columns, strict=True)]
         if rows is None:
-            raise CatalogError(f"{path}: no column 'codes'")
+            raise CatalogError(f"{place}: no column 'codes'")
         if not parts:
             num_levels = len(rows[0]) if isinstance(rows[0], list) else 0
         for item_id, codes in zip(chunk.item_ids, rows, strict=True):
             if not _is_path(codes, num_levels):
                 raise CatalogError(
-                    f"{path}: codes must be {num_levels or 'some'} integers within "
+                    f"{place}: codes must be {num_levels or 'some'} integers within "
                     f"[0, {MOST_CODES - 1}], "
                     f"got {codes!r} for item {item_id!r}"
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def compared(
     *,
     item_ids: Sequence[str] | None = None,
     vectors: Float[np.ndarray, "vectors dim"] | None = None,
+    trust: Collection[str] = (),
 ) -> list[Entry]:
     """Measures tokenizers' folders and files of codes.
 
@@ -50,6 +51,7 @@ def compared(
         item_ids: The items of the vectors' rows.
         vectors: By which neighbour agreement is measured, for all by the same ones; None takes
             what each tokenizer measured on its own vectors while it was fitted.
+        trust: The packages whose code may run, where parts of tokenizers are theirs.
 
     Raises:
         CatalogError: If a file is missing or broken, or the vectors lack an item.
@@ -60,7 +62,7 @@ def compared(
     rows = None if item_ids is None else {name: row for row, name in enumerate(item_ids)}
     entries = []
     for name, path in zip(names, paths, strict=True):
-        inspection = inspected(path, None, id_column="item_id")
+        inspection = inspected(path, None, id_column="item_id", trust=trust)
         health = inspection.health
         if vectors is not None and rows is not None:
             overlap = _agreement(path, inspection, rows, vectors)

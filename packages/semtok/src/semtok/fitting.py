@@ -21,8 +21,8 @@ from semtok.embedding.chunks import embed_chunks
 from semtok.embedding.contract import EmbeddingSource
 from semtok.embedding.kinds import embedding_source, is_stored, on_device
 from semtok.embedding.stored import read_embeddings
-from semtok.options import FitOptions, RunOptions
-from semtok.quantizers.kinds import QUANTIZERS
+from semtok.options import TEXT_KINDS, FitOptions, RunOptions
+from semtok.quantizers.kinds import quantizer_kind
 from semtok.storage import scratch, sweep
 from semtok.tokenizer import Encoding, Tokenizer
 from semtok.vector_files import (
@@ -137,7 +137,7 @@ def fit_tokenizer(
     items: Items, options: FitOptions, run: RunOptions, *, work: Path, console: Console
 ) -> Tokenizer:
     """Fits a tokenizer as the options say, showing each of its steps."""
-    options.check_capacity(len(items.item_ids))
+    options.check_capacity(len(items.item_ids), run)
     sources: dict[str, EmbeddingSource] = {}
     arrays: dict[str, np.ndarray] = {}
     if options.views is not None:
@@ -152,8 +152,8 @@ def fit_tokenizer(
             continue
         sources[name] = _source(name, spec, items, options, run, console)
         arrays[name] = _embed(name, sources[name], items, None, run, work, console)
-    options.check_dims({name: array.shape for name, array in arrays.items()})
-    quantizer = QUANTIZERS[options.quantizer]
+    options.check_dims({name: array.shape for name, array in arrays.items()}, run)
+    quantizer = quantizer_kind(options.quantizer, trust=run.trust or ())
     return Tokenizer.fit(
         Catalog(item_ids=items.item_ids, fields={}),
         source=sources,
@@ -268,7 +268,8 @@ def _source(
         fields = _split(options.fields)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    stage = "learning words" if options.views is None else f"learning words of {name}"
+    learning = "fitting the embedding" if options.kinds[name] == "plugin" else "learning words"
+    stage = learning if options.views is None else f"{learning} of {name}"
     return embedding_source(
         spec,
         catalog=items.chunks(),
@@ -278,7 +279,9 @@ def _source(
         precision=options.precision or "fp32",
         prompt=options.prompt,
         truncate_dim=options.truncate_dim,
+        fix_text=options.fix_text and options.kinds[name] in TEXT_KINDS,
         missing_images=options.missing_images or "error",
+        trust=run.trust or (),
         progress=partial(console, stage),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,16 @@ class Inspection:
     tokenizer: Tokenizer | None
 
 
-def inspected(path: Path, sequences: Path | None, *, id_column: str) -> Inspection:
+def inspected(
+    path: Path, sequences: Path | None, *, id_column: str, trust: Collection[str] = ()
+) -> Inspection:
     """Measures a tokenizer's folder or a file of codes.
+
+    Args:
+        path: Of these.
+        sequences: A file of interactions; None for none.
+        id_column: Its column with the item's id.
+        trust: The packages whose code may run, where parts of the tokenizer are theirs.
 
     Raises:
         CatalogError: If a file is missing or broken.
@@ -37,7 +45,7 @@ def inspected(path: Path, sequences: Path | None, *, id_column: str) -> Inspecti
         table = SemanticIds.read(path, allow_collisions=True)
         health = measure_health(table, sequences=histories)
         return Inspection(semantic_ids=table, health=health, tokenizer=None)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, trust=trust)
     return Inspection(
         semantic_ids=tokenizer.semantic_ids,
         health=tokenizer_health(tokenizer, histories),

@@ -12,6 +12,13 @@ from semtok.console import Console
 from semtok.destinations import check_page, keep_inputs
 from semtok.options import refuse_without
 
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE", help="Let the code of this package run, where a tokenizer is made of it."
+    ),
+]
+
 if TYPE_CHECKING:
     from semtok.inspecting import Inspection
 
@@ -35,6 +42,7 @@ def inspect(
         Path | None, typer.Option(help="Write one self-contained page with figures and a tree.")
     ] = None,
     id_column: Annotated[str, typer.Option(help="The field with the item's id.")] = "item_id",
+    trust: TrustOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
 ) -> None:
@@ -47,7 +55,7 @@ def inspect(
 
     from semtok.inspecting import inspected, write_inspection
 
-    inspection = inspected(path, sequences, id_column=id_column)
+    inspection = inspected(path, sequences, id_column=id_column, trust=trust or ())
     if html is not None:
         write_inspection(html, path, inspection, catalog, id_column=id_column)
     if as_json:
@@ -90,6 +98,7 @@ def compare(
     id_column: Annotated[
         str, typer.Option(help="The id column of a .parquet file of vectors.")
     ] = "item_id",
+    trust: TrustOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
 ) -> None:
@@ -117,7 +126,7 @@ def compare(
     item_ids, x = None, None
     if vectors is not None:
         item_ids, x = read_vectors(vectors, ids, id_column=id_column)
-    entries = compared(paths, item_ids=item_ids, vectors=x)
+    entries = compared(paths, item_ids=item_ids, vectors=x, trust=trust or ())
     if page is not None:
         write_comparison_page(page, entries, on_same_vectors=on_same_vectors)
     if as_json:

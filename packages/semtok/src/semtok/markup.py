@@ -41,6 +41,11 @@ _TAG = re.compile(
 )
 
 
+def well_formed(text: str) -> str:
+    """The text with lone surrogates, which no encoder accepts, replaced by "?"."""
+    return text.encode(errors="replace").decode()
+
+
 def without_markup(text: str) -> str:
     """A text with entities unescaped and tags, comments, scripts and styles replaced by a space.
 

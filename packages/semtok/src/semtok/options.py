@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 
+QUANTIZER_NAMES = ("hierarchical", "pq", "opq", "rq", "rqvae", "random")
+TEXT_KINDS = ("lsa", "text")
+"""The kinds of embeddings that read texts."""
+
 _FITTING = "How to fit"
 _RUNNING = "How to run"
 
@@ -65,6 +69,15 @@ class RunOptions:
         int | None,
         typer.Option(min=1, help="Threads at most. Default: all.", rich_help_panel=_RUNNING),
     ] = None
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PACKAGE",
+            help="Let the code of this package run, for parts named package.module:Name; give the "
+            "option once a package.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = None
     quiet: Annotated[
         bool,
         typer.Option("--quiet", help="Only warnings and errors.", rich_help_panel=_RUNNING),
@@ -83,7 +96,8 @@ class FitOptions:
         typer.Option(
             metavar="lsa|minilm|MODEL|FILE",
             help="lsa (the default: no download), minilm, a sentence-transformers name or folder, "
-            "or a .npy, .safetensors or .parquet file of embeddings.",
+            "a .npy, .safetensors or .parquet file of embeddings, or package.module:Name of "
+            "another package.",
             rich_help_panel=_FITTING,
         ),
     ] = None
@@ -130,8 +144,12 @@ class FitOptions:
         ),
     ] = False
     quantizer: Annotated[
-        Literal["hierarchical", "pq", "opq", "rq", "rqvae", "random"],
-        typer.Option(help="What makes codes of vectors.", rich_help_panel=_FITTING),
+        str,
+        typer.Option(
+            metavar="|".join(QUANTIZER_NAMES),
+            help="What makes codes of vectors; also package.module:Name of another package.",
+            rich_help_panel=_FITTING,
+        ),
     ] = "hierarchical"
     levels: Annotated[
         int | None,
@@ -195,6 +213,15 @@ class FitOptions:
             rich_help_panel=_FITTING,
         ),
     ] = None
+    fix_text: Annotated[
+        bool,
+        typer.Option(
+            "--fix-text",
+            help="Repair text that was decoded by the wrong encoding, now and of new items "
+            "(semtok[ftfy]).",
+            rich_help_panel=_FITTING,
+        ),
+    ] = False
     missing_images: Annotated[
         Literal["error", "empty"] | None,
         typer.Option(
@@ -252,7 +279,22 @@ class FitOptions:
         return files
 
     def check(self, run: RunOptions) -> None:
-        """Raises BadParameter if an option has no effect beside the others."""
+        """Raises BadParameter if an option has no effect beside the others.
+
+        Raises:
+            CatalogError: If a part is of a package that is not trusted, or is no such part.
+        """
+        from semtok.embedding.kinds import check_source
+        from semtok.plugins import is_plugin
+
+        if self.quantizer not in QUANTIZER_NAMES and not is_plugin(self.quantizer):
+            names = ", ".join(QUANTIZER_NAMES)
+            raise typer.BadParameter(
+                f"must be one of {names}, or package.module:Name, got {self.quantizer!r}",
+                param_hint="--quantizer",
+            )
+        for spec in self.specs.values():
+            check_source(spec, trust=run.trust or ())
         kinds = self.kinds.values()
         if self.views is not None:
             _refuse(self.fields, "--fields", "has no effect with --views, which names the fields")
@@ -271,30 +313,35 @@ class FitOptions:
             _refuse(self.precision, "--precision", "needs a text model")
             _refuse(self.prompt, "--prompt", "needs a text model")
             _refuse(self.truncate_dim, "--truncate-dim", "needs a text model")
+        if not set(TEXT_KINDS) & set(kinds):
+            _refuse(self.fix_text, "--fix-text", "needs lsa or a text model")
         if "image" not in kinds:
             _refuse(self.missing_images, "--missing-images", "needs a view of images")
-        if not {"text", "image"} & set(kinds) and "device" not in self._defaults:
+        defaults = self._defaults(run)
+        if not {"text", "image", "plugin"} & set(kinds) and "device" not in defaults:
             _refuse(run.device, "--device", "needs a model of texts or images, or rqvae")
         for flag, value, name in self._of_quantizer():
-            if value is not None and name not in self._defaults:
+            if value is not None and name not in defaults:
                 raise typer.BadParameter(
                     f"has no effect with --quantizer {self.quantizer}", param_hint=flag
                 )
 
-    def check_capacity(self, num_items: int) -> None:
+    def check_capacity(self, num_items: int, run: RunOptions) -> None:
         """Raises ValueError if items are to have codes of their own and there are too few."""
-        if self.collisions in ("suffix", "allow") or "num_levels" not in self._defaults:
+        defaults = self._defaults(run)
+        is_known = {"num_levels", "codebook_size"} <= defaults.keys()
+        if self.collisions in ("suffix", "allow") or not is_known:
             return
-        levels = self.levels or self._defaults["num_levels"]
+        levels = self.levels or defaults["num_levels"]
         levels *= 1 if self.fuse else len(self.specs)
-        size = self.codebook_size or self._defaults["codebook_size"]
+        size = self.codebook_size or defaults["codebook_size"]
         if size**levels < num_items:
             raise ValueError(
                 f"codes must leave a free one, got {num_items:,} items for {size**levels:,}: give "
                 "more --levels, a larger --codebook-size, or --collisions suffix"
             )
 
-    def check_dims(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def check_dims(self, shapes: Mapping[str, tuple[int, ...]], run: RunOptions) -> None:
         """Raises ValueError if the embeddings of a view, [items, dim], are too few or too short."""
         dims = []
         for name, (num_items, dim) in shapes.items():
@@ -305,7 +352,7 @@ class FitOptions:
                 )
             dims.append(self.pca or dim)
         most = sum(dims) if self.fuse else min(dims)
-        levels = self.levels or self._defaults.get("num_levels", 1)
+        levels = self.levels or self._defaults(run).get("num_levels", 1)
         if self.quantizer in ("pq", "opq") and levels > most:
             raise ValueError(
                 f"--levels must be at most {most}, as there are dimensions, got {levels}"
@@ -314,7 +361,7 @@ class FitOptions:
     def quantizer_options(self, run: RunOptions) -> dict[str, Any]:
         """The options of the quantizer's `fit` that were given."""
         options = {name: value for _, value, name in self._of_quantizer() if value is not None}
-        if "device" in self._defaults and run.device is not None:
+        if "device" in self._defaults(run) and run.device is not None:
             options["device"] = run.device
         return {**options, "seed": self.seed or 0}
 
@@ -325,12 +372,11 @@ class FitOptions:
         yield "--balanced", self.balanced or None, "balanced"
         yield "--epochs", self.epochs, "epochs"
 
-    @property
-    def _defaults(self) -> Mapping[str, Any]:
+    def _defaults(self, run: RunOptions) -> Mapping[str, Any]:
         """The options that the quantizer takes, with their defaults."""
-        from semtok.quantizers.kinds import QUANTIZERS
+        from semtok.quantizers.kinds import quantizer_kind
 
-        return QUANTIZERS[self.quantizer].defaults
+        return quantizer_kind(self.quantizer, trust=run.trust or ()).defaults
 
 
 def refuse_fitting(options: FitOptions) -> None:

@@ -30,7 +30,11 @@ _MOST_SHOWN = 60  # characters of a wrong value
 
 @contextmanager
 def writing_part(
-    folder: str | Path, config: Mapping[str, Any], *, overwrite: bool = False
+    folder: str | Path,
+    config: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    every_file: bool = False,
 ) -> Iterator[Path]:
     """Yields a folder to fill with files and parts; adds config.json, and puts it into place.
 
@@ -38,13 +42,15 @@ def writing_part(
         folder: Where the part is to be.
         config: What config.json says, as JSON; the format and the digests come to that.
         overwrite: Whether what is there may be replaced.
+        every_file: Whether the files of folders within are listed with their digests even where
+            these have a config.json, since that may not be semtok's.
 
     Raises:
         FileExistsError: If the folder exists and `overwrite` is not set.
     """
     with replacing_folder(Path(folder), overwrite=overwrite) as beside:
         yield beside
-        said = {"format": FORMAT, **config, "files": _digests(beside)}
+        said = {"format": FORMAT, **config, "files": _digests(beside, every_file)}
         # As it will be read: tuples are lists.
         said = json.loads(json.dumps(said, allow_nan=False))
         said["digest"] = _config_digest(said)
@@ -315,16 +321,16 @@ def _reading(path: Path, what: str) -> Iterator[None]:
         raise CatalogError(f"{path}: not a readable {what} ({reason})") from None
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _digests(folder: Path, every_file: bool) -> dict[str, str]:
     """The digests of the files of a folder; those of a part within are in its config.json."""
     digests = {}
     for path in sorted(folder.iterdir()):
         if path.is_file():
             digests[path.name] = _file_digest(path)
-        elif (path / "config.json").exists():
+        elif (path / "config.json").exists() and not every_file:
             digests[f"{path.name}/config.json"] = _file_digest(path / "config.json")
         else:
-            inner = _digests(path)
+            inner = _digests(path, every_file)
             digests |= {f"{path.name}/{name}": value for name, value in inner.items()}
     return digests
 

@@ -26,7 +26,7 @@ from semtok.embedding.chunks import writing_npy
 from semtok.embedding.contract import EmbeddingSource, first_line
 from semtok.progress import Progress
 from semtok.quantizers.contract import Quantizer
-from semtok.ray_tasks import Worker, packed, read_chunks
+from semtok.ray_tasks import Worker, packages, packed, read_chunks
 from semtok.runs import KeyRuns
 from semtok.semantic_ids import SemanticIds
 from semtok.storage import replacing_folder
@@ -286,7 +286,11 @@ def _dataset(
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            fn_constructor_args=(ray.put(packed(views, quantizer)), options.device),
+            fn_constructor_args=(
+                ray.put(packed(views, quantizer)),
+                options.device,
+                packages(views, quantizer),
+            ),
             num_cpus=1 if ray.cluster_resources().get("CPU", 0) > 1 else 0.5,
             num_gpus=1 if kind == "GPU" else 0,
         )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semtok.catalog import Catalog, CatalogError, stream_catalog
-from semtok.embedding.kinds import load_source, on_device
+from semtok.embedding.kinds import load_source
+from semtok.plugin_parts import save_part
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.kinds import load_quantizer
+from semtok.quantizers.views import ViewQuantizer
 from semtok.reduction import Pca
 from semtok.views import View
 
@@ -59,7 +61,7 @@ def _as_text(value: object) -> str:
 class Worker:
     """An actor: the models, loaded once, and what they make of a chunk."""
 
-    def __init__(self, packed: Any, device: str) -> None:
+    def __init__(self, packed: Any, device: str, trust: Collection[str]) -> None:
         import ray
 
         parts: dict[str, bytes] = ray.get(packed)
@@ -68,9 +70,10 @@ class Worker:
             for inner, data in parts.items():
                 (folder / inner).parent.mkdir(parents=True, exist_ok=True)
                 (folder / inner).write_bytes(data)
-            self._views = [_load_view(path, device) for path in sorted(folder.glob("view-*"))]
+            views = sorted(folder.glob("view-*"))
+            self._views = [_load_view(path, device, trust) for path in views]
             quantizer = folder / "quantizer"
-            self._quantizer = load_quantizer(quantizer) if quantizer.exists() else None
+            self._quantizer = load_quantizer(quantizer, trust=trust) if quantizer.exists() else None
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The items of a chunk: where they are, their ids, vectors and codes."""
@@ -103,19 +106,27 @@ def packed(views: Sequence[View], quantizer: Quantizer | None) -> dict[str, byte
             assert view.source is not None
             part = folder / f"view-{number:04d}"
             part.mkdir()
-            view.source.save(part / "source")
+            save_part(part / "source", view.source)
             if view.reduction is not None:
                 view.reduction.save(part / "reduction")
         if quantizer is not None:
-            quantizer.save(folder / "quantizer")
+            save_part(folder / "quantizer", quantizer)
         files = (path for path in folder.rglob("*") if path.is_file())
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def _load_view(folder: Path, device: str) -> View:
+def packages(views: Sequence[View], quantizer: Quantizer | None) -> tuple[str, ...]:
+    """The packages whose code runs here already, which an actor may thus run as well."""
+    parts: list[object] = [*(view.source for view in views), quantizer]
+    if isinstance(quantizer, ViewQuantizer):
+        parts += quantizer.parts
+    return tuple({type(part).__module__.partition(".")[0]: None for part in parts})
+
+
+def _load_view(folder: Path, device: str, trust: Collection[str]) -> View:
     reduction = folder / "reduction"
     return View(
         name=folder.name,
-        source=on_device(load_source(folder / "source"), device),
+        source=load_source(folder / "source", device=device, trust=trust),
         reduction=Pca.load(reduction) if reduction.exists() else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from semtok.catalog import CatalogError, item_id_of
-from semtok.code_files import read_codes, write_codes
+from semtok.catalog import Catalog, CatalogError, item_id_of
+from semtok.code_files import codes_of, read_codes, write_codes
 from semtok.code_numbers import number_rows
 from semtok.collisions import Policy
 from semtok.health import CodeHealth, measure_health
 from semtok.phrases import counted, levels_of_codes
 from semtok.progress import StageProgress
 from semtok.quantizers.contract import Quantizer
-from semtok.quantizers.kinds import QUANTIZERS
+from semtok.quantizers.kinds import QUANTIZERS, quantizer_kind
 from semtok.quantizers.rqvae_config import RqVaeConfig
 from semtok.vectors import as_vectors
 
@@ -27,6 +27,9 @@ from semtok.vectors import as_vectors
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SemanticIds:
     """The semantic ID of every item: row i of `codes` is that of item i.
+
+    The trie over the codes, and decoding that it constrains, are genrec's, and the arrays cross:
+    `genrec.Trie.build(torch.from_numpy(ids.codes), ids.codebook_sizes)`.
 
     Attributes:
         codes: Each code at level l lies in [0, codebook_sizes[l]).
@@ -86,6 +89,7 @@ class SemanticIds:
         item_ids: Sequence[str | int] | Int64[np.ndarray, " items"] | None = None,
         policy: Policy = "reassign",
         seed: int | None = None,
+        trust: Collection[str] = (),
         progress: StageProgress | None = None,
         **options: Any,
     ) -> FittedSemanticIds:
@@ -93,11 +97,13 @@ class SemanticIds:
 
         Args:
             vectors: Row i is that of item i. They must not be changed afterwards.
-            quantizer: One of the names in `QUANTIZERS`; the configuration of an RQ-VAE; or a
-                fitted quantizer, which then only encodes.
+            quantizer: One of the names in `QUANTIZERS`, or "package.module:Name" of another
+                package; the configuration of an RQ-VAE; or a fitted quantizer, which then only
+                encodes.
             item_ids: The items; None calls them by their rows, "0", "1" and so on.
             policy: How collisions are resolved; see `semtok.collisions`.
             seed: Same seed, same vectors: same codes. None is 0, or what the configuration says.
+            trust: The packages whose code may run, where the quantizer is of another package.
             progress: Called with a stage's name, how much is done and of how much.
             options: Of the quantizer's `fit`, such as `num_levels` and `codebook_size`.
 
@@ -113,7 +119,7 @@ class SemanticIds:
         names = _item_names(item_ids, len(x))
         if isinstance(quantizer, str | RqVaeConfig):
             report_stage = stage(progress, "quantizing")
-            fitted = _fitted_quantizer(x, quantizer, seed, progress=report_stage, **options)
+            fitted = _fitted_quantizer(x, quantizer, seed, trust, progress=report_stage, **options)
         elif seed is None and not options:
             fitted = quantizer
         else:
@@ -245,6 +251,62 @@ class SemanticIds:
             CatalogError: If the file is broken or its codes are not valid.
         """
         item_ids, codes = read_codes(path)
+        return cls._of_codes(item_ids, codes, codebook_sizes, allow_collisions, str(path))
+
+    def to_frame(self, *, backend: Any = "polars") -> Any:
+        """A data frame of the columns item_id, code_1, code_2 and so on, one row an item, in order.
+
+        Args:
+            backend: "polars", "pandas", "pyarrow" or any other library whose tables narwhals makes;
+                or a data frame, whose kind is taken.
+
+        Raises:
+            ImportError: If the library is not installed.
+            ValueError: If narwhals makes no tables of that kind.
+        """
+        from semtok.frames import new_frame
+
+        columns: dict[str, Any] = {"item_id": self.item_ids}
+        columns |= {f"code_{level}": codes for level, codes in enumerate(self.codes.T, start=1)}
+        return new_frame(columns, backend)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        id_column: str = "item_id",
+        codebook_sizes: Sequence[int] | None = None,
+        allow_collisions: bool = False,
+    ) -> SemanticIds:
+        """The semantic IDs of a data frame, such as `to_frame` makes.
+
+        Args:
+            frame: A table of pandas, polars, pyarrow or any other library that narwhals knows, with
+                the columns code_1, code_2 and so on, or one column `codes` of lists.
+            id_column: The column that holds the item's id: strings, or whole numbers, as their
+                digits.
+            codebook_sizes: Codes at each level; None takes the highest code of each, plus one.
+            allow_collisions: Whether two items may have the same codes.
+
+        Raises:
+            CatalogError: If the frame lacks ids or codes, or they are not valid.
+            TypeError: If it is no data frame.
+        """
+        catalog = Catalog.from_frame(frame, id_column=id_column)
+        item_ids, codes = codes_of([catalog], "frame")
+        return cls._of_codes(item_ids, codes, codebook_sizes, allow_collisions, "frame")
+
+    @classmethod
+    def _of_codes(
+        cls,
+        item_ids: list[str],
+        codes: Int64[np.ndarray, "items levels"],
+        codebook_sizes: Sequence[int] | None,
+        allow_collisions: bool,
+        place: str,
+    ) -> SemanticIds:
+        """A table of what was read at a place, which a refusal names."""
         sizes = codes.max(axis=0) + 1 if codebook_sizes is None else codebook_sizes
         try:
             return cls(
@@ -254,7 +316,7 @@ class SemanticIds:
                 allow_collisions=allow_collisions,
             )
         except ValueError as error:
-            raise CatalogError(f"{path}: {error}") from None
+            raise CatalogError(f"{place}: {error}") from None
 
     @cached_property
     def _row_of_item(self) -> dict[str, int]:
@@ -301,6 +363,7 @@ def _fitted_quantizer(
     x: Float[np.ndarray, "items dim"],
     quantizer: str | RqVaeConfig,
     seed: int | None,
+    trust: Collection[str],
     **options: Any,
 ) -> Quantizer:
     """The quantizer of a name or a configuration, fitted."""
@@ -309,7 +372,4 @@ def _fitted_quantizer(
             raise ValueError("seed has no effect: RqVaeConfig has its own")
         fitted: Quantizer = QUANTIZERS["rqvae"].quantizer_class.fit(x, quantizer, **options)
         return fitted
-    if quantizer not in QUANTIZERS:
-        names = ", ".join(QUANTIZERS)
-        raise ValueError(f"quantizer must be one of {names}, got {quantizer!r}")
-    return QUANTIZERS[quantizer].fit(x, seed=seed or 0, **options)
+    return quantizer_kind(quantizer, trust=trust).fit(x, seed=seed or 0, **options)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalrec.cells import key
 from evalrec.importing.orders import OrderCounts
 from evalrec.importing.plan import TablePlan
 from evalrec.importing.sources import read_rows, unit_of
 from evalrec.interactions import DataError
-from evalrec.readers.batches import key
 from evalrec.readers.blocks import Advance
 from evalrec.readers.cleaning import item_record
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import polars as pl
 
-from evalrec.readers.batches import Column, number
+from evalrec.cells import Column, number
 
 Decimal: TypeAlias = Literal[",", "."]
 

@@ -10,12 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from evalrec.cells import Column, key
 from evalrec.importing.numbers import DecimalColumn
 from evalrec.importing.plan import TablePlan
 from evalrec.importing.sources import read_columns
 from evalrec.importing.times import TimeColumn
 from evalrec.interactions import DataError, Interactions
-from evalrec.readers.batches import Batch, Column, key
+from evalrec.readers.batches import Batch
 from evalrec.readers.blocks import Advance
 from evalrec.readers.collect import Read, collect
 

@@ -11,10 +11,11 @@ from typing import Any, Literal, TypeAlias
 
 import polars as pl
 
+from evalrec.cells import Columns, checked_frame
 from evalrec.importing.dialects import SAMPLE_ROWS, sniff_dialect
 from evalrec.importing.times import TimeColumn, typed_ticks
 from evalrec.interactions import DataError
-from evalrec.readers.batches import Batch, Columns, batch_of_rows, checked_frame
+from evalrec.readers.batches import Batch, batch_of_rows
 from evalrec.readers.blocks import Advance, check_file
 from evalrec.readers.delimited import Layout, read_delimited, read_records
 from evalrec.readers.json_lines import read_json_columns, read_json_records

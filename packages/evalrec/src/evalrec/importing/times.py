@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from evalrec.readers.batches import Column, whole_number
+from evalrec.cells import Column, whole_number
 
 Unit: TypeAlias = Literal["s", "ms", "us", "ns", "any"]
 

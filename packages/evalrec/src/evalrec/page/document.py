@@ -1,8 +1,9 @@
 """The page itself: sections under a heading, escaped text, and a policy that lets nothing in.
 
 Whatever comes from data, titles of items above all, may hold markup, control characters or marks
-that set the direction of writing. `text` is the only way in: it escapes markup, shows control
-characters as U+FFFD, and keeps the direction of a text to that text.
+that set the direction of writing. What a template shows goes through `text`, unless it is a
+fragment already: `text` escapes markup, shows control characters as U+FFFD, and keeps the direction
+of a text to that text. Behind it stands the autoescape of jinja2.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import NewType
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from evalrec.storage import replacing_file
 
 __all__ = ["Html", "Section", "facts", "tag", "text", "write_page"]
 
-Html = NewType("Html", str)
-"""A fragment whose text is already escaped."""
+
+class Html(Markup):
+    """A fragment whose text is already escaped."""
+
+    __slots__ = ()
+
 
 NUM_COLOURS = 8
 """The colours of series that page.css has: --series-0 and so on, and the swatches of each."""
-
-# All that the page needs is in it: its style and, inside charts, pictures as data.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 # C0 but tab and the ends of lines, C1, the paragraph separator, which ends an isolate, and halves
 # of surrogate pairs, which JSON can hold and UTF-8 cannot.
@@ -75,36 +81,45 @@ def write_page(
     Raises:
         OSError: The file cannot be written; what was there stays.
     """
-    cards = [tag("section", facts(summary)), *map(_card, sections)]
-    if opening is not None:
-        cards.insert(0, _card(opening))
-    heading = tag("header", tag("h1", text(title)), tag("p", text(lead), css="lead"))
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{tag('title', _escaped(title))}\n{tag('style', Html(style))}\n</head>\n"
-        f"<body>{tag('main', heading, *cards)}</body>\n</html>\n"
+    page = render(
+        "page.html",
+        title=title,
+        lead=lead,
+        style=Html(style),
+        opening=opening,
+        summary=facts(summary),
+        sections=sections,
     )
     with replacing_file(Path(path)) as beside:
-        beside.write_text(page, encoding="utf-8")
-
-
-def _card(section: Section) -> Html:
-    note = [tag("p", text(section.note), css="note")] if section.note else []
-    return tag("section", tag("h2", text(section.title)), *section.body, *note)
+        beside.write_text(f"{page}\n", encoding="utf-8")
 
 
 def facts(groups: Mapping[str, Mapping[str, object]]) -> Html:
     """Named figures side by side: group name to fact name to value."""
-    columns = []
-    for name, group in groups.items():
-        lines = [
-            tag("div", tag("dt", text(key)), tag("dd", text(value))) for key, value in group.items()
-        ]
-        columns.append(tag("div", tag("h3", text(name)), tag("dl", *lines, css="facts")))
-    return tag("div", *columns, css="grid")
+    return render("facts.html", groups=groups)
+
+
+def render(template: str, **values: Any) -> Html:
+    """A fragment by one of the templates, in which every value that is no fragment is a text."""
+    return Html(_templates().get_template(template).render(values))
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        finalize=_fragment,
+        undefined=StrictUndefined,
+    )
+    environment.filters["plain"] = lambda value: _escaped(str(value))  # where no element may be
+    return environment
+
+
+def _fragment(value: object) -> Markup:
+    """What a template shows of a value."""
+    return value if isinstance(value, Markup) else text(value)
 
 
 def text(value: object) -> Html:
@@ -124,11 +139,11 @@ def text(value: object) -> Html:
 
 
 def tag(name: str, *content: Html, css: str = "", **attributes: str) -> Html:
-    """An element around fragments; ``css`` is its class."""
+    """An element around fragments, any other text in it escaped; ``css`` is its class."""
     if css:
         attributes = {"class": css, **attributes}
     inside = "".join(f' {key}="{_escaped(value)}"' for key, value in attributes.items())
-    return Html(f"<{name}{inside}>{''.join(content)}</{name}>")
+    return Html(f"<{name}{inside}>{''.join(map(_fragment, content))}</{name}>")
 
 
 def visible(value: str) -> str:

@@ -10,7 +10,8 @@ from evalrec.metrics import metric_label
 from evalrec.page.document import Html, Section, write_page
 from evalrec.page.figures import Bars, bars
 from evalrec.page.tables import results_table, table
-from evalrec.report import MODES, Estimate, Report, check_side_by_side, headline_metrics
+from evalrec.report import MODES, Estimate, Report
+from evalrec.side_by_side import check_side_by_side, headline_metrics
 
 if TYPE_CHECKING:
     from evalrec.comparison import Comparison
@@ -53,7 +54,9 @@ def report_page(
     if model is not None and model not in reports:
         raise ValueError(f"model must be one of {', '.join(reports)}, got {model!r}")
     figures = {
-        name: {(mode, metric): report.metrics[mode][metric] for mode in MODES for metric in metrics}
+        name: {
+            (mode, metric): report.estimate(metric, mode) for mode in MODES for metric in metrics
+        }
         for name, report in reports.items()
     }
     note = f"{_FILTERED} The bars are means with 95 % bootstrap intervals over users."

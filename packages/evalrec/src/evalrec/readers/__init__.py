@@ -1,5 +1,7 @@
 """Readers of interactions and items: the native folder and the public raw formats."""
 
+from evalrec.cells import Column
+from evalrec.readers.batches import Batch, batch_of_rows
 from evalrec.readers.collect import Read
 from evalrec.readers.contract import Format
 from evalrec.readers.formats import FORMATS, read_catalogue, read_raw
@@ -12,8 +14,11 @@ from evalrec.readers.native import (
 
 __all__ = [
     "FORMATS",
+    "Batch",
+    "Column",
     "Format",
     "Read",
+    "batch_of_rows",
     "find_interactions",
     "find_items",
     "read_catalogue",

@@ -10,6 +10,7 @@ import polars as pl
 from jaxtyping import Int
 
 from evalrec.interactions import DataError, Interactions
+from evalrec.keys import Keys
 from evalrec.readers.batches import Batch
 
 
@@ -26,28 +27,6 @@ class Read:
     interactions: Interactions
     num_rows: int
     num_below_rating: int
-
-
-class _Keys:
-    """Keys numbered in the order of first appearance, or by a catalogue."""
-
-    def __init__(self, keys: Sequence[str] | None, name: str) -> None:
-        self.rows = {key: row for row, key in enumerate(keys or ())}
-        self.closed = keys is not None
-        if keys is not None and len(self.rows) != len(keys):
-            twice = next(key for row, key in enumerate(keys) if self.rows[key] != row)
-            raise ValueError(f"{name} must be unique, got {twice!r} twice")
-
-    def __call__(self, values: pl.Series) -> Int[np.ndarray, " rows"]:
-        """The row of each value; -1 for one that a closed catalogue lacks."""
-        unique = values.unique(maintain_order=True)
-        known = self.rows
-        if self.closed:
-            rows = [known.get(key, -1) for key in unique]
-        else:
-            rows = [known.setdefault(key, len(known)) for key in unique]
-        mapped = values.replace_strict(unique, rows, return_dtype=pl.Int64)
-        return mapped.to_numpy()
 
 
 def collect(
@@ -73,7 +52,7 @@ def collect(
             unknown.
         ValueError: If `user_ids` or `item_ids` holds a key twice.
     """
-    users_of, items_of = _Keys(user_ids, "user_ids"), _Keys(item_ids, "item_ids")
+    users_of, items_of = Keys(user_ids, "user_ids"), Keys(item_ids, "item_ids")
     parts: list[tuple[Int[np.ndarray, " rows"], ...]] = []
     earlier: list[tuple[bool, tuple[Int[np.ndarray, " rows"], ...]]] = []
     weights: list[np.ndarray] = []
@@ -122,7 +101,7 @@ def collect(
 
 
 def _columns(
-    frame: pl.DataFrame, users_of: _Keys, items_of: _Keys
+    frame: pl.DataFrame, users_of: Keys, items_of: Keys
 ) -> tuple[Int[np.ndarray, " rows"], ...]:
     users, items = users_of(frame["user_id"]), items_of(frame["item_id"])
     return users, items, frame["timestamp"].to_numpy()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from evalrec.cells import Column, key
 from evalrec.interactions import DataError
-from evalrec.readers.batches import Batch, Column, key
+from evalrec.readers.batches import Batch
 from evalrec.readers.blocks import Advance
 
 

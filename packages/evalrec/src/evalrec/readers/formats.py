@@ -8,9 +8,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from evalrec.cells import Column
 from evalrec.interactions import DataError
+from evalrec.plugins import imported, is_plugin
 from evalrec.readers.amazon import AMAZON_2014, AMAZON_2018, AMAZON_2023
-from evalrec.readers.batches import Batch, Column
+from evalrec.readers.batches import Batch
 from evalrec.readers.blocks import Advance
 from evalrec.readers.collect import Read, collect
 from evalrec.readers.contract import Format, with_rating
@@ -63,15 +65,28 @@ class Files:
     items: tuple[Path, ...]
 
 
-def get_format(name: str) -> Format:
+def get_format(name: str, trust: Collection[str] = ()) -> Format:
     """The format of a name.
 
+    Args:
+        name: One of `FORMATS`, or "package.module:NAME" of a `Format` of another package.
+        trust: The packages whose code may run.
+
     Raises:
+        DataError: If the package is not trusted, or what is named is no `Format`.
         ValueError: If there is none; it names those that there are.
     """
-    if name not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-    return FORMATS[name]
+    if name in FORMATS:
+        return FORMATS[name]
+    if not is_plugin(name):
+        raise ValueError(
+            f"format must be one of {', '.join(FORMATS)}, or package.module:NAME of another "
+            f"package, got {name!r}"
+        )
+    form = imported(name, trust)
+    if not isinstance(form, Format):
+        raise DataError(f"{name} must be an evalrec.Format, got {type(form).__name__}")
+    return form
 
 
 def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
@@ -116,21 +131,23 @@ def read_raw(
     files: Sequence[str | Path],
     *,
     min_rating: float | None = None,
+    trust: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Read:
     """Read the interactions of a public raw format, as a stream of blocks.
 
     Args:
-        name: One of `FORMATS`.
+        name: One of `FORMATS`, or "package.module:NAME" of another package.
         files: Its files, or folders of them; several files of interactions are one table.
         min_rating: Interactions rated lower are left out, and counted.
+        trust: The packages whose code may run.
         progress: Called with "reading", the bytes read and the bytes in all.
 
     Raises:
         DataError: If a file is missing, empty or malformed; it names file and line.
         ValueError: If the format is unknown, or has no ratings though `min_rating` is given.
     """
-    form = get_format(name)
+    form = get_format(name, trust)
     if min_rating is not None and not form.has_ratings:
         raise ValueError(f"min_rating must not be given: {form.title} has no ratings")
     paths = sort_files(form, files).interactions
@@ -145,14 +162,16 @@ def read_catalogue(
     files: Sequence[str | Path],
     keep: Collection[str],
     *,
+    trust: Collection[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Read the items of a public raw format, their text cleaned of HTML.
 
     Args:
-        name: One of `FORMATS`.
+        name: As for `read_raw`.
         files: As for `read_raw`.
         keep: The ids that are wanted; the others are passed over.
+        trust: The packages whose code may run.
         progress: Called with "reading items", the bytes read and the bytes in all.
 
     Returns:
@@ -164,7 +183,7 @@ def read_catalogue(
             format has each once; it names file and line.
         ValueError: If the format is unknown.
     """
-    form = get_format(name)
+    form = get_format(name, trust)
     paths = sort_files(form, files).items
     advance = byte_counter("reading items", paths, progress)
     wanted = keep if isinstance(keep, set | frozenset | dict) else set(keep)

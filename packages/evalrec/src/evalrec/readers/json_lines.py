@@ -14,8 +14,9 @@ from typing import Any
 
 import polars as pl
 
+from evalrec.cells import Columns, checked_frame
 from evalrec.interactions import DataError
-from evalrec.readers.batches import Batch, Columns, batch_of_rows, checked_frame, require_columns
+from evalrec.readers.batches import Batch, batch_of_rows, require_columns
 from evalrec.readers.blocks import Advance, Block, read_blocks, read_lines
 
 # What polars writes where a string was asked for and the record holds something else, or half of

@@ -13,8 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from evalrec.cells import Column
 from evalrec.interactions import DataError
-from evalrec.readers.batches import Batch, Column
+from evalrec.readers.batches import Batch
 from evalrec.readers.blocks import Advance
 from evalrec.readers.cleaning import item_record
 from evalrec.readers.contract import Format, item_key

@@ -9,7 +9,8 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalrec.readers.batches import Batch, Column
+from evalrec.cells import Column
+from evalrec.readers.batches import Batch
 from evalrec.readers.blocks import Advance, text_encoding
 from evalrec.readers.cleaning import item_record
 from evalrec.readers.contract import Format, item_key, with_rating

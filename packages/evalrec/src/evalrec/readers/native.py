@@ -9,16 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from evalrec.cells import Column, Columns, checked_frame, key
 from evalrec.interactions import DataError, Interactions
-from evalrec.readers.batches import (
-    Batch,
-    Column,
-    Columns,
-    batch_of_rows,
-    checked_frame,
-    key,
-    require_columns,
-)
+from evalrec.readers.batches import Batch, batch_of_rows, require_columns
 from evalrec.readers.blocks import Advance, check_file
 from evalrec.readers.collect import collect
 from evalrec.readers.delimited import Layout, read_delimited

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genrec.backbones.items import StateBackbone, check_sizes
 from genrec.config_checks import Similarity
-from genrec.layers import Dropout, EncoderLayer
+from genrec.layers import Dropout, EncoderLayer, Norm
 
 
 class SASRec(StateBackbone):
@@ -34,6 +34,8 @@ class SASRec(StateBackbone):
         dropout: For item vectors with their positions, attention weights and layer outputs.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
         positions: Which item has position 0.
+        norm: Whether layer norms stand before the sub-layers, "pre", or after them, "post", as in
+            BERT and so in the backbones of RecBole.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
         temperature: Divides the similarity.
@@ -53,6 +55,7 @@ class SASRec(StateBackbone):
         dropout: float = 0.2,
         feedforward_dim: int | None = None,
         positions: Literal["oldest", "newest"] = "oldest",
+        norm: Norm = "pre",
         item_encoder: nn.Module | None = None,
         similarity: Similarity = "dot",
         temperature: float = 1.0,
@@ -75,6 +78,7 @@ class SASRec(StateBackbone):
             "dropout": dropout,
             "feedforward_dim": feedforward_dim,
             "positions": positions,
+            "norm": norm,
             "similarity": similarity,
             "temperature": temperature,
         }
@@ -84,11 +88,12 @@ class SASRec(StateBackbone):
         self.input_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
         *layers, self.last_layer = (
-            EncoderLayer(dim, num_heads, feedforward_dim or 4 * dim, dropout=dropout)
+            EncoderLayer(dim, num_heads, feedforward_dim or 4 * dim, dropout=dropout, norm=norm)
             for _ in range(num_layers)
         )
         self.layers = nn.ModuleList(layers)
-        self.norm = nn.LayerNorm(dim)
+        # Post-LN layers end with a layer norm of their own.
+        self.norm: nn.Module = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
 
     def forward(
         self,

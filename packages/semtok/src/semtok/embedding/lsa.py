@@ -37,6 +37,7 @@ class LsaEmbedding:
         components: The directions of the truncated SVD.
         splits_characters: Whether characters of those scripts are words. False in what versions
             wrote that took all text between two spaces for one word: it embeds as it was fitted.
+        fix_text: Whether wrongly decoded texts are repaired first; see `Catalog.texts`.
     """
 
     kind: ClassVar[str] = "lsa"
@@ -46,6 +47,7 @@ class LsaEmbedding:
     idf: Float32[np.ndarray, " terms"]
     components: Float32[np.ndarray, "dim terms"]
     splits_characters: bool = True
+    fix_text: bool = False
 
     def __post_init__(self) -> None:
         shapes = {(len(self.vocabulary),), self.idf.shape, self.components.shape[1:]}
@@ -64,6 +66,7 @@ class LsaEmbedding:
         max_terms: int = 50_000,
         sample_size: int = 100_000,
         seed: int = 0,
+        fix_text: bool = False,
     ) -> LsaEmbedding:
         """Fits the vocabulary and the directions, the same whatever the number of threads.
 
@@ -75,8 +78,11 @@ class LsaEmbedding:
             sample_size: Items to learn from at most. Of more, these are drawn, and memory is
                 bounded by them. The draw does not depend on how the items are chunked.
             seed: Draws the sample and the start of the randomized SVD.
+            fix_text: Whether wrongly decoded texts are repaired first, here and whenever this
+                embeds a catalogue; see `Catalog.texts`.
 
         Raises:
+            ImportError: If `fix_text` is set and `semtok[ftfy]` is not installed.
             ValueError: If no item has a word in any of the fields, or an option is out of range.
         """
         from sklearn.utils.extmath import randomized_svd
@@ -85,7 +91,9 @@ class LsaEmbedding:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         chunks = [catalog] if isinstance(catalog, Catalog) else catalog
-        texts = _sample((chunk.texts(fields) for chunk in chunks), sample_size, seed)
+        texts = _sample(
+            (chunk.texts(fields, fix_text=fix_text) for chunk in chunks), sample_size, seed
+        )
         vectorizer = _vectorizer(WORD, max_features=max_terms)
         try:
             counts = vectorizer.fit_transform(texts)
@@ -102,6 +110,7 @@ class LsaEmbedding:
             vocabulary=vectorizer.get_feature_names_out().tolist(),
             idf=vectorizer.idf_.astype(np.float32),
             components=components.astype(np.float32),
+            fix_text=fix_text,
         )
 
     def __repr__(self) -> str:
@@ -122,13 +131,13 @@ class LsaEmbedding:
 
     def contents(self, catalog: Catalog) -> list[str]:
         """The text of each item."""
-        return catalog.texts(self.fields)
+        return catalog.texts(self.fields, fix_text=self.fix_text)
 
     def embed(
         self, catalog: Catalog, *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "items dim"]:
         """The embeddings of a catalogue's items; see `embed_texts`."""
-        return self.embed_texts(catalog.texts(self.fields), progress=progress)
+        return self.embed_texts(self.contents(catalog), progress=progress)
 
     def embed_texts(
         self, texts: Sequence[str], *, progress: Progress | None = None
@@ -151,6 +160,7 @@ class LsaEmbedding:
             "fields": self.fields,
             "vocabulary": self.vocabulary,
             "splits_characters": self.splits_characters,
+            "fix_text": self.fix_text,
         }
         write_part(folder, config, {"idf": self.idf, "components": self.components})
 
@@ -171,6 +181,7 @@ class LsaEmbedding:
                 splits_characters=(
                     flag(config, "splits_characters") if "splits_characters" in config else False
                 ),
+                fix_text=flag({"fix_text": False, **config}, "fix_text"),
             )
 
     @cached_property

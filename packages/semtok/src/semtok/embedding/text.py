@@ -48,6 +48,7 @@ class TextEmbedding:
         max_tokens: What exceeds it, or the model's own limit, is cut off.
         precision: "fp32", or "bf16" for autocast: about twice as fast on recent processors.
         batch_size: Texts that pass the model together, of similar length.
+        fix_text: Whether wrongly decoded texts are repaired first; see `Catalog.texts`.
         device: Where the model runs, as torch names it. Not saved.
     """
 
@@ -61,6 +62,7 @@ class TextEmbedding:
     max_tokens: int = 512
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 32
+    fix_text: bool = False
     device: str = field(default="cpu", compare=False)
 
     def __post_init__(self) -> None:
@@ -96,13 +98,13 @@ class TextEmbedding:
 
     def contents(self, catalog: Catalog) -> list[str]:
         """The text of each item."""
-        return catalog.texts(self.fields)
+        return catalog.texts(self.fields, fix_text=self.fix_text)
 
     def embed(
         self, catalog: Catalog, *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "items dim"]:
         """The embeddings of a catalogue's items; see `embed_texts`."""
-        return self.embed_texts(catalog.texts(self.fields), progress=progress)
+        return self.embed_texts(self.contents(catalog), progress=progress)
 
     def embed_texts(
         self, texts: Sequence[str], *, progress: Progress | None = None
@@ -139,7 +141,7 @@ class TextEmbedding:
     def save(self, folder: str | Path) -> None:
         """Writes config.json into a new folder: the model's name, not its weights."""
         names = ["kind", "model", "fields", "prompt", "truncate_dim", "normalize", "max_tokens"]
-        names += ["precision", "batch_size"]
+        names += ["precision", "batch_size", "fix_text"]
         write_part(folder, {name: getattr(self, name) for name in names})
 
     @classmethod
@@ -166,6 +168,7 @@ class TextEmbedding:
                 max_tokens=whole({"max_tokens": 512, **config}, "max_tokens", 1, MOST_TOKENS),
                 precision=choice(config, "precision", ("fp32", "bf16")),
                 batch_size=whole(config, "batch_size", 1, MOST_IN_A_BATCH),
+                fix_text=flag({"fix_text": False, **config}, "fix_text"),
                 device=device,
             )
 

@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping
 from typing import NewType
 
+from semtok.markup import well_formed
+
 Html = NewType("Html", str)
 """A fragment whose text is already escaped."""
 
@@ -16,7 +18,7 @@ def text(value: object) -> Html:
         value = f"{value:,}"
     elif isinstance(value, float):
         value = f"{value:.4g}"
-    return Html(html.escape(encodable(str(value))))
+    return Html(html.escape(well_formed(str(value))))
 
 
 def isolated(value: object) -> Html:
@@ -40,8 +42,3 @@ def facts(values: Mapping[str, object]) -> Html:
     """Names and values as a list of definitions."""
     lines = [tag("div", tag("dt", text(k)), tag("dd", isolated(v))) for k, v in values.items()]
     return tag("dl", *lines, css="facts")
-
-
-def encodable(string: str) -> str:
-    """The string with lone surrogates, which no file can hold, replaced."""
-    return string.encode("utf-8", "replace").decode("utf-8")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from semtok.page.markup import encodable
+from semtok.markup import well_formed
 from semtok.page.words import typical_words
 from semtok.semantic_ids import SemanticIds
 
@@ -96,7 +96,7 @@ def tree_json(tree: Tree, semantic_ids: SemanticIds, titles: Sequence[str | None
         "levels": semantic_ids.num_levels,
         "codes": semantic_ids.codes[tree.rows].reshape(-1).tolist(),
         "counts": [counts.tolist() for counts in tree.counts],
-        "ids": [encodable(semantic_ids.item_ids[row]) for row in rows],
+        "ids": [well_formed(semantic_ids.item_ids[row]) for row in rows],
         "titles": None if titles is None else [_shortened(titles[row]) for row in rows],
         "words": None if titles is None else _words(tree, titles),
     }
@@ -117,4 +117,4 @@ def _shortened(title: str | None) -> str:
     flat = " ".join((title or "").split())
     if len(flat) > _TITLE_LENGTH:
         flat = flat[: _TITLE_LENGTH - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
-    return encodable(flat)
+    return well_formed(flat)

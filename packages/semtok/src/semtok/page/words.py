@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from scipy.sparse import csr_array
 
-from semtok.page.markup import encodable
+from semtok.markup import well_formed
 from semtok.scripts import UNSPACED
 
 WORDS = 3
@@ -129,7 +129,7 @@ def _incidence(texts: Sequence[str | None]) -> tuple[list[str], csr_array]:
     indices: list[int] = []
     ends = [0]
     for item_text in texts:
-        words = set(words_of(encodable(item_text or "")))
+        words = set(words_of(well_formed(item_text or "")))
         indices += [columns.setdefault(word, len(columns)) for word in words]
         ends.append(len(indices))
     vocabulary = sorted(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from semtok.catalog import CatalogError
 from semtok.parts import read_config
+from semtok.plugin_parts import QUANTIZER, load_part
+from semtok.plugins import is_plugin
 from semtok.quantizers.contract import Quantizer
 
 
@@ -29,6 +30,8 @@ class QuantizerKind:
         options: Of its `fit`, set by the name.
         config: Module, below `semtok.quantizers`, and name of the configuration that its `fit`
             takes after the vectors; None where `fit` takes all options by name.
+        holds_others: Whether its folder holds those of other quantizers.
+        plugin: The class, where it is of another package.
     """
 
     module: str
@@ -36,11 +39,13 @@ class QuantizerKind:
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
     config: tuple[str, str] | None = None
+    holds_others: bool = False
+    plugin: type[Any] | None = None
 
     @property
     def quantizer_class(self) -> type[Any]:
         """The class, which follows `Quantizer`."""
-        return _imported(self.module, self.class_name)
+        return self.plugin or _imported(self.module, self.class_name)
 
     @property
     def config_class(self) -> type[Any] | None:
@@ -71,6 +76,7 @@ class QuantizerKind:
         Raises:
             ValueError: As the class's `fit`.
             TypeError: If it has no such option.
+            CatalogError: If a class of another package gives what is no quantizer.
         """
         options = {**self.options, **options}
         arguments = []
@@ -79,6 +85,8 @@ class QuantizerKind:
             configured = {name: options.pop(name) for name in names if name in options}
             arguments = [self.config_class(**configured)]
         fitted: Quantizer = self.quantizer_class.fit(x, *arguments, **options)
+        if self.plugin is not None:
+            QUANTIZER.check(self.kind, fitted)
         return fitted
 
 
@@ -96,23 +104,55 @@ QUANTIZERS: Mapping[str, QuantizerKind] = {
         config=("rqvae_config", "RqVaeConfig"),
     ),
     "random": QuantizerKind(module="random", class_name="RandomCodes", kind="random"),
-    "views": QuantizerKind(module="views", class_name="ViewQuantizer", kind="views"),
+    "views": QuantizerKind(
+        module="views", class_name="ViewQuantizer", kind="views", holds_others=True
+    ),
 }
 """Every quantizer by name. "views" fits another one, hierarchical k-means by default, a view."""
 
 
-def load_quantizer(folder: str | Path) -> Quantizer:
-    """Loads whichever quantizer a folder holds.
+def quantizer_kind(name: str, *, trust: Collection[str] = ()) -> QuantizerKind:
+    """The quantizer of a name.
+
+    Args:
+        name: One of `QUANTIZERS`, or "package.module:Name" of a class of another package.
+        trust: The packages whose code may run.
 
     Raises:
-        CatalogError: If it holds none that this version knows.
+        ValueError: If there is none of that name.
+        CatalogError: If its package is not trusted, or it is no quantizer.
     """
-    config = read_config(Path(folder))
+    if name in QUANTIZERS:
+        return QUANTIZERS[name]
+    if not is_plugin(name):
+        raise ValueError(
+            f"quantizer must be one of {', '.join(QUANTIZERS)}, or package.module:Name of another "
+            f"package, got {name!r}"
+        )
+    module, _, class_name = name.partition(":")
+    plugin = QUANTIZER.imported(name, trust)
+    return QuantizerKind(module=module, class_name=class_name, kind=name, plugin=plugin)
+
+
+def load_quantizer(folder: str | Path, *, trust: Collection[str] = ()) -> Quantizer:
+    """Loads whichever quantizer a folder holds.
+
+    Args:
+        folder: What `save_part` wrote, or the quantizer's `save`.
+        trust: The packages whose code may run, where it is a quantizer of another package.
+
+    Raises:
+        CatalogError: If it holds none that this version knows, or one of a package that is not
+            trusted.
+    """
+    kind = read_config(Path(folder)).get("kind")
     for known in QUANTIZERS.values():
-        if known.kind == config.get("kind"):
-            loaded: Quantizer = known.quantizer_class.load(folder)
+        if known.kind == kind:
+            options = {"trust": trust} if known.holds_others else {}
+            loaded: Quantizer = known.quantizer_class.load(folder, **options)
             return loaded
-    raise CatalogError(f"{folder}: unknown kind of quantizer {config.get('kind')!r}")
+    plugin: Quantizer = load_part(Path(folder), kind, trust, QUANTIZER)
+    return plugin
 
 
 def _imported(module: str, name: str) -> type[Any]:

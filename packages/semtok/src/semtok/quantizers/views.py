@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 
 from semtok.parts import floats, read_part, refusing, whole, write_tensors, writing_part
+from semtok.plugin_parts import save_part
 from semtok.progress import Progress
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.fitted import FittedQuantizer, quantizer_repr
@@ -161,21 +162,28 @@ class ViewQuantizer(FittedQuantizer):
         with writing_part(folder, {"kind": self.kind, "parts": len(self.parts)}) as beside:
             write_tensors(beside / "tensors.safetensors", {"means": self.means})
             for number, part in enumerate(self.parts):
-                part.save(beside / str(number))
+                save_part(beside / str(number), part)
 
     @classmethod
-    def load(cls, folder: str | Path) -> ViewQuantizer:
+    def load(cls, folder: str | Path, *, trust: Collection[str] = ()) -> ViewQuantizer:
         """Reads what `save` wrote.
 
+        Args:
+            folder: The folder.
+            trust: The packages whose code may run, where views have their quantizers.
+
         Raises:
-            CatalogError: If the folder is absent, corrupt or of a newer format.
+            CatalogError: If the folder is absent, corrupt or of a newer format, or holds the
+                quantizer of a package that is not trusted.
         """
         folder = Path(folder)
         config, tensors = read_part(folder, cls.kind)
         with refusing(folder):
             numbers = range(whole(config, "parts", 1, 2**31))
             return cls(
-                parts=tuple(load_quantizer(folder / str(number)) for number in numbers),
+                parts=tuple(
+                    load_quantizer(folder / str(number), trust=trust) for number in numbers
+                ),
                 means=floats(tensors, "means", 1),
             )
 

@@ -1,0 +1,74 @@
+"""Parts of other packages that a configuration names: their code runs only if it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated
+
+import typer
+from genrec import ArtifactError
+from semtok import CatalogError, check_source, is_plugin, quantizer_kind
+
+from semrec.shared.data import AppConfig
+from semrec.shared.errors import ExperimentError
+
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE",
+        help="Let the code of this package run, for parts named package.module:Name; give the "
+        "option once a package",
+    ),
+]
+
+QUANTIZER_OPTIONS = ("num_levels", "codebook_size", "seed")
+"""What an app gives the `fit` of a quantizer by name."""
+
+
+def check_plugins(config: AppConfig, trust: Collection[str], where: str = "") -> None:
+    """Refuses parts of other packages that are not trusted or cannot be what they are named for.
+
+    Args:
+        config: The configuration; the parts of this toolkit that it names are passed over.
+        trust: The packages whose code may run.
+        where: The folder that holds the configuration; empty where the user wrote it.
+
+    Raises:
+        ExperimentError: A package is not trusted, or has no such part.
+    """
+    begin = f"{where}: " if where else ""
+    try:
+        for embedding in config.embeddings:
+            check_source(embedding, trust=trust)
+        for quantizer in filter(is_plugin, config.quantizers):
+            options = quantizer_kind(quantizer, trust=trust).defaults
+            missing = [name for name in QUANTIZER_OPTIONS if name not in options]
+            if missing:
+                raise ExperimentError(
+                    f"{begin}{quantizer} cannot be used here: its fit does not take "
+                    f"{', '.join(missing)} by name"
+                )
+        for backbone in filter(is_plugin, config.backbones):
+            from genrec import backbone_class  # imports torch
+
+            backbone_class(backbone, trust=trust)
+    except (CatalogError, ArtifactError) as error:
+        raise ExperimentError(f"{begin}{error}") from error
+
+
+def check_part(field: str, name: str, known: Collection[str]) -> None:
+    """Refuses a name that is neither known nor that of another package's part.
+
+    Args:
+        field: Of the configuration.
+        name: Its value.
+        known: The parts of this toolkit.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if name not in known and not is_plugin(name):
+        raise ValueError(
+            f"{field} must be one of {', '.join(known)}, or package.module:Name of another "
+            f"package, got {name!r}"
+        )

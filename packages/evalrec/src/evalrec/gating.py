@@ -1,0 +1,143 @@
+"""gate(): may a new system take the place of an old one? For a pipeline, which wants yes or no.
+
+The rule is non-inferiority: the whole paired 95 % interval of NEW - OLD must lie above minus the
+tolerance. Differs from asking whether the means differ by more than the tolerance, which luck
+decides where there are few users, and from asking whether NEW is significantly worse, which few
+users never show: here it is NEW that has to show by its users that it loses no more than allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalrec.comparison import compare
+from evalrec.metrics import is_less_better
+from evalrec.report import MODES, Estimate, Report
+
+__all__ = ["Gate", "gate"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A new system beside the old one, and how much it may lose.
+
+    Attributes:
+        metric: Such as "ndcg@10".
+        mode: "unfiltered" or "filtered".
+        users: How many they are.
+        new: The mean of the new system, with its interval.
+        old: That of the old one.
+        difference: NEW - OLD, with the paired 95 % bootstrap interval over users.
+        allowed: By how much NEW may be worse, in the unit of the metric, 0 or more.
+        tolerance: The same as it was stated, such as "0.5%".
+    """
+
+    metric: str
+    mode: str
+    users: int
+    new: Estimate
+    old: Estimate
+    difference: Estimate
+    allowed: float
+    tolerance: str
+
+    @property
+    def worst(self) -> float:
+        """The end of the interval at which NEW is worst, as a gain: below 0 is a loss."""
+        return -self.difference.high if is_less_better(self.metric) else self.difference.low
+
+    @property
+    def passed(self) -> bool:
+        """Whether NEW loses no more than is allowed, whatever of the interval is true."""
+        return self.worst >= -self.allowed
+
+    @property
+    def undecided(self) -> bool:
+        """Whether NEW fails by the width of the interval alone: its mean loses no more."""
+        gain = -self.difference.mean if is_less_better(self.metric) else self.difference.mean
+        return not self.passed and gain >= -self.allowed
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that `json.dumps` takes."""
+        return {
+            "format": _FORMAT,
+            "passed": self.passed,
+            "undecided": self.undecided,
+            "metric": self.metric,
+            "mode": self.mode,
+            "users": self.users,
+            "new": self.new._asdict(),
+            "old": self.old._asdict(),
+            "difference": self.difference._asdict(),
+            "tolerance": self.tolerance,
+            "allowed": self.allowed,
+        }
+
+
+def gate(
+    new: Sequence[Report],
+    old: Sequence[Report],
+    *,
+    metric: str = "ndcg@10",
+    mode: str = "filtered",
+    tolerance: str = "0%",
+    num_samples: int = 5000,
+    seed: int = 0,
+) -> Gate:
+    """Whether a new system is no worse than an old one, but for a tolerance, on the same queries.
+
+    Args:
+        new: The reports of the new system, one a seed.
+        old: Those of the old one.
+        metric: What is compared.
+        mode: "unfiltered" or "filtered".
+        tolerance: By how much NEW may be worse: a share of OLD's mean, as "0.5%", or a number in
+            the unit of the metric, as "0.002".
+        num_samples: Bootstrap resamples.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If the tolerance is none, a system has no report, the reports are of different
+            queries, or the metric or the mode is none of theirs.
+    """
+    size, is_share = parse_tolerance(tolerance)
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
+    comparison = compare(
+        {"OLD": old, "NEW": new}, metrics=[metric], num_samples=num_samples, seed=seed
+    )
+    by_name = {system.name: system.figures[mode, metric] for system in comparison.systems}
+    (difference,) = (each for each in comparison.differences if each.mode == mode)
+    return Gate(
+        metric=metric,
+        mode=mode,
+        users=comparison.counts["users"],
+        new=by_name["NEW"],
+        old=by_name["OLD"],
+        difference=difference.estimate,
+        allowed=size * by_name["OLD"].mean if is_share else size,
+        tolerance=tolerance,
+    )
+
+
+def parse_tolerance(text: str) -> tuple[float, bool]:
+    """A tolerance, and whether it is a share: (0.005, True) of "0.5%".
+
+    Raises:
+        ValueError: If it is no number from 0 on, or a share of 100 % and more.
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(%?)", text.strip())
+    size = float(match[1]) if match else math.inf
+    is_share = bool(match and match[2])
+    if not math.isfinite(size) or (is_share and size >= 100):
+        raise ValueError(
+            "tolerance must be a share below 100 % such as 0.5%, or a number from 0 on such as "
+            f"0.002, got {text!r}"
+        )
+    return (size / 100, True) if is_share else (size, False)

@@ -1,0 +1,20 @@
+"""Where Hugging Face's models and folders meet ours (needs `genrec[hf]`).
+
+`TrieLogitsProcessor` holds `generate` of any language model to the items of a `Trie`.
+`HubRecommender` and `HubDenseRecommender` are our recommenders with `save_pretrained`,
+`from_pretrained` and `push_to_hub`.
+"""
+
+from __future__ import annotations
+
+try:
+    import transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"genrec.hf needs an extra (no module {error.name}): pip install 'genrec[hf]'"
+    ) from error
+
+from genrec.hf.generation import TrieLogitsProcessor
+from genrec.hf.tokens import CodeTokens
+
+__all__ = ["CodeTokens", "TrieLogitsProcessor"]

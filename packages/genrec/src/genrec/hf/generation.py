@@ -1,0 +1,301 @@
+"""`generate` of a Hugging Face model, held to the items of a trie.
+
+An item is a fixed number of codes, so where generation stands follows from the number of tokens
+since the prompt: all rows are at the same level of the same item, and what may follow is a matter
+of one walk down the trie for all of them. Nothing is remembered from step to step: however beams
+are reordered between two calls, the tokens of a row say where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LogitsProcessor
+
+from genrec.hf.tokens import CodeTokens
+from genrec.masks import Mask
+from genrec.trie import Trie
+
+
+class Continuations(NamedTuple):
+    """What may follow some rows: each of these tokens where it is legal, and their end."""
+
+    rows: Int[Tensor, " continuations"]
+    tokens: Int[Tensor, " continuations"]
+    legal: Bool[Tensor, " continuations"]
+    may_end: Bool[Tensor, " rows"]
+
+
+class TrieLogitsProcessor(LogitsProcessor):
+    """Strikes out every token with which no item goes on, for decoder-only and T5-like models.
+
+    Make one for each call of `generate`, since it knows the prompt's length and each prompt's
+    lists, and pass it as `logits_processor=[processor]`; `processor.items(sequences)` then turns
+    the answer into item rows. Greedy search, sampling and beam search all work, and prompts of any
+    length in one batch, padded on the left as `generate` wants them. All rows are masked together
+    on the model's device, at a cost that the size of the catalogue hardly enters.
+
+    Without `eos_token_id` nothing follows the last item: give `generate` the `max_new_tokens` of
+    the processor, its levels times its items and the separators between them. With it the end of a
+    sequence follows, one token more.
+
+    `generate` adds up log-probabilities over the whole vocabulary: what the model gives to tokens
+    that are struck out is lost to the beam. With `renormalize_logits=True` they are taken among the
+    legal tokens instead, as `scoring="renormalized"` does in a `Seq2Seq`; an end of sequence that
+    must come then costs nothing.
+
+    Where beams are more than items that may be returned, `generate` fills up with repeats:
+    `genrec.first_of_each(items, -1)` leaves each item its first place.
+
+    Args:
+        trie: The catalogue, on the model's device.
+        token_ids: For each level the token id of each code, as `CodeTokens` takes them.
+        prompt_length: Columns of `input_ids` when generation starts: for a decoder-only model
+            `inputs["input_ids"].shape[1]`, padding included, or 0 where it is given embeddings; for
+            an encoder-decoder 1, its start token, or the length of `decoder_input_ids`.
+        eos_token_id: The end of a sequence, the one that the model's `generation_config` has; None
+            where items alone are generated.
+        separator_token_id: What stands between two items; None where they follow directly.
+        num_items: Most items in a row.
+        min_items: Fewest items in a row, after which the sequence may end; `num_items` by default.
+            A row ends earlier where no item may follow.
+        distinct: Whether no item may come twice in a row.
+        exclude: Each prompt's items that must not be returned, padded with the number of items.
+            Every prefix that leads to nothing else is struck out as well.
+        allow: Each prompt's items that alone may be returned, padded likewise; or one mark an item,
+            True where it may be returned, for all prompts.
+
+    Raises:
+        TypeError: The token ids are no whole numbers.
+        ValueError: `token_ids` does not fit the trie, a token has two meanings, a number is out of
+            range, or a list holds what is no item row.
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        trie: Trie,
+        token_ids: Iterable[Any],
+        *,
+        prompt_length: int,
+        eos_token_id: int | None = None,
+        separator_token_id: int | None = None,
+        num_items: int = 1,
+        min_items: int | None = None,
+        distinct: bool = True,
+        exclude: Int[Tensor, "prompts m"] | None = None,
+        allow: Int[Tensor, "prompts n"] | Bool[Tensor, " items"] | None = None,
+    ) -> None:
+        self.trie = trie
+        self.tokens = CodeTokens(trie, token_ids)
+        self.prompt_length = prompt_length
+        self.eos_token_id, self.separator_token_id = eos_token_id, separator_token_id
+        self.num_items = num_items
+        self.min_items = num_items if min_items is None else min_items
+        self.distinct = distinct
+        self._check_settings()
+        lists = [items for items in (exclude, allow) if items is not None and items.ndim == 2]
+        self.num_prompts = len(lists[0]) if lists else None  # None where no prompt has its lists
+        self._mask = Mask.of(trie, self.num_prompts or 0, exclude, allow)
+        self._period = trie.num_levels + (separator_token_id is not None)  # tokens an item
+        # What a row gets that nothing may follow: it can then be no part of an item.
+        self._end = self.tokens.smallest_other() if eos_token_id is None else eos_token_id
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Most tokens that are ever generated, the end of the sequence included."""
+        without_end = self.num_items * self._period - (self.separator_token_id is not None)
+        return without_end + (self.eos_token_id is not None)
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocabulary"]
+    ) -> Float[Tensor, "rows vocabulary"]:
+        """Returns the scores, minus infinity at every token that must not come next.
+
+        Args:
+            input_ids: The prompts and what was generated; the rows of a prompt are neighbours.
+            scores: Logits or log-probabilities of the next token.
+
+        Raises:
+            ValueError: The trie is on another device, the vocabulary has not all tokens, the rows
+                are shorter than the prompt or not as many for each prompt, or `generate` goes on
+                after the last item.
+        """
+        self._check_call(input_ids, scores)
+        users = None
+        if self.num_prompts is not None:
+            beams = len(input_ids) // self.num_prompts
+            users = torch.arange(len(input_ids), device=input_ids.device) // beams
+        following = self._continuations(input_ids[:, self.prompt_length :], users)
+        struck = torch.ones_like(scores, dtype=torch.bool)
+        struck[following.rows, following.tokens] = ~following.legal
+        struck[:, self._end] = ~following.may_end
+        return scores.masked_fill(struck, -torch.inf)
+
+    def prefix_allowed_tokens(self, batch_id: int, input_ids: Int[Tensor, " length"]) -> list[int]:
+        """Returns the token ids that may follow one row: a `prefix_allowed_tokens_fn`.
+
+        `generate` calls such a function in Python for each beam and masks beam by beam, which takes
+        many times as long; it is there for what takes nothing else.
+
+        Args:
+            batch_id: Number of the prompt.
+            input_ids: Its prompt and what was generated.
+
+        Raises:
+            ValueError: There are no lists for this prompt, or the row is shorter than the prompt.
+        """
+        if self.num_prompts is not None and not 0 <= batch_id < self.num_prompts:
+            raise ValueError(
+                f"batch_id must be below the number of prompts that have lists, "
+                f"{self.num_prompts}, got {batch_id}"
+            )
+        self._check_length(input_ids.shape[0])
+        user = torch.tensor([batch_id], device=input_ids.device)
+        following = self._continuations(input_ids[None, self.prompt_length :], user)
+        allowed: list[int] = following.tokens[following.legal].tolist()
+        return allowed + [self._end] * int(following.may_end)
+
+    def items(self, sequences: Int[Tensor, "rows length"]) -> Int[Tensor, "rows num_items"]:
+        """Returns the items that generated sequences hold, in their order.
+
+        Args:
+            sequences: What `generate` returned, prompt included.
+
+        Returns:
+            Item rows; -1 where there is no item, or the sequence has ended before.
+
+        Raises:
+            ValueError: The sequences are shorter than the prompt.
+        """
+        self._check_length(sequences.shape[1])
+        generated = sequences[:, self.prompt_length :]
+        missing = self.num_items * self._period - generated.shape[1]
+        generated = F.pad(generated, (0, max(missing, 0)), value=-1)
+        rows = torch.stack([self._item(generated, k) for k in range(self.num_items)], dim=1)
+        if self.eos_token_id is None:
+            return rows
+        ended = (generated == self.eos_token_id).cumsum(dim=1) > 0  # [rows, length]
+        return rows.masked_fill(ended[:, : self.num_items * self._period : self._period], -1)
+
+    def _continuations(
+        self, generated: Int[Tensor, "rows length"], users: Int[Tensor, " rows"] | None
+    ) -> Continuations:
+        """Returns what may follow tokens that were generated.
+
+        Args:
+            generated: Tokens since the prompt.
+            users: The prompt of each row; None where no prompt has lists.
+        """
+        num_rows, device = len(generated), generated.device
+        number, level = divmod(generated.shape[1], self._period)
+        complete = number + (level == self.trie.num_levels)  # items
+        has_ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        if self.eos_token_id is not None:
+            has_ended = (generated == self.eos_token_id).any(dim=1)
+        at_separator = level == self.trie.num_levels
+        is_between = at_separator or (self.separator_token_id is None and level == 0 < number)
+        if is_between and complete >= self.num_items:
+            none = torch.empty(0, dtype=torch.long, device=device)
+            return Continuations(none, none, none.bool(), torch.ones_like(has_ended))
+        # After a complete item a further one begins; a separator is legal where one could.
+        prefixes = generated[:, number * self._period :][:, : 0 if at_separator else level]
+        nodes = self.trie.nodes(self.tokens.codes(prefixes))  # [rows]
+        is_dead = (nodes < 0) | has_ended
+        children = self.trie.expand(prefixes.shape[1], nodes.clamp(min=0))
+        legal, may_end = ~is_dead[children.parent], is_dead  # [children], [rows]
+        mask = self._row_mask(generated, complete, users)
+        if mask is not None:
+            struck = torch.zeros(len(legal), device=device)
+            mask.strike(prefixes.shape[1], nodes.clamp(min=0)[:, None], children, struck)
+            legal &= struck == 0
+            may_end = children.totals(legal.float()) == 0
+        goes_on = ~may_end
+        if is_between and complete >= self.min_items and self.eos_token_id is not None:
+            may_end = torch.ones_like(may_end)
+        if at_separator:
+            assert self.separator_token_id is not None
+            rows = torch.arange(num_rows, device=device)
+            separator = torch.full_like(rows, self.separator_token_id)
+            return Continuations(rows, separator, goes_on, may_end)
+        tokens = self.tokens.ids[level][children.codes]
+        return Continuations(children.parent, tokens, legal, may_end)
+
+    def _row_mask(self, generated: Tensor, complete: int, users: Tensor | None) -> Mask | None:
+        """Returns which items may follow in each row; None where all may."""
+        num_rows = len(generated)
+        if users is None:
+            users = torch.zeros(num_rows, dtype=torch.long, device=generated.device)
+        repeats = None
+        if self.distinct and complete:
+            repeats = torch.stack([self._item(generated, k) for k in range(complete)], dim=1)
+            repeats = repeats.masked_fill(repeats < 0, self.trie.num_items)
+        if self._mask is not None:
+            return self._mask.of_rows(users, exclude=repeats)
+        return Mask.of(self.trie, num_rows, repeats, None)
+
+    def _item(self, generated: Tensor, number: int) -> Int[Tensor, " rows"]:
+        """Returns the item of this number in each row; -1 where there is none."""
+        first = number * self._period
+        return self.trie.items(
+            self.tokens.codes(generated[:, first : first + self.trie.num_levels])
+        )
+
+    def _check_settings(self) -> None:
+        if self.prompt_length < 0:
+            raise ValueError(f"prompt_length must be at least 0, got {self.prompt_length}")
+        if not 1 <= self.min_items <= self.num_items:
+            raise ValueError(
+                "num_items must be at least min_items, and this at least 1, got "
+                f"{self.num_items} and {self.min_items}"
+            )
+        if self.min_items < self.num_items and self.eos_token_id is None:
+            raise ValueError(
+                f"min_items must be num_items where there is no eos_token_id, got {self.min_items} "
+                f"and {self.num_items}: nothing says where a shorter sequence ends"
+            )
+        for name in ("eos_token_id", "separator_token_id"):
+            token = getattr(self, name)
+            if token is not None and (token < 0 or token in self.tokens):
+                raise ValueError(f"{name} must be a token of no code, got {token}")
+        if self.eos_token_id is not None and self.eos_token_id == self.separator_token_id:
+            raise ValueError(
+                f"separator_token_id must differ from eos_token_id, got {self.eos_token_id} twice"
+            )
+
+    def _check_length(self, length: int) -> None:
+        if length < self.prompt_length:
+            raise ValueError(
+                f"input_ids must hold the prompt of {self.prompt_length} tokens, got {length}"
+            )
+
+    def _check_call(self, input_ids: Tensor, scores: Tensor) -> None:
+        self._check_length(input_ids.shape[1])
+        largest = max(self.tokens.largest, self._end, self.separator_token_id or 0)
+        if largest >= scores.shape[1]:
+            raise ValueError(
+                f"token_ids must lie within the model's vocabulary of {scores.shape[1]} tokens, "
+                f"got {largest}: resize the model's embeddings"
+            )
+        if scores.device != self.trie.device:
+            raise ValueError(
+                f"trie must be on the model's device {scores.device}, got {self.trie.device}: "
+                "call trie.to(device) first"
+            )
+        if self.num_prompts is not None and len(input_ids) % self.num_prompts:
+            raise ValueError(
+                f"exclude and allow must hold a list for each prompt, got {self.num_prompts} for "
+                f"{len(input_ids)} rows"
+            )
+        length = input_ids.shape[1] - self.prompt_length
+        if self.eos_token_id is None and length >= self.max_new_tokens:
+            raise ValueError(
+                f"max_new_tokens must be at most {self.max_new_tokens}, the codes of "
+                f"{self.num_items} items, where there is no eos_token_id, got more"
+            )
