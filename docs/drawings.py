@@ -114,8 +114,8 @@ def overview() -> Drawing:
     for place, (item, codes) in enumerate((("A1", "5 0"), ("A2", "5 1"), ("A3", "2 0"))):
         drawing.text(322, 58 + 28 * place, item)
         drawing.text(366, 58 + 28 * place, codes, "code")
-    drawing.text(402, 70, "alike,", "small")
-    drawing.text(402, 88, "alike begun", "small")
+    drawing.text(408, 62, "A1 and A2", "small")
+    drawing.text(408, 82, "begin alike", "small")
     drawing.text(10, 176, "what a user had", "strong")
     drawing.box(10, 186, 170, 44)
     drawing.text(24, 214, "A3, A7, A1")

@@ -26,6 +26,42 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 HEIGHT = 900
+# Of every text that can be seen, its contrast with what is behind it, all blended as it is painted.
+CONTRASTS = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = (color) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = ([r, g, b, a], under) => [r, g, b].map((c, i) => a * c + (1 - a) * under[i]);
+  const behind = (node) => {
+    if (!node) return rgba(getComputedStyle(document.body).backgroundColor).slice(0, 3);
+    return over(rgba(getComputedStyle(node).backgroundColor), behind(node.parentElement));
+  };
+  const luminance = (color) => {
+    const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = color.map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const measured = [];
+  const measure = (node, text, pseudo) => {
+    const style = getComputedStyle(node, pseudo), under = behind(node);
+    const shades = [luminance(over(rgba(style.color), under)), luminance(under)];
+    measured.push([(Math.max(...shades) + 0.05) / (Math.min(...shades) + 0.05), text]);
+  };
+  for (const node of document.querySelectorAll("body *")) {
+    if (!node.checkVisibility() || node.matches("script, option")) continue;
+    const texts = [...node.childNodes].filter((each) => each.nodeType === Node.TEXT_NODE);
+    const text = texts.map((each) => each.data).join("").trim();
+    if (text) measure(node, text);
+    if (node.placeholder) measure(node, node.placeholder, "::placeholder");
+    if (node.dataset.rank) measure(node, node.dataset.rank, "::before");
+  }
+  return measured;
+}"""
 
 
 @contextmanager
@@ -133,3 +169,13 @@ def ask() -> Callable[..., list[dict[str, Any]]]:
         return items
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def contrasts() -> Callable[[Page], list[tuple[float, str]]]:
+    """Each text of a page with its contrast to what is behind it."""
+
+    def contrasts(page: Page) -> list[tuple[float, str]]:
+        return [(contrast, text) for contrast, text in page.evaluate(CONTRASTS)]
+
+    return contrasts

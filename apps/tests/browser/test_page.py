@@ -15,48 +15,12 @@ if TYPE_CHECKING:
 Served = Callable[..., str]
 Visit = Callable[..., "Page"]
 Ask = Callable[..., list[dict[str, Any]]]
+Contrasts = Callable[["Page"], list[tuple[float, str]]]
 
 pytestmark = pytest.mark.browser
 
 TOKEN = "a-token-of-the-tests"
 THREE = "#item=item-00003&item=item-00007&item=item-00011"
-
-# Of every text that can be seen, its contrast with what is behind it, all blended as it is painted.
-CONTRASTS = """() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgba = (color) => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = color;
-    canvas.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const over = ([r, g, b, a], under) => [r, g, b].map((c, i) => a * c + (1 - a) * under[i]);
-  const behind = (node) => {
-    if (!node) return rgba(getComputedStyle(document.body).backgroundColor).slice(0, 3);
-    return over(rgba(getComputedStyle(node).backgroundColor), behind(node.parentElement));
-  };
-  const luminance = (color) => {
-    const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-    const [r, g, b] = color.map((c) => linear(c / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const measured = [];
-  const measure = (node, text, pseudo) => {
-    const style = getComputedStyle(node, pseudo), under = behind(node);
-    const shades = [luminance(over(rgba(style.color), under)), luminance(under)];
-    measured.push([(Math.max(...shades) + 0.05) / (Math.min(...shades) + 0.05), text]);
-  };
-  for (const node of document.querySelectorAll("body *")) {
-    if (!node.checkVisibility() || node.matches("script, option")) continue;
-    const texts = [...node.childNodes].filter((each) => each.nodeType === Node.TEXT_NODE);
-    const text = texts.map((each) => each.data).join("").trim();
-    if (text) measure(node, text);
-    if (node.placeholder) measure(node, node.placeholder, "::placeholder");
-    if (node.dataset.rank) measure(node, node.dataset.rank, "::before");
-  }
-  return measured;
-}"""
 
 
 def settled(page: Page) -> None:
@@ -283,7 +247,7 @@ def test_items_are_dragged_and_removed(served: Served, visit: Visit, ask: Ask) -
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_it_fits_and_can_be_read(
-    width: int, scheme: str, served: Served, visit: Visit, ask: Ask
+    width: int, scheme: str, served: Served, visit: Visit, ask: Ask, contrasts: Contrasts
 ) -> None:
     denied = ask(served(), ["item-00003", "item-00007", "item-00011"])[1]["id"]
     page = visit(served(), fragment=f"{THREE}&deny={denied}", width=width, color_scheme=scheme)
@@ -301,11 +265,11 @@ def test_it_fits_and_can_be_read(
         "node.getBoundingClientRect().right > innerWidth).map(node => node.outerHTML)"
     )
     assert wide == []
-    measured = page.evaluate(CONTRASTS)
+    measured = contrasts(page)
     assert len(measured) > 60
     assert [each for each in measured if each[0] < 4.5] == []
     page.evaluate("document.documentElement.style.setProperty('--muted', '#808080')")
-    assert min(contrast for contrast, _ in page.evaluate(CONTRASTS)) < 4.5  # it would be noticed
+    assert min(contrast for contrast, _ in contrasts(page)) < 4.5  # it would be noticed
     dark_ground = (
         page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 21, 24)"
     )
