@@ -33,6 +33,7 @@ NOT_RUN = {
     "guides/catalogue.md": 1,
     "guides/evaluate.md": 1,
     "guides/gpu.md": 2,
+    "guides/llm.md": 1,
     "guides/machines.md": 3,
     "index.md": 1,
     "papers/reproduce.md": 1,

@@ -1,8 +1,7 @@
-"""The language models: read from where they lie, or made small; with tokens for the codes."""
+"""A language model with tokens for the codes: what it reads, writes and learns."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,54 +15,18 @@ from semtok import SemanticIds
 from semtok.hf import HistoryTemplate, ItemCollator, ItemTokens, start_embeddings
 from torch import Tensor, nn
 
-from semrec.llm.config import TINY, Model
-from semrec.shared.errors import ExperimentError
+from semrec.llm.config import Model
+from semrec.llm.networks import (
+    read_model,
+    read_network,
+    show_no_bars,
+    tiny_network,
+    unreadable,
+    word_tokenizer,
+)
 
 SEQUENCES_AT_A_TIME = 1024
 """Most beams of all prompts that are decoded together."""
-
-_SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-}
-_UNKNOWN, _END, _PADDING = "<unk>", "</s>", "<pad>"
-
-
-def check_model(name: str) -> None:
-    """Refuses a language model that cannot be read, before a run begins.
-
-    Args:
-        name: As `semrec.llm.config.Model.model`.
-
-    Raises:
-        ExperimentError: There is no such model, or it is none that this version can read.
-        ImportError: What reads it is not installed.
-    """
-    try:
-        import peft  # noqa: F401
-        from transformers import AutoConfig
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"language models need an extra (no module {error.name}): pip install 'semrec[llm]'"
-        ) from error
-    if name in TINY:
-        return
-    try:
-        AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
-
-
-def _unreadable(name: str, error: Exception) -> ExperimentError:
-    reason = re.split(r"\.\s|\n", str(error).strip())[0]
-    return ExperimentError(
-        f"model.model must be tiny-llama, tiny-qwen, or the name or folder of a causal language "
-        f"model with safetensors and a tokenizer, got {name!r}: {reason}"
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +79,7 @@ class LanguageModel:
             tokens = ItemTokens.add_to(tokenizer, semantic_ids)
             network = tiny_network(config.model, len(tokenizer))
         else:
-            tokenizer, network = _read(config.model)
+            tokenizer, network = read_model(config.model)
             tokens = ItemTokens.add_to(tokenizer, semantic_ids)
         start_embeddings(network, tokens, vectors=vectors, seed=seed)
         if not config.is_tiny:
@@ -150,7 +113,7 @@ class LanguageModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             tokens = ItemTokens.add_to(tokenizer, semantic_ids)
-            network = _network(str(folder) if config.is_tiny else config.model)
+            network = read_network(str(folder) if config.is_tiny else config.model)
             if not config.is_tiny:
                 from peft import PeftModel
 
@@ -158,7 +121,7 @@ class LanguageModel:
                 with _without_deprecations():
                     network = PeftModel.from_pretrained(network, folder)
         except (OSError, ValueError) as error:
-            raise _unreadable(config.model, error) from error
+            raise unreadable(config.model, error) from error
         return cls._of(config, network, tokenizer, tokens, known, device)
 
     @classmethod
@@ -197,7 +160,7 @@ class LanguageModel:
             folder: New; of a named model it holds the adapter alone, as peft has it.
         """
         folder.mkdir()
-        _show_no_bars()
+        show_no_bars()
         self.tokenizer.save_pretrained(folder)
         # The items' rows are the adapter's own; whole embeddings are no part of it.
         further = {"save_embedding_layers": False} if hasattr(self.network, "peft_config") else {}
@@ -351,63 +314,6 @@ def with_lora(network: Any, tokens: ItemTokens, config: Model) -> Any:
 def _without_deprecations() -> Any:
     """Keeps from users what peft does that transformers will not let it do in later versions."""
     return warnings.catch_warnings(action="ignore", category=FutureWarning)
-
-
-def word_tokenizer(texts: Sequence[str]) -> Any:
-    """A tokenizer of the words of some texts; all others are one unknown word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = pre_tokenizers.Whitespace()
-    known = sorted({word for text in texts for word, _ in words.pre_tokenize_str(text)})
-    vocabulary = dict.fromkeys([_PADDING, _END, _UNKNOWN, *known])
-    numbers = {word: number for number, word in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=_UNKNOWN))
-    tokenizer.pre_tokenizer = words
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=_PADDING, eos_token=_END, unk_token=_UNKNOWN
-    )
-
-
-def tiny_network(name: str, num_tokens: int) -> Any:
-    """A causal language model of two layers with random weights.
-
-    Args:
-        name: "tiny-llama", whose output embeddings are its own, or "tiny-qwen", whose are not.
-        num_tokens: Of its tokenizer.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-
-    if name == "tiny-llama":
-        return LlamaForCausalLM(
-            LlamaConfig(vocab_size=num_tokens, tie_word_embeddings=False, **_SIZES)
-        )
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=num_tokens, tie_word_embeddings=True, **_SIZES))
-
-
-def _read(name: str) -> tuple[Any, Any]:
-    """The tokenizer and the weights of a model that is named, or lies in a folder."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name), _network(name)
-    except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
-
-
-def _network(name: str) -> Any:
-    """A causal language model's weights, which must be safetensors, as 32-bit floats."""
-    from transformers import AutoModelForCausalLM
-
-    _show_no_bars()
-    return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
-
-
-def _show_no_bars() -> None:
-    """Has transformers show no progress of files: a run shows what it is at itself."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _shortened(title: str, length: int) -> str:

@@ -14,7 +14,8 @@ from semtok.hf import code_vectors
 from torch import Tensor
 
 from semrec.llm.config import Model
-from semrec.llm.models import LanguageModel, TrainedWeights, tiny_network, word_tokenizer
+from semrec.llm.models import LanguageModel, TrainedWeights
+from semrec.llm.networks import tiny_network, word_tokenizer
 from semrec.llm.system import PromptBatch, next_item_loss
 
 NUM_ITEMS = 15
