@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from genrec import Ranked, Trie, first_of_each
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from semtok import SemanticIds
 from semtok.hf import HistoryTemplate, ItemCollator, ItemTokens, start_embeddings
 from torch import Tensor, nn
@@ -137,8 +137,9 @@ class LanguageModel:
         from transformers import GenerationConfig
 
         # The settings that come with a model are for writing text, such as sampling.
-        getattr(network, "base_model", network).generation_config = GenerationConfig()
-        network.generation_config = GenerationConfig()
+        plain = GenerationConfig()  # type: ignore[no-untyped-call]
+        getattr(network, "base_model", network).generation_config = plain
+        network.generation_config = plain
         ids, shows_titles = tokens.semantic_ids, config.items == "ids and titles"
         return cls(
             network=network.to(device).eval(),
@@ -192,23 +193,26 @@ class LanguageModel:
 
         Args:
             history: Item rows, oldest first, padded with the number of items.
-            num_beams: Beams of the search.
+            num_beams: Beams of the search; two at least, since a greedy search has no scores.
             top_k: Items a list, at most as many as beams.
             exclude: Each history's items to leave out, padded likewise; None for none.
             allowed: Each history's items that alone may be returned, padded likewise, or one mark
                 an item that holds for all; None for all items.
         """
-        num_beams = min(num_beams, self.trie.num_items)
+        num_beams = min(max(num_beams, 2), self.trie.num_items)
         top_k, size = min(top_k, num_beams), max(SEQUENCES_AT_A_TIME // num_beams, 1)
         parts = []
         for start in range(0, len(history), size):
             rows = slice(start, start + size)
-            is_shared = allowed is None or allowed.ndim == 1
-            lists = {
-                "exclude": None if exclude is None else exclude[rows],
-                "allow": allowed if is_shared else allowed[rows],  # type: ignore[index]
-            }
-            parts.append(self._rank(history[rows], num_beams, top_k, lists))
+            parts.append(
+                self._rank(
+                    history[rows],
+                    num_beams,
+                    top_k,
+                    None if exclude is None else exclude[rows],
+                    allowed if allowed is None or allowed.ndim == 1 else allowed[rows],
+                )
+            )
         return Ranked(
             items=torch.cat([part.items for part in parts]),
             scores=torch.cat([part.scores for part in parts]),
@@ -219,7 +223,8 @@ class LanguageModel:
         history: Int[Tensor, "batch length"],
         num_beams: int,
         top_k: int,
-        lists: Mapping[str, Tensor | None],
+        exclude: Int[Tensor, "batch m"] | None,
+        allowed: Int[Tensor, "batch n"] | Bool[Tensor, " items"] | None,
     ) -> Ranked:
         """Each history's best items, all of which are decoded together."""
         from genrec.hf import TrieLogitsProcessor
@@ -231,7 +236,8 @@ class LanguageModel:
             self.trie,
             self.tokens.token_ids,
             prompt_length=prompts["input_ids"].shape[1],
-            **{name: None if mask is None else mask.to(device) for name, mask in lists.items()},
+            exclude=None if exclude is None else exclude.to(device),
+            allow=None if allowed is None else allowed.to(device),
         )
         answer = self.network.generate(
             **{name: tensor.to(device) for name, tensor in prompts.items()},
@@ -242,17 +248,13 @@ class LanguageModel:
             do_sample=False,
             length_penalty=0.0,  # scores are log-probabilities, whatever the length
             eos_token_id=None,
-            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
+            pad_token_id=0,  # all end together: nothing is filled up
             return_dict_in_generate=True,
             output_scores=True,
         )
         items = first_of_each(processor.items(answer.sequences).view(len(rows), top_k), -1)
-        if num_beams == 1:  # a greedy search has no scores of sequences
-            scores = self.network.compute_transition_scores(answer.sequences, answer.scores)
-            totals: Float[Tensor, "batch k"] = scores.sum(dim=1, keepdim=True)
-        else:
-            totals = answer.sequences_scores.view(len(rows), top_k)
-        return Ranked(items=items, scores=totals.masked_fill(items < 0, -torch.inf))
+        scores = answer.sequences_scores.view(len(rows), top_k)
+        return Ranked(items=items, scores=scores.masked_fill(items < 0, -torch.inf))
 
 
 class TrainedWeights(nn.Module):

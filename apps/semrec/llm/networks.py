@@ -10,7 +10,7 @@ import torch
 
 from semrec.shared.errors import ExperimentError
 
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
@@ -110,4 +110,4 @@ def show_no_bars() -> None:
     """Has transformers show no progress of files: a run shows what it is at itself."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
