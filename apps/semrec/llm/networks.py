@@ -67,7 +67,7 @@ def word_tokenizer(texts: Sequence[str]) -> Any:
     numbers = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=_UNKNOWN))
     tokenizer.pre_tokenizer = words
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=_PADDING, eos_token=_END, unk_token=_UNKNOWN
     )
 
