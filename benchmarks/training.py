@@ -87,8 +87,10 @@ class Endless:
     def __len__(self) -> int:
         return self.steps
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
-        """Returns the next batches."""
+    def __call__(
+        self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
+    ) -> Iterator[Batch]:
+        """Returns the next batches; it knows no shares, for it is one process that asks."""
         return islice(self.batches, self.steps)
 
 

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from datetime import date
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,9 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __call__(self, epoch: int) -> Any:
+    def __call__(self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0) -> Any:
         """The batches, whichever epoch it is."""
-        return iter(self.batches)
+        return islice(self.batches, start + (shard - start) % shards, None, shards)
 
 
 def train(

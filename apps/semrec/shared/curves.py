@@ -31,11 +31,11 @@ LoggerOption = Annotated[
     typer.Option(help="Keeps the trainings' curves for a tracker too, in the folder curves of OUT"),
 ]
 
-_MODULES: dict[LoggerName, tuple[str, ...]] = {
-    "tensorboard": ("tensorboard",),
-    "csv": (),
-    "mlflow": ("mlflow", "sqlalchemy", "pytorch_lightning"),
-    "wandb": ("wandb", "pytorch_lightning"),
+# What each needs, and what brings it.
+_EXTRAS: dict[LoggerName, tuple[tuple[str, ...], str]] = {
+    "tensorboard": (("tensorboard",), "pip install 'semrec[tensorboard]'"),
+    "mlflow": (("mlflow", "sqlalchemy", "pytorch_lightning"), "pip install 'semrec[mlflow]'"),
+    "wandb": (("wandb", "pytorch_lightning"), "pip install 'semrec[wandb]'"),
 }
 
 
@@ -45,11 +45,12 @@ def check_logger(kind: LoggerName | None) -> None:
     Raises:
         ImportError: The message names the extra.
     """
-    for module in () if kind is None else _MODULES[kind]:
+    if kind is None or kind not in _EXTRAS:
+        return
+    modules, install = _EXTRAS[kind]
+    for module in modules:
         if find_spec(module) is None:
-            raise ImportError(
-                f"--logger {kind} needs an extra (no module {module}): pip install 'semrec[{kind}]'"
-            )
+            raise ImportError(f"--logger {kind} needs an extra (no module {module}): {install}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def shown_of(ranked):
     return [[item for item in items if item >= 0] for items in ranked.tolist()]
 
 
-def asked(metric, ranked, histories=None, targets=None):
+def values_of(metric, ranked, histories=None, targets=None):
     users = len(ranked)
     return metric(
         ranked,
@@ -67,7 +67,7 @@ def test_novelty_is_the_mean_of_plain_logarithms(ranked, train):
         for items in shown_of(ranked)
     ]
     novelty = Novelty.fit([np.array(history, dtype=int) for history in train], NUM_ITEMS)
-    assert asked(novelty, ranked) == pytest.approx(expected, abs=1e-9)
+    assert values_of(novelty, ranked) == pytest.approx(expected, abs=1e-9)
 
 
 @given(LISTS, st.integers(0, 99))
@@ -81,12 +81,12 @@ def test_diversity_is_the_mean_over_plain_pairs(ranked, seed):
         pairs = [list(itertools.combinations(items, 2)) for items in shown_of(ranked)]
         return [np.mean([distance(*pair) for pair in each]) if each else 0.0 for each in pairs]
 
-    by_vectors = asked(VectorDiversity(vectors.astype(np.float32) * 7), ranked)
+    by_vectors = values_of(VectorDiversity(vectors.astype(np.float32) * 7), ranked)
     assert by_vectors == pytest.approx(plain(lambda a, b: distances[a, b]), abs=1e-6)
-    by_vectors = asked(VectorDiversity(vectors), ranked)
+    by_vectors = values_of(VectorDiversity(vectors), ranked)
     assert by_vectors == pytest.approx(plain(lambda a, b: distances[a, b]), abs=1e-9)
     differing = plain(lambda a, b: sum(codes[a] != codes[b]) / 3)
-    assert asked(CodeDiversity(codes), ranked) == pytest.approx(differing, abs=1e-9)
+    assert values_of(CodeDiversity(codes), ranked) == pytest.approx(differing, abs=1e-9)
 
 
 @given(LISTS, st.lists(st.integers(0, 4), min_size=NUM_ITEMS, max_size=NUM_ITEMS), st.data())
@@ -103,7 +103,7 @@ def test_serendipity_is_the_plain_sum_over_places(ranked, item_counts, data):
             total += max(by_list - by_popularity, 0) * (item == target)
         expected.append(total / len(items))
     serendipity = Serendipity(np.array(item_counts))
-    assert asked(serendipity, ranked, targets=targets) == pytest.approx(expected, abs=1e-9)
+    assert values_of(serendipity, ranked, targets=targets) == pytest.approx(expected, abs=1e-9)
 
 
 @given(
@@ -132,7 +132,7 @@ def test_miscalibration_is_scipys_divergence(ranked, categories, data):
         expected.append(stats.entropy(p, mixed) if p.any() and q.any() else None)
         if expected[-1] is None:
             expected[-1] = -math.log(0.01) if p.any() else 0.0
-    ours = asked(Calibration(categories), ranked, histories)
+    ours = values_of(Calibration(categories), ranked, histories)
     assert ours == pytest.approx(expected, abs=1e-9)
     assert (ours >= -1e-12).all()
 
@@ -140,16 +140,16 @@ def test_miscalibration_is_scipys_divergence(ranked, categories, data):
 def test_what_each_of_them_is_at_its_ends():
     ranked = np.array([[0, 1, 2, 3]])
     alike, opposed = np.ones((4, 2)), np.array([[1.0, 0], [-1.0, 0], [1.0, 0], [-1.0, 0]])
-    assert asked(VectorDiversity(alike), ranked) == pytest.approx([0.0], abs=1e-12)
-    assert asked(VectorDiversity(opposed), ranked) == pytest.approx([4 / 3])
-    assert asked(CodeDiversity(np.arange(8).reshape(4, 2)), ranked).tolist() == [1.0]
-    assert asked(Novelty(np.array([8, 8, 8, 8]), 8), ranked).tolist() == [0.0]
-    assert asked(Novelty(np.array([1, 2, 4, 0]), 8), ranked).tolist() == [(3 + 2 + 1 + 3) / 4]
+    assert values_of(VectorDiversity(alike), ranked) == pytest.approx([0.0], abs=1e-12)
+    assert values_of(VectorDiversity(opposed), ranked) == pytest.approx([4 / 3])
+    assert values_of(CodeDiversity(np.arange(8).reshape(4, 2)), ranked).tolist() == [1.0]
+    assert values_of(Novelty(np.array([8, 8, 8, 8]), 8), ranked).tolist() == [0.0]
+    assert values_of(Novelty(np.array([1, 2, 4, 0]), 8), ranked).tolist() == [(3 + 2 + 1 + 3) / 4]
     calibration = Calibration([["a"], ["b"], ["a"], ["b"]])
-    assert asked(calibration, ranked, [[0, 1]]) == pytest.approx([0.0], abs=1e-12)
+    assert values_of(calibration, ranked, [[0, 1]]) == pytest.approx([0.0], abs=1e-12)
     popular = Serendipity(np.array([9, 5, 4, 1]))
-    assert asked(popular, ranked, targets=[3]).tolist() == [0.0]
-    assert asked(popular, ranked[:, ::-1], targets=[3]).tolist() == [3 / 16]
+    assert values_of(popular, ranked, targets=[3]).tolist() == [0.0]
+    assert values_of(popular, ranked[:, ::-1], targets=[3]).tolist() == [3 / 16]
 
 
 @pytest.fixture(scope="module")

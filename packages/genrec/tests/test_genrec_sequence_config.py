@@ -117,8 +117,10 @@ class OneBatch:
     def __len__(self) -> int:
         return 1
 
-    def __call__(self, epoch: int) -> list[Batch]:
-        return [self.batch]
+    def __call__(
+        self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
+    ) -> list[Batch]:
+        return [self.batch][start:][shard::shards]
 
 
 def test_the_whole_training_is_validated_and_stops():

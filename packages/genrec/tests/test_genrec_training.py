@@ -198,7 +198,7 @@ def test_batches_weigh_as_many_samples_as_they_hold():
     module = Line()
 
     class Uneven(Numbers):
-        def __call__(self, epoch: int):
+        def __call__(self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0):
             return iter([Number(1.0, size=3), Number(5.0, size=1)])
 
     result = fit(
@@ -210,40 +210,6 @@ def test_batches_weigh_as_many_samples_as_they_hold():
     assert result.steps == 1
     assert result.log[0]["losses"]["slope"] == pytest.approx(0.75 * 1 + 0.25 * 5)
     assert result.log[0]["gradient_norm"] == pytest.approx(0.75 * 1 + 0.25 * 5)
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
-    """Two processes with a batch each a step, beside one that accumulates two."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, "--nproc-per-node", "2", __file__, str(tmp_path / "two"), "processes"],
-        timeout=600,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    alone = train_on_processes(tmp_path / "one", accumulate=2)
-    lines = (tmp_path / "two" / "log.jsonl").read_text().splitlines()
-    together = [json.loads(line) for line in lines]
-    assert [r["step"] for r in together] == [r["step"] for r in alone.log] == [4, 8, 12]
-    for expected, record in zip(alone.log, together, strict=True):
-        assert record["losses"]["next"] == pytest.approx(expected["losses"]["next"], rel=1e-5)
-        assert record["gradient_norm"] > 0
-    expected, weights = (
-        load_file(tmp_path / name / "final.safetensors")["module.item_encoder.ids"]
-        for name in ("one", "two")
-    )
-    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
-
-
-def train_on_processes(folder: Path, accumulate: int) -> TrainingResult:
-    torch.manual_seed(0)
-    module = SASRec(NUM_ITEMS, dim=8, num_layers=1, history_length=6, dropout=0.0)
-    source = PairBatches(walks(16), num_items=NUM_ITEMS, batch_size=10)  # 80 pairs, 8 batches
-    config = TrainingConfig(epochs=3, accumulate=accumulate, learning_rate=0.02)
-    return fit(module, source, next_item, config, folder=folder)
 
 
 def test_a_run_killed_by_the_system_resumes_as_if_nothing_had_been(tmp_path, uninterrupted):
@@ -417,8 +383,9 @@ class Numbers:
     def __len__(self) -> int:
         return self.count
 
-    def __call__(self, epoch: int):
-        return (Number(i) for i in range(self.count))
+    def __call__(self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0):
+        assert (shard, shards) == (0, 1)
+        return (Number(i) for i in range(start, self.count))
 
 
 class Number:
@@ -843,11 +810,8 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path):
         fit(other, batches(), loss, CONFIG, validate=accuracy, folder=tmp_path)
 
 
-if __name__ == "__main__":  # what the tests start: a run to be killed, or one of two processes
-    if sys.argv[2] == "processes":
-        train_on_processes(Path(sys.argv[1]), accumulate=1)
-    else:
-        train(
-            Path(sys.argv[1]),
-            at_step(int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)),
-        )
+if __name__ == "__main__":  # what a test starts, to be killed
+    train(
+        Path(sys.argv[1]),
+        at_step(int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    )

@@ -25,7 +25,7 @@ from evalrec.scorers import (
     Scorer,
     Scores,
     padded_lists,
-    score_matrix,
+    scorer_of,
 )
 from evalrec.splits import Queries
 
@@ -96,8 +96,7 @@ def evaluate(
     shown = _Shown(queries, tuple(ks), exposure=lists, list_metrics=list_metrics)
     ranked = None if callable(model) else _lists(model)
     if ranked is None:
-        is_ready = isinstance(model, EmbeddingScorer) or callable(model)
-        scorer = model if is_ready else score_matrix(queries, model)
+        scorer = scorer_of(queries, model)
         ranks, code_ranks = _by_scores(queries, scorer, batch_size, shown, code_groups, progress)
     else:
         if batch_size is not None:

@@ -21,7 +21,7 @@ from evalrec.scorers import (
     ScoreMatrix,
     Scorer,
     Scores,
-    score_matrix,
+    scorer_of,
     tile_of,
     user_slices,
 )
@@ -287,12 +287,11 @@ def best_items(
     """
     if not 1 <= top_k <= queries.num_items:
         raise ValueError(f"top_k must be in [1, {queries.num_items}], got {top_k}")
-    if not callable(model) and not isinstance(model, EmbeddingScorer):
-        model = score_matrix(queries, model)
+    scorer = scorer_of(queries, model)
     ranked = np.empty((len(queries), top_k), dtype=np.int64)
     values = np.empty((len(queries), top_k), dtype=np.float64)
-    for part in user_slices(queries, model, batch_size):
-        tile = tile_of(queries, model, part)
+    for part in user_slices(queries, scorer, batch_size):
+        tile = tile_of(queries, scorer, part)
         owners, items = flatten(queries.histories[part] if filter_seen else [])
         struck = torch.from_numpy(owners).to(tile.device), torch.from_numpy(items).to(tile.device)
         best = BestItems(tile, top_k, struck)

@@ -36,7 +36,7 @@ item is not recommended. A zero that it stores is a score."""
 RankedLists: TypeAlias = (
     Int[Tensor, "users k"]
     | Int[np.ndarray, "users k"]
-    | Sequence[Sequence[int] | Int[np.ndarray, " k"]]
+    | Sequence[Sequence[int] | Int[np.ndarray, " _"]]
 )
 """Item rows, best first: a table in which -1 fills the end of a shorter list, or a list a query."""
 
@@ -142,6 +142,21 @@ class ScoreMatrix:
             stored.data
         )
         return torch.from_numpy(dense)
+
+
+def scorer_of(queries: Queries, model: Any) -> Scorer | ScoreMatrix | EmbeddingScorer:
+    """Embeddings and functions as they are, and a table of scores checked.
+
+    Raises:
+        TypeError: If it is none of them.
+        ValueError: If the table is not one row a query and one column an item.
+    """
+    if isinstance(model, EmbeddingScorer):
+        return model
+    if callable(model):
+        scorer: Scorer = model
+        return scorer
+    return score_matrix(queries, model)
 
 
 def score_matrix(queries: Queries, scores: Any) -> ScoreMatrix:

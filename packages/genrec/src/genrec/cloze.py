@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from genrec.sequences import Batch, SequenceBatches
-from genrec.windows import Histories, batch_order, cut, cut_timestamps
+from genrec.windows import Histories, cut, cut_timestamps
 
 
 class MaskedBatches(SequenceBatches):
@@ -27,8 +28,9 @@ class MaskedBatches(SequenceBatches):
         mask_share: Share of a window's items that is masked.
         last_share: Share of the windows in which the newest item is masked and no other.
         timestamps: When each item of each history was had, whole numbers in one unit.
-        seed: With the epoch, decides the order and the masks.
+        seed: With the epoch, decides the order, and with the batch's number in it the masks.
         bucket: Number of batches among which windows are sorted by length; 1 shuffles freely.
+        folder: As for `SequenceBatches`.
 
     Raises:
         ValueError: As for `SequenceBatches`, or a share is out of range.
@@ -47,6 +49,7 @@ class MaskedBatches(SequenceBatches):
         timestamps: Histories | None = None,
         seed: int = 0,
         bucket: int = 1,
+        folder: Path | str | None = None,
     ) -> None:
         if not 0 < mask_share < 1:
             raise ValueError(f"mask_share must be between 0 and 1, got {mask_share}")
@@ -61,15 +64,19 @@ class MaskedBatches(SequenceBatches):
             timestamps=timestamps,
             seed=seed,
             bucket=bucket,
+            folder=folder,
         )
         self.mask_share = mask_share
         self.last_share = last_share
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
-        """Yields the batches of `epoch`; their targets have one column a position."""
-        generator = np.random.default_rng([self.seed, epoch, 1])
-        for rows in batch_order(self._lengths, len(self), self.bucket, self.seed, epoch):
-            starts, lengths = self._starts[rows], self._lengths[rows] + 1
+    def __call__(
+        self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
+    ) -> Iterator[Batch]:
+        """Yields the batches of `epoch`, or a share; their targets have one column a position."""
+        for number, rows in self._order(epoch, shard, shards, start):
+            generator = np.random.default_rng([self.seed, epoch, 1, number])
+            users, starts, inputs, _ = self._windows(rows)
+            lengths = inputs + 1
             items, columns = cut(self._items, starts, lengths, self.num_items)
             newest = columns == lengths[:, None] - 1
             masked = (generator.random(items.shape) < self.mask_share) & (
@@ -80,6 +87,6 @@ class MaskedBatches(SequenceBatches):
             yield Batch(
                 history=torch.from_numpy(np.where(masked, self.num_items + 1, items)),
                 targets=torch.from_numpy(np.where(masked, items, self.num_items)),
-                users=torch.from_numpy(self._users[rows].astype(np.int64)),
+                users=torch.from_numpy(users),
                 timestamps=cut_timestamps(self._timestamps, starts, lengths),
             )

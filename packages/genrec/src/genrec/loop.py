@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +26,15 @@ from genrec.checkpoint import (
     save_checkpoint,
     sweep,
 )
+from genrec.config_checks import check_positive
 from genrec.errors import printable
+from genrec.feed import made_ahead
 from genrec.objective import Objective, Sealed
 from genrec.optimization import WeightAverage, build_optimizer, learning_rate_at
 from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
 from genrec.progress import LoggerError, MetricsLogger, TrainingEvent, log_figures
-from genrec.reading import refusing, restore_module
-from genrec.sequences import Batches
+from genrec.reading import check_types, refusing, restore_module
+from genrec.sequences import Batches, PinnedBatch
 from genrec.storage import alone_with, naming
 from genrec.training_config import TrainingConfig
 from genrec.training_state import State, checked_state
@@ -67,11 +68,9 @@ class TrainingLoop:
             raise ValueError("module must have parameters that require gradients, got none")
         self.fabric = fabric_on(self.parameters[0].device, config.precision)
         self.loggers = tuple(loggers) if self.fabric.is_global_zero else ()
-        self.batches_per_epoch = len(batches) // self.fabric.world_size
-        if self.batches_per_epoch < 1:
+        if len(batches) < self.fabric.world_size:
             raise ValueError(f"batches must hold one or more a process, got {len(batches)}")
-        self.steps_per_epoch = -(-self.batches_per_epoch // config.accumulate)
-        self.total_steps = self.steps_per_epoch * config.epochs
+        self._set_steps(config.accumulate * self.fabric.world_size)
         if config.warmup_steps > self.total_steps:
             message = "warmup_steps are %d of %d steps in all: the rate never gets to learning_rate"
             logger.warning(message, config.warmup_steps, self.total_steps)
@@ -86,11 +85,18 @@ class TrainingLoop:
         self.unread: list[tuple[int, Tensor, Tensor]] = []  # step, loss terms, gradients' norm
         self.latest: dict[str, float] = {}
         self.latest_norm = 0.0
+        self.samples = 0  # of this process, not yet in the state
         self.state = State()
         self.best: dict[str, Tensor] | None = None
         self.saved_best = 0
         self.saved_files: dict[str, str] = {}  # digests by name
         self.log: list[dict[str, Any]] = []
+
+    def _set_steps(self, step_batches: int) -> None:
+        """Says how many batches of all processes together make a step."""
+        self.step_batches = step_batches
+        self.steps_per_epoch = -(-len(self.batches) // step_batches)
+        self.total_steps = self.steps_per_epoch * self.config.epochs
 
     def alone(self) -> AbstractContextManager[None]:
         """Keeps the folder, where there is one, from other trainings within the block.
@@ -130,45 +136,61 @@ class TrainingLoop:
         state, processes = self.state, self.fabric.world_size
         self.forward.train()
         started = time.perf_counter() - state.seconds
-        for group in self._groups():
-            self._step(group)
-            state.step += 1
-            state.samples += sum(map(len, group)) * processes
-            state.seconds = time.perf_counter() - started
-            if self.loggers and state.step % _LOG_EVERY == 0:
-                self._log_step()
-            self._tell("step", self.latest, {})
-            if processes == 1 or state.step % _ASK_EVERY == 0:
-                self._stop_if(interrupts)
+        with made_ahead(self._share) as batches:
+            for group in self._groups(batches):
+                self._step(group)
+                state.step += 1
+                self.samples += sum(len(batch) for _, batch in group)
+                state.seconds = time.perf_counter() - started
+                if self.loggers and state.step % _LOG_EVERY == 0:
+                    self._log_step()
+                self._tell("step", self.latest, {})
+                if processes == 1 or state.step % _ASK_EVERY == 0:
+                    self._stop_if(interrupts)
         self._read()
 
-    def _groups(self) -> Iterator[list[Any]]:
-        """Yields the batches of each step that the epoch still has for this process.
+    @property
+    def _done(self) -> int:
+        """Batches of the epoch that all processes together are through with."""
+        return (self.state.step - self.state.epochs * self.steps_per_epoch) * self.step_batches
+
+    def _share(self) -> Iterator[Any]:
+        """Yields the batches that the epoch still has for this process, pinned for a GPU."""
+        share = self.batches(
+            self.state.epochs,
+            shard=self.fabric.global_rank,
+            shards=self.fabric.world_size,
+            start=self._done,
+        )
+        is_pinned = self.fabric.device.type == "cuda"
+        for batch in share:
+            yield batch.pin_memory() if is_pinned and isinstance(batch, PinnedBatch) else batch
+
+    def _groups(self, batches: Iterator[Any]) -> Iterator[list[tuple[int, Any]]]:
+        """Yields this process's batches of each step, with their places among those of all.
 
         Raises:
             ValueError: The source gave fewer than it has said.
         """
-        state, processes, size = self.state, self.fabric.world_size, self.config.accumulate
-        done = (state.step - state.epochs * self.steps_per_epoch) * size
-        done = min(done, self.batches_per_epoch)  # an epoch's last step may have had fewer
-        first, last = done * processes + self.fabric.global_rank, self.batches_per_epoch * processes
-        mine = islice(self.batches(state.epochs), first, last, processes)
-        while group := list(islice(mine, size)):
-            done += len(group)
-            if len(group) < size and done != self.batches_per_epoch:
-                break
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        for first in range(self._done, len(self.batches), self.step_batches):
+            group = []
+            for number in range(first, min(first + self.step_batches, len(self.batches))):
+                if number % processes != rank:
+                    continue
+                batch = next(batches, None)
+                if batch is None:
+                    raise ValueError(
+                        f"batches must give {len(self.batches)} batches in each epoch, "
+                        f"got {number} in epoch {self.state.epochs + 1}"
+                    )
+                group.append((number - first, batch))
             yield group
-        if done != self.batches_per_epoch:
-            raise ValueError(
-                f"batches must give {self.batches_per_epoch} batches in each epoch, "
-                f"got {done} in epoch {state.epochs + 1}"
-            )
 
-    def _step(self, group: list[Any]) -> None:
+    def _step(self, group: list[tuple[int, Any]]) -> None:
         config, step = self.config, self.state.step
         for settings in self.optimizer.param_groups:
             settings["lr"] = learning_rate_at(config, step, self.total_steps)
-        seed_default_generators(self.fabric.device, config.seed, step, self.fabric.global_rank)
         terms = self._backward(group)
         if config.gradient_clip is not None:
             norm = self.fabric.clip_gradients(
@@ -189,21 +211,40 @@ class TrainingLoop:
         if self.average is not None:
             self.average.update(step + 1)
 
-    def _backward(self, group: list[Any]) -> Tensor:
-        """Adds up the gradients of a step's batches; returns the loss terms, averaged likewise."""
-        samples = sum(map(len, group))
+    def _backward(self, group: list[tuple[int, Any]]) -> Tensor:
+        """Adds up the gradients of a step's batches; returns the loss terms, averaged likewise.
+
+        A batch weighs as many samples as it holds, and draws what its place in the step says, so
+        that it is the same which process has it. Gradients and terms are averaged over processes
+        afterwards: here each counts for as many as there are processes.
+        """
+        config, processes, device = self.config, self.fabric.world_size, self.fabric.device
+        samples: int | Tensor = sum(len(batch) for _, batch in group)
+        if processes > 1:
+            share = torch.tensor(float(samples), device=device)
+            samples = torch.as_tensor(self.fabric.all_reduce(share, reduce_op="sum"))
         total: Tensor | None = None
-        for place, batch in enumerate(group, start=1):
-            on_device = batch.to(self.fabric.device)
+        for index, (place, batch) in enumerate(group or [(0, self._idle_batch())], start=1):
+            on_device = batch.to(device)
+            seed_default_generators(device, config.seed, self.state.step, place)
             # Processes exchange their gradients once a step, with the last batch.
-            with self.fabric.no_backward_sync(self.forward, enabled=place < len(group)):
+            with self.fabric.no_backward_sync(self.forward, enabled=index < len(group)):
                 terms = self.forward(Sealed(on_device))
-                if len(group) > 1:
-                    terms = terms * (len(batch) / samples)
+                if processes > 1 or len(group) > 1:
+                    weight = len(batch) * processes if group else 0
+                    terms = terms * (weight / samples)
                 self.fabric.backward(terms.sum())
             total = terms.detach() if total is None else total + terms.detach()
         assert total is not None
         return total
+
+    def _idle_batch(self) -> Any:
+        """A batch that counts for nothing, where a step has none for this process.
+
+        It goes through the model nevertheless, since the exchange of gradients needs all processes.
+        """
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        return next(iter(self.batches(self.state.epochs, shard=rank, shards=processes)))
 
     def _read(self) -> None:
         """Reads the losses and gradient norms that wait on the device, and adds them up.
@@ -234,18 +275,15 @@ class TrainingLoop:
         state.epochs += 1
         started = time.perf_counter()
         metrics = self._validate() if self.validate is not None else {}
-        values = torch.tensor([*state.losses.values(), state.gradient_norm], dtype=torch.float64)
-        if self.fabric.world_size > 1:
-            values = torch.as_tensor(self.fabric.all_reduce(values))
-        *losses, norm = (values / self.steps_per_epoch).tolist()
-        means = dict(zip(state.losses, losses, strict=True))
+        self._sum_up()
+        means = {name: value / self.steps_per_epoch for name, value in state.losses.items()}
         record = {
             "epoch": state.epochs,
             "step": state.step,
             "losses": means,
             "metrics": metrics,
             "learning_rate": learning_rate_at(self.config, state.step - 1, self.total_steps),
-            "gradient_norm": norm,
+            "gradient_norm": state.gradient_norm / self.steps_per_epoch,
             "samples_per_second": state.samples / state.seconds,
             "seconds": state.seconds,
             "validation_seconds": time.perf_counter() - started,
@@ -272,7 +310,8 @@ class TrainingLoop:
         figures = {f"loss/{name}": value for name, value in self.latest.items()}
         figures["learning_rate"] = learning_rate_at(self.config, state.step - 1, self.total_steps)
         figures["gradient_norm"] = self.latest_norm
-        figures["samples_per_second"] = state.samples / state.seconds
+        samples = state.samples + self.samples * self.fabric.world_size
+        figures["samples_per_second"] = samples / state.seconds
         self._log({f"step/{name}": value for name, value in figures.items()})
 
     def _log_epoch(self, record: Mapping[str, Any]) -> None:
@@ -283,12 +322,24 @@ class TrainingLoop:
         self._log({**figures, **{name: record[name] for name in further}}, save=True)
 
     def _log(self, figures: Mapping[str, float], *, save: bool = False) -> None:
-        """Tells the loggers; where one fails, the checkpoint is saved first."""
+        """Tells the loggers; where one fails, a lone process saves the checkpoint first."""
         try:
             log_figures(self.loggers, figures, self.state.step, save=save)
         except LoggerError:
-            self._save()
+            if self.fabric.world_size == 1:  # all of several would have to save
+                self._save()
             raise
+
+    def _sum_up(self) -> None:
+        """Brings what the processes counted of the epoch together in the state of each."""
+        state = self.state
+        values = torch.tensor([*state.losses.values(), float(self.samples)], dtype=torch.float64)
+        if self.fabric.world_size > 1:
+            values = torch.as_tensor(self.fabric.all_reduce(values))  # means
+        *losses, samples = values.tolist()
+        state.losses = dict(zip(state.losses, losses, strict=True))
+        state.samples += round(samples * self.fabric.world_size)
+        self.samples = 0
 
     def _validate(self) -> dict[str, float]:
         """Validates if it is time to, and keeps the weights if they are the best so far."""
@@ -338,6 +389,7 @@ class TrainingLoop:
         if not received:
             return
         self._read()
+        self._sum_up()
         self._save()
         where = f"epoch {self.state.epochs + 1}, step {self.state.step}"
         kept = "" if self.folder is None else f"; the same call with {self.folder} continues"
@@ -360,7 +412,11 @@ class TrainingLoop:
                 is_new = state.best_epoch != self.saved_best
                 tensors[f"best-{state.best_epoch}"] = self.best if is_new else None
                 self.saved_best = state.best_epoch
-        about = {"config": asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
+        about = {
+            "config": asdict(self.config),
+            "step_batches": self.step_batches,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
         self.saved_files = save_checkpoint(
             self.folder,
             {**about, "state": asdict(state)},
@@ -378,9 +434,13 @@ class TrainingLoop:
         """
         if self.folder is None:
             return
-        loaded = load_checkpoint(self.folder)
+        is_first = self.fabric.is_global_zero
+        loaded = load_checkpoint(self.folder) if is_first else None
+        loaded = self.fabric.broadcast(loaded)
         if loaded is not None:
             about, files = loaded
+            with anew(self.folder), refusing(f"{self.folder / STATE_FILE} is damaged"):
+                self._keep_steps(about)
             self._check_settings(about)
             with anew(self.folder):
                 with refusing(f"{self.folder / STATE_FILE} is damaged"):
@@ -393,11 +453,23 @@ class TrainingLoop:
                     else:
                         self._restore(tensors)
             self.saved_files = about["files"]
-        if self.fabric.is_global_zero:
+        if is_first:
             with anew(self.folder) if loaded is not None else nullcontext():
                 size = None if loaded is None else self.state.log_bytes
                 self.log = resume_log(self.folder, size, self.saved_files.get(LOG_FILE))
             sweep(self.folder)
+        self.log = self.fabric.broadcast(self.log)
+
+    def _keep_steps(self, about: Mapping[str, Any]) -> None:
+        """Makes steps of as many batches as the training began with, by however many processes."""
+        # A checkpoint of an older version says nothing, and is taken for that of one process.
+        step_batches = about.get("step_batches", about["config"].get("accumulate", 1))
+        check_types({"step_batches": step_batches}, {"step_batches": int})
+        check_positive(step_batches=step_batches)
+        self._set_steps(step_batches)
+        if self.step_batches < self.fabric.world_size:
+            message = "steps stay of %d batches, as the training began: %d processes bring no more"
+            logger.warning(message, self.step_batches, self.fabric.world_size)
 
     def _check_settings(self, about: Mapping[str, Any]) -> None:
         """Refuses to go on with a training that has other settings."""

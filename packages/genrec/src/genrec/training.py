@@ -78,13 +78,18 @@ def fit(
 
     Args:
         module: What is trained: its parameters that require gradients, all on one device.
-        batches: The batches of each epoch. Under `torchrun`, process r of n takes each n-th.
+        batches: The batches of each epoch; a thread in the background goes through them. Under
+            `torchrun`, process r of n takes those numbered r, r + n and so on. A step takes
+            `config.accumulate` batches of each process: two processes with a batch each take the
+            steps of one with two. A training that goes on keeps the batches of a step that it began
+            with, whatever the number of processes is now, and so continues at the same example.
         loss: Named terms whose sum is minimised, scalar tensors, the same names for each batch;
             called in training mode, under autocast.
         config: How to train.
         validate: Named figures of the module; called in evaluation mode, without gradients, in
             full precision.
-        folder: Where `log.jsonl` (one line an epoch) and the checkpoint go; None keeps neither.
+        folder: Where `log.jsonl` (one line an epoch) and the checkpoint go; None keeps neither. Of
+            several processes the first alone reads and writes there.
         callback: Told after each step and each epoch.
         loggers: What keeps curves beside `log.jsonl`, as `MetricsLogger` says; those of Lightning
             Fabric are saved after each epoch, and all are left open. A step has the same number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 
 Histories = Sequence[Sequence[int] | NDArray[Any]]
 
+_AT_A_TIME = 65_536  # histories or rows that are looked at together
+
 
 def flatten(histories: Histories, num_items: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Returns all items in one array, and where each history starts (and the last one ends)."""
@@ -19,18 +21,24 @@ def flatten(histories: Histories, num_items: int) -> tuple[NDArray[np.int32], ND
         raise ValueError(f"num_items must be from 1 to 2**31 - 2, got {num_items}")
     sizes = np.fromiter((len(h) for h in histories), dtype=np.int64, count=len(histories))
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    if offsets[-1] == 0:
-        return np.empty(0, dtype=np.int32), offsets
-    flat = np.concatenate([np.asarray(h) for h in histories if len(h)])
-    if flat.ndim != 1 or flat.dtype.kind not in "iu":
-        raise TypeError(f"histories must be lists of whole numbers, got {flat.dtype}")
-    wrong = np.flatnonzero((flat < 0) | (flat >= num_items))
-    if len(wrong):
-        user = int(np.searchsorted(offsets, wrong[0], side="right")) - 1
-        raise ValueError(
-            f"items must be rows from 0 to {num_items - 1}, got {flat[wrong[0]]} in history {user}"
-        )
-    return flat.astype(np.int32), offsets
+    flat = np.empty(offsets[-1], dtype=np.int32)
+    for first in range(0, len(histories), _AT_A_TIME):
+        last = min(first + _AT_A_TIME, len(histories))
+        arrays = [np.asarray(histories[user]) for user in range(first, last) if sizes[user]]
+        if not arrays:
+            continue
+        part = np.concatenate(arrays)
+        if part.ndim != 1 or part.dtype.kind not in "iu":
+            raise TypeError(f"histories must be lists of whole numbers, got {part.dtype}")
+        wrong = np.flatnonzero((part < 0) | (part >= num_items))
+        if len(wrong):
+            user = int(np.searchsorted(offsets, offsets[first] + wrong[0], side="right")) - 1
+            raise ValueError(
+                f"items must be rows from 0 to {num_items - 1}, got {part[wrong[0]]} in history "
+                f"{user}"
+            )
+        flat[offsets[first] : offsets[last]] = part
+    return flat, offsets
 
 
 def flatten_timestamps(
@@ -65,10 +73,32 @@ def flatten_timestamps(
     return np.concatenate([times.astype(np.int64) for times in arrays])
 
 
-def ramp(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns 0 .. counts[0]-1, 0 .. counts[1]-1, and so on, in one array."""
-    starts = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) - np.repeat(starts, counts)
+def firsts_of(counts: NDArray[np.int64]) -> NDArray[Any]:
+    """Returns the first row of each owner, and the end, in four bytes each where they fit."""
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    return firsts.astype(np.int32) if firsts[-1] < 2**31 else firsts
+
+
+def owners(firsts: NDArray[Any], rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Returns whose each row is, where those of owner i are from firsts[i] to firsts[i + 1]."""
+    return np.searchsorted(firsts, rows, side="right") - 1
+
+
+def lengths_of_all(
+    num_rows: int, lengths_of: Callable[[NDArray[np.int64]], NDArray[np.int64]], longest: int
+) -> NDArray[Any]:
+    """Returns the lengths of all rows, of which none is above `longest`, in as few bytes as fit.
+
+    Args:
+        num_rows: Rows in all.
+        lengths_of: Lengths of some rows.
+        longest: Decides the type.
+    """
+    lengths = np.empty(num_rows, dtype=np.min_scalar_type(longest))
+    for first in range(0, num_rows, _AT_A_TIME):
+        rows = np.arange(first, min(first + _AT_A_TIME, num_rows))
+        lengths[rows] = lengths_of(rows)
+    return lengths
 
 
 def cut(
@@ -95,17 +125,57 @@ def cut_timestamps(
 
 
 def batch_order(
-    lengths: NDArray[np.int32], num_batches: int, bucket: int, seed: int, epoch: int
-) -> Iterator[NDArray[np.int64]]:
-    """Yields the rows of each batch of an epoch: shuffled, in `bucket` batches sorted by length."""
+    num_rows: int,
+    num_batches: int,
+    lengths_of: Callable[[NDArray[Any]], NDArray[np.integer]],
+    *,
+    bucket: int,
+    seed: int,
+    epoch: int,
+    shard: int,
+    shards: int,
+    start: int,
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yields a share of an epoch's batches: rows, shuffled, in `bucket` batches sorted by length.
+
+    All shares go by one order, which `seed` and `epoch` decide. A row takes four bytes of memory,
+    or eight where there are more than 2**31.
+
+    Args:
+        num_rows: Rows in all.
+        num_batches: Batches in an epoch, of nearly equal size.
+        lengths_of: Lengths of some rows.
+        bucket: Batches among which rows are sorted; 1 leaves them as they are shuffled.
+        seed: Of the order.
+        epoch: Counted from 0.
+        shard: Which share: batches `shard`, `shard + shards` and so on.
+        shards: How many shares there are.
+        start: The batches before this one are passed over.
+
+    Yields:
+        The number of a batch in the epoch, and its rows.
+
+    Raises:
+        ValueError: There is no such share, or `start` is below 0.
+    """
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard must be from 0 to shards - 1 = {shards - 1}, got {shard}")
+    if start < 0:
+        raise ValueError(f"start must be at least 0, got {start}")
     generator = np.random.default_rng([seed, epoch])
-    rows = generator.permutation(len(lengths))
-    bounds = np.arange(num_batches + 1) * len(rows) // num_batches
-    if bucket == 1:
-        order = np.arange(num_batches)
-    else:
-        batch_of = np.repeat(np.arange(num_batches), np.diff(bounds))
-        rows = rows[np.lexsort((lengths[rows], batch_of // bucket))]
-        order = generator.permutation(num_batches)
-    for batch in order:
-        yield rows[bounds[batch] : bounds[batch + 1]]
+    rows = np.arange(num_rows, dtype=np.int32 if num_rows <= 2**31 else np.int64)
+    generator.shuffle(rows)
+    order = np.arange(num_batches) if bucket == 1 else generator.permutation(num_batches)
+    is_sorted = np.full(-(-num_batches // bucket), bucket == 1)
+
+    def rows_of(first: int, last: int) -> slice:
+        return slice(first * num_rows // num_batches, last * num_rows // num_batches)
+
+    for number in range(start + (shard - start) % shards, num_batches, shards):
+        batch = int(order[number])
+        group = batch // bucket
+        if not is_sorted[group]:
+            place = rows_of(group * bucket, min((group + 1) * bucket, num_batches))
+            rows[place] = rows[place][np.argsort(lengths_of(rows[place]), kind="stable")]
+            is_sorted[group] = True
+        yield number, rows[rows_of(batch, batch + 1)]

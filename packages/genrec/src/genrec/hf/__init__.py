@@ -1,8 +1,7 @@
 """Where Hugging Face's models and folders meet ours (needs `genrec[hf]`).
 
 `TrieLogitsProcessor` holds `generate` of any language model to the items of a `Trie`.
-`HubRecommender` and `HubDenseRecommender` are our recommenders with `save_pretrained`,
-`from_pretrained` and `push_to_hub`.
+`HubRecommender` gives our recommenders `save_pretrained`, `from_pretrained` and `push_to_hub`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ except ImportError as error:
     ) from error
 
 from genrec.hf.generation import TrieLogitsProcessor
+from genrec.hf.hub import HubRecommender, model_card
 from genrec.hf.tokens import CodeTokens
 
-__all__ = ["CodeTokens", "TrieLogitsProcessor"]
+__all__ = ["CodeTokens", "HubRecommender", "TrieLogitsProcessor", "model_card"]

@@ -1,0 +1,55 @@
+"""Large arrays in files, which the processes of a machine then hold in memory once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec.reading import refusing
+from genrec.storage import naming, put_file, working_beside
+
+MAPPED_ABOVE = 2**25
+"""Bytes up to which an array stays in memory."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def shared_in(folder: Path | str | None, array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Returns an array as it is, or, where it is large, mapped from a file.
+
+    The file is named after what it holds, so that the processes that want the same array use one
+    file, whichever of them comes first, and so does a later training.
+
+    Args:
+        folder: Where the file goes, made if it is not there; None keeps any array in memory.
+        array: Of one dimension.
+
+    Raises:
+        ArtifactError: The file is damaged.
+        OSError: The system refuses, as a full disk does.
+    """
+    if folder is None or array.nbytes <= MAPPED_ABOVE:
+        return array
+    digest = hashlib.blake2b(memoryview(array).cast("B"), digest_size=16).hexdigest()
+    path = Path(folder) / f"histories-{array.dtype.name}-{digest}.npy"
+    with naming(path):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with working_beside(path) as work, (work / "new").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+                put_file(work, path)
+    with refusing(f"{path} is damaged"):
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if mapped.shape != array.shape or mapped.dtype != array.dtype:
+            raise ValueError(
+                f"it must hold {array.dtype} {array.shape}, got {mapped.dtype} {mapped.shape}"
+            )
+    plain: NDArray[Scalar] = np.asarray(mapped)  # indexing a memmap costs more
+    return plain
