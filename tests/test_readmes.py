@@ -51,6 +51,7 @@ PUBLIC = {
     "numpy",
     "pandas",
     "recbole",
+    "rectokens",
     "scipy",
     "setuptools",
     "torch",
