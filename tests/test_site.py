@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ("semtok", "fusion", "genrec", "evalrec", "evalrec.page", "semrec")
+MODULES = (
+    *("semtok", "semtok.hf", "fusion", "genrec", "genrec.hf"),
+    *("evalrec", "evalrec.page", "semrec"),
+)
 # What a browser fetches by itself for a page; links are followed by people alone.
 FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}
 MOST_BYTES = 1_500_000
