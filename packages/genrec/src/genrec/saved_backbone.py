@@ -19,11 +19,16 @@ from torch import Tensor, nn
 from genrec.artifact import ModelFolder, read_folder, reading_config, write_folder
 from genrec.backbones import (
     DIN,
+    HGN,
     HSTU,
     Backbone,
     BERT4Rec,
+    Caser,
+    CL4SRec,
     ConcatenatedTables,
     ContentTable,
+    DuoRec,
+    FMLPRec,
     GRU4Rec,
     ItemTable,
     SASRec,
@@ -34,7 +39,8 @@ from genrec.item_checks import check_item_ids, check_popularity
 from genrec.reading import check_types
 
 BACKBONES: Mapping[str, type[Backbone]] = {
-    kind.__name__: kind for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU)
+    kind.__name__: kind
+    for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec)
 }
 """The sequence models that a folder can hold, by the name that `config.json` has of each."""
 
@@ -71,7 +77,7 @@ def save_backbone(
 
     Args:
         folder: Where it goes; a model folder that is there is replaced.
-        model: A `SASRec`, `GRU4Rec`, `BERT4Rec`, `DIN` or `HSTU`, whose item encoder is an
+        model: A model of one of `genrec`'s own classes, such as `SASRec`, whose item encoder is an
             `ItemTable`, a `ContentTable` or `ConcatenatedTables` of these; content goes with it.
         item_ids: Id of each item row, no two alike.
         history_length: Most items of a history that the model reads, the newest ones.
@@ -168,6 +174,7 @@ def backbone_maker(description: Mapping[str, Any], saved: ModelFolder) -> Callab
     def make(num_items: int) -> Backbone:
         saved.check_count(
             num_layers=settings.get("num_layers", 1),
+            window=settings.get("window", 1),
             attention_sizes=len(settings.get("attention_sizes", ())),
             output_sizes=len(settings.get("output_sizes", ())),
         )

@@ -6,6 +6,7 @@ windows and budget.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,8 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrec.backbones import (
+    HGN,
     HSTU,
     BERT4Rec,
+    Caser,
+    CL4SRec,
+    DuoRec,
+    FMLPRec,
     GRU4Rec,
     ItemInput,
     ItemTable,
@@ -25,17 +31,28 @@ from genrec.backbones import (
 )
 from genrec.cloze import MaskedBatches
 from genrec.recipes import SequenceRecipe
-from genrec.sequences import Batch, SequenceBatches
+from genrec.sequences import Batch, PairBatches, SequenceBatches
+from genrec.twins import TwinBatches
 from genrec.windows import Histories
 
-BackboneName = Literal["sasrec", "gru4rec", "bert4rec", "hstu"]
+BackboneName = Literal[
+    "sasrec", "gru4rec", "bert4rec", "hstu", "caser", "hgn", "fmlprec", "cl4srec", "duorec"
+]
 
 _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "sasrec": SASRec,
     "gru4rec": GRU4Rec,
     "bert4rec": BERT4Rec,
     "hstu": HSTU,
+    "caser": Caser,
+    "hgn": HGN,
+    "fmlprec": FMLPRec,
+    "cl4srec": CL4SRec,
+    "duorec": DuoRec,
 }
+
+_PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
+"""What is trained on pairs, a target a history, in place of a target at every position."""
 
 BACKBONE_TITLES: dict[BackboneName, str] = {
     name: kind.__name__ for name, kind in _BACKBONES.items()
@@ -57,8 +74,10 @@ class SequenceModelConfig(SequenceRecipe):
     config.settings(seed, monitor=...), validate=...)` is the whole training.
 
     Attributes:
-        backbone: "bert4rec" fills in masked items, the others foretell the next one at every step.
-            HSTU goes without timestamps here. GRU4Rec has no heads: `num_heads` is nothing to it.
+        backbone: "bert4rec" fills in masked items; "fmlprec" and "duorec" foretell the next item of
+            each prefix, so that their batches are of as many pairs; the others foretell the next
+            one at every step. HSTU goes without timestamps here. GRU4Rec and FMLPRec have no heads,
+            Caser and HGN no heads and no layers: such sizes are nothing to them.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
             both concatenated.
 
@@ -102,20 +121,19 @@ class SequenceModelConfig(SequenceRecipe):
             table = item_table(self.items, contents, self.dim)
         else:
             raise ValueError(f"contents must be given where items is {self.items!r}, got none")
-        options: dict[str, Any] = {
-            "dim": self.dim,
-            "num_layers": self.num_layers,
-            "dropout": self.dropout,
-            "item_encoder": table,
-            "similarity": self.similarity,
-            "temperature": self.temperature,
-        }
-        if self.backbone != "gru4rec":  # recurrence has no heads, and no longest history
-            options |= {"num_heads": self.num_heads, "history_length": self.history_length}
-        return _BACKBONES[self.backbone](num_items, **options)
+        kind = _BACKBONES[self.backbone]
+        sizes = ("dim", "num_layers", "num_heads", "history_length")
+        names = (*sizes, "dropout", "similarity", "temperature")
+        taken = inspect.signature(kind.__init__).parameters
+        options: dict[str, Any] = {name: getattr(self, name) for name in names if name in taken}
+        return kind(num_items, item_encoder=table, **options)
 
-    def batches(self, histories: Histories, num_items: int, seed: int) -> SequenceBatches:
+    def batches(
+        self, histories: Histories, num_items: int, seed: int
+    ) -> SequenceBatches | PairBatches:
         """Returns what the model is trained on: whole sequences, with masked items for BERT4Rec.
+
+        FMLPRec and DuoRec are trained on pairs, those of DuoRec with twins.
 
         Args:
             histories: Item rows of each user, oldest first.
@@ -126,13 +144,16 @@ class SequenceModelConfig(SequenceRecipe):
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.
         """
+        if self.backbone in _PAIRS:
+            return self.pairs(histories, num_items, seed, kind=_PAIRS[self.backbone])
         kind = MaskedBatches if self.backbone == "bert4rec" else SequenceBatches
         return self.sequences(histories, num_items, seed, kind=kind)
 
     def loss_terms(self, model: StateBackbone, batch: Batch) -> dict[str, Tensor]:
-        """Returns the named loss term that `fit` minimises, "next_item".
+        """Returns the named loss terms that `fit` minimises: "next_item", and the model's own.
 
-        It is the cross-entropy of the targets, against the negatives drawn or all items.
+        The first is the cross-entropy of the targets, against the negatives drawn or all items;
+        CL4SRec and DuoRec add "contrast".
 
         Args:
             model: A model of this configuration.
@@ -141,5 +162,9 @@ class SequenceModelConfig(SequenceRecipe):
         loss = self.loss
         negatives = loss.draw(model.num_items, batch.history.device)
         vectors = model.item_vectors()
-        states = model(batch.history, vectors)
-        return {"next_item": loss(states, vectors, batch.targets, negatives)}
+        by_pair = batch.targets.ndim == 1
+        states = (model.last_state if by_pair else model)(batch.history, vectors)
+        return {
+            "next_item": loss(states, vectors, batch.targets, negatives),
+            **model.further_losses(batch, vectors),
+        }

@@ -44,6 +44,7 @@ class Batch:
         users: Which of the given histories each row was cut from.
         timestamps: When each item of the history was had, 0 at padding; None where nobody said.
         future: The target and the items after it, padded on the right; None where nobody asked.
+        twins: Another history with the same target, padded on the right; None where nobody asked.
     """
 
     history: Int[Tensor, "batch length"]
@@ -51,6 +52,7 @@ class Batch:
     users: Int[Tensor, " batch"]
     timestamps: Int[Tensor, "batch length"] | None = None
     future: Int[Tensor, "batch ahead"] | None = None
+    twins: Int[Tensor, "batch twin_length"] | None = None
 
     def __len__(self) -> int:
         return len(self.history)
@@ -67,6 +69,7 @@ class Batch:
             future=None
             if self.future is None
             else self.future.to(device, non_blocking=non_blocking),
+            twins=None if self.twins is None else self.twins.to(device, non_blocking=non_blocking),
         )
 
 
