@@ -54,4 +54,7 @@ class TwinBatches(PairBatches):
         drawn = (generator.random(len(rows)) * others).astype(np.int64)
         chosen = by_target[first + drawn]
         # Where a pair would be its own twin, the last of them stands in its place.
-        return np.where(chosen == rows, by_target[first + others], chosen)
+        twins: Int[np.ndarray, " batch"] = np.where(
+            chosen == rows, by_target[first + others], chosen
+        )
+        return twins

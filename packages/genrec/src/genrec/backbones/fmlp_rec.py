@@ -149,4 +149,5 @@ class FilterLayer(nn.Module):
         """Returns the circular convolution of each feature with its filter."""
         frequencies = torch.fft.rfft(x.float(), dim=1)  # no transform is there in half precision
         weighed = frequencies * torch.view_as_complex(self.filter.float())
-        return torch.fft.irfft(weighed, n=x.shape[1], dim=1).to(x.dtype)
+        filtered: Tensor = torch.fft.irfft(weighed, n=x.shape[1], dim=1)
+        return filtered.to(x.dtype)
