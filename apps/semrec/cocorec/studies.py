@@ -16,7 +16,7 @@ from semrec.cocorec.system import BASELINES, MODEL, CoCoRecPipeline
 from semrec.shared.findings import seconds_an_epoch
 from semrec.shared.studies import Outcome, Study, default_first, mean_over_seeds, tested
 
-_BACKBONES: tuple[BackboneName, ...] = ("sasrec", "gru4rec", "bert4rec")
+_BACKBONES: tuple[BackboneName, ...] = ("sasrec", "gru4rec", "bert4rec", "fmlprec", "duorec")
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -159,7 +159,7 @@ def item_id(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def backbones(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """SASRec, GRU4Rec and BERT4Rec on ids, on text and on both, trained alike (table 3)."""
+    """SASRec, GRU4Rec, BERT4Rec, FMLP-Rec and DuoRec on ids, text and both (table 3)."""
     systems = tested({MODEL: pipeline}, seeds, attrgetter("cocorec"))
     sources: dict[ItemInput, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
     for backbone in _BACKBONES:

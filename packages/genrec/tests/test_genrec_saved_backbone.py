@@ -11,11 +11,16 @@ import pytest
 import torch
 from genrec import (
     DIN,
+    HGN,
     HSTU,
     ArtifactError,
     Backbone,
     BERT4Rec,
+    Caser,
+    CL4SRec,
     DenseRecommender,
+    DuoRec,
+    FMLPRec,
     GRU4Rec,
     ItemTable,
     Recommender,
@@ -34,15 +39,37 @@ NUM_ITEMS, DIM = 12, 8
 IDS = [f"i{row}" for row in range(NUM_ITEMS)]
 COUNTS = torch.tensor([0, 5, 1, 9, 0, 0, 2, 0, 0, 0, 0, 0])
 HISTORIES = [["i1", "i4", "stranger"], ["i3"], []]
+SASREC = {
+    "num_layers": 1,
+    "num_heads": 4,
+    "history_length": 3,
+    "dropout": 0.3,
+    "feedforward_dim": 10,
+    "positions": "newest",
+    "norm": "post",
+    "similarity": "cosine",
+    "temperature": 0.2,
+}
+CONTRAST = {"contrast_weight": 0.2, "contrast_temperature": 0.3}
+SHARES = {"crop_share": 0.5, "mask_share": 0.4, "reorder_share": 0.7}
 OTHER_THAN_DEFAULT = {
-    SASRec: {
+    SASRec: SASREC,
+    DuoRec: {**SASREC, **CONTRAST},
+    CL4SRec: {**SASREC, **CONTRAST, **SHARES},
+    Caser: {
+        "window": 3,
+        "num_horizontal": 2,
+        "num_vertical": 5,
+        "dropout": 0.3,
+        "similarity": "cosine",
+        "temperature": 0.2,
+    },
+    HGN: {"window": 3, "dropout": 0.3, "similarity": "cosine", "temperature": 0.2},
+    FMLPRec: {
         "num_layers": 1,
-        "num_heads": 4,
         "history_length": 3,
         "dropout": 0.3,
         "feedforward_dim": 10,
-        "positions": "newest",
-        "norm": "post",
         "similarity": "cosine",
         "temperature": 0.2,
     },
@@ -182,7 +209,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
     ("change", "words"),
     [
         ({"format": 5}, "has format 5, newer than format 4"),
-        ({"class": "Caser"}, "holds a Caser, which this version of genrec does not know"),
+        ({"class": "NextItNet"}, "holds a NextItNet, which this version of genrec does not know"),
         ({"class": ["SASRec"]}, "config.json is damaged"),
         ({"num_items": "many"}, "config.json is damaged: num_items must be int, got 'many'"),
         ({"num_items": 12.0}, "config.json is damaged: num_items must be int, got 12.0"),

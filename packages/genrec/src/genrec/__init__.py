@@ -10,11 +10,16 @@ if TYPE_CHECKING:
     from genrec.artifact import load_weights, save_weights
     from genrec.backbones import (
         DIN,
+        HGN,
         HSTU,
         Backbone,
         BERT4Rec,
+        Caser,
+        CL4SRec,
         ConcatenatedTables,
         ContentTable,
+        DuoRec,
+        FMLPRec,
         GRU4Rec,
         ItemInput,
         ItemTable,
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
     from genrec.training import TrainingResult, fit
     from genrec.training_config import TrainingConfig
     from genrec.trie import Trie
+    from genrec.twins import TwinBatches
     from genrec.vocabulary import Vocabulary
 
 __version__ = metadata.version("genrec")
@@ -73,6 +79,7 @@ __version__ = metadata.version("genrec")
 __all__ = [
     "BACKBONE_TITLES",
     "DIN",
+    "HGN",
     "HSTU",
     "Answer",
     "Answers",
@@ -81,12 +88,16 @@ __all__ = [
     "Backbone",
     "BackboneName",
     "Batch",
+    "CL4SRec",
     "Calibration",
+    "Caser",
     "ConcatenatedTables",
     "ContentTable",
     "DecoderStep",
     "DenseRecommender",
+    "DuoRec",
     "Ensemble",
+    "FMLPRec",
     "GRU4Rec",
     "HistoryEncoder",
     "ItemGraph",
@@ -124,6 +135,7 @@ __all__ = [
     "TrainingRecipe",
     "TrainingResult",
     "Trie",
+    "TwinBatches",
     "Vocabulary",
     "backbone_class",
     "beam_recall",
@@ -172,10 +184,15 @@ _MODULES = {
     "backbones": (
         "BERT4Rec",
         "Backbone",
+        "CL4SRec",
+        "Caser",
         "ConcatenatedTables",
         "ContentTable",
         "DIN",
+        "DuoRec",
+        "FMLPRec",
         "GRU4Rec",
+        "HGN",
         "HSTU",
         "ItemInput",
         "ItemTable",
@@ -224,6 +241,7 @@ _MODULES = {
     "training": ("TrainingResult", "fit"),
     "training_config": ("TrainingConfig",),
     "trie": ("Trie",),
+    "twins": ("TwinBatches",),
     "vocabulary": ("Vocabulary",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -21,11 +21,16 @@ from genrec.artifact import ModelFolder, read_folder, reading_config, write_fold
 from genrec.backbone_names import plugin_backbone
 from genrec.backbones import (
     DIN,
+    HGN,
     HSTU,
     Backbone,
     BERT4Rec,
+    Caser,
+    CL4SRec,
     ConcatenatedTables,
     ContentTable,
+    DuoRec,
+    FMLPRec,
     GRU4Rec,
     ItemTable,
     SASRec,
@@ -39,7 +44,8 @@ from genrec.reading import check_types
 _LOG = logging.getLogger(__name__)
 
 BACKBONES: Mapping[str, type[Backbone]] = {
-    kind.__name__: kind for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU)
+    kind.__name__: kind
+    for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec)
 }
 """The sequence models that a folder can hold, by the name that `config.json` has of each."""
 
@@ -76,8 +82,8 @@ def save_backbone(
 
     Args:
         folder: Where it goes; a model folder that is there is replaced.
-        model: A `SASRec`, `GRU4Rec`, `BERT4Rec`, `DIN` or `HSTU`, or a `Backbone` of another
-            package, whose name and version are kept; its item encoder is an `ItemTable`, a
+        model: A model of one of `genrec`'s own classes, such as `SASRec`, or a `Backbone` of
+            another package, whose name and version are kept; its item encoder is an `ItemTable`, a
             `ContentTable` or `ConcatenatedTables` of these, and content goes with it.
         item_ids: Id of each item row, no two alike.
         history_length: Most items of a history that the model reads, the newest ones.
@@ -192,6 +198,7 @@ def backbone_maker(
     def make(num_items: int) -> Backbone:
         saved.check_count(
             num_layers=settings.get("num_layers", 1),
+            window=settings.get("window", 1),
             attention_sizes=len(settings.get("attention_sizes", ())),
             output_sizes=len(settings.get("output_sizes", ())),
         )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from genrec.backbones.bert4rec import BERT4Rec
+from genrec.backbones.caser import Caser
+from genrec.backbones.cl4srec import CL4SRec
 from genrec.backbones.din import DIN
+from genrec.backbones.duorec import DuoRec
+from genrec.backbones.fmlp_rec import FMLPRec
 from genrec.backbones.gru4rec import GRU4Rec
+from genrec.backbones.hgn import HGN
 from genrec.backbones.hstu import HSTU
 from genrec.backbones.items import (
     Backbone,
@@ -19,11 +24,16 @@ from genrec.backbones.sasrec import SASRec
 
 __all__ = [
     "DIN",
+    "HGN",
     "HSTU",
     "BERT4Rec",
     "Backbone",
+    "CL4SRec",
+    "Caser",
     "ConcatenatedTables",
     "ContentTable",
+    "DuoRec",
+    "FMLPRec",
     "GRU4Rec",
     "ItemInput",
     "ItemTable",

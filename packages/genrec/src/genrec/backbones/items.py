@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.config_checks import Similarity, check_similarity
+from genrec.sequences import Batch
 from genrec.similarity import item_scores
 
 ItemInput = Literal["ids", "content", "both"]
@@ -231,6 +232,12 @@ class StateBackbone(Backbone):
     ) -> Float[Tensor, "batch dim"]:
         """Returns the state after the newest item of each history; zeros where there is none."""
         return self.newest(self(history, item_vectors), history)
+
+    def further_losses(
+        self, batch: Batch, item_vectors: Float[Tensor, "items dim"]
+    ) -> dict[str, Tensor]:
+        """Returns the loss terms, weighed, that its training has beside the next item's."""
+        return {}
 
     def newest(
         self, states: Float[Tensor, "batch length dim"], history: Int[Tensor, "batch length"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
@@ -28,7 +28,7 @@ class HubRecommender(ModelHubMixin):
     """
 
     # The configuration is the folder's own, not the arguments of a constructor.
-    _hub_mixin_config: ClassVar[None] = None
+    _hub_mixin_config = None
 
     def __init__(
         self, recommender: Recommender | DenseRecommender, *, info: Mapping[str, Any] | None = None
