@@ -15,12 +15,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrec.backbones import (
+    FDSA,
     HGN,
     HSTU,
     BERT4Rec,
     Caser,
     CL4SRec,
+    ContentTable,
     DuoRec,
+    FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemInput,
@@ -36,7 +39,7 @@ from genrec.twins import TwinBatches
 from genrec.windows import Histories
 
 BackboneName = Literal[
-    "sasrec", "gru4rec", "bert4rec", "hstu", "caser", "hgn", "fmlprec", "cl4srec", "duorec"
+    "sasrec", "gru4rec", "bert4rec", "hstu", "caser", "hgn", "fmlprec", "cl4srec", "duorec", "fdsa"
 ]
 
 _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
@@ -49,6 +52,7 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "fmlprec": FMLPRec,
     "cl4srec": CL4SRec,
     "duorec": DuoRec,
+    "fdsa": FDSA,
 }
 
 _PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
@@ -79,7 +83,7 @@ class SequenceModelConfig(SequenceRecipe):
             one at every step. HSTU goes without timestamps here. GRU4Rec and FMLPRec have no heads,
             Caser and HGN no heads and no layers: such sizes are nothing to them.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
-            both concatenated.
+            both concatenated. FDSA reads "both", content beside the ids that it ranks.
 
     Raises:
         ValueError: A value is out of range.
@@ -95,6 +99,12 @@ class SequenceModelConfig(SequenceRecipe):
                 raise ValueError(
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
                 )
+
+        if self.backbone == "fdsa" and self.items != "both":
+            raise ValueError(
+                "items must be 'both' where backbone is 'fdsa', which reads both ids and content, "
+                f"got {self.items!r}"
+            )
 
     @property
     def title(self) -> str:
@@ -117,10 +127,13 @@ class SequenceModelConfig(SequenceRecipe):
         """
         if self.items == "ids":
             table: nn.Module = ItemTable(num_items, self.dim)
-        elif contents:
-            table = item_table(self.items, contents, self.dim)
-        else:
+        elif not contents:
             raise ValueError(f"contents must be given where items is {self.items!r}, got none")
+        elif self.backbone == "fdsa":
+            ids = ItemTable(num_items, self.dim)
+            table = FeatureTables(ids, [ContentTable(content, self.dim) for content in contents])
+        else:
+            table = item_table(self.items, contents, self.dim)
         kind = _BACKBONES[self.backbone]
         sizes = ("dim", "num_layers", "num_heads", "history_length")
         names = (*sizes, "dropout", "similarity", "temperature")
