@@ -16,6 +16,7 @@ import typer
 from genrec import ArtifactError
 from typer.core import TyperCommand
 
+from semrec.shared import processes
 from semrec.shared.answer_options import (
     AllowOption,
     AnswerOptions,
@@ -37,7 +38,7 @@ from semrec.shared.answer_options import (
 )
 from semrec.shared.app import App, demo_data
 from semrec.shared.configuration import set_keys
-from semrec.shared.errors import guarded
+from semrec.shared.errors import ExperimentError, guarded
 from semrec.shared.export_options import ExportOption, ReplaceOption, check_export
 from semrec.shared.serving.options import (
     HostOption,
@@ -103,8 +104,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
     )
 
     @commands.callback()
-    def options(version: VersionOption = False) -> None:
+    def options(context: typer.Context, version: VersionOption = False) -> None:
         """What stands before the name of a command."""
+        command = context.invoked_subcommand
+        if processes.count() > 1 and command not in processes.COMMANDS:
+            raise ExperimentError(
+                f"WORLD_SIZE must be 1 or unset, got {processes.count()}: {command} is one "
+                "process, so start it without torchrun"
+            )
+        processes.meet()
 
     @commands.command()
     def run(
