@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import typer
 
+from semrec.shared import processes
 from semrec.shared.configuration import build_config, load_config
 from semrec.shared.curves import LoggerName, check_logger
 from semrec.shared.data import AppConfig, Data, read_data
@@ -307,8 +308,9 @@ def demo_data(out: Path) -> Path:
     if not out.name:
         raise ExperimentError(f"{out} has nothing beside it: choose another --out")
     data = out.with_name(f"{out.name}-data")
-    if not data.exists():
-        from evalrec import write_synthetic
+    with processes.first_before_others():
+        if not data.exists():
+            from evalrec import write_synthetic
 
-        write_synthetic(data)
+            write_synthetic(data)
     return data
