@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from semrec.shared.pipeline import Pipeline
 
-APPS = ("prorec", "cocorec", "tssr")
+APPS = ("prorec", "cocorec", "tssr", "llm")
 """Whose runs can be loaded."""
 
 
@@ -42,7 +42,7 @@ class LoadedRun:
 
     @property
     def app(self) -> str:
-        """The app that made it: "prorec", "cocorec" or "tssr"."""
+        """The app that made it: "prorec", "cocorec", "tssr" or "llm"."""
         return self.pipeline.run.app
 
     @property

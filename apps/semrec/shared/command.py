@@ -1,4 +1,4 @@
-"""The command line of an app, which all three have: from `run` to `recommend`, `export`, `serve`.
+"""The command line of an app, which all of them have: from `run` to `recommend`, `export`, `serve`.
 
 Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
 `System` is imported when a command has checked what it can.
@@ -149,7 +149,8 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
         app.show(app.open(demo_data(out), out, config, device, logger=logger))
-        typer.echo(visible(f"serve it: {app.title.lower()} serve --run {shlex.quote(str(out))}"))
+        command = app.command or app.title.lower()
+        typer.echo(visible(f"serve it: {command} serve --run {shlex.quote(str(out))}"))
 
     @commands.command()
     def update(
@@ -304,6 +305,11 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
 
         answer(app, options)
 
+    commands.registered_commands = [
+        command
+        for command in commands.registered_commands
+        if command.callback is None or command.callback.__name__ not in app.without
+    ]
     return commands
 
 
