@@ -1,4 +1,4 @@
-"""The three apps as their users run them, small, on one synthetic catalogue."""
+"""The apps as their users run them, small, on one synthetic catalogue."""
 
 from __future__ import annotations
 
@@ -77,6 +77,26 @@ batch_size = 64
 warmup_steps = 10
 [evaluation]
 validation_users = 100
+""",
+    "llm": """
+[text]
+embedding = "lsa"
+dim = 16
+[codes]
+num_levels = 2
+codebook_size = 8
+[model]
+model = "tiny-llama"
+history_length = 8
+learning_rate = 3e-3
+epochs = 3
+batch_size = 64
+warmup_steps = 10
+[evaluation]
+validation_users = 100
+validation_beams = 10
+num_beams = 20
+answer = "model"
 """,
 }
 

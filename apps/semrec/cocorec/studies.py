@@ -16,7 +16,14 @@ from semrec.cocorec.system import BASELINES, MODEL, CoCoRecPipeline
 from semrec.shared.findings import seconds_an_epoch
 from semrec.shared.studies import Outcome, Study, default_first, mean_over_seeds, tested
 
-_BACKBONES: tuple[BackboneName, ...] = ("sasrec", "gru4rec", "bert4rec", "fmlprec", "duorec")
+_BACKBONES: tuple[BackboneName, ...] = (
+    "sasrec",
+    "gru4rec",
+    "bert4rec",
+    "fmlprec",
+    "duorec",
+    "fdsa",
+)
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -159,11 +166,13 @@ def item_id(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def backbones(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """SASRec, GRU4Rec, BERT4Rec, FMLP-Rec and DuoRec on ids, text and both (table 3)."""
+    """Other sequence models on ids, on text and on both, FDSA on both alone (table 3)."""
     systems = tested({MODEL: pipeline}, seeds, attrgetter("cocorec"))
     sources: dict[ItemInput, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
     for backbone in _BACKBONES:
         for items, source in sources.items():
+            if backbone == "fdsa" and items != "both":
+                continue  # it reads text beside ids
             rival = partial(CoCoRecPipeline.baseline, items=items, backbone=backbone)
             systems |= tested({f"{BACKBONE_TITLES[backbone]}, {source}": pipeline}, seeds, rival)
     return Outcome(

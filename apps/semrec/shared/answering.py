@@ -11,9 +11,9 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from evalrec import MODES, Report
+from evalrec import MODES
 from genrec import Answer, Answers, Ranked, Request
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class AnsweringPipeline(Pipeline[Config]):
 
     @property
     @abstractmethod
-    def model_stage(self) -> Stage[Report]:
+    def model_stage(self) -> Stage[Any]:
         """The stage that trains the model; its facts have the model's figures on validation."""
 
     @cached_property

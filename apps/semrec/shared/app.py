@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import typer
 
+from semrec.shared import processes
 from semrec.shared.configuration import build_config, load_config
 from semrec.shared.curves import LoggerName, check_logger
 from semrec.shared.data import AppConfig, Data, read_data
@@ -56,13 +57,13 @@ class System(Generic[P]):
         pipeline: The stages.
         findings: What the report says beyond the test.
         studies: By the names of the command line.
-        updating: How a run goes on with the data of now.
+        updating: How a run goes on with the data of now; None where the app has no such command.
     """
 
     pipeline: Callable[..., P]
     findings: Callable[[P], Findings]
-    studies: Mapping[str, Study[P]]
-    updating: Updating
+    studies: Mapping[str, Study[P]] = field(default_factory=dict)
+    updating: Updating | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ class App(Generic[C, P]):
         embedding: The part of the configuration that names an embedding.
         demo: The configuration for the synthetic catalogue of `demo`.
         system: Imports and returns what the app does.
+        command: Its console command; None for the title in lower case.
+        without: Those of the shared commands that it does not have.
     """
 
     title: str
@@ -85,6 +88,8 @@ class App(Generic[C, P]):
     embedding: str
     demo: C
     system: Callable[[], System[P]]
+    command: str | None = None
+    without: frozenset[str] = frozenset()
 
     def open(
         self,
@@ -222,6 +227,7 @@ class App(Generic[C, P]):
             raise ExperimentError("--out must not be --run, which stays as it is: choose another")
         present = self.reopen(old, device, trust)
         updating = self.system().updating
+        assert updating is not None  # or there is no such command
         config = updating.config(present.config, old)
         screen = Screen()
         data = read(present, screen)
@@ -307,8 +313,9 @@ def demo_data(out: Path) -> Path:
     if not out.name:
         raise ExperimentError(f"{out} has nothing beside it: choose another --out")
     data = out.with_name(f"{out.name}-data")
-    if not data.exists():
-        from evalrec import write_synthetic
+    with processes.first_before_others():
+        if not data.exists():
+            from evalrec import write_synthetic
 
-        write_synthetic(data)
+            write_synthetic(data)
     return data

@@ -1,4 +1,4 @@
-"""The command line of an app, which all three have: from `run` to `recommend`, `export`, `serve`.
+"""The command line of an app, which all of them have: from `run` to `recommend`, `export`, `serve`.
 
 Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
 `System` is imported when a command has checked what it can.
@@ -18,6 +18,7 @@ import typer
 from genrec import ArtifactError, LoggerError
 from typer.core import TyperCommand
 
+from semrec.shared import processes
 from semrec.shared.answer_options import (
     AllowOption,
     AnswerOptions,
@@ -112,8 +113,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
     )
 
     @commands.callback()
-    def options(version: VersionOption = False) -> None:
+    def options(context: typer.Context, version: VersionOption = False) -> None:
         """What stands before the name of a command."""
+        command = context.invoked_subcommand
+        if processes.count() > 1 and command not in processes.COMMANDS:
+            raise ExperimentError(
+                f"WORLD_SIZE must be 1 or unset, got {processes.count()}: {command} is one "
+                "process, so start it without torchrun"
+            )
+        processes.meet()
 
     @commands.command()
     def run(
@@ -141,7 +149,8 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
         app.show(app.open(demo_data(out), out, config, device, logger=logger))
-        typer.echo(visible(f"serve it: {app.title.lower()} serve --run {shlex.quote(str(out))}"))
+        command = app.command or app.title.lower()
+        typer.echo(visible(f"serve it: {command} serve --run {shlex.quote(str(out))}"))
 
     @commands.command()
     def update(
@@ -296,6 +305,11 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
 
         answer(app, options)
 
+    commands.registered_commands = [
+        command
+        for command in commands.registered_commands
+        if command.callback is None or command.callback.__name__ not in app.without
+    ]
     return commands
 
 

@@ -36,6 +36,7 @@ STAGES = [
     ("prorec", "stage_two"),
     ("cocorec", "cocorec"),
     ("tssr", "tssr"),
+    ("llm", "tuned"),
 ]
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]

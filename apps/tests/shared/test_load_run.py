@@ -66,6 +66,42 @@ def test_rankings_rank_as_they_were_tested(name: str, completed: OfApp, data: Pa
         assert (np.array(hits) == np.asarray(tested, dtype=bool)).mean() >= share, ranking
 
 
+@pytest.mark.parametrize("backend", ["polars", "pandas", "pyarrow"])
+def test_a_loaded_run_answers_frames_by_frames(backend: str, completed: OfApp) -> None:
+    run = semrec.load_run(completed("tssr"), device="cpu")
+    first, second, third, *_ = run.item_ids
+    bought = pl.DataFrame(
+        {
+            "customer": ["B", "A", "B", "A"],
+            "sku": [third, second, "unknown", first],
+            "day": [1, 2, 2, 1],
+        }
+    )
+    as_asked = {"pandas": bought.to_pandas, "pyarrow": bought.to_arrow}.get(backend, bought.lazy)
+    frame = run.recommend_frame(
+        as_asked(), user="customer", item="sku", time="day", top_k=4, backend=backend
+    )
+    assert type(frame).__module__.startswith(backend)
+    answers = run.recommender().recommend(
+        [[third, "unknown"], [first, second]], top_k=4, exclude_seen=True
+    )
+    expected = [
+        (user, best.item_id, rank, best.score)
+        for user, answer in zip("BA", answers, strict=True)
+        for rank, best in enumerate(answer.items, start=1)
+    ]
+    assert len(expected) == 8
+    table = (
+        pl.DataFrame(frame)
+        if backend == "pandas"
+        else pl.from_arrow(frame)
+        if backend == "pyarrow"
+        else frame
+    )
+    assert table.columns == ["user", "item", "rank", "score"]
+    assert table.rows() == expected
+
+
 def test_a_loaded_run_has_what_it_was_made_of(name: str, completed: OfApp, data: Path) -> None:
     run = semrec.load_run(completed(name), device="cpu")
     assert run.app == name

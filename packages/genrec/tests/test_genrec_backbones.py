@@ -10,6 +10,7 @@ import pytest
 import torch
 from genrec.backbones import (
     DIN,
+    FDSA,
     HGN,
     HSTU,
     BERT4Rec,
@@ -33,7 +34,7 @@ from torch.nn import functional as F
 
 NUM_ITEMS = 12
 ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], []]
-CAUSAL = [SASRec, GRU4Rec, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec]
+CAUSAL = [SASRec, GRU4Rec, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA]
 ALL = [*CAUSAL, BERT4Rec]
 
 
@@ -134,6 +135,7 @@ WALKS = [[(start + step) % NUM_ITEMS for step in range(5)] for start in range(NU
         (FMLPRec, PairBatches),
         (CL4SRec, SequenceBatches),
         (DuoRec, TwinBatches),
+        (FDSA, SequenceBatches),
         (BERT4Rec, partial(MaskedBatches, last_share=0.5)),
     ],
 )

@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 from genrec import (
+    FDSA,
     HGN,
     Batch,
     Caser,
     CL4SRec,
     DuoRec,
+    FeatureTables,
     FMLPRec,
+    ItemTable,
     PairBatches,
     SequenceModelConfig,
     TwinBatches,
@@ -100,6 +103,30 @@ def test_fmlp_sees_the_whole_window_from_its_end():
     rows = [torch.zeros(DIM)] * 3 + [model.item_vectors()[item] for item in (9, 2)]
     x = model.input_norm(torch.stack(rows) + model.position_vectors)[None]
     torch.testing.assert_close(model.last_state(HISTORY[1:])[0], model.layers[0](x)[0, -1])
+
+
+@torch.no_grad()
+def test_fdsa_weighs_features_number_by_number_and_joins_both_stacks():
+    torch.manual_seed(0)
+    fdsa = perturbed(FDSA(NUM_ITEMS, dim=DIM, num_layers=1))
+    _, *tables = (table.ids for table in fdsa.item_encoder.tables)
+    expected = torch.zeros(NUM_ITEMS, DIM)
+    for item in range(NUM_ITEMS):
+        scores = torch.stack([fdsa.weigh(table[item]) for table in tables]).exp()
+        for table, score in zip(tables, scores, strict=True):
+            expected[item] += score / scores.sum(dim=0) * table[item]
+    torch.testing.assert_close(fdsa.feature_vectors(), expected)
+    states = torch.cat(
+        [fdsa.items(HISTORY, fdsa.item_vectors()), fdsa.features(HISTORY, expected)], dim=2
+    )
+    torch.testing.assert_close(fdsa(HISTORY)[0], fdsa.output(states)[0])
+
+
+def test_fdsa_needs_features():
+    with pytest.raises(TypeError, match="item_encoder must be FeatureTables, got ItemTable"):
+        FDSA(NUM_ITEMS, dim=DIM, item_encoder=ItemTable(NUM_ITEMS, DIM))
+    with pytest.raises(ValueError, match="features must be at least one table, got none"):
+        FeatureTables(ItemTable(NUM_ITEMS, DIM), [])
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from genrec import (
     DIN,
+    FDSA,
     HGN,
     HSTU,
     ArtifactError,
@@ -18,8 +19,10 @@ from genrec import (
     BERT4Rec,
     Caser,
     CL4SRec,
+    ContentTable,
     DenseRecommender,
     DuoRec,
+    FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemTable,
@@ -54,6 +57,7 @@ CONTRAST = {"contrast_weight": 0.2, "contrast_temperature": 0.3}
 SHARES = {"crop_share": 0.5, "mask_share": 0.4, "reorder_share": 0.7}
 OTHER_THAN_DEFAULT = {
     SASRec: SASREC,
+    FDSA: {name: SASREC[name] for name in SASREC if name not in ("positions", "norm")},
     DuoRec: {**SASREC, **CONTRAST},
     CL4SRec: {**SASREC, **CONTRAST, **SHARES},
     Caser: {
@@ -106,6 +110,9 @@ def make(kind: type[Backbone], item_input: str = "ids", **options: object) -> Ba
     torch.manual_seed(0)
     contents = [torch.randn(NUM_ITEMS, 3), torch.randn(NUM_ITEMS, 5)]
     table = item_table(item_input, contents, DIM)
+    if kind is FDSA:
+        tables = [ContentTable(content, DIM) for content in contents]
+        table = FeatureTables(ItemTable(NUM_ITEMS, DIM), tables)
     model = kind(NUM_ITEMS, dim=DIM, item_encoder=table, **options).eval()
     for parameter in model.parameters():  # away from where training starts, zeros among them
         torch.nn.init.normal_(parameter, std=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from genrec import (
     BACKBONE_TITLES,
     BackboneName,
     Batch,
+    ItemInput,
     MaskedBatches,
     NextItemLoss,
     NextItemRecipe,
@@ -33,6 +34,7 @@ SMALL = {"dim": 16, "num_heads": 2, "dropout": 0.0, "temperature": 0.2, "num_neg
 FAST = {"learning_rate": 0.01, "warmup_steps": 5, "epochs": 80}
 BACKBONES = get_args(BackboneName)
 BY_PAIR = {"fmlprec": PairBatches, "duorec": TwinBatches}
+CONTENTS = [torch.randn(NUM_ITEMS, 8, generator=torch.Generator().manual_seed(0))]
 WITHOUT = {
     "gru4rec": {"num_heads", "history_length"},
     "fmlprec": {"num_heads"},
@@ -42,9 +44,15 @@ WITHOUT = {
 """Sizes that a backbone does not have."""
 
 
+def config_of(backbone: BackboneName, **options: Any) -> SequenceModelConfig:
+    """A model on ids, or on content beside them where it cannot do without."""
+    items: ItemInput = "both" if backbone == "fdsa" else "ids"
+    return SequenceModelConfig(backbone=backbone, items=items, **options)
+
+
 def model_and_batch(config: SequenceModelConfig) -> tuple[StateBackbone, Batch]:
     torch.manual_seed(0)
-    model = config.model(NUM_ITEMS).eval()
+    model = config.model(NUM_ITEMS, CONTENTS).eval()
     return model, next(iter(config.batches(WALKS, NUM_ITEMS, 0)(0)))
 
 
@@ -108,7 +116,7 @@ def test_the_loss_of_a_recipe_is_the_loss_of_next_items():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_each_backbone_learns_one_batch(backbone: BackboneName):
-    config = SequenceModelConfig(backbone=backbone, **SMALL, **FAST)
+    config = config_of(backbone, **SMALL, **FAST)
     model, batch = model_and_batch(config)
     with torch.no_grad():
         before = config.loss_terms(model, batch)["next_item"]
@@ -162,7 +170,7 @@ def test_the_whole_training_is_validated_and_stops():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_loss_term_is_a_plain_cross_entropy(backbone: BackboneName):
-    config = SequenceModelConfig(backbone=backbone, **SMALL)
+    config = config_of(backbone, **SMALL)
     model, batch = model_and_batch(config)
     assert type(model).__name__ == BACKBONE_TITLES[backbone]
     with torch.no_grad():
@@ -193,9 +201,7 @@ def test_negatives_are_drawn_before_dropout():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_sizes_reach_the_model(backbone: BackboneName):
-    config = SequenceModelConfig(
-        backbone=backbone, **{**SMALL, "dropout": 0.3}, num_layers=3, history_length=7
-    )
+    config = config_of(backbone, **{**SMALL, "dropout": 0.3}, num_layers=3, history_length=7)
     expected = {
         "dim": 16,
         "num_layers": 3,
@@ -207,7 +213,7 @@ def test_sizes_reach_the_model(backbone: BackboneName):
     }
     for name in WITHOUT.get(backbone, ()):
         del expected[name]
-    settings = config.model(NUM_ITEMS).settings
+    settings = config.model(NUM_ITEMS, CONTENTS).settings
     assert not settings.keys() & WITHOUT.get(backbone, set())
     assert {name: settings[name] for name in expected} == expected
 
@@ -225,7 +231,7 @@ def test_items_are_read_by_ids_by_content_or_by_both():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_long_histories_are_windows_that_overlap_by_half(backbone: BackboneName):
-    config = SequenceModelConfig(backbone=backbone, history_length=5, batch_size=4)
+    config = config_of(backbone, history_length=5, batch_size=4)
     batches = config.batches(WALKS, NUM_ITEMS, 9)
     kind = MaskedBatches if backbone == "bert4rec" else SequenceBatches
     if backbone in BY_PAIR:
@@ -282,6 +288,7 @@ def test_titles_are_those_of_tables():
         "fmlprec": "FMLPRec",
         "cl4srec": "CL4SRec",
         "duorec": "DuoRec",
+        "fdsa": "FDSA",
     }
     assert SequenceModelConfig(backbone="gru4rec", items="content").title == "GRU4Rec, content"
     assert SequenceModelConfig(items="both").title == "SASRec, ids and content"
@@ -307,7 +314,12 @@ def test_titles_are_those_of_tables():
         (
             SequenceModelConfig,
             {"backbone": "nextitnet"},
-            r"backbone must be one of \('sasrec', 'gru4rec', .*'duorec'\), got 'nextitnet'",
+            r"backbone must be one of \('sasrec', 'gru4rec', .*'fdsa'\), got 'nextitnet'",
+        ),
+        (
+            SequenceModelConfig,
+            {"backbone": "fdsa"},
+            "items must be 'both' where backbone is 'fdsa', which reads both .*, got 'ids'",
         ),
         (
             SequenceModelConfig,

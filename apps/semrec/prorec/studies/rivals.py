@@ -190,6 +190,7 @@ def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
         ("fmlprec", "ids", "", sampled),
         ("cl4srec", "ids", "", sampled),
         ("duorec", "ids", "", sampled),
+        ("fdsa", "both", "", sampled),
     ]
     read = {"ids": "ids", "content": "text", "both": "ids and text"}
     return {

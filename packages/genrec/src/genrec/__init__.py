@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from genrec.artifact import load_weights, save_weights
     from genrec.backbones import (
         DIN,
+        FDSA,
         HGN,
         HSTU,
         Backbone,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         ConcatenatedTables,
         ContentTable,
         DuoRec,
+        FeatureTables,
         FMLPRec,
         GRU4Rec,
         ItemInput,
@@ -79,6 +81,7 @@ __version__ = metadata.version("genrec")
 __all__ = [
     "BACKBONE_TITLES",
     "DIN",
+    "FDSA",
     "HGN",
     "HSTU",
     "Answer",
@@ -98,6 +101,7 @@ __all__ = [
     "DuoRec",
     "Ensemble",
     "FMLPRec",
+    "FeatureTables",
     "GRU4Rec",
     "HistoryEncoder",
     "ItemGraph",
@@ -190,7 +194,9 @@ _MODULES = {
         "ContentTable",
         "DIN",
         "DuoRec",
+        "FDSA",
         "FMLPRec",
+        "FeatureTables",
         "GRU4Rec",
         "HGN",
         "HSTU",

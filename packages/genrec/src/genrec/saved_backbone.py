@@ -21,6 +21,7 @@ from genrec.artifact import ModelFolder, read_folder, reading_config, write_fold
 from genrec.backbone_names import plugin_backbone
 from genrec.backbones import (
     DIN,
+    FDSA,
     HGN,
     HSTU,
     Backbone,
@@ -30,6 +31,7 @@ from genrec.backbones import (
     ConcatenatedTables,
     ContentTable,
     DuoRec,
+    FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemTable,
@@ -45,7 +47,7 @@ _LOG = logging.getLogger(__name__)
 
 BACKBONES: Mapping[str, type[Backbone]] = {
     kind.__name__: kind
-    for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec)
+    for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA)
 }
 """The sequence models that a folder can hold, by the name that `config.json` has of each."""
 
@@ -84,7 +86,8 @@ def save_backbone(
         folder: Where it goes; a model folder that is there is replaced.
         model: A model of one of `genrec`'s own classes, such as `SASRec`, or a `Backbone` of
             another package, whose name and version are kept; its item encoder is an `ItemTable`, a
-            `ContentTable` or `ConcatenatedTables` of these, and content goes with it.
+            `ContentTable`, or `ConcatenatedTables` or `FeatureTables` of these, and content goes
+            with it.
         item_ids: Id of each item row, no two alike.
         history_length: Most items of a history that the model reads, the newest ones.
         popularity: How often each item was had in training, for users without a history.
@@ -234,15 +237,12 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
         number = sum(name.startswith("content.") for name in catalogue)
         catalogue[f"content.{number}"] = table.features
         return {"class": "ContentTable", "dim": table.projection.out_features}
-    if type(table) is ConcatenatedTables:
-        return {
-            "class": "ConcatenatedTables",
-            "dim": table.projection.out_features,
-            "tables": [_describe(part, catalogue) for part in table.tables],
-        }
+    if type(table) is ConcatenatedTables or type(table) is FeatureTables:
+        parts = [_describe(part, catalogue) for part in table.tables]
+        return {"class": type(table).__name__, "dim": parts[0]["dim"], "tables": parts}
     raise TypeError(
-        "item_encoder must be an ItemTable, a ContentTable or ConcatenatedTables to be saved, got "
-        f"{type(table).__name__}: an ItemTable can hold what its item_vectors() are"
+        "item_encoder must be an ItemTable, a ContentTable, ConcatenatedTables or FeatureTables to "
+        f"be saved, got {type(table).__name__}: an ItemTable can hold what its item_vectors() are"
     )
 
 
@@ -261,8 +261,10 @@ def _make(
         return ItemTable(num_items, dim)
     if class_name == "ContentTable":
         return ContentTable(next(contents), dim)
-    if class_name == "ConcatenatedTables":
+    if class_name in ("ConcatenatedTables", "FeatureTables"):
         saved.check_count(tables=len(description["tables"]))
         parts = [_make(part, saved, num_items, contents) for part in description["tables"]]
+        if class_name == "FeatureTables":
+            return FeatureTables(parts[0], parts[1:])
         return ConcatenatedTables(parts, dim)
     raise ValueError(f"items must be made of tables that genrec knows, got {class_name!r}")

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from genrec.backbone_names import plugin_backbone
 from genrec.backbones import (
+    FDSA,
     HGN,
     HSTU,
     BERT4Rec,
     Caser,
     CL4SRec,
+    ContentTable,
     DuoRec,
+    FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemInput,
@@ -38,7 +41,7 @@ from genrec.twins import TwinBatches
 from genrec.windows import Histories
 
 BackboneName = Literal[
-    "sasrec", "gru4rec", "bert4rec", "hstu", "caser", "hgn", "fmlprec", "cl4srec", "duorec"
+    "sasrec", "gru4rec", "bert4rec", "hstu", "caser", "hgn", "fmlprec", "cl4srec", "duorec", "fdsa"
 ]
 """The sequence models that a `SequenceModelConfig` can name."""
 
@@ -52,6 +55,7 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "fmlprec": FMLPRec,
     "cl4srec": CL4SRec,
     "duorec": DuoRec,
+    "fdsa": FDSA,
 }
 
 _PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
@@ -137,7 +141,7 @@ class SequenceModelConfig(SequenceRecipe):
             Caser and HGN no heads and no layers: such sizes are nothing to them. Also
             "package.module:Name", a `StateBackbone` of another package.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
-            both concatenated.
+            both concatenated. FDSA reads "both", content beside the ids that it ranks.
 
     Raises:
         ValueError: A value is out of range.
@@ -156,6 +160,12 @@ class SequenceModelConfig(SequenceRecipe):
                 raise ValueError(
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
                 )
+
+        if self.backbone == "fdsa" and self.items != "both":
+            raise ValueError(
+                "items must be 'both' where backbone is 'fdsa', which reads both ids and content, "
+                f"got {self.items!r}"
+            )
 
     @property
     def title(self) -> str:
@@ -186,10 +196,13 @@ class SequenceModelConfig(SequenceRecipe):
         """
         if self.items == "ids":
             table: nn.Module = ItemTable(num_items, self.dim)
-        elif contents:
-            table = item_table(self.items, contents, self.dim)
-        else:
+        elif not contents:
             raise ValueError(f"contents must be given where items is {self.items!r}, got none")
+        elif self.backbone == "fdsa":
+            ids = ItemTable(num_items, self.dim)
+            table = FeatureTables(ids, [ContentTable(content, self.dim) for content in contents])
+        else:
+            table = item_table(self.items, contents, self.dim)
         return make_backbone(self.backbone, num_items, self, item_encoder=table, trust=trust)
 
     def batches(

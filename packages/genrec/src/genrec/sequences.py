@@ -30,6 +30,7 @@ from genrec.mapped import shared_in
 from genrec.windows import (
     Histories,
     batch_order,
+    check_shard,
     cut,
     cut_timestamps,
     firsts_of,
@@ -389,6 +390,8 @@ def query_batches(
     history_length: int = 20,
     batch_size: int = 256,
     by_length: bool = False,
+    shard: int = 0,
+    shards: int = 1,
 ) -> Iterator[tuple[Int[Tensor, " batch"], Int[Tensor, "batch length"]]]:
     """Yields padded histories for inference, with the row of `histories` that each came from.
 
@@ -399,6 +402,8 @@ def query_batches(
         batch_size: Most histories in a batch.
         by_length: Go through the histories from the longest to the shortest, which skips padding,
             in place of the order given.
+        shard: Which share of the batches: those numbered `shard`, `shard + shards` and so on.
+        shards: How many shares there are.
 
     Yields:
         The rows of `histories` in the batch, and their items, oldest first from column 0; every
@@ -408,10 +413,11 @@ def query_batches(
         ValueError: An argument is out of range or an item is not a row of the catalogue.
     """
     check_positive(history_length=history_length, batch_size=batch_size)
+    check_shard(shard, shards)
     items, offsets = flatten(histories, num_items)
     lengths = np.minimum(np.diff(offsets), history_length)
     order = np.argsort(-lengths, kind="stable") if by_length else np.arange(len(lengths))
-    for start in range(0, len(order), batch_size):
+    for start in range(shard * batch_size, len(order), shards * batch_size):
         rows = order[start : start + batch_size]
         history, _ = cut(items, offsets[rows + 1] - lengths[rows], lengths[rows], num_items)
         yield torch.from_numpy(rows), torch.from_numpy(history)

@@ -7,6 +7,7 @@ from genrec.backbones.caser import Caser
 from genrec.backbones.cl4srec import CL4SRec
 from genrec.backbones.din import DIN
 from genrec.backbones.duorec import DuoRec
+from genrec.backbones.fdsa import FDSA
 from genrec.backbones.fmlp_rec import FMLPRec
 from genrec.backbones.gru4rec import GRU4Rec
 from genrec.backbones.hgn import HGN
@@ -15,6 +16,7 @@ from genrec.backbones.items import (
     Backbone,
     ConcatenatedTables,
     ContentTable,
+    FeatureTables,
     ItemInput,
     ItemTable,
     StateBackbone,
@@ -24,6 +26,7 @@ from genrec.backbones.sasrec import SASRec
 
 __all__ = [
     "DIN",
+    "FDSA",
     "HGN",
     "HSTU",
     "BERT4Rec",
@@ -34,6 +37,7 @@ __all__ = [
     "ContentTable",
     "DuoRec",
     "FMLPRec",
+    "FeatureTables",
     "GRU4Rec",
     "ItemInput",
     "ItemTable",

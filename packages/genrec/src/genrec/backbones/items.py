@@ -108,6 +108,33 @@ class ConcatenatedTables(nn.Module):
         return vectors
 
 
+class FeatureTables(nn.Module):
+    """Item vectors and, beside them, a vector for each of an item's features: what FDSA reads.
+
+    Args:
+        ids: Module whose `forward()` returns the vectors of all items, [items, dim].
+        features: The same of each feature.
+
+    Raises:
+        ValueError: There is no feature.
+    """
+
+    def __init__(self, ids: nn.Module, features: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not features:
+            raise ValueError("features must be at least one table, got none")
+        self.tables = nn.ModuleList([ids, *features])
+
+    def forward(self) -> Float[Tensor, "items dim"]:
+        """Returns the vectors of all items, which score."""
+        vectors: Tensor = self.tables[0]()
+        return vectors
+
+    def features(self) -> Float[Tensor, "items features dim"]:
+        """Returns the vectors of all features of all items."""
+        return torch.stack([table() for table in list(self.tables)[1:]], dim=1)
+
+
 def item_table(
     item_input: ItemInput, contents: Sequence[Float[Tensor, "items _"]], dim: int
 ) -> nn.Module:

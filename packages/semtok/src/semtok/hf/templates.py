@@ -50,6 +50,8 @@ class HistoryTemplate:
         tokens: ItemTokens,
         history: Sequence[int] | Int64[np.ndarray, " items"],
         target: Sequence[int] | Int64[np.ndarray, " items"] | None = None,
+        *,
+        titles: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """The prompt of a history, with the completion if there is a target.
 
@@ -57,6 +59,8 @@ class HistoryTemplate:
             tokens: Of the items.
             history: Rows of items, oldest first.
             target: Rows of the items that came next; None for a prompt to be answered.
+            titles: What each item of the table is called, which the prompt then says after its
+                tokens; None for tokens alone. A completion is of tokens alone.
 
         Returns:
             "prompt" and, with a target, "completion": texts, or lists of messages.
@@ -65,7 +69,10 @@ class HistoryTemplate:
             ValueError: If there is no such item, or `target` has none.
         """
         shown = history if self.max_items is None else history[-self.max_items :]
-        prompt = self.prompt.replace(_PLACE, tokens.text(shown, self.separator))
+        text = tokens.text(shown, self.separator)
+        if titles is not None:
+            text = self.separator.join(f"{tokens.text([row])} {titles[row]}" for row in shown)
+        prompt = self.prompt.replace(_PLACE, text)
         example: dict[str, Any] = {"prompt": prompt}
         if target is not None:
             if len(target) == 0:

@@ -1,0 +1,1 @@
+"""Semantic IDs in a language model: supervised fine-tuning with LoRA, constrained decoding."""
