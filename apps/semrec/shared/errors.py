@@ -37,13 +37,9 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
     except known as error:
         _stop(f"error: {' '.join(str(error).split()) or type(error).__name__}", 1)
     except RuntimeError as error:
-        # What torch.distributed says where the process that it waits for is no more.
-        if processes.count() == 1 or not any(word in str(error) for word in _GONE):
+        if not processes.ended_elsewhere(error):
             raise
         _stop("error: another process of the run has ended; the same command goes on from here", 1)
-
-
-_GONE = ("Connection", "connection", "another process", "NCCL", "closed", "reset by peer")
 
 
 def _stop(message: str, code: int) -> NoReturn:
