@@ -49,13 +49,9 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
     except known as error:
         _stop(1, f"error: {' '.join(str(error).split()) or type(error).__name__}")
     except RuntimeError as error:
-        # What torch.distributed says where the process that it waits for is no more.
-        if processes.count() == 1 or not any(word in str(error) for word in _GONE):
+        if not processes.ended_elsewhere(error):
             raise
         _stop(1, "error: another process of the run has ended; the same command goes on from here")
-
-
-_GONE = ("Connection", "connection", "another process", "NCCL", "closed", "reset by peer")
 
 
 def _stop(code: int, *lines: str) -> NoReturn:

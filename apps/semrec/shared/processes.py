@@ -24,6 +24,9 @@ COMMANDS = ("run", "demo")
 
 _LONGEST_STAGE = timedelta(days=30)  # that the others wait for; torchrun sees whether it still runs
 
+# What gloo says of a process that is no more, and evalrec of one that failed.
+_GONE = ("Connection closed by peer", "Connection reset by peer", "failed in another process")
+
 _alone_since = 0  # how many blocks of `alone` this process is in
 
 
@@ -47,7 +50,7 @@ def _started() -> int:
 
 
 def _rank() -> int:
-    return int(os.environ["RANK"]) if _started() > 1 else 0
+    return int(os.environ.get("RANK", "0")) if _started() > 1 else 0
 
 
 def meet() -> None:
@@ -125,8 +128,22 @@ def part() -> None:
     _alone_since += 1
 
 
+def ended_elsewhere(error: RuntimeError) -> bool:
+    """Whether an error says no more than that another process of the run has ended."""
+    if count() == 1:
+        return False
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or any(words in str(error) for words in _GONE)
+
+
 def is_first_to_fail() -> bool:
-    """Whether no other process of the run has said that something went wrong; asked once."""
+    """Whether no other process of the run has said that something went wrong.
+
+    To be asked once, by a process that is about to end: being told to end means no more to it.
+    """
+    if _started() > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if _started() == 1 or not address or not port:
         return True
