@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Caser,
         CL4SRec,
         ConcatenatedTables,
+        ContentExperts,
         ContentTable,
         DuoRec,
         FeatureTables,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         ItemTable,
         SASRec,
         StateBackbone,
+        UniSRec,
         item_table,
     )
     from genrec.calibration import Calibration, calibrate, calibrated
@@ -59,7 +61,12 @@ if TYPE_CHECKING:
     from genrec.scoring import dense_scorer, rank_histories
     from genrec.seq2seq import Seq2Seq, Seq2SeqOutput, Tables
     from genrec.seq2seq_config import Seq2SeqConfig
-    from genrec.sequence_config import BACKBONE_TITLES, BackboneName, SequenceModelConfig
+    from genrec.sequence_config import (
+        BACKBONE_TITLES,
+        ITEM_INPUTS,
+        BackboneName,
+        SequenceModelConfig,
+    )
     from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
     from genrec.similarity import item_scores
     from genrec.streams import Ensemble, Streams
@@ -77,6 +84,7 @@ __all__ = [
     "FDSA",
     "HGN",
     "HSTU",
+    "ITEM_INPUTS",
     "Answer",
     "Answers",
     "ArtifactError",
@@ -88,6 +96,7 @@ __all__ = [
     "Calibration",
     "Caser",
     "ConcatenatedTables",
+    "ContentExperts",
     "ContentTable",
     "DecoderStep",
     "DenseRecommender",
@@ -130,6 +139,7 @@ __all__ = [
     "TrainingResult",
     "Trie",
     "TwinBatches",
+    "UniSRec",
     "Vocabulary",
     "beam_recall",
     "beam_search",
@@ -176,6 +186,7 @@ _MODULES = {
         "CL4SRec",
         "Caser",
         "ConcatenatedTables",
+        "ContentExperts",
         "ContentTable",
         "DIN",
         "DuoRec",
@@ -189,6 +200,7 @@ _MODULES = {
         "ItemTable",
         "SASRec",
         "StateBackbone",
+        "UniSRec",
         "item_table",
     ),
     "calibration": ("Calibration", "calibrate", "calibrated"),
@@ -221,7 +233,7 @@ _MODULES = {
     "scoring": ("dense_scorer", "rank_histories"),
     "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
     "seq2seq_config": ("Seq2SeqConfig",),
-    "sequence_config": ("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+    "sequence_config": ("BACKBONE_TITLES", "BackboneName", "ITEM_INPUTS", "SequenceModelConfig"),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
     "similarity": ("item_scores",),
     "streams": ("Ensemble", "Streams"),

@@ -7,10 +7,11 @@ windows and budget.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from genrec.backbones import (
     BERT4Rec,
     Caser,
     CL4SRec,
+    ContentExperts,
     ContentTable,
     DuoRec,
     FeatureTables,
@@ -30,6 +32,7 @@ from genrec.backbones import (
     ItemTable,
     SASRec,
     StateBackbone,
+    UniSRec,
     item_table,
 )
 from genrec.cloze import MaskedBatches
@@ -39,7 +42,17 @@ from genrec.twins import TwinBatches
 from genrec.windows import Histories
 
 BackboneName = Literal[
-    "sasrec", "gru4rec", "bert4rec", "hstu", "caser", "hgn", "fmlprec", "cl4srec", "duorec", "fdsa"
+    "sasrec",
+    "gru4rec",
+    "bert4rec",
+    "hstu",
+    "caser",
+    "hgn",
+    "fmlprec",
+    "cl4srec",
+    "duorec",
+    "fdsa",
+    "unisrec",
 ]
 
 _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
@@ -53,10 +66,17 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "cl4srec": CL4SRec,
     "duorec": DuoRec,
     "fdsa": FDSA,
+    "unisrec": UniSRec,
 }
 
 _PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
 """What is trained on pairs, a target a history, in place of a target at every position."""
+
+ITEM_INPUTS: Mapping[BackboneName, tuple[ItemInput, ...]] = {
+    "fdsa": ("both",),
+    "unisrec": ("content", "both"),
+}
+"""What items are told by, for backbones that cannot do with all of it."""
 
 BACKBONE_TITLES: dict[BackboneName, str] = {
     name: kind.__name__ for name, kind in _BACKBONES.items()
@@ -83,7 +103,8 @@ class SequenceModelConfig(SequenceRecipe):
             one at every step. HSTU goes without timestamps here. GRU4Rec and FMLPRec have no heads,
             Caser and HGN no heads and no layers: such sizes are nothing to them.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
-            both concatenated. FDSA reads "both", content beside the ids that it ranks.
+            both concatenated. FDSA reads "both", content beside the ids that it ranks; UniSRec
+            reads content through experts, to which "both" adds the ids.
 
     Raises:
         ValueError: A value is out of range.
@@ -100,10 +121,11 @@ class SequenceModelConfig(SequenceRecipe):
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
                 )
 
-        if self.backbone == "fdsa" and self.items != "both":
+        inputs = ITEM_INPUTS.get(self.backbone, get_args(ItemInput))
+        if self.items not in inputs:
             raise ValueError(
-                "items must be 'both' where backbone is 'fdsa', which reads both ids and content, "
-                f"got {self.items!r}"
+                f"items must be one of {inputs} where backbone is {self.backbone!r}, got "
+                f"{self.items!r}"
             )
 
     @property
@@ -132,6 +154,9 @@ class SequenceModelConfig(SequenceRecipe):
         elif self.backbone == "fdsa":
             ids = ItemTable(num_items, self.dim)
             table = FeatureTables(ids, [ContentTable(content, self.dim) for content in contents])
+        elif self.backbone == "unisrec":
+            content = torch.cat(list(contents), dim=1)
+            table = ContentExperts(content, self.dim, with_ids=self.items == "both")
         else:
             table = item_table(self.items, contents, self.dim)
         kind = _BACKBONES[self.backbone]
