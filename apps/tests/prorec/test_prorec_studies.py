@@ -273,9 +273,12 @@ def test_rivals_have_as_many_trials_each(
     monkeypatch.setattr(rivals, "TIGER_CODES", codes)
     kept = study(pipeline, "rivals", "1")
     assert names(kept)[:2] == ["PRORec", "SASRec, ids, full softmax"]
-    classics = {f"{title}, ids" for title in BACKBONE_TITLES.values() if title != "FDSA"}
-    classics |= {"SASRec, ids, full softmax", "FDSA, ids and text"}
-    classics.remove("SASRec, ids")
+    of_text = {"fdsa", "unisrec"}
+    classics = {
+        f"{title}, {'ids and text' if backbone in of_text else 'ids'}"
+        for backbone, title in BACKBONE_TITLES.items()
+        if backbone != "sasrec"
+    }
     assert classics | {"TIGER", "EAGER's two codes", "graph + text"} <= set(names(kept))
     variant = tiger(pipeline).pipeline
     assert variant.tokenizer.result().semantic_ids.num_levels == 4

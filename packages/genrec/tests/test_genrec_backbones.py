@@ -21,6 +21,7 @@ from genrec.backbones import (
     GRU4Rec,
     SASRec,
     StateBackbone,
+    UniSRec,
 )
 from genrec.backbones.hstu import time_buckets
 from genrec.cloze import MaskedBatches
@@ -34,7 +35,7 @@ from torch.nn import functional as F
 
 NUM_ITEMS = 12
 ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], []]
-CAUSAL = [SASRec, GRU4Rec, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA]
+CAUSAL = [SASRec, GRU4Rec, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec]
 ALL = [*CAUSAL, BERT4Rec]
 
 

@@ -12,6 +12,7 @@ from genrec import (
     Batch,
     Caser,
     CL4SRec,
+    ContentExperts,
     DuoRec,
     FeatureTables,
     FMLPRec,
@@ -120,6 +121,33 @@ def test_fdsa_weighs_features_number_by_number_and_joins_both_stacks():
         [fdsa.items(HISTORY, fdsa.item_vectors()), fdsa.features(HISTORY, expected)], dim=2
     )
     torch.testing.assert_close(fdsa(HISTORY)[0], fdsa.output(states)[0])
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_experts_shift_multiply_and_are_weighed_by_the_content(with_ids):
+    torch.manual_seed(0)
+    features = torch.randn(NUM_ITEMS, 5)
+    table = perturbed(ContentExperts(features, DIM, num_experts=3, with_ids=with_ids))
+    with torch.no_grad():
+        vectors = table()
+        for x, vector, item in zip(features, vectors, range(NUM_ITEMS), strict=True):
+            weights = [math.exp(float(x @ table.gate[:, expert])) for expert in range(3)]
+            expected = torch.zeros(DIM)
+            for weight, shift, matrix in zip(weights, table.shifts, table.experts, strict=True):
+                expected += weight / sum(weights) * ((x - shift) @ matrix)
+            if with_ids:
+                expected += table.ids[item]
+            torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(table.train()(), vectors)  # the gate is noisy
+    table().square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in table.parameters())
+
+
+def test_experts_refuse_what_they_cannot_read():
+    with pytest.raises(ValueError, match="num_experts must be at least 1, got 0"):
+        ContentExperts(torch.randn(4, 3), DIM, num_experts=0)
+    with pytest.raises(ValueError, match="features must be finite and not all alike"):
+        ContentExperts(torch.ones(4, 3), DIM)
 
 
 def test_fdsa_needs_features():

@@ -19,6 +19,7 @@ from genrec import (
     BERT4Rec,
     Caser,
     CL4SRec,
+    ContentExperts,
     ContentTable,
     DenseRecommender,
     DuoRec,
@@ -31,6 +32,7 @@ from genrec import (
     Seq2Seq,
     Seq2SeqConfig,
     Trie,
+    UniSRec,
     item_table,
     load_backbone,
     save_backbone,
@@ -58,6 +60,7 @@ SHARES = {"crop_share": 0.5, "mask_share": 0.4, "reorder_share": 0.7}
 OTHER_THAN_DEFAULT = {
     SASRec: SASREC,
     FDSA: {name: SASREC[name] for name in SASREC if name not in ("positions", "norm")},
+    UniSRec: SASREC,
     DuoRec: {**SASREC, **CONTRAST},
     CL4SRec: {**SASREC, **CONTRAST, **SHARES},
     Caser: {
@@ -113,6 +116,9 @@ def make(kind: type[Backbone], item_input: str = "ids", **options: object) -> Ba
     if kind is FDSA:
         tables = [ContentTable(content, DIM) for content in contents]
         table = FeatureTables(ItemTable(NUM_ITEMS, DIM), tables)
+    if kind is UniSRec and item_input != "ids":
+        with_ids = item_input == "both"
+        table = ContentExperts(contents[0], DIM, num_experts=3, with_ids=with_ids)
     model = kind(NUM_ITEMS, dim=DIM, item_encoder=table, **options).eval()
     for parameter in model.parameters():  # away from where training starts, zeros among them
         torch.nn.init.normal_(parameter, std=0.5)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from genrec import (
     BACKBONE_TITLES,
+    ITEM_INPUTS,
     BackboneName,
     Batch,
     ItemInput,
@@ -46,7 +47,7 @@ WITHOUT = {
 
 def config_of(backbone: BackboneName, **options: Any) -> SequenceModelConfig:
     """A model on ids, or on content beside them where it cannot do without."""
-    items: ItemInput = "both" if backbone == "fdsa" else "ids"
+    items: ItemInput = ITEM_INPUTS.get(backbone, ("ids",))[0]
     return SequenceModelConfig(backbone=backbone, items=items, **options)
 
 
@@ -289,6 +290,7 @@ def test_titles_are_those_of_tables():
         "cl4srec": "CL4SRec",
         "duorec": "DuoRec",
         "fdsa": "FDSA",
+        "unisrec": "UniSRec",
     }
     assert SequenceModelConfig(backbone="gru4rec", items="content").title == "GRU4Rec, content"
     assert SequenceModelConfig(items="both").title == "SASRec, ids and content"
@@ -314,12 +316,17 @@ def test_titles_are_those_of_tables():
         (
             SequenceModelConfig,
             {"backbone": "nextitnet"},
-            r"backbone must be one of \('sasrec', 'gru4rec', .*'fdsa'\), got 'nextitnet'",
+            r"backbone must be one of \('sasrec', 'gru4rec', .*'unisrec'\), got 'nextitnet'",
         ),
         (
             SequenceModelConfig,
             {"backbone": "fdsa"},
-            "items must be 'both' where backbone is 'fdsa', which reads both .*, got 'ids'",
+            r"items must be one of \('both',\) where backbone is 'fdsa', got 'ids'",
+        ),
+        (
+            SequenceModelConfig,
+            {"backbone": "unisrec"},
+            r"items must be one of \('content', 'both'\) where backbone is 'unisrec', got 'ids'",
         ),
         (
             SequenceModelConfig,

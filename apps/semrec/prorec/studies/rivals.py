@@ -191,6 +191,8 @@ def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
         ("cl4srec", "ids", "", sampled),
         ("duorec", "ids", "", sampled),
         ("fdsa", "both", "", sampled),
+        ("unisrec", "content", "", sampled),
+        ("unisrec", "both", "", sampled),
     ]
     read = {"ids": "ids", "content": "text", "both": "ids and text"}
     return {

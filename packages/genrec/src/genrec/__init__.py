@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Caser,
         CL4SRec,
         ConcatenatedTables,
+        ContentExperts,
         ContentTable,
         DuoRec,
         FeatureTables,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         ItemTable,
         SASRec,
         StateBackbone,
+        UniSRec,
         item_table,
     )
     from genrec.calibration import Calibration, calibrate, calibrated
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from genrec.seq2seq_config import Seq2SeqConfig
     from genrec.sequence_config import (
         BACKBONE_TITLES,
+        ITEM_INPUTS,
         BackboneName,
         SequenceModelConfig,
         backbone_class,
@@ -84,6 +87,7 @@ __all__ = [
     "FDSA",
     "HGN",
     "HSTU",
+    "ITEM_INPUTS",
     "Answer",
     "Answers",
     "ArtifactError",
@@ -95,6 +99,7 @@ __all__ = [
     "Calibration",
     "Caser",
     "ConcatenatedTables",
+    "ContentExperts",
     "ContentTable",
     "DecoderStep",
     "DenseRecommender",
@@ -140,6 +145,7 @@ __all__ = [
     "TrainingResult",
     "Trie",
     "TwinBatches",
+    "UniSRec",
     "Vocabulary",
     "backbone_class",
     "beam_recall",
@@ -191,6 +197,7 @@ _MODULES = {
         "CL4SRec",
         "Caser",
         "ConcatenatedTables",
+        "ContentExperts",
         "ContentTable",
         "DIN",
         "DuoRec",
@@ -204,6 +211,7 @@ _MODULES = {
         "ItemTable",
         "SASRec",
         "StateBackbone",
+        "UniSRec",
         "item_table",
     ),
     "calibration": ("Calibration", "calibrate", "calibrated"),
@@ -237,7 +245,7 @@ _MODULES = {
     "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
     "seq2seq_config": ("Seq2SeqConfig",),
     "sequence_config": (
-        *("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+        *("BACKBONE_TITLES", "BackboneName", "ITEM_INPUTS", "SequenceModelConfig"),
         *("backbone_class", "make_backbone"),
     ),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),

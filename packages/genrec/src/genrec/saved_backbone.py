@@ -29,6 +29,7 @@ from genrec.backbones import (
     Caser,
     CL4SRec,
     ConcatenatedTables,
+    ContentExperts,
     ContentTable,
     DuoRec,
     FeatureTables,
@@ -36,6 +37,7 @@ from genrec.backbones import (
     GRU4Rec,
     ItemTable,
     SASRec,
+    UniSRec,
 )
 from genrec.config_checks import check_positive
 from genrec.errors import ArtifactError
@@ -47,7 +49,10 @@ _LOG = logging.getLogger(__name__)
 
 BACKBONES: Mapping[str, type[Backbone]] = {
     kind.__name__: kind
-    for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA)
+    for kind in (
+        *(SASRec, GRU4Rec, BERT4Rec, DIN, HSTU),
+        *(Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec),
+    )
 }
 """The sequence models that a folder can hold, by the name that `config.json` has of each."""
 
@@ -86,8 +91,8 @@ def save_backbone(
         folder: Where it goes; a model folder that is there is replaced.
         model: A model of one of `genrec`'s own classes, such as `SASRec`, or a `Backbone` of
             another package, whose name and version are kept; its item encoder is an `ItemTable`, a
-            `ContentTable`, or `ConcatenatedTables` or `FeatureTables` of these, and content goes
-            with it.
+            `ContentTable`, `ContentExperts`, or `ConcatenatedTables` or `FeatureTables` of these,
+            and content goes with it.
         item_ids: Id of each item row, no two alike.
         history_length: Most items of a history that the model reads, the newest ones.
         popularity: How often each item was had in training, for users without a history.
@@ -233,16 +238,22 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
     """Returns what JSON is to say of an item table; stored content is added to the catalogue."""
     if type(table) is ItemTable:
         return {"class": "ItemTable", "dim": table.ids.shape[1]}
-    if type(table) is ContentTable:
+    if type(table) is ContentTable or type(table) is ContentExperts:
         number = sum(name.startswith("content.") for name in catalogue)
         catalogue[f"content.{number}"] = table.features
+    if type(table) is ContentTable:
         return {"class": "ContentTable", "dim": table.projection.out_features}
+    if type(table) is ContentExperts:
+        num_experts, _, dim = table.experts.shape
+        options = {"num_experts": num_experts, "with_ids": table.ids is not None}
+        return {"class": "ContentExperts", "dim": dim, **options}
     if type(table) is ConcatenatedTables or type(table) is FeatureTables:
         parts = [_describe(part, catalogue) for part in table.tables]
         return {"class": type(table).__name__, "dim": parts[0]["dim"], "tables": parts}
     raise TypeError(
-        "item_encoder must be an ItemTable, a ContentTable, ConcatenatedTables or FeatureTables to "
-        f"be saved, got {type(table).__name__}: an ItemTable can hold what its item_vectors() are"
+        "item_encoder must be an ItemTable, a ContentTable, ContentExperts, ConcatenatedTables or "
+        f"FeatureTables to be saved, got {type(table).__name__}: an ItemTable can hold what its "
+        "item_vectors() are"
     )
 
 
@@ -255,12 +266,17 @@ def _make(
     description: Mapping[str, Any], saved: ModelFolder, num_items: int, contents: Iterator[Tensor]
 ) -> nn.Module:
     """Makes the item table that `_describe` described."""
-    check_types(description, {"class": str, "dim": int, "tables": list[dict[str, Any]]})
+    hints = {"class": str, "dim": int, "tables": list[dict[str, Any]]}
+    check_types(description, {**hints, "num_experts": int, "with_ids": bool})
     class_name, dim = description["class"], description["dim"]
     if class_name == "ItemTable":
         return ItemTable(num_items, dim)
     if class_name == "ContentTable":
         return ContentTable(next(contents), dim)
+    if class_name == "ContentExperts":
+        num_experts, with_ids = description["num_experts"], description["with_ids"]
+        saved.check_count(num_experts=num_experts)
+        return ContentExperts(next(contents), dim, num_experts=num_experts, with_ids=with_ids)
     if class_name in ("ConcatenatedTables", "FeatureTables"):
         saved.check_count(tables=len(description["tables"]))
         parts = [_make(part, saved, num_items, contents) for part in description["tables"]]

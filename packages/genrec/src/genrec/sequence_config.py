@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from genrec.backbones import (
     BERT4Rec,
     Caser,
     CL4SRec,
+    ContentExperts,
     ContentTable,
     DuoRec,
     FeatureTables,
@@ -31,6 +33,7 @@ from genrec.backbones import (
     ItemTable,
     SASRec,
     StateBackbone,
+    UniSRec,
     item_table,
 )
 from genrec.cloze import MaskedBatches
@@ -41,7 +44,17 @@ from genrec.twins import TwinBatches
 from genrec.windows import Histories
 
 BackboneName = Literal[
-    "sasrec", "gru4rec", "bert4rec", "hstu", "caser", "hgn", "fmlprec", "cl4srec", "duorec", "fdsa"
+    "sasrec",
+    "gru4rec",
+    "bert4rec",
+    "hstu",
+    "caser",
+    "hgn",
+    "fmlprec",
+    "cl4srec",
+    "duorec",
+    "fdsa",
+    "unisrec",
 ]
 """The sequence models that a `SequenceModelConfig` can name."""
 
@@ -56,10 +69,17 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "cl4srec": CL4SRec,
     "duorec": DuoRec,
     "fdsa": FDSA,
+    "unisrec": UniSRec,
 }
 
 _PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
 """What is trained on pairs, a target a history, in place of a target at every position."""
+
+ITEM_INPUTS: Mapping[BackboneName, tuple[ItemInput, ...]] = {
+    "fdsa": ("both",),
+    "unisrec": ("content", "both"),
+}
+"""What items are told by, for backbones that cannot do with all of it."""
 
 BACKBONE_TITLES: dict[BackboneName, str] = {
     name: kind.__name__ for name, kind in _BACKBONES.items()
@@ -141,7 +161,8 @@ class SequenceModelConfig(SequenceRecipe):
             Caser and HGN no heads and no layers: such sizes are nothing to them. Also
             "package.module:Name", a `StateBackbone` of another package.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
-            both concatenated. FDSA reads "both", content beside the ids that it ranks.
+            both concatenated. FDSA reads "both", content beside the ids that it ranks; UniSRec
+            reads content through experts, to which "both" adds the ids.
 
     Raises:
         ValueError: A value is out of range.
@@ -161,10 +182,11 @@ class SequenceModelConfig(SequenceRecipe):
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
                 )
 
-        if self.backbone == "fdsa" and self.items != "both":
+        inputs = ITEM_INPUTS.get(self.backbone, get_args(ItemInput))
+        if self.items not in inputs:
             raise ValueError(
-                "items must be 'both' where backbone is 'fdsa', which reads both ids and content, "
-                f"got {self.items!r}"
+                f"items must be one of {inputs} where backbone is {self.backbone!r}, got "
+                f"{self.items!r}"
             )
 
     @property
@@ -201,6 +223,9 @@ class SequenceModelConfig(SequenceRecipe):
         elif self.backbone == "fdsa":
             ids = ItemTable(num_items, self.dim)
             table = FeatureTables(ids, [ContentTable(content, self.dim) for content in contents])
+        elif self.backbone == "unisrec":
+            content = torch.cat(list(contents), dim=1)
+            table = ContentExperts(content, self.dim, with_ids=self.items == "both")
         else:
             table = item_table(self.items, contents, self.dim)
         return make_backbone(self.backbone, num_items, self, item_encoder=table, trust=trust)

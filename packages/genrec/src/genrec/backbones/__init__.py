@@ -23,6 +23,7 @@ from genrec.backbones.items import (
     item_table,
 )
 from genrec.backbones.sasrec import SASRec
+from genrec.backbones.unisrec import ContentExperts, UniSRec
 
 __all__ = [
     "DIN",
@@ -34,6 +35,7 @@ __all__ = [
     "CL4SRec",
     "Caser",
     "ConcatenatedTables",
+    "ContentExperts",
     "ContentTable",
     "DuoRec",
     "FMLPRec",
@@ -43,5 +45,6 @@ __all__ = [
     "ItemTable",
     "SASRec",
     "StateBackbone",
+    "UniSRec",
     "item_table",
 ]
