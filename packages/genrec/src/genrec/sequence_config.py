@@ -182,7 +182,8 @@ class SequenceModelConfig(SequenceRecipe):
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
                 )
 
-        inputs = ITEM_INPUTS.get(self.backbone, get_args(ItemInput))
+        needed: Mapping[str, tuple[ItemInput, ...]] = ITEM_INPUTS
+        inputs = needed.get(self.backbone, get_args(ItemInput))
         if self.items not in inputs:
             raise ValueError(
                 f"items must be one of {inputs} where backbone is {self.backbone!r}, got "
