@@ -91,6 +91,7 @@ class Run:
         update: Mapping[str, Any] | None = None,
         trust: Collection[str] = (),
         logger: LoggerName | None = None,
+        completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -104,6 +105,8 @@ class Run:
                 "digest" of its contents, and the settings.
             trust: The packages whose code may run; no file of the run keeps them.
             logger: What keeps the curves of trainings.
+            completed: Adds to the configuration of a run that an older version began what that
+                version did not know.
 
         Raises:
             ExperimentError: The folder holds another run, or files that are no run's.
@@ -112,11 +115,15 @@ class Run:
         if update is not None:
             identity["update"] = dict(update)
         with processes.first_before_others():
-            present = cls._begun(path, json.loads(json.dumps(identity)))
+            present = cls._begun(path, json.loads(json.dumps(identity)), completed)
         return cls(path, identity=present, screen=screen, may_fill=True, trust=trust, logger=logger)
 
     @staticmethod
-    def _begun(path: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _begun(
+        path: Path,
+        identity: Mapping[str, Any],
+        completed: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> Mapping[str, Any]:
         """Writes what a run is of where nothing has, and reads what is there, which must be it."""
         marker = path / "run.json"
         check_out(path)
@@ -131,6 +138,7 @@ class Run:
             with suppress(FileExistsError):
                 write_sealed(marker, identity, overwrite=False)
         present = _read_identity(marker)
+        present["config"] = json.loads(json.dumps(completed(present["config"])))
         # All of them: a size that follows from what was changed must not be named in its place.
         differences = [
             _in_words(key, before, now)
@@ -142,13 +150,21 @@ class Run:
         return present
 
     @classmethod
-    def reopen(cls, path: Path, screen: Screen, *, trust: Collection[str] = ()) -> Run:
+    def reopen(
+        cls,
+        path: Path,
+        screen: Screen,
+        *,
+        trust: Collection[str] = (),
+        completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> Run:
         """Opens a complete run; none of its stages is filled any more.
 
         Args:
             path: The folder.
             screen: Where progress is shown.
             trust: The packages whose code may run.
+            completed: As for `begin`.
 
         Raises:
             ExperimentError: The folder is not that of a complete run.
@@ -158,6 +174,7 @@ class Run:
             raise ExperimentError(
                 f"{path}: the run is not complete; the command that began it goes on"
             )
+        identity["config"] = json.loads(json.dumps(completed(identity["config"])))
         return cls(path, identity=identity, screen=screen, may_fill=False, trust=trust)
 
     @property

@@ -16,6 +16,7 @@ from evalrec import leave_one_out, read_interactions
 
 import semrec
 from semrec.shared.errors import ExperimentError
+from semrec.shared.files import read_json, write_sealed
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 OfApp = Callable[[str], Path]
@@ -190,3 +191,36 @@ def test_a_run_that_keeps_no_users_is_refused_and_completed(
 def test_only_runs_are_loaded(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"run\.json is missing: is this the folder of a run"):
         semrec.load_run(tmp_path)
+
+
+def test_a_run_of_a_version_without_a_key_is_the_run_with_its_default(
+    completed: OfApp,
+    data: Path,
+    small: OfApp,
+    launch: Launch,
+    digests: Callable[[Path], dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    """An upgrade trains nothing anew, and leaves no run behind that cannot answer."""
+    path = tmp_path / "run"
+    shutil.copytree(completed("prorec"), path)
+    identity = read_json(path / "run.json", sealed=True)
+    del identity["config"]["stage_one"]["alignment_among"]
+    write_sealed(path / "run.json", identity)
+    before = digests(path)
+    loaded, original = (semrec.load_run(run, device="cpu") for run in (path, completed("prorec")))
+    histories = [loaded.item_ids[:2], loaded.item_ids[5:8]]
+    assert loaded.recommender().recommend(histories) == original.recommender().recommend(histories)
+    begun = ["prorec", "run", "--data", data, "--out", path, "--device", "cpu", "--config"]
+    done = launch(*begun, small("prorec"))
+    assert done.returncode == 0, done.stderr
+    assert {name: digest for name, digest in digests(path).items() if "stage" in name} == {
+        name: digest for name, digest in before.items() if "stage" in name
+    }
+    other = tmp_path / "other.toml"
+    settings = small("prorec").read_text()
+    assert settings.count("[stage_one]\n") == 1
+    other.write_text(settings.replace("[stage_one]\n", '[stage_one]\nalignment_among = "batch"\n'))
+    refused = launch(*begun, other)
+    assert refused.returncode == 1
+    assert "another run (stage_one.alignment_among is drawn there and batch now)" in refused.stderr
