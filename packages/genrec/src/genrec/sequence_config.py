@@ -75,7 +75,7 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
 _PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
 """What is trained on pairs, a target a history, in place of a target at every position."""
 
-ITEM_INPUTS: Mapping[BackboneName, tuple[ItemInput, ...]] = {
+ITEM_INPUTS: Mapping[str, tuple[ItemInput, ...]] = {
     "fdsa": ("both",),
     "unisrec": ("content", "both"),
 }
@@ -182,8 +182,7 @@ class SequenceModelConfig(SequenceRecipe):
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
                 )
 
-        needed: Mapping[str, tuple[ItemInput, ...]] = ITEM_INPUTS
-        inputs = needed.get(self.backbone, get_args(ItemInput))
+        inputs = ITEM_INPUTS.get(self.backbone, get_args(ItemInput))
         if self.items not in inputs:
             raise ValueError(
                 f"items must be one of {inputs} where backbone is {self.backbone!r}, got "
