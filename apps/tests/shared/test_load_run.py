@@ -223,4 +223,4 @@ def test_a_run_of_a_version_without_a_key_is_the_run_with_its_default(
     other.write_text(settings.replace("[stage_one]\n", '[stage_one]\nalignment_among = "batch"\n'))
     refused = launch(*begun, other)
     assert refused.returncode == 1
-    assert "another run (stage_one.alignment_among is drawn there and batch now)" in refused.stderr
+    assert "stage_one.alignment_among is 'drawn' there and 'batch' now" in refused.stderr
