@@ -77,10 +77,11 @@ def from_first(value: T) -> T:
     """What the first process passes, in all of them."""
     if count() == 1:
         return value
+    import torch
     from torch import distributed
 
     values: list[Any] = [value]
-    distributed.broadcast_object_list(values, device="cpu")
+    distributed.broadcast_object_list(values, device=torch.device("cpu"))
     result: T = values[0]
     return result
 
@@ -104,11 +105,11 @@ def first_before_others() -> Iterator[None]:
 def alone() -> Iterator[None]:
     """A part that the first process goes through while the others wait: it is on its own there."""
     global _alone_since
-    from evalrec import distributed
+    from evalrec.distributed import alone as evaluated_alone
 
     _alone_since += 1
     try:
-        with distributed.alone():
+        with evaluated_alone():
             yield
     finally:
         _alone_since -= 1
@@ -147,7 +148,7 @@ def is_first_to_fail() -> bool:
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if _started() == 1 or not address or not port:
         return True
-    from torch.distributed import DistError, TCPStore
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:

@@ -24,7 +24,7 @@ def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
     """Returns a launched Fabric on `device`, or on all that `torchrun` started this process for."""
     # It takes seconds, and only training needs it.
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
@@ -34,12 +34,12 @@ def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
     # Buffers are the same in all processes and stay as they are: gloo sends no small integers.
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    several = DDPStrategy(init_sync=False, **{buffers: False})
+    settings: dict[str, Any] = {"init_sync": False, buffers: False}
     fabric = Fabric(
         accelerator=device.type,
         devices=devices,
         num_nodes=nodes,
-        strategy=several if processes * nodes > 1 else "auto",
+        strategy=DDPStrategy(**settings) if processes * nodes > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()
