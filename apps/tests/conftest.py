@@ -87,13 +87,14 @@ num_levels = 2
 codebook_size = 8
 [model]
 model = "tiny-llama"
-history_length = 8
+prompt = "{history} next:"
+history_length = 5
 learning_rate = 3e-3
-epochs = 3
+epochs = 2
 batch_size = 64
 warmup_steps = 10
 [evaluation]
-validation_users = 100
+validation_users = 50
 validation_beams = 10
 num_beams = 20
 answer = "model"

@@ -185,7 +185,7 @@ class Config(AppConfig):
             The files of the model, where it lies in a folder.
         """
         check_texts(self.text.embedding, (self.text.fields,), data.catalog)
-        from semrec.llm.models import check_model
+        from semrec.llm.networks import check_model
 
-        check_model(self.model.model)
+        check_model(self.model.model, is_tiny=self.model.is_tiny)
         return [] if self.model.is_tiny else input_files(self.model.model)

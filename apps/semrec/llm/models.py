@@ -1,69 +1,32 @@
-"""The language models: read from where they lie, or made small; with tokens for the codes."""
+"""A language model with tokens for the codes: what it reads, writes and learns."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from genrec import Ranked, Trie, first_of_each
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from semtok import SemanticIds
 from semtok.hf import HistoryTemplate, ItemCollator, ItemTokens, start_embeddings
 from torch import Tensor, nn
 
-from semrec.llm.config import TINY, Model
-from semrec.shared.errors import ExperimentError
+from semrec.llm.config import Model
+from semrec.llm.networks import (
+    read_model,
+    read_network,
+    show_no_bars,
+    tiny_network,
+    unreadable,
+    word_tokenizer,
+)
 
 SEQUENCES_AT_A_TIME = 1024
 """Most beams of all prompts that are decoded together."""
-
-_SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-}
-_UNKNOWN, _END, _PADDING = "<unk>", "</s>", "<pad>"
-
-
-def check_model(name: str) -> None:
-    """Refuses a language model that cannot be read, before a run begins.
-
-    Args:
-        name: As `semrec.llm.config.Model.model`.
-
-    Raises:
-        ExperimentError: There is no such model, or it is none that this version can read.
-        ImportError: What reads it is not installed.
-    """
-    try:
-        import peft  # noqa: F401
-        from transformers import AutoConfig
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"language models need an extra (no module {error.name}): pip install 'semrec[llm]'"
-        ) from error
-    if name in TINY:
-        return
-    try:
-        AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
-
-
-def _unreadable(name: str, error: Exception) -> ExperimentError:
-    reason = re.split(r"\.\s|\n", str(error).strip())[0]
-    return ExperimentError(
-        f"model.model must be tiny-llama, tiny-qwen, or the name or folder of a causal language "
-        f"model with safetensors and a tokenizer, got {name!r}: {reason}"
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +79,7 @@ class LanguageModel:
             tokens = ItemTokens.add_to(tokenizer, semantic_ids)
             network = tiny_network(config.model, len(tokenizer))
         else:
-            tokenizer, network = _read(config.model)
+            tokenizer, network = read_model(config.model)
             tokens = ItemTokens.add_to(tokenizer, semantic_ids)
         start_embeddings(network, tokens, vectors=vectors, seed=seed)
         if not config.is_tiny:
@@ -150,7 +113,7 @@ class LanguageModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             tokens = ItemTokens.add_to(tokenizer, semantic_ids)
-            network = _network(str(folder) if config.is_tiny else config.model)
+            network = read_network(str(folder) if config.is_tiny else config.model)
             if not config.is_tiny:
                 from peft import PeftModel
 
@@ -158,7 +121,7 @@ class LanguageModel:
                 with _without_deprecations():
                     network = PeftModel.from_pretrained(network, folder)
         except (OSError, ValueError) as error:
-            raise _unreadable(config.model, error) from error
+            raise unreadable(config.model, error) from error
         return cls._of(config, network, tokenizer, tokens, known, device)
 
     @classmethod
@@ -174,8 +137,9 @@ class LanguageModel:
         from transformers import GenerationConfig
 
         # The settings that come with a model are for writing text, such as sampling.
-        getattr(network, "base_model", network).generation_config = GenerationConfig()
-        network.generation_config = GenerationConfig()
+        plain = GenerationConfig()  # type: ignore[no-untyped-call]
+        getattr(network, "base_model", network).generation_config = plain
+        network.generation_config = plain
         ids, shows_titles = tokens.semantic_ids, config.items == "ids and titles"
         return cls(
             network=network.to(device).eval(),
@@ -197,7 +161,7 @@ class LanguageModel:
             folder: New; of a named model it holds the adapter alone, as peft has it.
         """
         folder.mkdir()
-        _show_no_bars()
+        show_no_bars()
         self.tokenizer.save_pretrained(folder)
         # The items' rows are the adapter's own; whole embeddings are no part of it.
         further = {"save_embedding_layers": False} if hasattr(self.network, "peft_config") else {}
@@ -229,23 +193,26 @@ class LanguageModel:
 
         Args:
             history: Item rows, oldest first, padded with the number of items.
-            num_beams: Beams of the search.
+            num_beams: Beams of the search; two at least, since a greedy search has no scores.
             top_k: Items a list, at most as many as beams.
             exclude: Each history's items to leave out, padded likewise; None for none.
             allowed: Each history's items that alone may be returned, padded likewise, or one mark
                 an item that holds for all; None for all items.
         """
-        num_beams = min(num_beams, self.trie.num_items)
+        num_beams = min(max(num_beams, 2), self.trie.num_items)
         top_k, size = min(top_k, num_beams), max(SEQUENCES_AT_A_TIME // num_beams, 1)
         parts = []
         for start in range(0, len(history), size):
             rows = slice(start, start + size)
-            is_shared = allowed is None or allowed.ndim == 1
-            lists = {
-                "exclude": None if exclude is None else exclude[rows],
-                "allow": allowed if is_shared else allowed[rows],  # type: ignore[index]
-            }
-            parts.append(self._rank(history[rows], num_beams, top_k, lists))
+            parts.append(
+                self._rank(
+                    history[rows],
+                    num_beams,
+                    top_k,
+                    None if exclude is None else exclude[rows],
+                    allowed if allowed is None or allowed.ndim == 1 else allowed[rows],
+                )
+            )
         return Ranked(
             items=torch.cat([part.items for part in parts]),
             scores=torch.cat([part.scores for part in parts]),
@@ -256,7 +223,8 @@ class LanguageModel:
         history: Int[Tensor, "batch length"],
         num_beams: int,
         top_k: int,
-        lists: Mapping[str, Tensor | None],
+        exclude: Int[Tensor, "batch m"] | None,
+        allowed: Int[Tensor, "batch n"] | Bool[Tensor, " items"] | None,
     ) -> Ranked:
         """Each history's best items, all of which are decoded together."""
         from genrec.hf import TrieLogitsProcessor
@@ -268,7 +236,8 @@ class LanguageModel:
             self.trie,
             self.tokens.token_ids,
             prompt_length=prompts["input_ids"].shape[1],
-            **{name: None if mask is None else mask.to(device) for name, mask in lists.items()},
+            exclude=None if exclude is None else exclude.to(device),
+            allow=None if allowed is None else allowed.to(device),
         )
         answer = self.network.generate(
             **{name: tensor.to(device) for name, tensor in prompts.items()},
@@ -279,17 +248,13 @@ class LanguageModel:
             do_sample=False,
             length_penalty=0.0,  # scores are log-probabilities, whatever the length
             eos_token_id=None,
-            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
+            pad_token_id=0,  # all end together: nothing is filled up
             return_dict_in_generate=True,
             output_scores=True,
         )
         items = first_of_each(processor.items(answer.sequences).view(len(rows), top_k), -1)
-        if num_beams == 1:  # a greedy search has no scores of sequences
-            scores = self.network.compute_transition_scores(answer.sequences, answer.scores)
-            totals: Float[Tensor, "batch k"] = scores.sum(dim=1, keepdim=True)
-        else:
-            totals = answer.sequences_scores.view(len(rows), top_k)
-        return Ranked(items=items, scores=totals.masked_fill(items < 0, -torch.inf))
+        scores = answer.sequences_scores.view(len(rows), top_k)
+        return Ranked(items=items, scores=scores.masked_fill(items < 0, -torch.inf))
 
 
 class TrainedWeights(nn.Module):
@@ -351,63 +316,6 @@ def with_lora(network: Any, tokens: ItemTokens, config: Model) -> Any:
 def _without_deprecations() -> Any:
     """Keeps from users what peft does that transformers will not let it do in later versions."""
     return warnings.catch_warnings(action="ignore", category=FutureWarning)
-
-
-def word_tokenizer(texts: Sequence[str]) -> Any:
-    """A tokenizer of the words of some texts; all others are one unknown word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = pre_tokenizers.Whitespace()
-    known = sorted({word for text in texts for word, _ in words.pre_tokenize_str(text)})
-    vocabulary = dict.fromkeys([_PADDING, _END, _UNKNOWN, *known])
-    numbers = {word: number for number, word in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=_UNKNOWN))
-    tokenizer.pre_tokenizer = words
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=_PADDING, eos_token=_END, unk_token=_UNKNOWN
-    )
-
-
-def tiny_network(name: str, num_tokens: int) -> Any:
-    """A causal language model of two layers with random weights.
-
-    Args:
-        name: "tiny-llama", whose output embeddings are its own, or "tiny-qwen", whose are not.
-        num_tokens: Of its tokenizer.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-
-    if name == "tiny-llama":
-        return LlamaForCausalLM(
-            LlamaConfig(vocab_size=num_tokens, tie_word_embeddings=False, **_SIZES)
-        )
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=num_tokens, tie_word_embeddings=True, **_SIZES))
-
-
-def _read(name: str) -> tuple[Any, Any]:
-    """The tokenizer and the weights of a model that is named, or lies in a folder."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name), _network(name)
-    except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
-
-
-def _network(name: str) -> Any:
-    """A causal language model's weights, which must be safetensors, as 32-bit floats."""
-    from transformers import AutoModelForCausalLM
-
-    _show_no_bars()
-    return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
-
-
-def _show_no_bars() -> None:
-    """Has transformers show no progress of files: a run shows what it is at itself."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _shortened(title: str, length: int) -> str:

@@ -14,7 +14,8 @@ from semtok.hf import code_vectors
 from torch import Tensor
 
 from semrec.llm.config import Model
-from semrec.llm.models import LanguageModel, TrainedWeights, tiny_network, word_tokenizer
+from semrec.llm.models import LanguageModel, TrainedWeights
+from semrec.llm.networks import tiny_network, word_tokenizer
 from semrec.llm.system import PromptBatch, next_item_loss
 
 NUM_ITEMS = 15
@@ -98,6 +99,10 @@ def test_more_prompts_than_are_decoded_together_have_the_same_lists(
     apart = model.rank(table, num_beams=4, top_k=3, **lists)  # type: ignore[arg-type]
     assert torch.equal(together.items, apart.items)
     torch.testing.assert_close(together.scores, apart.scores)
+    first = model.rank(table, num_beams=1, top_k=1)
+    two = model.rank(table, num_beams=2, top_k=2)
+    assert torch.equal(first.items[:, 0], two.items[:, 0])
+    torch.testing.assert_close(first.scores[:, 0], two.scores[:, 0])
 
 
 def test_a_model_has_its_embeddings_from_the_codebooks(ids: Any) -> None:

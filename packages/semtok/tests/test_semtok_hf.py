@@ -338,6 +338,15 @@ def learned_text(tokenizer: Any, labels: Any) -> str:
     return text
 
 
+def test_a_prompt_says_the_titles_of_those_items_that_it_shows() -> None:
+    tokens = ItemTokens.add_to(language_tokenizer("bytes"), IDS)
+    template = HistoryTemplate(prompt="[{history}]", separator=", ", max_items=2)
+    titles = [f"soap {row}" for row in range(len(IDS))]
+    example = template.example(tokens, np.array([0, 3, 1]), [2], titles=titles)
+    assert example["prompt"] == f"[{tokens.text([3])} soap 3, {tokens.text([1])} soap 1]"
+    assert example["completion"] == tokens.text([2])
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("is_chat", [False, True])
 def test_the_prompt_is_not_learned(side: Any, is_chat: bool) -> None:

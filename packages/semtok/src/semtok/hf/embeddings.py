@@ -25,7 +25,7 @@ _NOISE = 0.01  # of the spread of the embeddings, where nothing tells two tokens
 
 def code_vectors(
     quantizer: Quantizer, semantic_ids: SemanticIds
-) -> list[Float32[np.ndarray, "codes dim"]]:
+) -> list[Float32[np.ndarray, "_codes _dim"]]:
     """What each code stands for: what it adds to the levels before it, in the mean over items.
 
     For residual quantizers these are the codebooks; for hierarchical k-means the way from a
@@ -52,7 +52,7 @@ def start_embeddings(
     model: PreTrainedModel,
     tokens: ItemTokens,
     *,
-    vectors: Sequence[Float[np.ndarray, "codes dim"]] | None = None,
+    vectors: Sequence[Float[np.ndarray, "_codes _dim"]] | None = None,
     seed: int = 0,
 ) -> None:
     """Gives a model embeddings for the items' tokens, and sets where these start.
@@ -126,7 +126,7 @@ def _is_item(tokens: ItemTokens, num_tokens: int) -> Bool[np.ndarray, " tokens"]
 def _start(
     table: Tensor,
     tokens: ItemTokens,
-    vectors: Sequence[Float[np.ndarray, "codes dim"]] | None,
+    vectors: Sequence[Float[np.ndarray, "_codes _dim"]] | None,
     seed: int,
 ) -> None:
     """Writes the rows of the items' tokens into a table of embeddings."""
@@ -177,7 +177,7 @@ def _orthonormal(dim: int, width: int, seed: int) -> Float[np.ndarray, "dim widt
 
 def _code_vectors(
     quantizer: Quantizer, codes: Int64[np.ndarray, "items levels"]
-) -> list[Float32[np.ndarray, "codes dim"]]:
+) -> list[Float32[np.ndarray, "_codes _dim"]]:
     if isinstance(quantizer, ViewQuantizer):
         vectors, level = [], 0
         for part in quantizer.parts:

@@ -71,7 +71,9 @@ class HistoryTemplate:
         shown = history if self.max_items is None else history[-self.max_items :]
         text = tokens.text(shown, self.separator)
         if titles is not None:
-            text = self.separator.join(f"{tokens.text([row])} {titles[row]}" for row in shown)
+            text = self.separator.join(
+                f"{tokens.text([int(row)])} {titles[int(row)]}" for row in shown
+            )
         prompt = self.prompt.replace(_PLACE, text)
         example: dict[str, Any] = {"prompt": prompt}
         if target is not None:
