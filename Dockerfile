@@ -1,4 +1,4 @@
-# The service of a complete run, on a CPU: README, "Docker". `make docker-check RUN=RUN` tests it.
+# The service of a complete run, on a CPU: docs/guides/serving.md. `make docker-check RUN=RUN` tests it.
 FROM python:3.12-slim
 
 # Torch for CPUs alone is a tenth of the usual one.

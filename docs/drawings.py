@@ -40,7 +40,7 @@ BARS = {
     "PRORec, scores joined": "first",
     "PRORec, generation alone": "first",
     "floor: graph + text": "second",
-    "stage I (SASRec, ids and text; 3 seeds)": "third",
+    "stage I (SASRec, ids and text)": "third",
     "SASRec, ids alone": "third",
     "floor: graph": "second",
 }

@@ -1,4 +1,4 @@
-"""The pictures of the READMEs, taken anew: the page of `serve`, over the run of the demo.
+"""The pictures of READMEs and site, taken anew of the demo's run: its report, tree and service.
 
     make demo
     .ci/chromium
@@ -16,10 +16,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import typer
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -63,10 +64,43 @@ def take_serve(browser: Browser, address: str) -> None:
     page.wait_for_selector('#answer[aria-busy="false"]')
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
-    path = IMAGES / "serve.png"
-    page.screenshot(path=path, full_page=True)
+    keep(page, "serve.png", height=2000)
+
+
+def take_report(browser: Browser, path: Path) -> None:
+    """What won, which a run's report begins with."""
+    page = opened(browser, path)
+    keep(page.locator("section").first, "report.png", height=520)
+
+
+def take_tree(browser: Browser, path: Path) -> None:
+    """The tree of a tokenizer's page, with a branch opened."""
+    page = opened(browser, path)
+    page.locator("#tree summary").first.click()
+    keep(page.locator("section", has=page.locator("#tree")), "tree.png", height=640)
+
+
+def opened(browser: Browser, path: Path) -> Page:
+    """A page that lies in a file."""
+    page = browser.new_page(viewport=VIEWPORT, color_scheme="light", reduced_motion="reduce")  # type: ignore[arg-type]
+    page.goto(path.resolve().as_uri())
+    return page
+
+
+def keep(shown: Page | Locator, name: str, *, height: int) -> None:
+    """Writes a picture of a page or of a part of it, with 256 colours, no higher than told.
+
+    Raises:
+        SystemExit: If it is too large for a README.
+    """
+    path = IMAGES / name
+    if isinstance(shown, Page):
+        shown.screenshot(path=path, full_page=True)
+    else:
+        shown.screenshot(path=path)
     with Image.open(path) as image:
-        image.convert("RGB").quantize(256).save(path, optimize=True)
+        top = image.crop((0, 0, image.width, min(height, image.height)))
+        top.convert("RGB").quantize(256).save(path, optimize=True)
     if path.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{path} must be at most {MOST_BYTES:,} bytes")
 
@@ -81,9 +115,17 @@ def main(run: Path = ROOT / "runs" / "demo") -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         raise SystemExit("chromium is missing: .ci/chromium installs it")
-    with serving(run) as address, sync_playwright() as playwright:
+    with TemporaryDirectory() as folder, sync_playwright() as playwright:
+        tree = Path(folder) / "tree.html"
+        semtok = ("from semtok.cli import main", "main()")
+        inspect = ("inspect", run / "tokenizer/tokenizer", "--html", tree)
+        titles = ("--catalog", run / "data/items.jsonl")
+        subprocess.run([sys.executable, "-c", ";".join(semtok), *inspect, *titles], check=True)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        take_serve(browser, address)
+        take_report(browser, run / "report.html")
+        take_tree(browser, tree)
+        with serving(run) as address:
+            take_serve(browser, address)
         browser.close()
 
 

@@ -24,19 +24,31 @@ PACKAGES = ("semtok", "fusion", "genrec", "evalrec")
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 # A Python block whose first line is "```python hf" needs the extra of that name, which is large.
 BLOCK = re.compile(r"^```(python|python hf|console run)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"")
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-# The first lines of code on the site; tests/test_shop.py types in what is of its shop.
+# The first lines of code on the site, and of what is run: "shop" by tests/test_shop.py, "export" by
+# apps/tests/shared/test_export.py, "parts" and files of a package by tests/test_own_parts.py.
 CODE = re.compile(r"^```((?:python|py|console|bash|sh|shell)\b.*)$", re.MULTILINE)
-RUNS = ("python", "python hf", "console run", "console shop")
+RUNS = re.compile(
+    r"python(?: hf| shop| export| parts| mypackage/\w+\.py)?|console (?:run|shop|parts)"
+)
 # Blocks of the site that no test types in: they install, need a GPU, several machines or hours.
 NOT_RUN = {
     "guides/catalogue.md": 1,
+    "guides/configuration.md": 1,
     "guides/evaluate.md": 1,
+    "guides/export.md": 1,
     "guides/gpu.md": 2,
-    "guides/llm.md": 1,
-    "guides/machines.md": 3,
+    "guides/llm.md": 2,
+    "guides/machines.md": 4,
+    "guides/refreshing.md": 1,
+    "guides/serving.md": 2,
     "index.md": 1,
+    "papers/cocorec.md": 4,
+    "papers/prorec.md": 6,
     "papers/reproduce.md": 1,
+    "papers/tssr.md": 4,
 }
 # What follows "pip install" on its line: words, bare or in quotes.
 INSTALL = re.compile(r"pip install((?:[ ]+(?:'[^']*'|\"[^\"]*\"|[\w./\[\],=<>~!-]+))*)")
@@ -50,6 +62,7 @@ PUBLIC = {
     "numpy",
     "pandas",
     "recbole",
+    "rectokens",
     "scipy",
     "setuptools",
     "torch",
@@ -227,7 +240,8 @@ def test_what_the_site_shows_and_does_not_run_is_counted() -> None:
     not_run = {}
     for page in PAGES:
         name = str(page.relative_to(ROOT / "docs"))
-        others = [info for info in CODE.findall(page.read_text("utf-8")) if info not in RUNS]
+        fences = CODE.findall(page.read_text("utf-8"))
+        others = [info for info in fences if not RUNS.fullmatch(info)]
         assert all(info.endswith(" not-run") for info in others), f"{name}: {others}"
         if others:
             not_run[name] = len(others)
@@ -264,6 +278,19 @@ def test_configurations_that_readers_are_told_to_use_are_there() -> None:
     assert named
     for readme, path in named:
         assert (ROOT / path).is_file(), f"{readme} names {path}, which is missing"
+
+
+def test_links_of_readmes_lead_to_files() -> None:
+    """Those of the site are checked where it is built."""
+    links = [
+        (readme, target or source)
+        for readme in texts()
+        if readme.suffix == ".md" and readme not in PAGES
+        for target, source in LINK.findall(FENCED.sub("", readme.read_text(encoding="utf-8")))
+    ]
+    files = [(readme, link) for readme, link in links if "://" not in link]
+    assert len(files) > 20
+    assert [f"{path}: {link}" for path, link in files if not (path.parent / link).exists()] == []
 
 
 def test_what_readers_are_told_to_install_can_be_had() -> None:

@@ -1,4 +1,4 @@
-"""The commands of docs/shop.md, from a German shop's exports to answers for every customer."""
+"""docs/shop.md, from a German shop's exports to answers for all, and guides that go on from it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/shop.md"
+GUIDES = sorted(PAGE.parent.glob("guides/*.md"))
+SHOP_BLOCK = re.compile(r"^```(console|python) shop\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BERLIN = timezone(timedelta(hours=2))
 KINDS = ("Tee", "Kaffee", "Gewürze", "Öle", "Süßes")
 # A training in seconds: what the page shows is in minutes.
@@ -82,12 +84,11 @@ def write_shop(folder: Path, *, num_articles: int, weeks: int) -> None:
 
 def type_in(command: str, folder: Path) -> str:
     """Runs a command as it stands, a run with a quick configuration; returns what it printed."""
-    words = shlex.split(command)
-    if words[:2] == ["prorec", "run"]:
-        words += ["--config", "quick.toml"]
+    if command.startswith("prorec run "):
+        command += " --config quick.toml"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
-        words,
+        ["sh", "-c", command],
         cwd=folder,
         env={**os.environ, "PATH": path},
         capture_output=True,
@@ -124,6 +125,17 @@ def test_monday(shop: Path) -> None:
     assert answer["user"] == "0007"
     mine = [row["item"] for row in rows if row["user"] == "0007"]
     assert [item["item_id"] for item in answer["items"]] == mine[: len(answer["items"])]
+
+
+@pytest.mark.parametrize(
+    "guide", [page for page in GUIDES if SHOP_BLOCK.search(page.read_text())], ids=lambda p: p.stem
+)
+def test_a_guide_goes_on_from_monday(guide: Path, shop: Path) -> None:
+    for kind, text in SHOP_BLOCK.findall(guide.read_text()):
+        if kind == "python":
+            type_in(shlex.join(["python", "-c", text]), shop)
+        for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+            type_in(command, shop)
 
 
 def test_next_monday(shop: Path) -> None:

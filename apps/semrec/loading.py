@@ -75,6 +75,65 @@ class LoadedRun:
             raise ExperimentError(f"name must be one of {names}, got {name!r}")
         return recommenders[name]()
 
+    def recommend_frame(
+        self,
+        frame: Any,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        time: str | None = "timestamp",
+        top_k: int = 10,
+        exclude_seen: bool = True,
+        name: str | None = None,
+        backend: str = "polars",
+    ) -> Any:
+        """Answers the users of a data frame of interactions by another data frame.
+
+        Args:
+            frame: A row an interaction, of pandas, polars, pyarrow or any other library that
+                narwhals knows. Items that the run does not know are skipped.
+            user: The column of user ids; they need not be users of the run.
+            item: The column of item ids.
+            time: The column that orders a user's interactions; None takes the order of the frame.
+            top_k: Items a user.
+            exclude_seen: Whether items of the history are left out of its answer.
+            name: One of `rankings`; None for what the command `recommend` answers by.
+            backend: The library of the answer: "polars", "pandas", "pyarrow" or any other whose
+                tables narwhals makes.
+
+        Returns:
+            A frame with the columns user, item, rank (from 1 on) and score, in the order in which
+            users first appear.
+
+        Raises:
+            DataError: The frame has no rows, lacks a column, or a cell is missing or not what it
+                must be (`evalrec.DataError`).
+            ExperimentError: There is no ranking of that name, or a file of the run is damaged.
+            ImportError: The library of the answer is not installed.
+            TypeError: It is no data frame.
+        """
+        import numpy as np
+        from evalrec import Interactions, Recommendations
+
+        table = Interactions.from_frame(frame, user=user, item=item, time=time)
+        answers = self.recommender(name).recommend(
+            ([table.item_ids[row] for row in rows] for rows in table.histories()),
+            top_k=top_k,
+            exclude_seen=exclude_seen,
+        )
+        rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        ranked = np.full((len(answers), top_k), -1, dtype=np.int64)  # [users, k]
+        scores = np.full(ranked.shape, np.nan)
+        for place, answer in enumerate(answers):
+            ranked[place, : len(answer.items)] = [rows[best.item_id] for best in answer.items]
+            scores[place, : len(answer.items)] = [best.score for best in answer.items]
+        return Recommendations(
+            ranked=ranked,
+            scores=scores,
+            user_ids=table.user_ids,
+            item_ids=tuple(self.item_ids),
+        ).to_frame(backend=backend)
+
     @property
     def item_ids(self) -> list[str]:
         """The id of each item row."""

@@ -10,13 +10,21 @@ from operator import attrgetter
 
 import torch
 from evalrec.page import Panel, curves
-from genrec import BACKBONE_TITLES, BackboneName, ItemInput, query_batches
+from genrec import BACKBONE_TITLES, ITEM_INPUTS, BackboneName, ItemInput, query_batches
 
 from semrec.cocorec.system import BASELINES, MODEL, CoCoRecPipeline
 from semrec.shared.findings import seconds_an_epoch
 from semrec.shared.studies import Outcome, Study, default_first, mean_over_seeds, tested
 
-_BACKBONES: tuple[BackboneName, ...] = ("sasrec", "gru4rec", "bert4rec")
+_BACKBONES: tuple[BackboneName, ...] = (
+    "sasrec",
+    "gru4rec",
+    "bert4rec",
+    "fmlprec",
+    "duorec",
+    "fdsa",
+    "unisrec",
+)
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -159,11 +167,13 @@ def item_id(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def backbones(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """SASRec, GRU4Rec and BERT4Rec on ids, on text and on both, trained alike (table 3)."""
+    """Other sequence models on ids, on text and on both, as far as they can (table 3)."""
     systems = tested({MODEL: pipeline}, seeds, attrgetter("cocorec"))
     sources: dict[ItemInput, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
     for backbone in _BACKBONES:
         for items, source in sources.items():
+            if items not in ITEM_INPUTS.get(backbone, sources):
+                continue
             rival = partial(CoCoRecPipeline.baseline, items=items, backbone=backbone)
             systems |= tested({f"{BACKBONE_TITLES[backbone]}, {source}": pipeline}, seeds, rival)
     return Outcome(

@@ -27,7 +27,6 @@ from genrec import (
     load_model,
     load_weights,
     query_batches,
-    rank_histories,
 )
 from jaxtyping import Float
 from torch import Tensor
@@ -43,6 +42,7 @@ from semrec.prorec.joining import (
     seen_items,
 )
 from semrec.prorec.model import stage_one_model
+from semrec.prorec.ranking import ranked_by_all
 from semrec.prorec.recommender import JoinedRecommender, dense_candidates
 from semrec.prorec.system import BACKBONES, MODEL, PaperPipeline
 from semrec.shared.errors import ExperimentError
@@ -135,6 +135,7 @@ class PRORecPipeline(PaperPipeline):
             ),
             fill=fill,
             load=load,
+            by_all=generates,
         )
         return stage
 
@@ -144,7 +145,7 @@ class PRORecPipeline(PaperPipeline):
 
     def _generated(self, model: Seq2Seq, part: str, queries: Queries) -> Ranked:
         with self.run.screen.bar(f"generation, {part}") as bar:
-            return rank_histories(
+            return ranked_by_all(
                 model,
                 queries.histories,
                 num_beams=self.config.evaluation.num_beams,

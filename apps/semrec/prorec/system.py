@@ -34,7 +34,6 @@ from genrec import (
     fit,
     load_model,
     load_weights,
-    rank_histories,
     save_model,
 )
 from jaxtyping import Float, Int
@@ -55,6 +54,7 @@ from semrec.prorec.model import (
     stage_two_loss,
     vectors_teacher,
 )
+from semrec.prorec.ranking import ranked_by_all
 from semrec.shared.files import load_tensors, save_tensors
 from semrec.shared.pipeline import Pipeline
 from semrec.shared.stage import Facts, Stage
@@ -290,6 +290,7 @@ class PaperPipeline(Pipeline[Config]):
             ),
             fill=fill,
             load=lambda folder: load_model(folder / "model").model.to(self.device),
+            by_all=True,
         )
 
     def save_generator(self, folder: Path, model: Seq2Seq) -> None:
@@ -332,7 +333,7 @@ class PaperPipeline(Pipeline[Config]):
     def validated(self, model: Seq2Seq | Ensemble) -> dict[str, float]:
         """What early stopping looks at, by beam search for the validation users."""
         validation, num_beams = self.validation, self.config.evaluation.validation_beams
-        ranked = rank_histories(model, validation.histories, num_beams=num_beams)
+        ranked = ranked_by_all(model, validation.histories, num_beams=num_beams)
         return ndcg(evaluate(validation, ranked.items, ks=(10,)))
 
     @cached_property
@@ -493,7 +494,7 @@ class PaperPipeline(Pipeline[Config]):
         def fill(folder: Path) -> Facts:
             model, queries = self.stage_two.result().eval(), self.data.split.test
             with self.run.screen.bar(self.test.folder_name) as bar:
-                ranked = rank_histories(
+                ranked = ranked_by_all(
                     model,
                     queries.histories,
                     num_beams=evaluation.num_beams,
@@ -510,6 +511,7 @@ class PaperPipeline(Pipeline[Config]):
             after=(self.stage_two,),
             fill=fill,
             load=lambda folder: read_report(folder / "report.json"),
+            by_all=True,
         )
 
     # Table 3: sequence models of stage I's sizes, budget and loss.

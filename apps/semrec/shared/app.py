@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import typer
 
+from semrec.shared import processes
 from semrec.shared.configuration import build_config, load_config
 from semrec.shared.curves import LoggerName, check_logger
 from semrec.shared.data import AppConfig, Data, read_data
-from semrec.shared.errors import ExperimentError
+from semrec.shared.errors import ConfigError, ExperimentError
 from semrec.shared.files import content_hash
 from semrec.shared.plugins import check_plugins
 from semrec.shared.run import Run, check_out
@@ -132,6 +133,7 @@ class App(Generic[C, P]):
             screen=screen,
             trust=trust,
             logger=logger,
+            completed=self._completed,
         )
         note_environment(run, chosen_device)
         for line in () if keys is None else size_lines(config, keys, data):
@@ -150,7 +152,7 @@ class App(Generic[C, P]):
             ExperimentError: The folder is not that of a complete run of this app, or wants the code
                 of a package that is not trusted.
         """
-        run = Run.reopen(out, Screen(), trust=trust)
+        run = Run.reopen(out, Screen(), trust=trust, completed=self._completed)
         if run.app != self.title.lower():
             raise ExperimentError(f"{out} holds a run of {run.app}, not of {self.title.lower()}")
         config = build_config(self.config, run.config, str(out))
@@ -160,6 +162,17 @@ class App(Generic[C, P]):
         return self.system().pipeline(
             run=run, inputs=None, config=config, device=choose_device(device)
         )
+
+    def _completed(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """A run's configuration with the keys that its version did not have, at their defaults.
+
+        So the default of a key that is new must be what was done before there was the key. What
+        cannot be a configuration stays as it is, to be refused where it is read.
+        """
+        try:
+            return dataclasses.asdict(build_config(self.config, stored, "run.json"))
+        except ConfigError:
+            return stored
 
     def open_update(
         self,
@@ -248,6 +261,7 @@ class App(Generic[C, P]):
             },
             trust=trust,
             logger=logger,
+            completed=self._completed,
         )
         note_environment(run, present.device)
         pipeline: P = updating.pipeline(
@@ -312,8 +326,9 @@ def demo_data(out: Path) -> Path:
     if not out.name:
         raise ExperimentError(f"{out} has nothing beside it: choose another --out")
     data = out.with_name(f"{out.name}-data")
-    if not data.exists():
-        from evalrec import write_synthetic
+    with processes.first_before_others():
+        if not data.exists():
+            from evalrec import write_synthetic
 
-        write_synthetic(data)
+            write_synthetic(data)
     return data

@@ -18,6 +18,7 @@ import typer
 from genrec import ArtifactError, LoggerError
 from typer.core import TyperCommand
 
+from semrec.shared import processes
 from semrec.shared.answer_options import (
     AllowOption,
     AnswerOptions,
@@ -112,8 +113,15 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
     )
 
     @commands.callback()
-    def options(version: VersionOption = False) -> None:
+    def options(context: typer.Context, version: VersionOption = False) -> None:
         """What stands before the name of a command."""
+        command = context.invoked_subcommand
+        if processes.count() > 1 and command not in processes.COMMANDS:
+            raise ExperimentError(
+                f"WORLD_SIZE must be 1 or unset, got {processes.count()}: {command} is one "
+                "process, so start it without torchrun"
+            )
+        processes.meet()
 
     @commands.command()
     def run(

@@ -14,6 +14,8 @@ from semrec.shared.errors import ConfigError, ExperimentError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
+_DEEPEST = 20
+
 Config = TypeVar("Config")
 
 
@@ -65,15 +67,18 @@ def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:
     return adapter(kind).validate_json(content, strict=True, extra="forbid")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """A value of JSON; what no field can be becomes a list of a table, which is none either.
 
-    Numbers must be within what 64 bits hold: no infinity is one, and no tensor holds more.
+    Numbers must be within what 64 bits hold: no infinity is one, and no tensor holds more. No
+    field is as deep as `_DEEPEST`.
     """
+    if depth == _DEEPEST:
+        return [{}]
     if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: _plain(part, depth + 1) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [_plain(part, depth + 1) for part in value]
     if value is None or isinstance(value, (bool, str)):
         return value
     is_number = isinstance(value, (int, float)) and -(2**63) < value < 2**63

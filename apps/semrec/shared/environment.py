@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from semrec.shared import processes
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import read_json, write_json
 from semrec.shared.run import Run
@@ -42,6 +44,8 @@ def note_environment(run: Run, device: torch.device) -> None:
         run: A run that was begun, or that goes on.
         device: What it is computed on.
     """
+    if not processes.is_first():
+        return
     path, present = run.path / "environment.json", environment(device)
     known, begun = _known(path), made_by(run)
     if present in known:
@@ -95,9 +99,13 @@ def _version(name: str) -> str | None:
 def choose_device(name: str) -> torch.device:
     """Returns the device of that name; "auto" is the first GPU, or else the CPU.
 
+    Of several processes on a machine, each has the GPU of its own number.
+
     Raises:
         ExperimentError: There is no such device here.
     """
+    if name in ("auto", "cuda") and processes.count() > 1 and torch.cuda.is_available():
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

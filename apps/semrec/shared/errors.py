@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from semrec.shared import processes
 from semrec.shared.text import visible
 
 
@@ -33,14 +33,6 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
             for data, `OSError` and `ImportError` are added.
     """
     known: tuple[type[Exception], ...] = (ExperimentError, ValueError, ImportError, *errors)
-    processes = os.environ.get("WORLD_SIZE", "").strip()
-    if processes not in ("", "1"):
-        # Each would wait for the lock of a stage that the others need it for.
-        _stop(
-            1,
-            f"error: WORLD_SIZE must be 1 or unset, got {processes}: an app is one process, so "
-            "start it without torchrun",
-        )
     try:
         command()
     except KeyboardInterrupt:
@@ -56,9 +48,14 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
         _stop(1, *(f"error: {' '.join(mistake.split())}" for mistake in error.mistakes))
     except known as error:
         _stop(1, f"error: {' '.join(str(error).split()) or type(error).__name__}")
+    except RuntimeError as error:
+        if not processes.ended_elsewhere(error):
+            raise
+        _stop(1, "error: another process of the run has ended; the same command goes on from here")
 
 
 def _stop(code: int, *lines: str) -> NoReturn:
-    for line in lines:
-        print(visible(line), file=sys.stderr)  # noqa: T201
+    if processes.is_first_to_fail():
+        for line in lines:
+            print(visible(line), file=sys.stderr)  # noqa: T201
     sys.exit(code)

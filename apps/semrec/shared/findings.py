@@ -24,6 +24,7 @@ from evalrec.page import (
 )
 from genrec import Answer
 
+from semrec.shared import processes
 from semrec.shared.data import Data
 from semrec.shared.environment import made_by
 from semrec.shared.files import read_json_lines, write_json
@@ -60,6 +61,8 @@ def complete_run(
 ) -> dict[str, Report]:
     """Goes through a run's stages, skipping those that are complete; writes metrics and report.
 
+    Of several processes, the first alone returns: the others end when the stages are complete.
+
     Args:
         title: The model's name.
         pipeline: The run.
@@ -71,6 +74,7 @@ def complete_run(
     kept: list[Stage[Any]] = [pipeline.items, pipeline.users, pipeline.catalogue]
     for stage in (*kept, *pipeline.stages()):
         stage.complete()
+    processes.part()
     reports, findings = pipeline.reports(), find(pipeline)
     write_json(pipeline.run.path / "metrics.json", metrics(pipeline, reports) | findings.metrics)
     write_report(title, pipeline, reports, findings)

@@ -14,12 +14,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from semrec.shared import processes
 from semrec.shared.curves import Curves, LoggerName
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import (
@@ -89,6 +91,7 @@ class Run:
         update: Mapping[str, Any] | None = None,
         trust: Collection[str] = (),
         logger: LoggerName | None = None,
+        completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -102,6 +105,8 @@ class Run:
                 "digest" of its contents, and the settings.
             trust: The packages whose code may run; no file of the run keeps them.
             logger: What keeps the curves of trainings.
+            completed: Adds to the configuration of a run that an older version began what that
+                version did not know.
 
         Raises:
             ExperimentError: The folder holds another run, or files that are no run's.
@@ -109,7 +114,17 @@ class Run:
         identity = {"format": FORMAT, "app": app, "data": data, "config": dict(config)}
         if update is not None:
             identity["update"] = dict(update)
-        identity = json.loads(json.dumps(identity))
+        with processes.first_before_others():
+            present = cls._begun(path, json.loads(json.dumps(identity)), completed)
+        return cls(path, identity=present, screen=screen, may_fill=True, trust=trust, logger=logger)
+
+    @staticmethod
+    def _begun(
+        path: Path,
+        identity: Mapping[str, Any],
+        completed: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> Mapping[str, Any]:
+        """Writes what a run is of where nothing has, and reads what is there, which must be it."""
         marker = path / "run.json"
         check_out(path)
         if not marker.exists():
@@ -123,6 +138,7 @@ class Run:
             with suppress(FileExistsError):
                 write_sealed(marker, identity, overwrite=False)
         present = _read_identity(marker)
+        present["config"] = json.loads(json.dumps(completed(present["config"])))
         # All of them: a size that follows from what was changed must not be named in its place.
         differences = [
             _in_words(key, before, now)
@@ -131,16 +147,24 @@ class Run:
         if differences:
             what = ", ".join(differences)
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        return cls(path, identity=present, screen=screen, may_fill=True, trust=trust, logger=logger)
+        return present
 
     @classmethod
-    def reopen(cls, path: Path, screen: Screen, *, trust: Collection[str] = ()) -> Run:
+    def reopen(
+        cls,
+        path: Path,
+        screen: Screen,
+        *,
+        trust: Collection[str] = (),
+        completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> Run:
         """Opens a complete run; none of its stages is filled any more.
 
         Args:
             path: The folder.
             screen: Where progress is shown.
             trust: The packages whose code may run.
+            completed: As for `begin`.
 
         Raises:
             ExperimentError: The folder is not that of a complete run.
@@ -150,6 +174,7 @@ class Run:
             raise ExperimentError(
                 f"{path}: the run is not complete; the command that began it goes on"
             )
+        identity["config"] = json.loads(json.dumps(completed(identity["config"])))
         return cls(path, identity=identity, screen=screen, may_fill=False, trust=trust)
 
     @property
@@ -195,16 +220,31 @@ class Run:
         """Whether a stage's folder is filled."""
         return (self.path / name / "stage.json").exists()
 
+    def is_complete_for_all(self, name: str) -> bool:
+        """Whether a stage is complete as the first of several processes sees it.
+
+        While a stage is filled, each process sees for itself: all stages before it are complete.
+        """
+        is_complete = self.is_complete(name)
+        return is_complete if self._usable is not None else processes.from_first(is_complete)
+
     def stage(
-        self, name: str, fill: Callable[[Path], Mapping[str, Any]], before: Collection[str] = ()
+        self,
+        name: str,
+        fill: Callable[[Path], Mapping[str, Any]],
+        before: Collection[str] = (),
+        *,
+        by_all: bool = False,
     ) -> dict[str, Any]:
-        """Fills a stage's folder unless it is complete.
+        """Fills a stage's folder unless it is complete; several processes call it together.
 
         Args:
             name: The stage, and its folder in the run.
             fill: Fills the folder it is given, which may hold what an interrupted try left, and
                 returns facts about the stage, JSON values only.
             before: The stages, all complete, whose results `fill` may use.
+            by_all: Whether several processes fill it together: the first one the stage's folder,
+                the others folders that are thrown away. Else the first fills it on its own.
 
         Returns:
             The facts, with "seconds" added: how long the try that completed the stage took.
@@ -219,18 +259,30 @@ class Run:
                     f"{folder} is missing or damaged: the command that began the run makes it again"
                 )
             return self.facts(name)
-        if not self.is_complete(name):
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                with self._lock(name, folder):
-                    if not self.is_complete(name):  # another process may have been at it
-                        return self._fill(name, folder, fill, before)
-        elif any(path.name.startswith(".") for path in folder.iterdir()):
+        if not self.is_complete_for_all(name):
+            with self._taken(name, folder):
+                # Another command may have been at it.
+                if not self.is_complete_for_all(name):
+                    self._fill(name, folder, fill, before, by_all)
+                    self._told.discard(name)
+                    self._tell(name, f"done in {duration(self.facts(name)['seconds'])}")
+        elif processes.is_first() and any(path.name.startswith(".") for path in folder.iterdir()):
             # Killed between giving "stage.json" its name and removing what it was written in.
             with writing(folder), self._lock(name, folder):
                 clear_leftovers(folder)
         self._tell(name, "complete, kept")
         return self.facts(name)
+
+    @contextmanager
+    def _taken(self, name: str, folder: Path) -> Iterator[None]:
+        """Keeps a stage from other commands; of several processes, the first alone takes it."""
+        if not processes.is_first():
+            yield
+            return
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._lock(name, folder):
+                yield
 
     def _fill(
         self,
@@ -238,22 +290,27 @@ class Run:
         folder: Path,
         fill: Callable[[Path], Mapping[str, Any]],
         before: Collection[str],
-    ) -> dict[str, Any]:
-        clear_leftovers(folder)
+        by_all: bool,
+    ) -> None:
         start = time.perf_counter()
         outer, self._usable = self._usable, frozenset(before)
         try:
-            facts = dict(fill(folder))
+            if processes.is_first():
+                clear_leftovers(folder)
+                with nullcontext() if by_all else processes.alone():
+                    facts = dict(fill(folder))
+            elif by_all:
+                with TemporaryDirectory() as thrown_away:
+                    fill(Path(thrown_away))
         finally:
             self._usable = outer
-        facts["seconds"] = round(time.perf_counter() - start, 1)
-        write_sealed(folder / "stage.json", {**facts, _FILES: seal(folder)})
+        if processes.is_first():
+            facts["seconds"] = round(time.perf_counter() - start, 1)
+            write_sealed(folder / "stage.json", {**facts, _FILES: seal(folder)})
+            # Who still waits for the lock sees next that it is complete, whatever he waits on.
+            (folder / "lock").unlink(missing_ok=True)
+        processes.wait_for_first()
         self._checked.add(name)
-        # Who still waits for the lock sees next that the stage is complete, whatever he waits on.
-        (folder / "lock").unlink(missing_ok=True)
-        self._told.discard(name)
-        self._tell(name, f"done in {duration(facts['seconds'])}")
-        return self.facts(name)
 
     def check_usable(self, name: str) -> None:
         """Asserts that a stage which is being filled has named this one among those before it."""

@@ -9,15 +9,19 @@ from genrec import TrainingEvent
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from semrec.shared import processes
 from semrec.shared.text import visible
 
 
 class Screen:
-    """What a person sees of a run: bars on a terminal, plain lines elsewhere, all on stderr."""
+    """What a person sees of a run: bars on a terminal, plain lines elsewhere, all on stderr.
+
+    Of several processes, the first alone shows anything.
+    """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.live = self.console.is_terminal
+        self.console = Console(stderr=True, highlight=False, quiet=not processes.is_first())
+        self.live = self.console.is_terminal and processes.is_first()
 
     def say(self, message: str) -> None:
         """Prints one line."""

@@ -42,6 +42,8 @@ class Stage(Generic[Result]):
         after: The stages whose results it takes. It can take no other's: an assertion sees to it.
         fill: Fills the folder it is given, which may hold what an interrupted try left.
         load: Reads the result from the folder.
+        by_all: Whether several processes fill it together, as a training or a ranking; all else the
+            first of them fills alone.
     """
 
     run: Run
@@ -51,6 +53,7 @@ class Stage(Generic[Result]):
     after: tuple[Stage[Any], ...] = ()
     fill: Callable[[Path], Facts]
     load: Callable[[Path], Result]
+    by_all: bool = False
 
     @cached_property
     def before(self) -> tuple[Stage[Any], ...]:
@@ -80,11 +83,11 @@ class Stage(Generic[Result]):
             What the stage noted of itself, and "seconds".
         """
         self.run.check_usable(self.folder_name)
-        if self.run.may_fill and not self.is_complete:
+        if self.run.may_fill and not self.run.is_complete_for_all(self.folder_name):
             for stage in self.after:
                 stage.complete()
         names = [stage.folder_name for stage in self.before]
-        return self.run.stage(self.folder_name, self.fill, names)
+        return self.run.stage(self.folder_name, self.fill, names, by_all=self.by_all)
 
     def file(self, name: str) -> Path:
         """A file that it leaves beside its result.
@@ -154,6 +157,7 @@ class Setting(Generic[Config]):
         after: tuple[Stage[Any], ...] = (),
         fill: Callable[[Path], Facts],
         load: Callable[[Path], Result],
+        by_all: bool = False,
     ) -> Stage[Result]:
         """A stage under this configuration; the arguments are the attributes of `Stage`."""
         return Stage(
@@ -164,4 +168,5 @@ class Setting(Generic[Config]):
             after=after,
             fill=fill,
             load=load,
+            by_all=by_all,
         )

@@ -217,7 +217,9 @@ def floors_stage(
         names = read_json(folder / "stage.json")["parameters"]
         return {name: read_report(folder / f"{number}.json") for number, name in enumerate(names)}
 
-    return setting.stage("floors", reads=(*reads, "evaluation.ks"), fill=fill, load=load)
+    return setting.stage(
+        "floors", reads=(*reads, "evaluation.ks"), fill=fill, load=load, by_all=True
+    )
 
 
 def load_floor(pipeline: Pipeline[Any], name: str) -> Floor:

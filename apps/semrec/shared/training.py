@@ -126,6 +126,7 @@ def dense_stage(
         after=after,
         fill=lambda folder: train_dense(setting, stage.folder_name, folder, plan()),
         load=lambda folder: read_report(folder / "report.json"),
+        by_all=True,
     )
     return stage
 

@@ -169,8 +169,8 @@ class Model(SequenceRecipe):
     """The two-stream model and its training (sections 3.2 to 3.5); the baselines share it.
 
     Differs: where the paper's choice is named below, it is another than the default, which did
-    better on the validation users of Amazon Beauty (apps/README.md). So it is with histories of 20
-    items for the paper's 10, a rate of 1e-3 that falls to 0 for 1e-4, batches of 96 for 256,
+    better on the validation users of Amazon Beauty (docs/papers/tssr.md). So it is with histories
+    of 20 items for the paper's 10, a rate of 1e-3 that falls to 0 for 1e-4, batches of 96 for 256,
     gradients that are clipped, cosine and drawn negatives for the inner product with all items, and
     dropout of .4 for the authors' .1. The mean of eq. 1 is over the steps that have a next item to
     foretell: padding is left out, which the authors' code counts, and so are the first items of a

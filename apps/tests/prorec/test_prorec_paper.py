@@ -60,8 +60,8 @@ def test_drawn_negatives_are_aligned_by_default() -> None:
     unit = torch.nn.functional.normalize
     encoder = model.item_encoder
     everything = unit(encoder.collaborative) @ unit(encoder.adapted()).T / 0.07
-    own = everything[ROWS][:, ROWS]
-    expected = torch.nn.functional.cross_entropy(own, torch.arange(len(ROWS)))
+    scores = everything[ROWS][:, ROWS]
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(len(ROWS)))
     torch.testing.assert_close(batch["alignment"], expected.detach())
     assert drawn["alignment"] > batch["alignment"]
 

@@ -14,7 +14,7 @@ import torch
 import typer
 from evalrec import cooccurrences, evaluate, write_synthetic
 from evalrec.page import Section
-from genrec import Batch, Recommender
+from genrec import BACKBONE_TITLES, Batch, Recommender
 from semtok import CatalogError
 
 from semrec.prorec.app import APP as PRORec
@@ -273,7 +273,13 @@ def test_rivals_have_as_many_trials_each(
     monkeypatch.setattr(rivals, "TIGER_CODES", codes)
     kept = study(pipeline, "rivals", "1")
     assert names(kept)[:2] == ["PRORec", "SASRec, ids, full softmax"]
-    assert {"TIGER", "EAGER's two codes", "BERT4Rec, ids", "graph + text"} <= set(names(kept))
+    of_text = {"fdsa", "unisrec"}
+    classics = {
+        f"{title}, {'ids and text' if backbone in of_text else 'ids'}"
+        for backbone, title in BACKBONE_TITLES.items()
+        if backbone != "sasrec"
+    }
+    assert classics | {"TIGER", "EAGER's two codes", "graph + text"} <= set(names(kept))
     variant = tiger(pipeline).pipeline
     assert variant.tokenizer.result().semantic_ids.num_levels == 4
     assert variant.stage_two.result().config.output_vocabulary == "level"

@@ -210,7 +210,14 @@ def test_rules_between_tables_are_named_by_their_paths() -> None:
     ]
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), 2**63, True, "1", 1.0, [1]])
+DEEP: list[Any] = []
+for _ in range(400):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "value", [float("inf"), float("nan"), 2**63, True, "1", 1.0, [1], pytest.param(DEEP, id="deep")]
+)
 def test_types_are_strict(value: object) -> None:
     (line,) = mistakes("tssr", {"model": {"num_layers": value}})
     assert line.startswith("model.num_layers must be int, got ")

@@ -28,7 +28,7 @@ OfApp = Callable[[str], Path]
 RANKINGS = {"prorec": "stage I (SASRec, ids and text)", "cocorec": "CoCoRec", "tssr": "TSSR"}
 """The row in tables of the model whose vectors are exported."""
 
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "export.md"
 
 
 @pytest.fixture(params=RANKINGS)
@@ -101,13 +101,13 @@ def test_vectors_without_a_query_are_compared_by_their_cosine(tmp_path: Path) ->
     np.testing.assert_allclose(scores, np.stack([np.ones(20), nearest.numpy()], 1), atol=1e-5)
 
 
-def test_the_examples_of_the_readme_run(exported: OfApp, tmp_path: Path) -> None:
+def test_the_examples_of_the_guide_run(exported: OfApp, tmp_path: Path) -> None:
     folder = exported("prorec")
     (tmp_path / "export").symlink_to(folder)
     (tmp_path / "recommend.py").symlink_to(folder / "recommend.py")
     ids = pl.read_parquet(folder / "items.parquet")["item_id"].to_list()
-    section = README.read_text(encoding="utf-8").split("\n## Export\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    text = GUIDE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python export\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 2
     printed = []
     for block in blocks:

@@ -605,16 +605,16 @@ def test_a_run_killed_at_its_first_file_can_begin_again(
     assert set(os.listdir(tmp_path)) == {"run.json", "environment.json"}
 
 
-def test_an_app_is_one_process(
-    name: str, launch: Launch, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_does_not_train_is_one_process(
+    name: str, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answer = ("recommend", "--run", tmp_path, "--history", "a")
     for number in ("2", "16"):
         monkeypatch.setenv("WORLD_SIZE", number)
-        done = launch(name, "run", "--data", data, "--out", tmp_path / "run")
-        refused(done, f"WORLD_SIZE must be 1 or unset, got {number}: an app is one process")
+        done = launch(name, *answer)
+        refused(done, f"WORLD_SIZE must be 1 or unset, got {number}: recommend is one process")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    refused(launch(name, "recommend", "--run", tmp_path, "--history", "a"), "run.json")
-    assert not (tmp_path / "run").exists()
+    refused(launch(name, *answer), "run.json")
 
 
 def test_a_folder_that_cannot_be_is_refused_as_it_was_given(

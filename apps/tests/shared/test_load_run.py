@@ -16,6 +16,7 @@ from evalrec import leave_one_out, read_interactions
 
 import semrec
 from semrec.shared.errors import ExperimentError
+from semrec.shared.files import read_json, write_sealed
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 OfApp = Callable[[str], Path]
@@ -64,6 +65,42 @@ def test_rankings_rank_as_they_were_tested(name: str, completed: OfApp, data: Pa
         # Floors score many items alike: which of them is the tenth is another rule's.
         share = 0.9 if ranking in FLOORS else 0.99
         assert (np.array(hits) == np.asarray(tested, dtype=bool)).mean() >= share, ranking
+
+
+@pytest.mark.parametrize("backend", ["polars", "pandas", "pyarrow"])
+def test_a_loaded_run_answers_frames_by_frames(backend: str, completed: OfApp) -> None:
+    run = semrec.load_run(completed("tssr"), device="cpu")
+    first, second, third, *_ = run.item_ids
+    bought = pl.DataFrame(
+        {
+            "customer": ["B", "A", "B", "A"],
+            "sku": [third, second, "unknown", first],
+            "day": [1, 2, 2, 1],
+        }
+    )
+    as_asked = {"pandas": bought.to_pandas, "pyarrow": bought.to_arrow}.get(backend, bought.lazy)
+    frame = run.recommend_frame(
+        as_asked(), user="customer", item="sku", time="day", top_k=4, backend=backend
+    )
+    assert type(frame).__module__.startswith(backend)
+    answers = run.recommender().recommend(
+        [[third, "unknown"], [first, second]], top_k=4, exclude_seen=True
+    )
+    expected = [
+        (user, best.item_id, rank, best.score)
+        for user, answer in zip("BA", answers, strict=True)
+        for rank, best in enumerate(answer.items, start=1)
+    ]
+    assert len(expected) == 8
+    table = (
+        pl.DataFrame(frame)
+        if backend == "pandas"
+        else pl.from_arrow(frame)
+        if backend == "pyarrow"
+        else frame
+    )
+    assert table.columns == ["user", "item", "rank", "score"]
+    assert table.rows() == expected
 
 
 def test_a_loaded_run_has_what_it_was_made_of(name: str, completed: OfApp, data: Path) -> None:
@@ -154,3 +191,36 @@ def test_a_run_that_keeps_no_users_is_refused_and_completed(
 def test_only_runs_are_loaded(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"run\.json is missing: is this the folder of a run"):
         semrec.load_run(tmp_path)
+
+
+def test_a_run_of_a_version_without_a_key_is_the_run_with_its_default(
+    completed: OfApp,
+    data: Path,
+    small: OfApp,
+    launch: Launch,
+    digests: Callable[[Path], dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    """An upgrade trains nothing anew, and leaves no run behind that cannot answer."""
+    path = tmp_path / "run"
+    shutil.copytree(completed("prorec"), path)
+    identity = read_json(path / "run.json", sealed=True)
+    del identity["config"]["stage_one"]["alignment_among"]
+    write_sealed(path / "run.json", identity)
+    before = digests(path)
+    loaded, original = (semrec.load_run(run, device="cpu") for run in (path, completed("prorec")))
+    histories = [loaded.item_ids[:2], loaded.item_ids[5:8]]
+    assert loaded.recommender().recommend(histories) == original.recommender().recommend(histories)
+    begun = ["prorec", "run", "--data", data, "--out", path, "--device", "cpu", "--config"]
+    done = launch(*begun, small("prorec"))
+    assert done.returncode == 0, done.stderr
+    assert {name: digest for name, digest in digests(path).items() if "stage" in name} == {
+        name: digest for name, digest in before.items() if "stage" in name
+    }
+    other = tmp_path / "other.toml"
+    settings = small("prorec").read_text()
+    assert settings.count("[stage_one]\n") == 1
+    other.write_text(settings.replace("[stage_one]\n", '[stage_one]\nalignment_among = "batch"\n'))
+    refused = launch(*begun, other)
+    assert refused.returncode == 1
+    assert "stage_one.alignment_among is 'drawn' there and 'batch' now" in refused.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from evalrec import EmbeddingScorer, Queries, evaluate
-from evalrec.distributed import add_up, shard, together
+from evalrec.distributed import add_up, alone, shard, together
 
 WORKER = """
 import json, sys
@@ -111,6 +111,18 @@ def test_one_process_has_all_of_the_work():
     assert add_up([share])[0] is share
     with pytest.raises(KeyError), together():
         raise KeyError
+
+
+def test_alone_a_process_of_a_group_has_all_of_the_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert shard() == (1, 2)
+    share = np.arange(3)
+    with alone():
+        assert shard() == (0, 1)
+        assert add_up([share])[0] is share
+    assert shard() == (1, 2)
 
 
 def test_embeddings_may_require_gradients():

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from functools import partial
 
 import pytest
 import torch
-from genrec.backbones import DIN, HSTU, BERT4Rec, GRU4Rec, SASRec, StateBackbone
+from genrec.backbones import (
+    DIN,
+    FDSA,
+    HGN,
+    HSTU,
+    BERT4Rec,
+    Caser,
+    CL4SRec,
+    DuoRec,
+    FMLPRec,
+    GRU4Rec,
+    SASRec,
+    StateBackbone,
+    UniSRec,
+)
 from genrec.backbones.hstu import time_buckets
 from genrec.cloze import MaskedBatches
 from genrec.losses import full_cross_entropy
 from genrec.scoring import dense_scorer
 from genrec.sequences import PairBatches, SequenceBatches
 from genrec.training import TrainingConfig, fit
+from genrec.twins import TwinBatches
 from torch import Tensor
 from torch.nn import functional as F
 
 NUM_ITEMS = 12
 ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], []]
-CAUSAL = [SASRec, GRU4Rec, HSTU]
+CAUSAL = [SASRec, GRU4Rec, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec]
 ALL = [*CAUSAL, BERT4Rec]
+
+
+def takes(kind: type[StateBackbone], name: str) -> bool:
+    return name in inspect.signature(kind.__init__).parameters
 
 
 def model(kind: type[StateBackbone], **options) -> StateBackbone:
     torch.manual_seed(0)
-    if kind is not GRU4Rec:
+    if takes(kind, "history_length"):
         options = {"history_length": 8, **options}
     backbone = kind(NUM_ITEMS, dim=16, **options).eval()
     with torch.no_grad():
@@ -91,7 +111,7 @@ def test_the_order_matters(kind):
 def test_every_parameter_learns(kind):
     backbone = model(kind).train()
     history, targets = padded(ROWS[:3], 8), padded([[1, 4, 1, 5, 0], [2, 2], [7]], 8)
-    if kind is BERT4Rec:
+    if hasattr(kind, "mask_item"):
         history[0, 2] = history[1, 0] = NUM_ITEMS + 1
     vectors = backbone.item_vectors()
     options = {"timestamps": torch.arange(8).expand(3, -1)} if kind is HSTU else {}
@@ -111,20 +131,28 @@ WALKS = [[(start + step) % NUM_ITEMS for step in range(5)] for start in range(NU
         (SASRec, SequenceBatches),
         (GRU4Rec, SequenceBatches),
         (HSTU, PairBatches),
+        (Caser, SequenceBatches),
+        (HGN, SequenceBatches),
+        (FMLPRec, PairBatches),
+        (CL4SRec, SequenceBatches),
+        (DuoRec, TwinBatches),
+        (FDSA, SequenceBatches),
         (BERT4Rec, partial(MaskedBatches, last_share=0.5)),
     ],
 )
 def test_each_learns_a_walk(kind, source):
     torch.manual_seed(0)
-    options = {} if kind is GRU4Rec else {"history_length": 6}
-    backbone = kind(NUM_ITEMS, dim=16, num_layers=1, dropout=0.0, **options)
+    sizes = {"num_layers": 1, "history_length": 6}
+    options = {name: size for name, size in sizes.items() if takes(kind, name)}
+    backbone = kind(NUM_ITEMS, dim=16, dropout=0.0, **options)
     batches = source(WALKS, num_items=NUM_ITEMS, history_length=4, batch_size=NUM_ITEMS)
 
     def loss(backbone, batch) -> dict[str, Tensor]:
         vectors = backbone.item_vectors()
         by_pair = batch.targets.dim() == 1
         states = (backbone.last_state if by_pair else backbone)(batch.history, vectors)
-        return {"next": full_cross_entropy(states, vectors, batch.targets)}
+        further = backbone.further_losses(batch, vectors)
+        return {"next": full_cross_entropy(states, vectors, batch.targets), **further}
 
     steps = 200 if kind is BERT4Rec else 80
     config = TrainingConfig(
@@ -200,6 +228,13 @@ def test_hstu_tells_times_apart_and_does_not_need_them():
         (HSTU, {"history_length": 0}, "history_length must be at least 1, got 0"),
         (HSTU, {"num_heads": 3}, "dim must be a positive multiple of num_heads, got 16 and 3"),
         (HSTU, {"temperature": 0.0}, "temperature must be positive, got 0"),
+        (Caser, {"window": 0}, "window must be at least 1, got 0"),
+        (Caser, {"num_horizontal": 0}, "num_horizontal must be at least 1, got 0"),
+        (HGN, {"window": 0}, "window must be at least 1, got 0"),
+        (FMLPRec, {"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        (CL4SRec, {"mask_share": 0.0}, r"mask_share must be in \(0, 1\], got 0.0"),
+        (DuoRec, {"contrast_weight": 0.0}, "contrast_weight must be positive, got 0.0"),
+        (DuoRec, {"contrast_temperature": 0.0}, "contrast_temperature must be positive, got 0.0"),
     ],
 )
 def test_refusals(kind, options, words):
@@ -218,6 +253,7 @@ def test_what_is_no_item_row_is_refused(kind, row):
         backbone.score(torch.tensor([[1, row]]))
 
 
-def test_a_history_too_long_is_refused():
+@pytest.mark.parametrize("kind", [HSTU, FMLPRec])
+def test_a_history_too_long_is_refused(kind):
     with pytest.raises(ValueError, match="history must have at most 8 columns, got 9"):
-        model(HSTU).score(torch.zeros(1, 9, dtype=torch.long))
+        model(kind).score(torch.zeros(1, 9, dtype=torch.long))

@@ -6,7 +6,19 @@ import math
 
 import pytest
 import torch
-from genrec import DIN, HSTU, Backbone, BERT4Rec, DenseRecommender, GRU4Rec, Request, SASRec
+from genrec import (
+    DIN,
+    HGN,
+    HSTU,
+    Backbone,
+    BERT4Rec,
+    Caser,
+    DenseRecommender,
+    FMLPRec,
+    GRU4Rec,
+    Request,
+    SASRec,
+)
 
 NUM_ITEMS = 12
 IDS = [f"i{row}" for row in range(NUM_ITEMS)]
@@ -79,7 +91,7 @@ def test_an_empty_history_gets_the_popular_items(recommender: DenseRecommender) 
     assert strange.unknown == 1
 
 
-@pytest.mark.parametrize("kind", [SASRec, GRU4Rec, BERT4Rec, HSTU, DIN])
+@pytest.mark.parametrize("kind", [SASRec, GRU4Rec, BERT4Rec, HSTU, DIN, Caser, HGN, FMLPRec])
 def test_without_counts_an_empty_history_is_answered_by_the_model(kind: type[Backbone]) -> None:
     recommender = DenseRecommender(kind(NUM_ITEMS, dim=8), IDS, history_length=3)
     alone = recommender.recommend([["stranger"], []], top_k=4)

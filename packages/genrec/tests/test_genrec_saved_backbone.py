@@ -11,11 +11,20 @@ import pytest
 import torch
 from genrec import (
     DIN,
+    FDSA,
+    HGN,
     HSTU,
     ArtifactError,
     Backbone,
     BERT4Rec,
+    Caser,
+    CL4SRec,
+    ContentExperts,
+    ContentTable,
     DenseRecommender,
+    DuoRec,
+    FeatureTables,
+    FMLPRec,
     GRU4Rec,
     ItemTable,
     Recommender,
@@ -23,6 +32,7 @@ from genrec import (
     Seq2Seq,
     Seq2SeqConfig,
     Trie,
+    UniSRec,
     item_table,
     load_backbone,
     save_backbone,
@@ -34,15 +44,39 @@ NUM_ITEMS, DIM = 12, 8
 IDS = [f"i{row}" for row in range(NUM_ITEMS)]
 COUNTS = torch.tensor([0, 5, 1, 9, 0, 0, 2, 0, 0, 0, 0, 0])
 HISTORIES = [["i1", "i4", "stranger"], ["i3"], []]
+SASREC = {
+    "num_layers": 1,
+    "num_heads": 4,
+    "history_length": 3,
+    "dropout": 0.3,
+    "feedforward_dim": 10,
+    "positions": "newest",
+    "norm": "post",
+    "similarity": "cosine",
+    "temperature": 0.2,
+}
+CONTRAST = {"contrast_weight": 0.2, "contrast_temperature": 0.3}
+SHARES = {"crop_share": 0.5, "mask_share": 0.4, "reorder_share": 0.7}
 OTHER_THAN_DEFAULT = {
-    SASRec: {
+    SASRec: SASREC,
+    FDSA: {name: SASREC[name] for name in SASREC if name not in ("positions", "norm")},
+    UniSRec: SASREC,
+    DuoRec: {**SASREC, **CONTRAST},
+    CL4SRec: {**SASREC, **CONTRAST, **SHARES},
+    Caser: {
+        "window": 3,
+        "num_horizontal": 2,
+        "num_vertical": 5,
+        "dropout": 0.3,
+        "similarity": "cosine",
+        "temperature": 0.2,
+    },
+    HGN: {"window": 3, "dropout": 0.3, "similarity": "cosine", "temperature": 0.2},
+    FMLPRec: {
         "num_layers": 1,
-        "num_heads": 4,
         "history_length": 3,
         "dropout": 0.3,
         "feedforward_dim": 10,
-        "positions": "newest",
-        "norm": "post",
         "similarity": "cosine",
         "temperature": 0.2,
     },
@@ -79,6 +113,12 @@ def make(kind: type[Backbone], item_input: str = "ids", **options: object) -> Ba
     torch.manual_seed(0)
     contents = [torch.randn(NUM_ITEMS, 3), torch.randn(NUM_ITEMS, 5)]
     table = item_table(item_input, contents, DIM)
+    if kind is FDSA:
+        tables = [ContentTable(content, DIM) for content in contents]
+        table = FeatureTables(ItemTable(NUM_ITEMS, DIM), tables)
+    if kind is UniSRec and item_input != "ids":
+        with_ids = item_input == "both"
+        table = ContentExperts(contents[0], DIM, num_experts=3, with_ids=with_ids)
     model = kind(NUM_ITEMS, dim=DIM, item_encoder=table, **options).eval()
     for parameter in model.parameters():  # away from where training starts, zeros among them
         torch.nn.init.normal_(parameter, std=0.5)
@@ -182,7 +222,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
     ("change", "words"),
     [
         ({"format": 5}, "has format 5, newer than format 4"),
-        ({"class": "Caser"}, "holds a Caser, which this version of genrec does not know"),
+        ({"class": "NextItNet"}, "holds a NextItNet, which this version of genrec does not know"),
         ({"class": ["SASRec"]}, "config.json is damaged"),
         ({"num_items": "many"}, "config.json is damaged: num_items must be int, got 'many'"),
         ({"num_items": 12.0}, "config.json is damaged: num_items must be int, got 12.0"),

@@ -91,6 +91,22 @@ def test_ranked_histories_are_each_as_if_alone(model: Seq2Seq, exact: bool):
         assert ranked.items[row].tolist() == items.tolist()
 
 
+@pytest.mark.parametrize("shards", [2, 3, 5])
+def test_shares_of_ranked_histories_are_together_those_of_all(model: Seq2Seq, shards: int):
+    whole = rank_histories(model, HISTORIES, num_beams=6)
+    shares = [
+        rank_histories(model, HISTORIES, num_beams=6, shard=shard, shards=shards)
+        for shard in range(shards)
+    ]
+    ranked = torch.stack([share.items[:, 0] >= 0 for share in shares])  # [shards, histories]
+    assert ranked.sum(0).tolist() == [1] * len(HISTORIES)
+    for row, shard in enumerate(ranked.int().argmax(0).tolist()):
+        assert torch.equal(shares[shard].items[row], whole.items[row])
+        assert torch.equal(shares[shard].scores[row], whole.scores[row])
+    with pytest.raises(ValueError, match="shard must be from 0 to shards - 1 = 1, got 2"):
+        rank_histories(model, HISTORIES, num_beams=6, shard=2, shards=2)
+
+
 def test_as_many_beams_as_items_are_exact(model: Seq2Seq):
     beams = rank_histories(model, HISTORIES[:30], num_beams=99)
     exact = rank_histories(model, HISTORIES[:30], num_beams=99, exact=True)

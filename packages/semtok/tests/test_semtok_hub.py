@@ -170,11 +170,11 @@ def test_a_tokenizer_goes_to_the_hub_and_back(
     address, files = hub
     save_tokenizer(tmp_path / "here", tokenizer)
     script = (
-        "from semtok import load_tokenizer, save_tokenizer\n"
+        "from semtok import load_tokenizer\n"
         "from semtok.hf import HubTokenizer\n"
         "HubTokenizer(load_tokenizer('here')).push_to_hub('me/ids', private=True)\n"
-        "back = HubTokenizer.from_pretrained('me/ids').tokenizer\n"
-        "save_tokenizer('back', back)\n"
+        "back = HubTokenizer.from_pretrained('me/ids')\n"
+        "back.save_pretrained('back', push_to_hub=True, repo_id='me/ids')\n"
     )
     environment = {
         **os.environ,

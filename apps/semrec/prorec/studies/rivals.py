@@ -160,7 +160,10 @@ def tiger(pipeline: PRORecPipeline) -> Contestant:
 
 
 def eager(pipeline: PRORecPipeline) -> Contestant:
-    """EAGER: a code of the text and one of the behaviour, a decoder for each."""
+    """EAGER: a code of the text and one of the behaviour, a decoder for each.
+
+    Differs: without its task that transfers from text to behaviour.
+    """
     changes = {**PLAIN_STAGE_TWO, "output_vocabulary": "node", "scoring": "renormalized"}
     return Contestant(
         pipeline=pipeline.varied(stage_two=changes),
@@ -182,6 +185,14 @@ def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
         ("gru4rec", "ids", "", sampled),
         ("bert4rec", "ids", "", sampled),
         ("hstu", "ids", "", sampled),
+        ("caser", "ids", "", sampled),
+        ("hgn", "ids", "", sampled),
+        ("fmlprec", "ids", "", sampled),
+        ("cl4srec", "ids", "", sampled),
+        ("duorec", "ids", "", sampled),
+        ("fdsa", "both", "", sampled),
+        ("unisrec", "content", "", sampled),
+        ("unisrec", "both", "", sampled),
     ]
     read = {"ids": "ids", "content": "text", "both": "ids and text"}
     return {

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+_is_alone = ContextVar("is_alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A part of the work that this process does for itself, whatever group it is in."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
+
 
 def shard() -> tuple[int, int]:
-    """This process's number, and how many there are; (0, 1) without a process group."""
+    """This process's number, and how many there are; (0, 1) without a process group, or alone."""
+    if _is_alone.get():
+        return 0, 1
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

@@ -101,8 +101,9 @@ class Novelty:
         """The mean self-information of each list."""
         bits = -np.log2(np.maximum(self.users_of_item, 1) / self.num_users)  # [items]
         shown = ranked >= 0
-        totals: Float[np.ndarray, " batch"] = np.where(shown, bits[ranked], 0.0).sum(axis=1)
-        return totals / np.maximum(shown.sum(axis=1), 1)
+        totals = np.where(shown, bits[ranked], 0.0).sum(axis=1)  # [batch]
+        means: Float[np.ndarray, " batch"] = totals / np.maximum(shown.sum(axis=1), 1)
+        return means
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,9 +20,9 @@ def means_frame(report: Report, user_groups: Sequence[str] | None, backend: str)
         ImportError: If the library of the frame is not installed.
         ValueError: If narwhals makes no tables of that name, or the groups are not one a query.
     """
-    by_users: dict[str | None, dict[str, dict[str, Estimate]]] = {None: report.metrics}
+    by_users: list[tuple[str | None, dict[str, dict[str, Estimate]]]] = [(None, report.metrics)]
     if user_groups is not None:
-        by_users = {**report.by_user_group(user_groups)}
+        by_users = [*report.by_user_group(user_groups).items()]
     rows = [
         {
             "name": report.name,
@@ -31,7 +31,7 @@ def means_frame(report: Report, user_groups: Sequence[str] | None, backend: str)
             "metric": metric,
             **estimate._asdict(),
         }
-        for users, by_mode in by_users.items()
+        for users, by_mode in by_users
         for mode, estimates in by_mode.items()
         for metric, estimate in estimates.items()
     ]

@@ -10,16 +10,25 @@ if TYPE_CHECKING:
     from genrec.artifact import load_weights, save_weights
     from genrec.backbones import (
         DIN,
+        FDSA,
+        HGN,
         HSTU,
         Backbone,
         BERT4Rec,
+        Caser,
+        CL4SRec,
         ConcatenatedTables,
+        ContentExperts,
         ContentTable,
+        DuoRec,
+        FeatureTables,
+        FMLPRec,
         GRU4Rec,
         ItemInput,
         ItemTable,
         SASRec,
         StateBackbone,
+        UniSRec,
         item_table,
     )
     from genrec.calibration import Calibration, calibrate, calibrated
@@ -54,6 +63,7 @@ if TYPE_CHECKING:
     from genrec.seq2seq_config import Seq2SeqConfig
     from genrec.sequence_config import (
         BACKBONE_TITLES,
+        ITEM_INPUTS,
         BackboneName,
         SequenceModelConfig,
         backbone_class,
@@ -66,6 +76,7 @@ if TYPE_CHECKING:
     from genrec.training import TrainingResult, fit
     from genrec.training_config import TrainingConfig
     from genrec.trie import Trie
+    from genrec.twins import TwinBatches
     from genrec.vocabulary import Vocabulary
 
 __version__ = metadata.version("genrec")
@@ -73,7 +84,10 @@ __version__ = metadata.version("genrec")
 __all__ = [
     "BACKBONE_TITLES",
     "DIN",
+    "FDSA",
+    "HGN",
     "HSTU",
+    "ITEM_INPUTS",
     "Answer",
     "Answers",
     "ArtifactError",
@@ -81,12 +95,18 @@ __all__ = [
     "Backbone",
     "BackboneName",
     "Batch",
+    "CL4SRec",
     "Calibration",
+    "Caser",
     "ConcatenatedTables",
+    "ContentExperts",
     "ContentTable",
     "DecoderStep",
     "DenseRecommender",
+    "DuoRec",
     "Ensemble",
+    "FMLPRec",
+    "FeatureTables",
     "GRU4Rec",
     "HistoryEncoder",
     "ItemGraph",
@@ -124,6 +144,8 @@ __all__ = [
     "TrainingRecipe",
     "TrainingResult",
     "Trie",
+    "TwinBatches",
+    "UniSRec",
     "Vocabulary",
     "backbone_class",
     "beam_recall",
@@ -172,15 +194,24 @@ _MODULES = {
     "backbones": (
         "BERT4Rec",
         "Backbone",
+        "CL4SRec",
+        "Caser",
         "ConcatenatedTables",
+        "ContentExperts",
         "ContentTable",
         "DIN",
+        "DuoRec",
+        "FDSA",
+        "FMLPRec",
+        "FeatureTables",
         "GRU4Rec",
+        "HGN",
         "HSTU",
         "ItemInput",
         "ItemTable",
         "SASRec",
         "StateBackbone",
+        "UniSRec",
         "item_table",
     ),
     "calibration": ("Calibration", "calibrate", "calibrated"),
@@ -214,7 +245,7 @@ _MODULES = {
     "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
     "seq2seq_config": ("Seq2SeqConfig",),
     "sequence_config": (
-        *("BACKBONE_TITLES", "BackboneName", "SequenceModelConfig"),
+        *("BACKBONE_TITLES", "BackboneName", "ITEM_INPUTS", "SequenceModelConfig"),
         *("backbone_class", "make_backbone"),
     ),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
@@ -224,6 +255,7 @@ _MODULES = {
     "training": ("TrainingResult", "fit"),
     "training_config": ("TrainingConfig",),
     "trie": ("Trie",),
+    "twins": ("TwinBatches",),
     "vocabulary": ("Vocabulary",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -71,9 +71,12 @@ class TrainingLoop:
         if len(batches) < self.fabric.world_size:
             raise ValueError(f"batches must hold one or more a process, got {len(batches)}")
         self._set_steps(config.accumulate * self.fabric.world_size)
-        if config.warmup_steps > self.total_steps:
+        if config.warmup_steps > self.total_steps and self.fabric.is_global_zero:
             message = "warmup_steps are %d of %d steps in all: the rate never gets to learning_rate"
             logger.warning(message, config.warmup_steps, self.total_steps)
+        if self.fabric.world_size > 1:
+            for parameter in module.parameters():  # all begin with the weights of the first
+                torch.distributed.broadcast(parameter.data, 0)
         self.objective = Objective(module, loss)
         self.optimizer = build_optimizer(self.parameters, config)
         self.forward, self.fabric_optimizer = self.fabric.setup(self.objective, self.optimizer)
@@ -467,7 +470,7 @@ class TrainingLoop:
         check_types({"step_batches": step_batches}, {"step_batches": int})
         check_positive(step_batches=step_batches)
         self._set_steps(step_batches)
-        if self.step_batches < self.fabric.world_size:
+        if self.step_batches < self.fabric.world_size and self.fabric.is_global_zero:
             message = "steps stay of %d batches, as the training began: %d processes bring no more"
             logger.warning(message, self.step_batches, self.fabric.world_size)
 

@@ -35,7 +35,7 @@ def shared_in(folder: Path | str | None, array: NDArray[Scalar]) -> NDArray[Scal
     """
     if folder is None or array.nbytes <= MAPPED_ABOVE:
         return array
-    digest = hashlib.blake2b(memoryview(array).cast("B"), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(array.data, digest_size=16).hexdigest()
     path = Path(folder) / f"histories-{array.dtype.name}-{digest}.npy"
     with naming(path):
         if not path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 if sys.platform != "win32":  # Windows has no such module
     import resource
@@ -20,18 +22,24 @@ if sys.platform != "win32":  # Windows has no such module
 
 def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
     """Returns a launched Fabric on `device`, or on all that `torchrun` started this process for."""
-    from lightning_fabric import Fabric  # takes seconds, and only training needs it
+    # It takes seconds, and only training needs it.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
     devices: Any = processes
     if processes * nodes == 1 and device.index is not None:
         devices = [device.index]
+    # Buffers are the same in all processes and stay as they are: gloo sends no small integers.
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    settings: dict[str, Any] = {"init_sync": False, buffers: False}
     fabric = Fabric(
         accelerator=device.type,
         devices=devices,
         num_nodes=nodes,
-        strategy="ddp" if processes * nodes > 1 else "auto",
+        strategy=DDPStrategy(**settings) if processes * nodes > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()

@@ -191,20 +191,28 @@ class SequenceRecipe(NextItemRecipe):
             bucket=20,
         )
 
-    def pairs(self, histories: Histories, num_items: int, seed: int) -> PairBatches:
+    def pairs(
+        self,
+        histories: Histories,
+        num_items: int,
+        seed: int,
+        *,
+        kind: type[PairBatches] | None = None,
+    ) -> PairBatches:
         """Returns every prefix of the same histories with its next item.
 
         Args:
             histories: Item rows of each user, oldest first.
             num_items: Size of the catalogue, and the padding.
             seed: Draws the users where `data_share` is below 1, and the order of the batches.
+            kind: `PairBatches` where None, or `TwinBatches`.
 
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.
         """
         from genrec.sequences import PairBatches
 
-        return PairBatches(
+        return (kind or PairBatches)(
             self.training_histories(histories, seed),
             num_items=num_items,
             history_length=self.history_length,

@@ -21,14 +21,23 @@ from genrec.artifact import ModelFolder, read_folder, reading_config, write_fold
 from genrec.backbone_names import plugin_backbone
 from genrec.backbones import (
     DIN,
+    FDSA,
+    HGN,
     HSTU,
     Backbone,
     BERT4Rec,
+    Caser,
+    CL4SRec,
     ConcatenatedTables,
+    ContentExperts,
     ContentTable,
+    DuoRec,
+    FeatureTables,
+    FMLPRec,
     GRU4Rec,
     ItemTable,
     SASRec,
+    UniSRec,
 )
 from genrec.config_checks import check_positive
 from genrec.errors import ArtifactError
@@ -39,7 +48,11 @@ from genrec.reading import check_types
 _LOG = logging.getLogger(__name__)
 
 BACKBONES: Mapping[str, type[Backbone]] = {
-    kind.__name__: kind for kind in (SASRec, GRU4Rec, BERT4Rec, DIN, HSTU)
+    kind.__name__: kind
+    for kind in (
+        *(SASRec, GRU4Rec, BERT4Rec, DIN, HSTU),
+        *(Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec),
+    )
 }
 """The sequence models that a folder can hold, by the name that `config.json` has of each."""
 
@@ -76,9 +89,10 @@ def save_backbone(
 
     Args:
         folder: Where it goes; a model folder that is there is replaced.
-        model: A `SASRec`, `GRU4Rec`, `BERT4Rec`, `DIN` or `HSTU`, or a `Backbone` of another
-            package, whose name and version are kept; its item encoder is an `ItemTable`, a
-            `ContentTable` or `ConcatenatedTables` of these, and content goes with it.
+        model: A model of one of `genrec`'s own classes, such as `SASRec`, or a `Backbone` of
+            another package, whose name and version are kept; its item encoder is an `ItemTable`, a
+            `ContentTable`, `ContentExperts`, or `ConcatenatedTables` or `FeatureTables` of these,
+            and content goes with it.
         item_ids: Id of each item row, no two alike.
         history_length: Most items of a history that the model reads, the newest ones.
         popularity: How often each item was had in training, for users without a history.
@@ -192,6 +206,7 @@ def backbone_maker(
     def make(num_items: int) -> Backbone:
         saved.check_count(
             num_layers=settings.get("num_layers", 1),
+            window=settings.get("window", 1),
             attention_sizes=len(settings.get("attention_sizes", ())),
             output_sizes=len(settings.get("output_sizes", ())),
         )
@@ -223,19 +238,22 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
     """Returns what JSON is to say of an item table; stored content is added to the catalogue."""
     if type(table) is ItemTable:
         return {"class": "ItemTable", "dim": table.ids.shape[1]}
-    if type(table) is ContentTable:
+    if type(table) is ContentTable or type(table) is ContentExperts:
         number = sum(name.startswith("content.") for name in catalogue)
         catalogue[f"content.{number}"] = table.features
+    if type(table) is ContentTable:
         return {"class": "ContentTable", "dim": table.projection.out_features}
-    if type(table) is ConcatenatedTables:
-        return {
-            "class": "ConcatenatedTables",
-            "dim": table.projection.out_features,
-            "tables": [_describe(part, catalogue) for part in table.tables],
-        }
+    if type(table) is ContentExperts:
+        num_experts, _, dim = table.experts.shape
+        options = {"num_experts": num_experts, "with_ids": table.ids is not None}
+        return {"class": "ContentExperts", "dim": dim, **options}
+    if type(table) is ConcatenatedTables or type(table) is FeatureTables:
+        parts = [_describe(part, catalogue) for part in table.tables]
+        return {"class": type(table).__name__, "dim": parts[0]["dim"], "tables": parts}
     raise TypeError(
-        "item_encoder must be an ItemTable, a ContentTable or ConcatenatedTables to be saved, got "
-        f"{type(table).__name__}: an ItemTable can hold what its item_vectors() are"
+        "item_encoder must be an ItemTable, a ContentTable, ContentExperts, ConcatenatedTables or "
+        f"FeatureTables to be saved, got {type(table).__name__}: an ItemTable can hold what its "
+        "item_vectors() are"
     )
 
 
@@ -248,14 +266,21 @@ def _make(
     description: Mapping[str, Any], saved: ModelFolder, num_items: int, contents: Iterator[Tensor]
 ) -> nn.Module:
     """Makes the item table that `_describe` described."""
-    check_types(description, {"class": str, "dim": int, "tables": list[dict[str, Any]]})
+    hints = {"class": str, "dim": int, "tables": list[dict[str, Any]]}
+    check_types(description, {**hints, "num_experts": int, "with_ids": bool})
     class_name, dim = description["class"], description["dim"]
     if class_name == "ItemTable":
         return ItemTable(num_items, dim)
     if class_name == "ContentTable":
         return ContentTable(next(contents), dim)
-    if class_name == "ConcatenatedTables":
+    if class_name == "ContentExperts":
+        num_experts, with_ids = description["num_experts"], description["with_ids"]
+        saved.check_count(num_experts=num_experts)
+        return ContentExperts(next(contents), dim, num_experts=num_experts, with_ids=with_ids)
+    if class_name in ("ConcatenatedTables", "FeatureTables"):
         saved.check_count(tables=len(description["tables"]))
         parts = [_make(part, saved, num_items, contents) for part in description["tables"]]
+        if class_name == "FeatureTables":
+            return FeatureTables(parts[0], parts[1:])
         return ConcatenatedTables(parts, dim)
     raise ValueError(f"items must be made of tables that genrec knows, got {class_name!r}")

@@ -59,6 +59,8 @@ def rank_histories(
     num_beams: int,
     exact: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    shard: int = 0,
+    shards: int = 1,
 ) -> Ranked:
     """Returns each history's best items, of any number of histories, in bounded memory.
 
@@ -72,6 +74,9 @@ def rank_histories(
         exact: Whether the whole catalogue is scored instead, so that no item is missed that the
             beam would have lost; for a `Seq2Seq` only.
         progress: Called with the number of histories done, and of all of them, batch by batch.
+        shard: Which share of the histories is ranked, as one of several processes does; the others
+            have items -1 and scores of minus infinity.
+        shards: How many shares there are.
 
     Returns:
         The ranked items of every history, on the CPU.
@@ -94,6 +99,8 @@ def rank_histories(
         history_length=stream.config.history_length,
         batch_size=_HISTORIES_AT_A_TIME,
         by_length=True,
+        shard=shard,
+        shards=shards,
     ):
         ranked = rank(history.to(device))
         items[rows], scores[rows] = ranked.items.cpu(), ranked.scores.cpu()

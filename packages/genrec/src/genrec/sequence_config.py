@@ -11,27 +11,51 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from genrec.backbone_names import plugin_backbone
 from genrec.backbones import (
+    FDSA,
+    HGN,
     HSTU,
     BERT4Rec,
+    Caser,
+    CL4SRec,
+    ContentExperts,
+    ContentTable,
+    DuoRec,
+    FeatureTables,
+    FMLPRec,
     GRU4Rec,
     ItemInput,
     ItemTable,
     SASRec,
     StateBackbone,
+    UniSRec,
     item_table,
 )
 from genrec.cloze import MaskedBatches
 from genrec.plugins import is_plugin
 from genrec.recipes import SequenceRecipe
-from genrec.sequences import Batch, SequenceBatches
+from genrec.sequences import Batch, PairBatches, SequenceBatches
+from genrec.twins import TwinBatches
 from genrec.windows import Histories
 
-BackboneName = Literal["sasrec", "gru4rec", "bert4rec", "hstu"]
+BackboneName = Literal[
+    "sasrec",
+    "gru4rec",
+    "bert4rec",
+    "hstu",
+    "caser",
+    "hgn",
+    "fmlprec",
+    "cl4srec",
+    "duorec",
+    "fdsa",
+    "unisrec",
+]
 """The sequence models that a `SequenceModelConfig` can name."""
 
 _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
@@ -39,7 +63,23 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "gru4rec": GRU4Rec,
     "bert4rec": BERT4Rec,
     "hstu": HSTU,
+    "caser": Caser,
+    "hgn": HGN,
+    "fmlprec": FMLPRec,
+    "cl4srec": CL4SRec,
+    "duorec": DuoRec,
+    "fdsa": FDSA,
+    "unisrec": UniSRec,
 }
+
+_PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
+"""What is trained on pairs, a target a history, in place of a target at every position."""
+
+ITEM_INPUTS: Mapping[str, tuple[ItemInput, ...]] = {
+    "fdsa": ("both",),
+    "unisrec": ("content", "both"),
+}
+"""What items are told by, for backbones that cannot do with all of it."""
 
 BACKBONE_TITLES: dict[BackboneName, str] = {
     name: kind.__name__ for name, kind in _BACKBONES.items()
@@ -115,11 +155,14 @@ class SequenceModelConfig(SequenceRecipe):
     config.settings(seed, monitor=...), validate=...)` is the whole training.
 
     Attributes:
-        backbone: "bert4rec" fills in masked items, the others foretell the next one at every step.
-            HSTU goes without timestamps here. GRU4Rec has no heads: `num_heads` is nothing to it.
-            Also "package.module:Name", a `StateBackbone` of another package.
+        backbone: "bert4rec" fills in masked items; "fmlprec" and "duorec" foretell the next item of
+            each prefix, so that their batches are of as many pairs; the others foretell the next
+            one at every step. HSTU goes without timestamps here. GRU4Rec and FMLPRec have no heads,
+            Caser and HGN no heads and no layers: such sizes are nothing to them. Also
+            "package.module:Name", a `StateBackbone` of another package.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
-            both concatenated.
+            both concatenated. FDSA reads "both", content beside the ids that it ranks; UniSRec
+            reads content through experts, to which "both" adds the ids.
 
     Raises:
         ValueError: A value is out of range.
@@ -138,6 +181,13 @@ class SequenceModelConfig(SequenceRecipe):
                 raise ValueError(
                     f"{name} must be one of {get_args(words)}, got {getattr(self, name)!r}"
                 )
+
+        inputs = ITEM_INPUTS.get(self.backbone, get_args(ItemInput))
+        if self.items not in inputs:
+            raise ValueError(
+                f"items must be one of {inputs} where backbone is {self.backbone!r}, got "
+                f"{self.items!r}"
+            )
 
     @property
     def title(self) -> str:
@@ -168,14 +218,24 @@ class SequenceModelConfig(SequenceRecipe):
         """
         if self.items == "ids":
             table: nn.Module = ItemTable(num_items, self.dim)
-        elif contents:
-            table = item_table(self.items, contents, self.dim)
-        else:
+        elif not contents:
             raise ValueError(f"contents must be given where items is {self.items!r}, got none")
+        elif self.backbone == "fdsa":
+            ids = ItemTable(num_items, self.dim)
+            table = FeatureTables(ids, [ContentTable(content, self.dim) for content in contents])
+        elif self.backbone == "unisrec":
+            content = torch.cat(list(contents), dim=1)
+            table = ContentExperts(content, self.dim, with_ids=self.items == "both")
+        else:
+            table = item_table(self.items, contents, self.dim)
         return make_backbone(self.backbone, num_items, self, item_encoder=table, trust=trust)
 
-    def batches(self, histories: Histories, num_items: int, seed: int) -> SequenceBatches:
+    def batches(
+        self, histories: Histories, num_items: int, seed: int
+    ) -> SequenceBatches | PairBatches:
         """Returns what the model is trained on: whole sequences, with masked items for BERT4Rec.
+
+        FMLPRec and DuoRec are trained on pairs, those of DuoRec with twins.
 
         Args:
             histories: Item rows of each user, oldest first.
@@ -186,13 +246,16 @@ class SequenceModelConfig(SequenceRecipe):
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.
         """
+        if self.backbone in _PAIRS:
+            return self.pairs(histories, num_items, seed, kind=_PAIRS[self.backbone])
         kind = MaskedBatches if self.backbone == "bert4rec" else SequenceBatches
         return self.sequences(histories, num_items, seed, kind=kind)
 
     def loss_terms(self, model: StateBackbone, batch: Batch) -> dict[str, Tensor]:
-        """Returns the named loss term that `fit` minimises, "next_item".
+        """Returns the named loss terms that `fit` minimises: "next_item", and the model's own.
 
-        It is the cross-entropy of the targets, against the negatives drawn or all items.
+        The first is the cross-entropy of the targets, against the negatives drawn or all items;
+        CL4SRec and DuoRec add "contrast".
 
         Args:
             model: A model of this configuration.
@@ -201,5 +264,9 @@ class SequenceModelConfig(SequenceRecipe):
         loss = self.loss
         negatives = loss.draw(model.num_items, batch.history.device)
         vectors = model.item_vectors()
-        states = model(batch.history, vectors)
-        return {"next_item": loss(states, vectors, batch.targets, negatives)}
+        by_pair = batch.targets.ndim == 1
+        states = (model.last_state if by_pair else model)(batch.history, vectors)
+        return {
+            "next_item": loss(states, vectors, batch.targets, negatives),
+            **model.further_losses(batch, vectors),
+        }

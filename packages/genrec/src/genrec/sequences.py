@@ -30,6 +30,7 @@ from genrec.mapped import shared_in
 from genrec.windows import (
     Histories,
     batch_order,
+    check_shard,
     cut,
     cut_timestamps,
     firsts_of,
@@ -51,6 +52,7 @@ class Batch:
         users: Which of the given histories each row was cut from.
         timestamps: When each item of the history was had, 0 at padding; None where nobody said.
         future: The target and the items after it, padded on the right; None where nobody asked.
+        twins: Another history with the same target, padded on the right; None where nobody asked.
     """
 
     history: Int[Tensor, "batch length"]
@@ -58,6 +60,7 @@ class Batch:
     users: Int[Tensor, " batch"]
     timestamps: Int[Tensor, "batch length"] | None = None
     future: Int[Tensor, "batch ahead"] | None = None
+    twins: Int[Tensor, "batch twin_length"] | None = None
 
     def __len__(self) -> int:
         return len(self.history)
@@ -77,6 +80,7 @@ class Batch:
             users=change(self.users),
             timestamps=None if self.timestamps is None else change(self.timestamps),
             future=None if self.future is None else change(self.future),
+            twins=None if self.twins is None else change(self.twins),
         )
 
 
@@ -219,7 +223,14 @@ class PairBatches:
         self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
     ) -> Iterator[Batch]:
         """Yields the batches of `epoch`, or a share of them."""
-        for _, rows in batch_order(
+        for _, pairs in self._order(epoch, shard, shards, start):
+            yield self._batch(pairs)
+
+    def _order(
+        self, epoch: int, shard: int, shards: int, start: int
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yields the number of each batch of a share, and its pairs."""
+        for number, rows in batch_order(
             self.num_pairs,
             len(self),
             lambda rows: self._lengths[self._pairs(rows)],
@@ -230,17 +241,19 @@ class PairBatches:
             shards=shards,
             start=start,
         ):
-            pairs = self._pairs(rows)
-            users, places = self._users_and_places(pairs)
-            ends, lengths = self._offsets[users] + places, self._lengths[pairs]
-            history, _ = cut(self._items, ends - lengths, lengths, self.num_items)
-            yield Batch(
-                history=torch.from_numpy(history),
-                targets=torch.from_numpy(self._items[ends].astype(np.int64)),
-                users=torch.from_numpy(users),
-                timestamps=cut_timestamps(self._timestamps, ends - lengths, lengths),
-                future=torch.from_numpy(self._future(users, ends)) if self.future_length else None,
-            )
+            yield number, self._pairs(rows)
+
+    def _batch(self, pairs: NDArray[Any]) -> Batch:
+        users, places = self._users_and_places(pairs)
+        ends, lengths = self._offsets[users] + places, self._lengths[pairs]
+        history, _ = cut(self._items, ends - lengths, lengths, self.num_items)
+        return Batch(
+            history=torch.from_numpy(history),
+            targets=torch.from_numpy(self._items[ends].astype(np.int64)),
+            users=torch.from_numpy(users),
+            timestamps=cut_timestamps(self._timestamps, ends - lengths, lengths),
+            future=torch.from_numpy(self._future(users, ends)) if self.future_length else None,
+        )
 
     def _pairs(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows if self._chosen is None else self._chosen[rows]
@@ -377,6 +390,8 @@ def query_batches(
     history_length: int = 20,
     batch_size: int = 256,
     by_length: bool = False,
+    shard: int = 0,
+    shards: int = 1,
 ) -> Iterator[tuple[Int[Tensor, " batch"], Int[Tensor, "batch length"]]]:
     """Yields padded histories for inference, with the row of `histories` that each came from.
 
@@ -387,6 +402,8 @@ def query_batches(
         batch_size: Most histories in a batch.
         by_length: Go through the histories from the longest to the shortest, which skips padding,
             in place of the order given.
+        shard: Which share of the batches: those numbered `shard`, `shard + shards` and so on.
+        shards: How many shares there are.
 
     Yields:
         The rows of `histories` in the batch, and their items, oldest first from column 0; every
@@ -396,10 +413,11 @@ def query_batches(
         ValueError: An argument is out of range or an item is not a row of the catalogue.
     """
     check_positive(history_length=history_length, batch_size=batch_size)
+    check_shard(shard, shards)
     items, offsets = flatten(histories, num_items)
     lengths = np.minimum(np.diff(offsets), history_length)
     order = np.argsort(-lengths, kind="stable") if by_length else np.arange(len(lengths))
-    for start in range(0, len(order), batch_size):
+    for start in range(shard * batch_size, len(order), shards * batch_size):
         rows = order[start : start + batch_size]
         history, _ = cut(items, offsets[rows + 1] - lengths[rows], lengths[rows], num_items)
         yield torch.from_numpy(rows), torch.from_numpy(history)

@@ -70,8 +70,8 @@ def fit(
     With a `folder`, the same call after a kill goes on from the last checkpoint and ends, on a CPU,
     with the very weights of a run that was not killed; when the training is complete it gives the
     module its final weights at once. SIGINT and SIGTERM save a checkpoint first. For this to hold,
-    `loss` must draw from torch's default generator alone: it is seeded from the seed and the step,
-    and put back at the end as it was. "The very weights" holds on the same machine, with the same
+    `loss` must draw from torch's default generator alone, which seed, step and place in it seed
+    and which is put back at the end. "The very weights" holds on the same machine, with the same
     versions and the same number of threads (`torch.get_num_threads()`): other numbers of threads
     add up in another order, and so differ from the last bits on. A GPU adds up in an order of its
     own in each run.

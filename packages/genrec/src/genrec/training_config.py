@@ -20,7 +20,7 @@ class TrainingConfig:
         gradient_clip: Most that the gradients' norm may be; None leaves them.
         precision: "32", or "bf16" for autocast. On a CPU, bf16 pays only where the hardware
             multiplies it (AMX, avx512_bf16); elsewhere it is many times slower.
-        accumulate: Batches to a step, of each process. Their losses are averaged, each with its
+        accumulate: Batches of each process to a step. Their losses are averaged, each with its
             number of samples for its weight: where a loss is a mean over samples, the step is that
             of one batch as large as all of them. A smaller step ends an epoch that does not divide.
         monitor: The figure of `validate` that decides on the best weights. None ends with the last

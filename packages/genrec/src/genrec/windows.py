@@ -124,6 +124,12 @@ def cut_timestamps(
     return None if timestamps is None else torch.from_numpy(cut(timestamps, starts, lengths, 0)[0])
 
 
+def check_shard(shard: int, shards: int) -> None:
+    """Refuses a share that there is not."""
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard must be from 0 to shards - 1 = {shards - 1}, got {shard}")
+
+
 def batch_order(
     num_rows: int,
     num_batches: int,
@@ -158,8 +164,7 @@ def batch_order(
     Raises:
         ValueError: There is no such share, or `start` is below 0.
     """
-    if not 0 <= shard < shards:
-        raise ValueError(f"shard must be from 0 to shards - 1 = {shards - 1}, got {shard}")
+    check_shard(shard, shards)
     if start < 0:
         raise ValueError(f"start must be at least 0, got {start}")
     generator = np.random.default_rng([seed, epoch])

@@ -10,18 +10,23 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 from semtok.catalog import CatalogError
 from semtok.parts import read_part, refusing, string, writing_part
 from semtok.plugins import imported, is_plugin, package_version, plugin_name, version_note
 
-if TYPE_CHECKING:
-    from semtok.embedding.contract import EmbeddingSource
-    from semtok.quantizers.contract import Quantizer
-
 _LOG = logging.getLogger(__name__)
 _FILES = "part"
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """A quantizer or an embedding source, as far as it is saved."""
+
+    def save(self, folder: str | Path) -> None:
+        """Writes itself into a new folder."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +82,7 @@ SOURCE = Contract(
 """As `semtok.EmbeddingSource` has it; `fit` makes it of items, `load` of what `save` wrote."""
 
 
-def save_part(folder: str | Path, part: Quantizer | EmbeddingSource) -> None:
+def save_part(folder: str | Path, part: Saved) -> None:
     """Writes a quantizer or an embedding source into a new folder, as the loaders read it.
 
     One of another package writes its files into a folder within, and its class's name is kept.

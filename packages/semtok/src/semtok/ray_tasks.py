@@ -61,7 +61,7 @@ def _as_text(value: object) -> str:
 class Worker:
     """An actor: the models, loaded once, and what they make of a chunk."""
 
-    def __init__(self, packed: Any, device: str, trust: Collection[str]) -> None:
+    def __init__(self, packed: Any, device: str, trust: Collection[str] = ()) -> None:
         import ray
 
         parts: dict[str, bytes] = ray.get(packed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrec.config_checks import Similarity, check_similarity
+from genrec.sequences import Batch
 from genrec.similarity import item_scores
 
 ItemInput = Literal["ids", "content", "both"]
@@ -105,6 +106,33 @@ class ConcatenatedTables(nn.Module):
         joined = torch.cat([table() for table in self.tables], dim=1)  # [items, tables * dim]
         vectors: Tensor = self.projection(joined)
         return vectors
+
+
+class FeatureTables(nn.Module):
+    """Item vectors and, beside them, a vector for each of an item's features: what FDSA reads.
+
+    Args:
+        ids: Module whose `forward()` returns the vectors of all items, [items, dim].
+        features: The same of each feature.
+
+    Raises:
+        ValueError: There is no feature.
+    """
+
+    def __init__(self, ids: nn.Module, features: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not features:
+            raise ValueError("features must be at least one table, got none")
+        self.tables = nn.ModuleList([ids, *features])
+
+    def forward(self) -> Float[Tensor, "items dim"]:
+        """Returns the vectors of all items, which score."""
+        vectors: Tensor = self.tables[0]()
+        return vectors
+
+    def features(self) -> Float[Tensor, "items features dim"]:
+        """Returns the vectors of all features of all items."""
+        return torch.stack([table() for table in list(self.tables)[1:]], dim=1)
 
 
 def item_table(
@@ -231,6 +259,12 @@ class StateBackbone(Backbone):
     ) -> Float[Tensor, "batch dim"]:
         """Returns the state after the newest item of each history; zeros where there is none."""
         return self.newest(self(history, item_vectors), history)
+
+    def further_losses(
+        self, batch: Batch, item_vectors: Float[Tensor, "items dim"]
+    ) -> dict[str, Tensor]:
+        """Returns the loss terms, weighed, that its training has beside the next item's."""
+        return {}
 
     def newest(
         self, states: Float[Tensor, "batch length dim"], history: Int[Tensor, "batch length"]

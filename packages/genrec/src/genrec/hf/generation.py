@@ -23,11 +23,16 @@ from genrec.trie import Trie
 
 
 class Continuations(NamedTuple):
-    """What may follow some rows: each of these tokens where it is legal, and their end."""
+    """What may follow some rows: each of these tokens where it is legal, and their end.
 
-    rows: Int[Tensor, " continuations"]
+    `parents` says which row each token follows; at the root it is one for all rows, number 0.
+    """
+
+    parents: Int[Tensor, " continuations"]
     tokens: Int[Tensor, " continuations"]
     legal: Bool[Tensor, " continuations"]
+    num_parents: int
+    is_dead: Bool[Tensor, " rows"]  # nothing follows but the end
     may_end: Bool[Tensor, " rows"]
 
 
@@ -133,8 +138,10 @@ class TrieLogitsProcessor(LogitsProcessor):
             beams = len(input_ids) // self.num_prompts
             users = torch.arange(len(input_ids), device=input_ids.device) // beams
         following = self._continuations(input_ids[:, self.prompt_length :], users)
-        struck = torch.ones_like(scores, dtype=torch.bool)
-        struck[following.rows, following.tokens] = ~following.legal
+        size = (following.num_parents, scores.shape[1])
+        struck = torch.ones(size, dtype=torch.bool, device=scores.device)
+        struck[following.parents, following.tokens] = ~following.legal
+        struck = struck | following.is_dead[:, None]  # [rows, vocabulary]
         struck[:, self._end] = ~following.may_end
         return scores.masked_fill(struck, -torch.inf)
 
@@ -159,7 +166,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         self._check_length(input_ids.shape[0])
         user = torch.tensor([batch_id], device=input_ids.device)
         following = self._continuations(input_ids[None, self.prompt_length :], user)
-        allowed: list[int] = following.tokens[following.legal].tolist()
+        allowed: list[int] = following.tokens[following.legal & ~following.is_dead].tolist()
         return allowed + [self._end] * int(following.may_end)
 
     def items(self, sequences: Int[Tensor, "rows length"]) -> Int[Tensor, "rows num_items"]:
@@ -202,30 +209,33 @@ class TrieLogitsProcessor(LogitsProcessor):
         at_separator = level == self.trie.num_levels
         is_between = at_separator or (self.separator_token_id is None and level == 0 < number)
         if is_between and complete >= self.num_items:
-            none = torch.empty(0, dtype=torch.long, device=device)
-            return Continuations(none, none, none.bool(), torch.ones_like(has_ended))
+            none, over = generated.new_empty(0), torch.ones_like(has_ended)
+            return Continuations(none, none, none.bool(), 1, is_dead=over, may_end=over)
         # After a complete item a further one begins; a separator is legal where one could.
         prefixes = generated[:, number * self._period :][:, : 0 if at_separator else level]
+        depth = prefixes.shape[1]
         nodes = self.trie.nodes(self.tokens.codes(prefixes))  # [rows]
-        is_dead = (nodes < 0) | has_ended
-        children = self.trie.expand(prefixes.shape[1], nodes.clamp(min=0))
-        legal, may_end = ~is_dead[children.parent], is_dead  # [children], [rows]
+        is_dead, parents = (nodes < 0) | has_ended, nodes.clamp(min=0)
         mask = self._row_mask(generated, complete, users)
+        if mask is None and not depth:
+            parents = parents[:1]  # the root's children are the same for all rows
+        children = self.trie.expand(depth, parents)
+        legal = torch.ones_like(children.node, dtype=torch.bool)
         if mask is not None:
             struck = torch.zeros(len(legal), device=device)
-            mask.strike(prefixes.shape[1], nodes.clamp(min=0)[:, None], children, struck)
-            legal &= struck == 0
-            may_end = children.totals(legal.float()) == 0
-        goes_on = ~may_end
+            mask.strike(depth, parents[:, None], children, struck)
+            legal = struck == 0
+            is_dead |= children.totals(legal.float()) == 0
+        may_end = is_dead
         if is_between and complete >= self.min_items and self.eos_token_id is not None:
-            may_end = torch.ones_like(may_end)
+            may_end = torch.ones_like(is_dead)
         if at_separator:
             assert self.separator_token_id is not None
             rows = torch.arange(num_rows, device=device)
-            separator = torch.full_like(rows, self.separator_token_id)
-            return Continuations(rows, separator, goes_on, may_end)
+            tokens = torch.full_like(rows, self.separator_token_id)
+            return Continuations(rows, tokens, ~is_dead, num_rows, is_dead, may_end)
         tokens = self.tokens.ids[level][children.codes]
-        return Continuations(children.parent, tokens, legal, may_end)
+        return Continuations(children.parent, tokens, legal, len(parents), is_dead, may_end)
 
     def _row_mask(self, generated: Tensor, complete: int, users: Tensor | None) -> Mask | None:
         """Returns which items may follow in each row; None where all may."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
@@ -27,8 +27,9 @@ class HubRecommender(ModelHubMixin):
         info: Whatever else JSON can hold, which goes into `config.json`.
     """
 
-    # The configuration is the folder's own, not the arguments of a constructor.
-    _hub_mixin_config: ClassVar[None] = None
+    def __new__(cls, *_: Any, **__: Any) -> HubRecommender:
+        """Without the mixin's copy of all arguments: our folder has a configuration of its own."""
+        return object.__new__(cls)
 
     def __init__(
         self, recommender: Recommender | DenseRecommender, *, info: Mapping[str, Any] | None = None

@@ -65,7 +65,7 @@ class ItemCollator:
         """
         _check_some(examples)
         pairs = [self._learned(example) for example in examples]
-        side = self.padding_side or self.tokenizer.padding_side
+        side: Any = self.padding_side or self.tokenizer.padding_side
         batch = self._inputs([inputs for inputs, _ in pairs], side)
         # A decoder reads its labels from the left.
         label_side: Side = "right" if self.is_encoder_decoder else side
@@ -143,7 +143,7 @@ class ItemCollator:
 
     def _written(self, messages: Sequence[Mapping[str, str]], **options: Any) -> list[int]:
         """The tokens of messages, as the chat template writes them."""
-        numbers = self.tokenizer.apply_chat_template(
+        numbers: Any = self.tokenizer.apply_chat_template(
             [dict(message) for message in messages], tokenize=True, return_dict=False, **options
         )
         return [int(number) for number in numbers]

@@ -95,7 +95,7 @@ def start_embeddings(
             model.resize_token_embeddings(num_tokens, mean_resizing=False)
     inputs = _weights(model.get_input_embeddings())
     _start(inputs, tokens, vectors, seed)
-    output = model.get_output_embeddings()
+    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if output is None:
         return
     outputs = _weights(output)

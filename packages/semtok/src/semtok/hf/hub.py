@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from semtok.artifact import load_tokenizer, save_tokenizer
 from semtok.hf.extra import extra_is_needed
@@ -29,8 +29,10 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
     """
 
     tokenizer: Tokenizer
-    # The configuration is our folder's own, and no argument of a constructor.
-    _hub_mixin_config: ClassVar[None] = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> HubTokenizer:
+        """Without the mixin's copy of all arguments: our folder has a configuration of its own."""
+        return object.__new__(cls)
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -55,6 +57,7 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
         folder = Path(save_directory)
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f"{folder}: exists already")
+        self._hub_mixin_config = None  # the mixin's, of a folder that was read
         address: str | None = super().save_pretrained(save_directory, **options)
         return address
 

@@ -117,7 +117,8 @@ class ItemTokens:
             raise ValueError(
                 f"codes must be within the codebook sizes {self.semantic_ids.codebook_sizes}"
             )
-        return self.token_ids[np.arange(len(sizes)), codes]
+        tokens: np.ndarray = self.token_ids[np.arange(len(sizes)), codes]
+        return tokens
 
     def codes_of(
         self, token_ids: Int64[np.ndarray, "items levels"]

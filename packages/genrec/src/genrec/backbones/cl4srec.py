@@ -1,0 +1,181 @@
+"""CL4SRec: SASRec, and histories told by changed copies of themselves (Xie et al., ICDE 2022)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from genrec.backbones.contrasting import Contrasting
+from genrec.config_checks import Similarity
+from genrec.layers import Norm
+from genrec.sequences import Batch
+
+
+class CL4SRec(Contrasting):
+    """SASRec whose training also pulls two changed copies of each history together.
+
+    A copy is cropped, masked or reordered, each with the same probability (the paper's item crop,
+    item mask and item reorder), and is told from those of the batch's other histories, among which
+    the other copy of its own history is to be known again (its contrastive loss).
+
+    Differs: layers and positions are those of `SASRec` here; copies are compared as states and
+    items are, by the dot product or the cosine, over a temperature of their own.
+
+    Args:
+        num_items: Size of the catalogue; also the padding. `num_items + 1` is the mask.
+        dim: As of `SASRec`, as are all that are not named here.
+        num_layers: Self-attention layers.
+        num_heads: Heads in each.
+        history_length: Most items in a history.
+        dropout: Dropout probability.
+        feedforward_dim: Inner width of the feed-forward parts.
+        positions: Which item has position 0.
+        norm: Where layer norms stand.
+        crop_share: Share of a history that a crop keeps, neighbours: eta in the paper.
+        mask_share: Share of its items that are masked: gamma.
+        reorder_share: Share of its items that are shuffled, neighbours: beta.
+        contrast_weight: Of the contrast beside the next item: lambda.
+        contrast_temperature: Divides the similarity of copies: tau.
+        item_encoder: Module whose `forward()` returns [num_items, dim].
+        similarity: How states and item vectors are compared, "dot" or "cosine".
+        temperature: Divides the similarity.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        dim: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        history_length: int = 50,
+        dropout: float = 0.2,
+        feedforward_dim: int | None = None,
+        positions: Literal["oldest", "newest"] = "oldest",
+        norm: Norm = "pre",
+        crop_share: float = 0.6,
+        mask_share: float = 0.3,
+        reorder_share: float = 0.6,
+        contrast_weight: float = 0.1,
+        contrast_temperature: float = 1.0,
+        item_encoder: nn.Module | None = None,
+        similarity: Similarity = "dot",
+        temperature: float = 1.0,
+    ) -> None:
+        shares = {
+            "crop_share": crop_share,
+            "mask_share": mask_share,
+            "reorder_share": reorder_share,
+        }
+        for name, share in shares.items():
+            if not 0 < share <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {share}")
+        super().__init__(
+            num_items,
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            history_length=history_length,
+            dropout=dropout,
+            feedforward_dim=feedforward_dim,
+            positions=positions,
+            norm=norm,
+            contrast_weight=contrast_weight,
+            contrast_temperature=contrast_temperature,
+            item_encoder=item_encoder,
+            similarity=similarity,
+            temperature=temperature,
+        )
+        self.settings |= shares
+        self.shares = shares
+        self.mask_vector = nn.Parameter(torch.empty(dim))
+        nn.init.normal_(self.mask_vector, std=0.02)
+
+    @property
+    def mask_item(self) -> int:
+        """What stands in a copy where an item is masked."""
+        return self.num_items + 1
+
+    def look_up(
+        self, history: Int[Tensor, "*batch"], item_vectors: Float[Tensor, "items dim"] | None
+    ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
+        """Returns the vectors of the items in `history`, masks among them, and where padding is."""
+        masked = history == self.mask_item
+        vectors, padding = super().look_up(history.masked_fill(masked, 0), item_vectors)
+        return torch.where(masked[..., None], self.mask_vector.to(vectors.dtype), vectors), padding
+
+    def copies(
+        self, batch: Batch
+    ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
+        """Returns two changed copies of each history."""
+        return self._copy(batch.history), self._copy(batch.history)
+
+    def _copy(self, history: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+        """Returns a copy of each history, changed in one of the three ways."""
+        lengths = (history != self.num_items).sum(1, keepdim=True)  # [batch, 1]
+        ways = torch.stack(
+            [
+                cropped(history, lengths, self.shares["crop_share"], padding=self.num_items),
+                masked(history, lengths, self.shares["mask_share"], mask=self.mask_item),
+                reordered(history, lengths, self.shares["reorder_share"]),
+            ]
+        )
+        drawn = torch.randint(len(ways), (len(history),), device=history.device)
+        return ways[drawn, torch.arange(len(history), device=history.device)]
+
+
+def cropped(
+    history: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, "batch 1"],
+    share: float,
+    *,
+    padding: int,
+) -> Int[Tensor, "batch length"]:
+    """Returns a stretch of each history, at least one item, padded anew."""
+    columns = torch.arange(history.shape[1], device=history.device)
+    start, size = _stretch(lengths, share, least=1)
+    moved = history.gather(1, (columns + start).clamp(max=history.shape[1] - 1))
+    return moved.masked_fill(columns >= size, padding)
+
+
+def masked(
+    history: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, "batch 1"],
+    share: float,
+    *,
+    mask: int,
+) -> Int[Tensor, "batch length"]:
+    """Returns each history with some of its items masked."""
+    columns = torch.arange(history.shape[1], device=history.device)
+    drawn = torch.rand(history.shape, device=history.device).masked_fill(columns >= lengths, 2.0)
+    rank = drawn.argsort(1).argsort(1)  # of each place among those of its history, at random
+    return history.masked_fill(rank < (share * lengths).long(), mask)
+
+
+def reordered(
+    history: Int[Tensor, "batch length"], lengths: Int[Tensor, "batch 1"], share: float
+) -> Int[Tensor, "batch length"]:
+    """Returns each history with a stretch of it shuffled."""
+    columns = torch.arange(history.shape[1], device=history.device).expand_as(history)
+    start, size = _stretch(lengths, share, least=0)
+    inside = (columns >= start) & (columns < start + size)
+    drawn = start + size * torch.rand(history.shape, device=history.device)
+    # Sorted by these, what is inside stays between what is before and after it.
+    order = torch.where(inside, drawn, columns.to(drawn.dtype)).argsort(dim=1, stable=True)
+    return history.gather(1, order)
+
+
+def _stretch(
+    lengths: Int[Tensor, "batch 1"], share: float, *, least: int
+) -> tuple[Int[Tensor, "batch 1"], Int[Tensor, "batch 1"]]:
+    """Returns where a stretch of this share of each history begins, at random, and its size."""
+    size = (share * lengths).long().clamp(min=least)
+    latest = (lengths - size).clamp(min=0)
+    drawn = torch.rand(lengths.shape, device=lengths.device) * (latest + 1)
+    return drawn.long().minimum(latest), size

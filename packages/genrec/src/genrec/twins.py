@@ -1,0 +1,62 @@
+"""Training pairs beside others with the same next item, for models that contrast these."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int
+
+from genrec.sequences import Batch, PairBatches
+
+
+class TwinBatches(PairBatches):
+    """Pairs, each with the history of another pair that has the same target, as DuoRec wants them.
+
+    Batches are those of `PairBatches`, to which `twins` is added: for each history another one, of
+    any user, that the same item came after, drawn anew in each epoch; the history itself where no
+    other is. Arguments are those of `PairBatches`.
+    """
+
+    def __call__(
+        self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
+    ) -> Iterator[Batch]:
+        """Yields the batches of `epoch`, or a share of them."""
+        pairs = self._pairs(np.arange(self.num_pairs))
+        users, places = self._users_and_places(pairs)
+        targets = self._items[self._offsets[users] + places]  # [pairs]
+        by_target = pairs[np.argsort(targets, kind="stable")]
+        ordered = np.sort(targets)
+        for number, rows in self._order(epoch, shard, shards, start):
+            generator = np.random.default_rng([self.seed, epoch, 2, number])
+            batch = self._batch(rows)
+            twins = self._twins(rows, batch.targets.numpy(), ordered, by_target, generator)
+            yield dataclasses.replace(batch, twins=self._batch(twins).history)
+
+    def _twins(
+        self,
+        rows: Int[np.ndarray, " batch"],
+        targets: Int[np.ndarray, " batch"],
+        ordered: Int[np.ndarray, " pairs"],
+        by_target: Int[np.ndarray, " pairs"],
+        generator: np.random.Generator,
+    ) -> Int[np.ndarray, " batch"]:
+        """Returns a pair with the same target for each of some pairs, another one if there is one.
+
+        Args:
+            rows: The pairs.
+            targets: Their targets.
+            ordered: The targets of all pairs, sorted.
+            by_target: All pairs, in the order of their targets.
+            generator: Draws them.
+        """
+        first = np.searchsorted(ordered, targets, side="left")
+        others = np.searchsorted(ordered, targets, side="right") - first - 1
+        drawn = (generator.random(len(rows)) * others).astype(np.int64)
+        chosen = by_target[first + drawn]
+        # Where a pair would be its own twin, the last of them stands in its place.
+        twins: Int[np.ndarray, " batch"] = np.where(
+            chosen == rows, by_target[first + others], chosen
+        )
+        return twins
