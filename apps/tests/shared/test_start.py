@@ -40,7 +40,7 @@ def started(name: str, *arguments: object) -> tuple[str, set[str], int]:
     return shown + done.stderr, HEAVY & set(imported.split()), done.returncode
 
 
-@pytest.mark.parametrize("name", ["prorec", "cocorec", "tssr"])
+@pytest.mark.parametrize("name", ["prorec", "cocorec", "tssr", "llm"])
 def test_help_and_refusals_import_nothing_heavy(name: str, data: Path, tmp_path: Path) -> None:
     shown, imported, code = started(name, "--help")
     assert ("recommend" in shown, imported, code) == (True, set(), 0)
