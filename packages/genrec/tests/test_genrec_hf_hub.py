@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from hashlib import sha1
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +23,6 @@ pytest.importorskip("huggingface_hub")
 pytest.importorskip("transformers")
 from genrec.hf import HubRecommender, model_card
 
-COMMIT = "0123456789012345678901234567890123456789"
 ITEM_IDS = [f"item-{row}" for row in range(9)]
 HISTORIES = [["item-1", "item-2"], ["item-8"]]
 
@@ -92,76 +84,7 @@ def test_a_card_says_what_its_author_knows():
     assert "# T\n\nWords.\n\n## Use" in str(card)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a small folder takes: one repository, kept in memory."""
-
-    files: dict[str, bytes]
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def send(self, data: bytes, status: int = 200) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{sha1(data).hexdigest()}"')
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        answer: dict[str, Any] = {}
-        if self.path == "/api/repos/create":
-            answer = {"url": f"http://{self.headers['Host']}/me/walker", "id": "me/walker"}
-        elif "/preupload/" in self.path:
-            names = [file["path"] for file in json.loads(body)["files"]]
-            mode = {"uploadMode": "regular", "shouldIgnore": False}
-            answer = {"files": [{"path": name, **mode} for name in names]}
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    content = line["value"]["content"]
-                    self.files[line["value"]["path"]] = base64.b64decode(content)
-            answer = {"commitUrl": f"http://{self.headers['Host']}/c/{COMMIT}", "commitOid": COMMIT}
-        self.send(json.dumps(answer).encode())
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        name = path.split("/")[-1]
-        if path.startswith("/me/walker/resolve/") and name in self.files:
-            self.send(self.files[name])
-        elif "/tree/" in path:
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": sha1(data).hexdigest()}
-                for name, data in self.files.items()
-            ]
-            self.send(json.dumps(entries).encode())
-        elif path.startswith("/api/models/me/walker"):
-            siblings = [{"rfilename": name} for name in self.files]
-            facts = {"id": "me/walker", "sha": COMMIT, "siblings": siblings}
-            self.send(json.dumps(facts).encode())
-        else:
-            self.send(b"{}", 404)
-
-    do_HEAD = do_GET
-
-
-@pytest.fixture
-def hub() -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The address of a hub on loopback, and the files that it holds."""
-    files: dict[str, bytes] = {}
-    handler: Any = type("Handler", (Hub,), {"files": files})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", files
-        server.shutdown()
-        thread.join()
-
-
-def test_a_recommender_goes_to_the_hub_and_back(tmp_path: Path, hub: tuple[str, dict[str, bytes]]):
-    address, files = hub
+def test_a_recommender_goes_to_the_hub_and_back(tmp_path: Path, hub: Any):
     recommender = make("generator")
     HubRecommender(recommender).save_pretrained(tmp_path / "here")
     script = (
@@ -169,25 +92,15 @@ def test_a_recommender_goes_to_the_hub_and_back(tmp_path: Path, hub: tuple[str, 
         "HubRecommender.from_pretrained('here').push_to_hub('me/walker', private=True)\n"
         "HubRecommender.from_pretrained('me/walker').save_pretrained('back')\n"
     )
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": address,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_TOKEN": "hf_none",
-        "NO_PROXY": "127.0.0.1",
-    }
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
-        env=environment,
+        env=hub.environment,
         capture_output=True,
         text=True,
         check=False,
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert {"README.md", "config.json"} < files.keys()
+    assert {"README.md", "config.json"} < hub.files.keys()
     assert answers(Recommender.load(tmp_path / "back")) == answers(recommender)
