@@ -43,6 +43,7 @@ NOT_RUN = {
     "guides/llm.md": 2,
     "guides/machines.md": 4,
     "guides/refreshing.md": 1,
+    "guides/runs.md": 1,
     "guides/serving.md": 2,
     "index.md": 1,
     "papers/cocorec.md": 4,
