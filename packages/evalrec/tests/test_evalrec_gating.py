@@ -93,6 +93,16 @@ def test_where_less_is_better_the_upper_end_counts(reports):
     assert gate([with_values(-0.5)], [with_values(0.0)], **options).passed
 
 
+def test_a_tolerance_that_lets_everything_pass_is_refused(reports):
+    old = reports["old"]
+    mean = old.estimate("ndcg@10", "unfiltered").mean
+    assert gate([old], [old], tolerance=f"{mean * 0.99:.5f}").passed
+    with pytest.raises(
+        ValueError, match=r"less than OLD's mean of .*, got 2: .* the sign %, as 2%"
+    ):
+        gate([old], [old], tolerance="2")
+
+
 @pytest.mark.parametrize("tolerance", ["", "x", "-1", "100%", "1e-3", "nan", "0.5 percent"])
 def test_a_tolerance_that_is_none_is_refused(reports, tolerance):
     with pytest.raises(ValueError, match="tolerance must be a share below 100 % such as 0"):

@@ -402,6 +402,7 @@ def test_what_may_follow_is_what_lists_of_items_go_on_with(data: st.DataObject):
     )
     input_ids = torch.tensor([[30, 5, *legal_row], [PAD, 33, *wrong_row]])
     scores = torch.randn(2, VOCABULARY)
+    processor(input_ids[:, :2], scores)  # where generation begins
     masked = processor(input_ids, scores)
     for tokens, before, after in zip([legal_row, wrong_row], scores, masked, strict=True):
         # What went wrong in an earlier item has no score that anything could be added to.
@@ -449,6 +450,22 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str):
 def test_tokens_that_are_no_numbers_are_refused():
     with pytest.raises(TypeError, match=r"whole numbers, got torch.float32 at level 1"):
         TrieLogitsProcessor(TRIE, [TOKEN_IDS[0], [0.5] * 4, [1, 2]], prompt_length=1)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_lists_that_are_no_tensors_are_refused():
+    lists: Any = [[1, 2, 3], [5]]
+    with pytest.raises(TypeError, match=r"allow must be a tensor of item rows, .* got list"):
+        TrieLogitsProcessor(TRIE, TOKEN_IDS, prompt_length=1, allow=lists)
+    with pytest.raises(ValueError, match=r"exclude must hold a list .* got shape \(3,\)"):
+        TrieLogitsProcessor(TRIE, TOKEN_IDS, prompt_length=1, exclude=torch.tensor([1, 2, 3]))
+
+
+@pytest.mark.parametrize("prompt_length", [0, 2])
+def test_generation_begins_where_the_prompts_end(prompt_length: int):
+    processor = TrieLogitsProcessor(TRIE, TOKEN_IDS, prompt_length=prompt_length)
+    with pytest.raises(ValueError, match=f"the width of the prompts, 5 .* got {prompt_length}"):
+        processor(torch.zeros(4, 5, dtype=torch.long), torch.zeros(4, VOCABULARY))
 
 
 def test_calls_that_do_not_fit_are_refused():

@@ -182,6 +182,9 @@ def test_wrong_codes_tokens_and_rows_are_refused(tokens: ItemTokens, unchecked: 
         tokens.tokens_of(np.array([[0, 30, 0]]))
     with pytest.raises(ValueError, match="token_ids must be 3 an item"):
         tokens.codes_of(np.array([[1, 2]]))
+    ids: Any = ["item-1"]
+    with pytest.raises(ValueError, match=r"rows must be whole numbers, .* got 'item-1'"):
+        tokens.text(ids)
     for row in (-1, 4):
         with pytest.raises(ValueError, match=r"rows must be within \[0, 4\)"):
             tokens.text([row])

@@ -103,8 +103,8 @@ def gate(
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: If the tolerance is none, a system has no report, the reports are of different
-            queries, or the metric or the mode is none of theirs.
+        ValueError: If the tolerance is none or all of OLD's mean, a system has no report, the
+            reports are of different queries, or the metric or the mode is none of theirs.
     """
     size, is_share = parse_tolerance(tolerance)
     if mode not in MODES:
@@ -113,6 +113,12 @@ def gate(
         {"OLD": old, "NEW": new}, metrics=[metric], num_samples=num_samples, seed=seed
     )
     by_name = {system.name: system.figures[mode, metric] for system in comparison.systems}
+    mean = by_name["OLD"].mean
+    if not is_share and 0 < mean <= size:
+        raise ValueError(
+            f"tolerance must be less than OLD's mean of {mean:.5f}, or anything passes, got "
+            f"{tolerance}: a share has the sign %, as {tolerance}%"
+        )
     (difference,) = (each for each in comparison.differences if each.mode == mode)
     return Gate(
         metric=metric,
@@ -121,7 +127,7 @@ def gate(
         new=by_name["NEW"],
         old=by_name["OLD"],
         difference=difference.estimate,
-        allowed=size * by_name["OLD"].mean if is_share else size,
+        allowed=size * mean if is_share else size,
         tolerance=tolerance,
     )
 

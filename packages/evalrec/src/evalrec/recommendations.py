@@ -102,8 +102,10 @@ class Recommendations:
             "user": Keys(interactions.user_ids, "user_ids")(table["user"]),
             "item": Keys(interactions.item_ids, "item_ids")(table["item"]),
         }
+        if not len(table):
+            raise DataError("frame must hold recommendations, got no rows")
         for name, unknown in rows.items():
-            if len(unknown) and unknown.min() < 0:
+            if unknown.min() < 0:
                 row = int(np.argmax(unknown < 0))
                 raise DataError(
                     f"row {row + 1}: {name} {table[name][row]!r} is not in the interactions"

@@ -106,7 +106,7 @@ def codes_of(
             columns = [map(_integer, chunk.fields[name]) for name in names]
             rows = [list(row) for row in zip(*columns, strict=True)]
         if rows is None:
-            raise CatalogError(f"{place}: no column 'codes'")
+            raise CatalogError(f"{place}: no column 'codes', nor code_1 and so on")
         if not parts:
             num_levels = len(rows[0]) if isinstance(rows[0], list) else 0
         for item_id, codes in zip(chunk.item_ids, rows, strict=True):

@@ -2,8 +2,8 @@
 
 An item is a fixed number of codes, so where generation stands follows from the number of tokens
 since the prompt: all rows are at the same level of the same item, and what may follow is a matter
-of one walk down the trie for all of them. Nothing is remembered from step to step: however beams
-are reordered between two calls, the tokens of a row say where it is.
+of one walk down the trie for all of them. Nothing of a row is remembered from step to step: however
+beams are reordered between two calls, the tokens of a row say where it is.
 """
 
 from __future__ import annotations
@@ -105,10 +105,22 @@ class TrieLogitsProcessor(LogitsProcessor):
         self.min_items = num_items if min_items is None else min_items
         self.distinct = distinct
         self._check_settings()
+        for name, items in (("exclude", exclude), ("allow", allow)):
+            if items is not None and not isinstance(items, Tensor):
+                raise TypeError(
+                    f"{name} must be a tensor of item rows, [prompts, items] and padded with the "
+                    f"number of items, got {type(items).__name__}"
+                )
+            if items is not None and items.dtype != torch.bool and items.ndim != 2:
+                raise ValueError(
+                    f"{name} must hold a list of items for each prompt, [prompts, items], got "
+                    f"shape {tuple(items.shape)}"
+                )
         lists = [items for items in (exclude, allow) if items is not None and items.ndim == 2]
         self.num_prompts = len(lists[0]) if lists else None  # None where no prompt has its lists
         self._mask = Mask.of(trie, self.num_prompts or 0, exclude, allow)
         self._period = trie.num_levels + (separator_token_id is not None)  # tokens an item
+        self._has_begun = False
         # What a row gets that nothing may follow: it can then be no part of an item.
         self._end = self.tokens.smallest_other() if eos_token_id is None else eos_token_id
 
@@ -129,8 +141,8 @@ class TrieLogitsProcessor(LogitsProcessor):
 
         Raises:
             ValueError: The trie is on another device, the vocabulary has not all tokens, the rows
-                are shorter than the prompt or not as many for each prompt, or `generate` goes on
-                after the last item.
+                are shorter than the prompt or not as many for each prompt, the first rows are
+                longer than the prompt, or `generate` goes on after the last item.
         """
         self._check_call(input_ids, scores)
         users = None
@@ -287,6 +299,12 @@ class TrieLogitsProcessor(LogitsProcessor):
 
     def _check_call(self, input_ids: Tensor, scores: Tensor) -> None:
         self._check_length(input_ids.shape[1])
+        if not self._has_begun and input_ids.shape[1] != self.prompt_length:
+            raise ValueError(
+                f"prompt_length must be the width of the prompts, {input_ids.shape[1]} where "
+                f"generation begins, got {self.prompt_length}"
+            )
+        self._has_begun = True
         largest = max(self.tokens.largest, self._end, self.separator_token_id or 0)
         if largest >= scores.shape[1]:
             raise ValueError(

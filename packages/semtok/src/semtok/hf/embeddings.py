@@ -82,6 +82,8 @@ def start_embeddings(
     except ModuleNotFoundError as error:
         raise extra_is_needed("embeddings of a language model", error) from None
     sizes = tokens.semantic_ids.codebook_sizes
+    if vectors is not None and not all(np.isfinite(level).all() for level in vectors):
+        raise ValueError("vectors must be finite; codes that nothing has may be zeros")
     if vectors is not None and [len(level) for level in vectors] != list(sizes):
         raise ValueError(
             f"vectors must be one a code, an array a level, for the codebook sizes {sizes}, "

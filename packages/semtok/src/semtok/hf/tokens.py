@@ -148,7 +148,7 @@ class ItemTokens:
         Raises:
             ValueError: If there is no such row.
         """
-        return separator.join(self._text(int(row)) for row in rows)
+        return separator.join(map(self._text, rows))
 
     def interleaved(self, parts: Sequence[str | int]) -> str:
         """A text in which items stand among words.
@@ -224,7 +224,9 @@ class ItemTokens:
             codes[level, row[:size]] = np.arange(size)
         return codes
 
-    def _text(self, row: int) -> str:
+    def _text(self, row: object) -> str:
+        if not isinstance(row, int | np.integer):
+            raise ValueError(f"rows must be whole numbers, as item_ids has them, got {row!r}")
         if not 0 <= row < len(self.semantic_ids):
             raise ValueError(f"rows must be within [0, {len(self.semantic_ids)}), got {row}")
         codes = self.semantic_ids.codes[row].tolist()
