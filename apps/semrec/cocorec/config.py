@@ -12,7 +12,7 @@ from genrec import NextItemRecipe, SequenceRecipe
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_groups
-from semrec.shared.plugins import check_part
+from semrec.shared.plugins import check_part, part_field
 
 if TYPE_CHECKING:
     from genrec import PairBatches, SequenceBatches
@@ -62,13 +62,13 @@ class Codes:
             of each view from either (figure 2); or nothing, random codes.
     """
 
-    quantizer: str = "pq"
+    quantizer: str = part_field("pq", ("pq", "rq"))
     codes_per_view: int = 4
     codebook_size: int = 256
     source: Literal["text", "random", "sasrec", "mixed"] = "text"
 
     def __post_init__(self) -> None:
-        check_part("quantizer", self.quantizer, ("pq", "rq"))
+        check_part(self, "quantizer")
         if self.codes_per_view < 1:
             raise ValueError(f"codes_per_view must be at least 1, got {self.codes_per_view}")
         if self.codebook_size < 2:

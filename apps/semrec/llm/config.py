@@ -12,7 +12,7 @@ from semtok.hf import HistoryTemplate
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import Answering, AppConfig, Data, check_texts
 from semrec.shared.files import input_files
-from semrec.shared.plugins import check_part
+from semrec.shared.plugins import check_part, part_field
 
 TINY = ("tiny-llama", "tiny-qwen")
 """Models of two layers with random weights, which are made where they are named."""
@@ -54,12 +54,12 @@ class Codes:
         codebook_size: Codes to choose from at each level.
     """
 
-    quantizer: str = "rq"
+    quantizer: str = part_field("rq", ("rq", "pq", "rqvae"))
     num_levels: int = 3
     codebook_size: int = 256
 
     def __post_init__(self) -> None:
-        check_part("quantizer", self.quantizer, ("rq", "pq", "rqvae"))
+        check_part(self, "quantizer")
         check_at_least(1, self, "num_levels")
         check_at_least(2, self, "codebook_size")
 

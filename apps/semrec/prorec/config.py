@@ -14,7 +14,7 @@ from semtok import Quantizer, is_plugin, quantizer_kind
 
 from semrec.shared.configuration import check_at_least
 from semrec.shared.data import AppConfig, Choosing, Data, check_texts
-from semrec.shared.plugins import check_part
+from semrec.shared.plugins import check_part, part_field
 
 _QUANTIZERS = ("hierarchical", "pq", "rq", "rqvae", "random")
 
@@ -89,7 +89,7 @@ class StageOne(SequenceRecipe):
         batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
     """
 
-    backbone: str = "sasrec"
+    backbone: str = part_field("sasrec", ("sasrec", "din"))
     recency: bool = True
     item_input: Literal["collaborative", "sum"] = "sum"
     integrated: Literal["collaborative", "adapted", "sum", "concatenated"] = "sum"
@@ -104,7 +104,7 @@ class StageOne(SequenceRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_part("backbone", self.backbone, ("sasrec", "din"))
+        check_part(self, "backbone")
         check_at_least(0, self, "alpha")
         check_at_least(1, self, "alignment_items")
         if not self.alignment_temperature > 0:
@@ -157,7 +157,7 @@ class Codes:
     """
 
     source: Source = "integrated"
-    quantizer: str = "hierarchical"
+    quantizer: str = part_field("hierarchical", _QUANTIZERS)
     codebook_size: int = 256
     balanced: bool | None = None
     num_levels: int | None = None
@@ -167,7 +167,7 @@ class Codes:
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "draw")
-        check_part("quantizer", self.quantizer, _QUANTIZERS)
+        check_part(self, "quantizer")
         if self.codebook_size < 2:
             raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
         for name, quantizers in (

@@ -80,7 +80,7 @@ class AnsweringPipeline(Pipeline[Config]):
 
     def answering(self) -> dict[str, str]:
         """What answers, by mode; of runs made before there was a choice, the model."""
-        if "answer" not in self.run.config["evaluation"]:
+        if "answer" not in self.run.stored_config["evaluation"]:
             return dict.fromkeys(MODES, self.title)
         return self.answer.result()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from genrec import ArtifactError
@@ -20,6 +21,9 @@ TrustOption = Annotated[
         "option once a package",
     ),
 ]
+
+PLUGIN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+"""What the name of a part of another package is like, for editors."""
 
 QUANTIZER_OPTIONS = ("num_levels", "codebook_size", "seed")
 """What an app gives the `fit` of a quantizer by name."""
@@ -56,17 +60,28 @@ def check_plugins(config: AppConfig, trust: Collection[str], where: str = "") ->
         raise ExperimentError(f"{begin}{error}") from error
 
 
-def check_part(field: str, name: str, known: Collection[str]) -> None:
+def part_field(default: str, known: Collection[str]) -> Any:
+    """A field of a configuration that names a part: one that is known, or another package's.
+
+    Args:
+        default: Its default.
+        known: The parts of this toolkit.
+    """
+    return dataclasses.field(default=default, metadata={"known": tuple(known)})
+
+
+def check_part(config: Any, field: str) -> None:
     """Refuses a name that is neither known nor that of another package's part.
 
     Args:
-        field: Of the configuration.
-        name: Its value.
-        known: The parts of this toolkit.
+        config: A configuration.
+        field: One of its fields, made by `part_field`.
 
     Raises:
         ValueError: It is neither.
     """
+    (known,) = (f.metadata["known"] for f in dataclasses.fields(config) if f.name == field)
+    name = getattr(config, field)
     if name not in known and not is_plugin(name):
         raise ValueError(
             f"{field} must be one of {', '.join(known)}, or package.module:Name of another "

@@ -70,6 +70,7 @@ class Run:
         self.trust = tuple(trust)
         self.app: str = identity["app"]
         self.config: dict[str, Any] = identity["config"]
+        self.stored_config: dict[str, Any] = identity.get("stored_config", self.config)
         self.is_sealed = identity["format"] > 1
         self.is_update = "update" in identity
         self.screen = screen
@@ -138,11 +139,14 @@ class Run:
             with suppress(FileExistsError):
                 write_sealed(marker, identity, overwrite=False)
         present = _read_identity(marker)
-        present["config"] = json.loads(json.dumps(completed(present["config"])))
+        present = _with_completed(present, completed)
         # All of them: a size that follows from what was changed must not be named in its place.
         differences = [
             _in_words(key, before, now)
-            for key, before, now in _differences(present, {**identity, "format": present["format"]})
+            for key, before, now in _differences(
+                {name: value for name, value in present.items() if name != "stored_config"},
+                {**identity, "format": present["format"]},
+            )
         ]
         if differences:
             what = ", ".join(differences)
@@ -174,7 +178,7 @@ class Run:
             raise ExperimentError(
                 f"{path}: the run is not complete; the command that began it goes on"
             )
-        identity["config"] = json.loads(json.dumps(completed(identity["config"])))
+        identity = _with_completed(identity, completed)
         return cls(path, identity=identity, screen=screen, may_fill=False, trust=trust)
 
     @property
@@ -384,6 +388,15 @@ def _read_identity(path: Path) -> dict[str, Any]:
             f"{path} has format {version}, this version reads 1 to {FORMAT}: use a newer one"
         )
     return identity if version == 1 else read_json(path, sealed=True)
+
+
+def _with_completed(
+    identity: dict[str, Any], completed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """What a run is of, its configuration completed; "stored_config" is as `run.json` has it."""
+    stored = identity["config"]
+    config = json.loads(json.dumps(completed(stored)))
+    return {**identity, "config": config, "stored_config": stored}
 
 
 def _in_words(key: str, before: Any, now: Any) -> str:

@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from semrec.shared.configuration import adapter
+from semrec.shared.plugins import PLUGIN
 from semrec.shared.sizes import following_keys
 from semrec.shared.text import visible
 
@@ -40,6 +41,10 @@ def json_schema(kind: type[Any]) -> dict[str, Any]:
         node["additionalProperties"] = False
         for name, words in descriptions(table).items():
             node["properties"][name]["description"] = words
+        for field in dataclasses.fields(table):
+            if "known" in field.metadata:  # or a part of another package
+                names = [{"enum": list(field.metadata["known"])}, {"pattern": PLUGIN}]
+                node["properties"][field.name]["anyOf"] = names
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -114,5 +114,5 @@ def test_din_without_negatives_is_refused_at_the_start(
     done = launch("prorec", "run", "--data", data, "--out", tmp_path / "run", "--config", config)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "[stage_one]: num_negatives must be at least 1 where backbone is 'din'" in line
+    assert "stage_one.num_negatives must be at least 1 where backbone is 'din'" in line
     assert not (tmp_path / "run").exists()
