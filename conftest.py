@@ -104,6 +104,8 @@ class _HubHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Content-Type", "application/json")
         self.send_header("X-Repo-Commit", self.commit)
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
         self.send_header("ETag", f'"{sha1(data).hexdigest()}"')
         self.end_headers()
         if self.command != "HEAD":
