@@ -139,19 +139,17 @@ class Run:
             with suppress(FileExistsError):
                 write_sealed(marker, identity, overwrite=False)
         present = _read_identity(marker)
-        present = _with_completed(present, completed)
+        config = json.loads(json.dumps(completed(present["config"])))
+        known = {**present, "config": config}
         # All of them: a size that follows from what was changed must not be named in its place.
         differences = [
             _in_words(key, before, now)
-            for key, before, now in _differences(
-                {name: value for name, value in present.items() if name != "stored_config"},
-                {**identity, "format": present["format"]},
-            )
+            for key, before, now in _differences(known, {**identity, "format": known["format"]})
         ]
         if differences:
             what = ", ".join(differences)
             raise ExperimentError(f"{path} holds another run ({what}): choose another --out")
-        return present
+        return {**known, "stored_config": present["config"]}
 
     @classmethod
     def reopen(
@@ -178,7 +176,9 @@ class Run:
             raise ExperimentError(
                 f"{path}: the run is not complete; the command that began it goes on"
             )
-        identity = _with_completed(identity, completed)
+        stored = identity["config"]
+        config = json.loads(json.dumps(completed(stored)))
+        identity |= {"config": config, "stored_config": stored}
         return cls(path, identity=identity, screen=screen, may_fill=False, trust=trust)
 
     @property
@@ -388,15 +388,6 @@ def _read_identity(path: Path) -> dict[str, Any]:
             f"{path} has format {version}, this version reads 1 to {FORMAT}: use a newer one"
         )
     return identity if version == 1 else read_json(path, sealed=True)
-
-
-def _with_completed(
-    identity: dict[str, Any], completed: Callable[[dict[str, Any]], dict[str, Any]]
-) -> dict[str, Any]:
-    """What a run is of, its configuration completed; "stored_config" is as `run.json` has it."""
-    stored = identity["config"]
-    config = json.loads(json.dumps(completed(stored)))
-    return {**identity, "config": config, "stored_config": stored}
 
 
 def _in_words(key: str, before: Any, now: Any) -> str:

@@ -72,6 +72,7 @@ class Novelty:
     users_of_item: Int[np.ndarray, " items"]
     num_users: int
     name: str = field(default="novelty", kw_only=True)
+    bits: Float[np.ndarray, " items"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         low, high = int(self.users_of_item.min()), int(self.users_of_item.max())
@@ -79,6 +80,8 @@ class Novelty:
             raise ValueError(
                 f"users_of_item must be in [0, num_users = {self.num_users}], got {low} to {high}"
             )
+        bits = -np.log2(np.maximum(self.users_of_item, 1) / self.num_users)
+        object.__setattr__(self, "bits", bits)
 
     @classmethod
     def fit(cls, histories: Histories, num_items: int) -> Novelty:
@@ -99,9 +102,8 @@ class Novelty:
         targets: Int[np.ndarray, " batch"],
     ) -> Float[np.ndarray, " batch"]:
         """The mean self-information of each list."""
-        bits = -np.log2(np.maximum(self.users_of_item, 1) / self.num_users)  # [items]
         shown = ranked >= 0
-        totals = np.where(shown, bits[ranked], 0.0).sum(axis=1)  # [batch]
+        totals = np.where(shown, self.bits[ranked], 0.0).sum(axis=1)  # [batch]
         means: Float[np.ndarray, " batch"] = totals / np.maximum(shown.sum(axis=1), 1)
         return means
 
@@ -210,6 +212,10 @@ class Serendipity:
 
     item_counts: Int[np.ndarray, " items"]
     name: str = field(default="serendipity", kw_only=True)
+    places: Any = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", popularity_places(self.item_counts))
 
     @property
     def num_items(self) -> int:
@@ -224,7 +230,7 @@ class Serendipity:
     ) -> Float[np.ndarray, " batch"]:
         """The serendipity of each list."""
         hits = ranked == targets[:, None]  # [batch, k]
-        earlier = popularity_places(self.item_counts)[targets] - hits.argmax(axis=1)  # from 0 on
+        earlier = self.places[targets] - hits.argmax(axis=1)  # from 0 on
         gains = np.maximum(earlier, 0) / (self.num_items * ranked.shape[1])
         return np.where(hits.any(axis=1), gains, 0.0)
 

@@ -26,8 +26,8 @@ class TwinBatches(PairBatches):
         pairs = self._pairs(np.arange(self.num_pairs))
         users, places = self._users_and_places(pairs)
         targets = self._items[self._offsets[users] + places]  # [pairs]
-        by_target = pairs[np.argsort(targets, kind="stable")]
-        ordered = np.sort(targets)
+        order = np.argsort(targets, kind="stable")
+        by_target, ordered = pairs[order], targets[order]
         for number, rows in self._order(epoch, shard, shards, start):
             generator = np.random.default_rng([self.seed, epoch, 2, number])
             batch = self._batch(rows)
