@@ -17,9 +17,9 @@ def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[
         runs: `[NAME=]PATH`. The path is a report, or a folder, of which all reports are read. A
             system is called by NAME, else by the report's own name, else by its path. Several
             reports of a folder are never pooled: each is a system, whose name also has the
-            report's own name or, if not all of them have one, its place in the folder. Of a run's
-            folder, those reports are read that its metrics.json lists as tested, with their names
-            and in the order there. Systems of one NAME with the same name are pooled; without
+            report's own name, or its place in the folder if own names are missing or repeat. Of a
+            run's folder, those reports are read that its metrics.json lists as tested, with their
+            names and in the order there. Systems of one NAME with the same name are pooled; without
             NAME, none are.
 
     Raises:
