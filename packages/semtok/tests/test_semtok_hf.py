@@ -314,7 +314,9 @@ def test_embeddings_start_at_the_mean_without_vectors() -> None:
 
 def test_vectors_of_other_codebooks_are_refused(tokens: ItemTokens) -> None:
     model = llama(100, tied=True)
-    with pytest.raises(ValueError, match=r"an array per level, for the codebook sizes \(4, 30, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"an array per level, for the codebook sizes \(4, 30, 3\)"
+    ):
         start_embeddings(model, tokens, vectors=[np.ones((4, 2))])
     assert len(model.get_input_embeddings().weight) == 100
 
