@@ -71,8 +71,8 @@ def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Ite
             severity="warning",
             count=count,
             message=f"Distinct times order the sequences, and by them {says}.",
-            advice="It may be so: catalogues are numbered as items come in. The last item is the "
-            "future, but a model may learn the order of ids alone.",
+            advice="This may be right: catalogues are numbered as items come in. The last item is "
+            "the future, but a model may only learn the order of ids.",
         )
     elif count / total >= SORTED_SHARE:
         yield Finding(
@@ -80,14 +80,14 @@ def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Ite
             severity="error",
             count=count,
             message=f"Sequences are sorted by id, not by time: {says}.",
-            advice="Go back to data with real times; the last item is no future here.",
+            advice="Use data with real times; the last item here is not the future.",
         )
     elif count / total >= _LEANING_SHARE:
         yield Finding(
             code="order-leans-to-id",
             severity="info",
             count=count,
-            message=f"Order leans to that of ids: {says}.",
+            message=f"The order is similar to that of ids: {says}.",
             advice="Coarse times whose ties were broken by id do this; models can learn it.",
         )
 
@@ -149,7 +149,7 @@ def _ties(
             code="no-times",
             severity="info",
             count=len(interactions),
-            message="Timestamps are mere positions 0, 1, 2, ... in each user's sequence.",
+            message="Timestamps are only positions 0, 1, 2, ... in each user's sequence.",
             advice="Leave-one-out works; a split by time would be meaningless.",
         )
 

@@ -178,7 +178,7 @@ class ItemToItemFloor:
         recover_folder(Path(folder))
         for file in (path, matrix_path):
             if not file.is_file():
-                raise DataError(f"{file} is missing, so {folder} is no saved floor")
+                raise DataError(f"{file} is missing, so {folder} is not a saved floor")
         config = read_json(path)
         if not has_format(config, _FORMAT):
             raise DataError(f"{path} must be of format {_FORMAT}, which ItemToItemFloor writes")

@@ -69,8 +69,8 @@ def _cold(part: str, queries: Queries, trained_items: _Rows) -> Iterator[Finding
             count=count,
             message=f"{count:,} of {len(queries):,} {part} targets ({count / len(queries):.1%}) "
             "never occur in training.",
-            advice="Keep them in the mean, and say how many there are; dropping them is a gain "
-            "for nothing.",
+            advice="Keep them in the mean, and say how many there are; dropping them makes figures "
+            "too high.",
         )
 
 
@@ -132,7 +132,7 @@ def _in_training(
             code="target-in-training",
             severity="error",
             count=count,
-            message=f"{count:,} of {len(queries):,} {part} targets are among what the same user "
+            message=f"{count:,} of {len(queries):,} {part} targets are items that the same user "
             "trains on.",
             advice="Take the targets out of the training part.",
         )
@@ -156,7 +156,7 @@ def _users(part: str, queries: Queries, split: Split) -> Iterator[Finding]:
             code="several-queries-a-user",
             severity="info",
             count=again,
-            message=f"{again:,} {part} queries are of users who have another one there.",
+            message=f"{again:,} {part} queries are of users with another query there.",
             advice="Intervals over queries are too narrow then; average within users first.",
         )
 

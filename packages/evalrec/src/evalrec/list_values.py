@@ -131,8 +131,8 @@ class VectorDiversity:
         wrong = ~(np.isfinite(lengths) & (lengths > 0))
         if wrong.any():
             raise ValueError(
-                "vectors must have a direction, which a vector of zeros or of numbers that are "
-                f"not finite has not, got item {int(wrong.argmax())}"
+                "vectors must be finite and not zero, so that they have a direction, "
+                f"got item {int(wrong.argmax())}"
             )
         object.__setattr__(self, "directions", vectors / lengths[:, None])
 

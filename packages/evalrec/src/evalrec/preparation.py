@@ -306,7 +306,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out.is_dir() and (out / "dataset.json").is_file()):
-        raise FileExistsError(f"{out} exists and is no prepared folder, so it is not replaced")
+        raise FileExistsError(f"{out} exists and is not a prepared folder, so it is not replaced")
     if not overwrite:
         raise FileExistsError(f"{out} exists already; --force (overwrite=True) replaces it")
     others = sorted(path.name for path in out.iterdir() if path.name not in FILE_NAMES)

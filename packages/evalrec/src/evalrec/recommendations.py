@@ -84,7 +84,7 @@ class Recommendations:
                 user twice.
         """
         if rank is None and score is None:
-            raise ValueError("rank or score must name a column, got None of both")
+            raise ValueError("rank or score must name a column, got None for both")
         users = _users_of(queries)
         columns = {
             "user": Column(source=user, kind="key"),

@@ -354,7 +354,7 @@ class Report:
         if not has_format(document, _FORMAT):
             raise ValueError(
                 f"format must be {_FORMAT}, got {document.get('format')!r}: a report of another "
-                "version of evalrec, to be made anew"
+                "version of evalrec: make it again"
             )
         if "ranks" not in document:
             raise ValueError("ranks must be in the document, got one made with per_user=False")

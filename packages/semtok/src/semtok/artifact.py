@@ -152,7 +152,7 @@ def check_replaceable(folder: Path) -> None:
     try:
         read_config(folder, _KIND)
     except CatalogError:
-        raise FileExistsError(f"{folder}: is no tokenizer, so it is not replaced") from None
+        raise FileExistsError(f"{folder}: is not a tokenizer, so it is not replaced") from None
     others = sorted({path.name for path in folder.iterdir()} - _CONTENTS)
     if others:
         raise FileExistsError(

@@ -185,7 +185,7 @@ def refuse_items_without_vectors(tokenizer: Tokenizer, path: Path, num_new: int)
         )
     raise CatalogError(
         f"{path}: holds {num_new:,} new items without vectors, but the tokenizer was fitted on "
-        "vectors: give a file of theirs in its place, with --ids, or beside it, by --embedding"
+        "vectors: give a file of their vectors instead, with --ids, or in addition, by --embedding"
     )
 
 

@@ -217,8 +217,8 @@ def _signs(
             best = plain
     if separator is None and len(_rows(text, best, whole=whole)[0]) == 1:
         raise DataError(
-            f"{path}: no comma, semicolon, tab or bar cuts its first lines into cells, as many in "
-            "each: --separator names what does, --quote what cells stand in"
+            f"{path}: no comma, semicolon, tab or bar splits its first lines into equally many "
+            "cells: name the sign by --separator, and the quote around cells by --quote"
         )
     return best
 

@@ -129,7 +129,9 @@ class TimeRule:
             moment = _moment(parts)
             local = moment - _offset(parts["z"]) if "z" in parts else _in_utc(moment, self.timezone)
         except ValueError as error:
-            raise ValueError(f"{column} must be a time that was, got {value!r}: {error}") from None
+            raise ValueError(
+                f"{column} must be a time that exists, got {value!r}: {error}"
+            ) from None
         fraction, rest = divmod(int(parts.get("f", "").ljust(9, "0")), 10**9 // TICKS[self.unit])
         if rest:
             raise ValueError(

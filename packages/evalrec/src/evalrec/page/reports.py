@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_page", "report_page"]
 
-_FILTERED = "Filtered: the items of a user's own history are struck out first."
+_FILTERED = "Filtered: the items of a user's own history are removed first."
 
 
 def report_page(

@@ -104,8 +104,8 @@ def read_blocks(
             if quote and end == 0 and len(pending) >= QUOTED_BYTES:
                 name = "a double quote" if quote == '"' else f"the quote {quote}"
                 raise DataError(
-                    f"{path}, line {line}: {name} opens a field that is open still after "
-                    f"{QUOTED_BYTES:,} bytes: one that is text is doubled, and its field quoted"
+                    f"{path}, line {line}: {name} opens a field that does not end within "
+                    f"{QUOTED_BYTES:,} bytes: double a quote that is text, and quote its field"
                 )
             with memoryview(pending) as view:
                 data = bytes(view[:end])
@@ -138,9 +138,7 @@ def _refuse_long_line(path: Path, pending: bytearray, first_line: int) -> None:
     start, end = pending.rfind(b"\n", 0, middle) + 1, pending.find(b"\n", middle)
     if (len(pending) if end < 0 else end) - start > LINE_BYTES:
         line = first_line + pending.count(b"\n", 0, start)
-        raise DataError(
-            f"{path}, line {line}: is longer than {LINE_BYTES:,} bytes, the most there is"
-        )
+        raise DataError(f"{path}, line {line}: is longer than {LINE_BYTES:,} bytes, the maximum")
 
 
 def read_lines(

@@ -113,7 +113,7 @@ def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
             raise DataError(f"{path} is missing")
         role = _role(form, path)
         if role is None:
-            raise DataError(f"{path} is no file of {form.title}, by its name: {_wanted(form)}")
+            raise DataError(f"{path} is not a file of {form.title} by its name: {_wanted(form)}")
         if path in roles[role]:
             raise DataError(f"{path} is given twice")
         roles[role].append(path)

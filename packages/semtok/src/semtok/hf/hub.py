@@ -78,7 +78,7 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
         **model_kwargs: Any,
     ) -> HubTokenizer:
         if model_kwargs:
-            raise TypeError(f"{next(iter(model_kwargs))} is no option of a tokenizer")
+            raise TypeError(f"{next(iter(model_kwargs))} is not an option of a tokenizer")
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(

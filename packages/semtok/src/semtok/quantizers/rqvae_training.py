@@ -227,7 +227,7 @@ def _warn_of_collapse(used: list[int], possible: int) -> None:
     for level, count in enumerate(used, start=1):
         if possible > 1 and count < possible / 2:
             _LOGGER.warning(
-                "level %d collapsed: it uses %d of the %d codes that it could; a smaller "
+                "level %d collapsed: it uses %d of the %d codes that it could use; a smaller "
                 "learning_rate, a larger dead_code_share or sinkhorn above 0 may help",
                 level,
                 count,
