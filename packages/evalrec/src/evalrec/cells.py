@@ -111,6 +111,9 @@ def key(value: Any, column: str) -> str:
     """An id: a string that is not empty, or the digits of a whole number.
 
     A float is refused, even without a fraction: two floats may be one id, or one of them two.
+
+    Raises:
+        ValueError: "<column> must be <rule>, got <value>"; the same holds for the functions below.
     """
     if value is None or value == "":
         raise ValueError(f"{column} must be given, got nothing")

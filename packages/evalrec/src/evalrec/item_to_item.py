@@ -52,6 +52,12 @@ def cooccurrences(
 
     Each pair of items d steps apart adds 1 / d from the earlier to the later one, and
     `backward` / d the other way. An item adds nothing to itself.
+
+    Args:
+        histories: Item rows of each history, oldest first; at least one history.
+        num_items: Size of the catalogue.
+        window: The largest distance that counts, in steps.
+        backward: The weight of the entry from the later to the earlier item.
     """
     forward: SparseMatrix = sparse.csr_array((num_items, num_items), dtype=np.float64)
     longest = max(len(history) for history in histories)
@@ -79,6 +85,10 @@ def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> Sparse
     without spaces between words, such as Chinese, Japanese and Thai, each character and each pair
     of neighbouring characters is a word. Items are processed in chunks, so that a matrix of
     items x items is never in memory.
+
+    Args:
+        texts: One text per item.
+        num_neighbours: How many neighbours each item keeps.
 
     Raises:
         ValueError: If no text holds a word.
@@ -126,8 +136,15 @@ def cosine_neighbours(
 ) -> SparseMatrix:
     """item-kNN: the cosine of the sets of users that had each item, nearest neighbours only.
 
-    A similarity is both / (sqrt(had i) sqrt(had j) + shrinkage). The shrinkage lowers items that
-    few users had. Items are processed in chunks, so that items x items is never in memory.
+    A similarity is users(i and j) / (sqrt(users(i)) sqrt(users(j)) + shrinkage). The shrinkage
+    lowers items that few users had. Items are processed in chunks, so that a matrix of
+    items x items is never in memory.
+
+    Args:
+        histories: Item rows of each history.
+        num_items: Size of the catalogue.
+        num_neighbours: How many neighbours each item keeps; of equal ones, the first.
+        shrinkage: A number of users, 0 or more.
     """
     owners, items = flatten(histories)
     had = sparse.csr_array(

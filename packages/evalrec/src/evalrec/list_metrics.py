@@ -16,7 +16,13 @@ GROUPS = ("head", "middle", "tail", "cold")
 def exposures(
     ranked: Int[np.ndarray, "users k"], k: int, num_items: int
 ) -> Int[np.ndarray, " items"]:
-    """How many users have each item in their first k places; -1 is an empty place."""
+    """How many users have each item in their first k places.
+
+    Args:
+        ranked: Item rows, best first; -1 is an empty place.
+        k: How many places count.
+        num_items: Size of the catalogue.
+    """
     shown = ranked[:, :k]
     return np.bincount(shown[shown >= 0], minlength=num_items)
 

@@ -23,6 +23,11 @@ def bootstrap_means(
     Each sample has as many users as there are, and all columns of a user are drawn together, so
     that differences of columns are paired.
 
+    Args:
+        values: The value of every user in every column.
+        num_samples: The number of samples.
+        seed: The seed of the draws.
+
     Raises:
         ValueError: If there is no user, or `num_samples` is not at least 1.
     """

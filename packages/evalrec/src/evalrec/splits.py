@@ -270,7 +270,12 @@ def temporal_split(
 def split_times(
     interactions: Interactions, *, validation: float = 0.1, test: float = 0.1
 ) -> tuple[int, int]:
-    """The two moments after which about these shares of all interactions lie.
+    """The two moments that leave about these shares of all interactions in the later parts.
+
+    Args:
+        interactions: The table to split.
+        validation: The share of interactions between the two moments.
+        test: The share of interactions from the second moment on.
 
     Returns:
         `validation_time` and `test_time`, for `temporal_split`.

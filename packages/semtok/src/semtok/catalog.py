@@ -206,6 +206,7 @@ def stream_catalog(
         CatalogError: If the file is missing, of an unknown format, empty, broken or not UTF-8, if
             it lacks ids or repeats one, or has more than 4,096 columns. The message names the
             file and the line or row.
+        ValueError: If `chunk_size` is below 1.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")

@@ -230,6 +230,11 @@ def _shortened(name: str, most: int = 40) -> str:
 def histogram(counts: Mapping[int, int], *, title: str, x_label: str) -> Html:
     """Columns: how often each whole number occurs, such as items per bucket or levels per item.
 
+    Args:
+        counts: Number to how often it occurs.
+        title: The caption.
+        x_label: The label of the axis of numbers.
+
     Raises:
         ValueError: If ``counts`` is empty.
     """

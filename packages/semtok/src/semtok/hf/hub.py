@@ -99,6 +99,9 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
         Args:
             *args: Must be empty: the text of the card is fixed.
             **kwargs: Fields of the card's metadata, such as `license` and `datasets`.
+
+        Raises:
+            TypeError: If there are positional arguments.
         """
         if args:
             raise TypeError("a tokenizer's model card takes fields of its metadata by name only")
