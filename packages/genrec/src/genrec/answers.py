@@ -98,7 +98,7 @@ class Answers(ABC):
             ValueError: `num_beams` is below 1, or this recommender has no beam search.
         """
         if self.num_beams is None:
-            raise ValueError("num_beams must be left out: this ranking searches no beams")
+            raise ValueError("num_beams must be left out: this ranking has no beam search")
         if num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {num_beams}")
         changed = copy.copy(self)

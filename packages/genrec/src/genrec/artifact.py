@@ -120,8 +120,8 @@ class ModelFolder:
         for name, count in counts.items():
             if count > len(self.weights):
                 raise ValueError(
-                    f"{name} must be at most {len(self.weights)}, as many as {WEIGHTS_FILE} has "
-                    f"tensors, got {count}"
+                    f"{name} must be at most {len(self.weights)}, the number of tensors in "
+                    f"{WEIGHTS_FILE}, got {count}"
                 )
 
     def restored(self, make: Callable[[], ModuleT]) -> ModuleT:
@@ -170,7 +170,7 @@ def write_folder(
     weights = module.state_dict()
     name = _not_finite(weights)
     if name is not None:
-        raise ValueError(f"model must have finite weights, got others in {name}")
+        raise ValueError(f"model must have finite weights, got NaN or infinity in {name}")
     config = {
         "format": FORMAT,
         "class": type(module).__name__,

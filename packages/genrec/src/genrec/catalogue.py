@@ -159,7 +159,7 @@ def _history(
         if old.projection is None:
             raise ValueError(
                 "old_rows must not be -1 where the history reads vectors learned item by item, got "
-                f"-1 for item {int(is_new.nonzero()[0])}: no training ever saw it"
+                f"-1 for item {int(is_new.nonzero()[0])}: it was not in the training"
             )
         if item_vectors is None or item_vectors.shape != vectors.shape:
             got = None if item_vectors is None else tuple(item_vectors.shape)
@@ -210,7 +210,7 @@ def _backbone(
         if vectors is None:
             raise ValueError(
                 "old_rows must not be -1 where a backbone reads the history, got -1 for item "
-                f"{int(is_new.nonzero()[0])}: no training ever saw it"
+                f"{int(is_new.nonzero()[0])}: it was not in the training"
             )
         if vectors.shape != rows.shape:
             raise ValueError(
@@ -255,7 +255,7 @@ def _check_known(trie: Trie, nodes: Int[Tensor, " nodes"]) -> None:
             codes = trie.codes_on(trie.paths(item))[: level + 1].tolist()
             raise ValueError(
                 f'codes must be known where output_vocabulary is "node", got {codes} for item '
-                f"{int(item)}: no training ever saw a row for them"
+                f"{int(item)}: their rows were never trained"
             )
 
 

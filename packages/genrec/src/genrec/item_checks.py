@@ -37,7 +37,7 @@ def check_codes(codes: Tensor) -> None:
     """
     if codes.ndim != 2 or codes.is_floating_point() or codes.dtype == torch.bool:
         raise ValueError(
-            "codes must be a table of whole numbers, one row an item, got shape "
+            "codes must be a table of whole numbers, one row per item, got shape "
             f"{tuple(codes.shape)} of {codes.dtype}"
         )
 

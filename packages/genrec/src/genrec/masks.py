@@ -56,7 +56,7 @@ class Mask:
             return
         if allow.shape != (trie.num_items,):
             raise ValueError(
-                f"allow must hold one mark for each of {trie.num_items} items, got shape "
+                f"allow must hold one value for each of {trie.num_items} items, got shape "
                 f"{tuple(allow.shape)}"
             )
         # Leaves below a node are neighbours, so the difference of two running counts over the

@@ -64,9 +64,9 @@ class ModelWalk(Walk[Positions]):
         tells = model.history_bias is not None or model.item_graph is not None
         if tells and trie is not model.trie:
             raise ValueError(
-                "trie must be model.trie where the config has history_bias or the model an item "
-                "graph, got another trie: the history's items are rows of the model's; take "
-                "with_catalogue(...) and its trie"
+                "trie must be model.trie if the config has history_bias or the model has an item "
+                "graph, got another trie: the history's items are rows of the model's catalogue; "
+                "use with_catalogue(...) and its trie"
             )
         super().__init__(trie, mask=mask, settles=model.config.scoring == "renormalized")
         self.model = model

@@ -88,7 +88,7 @@ class Interrupts:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt("interrupted twice; the last checkpoint is what there is")
+            raise KeyboardInterrupt("interrupted twice; only the last checkpoint is saved")
         self.received = signal.Signals(number)
 
 

@@ -82,7 +82,7 @@ def log_figures(
             name = type(metrics_logger).__name__
             reason = " ".join(str(error).split()) or type(error).__name__
             raise LoggerError(
-                f"{name} could not log step {step}: {reason}; the same call goes on from its "
+                f"{name} could not log step {step}: {reason}; the same call resumes from the "
                 "last checkpoint, with another logger or none"
             ) from error
 

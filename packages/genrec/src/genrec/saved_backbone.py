@@ -166,8 +166,8 @@ def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str
     settings = getattr(model, "settings", None)
     if not isinstance(settings, dict):
         raise TypeError(
-            f"model must have its settings to be saved, as genrec.Backbone says, got "
-            f"{type(model).__name__} without"
+            "model must have its settings to be saved (see genrec.Backbone), got a "
+            f"{type(model).__name__} without settings"
         )
     items = _describe(model.item_encoder, catalogue)
     description = {"model": settings, "items": items}
@@ -252,8 +252,8 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
         return {"class": type(table).__name__, "dim": parts[0]["dim"], "tables": parts}
     raise TypeError(
         "item_encoder must be an ItemTable, a ContentTable, ContentExperts, ConcatenatedTables or "
-        f"FeatureTables to be saved, got {type(table).__name__}: an ItemTable can hold what its "
-        "item_vectors() are"
+        f"FeatureTables to be saved, got {type(table).__name__}: copy its item_vectors() into an "
+        "ItemTable"
     )
 
 

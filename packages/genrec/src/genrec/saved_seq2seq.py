@@ -166,13 +166,13 @@ def _compare_codes(folder: Path, saved: Tensor, expected: Tensor) -> None:
     if saved.shape != expected.shape:
         raise ArtifactError(
             f"{folder} is a model of another catalogue: it has {len(saved)} items with codes of "
-            f"{saved.shape[1]} levels, given are {len(expected)} with {expected.shape[1]}"
+            f"{saved.shape[1]} levels, but codes has {len(expected)} with {expected.shape[1]}"
         )
     if not torch.equal(saved, expected):
         row = int((saved != expected).any(dim=1).nonzero()[0])
         raise ArtifactError(
             f"{folder} is a model of another catalogue: the codes of item {row} are "
-            f"{saved[row].tolist()}, given are {expected[row].tolist()}"
+            f"{saved[row].tolist()}, but codes has {expected[row].tolist()}"
         )
 
 

@@ -115,7 +115,7 @@ def _ranker(model: Seq2Seq | Ensemble, top_k: int, exact: bool) -> Callable[[Ten
     if isinstance(model, Ensemble):
         if exact:
             raise ValueError(
-                "exact must be False for an Ensemble, got True: they score what they find"
+                "exact must be False for an Ensemble, got True: it scores only items that it finds"
             )
         streams, stream_tables = model, model.tables()
         return lambda history: streams.beam_search(

@@ -142,8 +142,8 @@ class Seq2SeqConfig:
             )
         if self.history_bias and self.scoring == "masked":
             raise ValueError(
-                'history_bias must be false when scoring is "masked", got true: it moves codes '
-                "against their siblings"
+                'history_bias must be false when scoring is "masked", got true: it changes a '
+                "softmax over siblings only"
             )
         if self.output_vocabulary == "level" and self.node_start == "vectors":
             raise ValueError(

@@ -179,7 +179,7 @@ class PairBatches:
         self._firsts = firsts_of(pairs)  # [users + 1], of each one's pairs
         self._chosen: NDArray[Any] | None = None
         if self.num_pairs == 0:
-            raise ValueError("histories must hold at least one of two items or more, got none")
+            raise ValueError("histories must hold at least one history of two items, got none")
         lengths = lengths_of_all(
             self.num_pairs,
             lambda pairs: np.minimum(self._users_and_places(pairs)[1], history_length),
@@ -206,7 +206,9 @@ class PairBatches:
         """
         if not len(pairs) or int(pairs.min()) < 0 or int(pairs.max()) >= self.num_pairs:
             got = f"{pairs.min()} to {pairs.max()}" if len(pairs) else "none"
-            raise ValueError(f"pairs must be at least one in [0, {self.num_pairs}), got {got}")
+            raise ValueError(
+                f"pairs must be at least one number in [0, {self.num_pairs}), got {got}"
+            )
         chosen = copy.copy(self)
         chosen._chosen = pairs if self._chosen is None else self._chosen[pairs]
         return chosen
@@ -317,7 +319,7 @@ class SequenceBatches:
         beyond = np.maximum(inputs - history_length, 0)
         windows = np.where(inputs > 0, 1 if stride is None else 1 + -(-beyond // (stride or 1)), 0)
         if not windows.any():
-            raise ValueError("histories must hold at least one of two items or more, got none")
+            raise ValueError("histories must hold at least one history of two items, got none")
         self._firsts = firsts_of(windows)  # [users + 1], of one's windows
         self.history_length = history_length
         self.stride = stride

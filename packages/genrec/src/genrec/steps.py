@@ -216,7 +216,7 @@ class StepWalk(Walk[Rows]):
             )
         if _num_rows(state) != len(nodes):
             raise ValueError(
-                f"step must return a state of {len(nodes)} rows, as many as it was given, got "
+                f"step must return a state of {len(nodes)} rows, as many as in its input, got "
                 f"{_num_rows(state)}"
             )
         children = self.trie.expand(level, nodes)
@@ -244,6 +244,7 @@ def _num_rows(state: Any) -> int:
     counts = sorted({len(tensor) if tensor.ndim else 0 for tensor in tensors})
     if len(counts) > 1 or any(not tensor.ndim for tensor in tensors):
         raise ValueError(
-            f"state must hold tensors that all have as many rows, one a user and beam, got {counts}"
+            "state must hold tensors with equally many rows, one for each user and beam, got "
+            f"numbers of rows {counts}"
         )
     return counts[0]

@@ -156,8 +156,8 @@ def item_table(
     counts = [len(content) for content in contents]
     if len(set(counts)) != 1:
         raise ValueError(
-            "contents must be at least one array, all of as many rows as there are items, got "
-            f"numbers of rows {counts}"
+            "contents must be at least one array, each with one row per item, got numbers of rows "
+            f"{counts}"
         )
     ids = [ItemTable(counts[0], dim)] if item_input != "content" else []
     from_content = [ContentTable(content, dim) for content in contents if item_input != "ids"]

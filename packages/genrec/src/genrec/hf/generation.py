@@ -274,18 +274,18 @@ class TrieLogitsProcessor(LogitsProcessor):
             raise ValueError(f"prompt_length must be at least 0, got {self.prompt_length}")
         if not 1 <= self.min_items <= self.num_items:
             raise ValueError(
-                "num_items must be at least min_items, and this at least 1, got "
+                "num_items must be at least min_items, and min_items at least 1, got "
                 f"{self.num_items} and {self.min_items}"
             )
         if self.min_items < self.num_items and self.eos_token_id is None:
             raise ValueError(
                 f"min_items must be num_items where there is no eos_token_id, got {self.min_items} "
-                f"and {self.num_items}: nothing says where a shorter sequence ends"
+                f"and {self.num_items}: the end of a shorter sequence is not marked"
             )
         for name in ("eos_token_id", "separator_token_id"):
             token = getattr(self, name)
             if token is not None and (token < 0 or token in self.tokens):
-                raise ValueError(f"{name} must be a token of no code, got {token}")
+                raise ValueError(f"{name} must not be the token of a code, got {token}")
         if self.eos_token_id is not None and self.eos_token_id == self.separator_token_id:
             raise ValueError(
                 f"separator_token_id must differ from eos_token_id, got {self.eos_token_id} twice"

@@ -30,7 +30,7 @@ class CodeTokens:
         rows = [torch.as_tensor(row, device=trie.device) for row in token_ids]
         if len(rows) != trie.num_levels:
             raise ValueError(
-                f"token_ids must have one row a level, got {len(rows)} for a trie of "
+                f"token_ids must have one row per level, got {len(rows)} for a trie of "
                 f"{trie.num_levels} levels"
             )
         levels = []
