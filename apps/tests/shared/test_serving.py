@@ -414,7 +414,9 @@ def test_no_other_folder_is_taken_over(
                 response = await client.post("/reload", json={"run": name})
                 assert response.status_code == 422, name
                 assert words in response.json()["detail"]
-                assert (words == beyond) != ("first continues to answer" in response.json()["detail"])
+                assert (words == beyond) != (
+                    "first continues to answer" in response.json()["detail"]
+                )
                 assert service.run is served
             numbers = (await client.get("/metrics")).text
             assert 'semrec_reloads_total{result="refused"} 6.0' in numbers
