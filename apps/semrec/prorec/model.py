@@ -228,9 +228,7 @@ def folds_teacher(
 def stage_two_loss(
     config: StageTwo, integrated: Tensor, teacher: Teacher | None, model: nn.Module, batch: Batch
 ) -> dict[str, Tensor]:
-    """L_gen and beta L_distillation (eq. 6-8); with a teacher, a share of L_gen is the
-    teacher's.
-    """
+    """L_gen and beta L_distillation (eq. 6-8); a teacher adds a second target to L_gen."""
     taught = None
     if teacher is not None:
         taught = (teacher(batch) / config.teacher_temperature).softmax(dim=1)

@@ -144,9 +144,7 @@ class PaperPipeline(Pipeline[Config]):
         return torch.cat(views, dim=1).to(self.device)
 
     def standardisation(self, text: Stage[Vectors]) -> Standardisation:
-        """The standardisation of a view of the text: fitted on it, or in an update the stored
-        one.
-        """
+        """The standardisation of a view of the text: fitted on it, or stored by an update."""
         return kept_standardisation(text, self.config.text.dim)
 
     # Section 3.3: stage I, the sequence model with the alignment loss.
@@ -306,7 +304,7 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def calibrate(self, model: Seq2Seq) -> Facts:
-        """Fits the weights of network, floors and popularity on the held-out users of early stopping.
+        """Fits the weights of network, floors and popularity on the users of early stopping.
 
         The weights of network and floors maximise the likelihood. The weight of popularity, which
         corrects the catalogue's prior, maximises NDCG@10 with seen items filtered.
@@ -380,9 +378,7 @@ class PaperPipeline(Pipeline[Config]):
         return folds_teacher(scorers, self.fold_of, len(self.data.catalog))
 
     def untrained_generator(self) -> Seq2Seq:
-        """The encoder-decoder before its training, with floors and stage I if they are
-        configured.
-        """
+        """The encoder-decoder before its training, with the configured floors and stage I."""
         config, graph = self.config.stage_two, None
         backbone: SASRec | None = None
         if config.tree_scores:

@@ -119,9 +119,7 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
 
     @cached_property
     def stage_two(self) -> Stage[Seq2Seq]:
-        """The stage "stage_two": the old generator, extended and trained further without a
-        teacher.
-        """
+        """The stage "stage_two": the old generator, extended and trained without a teacher."""
         config = self.config.stage_two
 
         def fill(folder: Path) -> Facts:
