@@ -95,7 +95,7 @@ def test_what_is_deployed_answers_as_the_whole_model(
     assert gap < 1e-4
     assert set(study["facts"]) == {"CoCoRec, deployed", "SASRec, ids"}
     assert study["facts"]["SASRec, ids"]["times SASRec"] == 1
-    assert "CoCoRec, fusing the items each time: " in study["note"]
+    assert "CoCoRec, fusing the items for each batch: " in study["note"]
 
 
 def test_a_narrow_view_is_filled_up_with_zeros() -> None:

@@ -56,7 +56,7 @@ def beyond(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     retrained = {
         MODEL: alone,
         "siblings' labels smoothed": alone.varied(stage_two={"label_smoothing": 0.1}),
-        "each field a view": alone.varied(text={"by_field": True}),
+        "one view per field": alone.varied(text={"by_field": True}),
         "dense item head": head,
     }
     joinings: dict[str, dict[str, Any]] = {
