@@ -69,7 +69,7 @@ def test_studies_go_into_the_report(
     }
     page = (complete / "report.html").read_text()
     assert "Study: ablation" in page
-    assert "Study: what the codes are made of" in page
+    assert "Study: source of the codes" in page
 
 
 def test_random_codes_stand_beside_those_of_any_quantizer(

@@ -489,7 +489,7 @@ def test_settings_without_effect_are_refused(pipeline: PRORecPipeline) -> None:
     with pytest.raises(ValueError, match=r"joining\.c_dis needs stage_two\.distillation_state"):
         Config(joining=Joining(c_dis=True))
     din = {"backbone": "din", "num_heads": 4, "num_layers": 2}  # as they are by default
-    with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec' if stage_two"):
+    with pytest.raises(ValueError, match=r"stage_one\.backbone must be 'sasrec' where stage_two"):
         pipeline.varied(stage_one=din)
     reads_itself = {"history_input": "vectors"}
     variant = pipeline.varied(stage_one=din, stage_two=reads_itself)

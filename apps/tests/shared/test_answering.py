@@ -166,7 +166,7 @@ def test_the_first_line_says_what_won(
 def test_a_run_from_before_floors_were_validated_says_so() -> None:
     floors = SimpleNamespace(complete=lambda: {"parameters": {"graph": {}}})
     pipeline: Any = SimpleNamespace(floors=floors)
-    assert on_validation(pipeline).endswith("before floors were validated: see the test")
+    assert on_validation(pipeline).endswith("and did not validate floors: see the test")
 
 
 def report_of(ranks: list[int]) -> Report:
