@@ -96,7 +96,7 @@ def test_embeddings_from_elsewhere_pass_pca() -> None:
         tokenizer.encode(catalog(38, 45))
     new = tokenizer.encode(catalog(38, 45), embeddings=x[:7]).semantic_ids
     np.testing.assert_array_equal(new.codes[:2], tokenizer.semantic_ids.codes[38:])
-    with pytest.raises(ValueError, match=r"one row an item \(7\), got 40"):
+    with pytest.raises(ValueError, match=r"one row per item \(7\), got 40"):
         tokenizer.encode(catalog(38, 45), embeddings=x)
 
 
@@ -285,7 +285,7 @@ def test_a_tokenizer_checks_its_parts() -> None:
         Tokenizer.fit(items)
     with pytest.raises(ValueError, match="whiten must be given with pca_dim"):
         Tokenizer.fit(items, embeddings=x, whiten=True)
-    with pytest.raises(ValueError, match=r"one row an item \(40\), got 3"):
+    with pytest.raises(ValueError, match=r"one row per item \(40\), got 3"):
         Tokenizer.fit(items, embeddings=x[:3])
     with pytest.raises(ValueError, match="embeddings must be of the views embedding, got 'title'"):
         fit().encode(items, embeddings={"title": x})

@@ -94,17 +94,17 @@ class Candidates:
             k: Cut-off.
 
         Raises:
-            ValueError: If the targets are not one a user, `k` is below 1, or a weight other than
+            ValueError: If the targets are not one per user, `k` is below 1, or a weight other than
                 0 is of no feature.
         """
         if len(targets) != len(self.items) or k < 1:
             raise ValueError(
-                f"targets must be one a user, {len(self.items)}, and k at least 1, "
+                f"targets must be one per user, {len(self.items)}, and k at least 1, "
                 f"got {len(targets)} and {k}"
             )
         wanted = torch.tensor(targets, device=self.items.device)  # [users]
         scores = self.scores(weights)  # [users, candidates]
-        hits = self.items == wanted[:, None]  # [users, candidates], at most one a row
+        hits = self.items == wanted[:, None]  # [users, candidates], at most one per row
         place = hits.int().argmax(dim=1, keepdim=True)  # [users, 1]; 0 where there is no hit
         target_score = scores.gather(1, place)  # [users, 1]
         # A stable order leaves what stands before the target ahead of it at equal scores.
@@ -163,7 +163,7 @@ def pick_weights(
         The weights; the smaller of equally good ones.
 
     Raises:
-        ValueError: If a grid is of no feature or lacks 0, the targets are not one a user, or `k`
+        ValueError: If a grid is of no feature or lacks 0, the targets are not one per user, or `k`
             is below 1.
     """
     candidates.require(*grids)

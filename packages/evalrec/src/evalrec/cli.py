@@ -57,7 +57,7 @@ def check(
         typer.Option(
             metavar="FILE",
             help="A part of a split that others made, its name holding train, valid or test; "
-            "give the option once a part. Default: leave-one-out.",
+            "give the option once per part. Default: leave-one-out.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -133,7 +133,7 @@ def compare(
     intervals and tests are over users; how far seeds lie apart stands beside.
 
     Args:
-        systems: The reports of each system, one a seed; the first is the baseline.
+        systems: The reports of each system, one per seed; the first is the baseline.
         metrics: What is compared, in both modes.
         num_samples: Bootstrap resamples, the same users in each for all systems.
         seed: Of the bootstrap.

@@ -62,7 +62,7 @@ def evaluate(
             default; or the scores of all, float [users, items] in the order of the queries, an
             array, a tensor or a matrix of scipy.sparse, in which an item that is not stored has
             minus infinity: it is not recommended; or ranked lists of item rows, best first, int
-            [users, k] with -1 where nothing was returned, a list a query, or the
+            [users, k] with -1 where nothing was returned, a list per query, or the
             `Recommendations` of a frame. Seen items are struck out of the lists for the filtered
             figures, so pass lists longer than the largest k: by the length of the history where
             every place is to be filled.
@@ -85,7 +85,7 @@ def evaluate(
             not of integers, or a table of scores not of floats.
         ValueError: If the scores have the wrong shape or a NaN, a vector is not finite, a list is
             shorter than the largest k or holds an item twice, a k is not in [1, num_items], or
-            `item_counts`, `codes` or a list metric is not one row an item, or two list metrics have
+            `item_counts`, `codes` or a list metric is not one row per item, or two list metrics have
             one name.
     """
     if not ks or not all(1 <= k <= queries.num_items for k in ks):
@@ -304,5 +304,5 @@ def _code_groups(
     codes: Int[np.ndarray, "items levels"] | Int[Tensor, "items levels"], num_items: int
 ) -> CodeGroups:
     if len(codes) != num_items:
-        raise ValueError(f"codes must be one row an item, {num_items}, got {len(codes)}")
+        raise ValueError(f"codes must be one row per item, {num_items}, got {len(codes)}")
     return CodeGroups(codes.cpu().numpy() if isinstance(codes, torch.Tensor) else codes)

@@ -213,7 +213,7 @@ def fit_floors(
 
     Args:
         split: Only `train` and `validation` are read; the test plays no part.
-        texts: One text an item, such as its title and categories joined; without them there is no
+        texts: One text per item, such as its title and categories joined; without them there is no
             "text" and no "graph + text".
         progress: Called with the settings tried and the settings in all.
 
@@ -222,10 +222,10 @@ def fit_floors(
         this order. What was chosen is in each one's `parameters`.
 
     Raises:
-        ValueError: If `texts` is not one text an item, or holds no word at all.
+        ValueError: If `texts` is not one text per item, or holds no word at all.
     """
     if texts is not None and len(texts) != split.num_items:
-        raise ValueError(f"texts must be one an item, {split.num_items}, got {len(texts)}")
+        raise ValueError(f"texts must be one per item, {split.num_items}, got {len(texts)}")
     num_settings = len(SHRINKAGES) + len(NEIGHBOURS) + len(DECAYS)
     if texts is not None:
         num_settings += len(DECAYS) + len(TEXT_WEIGHTS)
@@ -263,14 +263,14 @@ def recount_floors(
     Args:
         split: Only `train` is read.
         parameters: What `fit_floors` chose, by the floor's name; the floors named are counted.
-        texts: One text an item; needed where "text" or "graph + text" is named.
+        texts: One text per item; needed where "text" or "graph + text" is named.
 
     Raises:
-        ValueError: If `texts` are needed and are not one text an item, or hold no word at all.
+        ValueError: If `texts` are needed and are not one text per item, or hold no word at all.
     """
     if "text" in parameters and (texts is None or len(texts) != split.num_items):
         got = "none" if texts is None else len(texts)
-        raise ValueError(f"texts must be one an item, {split.num_items}, got {got}")
+        raise ValueError(f"texts must be one per item, {split.num_items}, got {got}")
     count_of, histories = split.num_items, split.train
     graph = cooccurrences(histories, count_of)
     floors: dict[str, Floor] = {

@@ -46,7 +46,7 @@ def read_frame(frame: Any, columns: Columns) -> pl.DataFrame:
         columns: What its columns are to be called, and what their cells must be.
 
     Raises:
-        TypeError: If it is no data frame.
+        TypeError: If `frame` is not a data frame.
         ValueError: If it lacks a column, or a cell is not what it must be; the row is named, from
             1 on.
     """

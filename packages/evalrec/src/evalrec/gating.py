@@ -93,7 +93,7 @@ def gate(
     """Whether a new system is no worse than an old one, but for a tolerance, on the same queries.
 
     Args:
-        new: The reports of the new system, one a seed.
+        new: The reports of the new system, one per seed.
         old: Those of the old one.
         metric: What is compared.
         mode: "unfiltered" or "filtered".

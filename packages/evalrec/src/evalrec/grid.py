@@ -24,7 +24,7 @@ class Grid:
 
     Attributes:
         header: The name of each column.
-        rows: The cells, one list a row, as long as the header.
+        rows: The cells, one list per row, as long as the header.
         best: The (row, column) places of the cells that are set in bold.
 
     Raises:

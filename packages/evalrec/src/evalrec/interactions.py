@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Histories: TypeAlias = Sequence[Int[np.ndarray, " _"]]
-"""One array of item rows a user, oldest first."""
+"""One array of item rows per user, oldest first."""
 
 _MOST = np.iinfo(np.int64).max
 
@@ -111,7 +111,7 @@ class Interactions:
         Raises:
             DataError: If the frame has no rows, lacks a column, a cell is missing or not what it
                 must be, or a user or item is not among the known ones; the row is named, from 1 on.
-            TypeError: If it is no data frame.
+            TypeError: If `frame` is not a data frame.
             ValueError: If `user_ids` or `item_ids` holds a key twice, or a weight is not above 0.
         """
         from evalrec.cells import Column
@@ -161,7 +161,7 @@ class Interactions:
         return len(self.item_ids)
 
     def histories(self) -> list[Int[np.ndarray, " _"]]:
-        """The item rows of every user, oldest first: one array a user row, views of one array."""
+        """The item rows of every user, oldest first: one array per user row, views of one array."""
         counts = np.bincount(self.users, minlength=self.num_users)
         return np.split(self.items, np.cumsum(counts)[:-1])
 

@@ -85,9 +85,9 @@ class Novelty:
 
     @classmethod
     def fit(cls, histories: Histories, num_items: int) -> Novelty:
-        """The novelty by the users of some histories, such as `Split.train`, one a user."""
+        """The novelty by the users of some histories, such as `Split.train`, one per user."""
         owners, items = flatten(histories)
-        pairs = np.unique(owners * num_items + items)  # an item counts once a user
+        pairs = np.unique(owners * num_items + items)  # an item counts once per user
         return cls(np.bincount(pairs % num_items, minlength=num_items), len(histories))
 
     @property
@@ -115,7 +115,7 @@ class VectorDiversity:
     After Smyth and McClave (2001). A list of fewer than two items has 0.
 
     Attributes:
-        vectors: One an item, of any length but 0.
+        vectors: One per item, of any length but 0.
 
     Raises:
         ValueError: If a vector is zero or not finite.

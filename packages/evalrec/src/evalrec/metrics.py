@@ -1,4 +1,4 @@
-"""Recall, NDCG, MRR and what else is reported of one target a user, from its rank (1 is best).
+"""Recall, NDCG, MRR and what else is reported of one target per user, from its rank (1 is best).
 
 A miss is any rank above k, so that a target which was not ranked at all needs no special value
 here; `evalrec` writes it as `num_items + 1`.
@@ -53,7 +53,7 @@ METRICS: dict[str, Metric] = {
     "map": average_precision,
     "hit_rate": hit_rate,
 }
-"""All metrics of ranks by name; with one target a user the last three follow from the first."""
+"""All metrics of ranks by name; with one target per user the last three follow from the first."""
 
 REPORTED = ("recall", "ndcg", "mrr")
 """What a report shows unless others are asked for."""

@@ -110,7 +110,7 @@ def prepare(
     title: Annotated[str | None, _column("The item's title.")] = None,
     brand: Annotated[str | None, _column("The item's brand.")] = None,
     categories: Annotated[
-        list[str] | None, _column("The item's categories; once a column.")
+        list[str] | None, _column("The item's categories; once per column.")
     ] = None,
     description: Annotated[str | None, _column("The item's description.")] = None,
     image: Annotated[str | None, _column("The path of the item's image.")] = None,

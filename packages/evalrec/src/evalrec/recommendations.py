@@ -30,7 +30,7 @@ class Recommendations:
         item_ids: The id of each item row.
 
     Raises:
-        ValueError: If the users are not one a list, or the scores not one a place.
+        ValueError: If the users are not one per list, or the scores not one per place.
     """
 
     ranked: Int[np.ndarray, "users k"]
@@ -41,11 +41,11 @@ class Recommendations:
     def __post_init__(self) -> None:
         if len(self.user_ids) != len(self.ranked):
             raise ValueError(
-                f"user_ids must be one a list, {len(self.ranked)}, got {len(self.user_ids)}"
+                f"user_ids must be one per list, {len(self.ranked)}, got {len(self.user_ids)}"
             )
         if self.scores is not None and self.scores.shape != self.ranked.shape:
             raise ValueError(
-                f"scores must be one a place, {list(self.ranked.shape)}, "
+                f"scores must be one per place, {list(self.ranked.shape)}, "
                 f"got {list(self.scores.shape)}"
             )
 
@@ -68,7 +68,7 @@ class Recommendations:
 
         Args:
             frame: A table of pandas, polars, pyarrow or any other library that narwhals knows.
-            queries: Whose lists are wanted, one query a user.
+            queries: Whose lists are wanted, one query per user.
             interactions: The table that was split into the queries, whose ids the frame has.
             user: The column of user ids.
             item: The column of item ids.
@@ -79,7 +79,7 @@ class Recommendations:
         Raises:
             DataError: If the frame lacks a column, a cell is missing or not what it must be, a
                 user or an item is unknown, or a user has a place or an item twice.
-            TypeError: If it is no data frame.
+            TypeError: If `frame` is not a data frame.
             ValueError: If neither rank nor score is given, or the queries do not know their users
                 or ask one twice.
         """
@@ -175,7 +175,7 @@ def recommend(
         queries: Whom to recommend to; their users must be known.
         model: Their scores.
         interactions: The table that was split into the queries, which has the ids.
-        top_k: Items a user.
+        top_k: Items per user.
         filter_seen: Whether to leave out the items of the user's history.
         batch_size: Users scored at once; None suits the catalogue.
 
@@ -201,7 +201,7 @@ def _users_of(queries: Queries) -> Int[np.ndarray, " users"]:
     if queries.users is None:
         raise ValueError("queries must know their users, got none: Queries(users=...)")
     if len(np.unique(queries.users)) < len(queries.users):
-        raise ValueError("queries must ask each user once, for a frame has one list a user")
+        raise ValueError("queries must ask each user once, for a frame has one list per user")
     return queries.users
 
 

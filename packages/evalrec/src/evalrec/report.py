@@ -96,12 +96,12 @@ class Report:
             for metric, values in by_metric.items():
                 if len(values) != self.counts["users"]:
                     raise ValueError(
-                        f"{metric} must be one value a user, {self.counts['users']}, "
+                        f"{metric} must be one value per user, {self.counts['users']}, "
                         f"got {len(values)}"
                     )
         if len(self.groups) != self.counts["users"]:
             raise ValueError(
-                f"groups must be one a user, {self.counts['users']}, got {len(self.groups)}"
+                f"groups must be one per user, {self.counts['users']}, got {len(self.groups)}"
             )
 
     def _check_ranks(self, ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> None:
@@ -184,11 +184,11 @@ class Report:
             The groups in the order in which they first occur.
 
         Raises:
-            ValueError: If the labels are not one a query.
+            ValueError: If the labels are not one per query.
         """
         if len(labels) != self.counts["users"]:
             raise ValueError(
-                f"labels must be one a query, {self.counts['users']}, got {len(labels)}"
+                f"labels must be one per query, {self.counts['users']}, got {len(labels)}"
             )
         group_of = np.asarray(labels, dtype=object)
         return {label: self._of_users(group_of == label).metrics for label in dict.fromkeys(labels)}
@@ -330,7 +330,7 @@ class Report:
         Raises:
             ImportError: If the library is not installed.
             ValueError: If narwhals makes no tables of that name, or there are user groups that are
-                not one a query, or that have no effect since values are those of each user.
+                not one per query, or that have no effect since values are those of each user.
         """
         from evalrec.report_frames import means_frame, users_frame  # they load polars
 

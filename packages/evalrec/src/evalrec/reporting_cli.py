@@ -34,7 +34,7 @@ def floors(
         typer.Option(
             "--text-field",
             metavar="NAME",
-            help="A field of items.jsonl that makes the text; give it once a field. "
+            help="A field of items.jsonl that makes the text; give it once per field. "
             "Default: title and categories.",
         ),
     ] = None,

@@ -38,7 +38,7 @@ RankedLists: TypeAlias = (
     | Int[np.ndarray, "users k"]
     | Sequence[Sequence[int] | Int[np.ndarray, " _"]]
 )
-"""Item rows, best first: a table in which -1 fills the end of a shorter list, or a list a query."""
+"""Item rows, best first: a table in which -1 fills the end of a shorter list, or a list per query."""
 
 QueryVectors: TypeAlias = (
     Float[Tensor, "users dim"]
@@ -66,10 +66,10 @@ class EmbeddingScorer:
     append it to the item vectors and 1 to the users'.
 
     Attributes:
-        queries: One vector a user, in the order of the queries that are evaluated; or a function
+        queries: One vector per user, in the order of the queries that are evaluated; or a function
             from a batch of histories to their vectors, on the items' device, which may ask for
             `users` as a `Scorer` may.
-        items: One vector an item, in fp32, fp16 or bf16, kept as it is. Scores are computed in
+        items: One vector per item, in fp32, fp16 or bf16, kept as it is. Scores are computed in
             fp32 on its device.
 
     Raises:
@@ -122,7 +122,7 @@ class EmbeddingScorer:
 
 @dataclass(frozen=True, eq=False)
 class ScoreMatrix:
-    """Scores that were computed before, a row a query.
+    """Scores that were computed before, a row per query.
 
     Attributes:
         scores: Dense, or the rows of a sparse matrix.
@@ -149,7 +149,7 @@ def scorer_of(queries: Queries, model: Any) -> Scorer | ScoreMatrix | EmbeddingS
 
     Raises:
         TypeError: If it is none of them.
-        ValueError: If the table is not one row a query and one column an item.
+        ValueError: If the table is not one row per query and one column per item.
     """
     if isinstance(model, EmbeddingScorer):
         return model
@@ -164,7 +164,7 @@ def score_matrix(queries: Queries, scores: Any) -> ScoreMatrix:
 
     Raises:
         TypeError: If it is no table of floats.
-        ValueError: If it is not one row a query and one column an item.
+        ValueError: If it is not one row per query and one column per item.
     """
     is_sparse = sparse.issparse(scores)
     if not is_sparse and not isinstance(scores, Tensor | np.ndarray):
@@ -182,7 +182,7 @@ def score_matrix(queries: Queries, scores: Any) -> ScoreMatrix:
     shape = (len(queries), queries.num_items)
     if tuple(scores.shape) != shape:
         raise ValueError(
-            f"scores must be a row a query and a column an item, [users, items] = {list(shape)}, "
+            f"scores must be a row per query and a column per item, [users, items] = {list(shape)}, "
             f"got shape {list(scores.shape)}"
         )
     if is_sparse:
@@ -223,11 +223,11 @@ def user_slices(
     if isinstance(model, EmbeddingScorer):
         if len(model.items) != queries.num_items:
             raise ValueError(
-                f"items must be one vector an item, {queries.num_items}, got {len(model.items)}"
+                f"items must be one vector per item, {queries.num_items}, got {len(model.items)}"
             )
         if isinstance(model.queries, Tensor) and len(model.queries) != len(queries):
             raise ValueError(
-                f"queries must be one vector a user, {len(queries)}, got {len(model.queries)}"
+                f"queries must be one vector per user, {len(queries)}, got {len(model.queries)}"
             )
     if batch_size is None:
         if isinstance(model, EmbeddingScorer):

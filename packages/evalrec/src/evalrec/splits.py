@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Queries:
-    """What a model is asked, and the answers: one history and one target a query.
+    """What a model is asked, and the answers: one history and one target per query.
 
     Attributes:
         histories: Item rows of each history, oldest first.
@@ -49,7 +49,7 @@ class Queries:
             raise ValueError("queries must be at least one, got none")
         if self.users is not None and len(self.users) != len(self.targets):
             raise ValueError(
-                f"users must be one a query, {len(self.targets)}, got {len(self.users)}"
+                f"users must be one per query, {len(self.targets)}, got {len(self.users)}"
             )
         for name, rows in (("targets", self.targets), ("histories", flatten(self.histories)[1])):
             if len(rows) and not (rows.min() >= 0 and rows.max() < self.num_items):
@@ -165,7 +165,7 @@ def leave_last_n(
 
     Args:
         interactions: What is split.
-        n: Targets a user in validation, and in test.
+        n: Targets per user in validation, and in test.
         min_interactions: Shortest sequence that stays; None takes the least, 2 n + 1. Others are
             dropped whole, and counted.
         max_history: As in `leave_one_out`.

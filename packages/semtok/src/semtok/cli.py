@@ -68,7 +68,7 @@ def options(
 
 _CATALOG = typer.Argument(
     metavar="CATALOG",
-    help="Items, one a line or row: .jsonl, .csv (both also with .gz) or .parquet; - for JSONL "
+    help="Items, one per line or row: .jsonl, .csv (both also with .gz) or .parquet; - for JSONL "
     "from standard input. Or their vectors: .npy or .safetensors with --ids, or .parquet.",
 )
 
@@ -140,7 +140,7 @@ def encode(
         ),
     ] = None,
 ) -> None:
-    """Write the codes of every item: one line an item, in order, no two items with the same."""
+    """Write the codes of every item: one line per item, in order, no two items with the same."""
     if tokenizer is None:
         options.check(run)
         refuse_without("--tokenizer", {"--extend": extend, "--refit-above": refit_above})

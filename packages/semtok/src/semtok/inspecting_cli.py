@@ -92,7 +92,7 @@ def compare(
     ] = None,
     ids: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The ids of the vectors' rows, one a line."),
+        typer.Option(metavar="FILE", help="The ids of the vectors' rows, one per line."),
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Also write the table as a page.")] = None,
     id_column: Annotated[

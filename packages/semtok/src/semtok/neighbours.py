@@ -56,7 +56,7 @@ def neighbour_overlap(
         raise ValueError(f"codes must be those of at least two items, got {num_items}")
     if len(embeddings) != num_items:
         raise ValueError(
-            f"embeddings must have one row an item ({num_items}), got {len(embeddings)}"
+            f"embeddings must have one row per item ({num_items}), got {len(embeddings)}"
         )
     if num_neighbours < 1:
         raise ValueError(f"num_neighbours must be at least 1, got {num_neighbours}")

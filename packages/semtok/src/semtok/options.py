@@ -38,7 +38,7 @@ class RunOptions:
         typer.Option(
             metavar="FILE",
             help="Where CATALOG is a .npy or .safetensors file of vectors: the ids of its rows, "
-            "one a line.",
+            "one per line.",
             rich_help_panel=_RUNNING,
         ),
     ] = None
@@ -155,7 +155,7 @@ class FitOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Codes an item, or an item's view. hierarchical finds its own.",
+            help="Codes per item, or an item's view. hierarchical finds its own.",
             rich_help_panel=_FITTING,
         ),
     ] = None

@@ -74,7 +74,7 @@ def read_vectors(
     Args:
         path: A .npy or .safetensors file, whose rows `ids` names, or a .parquet file with an id
             column; see `semtok.read_embeddings`.
-        ids: A text file with one id a line.
+        ids: A text file with one id per line.
         id_column: The id column of a .parquet file.
 
     Raises:
@@ -90,7 +90,7 @@ def read_vectors(
         return list(stored.item_ids), stored.vectors
     if ids is None:
         raise typer.BadParameter(
-            f"is needed: the rows of {path} have no ids; give a text file with one id a line",
+            f"is needed: the rows of {path} have no ids; give a text file with one id per line",
             param_hint="--ids",
         )
     item_ids = read_ids(ids)
@@ -98,18 +98,18 @@ def read_vectors(
 
 
 def read_ids(path: Path) -> list[str]:
-    """The ids of a text file, one a line.
+    """The ids of a text file, one per line.
 
     Raises:
         CatalogError: If the file is missing, empty or not UTF-8, or a line is blank or repeats an
-            id; the sentence names the line.
+            id; the message names the line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise CatalogError(f"{path}: no such file") from None
     except UnicodeDecodeError:
-        raise CatalogError(f"{path}: must be text in UTF-8, one id a line") from None
+        raise CatalogError(f"{path}: must be text in UTF-8, one id per line") from None
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()

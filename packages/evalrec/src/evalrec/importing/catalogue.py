@@ -75,7 +75,7 @@ def read_items(plan: TablePlan, out: Path, *, advance: Advance | None = None) ->
         else:
             raise DataError(
                 f"{place}: item {item!r} is that of {unit_of(source)} {lines[item]}, but is "
-                "described otherwise: leave one line an item"
+                "described otherwise: leave one line per item"
             )
     if not records:
         raise DataError(f"{source.path} holds no items")

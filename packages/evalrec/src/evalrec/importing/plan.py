@@ -74,7 +74,7 @@ def plan_table(
     Args:
         orders: A line an interaction: .csv, .tsv, .txt, .dat, .jsonl or .json, each perhaps packed
             as .gz or .zst, or .parquet or .xlsx.
-        catalogue: A line an item, in any of these; None takes what the orders say of items.
+        catalogue: A line per item, in any of these; None takes what the orders say of items.
         name: A public data set of `PRESETS`, or "table".
         options: What is not to be guessed, and what is kept.
 

@@ -38,7 +38,7 @@ class Source:
 
     Attributes:
         path: The file.
-        kind: What it is; "literal" is a Python literal a line.
+        kind: What it is; "literal" is a Python literal per line.
         header: The names of its columns.
         rows: Its first rows.
         text: Its form in words.
@@ -194,7 +194,7 @@ def _json_source(path: Path, literal: bool) -> Source:
         kind="literal" if literal else "json",
         header=header,
         rows=tuple(tuple(record.get(name) for name in header) for record in sample),
-        text="a Python literal a line" if literal else "JSON lines",
+        text="a Python literal per line" if literal else "JSON lines",
         dtypes={},
     )
 

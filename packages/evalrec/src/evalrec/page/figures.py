@@ -91,7 +91,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """One bar a row: name to value and the ends of its interval.
+    """One bar per row: name to value and the ends of its interval.
 
     Attributes:
         title: Above the bars.
@@ -124,7 +124,7 @@ def read_series(path: str | Path, names: Mapping[str, str]) -> Lines:
     """Lines of a `Panel` from the log of a training: label to (epoch, value) points.
 
     Args:
-        path: JSONL, one record an epoch: `{"epoch": 3, "losses": {"next": 2.5}, ...}`.
+        path: JSONL, one record per epoch: `{"epoch": 3, "losses": {"next": 2.5}, ...}`.
         names: Label to the value's place in a record, such as "losses.next". Records without it
             are passed over.
 
@@ -228,7 +228,7 @@ def _shortened(name: str, most: int = 40) -> str:
 
 
 def histogram(counts: Mapping[int, int], *, title: str, x_label: str) -> Html:
-    """Columns: how often each whole number occurs, such as items a bucket or levels an item.
+    """Columns: how often each whole number occurs, such as items per bucket or levels per item.
 
     Raises:
         ValueError: ``counts`` is empty.
@@ -266,7 +266,7 @@ def tsne_panel(
 
     Args:
         title: Above the points.
-        embeddings: A row an item.
+        embeddings: A row per item.
         max_points: How many items are sampled at most.
         clusters: How many colours.
         seed: Of the sample, of k-means and of t-SNE.

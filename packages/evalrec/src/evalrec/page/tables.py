@@ -98,7 +98,7 @@ def examples_table(examples: Sequence[Example]) -> Html:
 
 
 def share_bars(rows: Mapping[str, Mapping[str, float]]) -> Html:
-    """One bar a row, row name to part name to share in [0, 1]; what is missing to 1 stays empty."""
+    """One bar per row, row name to part name to share in [0, 1]; what is missing to 1 stays empty."""
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     shown = [
         (

@@ -1,7 +1,7 @@
 """Amazon product reviews: 2014, 2018 and 2023.
 
-2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review a line, and
-`meta_*.json.gz`, in 2014 one Python literal or one JSON object a line. 2023: `Beauty.jsonl.gz` and
+2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review per line, and
+`meta_*.json.gz`, in 2014 one Python literal or one JSON object per line. 2023: `Beauty.jsonl.gz` and
 `meta_Beauty.jsonl.gz`, or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`,
 `.valid.csv` and `.test.csv`, with or without a column of histories.
 """
@@ -145,7 +145,7 @@ def _require_new_users(batch: Batch, seen: set[str]) -> None:
         if user in seen:
             raise DataError(
                 f"{batch.place(row)}: user {user!r} occurs twice, "
-                "but a file of targets holds one line a user"
+                "but a file of targets holds one line per user"
             )
         seen.add(user)
 

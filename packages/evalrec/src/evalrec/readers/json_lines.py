@@ -1,4 +1,4 @@
-"""One record a line: JSON, or the Python literals of Amazon's 2014 metadata."""
+"""One record per line: JSON, or the Python literals of Amazon's 2014 metadata."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LITERAL_BYTES = 2**20  # of a line that is a Python literal, whose parsing takes
 def read_json_columns(
     path: Path, columns: Columns, *, advance: Advance | None = None
 ) -> Iterator[Batch]:
-    """Some fields of a file of JSON objects, one a line, block by block.
+    """Some fields of a file of JSON objects, one per line, block by block.
 
     Raises:
         DataError: If the file is missing, empty or malformed, a line lacks a field or holds a
@@ -52,7 +52,7 @@ def read_json_records(
     literal: bool = False,
     advance: Advance | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a file, one a line, with their lines.
+    """The records of a file, one per line, with their lines.
 
     Args:
         path: The file.

@@ -41,7 +41,7 @@ def embed_chunks(
             until all are done.
 
     Returns:
-        One row an item, in the order of the chunks. A mapped file is read-only.
+        One row per item, in the order of the chunks. A mapped file is read-only.
 
     Raises:
         ValueError: If there are no items, or `path` does not end in .npy.

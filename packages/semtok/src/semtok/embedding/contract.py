@@ -16,7 +16,7 @@ from semtok.progress import Progress
 
 @runtime_checkable
 class EmbeddingSource(Protocol):
-    """Turns a catalogue into one vector an item, row i for item i."""
+    """Turns a catalogue into one vector per item, row i for item i."""
 
     @property
     def fingerprint(self) -> str:

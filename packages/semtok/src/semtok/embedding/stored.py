@@ -155,7 +155,7 @@ def read_embeddings(
 
     Args:
         path: A .npy or .safetensors file (one tensor) whose row i is that of item i, or a .parquet
-            file with an id column and either one column of lists or one number a column.
+            file with an id column and either one column of lists or one number per column.
         item_ids: The items.
         id_column: The id column of a parquet file.
 
@@ -165,7 +165,7 @@ def read_embeddings(
 
     Raises:
         CatalogError: If the file is missing, broken or of an unknown kind, has not exactly one
-            row an item, or holds a number that is not finite; the sentence names file and row.
+            row per item, or holds a number that is not finite; the message names file and row.
     """
     path = Path(path)
     _check_path(path)

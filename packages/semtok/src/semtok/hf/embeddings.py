@@ -37,7 +37,7 @@ def code_vectors(
         semantic_ids: The codes that it gave.
 
     Returns:
-        An array a level; the levels of different views may have vectors of different length.
+        An array per level; the levels of different views may have vectors of different length.
         Codes that no item has, and the level that numbers collisions, are zeros.
 
     Raises:
@@ -70,7 +70,7 @@ def start_embeddings(
     Args:
         model: Changed in place.
         tokens: Added to the model's tokenizer.
-        vectors: An array a level, as of `code_vectors`; None to start all tokens at the mean.
+        vectors: An array per level, as of `code_vectors`; None to start all tokens at the mean.
         seed: Draws the map and the noise.
 
     Raises:
@@ -86,7 +86,7 @@ def start_embeddings(
         raise ValueError("vectors must be finite; codes that nothing has may be zeros")
     if vectors is not None and [len(level) for level in vectors] != list(sizes):
         raise ValueError(
-            f"vectors must be one a code, an array a level, for the codebook sizes {sizes}, "
+            f"vectors must be one per code, an array per level, for the codebook sizes {sizes}, "
             f"got {[len(level) for level in vectors]}"
         )
     num_tokens = int(tokens.token_ids.max()) + 1

@@ -126,11 +126,11 @@ class ItemTokens:
         """The codes of tokens, -1 for a token that is none of its level's.
 
         Raises:
-            ValueError: If there are not as many tokens an item as levels.
+            ValueError: If there are not as many tokens per item as levels.
         """
         if token_ids.shape[1] != self.semantic_ids.num_levels:
             raise ValueError(
-                f"token_ids must be {self.semantic_ids.num_levels} an item, one a level, "
+                f"token_ids must be {self.semantic_ids.num_levels} per item, one per level, "
                 f"got {token_ids.shape[1]}"
             )
         inside = (token_ids >= 0) & (token_ids < self._code_of_token.shape[1])

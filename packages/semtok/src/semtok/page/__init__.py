@@ -40,7 +40,7 @@ def write_page(
         path: The .html file.
         health: Of `semantic_ids`.
         semantic_ids: The table that the tree shows.
-        titles: One an item, row i for item i, None where there is none; None shows ids alone.
+        titles: One per item, row i for item i, None where there is none; None shows ids alone.
         heading: The page's heading, such as the tokenizer's name.
         details: Names and values of what else is worth saying, such as quantizer and embedding.
         max_items: How many items the tree lists at most; the counts are of all items, and the

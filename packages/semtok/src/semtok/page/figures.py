@@ -16,10 +16,10 @@ _POINTS = 512
 
 
 def frequencies(counts: Sequence[Int64[np.ndarray, " _"]]) -> list[Html]:
-    """How many items each code has, most used first, beside even use: a chart a level, one scale.
+    """How many items each code has, most used first, beside even use: a chart per level, one scale.
 
     Args:
-        counts: For each level, items a code, unused codes included.
+        counts: For each level, items per code, unused codes included.
     """
     tops = [int(level.max(initial=0)) for level in counts]
     even = [level.sum() / len(level) for level in counts]
@@ -49,7 +49,7 @@ def _frequencies(level: int, counts: Int64[np.ndarray, " codes"], scale: _Scale)
         _note("end", _WIDTH - _RIGHT, "least used code"),
     ]
     used = int((counts > 0).sum())
-    scale_name = "items a code, log scale" if scale.is_log else "items a code"
+    scale_name = "items per code, log scale" if scale.is_log else "items per code"
     caption = f"Level {level + 1}: {used:,} of {len(counts):,} codes used"
     return _figure(
         caption,
@@ -75,7 +75,7 @@ def distortion_bars(values: Sequence[float]) -> Html:
 def bucket_bars(sizes: Mapping[int, Int64[np.ndarray, " _"]], *, last: int) -> list[Html]:
     """The share of items whose first codes are shared by 1, 2, 3 to 4, 5 to 8, ... items.
 
-    One chart a level, all with the same bars on one scale.
+    One chart per level, all with the same bars on one scale.
 
     Args:
         sizes: By level, from 0: codes up to it make a bucket; items in each that has any.

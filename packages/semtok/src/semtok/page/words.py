@@ -34,7 +34,7 @@ def typical_words(
     items, by the same formula.
 
     Args:
-        texts: One an item, items in the order of their codes.
+        texts: One per item, items in the order of their codes.
         starts: For each level, the first item of each group, in ascending order; the groups of a
             level are parts of those of the level before.
 

@@ -38,7 +38,9 @@ def balanced_kmeans(
         The cluster of each row, and the centroids: the means of the clusters.
     """
     if len(centroids) > len(rows):
-        raise ValueError(f"centroids must be at most {len(rows)}, one a row, got {len(centroids)}")
+        raise ValueError(
+            f"centroids must be at most {len(rows)}, one per row, got {len(centroids)}"
+        )
     prices = np.zeros(len(centroids), dtype=np.float32)
     sample_rows = np.arange(len(sample))
     for _ in range(iterations if len(centroids) > 1 else 0):

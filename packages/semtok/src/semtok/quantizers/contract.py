@@ -24,7 +24,7 @@ class Quantizer(Protocol):
         Args:
             x: Vectors.
             *args: A configuration, for a class that takes one; options are named.
-            **options: `seed`, `progress` (called with how much is done, and of how much), and
+            **options: `seed`, `progress` (called with the work done and the total work), and
                 those that only this class has.
 
         Raises:
@@ -39,7 +39,7 @@ class Quantizer(Protocol):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item."""
+        """Codes per item."""
         ...
 
     @property
@@ -65,7 +65,7 @@ class Quantizer(Protocol):
         """The codes of any vectors, each row's independent of the others.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         ...
 

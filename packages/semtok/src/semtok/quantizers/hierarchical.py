@@ -51,7 +51,7 @@ class HierarchicalKMeans:
     Attributes:
         codebook_size: The most children that a node has (the paper's K).
         balanced: Whether the clusters of each split differ by at most one item in size.
-        centroids: One vector a node with children, the root first, then level by level.
+        centroids: One vector per node with children, the root first, then level by level.
         num_children: How many children each node has; those of a node lie side by side.
         leaves: The node of each fitted item.
         vectors: The fitted vectors, which the leaves stand for: the very array that was fitted if
@@ -77,7 +77,7 @@ class HierarchicalKMeans:
         if not np.array_equal(np.sort(self.leaves), np.flatnonzero(self.num_children == 0)):
             raise ValueError("leaves must name every node without children once")
         if self.vectors.shape != (len(self.leaves), self.centroids.shape[1]):
-            raise ValueError("vectors must be one a leaf, as long as the centroids")
+            raise ValueError("vectors must be one per leaf, as long as the centroids")
         if num_nodes < 2 or (self._parents[1:] >= np.arange(1, num_nodes)).any():
             raise ValueError("num_children must list parents before their children")
 
@@ -95,12 +95,12 @@ class HierarchicalKMeans:
         """Fits the tree by recursive k-means (faiss).
 
         Args:
-            x: One vector an item; finite. May be a memory map. It becomes part of the tree, so it
+            x: One vector per item; finite. May be a memory map. It becomes part of the tree, so it
                 must not be changed afterwards.
             codebook_size: Children of a node at most, the paper's K.
             balanced: Whether to make the clusters of each split equal in size: all paths then
                 have about the same length, at somewhat greater distances to the centroids.
-            seed: Same seed, same vectors: same tree.
+            seed: The same seed and vectors give the same tree.
             iterations: Iterations of each k-means.
             progress: Called with the number of items that have their path, and of all items.
 
@@ -133,7 +133,7 @@ class HierarchicalKMeans:
 
     @cached_property
     def num_levels(self) -> int:
-        """Codes an item: the length of the longest path."""
+        """Codes per item: the length of the longest path."""
         return int(self._depths.max())
 
     @property
@@ -161,7 +161,7 @@ class HierarchicalKMeans:
         it shares until collisions are resolved.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, part in vector_chunks(x, dim=self.dim, size=max(1, ENCODED_NUMBERS // self.dim)):

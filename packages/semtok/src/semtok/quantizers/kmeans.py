@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from semtok.quantizers.nearest import vector_keys
 
-SAMPLE_PER_CODE = 256  # k-means learns from at most so many vectors a centroid
+SAMPLE_PER_CODE = 256  # k-means learns from at most so many vectors per centroid
 
 
 def kmeans(
@@ -27,7 +27,7 @@ def kmeans(
     the last of them repeated: `nearest` never chooses a repetition.
 
     Args:
-        x: Vectors, at least one; a sample of 256 a centroid is drawn from more.
+        x: Vectors, at least one; a sample of 256 per centroid is drawn from more.
         num_codes: How many centroids.
         iterations: Rounds of assignment and update.
         progressive: Whether to start in the first few principal directions and add others step by

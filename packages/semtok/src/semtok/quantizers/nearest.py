@@ -220,7 +220,7 @@ class VectorIndex:
 def vector_keys(
     x: Float32[np.ndarray, "items dim"], *, seed: int = 0
 ) -> UInt64[np.ndarray, " items"]:
-    """A 64-bit key a row: equal rows have equal keys, and others almost never."""
+    """A 64-bit key per row: equal rows have equal keys, and others almost never."""
     factors = np.random.default_rng(seed).integers(2**63, size=x.shape[1], dtype=np.uint64) * 2 + 1
     keys = np.empty(len(x), dtype=np.uint64)
     for start in range(0, len(x), CHUNK):

@@ -73,10 +73,10 @@ class ProductQuantizer(FittedQuantizer):
         Args:
             x: Vectors; may be a memory map.
             num_levels: How many parts, at most as many as dimensions.
-            codebook_size: Centroids a part.
+            codebook_size: Centroids per part.
             iterations: Iterations of each k-means.
-            max_training_items: How many vectors, drawn at random, are learned from.
-            seed: Same seed, same vectors: same quantizer.
+            max_training_items: How many vectors, drawn at random, are used for fitting.
+            seed: The same seed and vectors give the same quantizer.
             progress: Called with the number of fitted parts, and of all.
 
         Raises:
@@ -120,7 +120,7 @@ class ProductQuantizer(FittedQuantizer):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item: one a part."""
+        """Codes per item: one per part."""
         return len(self.codebooks)
 
     @property
@@ -132,7 +132,7 @@ class ProductQuantizer(FittedQuantizer):
         """The nearest centroid of each part of vectors, the first of equally near ones.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, chunk in vector_chunks(x, dim=self.dim):

@@ -61,9 +61,9 @@ class RandomCodes(FittedQuantizer):
 
         Args:
             x: Vectors.
-            num_levels: Codes an item.
+            num_levels: Codes per item.
             codebook_size: Codes to choose from at each level.
-            seed: Same seed, same vectors: same codes.
+            seed: The same seed and vectors give the same codes.
             progress: Called once, at the end.
 
         Raises:
@@ -83,14 +83,14 @@ class RandomCodes(FittedQuantizer):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item."""
+        """Codes per item."""
         return len(self.codebook_sizes)
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         """The codes of vectors, by their exact float32 values.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, part in vector_chunks(x, dim=self.dim):

@@ -123,7 +123,7 @@ class RqVae(FittedQuantizer):
             x: Vectors; may be a memory map.
             config: How it is built and trained.
             device: Where to train, as torch names it.
-            progress: Called with the number of epochs done, and of all.
+            progress: Called with the number of epochs done and of all epochs.
             log: Called with each epoch's health: `epoch`, `reconstruction` (mean squared error as
                 a share of the variance), `commitment`, `used` and `perplexity` (both a level).
 
@@ -156,7 +156,7 @@ class RqVae(FittedQuantizer):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item."""
+        """Codes per item."""
         return self.latent.num_levels
 
     @property
@@ -168,7 +168,7 @@ class RqVae(FittedQuantizer):
         """The nearest codes, level by level, of the latent vectors.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, latent in self._latent_chunks(x):

@@ -12,13 +12,13 @@ class RqVaeConfig:
     """How an RQ-VAE is built and trained.
 
     Attributes:
-        num_levels: Codes an item.
+        num_levels: Codes per item.
         codebook_size: Codes to choose from at each level.
         latent_dim: Dimensions that are quantized. The fewer, the fewer collisions at the same
             distortion, and the longer the training that reaches it.
         hidden_dims: Widths of the encoder's hidden layers; the decoder's in reverse.
         epochs: Passes over the training vectors.
-        batch_size: Vectors a step.
+        batch_size: Vectors per step.
         learning_rate: Of AdamW, at its highest: it falls to 0 along a cosine.
         weight_decay: Of AdamW.
         commitment_weight: How strongly the encoder is drawn towards its codes (TIGER's beta).
@@ -27,7 +27,7 @@ class RqVaeConfig:
             the batch, except in the last tenth of the epochs; 0 revives none.
         sinkhorn: Temperature, as a share of the mean squared distance, at which codes are shared
             out evenly within a batch while training; 0 takes the nearest code.
-        max_training_items: How many vectors, drawn at random, are learned from.
+        max_training_items: How many vectors, drawn at random, are used for fitting.
         seed: Same seed, same vectors, same machine: same quantizer.
     """
 

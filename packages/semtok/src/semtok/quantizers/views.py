@@ -23,13 +23,13 @@ from semtok.vectors import LARGE_CHUNK, check_shape
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ViewQuantizer(FittedQuantizer):
-    """Quantizes each stretch of a vector, one a view, alone, and concatenates the codes.
+    """Quantizes each stretch of a vector, one per view, alone, and concatenates the codes.
 
-    With product quantizers of k codes a view, these are CoCoRec's codes (section 4.1); with
+    With product quantizers of k codes per view, these are CoCoRec's codes (section 4.1); with
     residual quantizers, its RQ variant.
 
     Attributes:
-        parts: One quantizer a view.
+        parts: One quantizer per view.
         means: The mean of the fitted vectors: what a view stands for as long as none of its codes
             is known.
     """
@@ -58,7 +58,7 @@ class ViewQuantizer(FittedQuantizer):
         progress: Progress | None = None,
         **options: Any,
     ) -> ViewQuantizer:
-        """Fits one quantizer a view.
+        """Fits one quantizer per view.
 
         Args:
             x: The views' vectors side by side.
@@ -100,7 +100,7 @@ class ViewQuantizer(FittedQuantizer):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item, over all views."""
+        """Codes per item, over all views."""
         return sum(part.num_levels for part in self.parts)
 
     @property
@@ -112,7 +112,7 @@ class ViewQuantizer(FittedQuantizer):
         """The codes of each view, view after view.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         check_shape(x, self.dim)
         encoded = [part.encode(columns) for part, columns in self._split(x)]
