@@ -138,8 +138,8 @@ class Pipeline(Setting[Config], ABC):
         """
         if not (self.users.is_complete or self.run.may_fill):
             raise ExperimentError(
-                f"{self.run.path} keeps nothing of its users, since an older version made it: repeat "
-                "the command that began the run to add them"
+                f"{self.run.path} keeps nothing of its users, since an older version made it: "
+                "repeat the command that began the run to add them"
             )
         return self.users.result()
 

@@ -64,9 +64,9 @@ def read_histories(
     """Yields the objects of a file of histories, line by line or row by row.
 
     Args:
-        path: JSONL, whose blank lines are skipped, or a table with the suffix .parquet. Each "history"
-            is a list of item ids, oldest first; an integer stands for its digits. Other keys are
-            kept.
+        path: JSONL, whose blank lines are skipped, or a table with the suffix .parquet. Each
+            "history" is a list of item ids, oldest first; an integer stands for its digits. Other
+            keys are kept.
         known: The known ids.
         unknown: Other ids are refused, or kept for the model to skip.
 
@@ -190,7 +190,7 @@ def read_user_ids(users: str, known: Container[str]) -> list[str]:
     """The user ids of `--users`, each once.
 
     Args:
-        users: A file with one id per line, if there is one of that name; else ids separated by commas.
+        users: A file with one id per line, if such a file exists; else ids separated by commas.
         known: The known ids.
     """
     path = Path(users)

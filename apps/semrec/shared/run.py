@@ -186,9 +186,7 @@ class Run:
 
     @property
     def places(self) -> list[str]:
-        """The last lines that a command prints: the path of the report, and how to see the
-        curves.
-        """
+        """The last lines of a command: the path of the report, and how to see the curves."""
         hint = self.curves.hint
         return [f"report: {self.path / 'report.html'}", *([] if hint is None else [hint])]
 
@@ -279,9 +277,7 @@ class Run:
 
     @contextmanager
     def _taken(self, name: str, folder: Path) -> Iterator[None]:
-        """Locks a stage against other commands; of several processes only the first takes the
-        lock.
-        """
+        """Locks a stage against other commands; of several processes only the first locks."""
         if not processes.is_first():
             yield
             return
@@ -397,7 +393,7 @@ def _in_words(key: str, before: Any, now: Any) -> str:
     if key == "data":
         return "its input files had other contents"
     if key == "update" and now is None:
-        return f"it is an update of {before['run']}, which only the command update can continue"
+        return f"it is an update of {before['run']}, which only the command update continues"
     if key == "update":
         return "it is not an update"
     if key == "update.digest":

@@ -140,7 +140,7 @@ def again(launch: Launch, data: Path, small: OfApp, run: Path, *further: object)
 @pytest.mark.parametrize(
     ("kind", "read", "shows"),
     [
-        ("csv", of_csv, "curves: {curves}, a metrics.csv a stage"),
+        ("csv", of_csv, "curves: {curves}, one metrics.csv per stage"),
         ("tensorboard", of_tensorboard, "curves: tensorboard --logdir {curves}"),
         pytest.param(
             "mlflow",

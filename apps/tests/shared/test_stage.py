@@ -160,7 +160,7 @@ def test_a_variant_has_folders_of_its_own_from_the_first_stage_that_differs(
 def test_a_stage_takes_only_what_it_comes_after(setting: Setting[Any]) -> None:
     steps = Steps(setting)
     other = steps.stage("other")
-    words = r"^the stage that is being filled takes (\w+) without naming it in `after`"
+    words = r"^the stage that is being filled uses (\w+) without naming it in `after`"
     for take in (other.result, other.complete, lambda: other.file("letters")):
         wrong = setting.stage(
             "wrong", reads=(), after=(steps.text,), fill=lambda _, take=take: take(), load=str
@@ -401,7 +401,7 @@ def test_what_a_run_is_of_is_read_with_care(setting: Setting[Any]) -> None:
         (text, '{"format": 3, "app": "any", "config": {}}', "format 3, this version reads 1 to 2"),
         (text, '{"format": true, "app": "any", "config": {}}', "choose the folder of a run"),
         (text, '{"format": 2, "app": "any", "config": []}', "choose the folder of a run"),
-        (text, '{"format": 2, "app": "any", "config": {}}', "lacks the digest"),
+        (text, '{"format": 2, "app": "any", "config": {}}', "lacks its own digest"),
         (text, "[" * 100_000, "not JSON"),
     ):
         marker.write_text(text.replace(old, new))
