@@ -172,7 +172,7 @@ def test_beams_and_rankings_are_those_of_the_run(run: Path, talking: Talking) ->
             ]
 
     beams, ranking = asyncio.run(ask())
-    sentence = "num_beams must be left out: this ranking searches no beams"
+    sentence = "num_beams must be left out: this ranking has no beam search"
     assert (beams.status_code, beams.json()) == (422, {"detail": sentence})
     assert ranking.status_code == 422
     assert ranking.json()["detail"].startswith(

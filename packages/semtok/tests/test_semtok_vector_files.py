@@ -170,7 +170,7 @@ REFUSALS = [
         "encode items.jsonl --tokenizer one",
         1,
         "items.jsonl: holds 1 new items without vectors, but the tokenizer was fitted on vectors: "
-        "give a file of theirs in its place, with --ids, or beside it, by --embedding",
+        "give a file of their vectors instead, with --ids, or in addition, by --embedding",
     ),
     ("encode items.jsonl --tokenizer two", 1, "give them by --views NAME=FILE"),
 ]

@@ -93,7 +93,7 @@ class FusedItems(nn.Module):
     ) -> None:
         super().__init__()
         if len(codes) != len(views):
-            raise ValueError(f"codes must have a row an item, {len(views)}, got {len(codes)}")
+            raise ValueError(f"codes must have one row per item, {len(views)}, got {len(codes)}")
         sizes = torch.tensor(codebook_sizes, device=codes.device)
         if len(sizes) != codes.shape[1] or (codes < 0).any() or (codes >= sizes).any():
             raise ValueError(f"codes must be within codebook_sizes, {tuple(codebook_sizes)}")

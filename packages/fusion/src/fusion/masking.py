@@ -61,7 +61,7 @@ def mask_codes(
         raise ValueError(f"ratio must be in (0, 1], got {ratio}")
     if len(codebook_sizes) != codes.shape[1]:
         raise ValueError(
-            f"codebook_sizes must be one a position, {codes.shape[1]}, got {len(codebook_sizes)}"
+            f"codebook_sizes must be one per position, {codes.shape[1]}, got {len(codebook_sizes)}"
         )
     sizes = codes.new_tensor(codebook_sizes)  # [codes]
     if codes.device.type == "cpu":

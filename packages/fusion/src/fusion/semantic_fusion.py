@@ -47,7 +47,7 @@ class SemanticFusion(nn.Module):
         self.codebook_sizes = tuple(codebook_sizes)
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ValueError(
-                f"codebook_sizes must be one number of codes a position, got {self.codebook_sizes}"
+                f"codebook_sizes must be one number per position, got {self.codebook_sizes}"
             )
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(

@@ -149,7 +149,7 @@ def _numbers(model: Seq2Seq) -> list[nn.Parameter]:
         ValueError: The model has no item graph.
     """
     if model.score_logits is None:
-        raise ValueError("model must have an item graph to be calibrated, got one without")
+        raise ValueError("model must have an item graph to be calibrated, got a model without")
     logits = model.score_logits
     numbers = [logits.weight, logits.log_floor, logits.scale]
     return numbers if model.history_bias is None else [*numbers, model.history_bias]

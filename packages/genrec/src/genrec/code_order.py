@@ -45,7 +45,7 @@ def check_table(codes: Tensor, sizes: tuple[int, ...]) -> None:
         )
     if codes.shape[1] != len(sizes):
         raise ValueError(
-            f"codebook_sizes must have one entry a level, got {len(sizes)} for codes of "
+            f"codebook_sizes must have one entry per level, got {len(sizes)} for codes of "
             f"{codes.shape[1]} levels"
         )
     for level, size in enumerate(sizes):

@@ -547,8 +547,8 @@ def _check_backbone(config: Seq2SeqConfig, num_items: int, backbone: StateBackbo
 def _check_item_graph(config: Seq2SeqConfig, num_items: int, item_graph: ItemGraph) -> None:
     if config.scoring == "masked":
         raise ValueError(
-            'item_graph must be None when scoring is "masked", got one: its scores move codes '
-            "against their siblings"
+            'item_graph must be None when scoring is "masked", got one: its scores change a '
+            "softmax over siblings only"
         )
     if item_graph.num_items != num_items:
         raise ValueError(

@@ -152,7 +152,7 @@ def _check_items(tries: Sequence[Trie]) -> None:
     counts = [trie.num_items for trie in tries]
     if len(counts) < 2 or len(set(counts)) > 1:
         raise ValueError(
-            f"tries must be at least two, of as many items, got numbers of items {counts}"
+            f"tries must be at least two, of equally many items, got numbers of items {counts}"
         )
 
 

@@ -38,7 +38,12 @@ def code_suffix(path: str | Path) -> str:
 def write_codes(
     path: str | Path, item_ids: Sequence[str], codes: Int64[np.ndarray, "items levels"]
 ) -> None:
-    """Writes a file of codes under another name, then renames it; see `SemanticIds.write`."""
+    """Writes a file of codes under another name, then renames it; see `SemanticIds.write`.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If the name has no suffix of a file of codes.
+    """
     path = Path(path)
     suffix = code_suffix(path)
     with replacing_file(path) as beside:

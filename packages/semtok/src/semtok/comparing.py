@@ -109,7 +109,7 @@ def notes(entries: Sequence[Entry], *, on_same_vectors: bool) -> list[str]:
         )
     sizes = {entry.health.num_items for entry in entries}
     if len(sizes) > 1:
-        lines.append("Not all are of as many items: they do not compare one to one.")
+        lines.append("The numbers of items differ, so the figures are not directly comparable.")
     return lines
 
 

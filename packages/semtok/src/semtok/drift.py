@@ -48,15 +48,15 @@ class Drift:
     def placement(self) -> str:
         """Which codes the new items got, in words; "" where they got those of the quantizer."""
         if self.in_tree:
-            return "each beside the fitted item that is nearest to it, as far as there is room"
+            return "each beside its nearest fitted item, if there is room"
         if not self.num_moved:
             return ""
-        return f"{self.num_moved:,} of which found their code taken and got another"
+        return f"{self.num_moved:,} of which got another code, as theirs was taken"
 
     def __str__(self) -> str:
         if self.ratio is None:
             return "drift: not measured, as fitted items had no distortion"
-        advice = "fit anew" if self.refit else f"no need to refit up to {self.threshold:g}"
+        advice = "fit again" if self.refit else f"no need to refit up to {self.threshold:g}"
         if self.refit:
             advice += f", as it is above {self.threshold:g}"
         return (

@@ -124,7 +124,7 @@ class CodeHealth:
             text += f"; once resolved {self.resolved_collision_rate:.2%}, largest bucket "
             text += f"{self.resolved_largest_bucket:,}"
         depths = ", ".join(f"{count:,} with {d}" for d, count in enumerate(self.depths, 1) if count)
-        lines = [text, f"codes that single an item out: {depths}"]
+        lines = [text, f"codes that identify an item: {depths}"]
         if self.neighbour_overlap is not None:
             lines.append(
                 f"neighbour overlap at 10: {self.neighbour_overlap:.2%} "
@@ -132,8 +132,8 @@ class CodeHealth:
             )
         if self.num_pairs is not None:
             lines.append(
-                f"next shares: of {self.num_pairs:,} pairs of consecutive items, those with the "
-                "same codes up to this level"
+                f"next shares: of {self.num_pairs:,} pairs of consecutive items, the share with "
+                "the same codes up to this level"
             )
         return lines
 

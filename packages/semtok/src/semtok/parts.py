@@ -126,8 +126,8 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
         )
     if (version > 1 or "digest" in config) and config.get("digest") != _config_digest(config):
         raise CatalogError(
-            f"{path}: damaged, its digest differs from what it says; a change by hand is to leave "
-            'out "digest" and "files" and to say "format": 1'
+            f"{path}: damaged, its digest differs from its content; after a change by hand, "
+            'remove "digest" and "files", and set "format": 1'
         )
     if version > 1 and not isinstance(config.get("files"), dict):
         raise CatalogError(f"{path}: damaged, names no files")

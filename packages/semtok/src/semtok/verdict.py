@@ -127,7 +127,7 @@ def _collision_faults(health: CodeHealth) -> list[str]:
         ]
     if health.collision_rate >= MANY_COLLISIONS:
         return [
-            f"{health.collision_rate:.1%} of items collided before that was resolved, so that "
+            f"{health.collision_rate:.1%} of items collided before this was resolved, so that "
             "their last codes say little"
         ]
     return []
@@ -135,7 +135,7 @@ def _collision_faults(health: CodeHealth) -> list[str]:
 
 def _level_faults(levels: tuple[LevelHealth, ...], needed: list[int]) -> list[str]:
     faults = [
-        f"level {number} uses {level.used:,} of the {count:,} codes that it could"
+        f"level {number} uses {level.used:,} of the {count:,} codes that it could use"
         for number, (level, count) in enumerate(zip(levels, needed, strict=True), start=1)
         if level.used < _LEAST_USE * count
     ]
@@ -143,7 +143,7 @@ def _level_faults(levels: tuple[LevelHealth, ...], needed: list[int]) -> list[st
     if not faults and first.perplexity < _LEAST_EVENNESS * needed[0]:
         faults.append(
             f"the first level uses its codes as unevenly as if there were {first.perplexity:,.1f} "
-            f"of them rather than {first.used:,}"
+            f"of them instead of {first.used:,}"
         )
     return faults
 
@@ -153,6 +153,6 @@ def _neighbour_faults(health: CodeHealth) -> list[str]:
     if overlap is None or chance >= _LEAST_EVENNESS or overlap >= _LEAST_GAIN * chance:
         return []
     return [
-        f"codes know hardly more of neighbours than chance does ({overlap:.1%} of the nearest "
+        f"codes reflect neighbours hardly better than chance ({overlap:.1%} of the nearest "
         f"ones, by chance {chance:.1%})"
     ]

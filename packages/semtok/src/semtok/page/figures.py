@@ -23,7 +23,7 @@ def frequencies(counts: Sequence[Int64[np.ndarray, " _"]]) -> list[Html]:
     """
     tops = [int(level.max(initial=0)) for level in counts]
     even = [level.sum() / len(level) for level in counts]
-    # One code for most items, such as padding, would press all others onto the axis.
+    # A code that most items have, such as padding, would press all others onto the axis.
     is_log = any(top > 20 * max(share, 1) for top, share in zip(tops, even, strict=True))
     scale = _Scale(float(max(tops)), log=is_log)
     return [_frequencies(number, level, scale) for number, level in enumerate(counts)]
@@ -78,8 +78,8 @@ def bucket_bars(sizes: Mapping[int, Int64[np.ndarray, " _"]], *, last: int) -> l
     One chart per level, all with the same bars on one scale.
 
     Args:
-        sizes: By level, from 0: codes up to it make a bucket; items in each that has any.
-        last: The last level: buckets are of all codes, so that sharing is colliding.
+        sizes: For each level from 0: the sizes of the buckets of items that agree up to this level.
+        last: The last level: items in one of its buckets share all codes, so they collide.
     """
     most = max((int(level.max()) for level in sizes.values()), default=1)
     shares = {level: _bucket_shares(buckets, most) for level, buckets in sizes.items()}
@@ -93,7 +93,7 @@ def bucket_bars(sizes: Mapping[int, Int64[np.ndarray, " _"]], *, last: int) -> l
 def _bucket_shares(
     sizes: Int64[np.ndarray, " buckets"], most: int
 ) -> tuple[list[str], list[float]]:
-    """The bars' names up to buckets of `most` items, and the share of items in each."""
+    """The labels of the bars up to buckets of `most` items, and the share of items in each."""
     edges = [1, 2, 4, 8, 16]
     while edges[-1] < most:
         edges.append(edges[-1] * 4)
@@ -129,11 +129,11 @@ def _bucket_chart(
 
 
 def comparison(rows: Mapping[str, tuple[float, float]], *, names: tuple[str, str]) -> Html:
-    """Two shares a row, one over the other, and how many times the first is the second.
+    """Two shares per row, one above the other, and their ratio.
 
     Args:
-        rows: Row name to measured share and the share by chance.
-        names: What the two are.
+        rows: Row name to the measured share and the share by chance.
+        names: The names of the two shares.
     """
     top = max((share for pair in rows.values() for share in pair), default=0.0) or 1.0
     lines = []
@@ -167,7 +167,7 @@ def comparison(rows: Mapping[str, tuple[float, float]], *, names: tuple[str, str
 
 
 class _Scale:
-    """Values from 0 upwards to heights in the chart, and its grid."""
+    """Maps values from 0 upwards to heights in the chart, and draws the grid."""
 
     def __init__(self, top: float, *, log: bool = False) -> None:
         self._top, self.is_log = max(top, 1e-300), log
