@@ -1,4 +1,4 @@
-"""Rows of codes as numbers, so that they can be sorted and counted."""
+"""Rows of codes as single numbers, so that they can be sorted and counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Int64
 
 
 def number_rows(*tables: Int64[np.ndarray, "_ levels"]) -> Int64[np.ndarray, " items"]:
-    """One number a row of non-negative codes: equal for equal rows, and in their order.
+    """One number per row of non-negative codes: equal for equal rows, and in their order.
 
     Several tables of as many levels are numbered as one, their rows one after the other.
     """
