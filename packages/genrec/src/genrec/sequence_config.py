@@ -7,12 +7,13 @@ windows and budget.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from genrec.backbone_names import plugin_backbone
@@ -20,20 +21,26 @@ from genrec.backbones import (
     FDSA,
     HGN,
     HSTU,
+    RPG,
     BERT4Rec,
     Caser,
     CL4SRec,
+    CodeTable,
     ContentExperts,
     ContentTable,
     DuoRec,
+    EnsRec,
     FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemInput,
     ItemTable,
+    S3Rec,
     SASRec,
     StateBackbone,
+    TedRec,
     UniSRec,
+    VQRec,
     item_table,
 )
 from genrec.cloze import MaskedBatches
@@ -55,6 +62,11 @@ BackboneName = Literal[
     "duorec",
     "fdsa",
     "unisrec",
+    "s3rec",
+    "tedrec",
+    "vqrec",
+    "rpg",
+    "ensrec",
 ]
 """The sequence models that a `SequenceModelConfig` can name."""
 
@@ -70,14 +82,28 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "duorec": DuoRec,
     "fdsa": FDSA,
     "unisrec": UniSRec,
+    "s3rec": S3Rec,
+    "tedrec": TedRec,
+    "vqrec": VQRec,
+    "rpg": RPG,
+    "ensrec": EnsRec,
 }
 
-_PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
+_PAIRS: dict[BackboneName, type[PairBatches]] = {
+    "fmlprec": PairBatches,
+    "duorec": TwinBatches,
+    "tedrec": PairBatches,
+}
 """What is trained on pairs, a target a history, in place of a target at every position."""
 
 ITEM_INPUTS: Mapping[str, tuple[ItemInput, ...]] = {
     "fdsa": ("both",),
     "unisrec": ("content", "both"),
+    "s3rec": ("ids", "both"),
+    "tedrec": ("both",),
+    "vqrec": ("content",),
+    "rpg": ("content",),
+    "ensrec": ("both",),
 }
 """What items are told by, for backbones that cannot do with all of it."""
 
@@ -85,6 +111,9 @@ BACKBONE_TITLES: dict[BackboneName, str] = {
     name: kind.__name__ for name, kind in _BACKBONES.items()
 }
 """What the backbones are called in tables."""
+
+_CODED = ("vqrec", "rpg")
+"""What reads content by its codes."""
 
 _SIZES = (
     *("dim", "num_layers", "num_heads", "history_length", "dropout", "similarity", "temperature"),
@@ -155,14 +184,15 @@ class SequenceModelConfig(SequenceRecipe):
     config.settings(seed, monitor=...), validate=...)` is the whole training.
 
     Attributes:
-        backbone: "bert4rec" fills in masked items; "fmlprec" and "duorec" foretell the next item of
-            each prefix, so that their batches are of as many pairs; the others foretell the next
-            one at every step. HSTU goes without timestamps here. GRU4Rec and FMLPRec have no heads,
-            Caser and HGN no heads and no layers: such sizes are nothing to them. Also
-            "package.module:Name", a `StateBackbone` of another package.
+        backbone: "bert4rec" fills in masked items; "fmlprec", "tedrec" and "duorec" foretell the
+            next item of each prefix, so that their batches are of as many pairs; the others
+            foretell the next one at every step. HSTU goes without timestamps here. GRU4Rec and
+            FMLPRec have no heads, Caser and HGN no heads and no layers: such sizes are nothing to
+            them. Also "package.module:Name", a `StateBackbone` of another package.
         items: What it reads and ranks: id embeddings, stored content through a linear layer, or
-            both concatenated. FDSA reads "both", content beside the ids that it ranks; UniSRec
-            reads content through experts, to which "both" adds the ids.
+            both concatenated. FDSA, TedRec and EnsRec read "both", content beside the ids, and so
+            does S3Rec, which can do without content; UniSRec reads content through experts, to
+            which "both" adds the ids; VQRec and RPG read content by its codes.
 
     Raises:
         ValueError: A value is out of range.
@@ -201,6 +231,7 @@ class SequenceModelConfig(SequenceRecipe):
         num_items: int,
         contents: Sequence[Float[Tensor, "items _"]] = (),
         *,
+        codes: Int[Tensor, "items levels"] | None = None,
         trust: Collection[str] = (),
     ) -> StateBackbone:
         """Returns the untrained model; its weights come from torch's default generator.
@@ -208,34 +239,54 @@ class SequenceModelConfig(SequenceRecipe):
         Args:
             num_items: Size of the catalogue.
             contents: Content embeddings, row i for item i, one array a modality; not read where
-                `items` is "ids".
+                `items` is "ids", or where codes are.
+            codes: Codes of the content of each item, which "vqrec" and "rpg" alone read.
             trust: The packages whose code may run, where the backbone is of another package.
 
         Raises:
             ArtifactError: That package is not trusted, or has no such sequence model.
-            ValueError: There is no content, though the items are to be read by it; or a size is
-                out of range.
+            ValueError: There is no content, or there are no codes, though the items are to be read
+                by them; or a size is out of range.
         """
-        if self.items == "ids":
-            table: nn.Module = ItemTable(num_items, self.dim)
+        if self.backbone in _CODED:
+            if codes is None:
+                raise ValueError(f"codes must be given where backbone is {self.backbone!r}")
+            sizes = (codes.amax(dim=0) + 1).tolist()
+            table: nn.Module = CodeTable(codes, sizes, self.dim)
+        elif self.items == "ids":
+            table = ItemTable(num_items, self.dim)
         elif not contents:
             raise ValueError(f"contents must be given where items is {self.items!r}, got none")
-        elif self.backbone == "fdsa":
-            ids = ItemTable(num_items, self.dim)
-            table = FeatureTables(ids, [ContentTable(content, self.dim) for content in contents])
-        elif self.backbone == "unisrec":
-            content = torch.cat(list(contents), dim=1)
-            table = ContentExperts(content, self.dim, with_ids=self.items == "both")
         else:
-            table = item_table(self.items, contents, self.dim)
+            table = self._content_tables(num_items, contents)
         return make_backbone(self.backbone, num_items, self, item_encoder=table, trust=trust)
+
+    def _content_tables(
+        self, num_items: int, contents: Sequence[Float[Tensor, "items _"]]
+    ) -> nn.Module:
+        """Returns the tables of a model that reads content as it is stored."""
+
+        def experts(*, with_ids: bool = False) -> nn.Module:
+            return ContentExperts(torch.cat(list(contents), dim=1), self.dim, with_ids=with_ids)
+
+        if self.backbone == "unisrec":
+            return experts(with_ids=self.items == "both")
+        features: dict[str, Callable[[], list[nn.Module]]] = {
+            "fdsa": lambda: [ContentTable(content, self.dim) for content in contents],
+            "s3rec": lambda: [ContentTable(content, self.dim) for content in contents],
+            "tedrec": lambda: [experts()],
+            "ensrec": lambda: [item_table("content", contents, self.dim)],
+        }
+        if self.items == "both" and self.backbone in features:
+            return FeatureTables(ItemTable(num_items, self.dim), features[self.backbone]())
+        return item_table(self.items, contents, self.dim)
 
     def batches(
         self, histories: Histories, num_items: int, seed: int
     ) -> SequenceBatches | PairBatches:
         """Returns what the model is trained on: whole sequences, with masked items for BERT4Rec.
 
-        FMLPRec and DuoRec are trained on pairs, those of DuoRec with twins.
+        FMLPRec, TedRec and DuoRec are trained on pairs, those of DuoRec with twins.
 
         Args:
             histories: Item rows of each user, oldest first.
@@ -254,8 +305,9 @@ class SequenceModelConfig(SequenceRecipe):
     def loss_terms(self, model: StateBackbone, batch: Batch) -> dict[str, Tensor]:
         """Returns the named loss terms that `fit` minimises: "next_item", and the model's own.
 
-        The first is the cross-entropy of the targets, against the negatives drawn or all items;
-        CL4SRec and DuoRec add "contrast".
+        The first is the cross-entropy of the targets, against the negatives drawn or all items,
+        for EnsRec the sum of two, for RPG that of the targets' codes. CL4SRec and DuoRec add
+        "contrast", S3Rec a term for each of its tasks.
 
         Args:
             model: A model of this configuration.
@@ -266,7 +318,8 @@ class SequenceModelConfig(SequenceRecipe):
         vectors = model.item_vectors()
         by_pair = batch.targets.ndim == 1
         states = (model.last_state if by_pair else model)(batch.history, vectors)
+        softmax = partial(loss, negatives=negatives)
         return {
-            "next_item": loss(states, vectors, batch.targets, negatives),
+            "next_item": model.next_item_loss(states, vectors, batch.targets, softmax),
             **model.further_losses(batch, vectors),
         }
