@@ -146,7 +146,8 @@ def test_the_tasks_of_s3rec_choose_among_what_the_batch_asks(similarity):
 
 def test_s3rec_without_features_has_the_tasks_of_items_alone_and_is_pretrained_by_them():
     torch.manual_seed(0)
-    model = S3Rec(NUM_ITEMS, dim=16, history_length=6, dropout=0.0)
+    compared = {"similarity": "cosine", "temperature": 0.2}
+    model = S3Rec(NUM_ITEMS, dim=16, history_length=6, dropout=0.0, **compared)
     walks = torch.tensor([[(s + step) % NUM_ITEMS for step in range(6)] for s in range(NUM_ITEMS)])
 
     def pretraining(model: S3Rec, batch: Batch) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from genrec.exporting import DecoderStep, HistoryEncoder, QueryState
     from genrec.item_checks import first_of_each
     from genrec.item_graph import ItemGraph, ItemMatrix, ItemScores
+    from genrec.liger import LIGER
     from genrec.losses import (
         binary_cross_entropy,
         candidate_binary_cross_entropy,
@@ -94,6 +95,7 @@ __all__ = [
     "HGN",
     "HSTU",
     "ITEM_INPUTS",
+    "LIGER",
     "RPG",
     "Answer",
     "Answers",
@@ -240,6 +242,7 @@ _MODULES = {
     "exporting": ("DecoderStep", "HistoryEncoder", "QueryState"),
     "item_checks": ("first_of_each",),
     "item_graph": ("ItemGraph", "ItemMatrix", "ItemScores"),
+    "liger": ("LIGER",),
     "losses": (
         "binary_cross_entropy",
         "candidate_binary_cross_entropy",
