@@ -20,7 +20,7 @@ from genrec import (
     fit,
     save_weights,
 )
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from semrec.shared.stage import Facts, Setting, Stage
@@ -139,6 +139,7 @@ def baseline_stage(
     *,
     reads: tuple[str, ...],
     after: tuple[Stage[Any], ...] = (),
+    codes: Callable[[], Int[Tensor, "items levels"]] | None = None,
 ) -> Stage[Report]:
     """A stage that trains a sequence model beside the app's, and tests its ranking of all items.
 
@@ -149,7 +150,8 @@ def baseline_stage(
         contents: Content embeddings, row i for item i, one array a modality; read only where the
             model reads content.
         reads: What of the configuration the model and its contents are made of.
-        after: The stages that `contents` takes.
+        after: The stages that `contents` and `codes` take.
+        codes: Codes of each item, where the model reads content by them.
 
     Returns:
         A stage whose result is the test's report; it keeps "weights.safetensors".
@@ -157,10 +159,15 @@ def baseline_stage(
 
     def plan() -> DenseTraining:
         num_items = len(setting.data.catalog)
+
+        def untrained() -> Backbone:
+            if codes is not None:
+                return config.model(num_items, codes=codes()).to(setting.device)
+            read = contents() if config.items != "ids" else ()
+            return config.model(num_items, read).to(setting.device)
+
         return DenseTraining(
-            model=lambda: config.model(num_items, contents() if config.items != "ids" else ()).to(
-                setting.device
-            ),
+            model=untrained,
             loss=config.loss_terms,
             batches=config.batches(setting.data.split.train, num_items, setting.config.seed),
             training=config,

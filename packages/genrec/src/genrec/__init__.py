@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from genrec.seq2seq_config import Seq2SeqConfig
     from genrec.sequence_config import (
         BACKBONE_TITLES,
+        CODED_BACKBONES,
         ITEM_INPUTS,
         BackboneName,
         SequenceModelConfig,
@@ -90,6 +91,7 @@ __version__ = metadata.version("genrec")
 
 __all__ = [
     "BACKBONE_TITLES",
+    "CODED_BACKBONES",
     "DIN",
     "FDSA",
     "HGN",
@@ -266,7 +268,8 @@ _MODULES = {
     "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
     "seq2seq_config": ("Seq2SeqConfig",),
     "sequence_config": (
-        *("BACKBONE_TITLES", "BackboneName", "ITEM_INPUTS", "SequenceModelConfig"),
+        *("BACKBONE_TITLES", "BackboneName", "CODED_BACKBONES", "ITEM_INPUTS"),
+        "SequenceModelConfig",
         *("backbone_class", "make_backbone"),
     ),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),

@@ -112,8 +112,8 @@ BACKBONE_TITLES: dict[BackboneName, str] = {
 }
 """What the backbones are called in tables."""
 
-_CODED = ("vqrec", "rpg")
-"""What reads content by its codes."""
+CODED_BACKBONES = ("vqrec", "rpg")
+"""The backbones that read content by its codes."""
 
 _SIZES = (
     *("dim", "num_layers", "num_heads", "history_length", "dropout", "similarity", "temperature"),
@@ -248,7 +248,7 @@ class SequenceModelConfig(SequenceRecipe):
             ValueError: There is no content, or there are no codes, though the items are to be read
                 by them; or a size is out of range.
         """
-        if self.backbone in _CODED:
+        if self.backbone in CODED_BACKBONES:
             if codes is None:
                 raise ValueError(f"codes must be given where backbone is {self.backbone!r}")
             sizes = (codes.amax(dim=0) + 1).tolist()
