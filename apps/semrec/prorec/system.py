@@ -539,6 +539,9 @@ class PaperPipeline(Pipeline[Config]):
             else None,
         )
 
+    def _code_table(self) -> Int[Tensor, "items levels"]:
+        return torch.from_numpy(self._catalogue_codes().codes)
+
     def check_rivals(self) -> None:
         """Raises ValueError where other sequence models cannot share stage I's sizes."""
         backbone = self.config.stage_one.backbone
