@@ -18,12 +18,12 @@ from genrec import BACKBONE_TITLES, LIGER, Batch, Recommender, dense_scorer, ran
 from semtok import CatalogError
 
 from semrec.prorec.app import APP as PRORec
-from semrec.prorec.config import Codes, Config, Joining, StageTwo, Text
+from semrec.prorec.config import PLAIN_STAGE_TWO, Codes, Config, Joining, StageTwo, Text
 from semrec.prorec.joined import PRORecPipeline
 from semrec.prorec.model import concatenated, integrated, item_graph
 from semrec.prorec.recommender import JoinedRecommender
 from semrec.prorec.report import modality_spaces
-from semrec.prorec.studies import rivals
+from semrec.prorec.studies import newer, rivals
 from semrec.prorec.studies.beyond import joining
 from semrec.prorec.studies.newer import liger, ranked_items, with_rpg_codes
 from semrec.prorec.studies.rivals import GENERATOR_TRIALS, prorec, recforest, searched, tiger
@@ -268,7 +268,9 @@ def test_encoders_of_several_views(pipeline: PRORecPipeline) -> None:
 def test_rivals_have_as_many_trials_each(
     pipeline: PRORecPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = {"num_encoder_layers": 1, "num_decoder_layers": 1, "feedforward_dim": 16}
+    short = {"num_decoder_layers": 1, "epochs": 1, "warmup_steps": 5}
+    monkeypatch.setattr(rivals, "PLAIN_STAGE_TWO", {**PLAIN_STAGE_TWO, **short})
+    tiny = {**short, "num_encoder_layers": 1, "feedforward_dim": 16}
     monkeypatch.setattr(rivals, "TIGER", {**rivals.TIGER, **tiny})
     codes = {**rivals.TIGER_CODES, "codebook_size": 8, "epochs": 2}
     monkeypatch.setattr(rivals, "TIGER_CODES", codes)
@@ -293,8 +295,10 @@ def test_rivals_have_as_many_trials_each(
 
 
 def test_newer_rivals_read_codes_of_the_text_and_rank_what_is_generated(
-    pipeline: PRORecPipeline,
+    pipeline: PRORecPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    short = {"num_decoder_layers": 1, "epochs": 1, "warmup_steps": 5}
+    monkeypatch.setattr(newer, "PLAIN_STAGE_TWO", {**PLAIN_STAGE_TWO, **short})
     kept = study(pipeline, "newer", "1")
     ligers, rpg = "LIGER, ranked by stage I", "RPG, codes of the text"
     assert names(kept) == ["PRORec", rpg, "EnsRec, ids and text", ligers]
