@@ -26,7 +26,8 @@ class TedRec(WholeWindow, SASRec):
 
     Differs: the experts are those of `ContentExperts`, which subtract one vector in all positions
     and come without dropout; layers are those of `SASRec` here. The learned filter starts as one
-    that lets all pass, since ids vanish beside the positions where it starts near zero.
+    that lets all pass: where it starts near zero, ids vanish beside the positions, and twelve
+    epochs on walks over 60 items ended at a cross-entropy of 3.97 in place of .72.
 
     Args:
         num_items: Size of the catalogue; also the padding.
