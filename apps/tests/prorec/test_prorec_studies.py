@@ -311,8 +311,8 @@ def test_newer_rivals_read_codes_of_the_text_and_rank_what_is_generated(
     ranked = ranked_items(LIGER(generator, ranker), histories, 20, num_beams=6)
     scores = dense_scorer(ranker, 20)(histories)
     for row, items in enumerate(ranked.tolist()):
-        found = rank_histories(generator, histories[row : row + 1], num_beams=6).items[0].tolist()
-        assert items == sorted(found, key=lambda item: -float(scores[row, item]))
+        beam = rank_histories(generator, histories[row : row + 1], num_beams=6).items[0].tolist()
+        assert items == sorted(beam, key=lambda item: -float(scores[row, item]))
 
 
 def test_the_best_trial_on_validation_is_tested(pipeline: PRORecPipeline) -> None:

@@ -36,7 +36,7 @@ def liger() -> LIGER:
 def test_candidates_are_the_generators_and_their_order_the_rankers(liger: LIGER):
     new_items = torch.tensor([5, 7])
     exclude = torch.tensor([[5, 3], [NUM_ITEMS] * 2, [0, NUM_ITEMS]])
-    found = beam_search(
+    generated = beam_search(
         liger.generator, liger.generator.trie, HISTORY, num_beams=4, top_k=4, exclude=exclude
     )
     ranked = liger.rank(HISTORY, num_beams=4, top_k=4, new_items=new_items, exclude=exclude)
@@ -44,7 +44,7 @@ def test_candidates_are_the_generators_and_their_order_the_rankers(liger: LIGER)
         scores = liger.ranker.score(HISTORY)
     for row in range(3):
         banned = set(exclude[row].tolist())
-        candidates = ({*found.items[row].tolist()} | {5, 7}) - banned
+        candidates = ({*generated.items[row].tolist()} | {5, 7}) - banned
         best = sorted(candidates, key=lambda item: -float(scores[row, item]))[:4]
         assert ranked.items[row].tolist() == best
         torch.testing.assert_close(ranked.scores[row], scores[row, best])

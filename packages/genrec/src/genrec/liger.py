@@ -74,7 +74,7 @@ class LIGER(nn.Module):
             raise ValueError("ranker must be in eval mode, got training mode: call model.eval()")
         check_top_k(num_beams, top_k)
         num_items = self.ranker.num_items
-        found = beam_search(
+        generated = beam_search(
             self.generator,
             self.generator.trie,
             history,
@@ -83,7 +83,7 @@ class LIGER(nn.Module):
             exclude=exclude,
             tables=tables,
         )
-        candidates = found.items  # [batch, beams], -1 where there is none
+        candidates = generated.items  # [batch, beams], -1 where there is none
         if new_items is not None:
             check_rows("new_items", new_items, num_items)
             new = new_items.expand(len(history), -1)  # [batch, new]
