@@ -30,7 +30,7 @@ demo: install
 
 test: image
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
-	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
+	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image apps/tests_image
 
 # The page of `serve` in Debian's chromium, which root installs where it is missing.
 browser: install
