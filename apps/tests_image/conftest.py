@@ -18,7 +18,7 @@ NUM_HUES, NUM_GROUPS = 4, 8
 ITEMS_A_GROUP, NEW_A_GROUP = 12, 4
 NUM_ITEMS, NUM_USERS, NUM_STEPS = NUM_GROUPS * ITEMS_A_GROUP, 240, 6
 SIZE = 48
-WORDS = "amber birch cedar dune ember fern grove heath iris jade kelp larch".split()
+WORDS = ("amber", "birch", "cedar", "dune", "ember", "fern", "grove", "heath", "iris", "jade")
 CLIP = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},

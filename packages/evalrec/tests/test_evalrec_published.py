@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -142,6 +143,17 @@ def test_a_table_is_made_and_its_counts_are_said(evalrec, tmp_path, name):
         for kind, count in PUBLISHED[name].counts.items()
     ]
     assert rows_of(text)[-len(expected) :] == expected
+
+
+def test_the_page_of_the_site_has_every_set_with_its_counts():
+    page = Path(__file__).parents[3] / "docs" / "packages" / "evalrec_data.md"
+    rows = [
+        line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
+    for name, published in PUBLISHED.items():
+        counts = [published.counts.get(kind) for kind in ("users", "items", "interactions")]
+        cells = ["" if count is None else f"{count:,}" for count in counts]
+        assert f"| `{name}` | `{published.format}` | {' | '.join(cells)} |" in rows
 
 
 def test_what_prorec_prints_is_less_than_the_public_files_have():
