@@ -81,7 +81,9 @@ def test_codes_of_an_image_view_tell_what_pictures_show(
     options = (*options, "--collisions", "allow")
     items = pictures.data / "items.jsonl"
     called(semtok_main, "fit", items, "--views", views, "-o", tmp_path / "fitted", *options)
-    lines = (tmp_path / "fitted" / "codes.jsonl").read_text().splitlines()
+    tokenizer = ("--tokenizer", tmp_path / "fitted")
+    called(semtok_main, "encode", items, *tokenizer, "--output", tmp_path / "codes.jsonl")
+    lines = (tmp_path / "codes.jsonl").read_text().splitlines()
     of_titles, of_images = zip(*(json.loads(line)["codes"] for line in lines), strict=True)
     assert purity(list(of_images)) > 0.75
     assert purity(list(of_titles)) < 0.5
