@@ -31,7 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def numbered_sequences(table: Interactions) -> str:
-    """A line a user: its number, then those of its items, oldest first; all by first appearance."""
+    """One line per user: its number, then its items' numbers, oldest first.
+
+    Users and items are numbered in the order of their first appearance.
+    """
     lines, numbers = [], dict[int, int]()
     for user, row in enumerate(np.split(table.items, np.flatnonzero(np.diff(table.users)) + 1), 1):
         items = [numbers.setdefault(item, len(numbers) + 1) for item in row.tolist()]
@@ -94,7 +97,7 @@ def check(known: Reproduced, table: Interactions) -> str:
     """What there is to say of the interactions of the prepared data.
 
     Raises:
-        SystemExit: If they are not as many as the figures are of.
+        SystemExit: Its numbers of users, items or interactions are different.
     """
     counts = (table.num_users, table.num_items, len(table))
     if counts != known.counts:
@@ -115,9 +118,7 @@ def check(known: Reproduced, table: Interactions) -> str:
 
 def main(
     data: Annotated[Path, typer.Argument(help="The folder of the raw files.")],
-    out: Annotated[Path, typer.Option(help="Where data and run are written.")] = Path(
-        "runs/reproduced"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for data and run.")] = Path("runs/reproduced"),
     prepare_only: Annotated[bool, typer.Option(help="Stop before the training.")] = False,
     data_set: Annotated[
         Literal["beauty", "games"], typer.Option(help="Which data the raw files are of.")

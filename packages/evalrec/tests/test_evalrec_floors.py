@@ -392,7 +392,7 @@ def test_saved_floors_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"matrix.npz is damaged or of another floor"):
         ItemToItemFloor.load(saved)
     (saved / "matrix.npz").unlink()
-    with pytest.raises(DataError, match=r"matrix.npz is missing, so .* is no saved floor"):
+    with pytest.raises(DataError, match=r"matrix.npz is missing, so .* is not a saved floor"):
         ItemToItemFloor.load(saved)
     (saved / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="floor holds more than a saved floor"):

@@ -554,11 +554,11 @@ HEADER = "user,item,time,quantity\n"
         ("user,item,time\nu,i,1700000000\nu,i,1700000000000\n", {}, "times of several units .* "
          "--time-unit says"),
         (HEADER + "u,i,2025-01-01,1\nu,i,2025-02-30,1\n", {}, "line 3: time must be a time that "
-         "was, got '2025-02-30'"),
+         "exists, got '2025-02-30'"),
         (HEADER + "u,i,2025-01-01T10:00,1\nu,i,2025-01-01T10:00:00.5,1\n", {"time_unit": "s"},
          "line 3: time must be a time of whole seconds .*: --time-unit keeps finer ones"),
         (HEADER + "u,i,2025-03-30 02:30,1\n", {"timezone": "Europe/Berlin"}, "line 2: time must be "
-         "a time that was, .* clocks pass over that hour in Europe/Berlin"),
+         "a time that exists, .* clocks pass over that hour in Europe/Berlin"),
         (HEADER + 'u,i,5,1\nu,i,5,"1,5"\n', {"decimal": "."}, "line 3: quantity must be a number "
          "with a decimal point, got '1,5': --decimal ',' reads it"),
         (HEADER + "u,i,5,1.5\n", {"quantity": "repeat"}, "line 2: quantity must be a whole number "

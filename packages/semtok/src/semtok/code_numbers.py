@@ -1,4 +1,4 @@
-"""Rows of codes as numbers, so that they can be sorted and counted."""
+"""Rows of codes as single numbers, so that they can be sorted and counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Int64
 
 
 def number_rows(codes: Int64[np.ndarray, "items levels"]) -> Int64[np.ndarray, " items"]:
-    """One number a row of non-negative codes: equal for equal rows, and in their order."""
+    """One number per row of non-negative codes; equal rows get equal numbers, order is kept."""
     numbers = np.zeros(len(codes), dtype=np.int64)
     if len(codes) == 0:
         return numbers

@@ -1,4 +1,4 @@
-"""What a raw format is: the names of its files, and how they are read."""
+"""The definition of a raw format: the names of its files, and how they are read."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from evalrec.readers.blocks import Advance
 
 @runtime_checkable
 class ReadInteractions(Protocol):
-    """From the files of interactions, in the order given, to batches of checked rows."""
+    """Reads the files of interactions, in their order, as batches of checked rows."""
 
     def __call__(
         self, paths: Sequence[Path], *, rated: bool, advance: Advance | None
     ) -> Iterator[Batch]:
-        """Batches of `user_id`, `item_id`, `timestamp` and, where `rated`, `rating`."""
+        """Batches of `user_id`, `item_id`, `timestamp` and, if `rated`, `rating`."""
 
 
 @runtime_checkable
 class ReadItems(Protocol):
-    """From a file of items to records as `items.jsonl` holds them, with their lines."""
+    """Reads a file of items as records like those of `items.jsonl`, with their lines."""
 
     def __call__(
         self, path: Path, keep: Container[str], *, advance: Advance | None
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The records of the items in `keep`; others may or may not come too."""
+        """The records of the items in `keep`; it may yield others too."""
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ class Format:
 
 
 def with_rating(columns: dict[str, Column], rating: str | None, rated: bool) -> dict[str, Column]:
-    """The columns and, where ratings are wanted and the format has them, the rating's."""
+    """The columns, with the column of ratings if ratings are wanted and the format has them."""
     if rated and rating is not None:
         return {**columns, "rating": Column(source=rating, kind="number")}
     return columns
@@ -91,7 +91,7 @@ def item_key(path: Path, line: int, record: dict[str, Any], field: str) -> str:
     """The id of an item's record.
 
     Raises:
-        DataError: If there is none.
+        DataError: If it has no valid id.
     """
     try:
         return key(record.get(field), field)
