@@ -319,7 +319,7 @@ def test_floors_are_counted_anew_with_the_parameters_that_were_chosen(synthetic,
     assert (graph.matrix != expected).nnz == 0
     without = {name: chosen[name] for name in chosen if not name.endswith("text")}
     assert list(recount_floors(split, without)) == list(without)
-    with pytest.raises(ValueError, match=r"texts must be one an item, .*, got none"):
+    with pytest.raises(ValueError, match=r"texts must be one per item, .*, got none"):
         recount_floors(split, chosen)
 
 
@@ -412,7 +412,7 @@ def test_floors_beat_one_another_on_synthetic_data(synthetic, fitted):
     assert value["graph + text"] > value["graph"] > value["markov"]
     assert value["graph + text"] > value["text"] > value["popularity"]
     assert value["item-knn"] > 2 * value["popularity"]
-    with pytest.raises(ValueError, match="texts must be one an item, 600, got 1"):
+    with pytest.raises(ValueError, match="texts must be one per item, 600, got 1"):
         fit_floors(split, ["x"])
 
 

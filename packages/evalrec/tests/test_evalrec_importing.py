@@ -546,7 +546,7 @@ HEADER = "user,item,time,quantity\n"
         (HEADER + "u,i,5,1\n", {"columns": {"time": ("when",)}}, "has no column 'when', which "
          "--time names; it has 'user', 'item'"),
         ("user;item,time\n1;2,3\n", {}, "could be separated by ',' or ';': --separator says"),
-        ("user item time\n1 2 3\n", {}, "no comma, semicolon, tab or bar .* --separator names"),
+        ("user item time\n1 2 3\n", {}, "no comma, semicolon, tab or bar .* by --separator"),
         ("user,item,time\nu,i,03/04/2025\n", {}, "may have the day or the month first, as in "
          "'03/04/2025': --time-format"),
         ("user,item,time\nu,i,soon\n", {}, "holds no times that are known, such as 'soon': "
@@ -676,7 +676,7 @@ def test_the_command_shows_columns_before_it_writes(evalrec, shop, tmp_path):
     arguments = ["prepare", "table", *shop, "--out", out, "--split-categories", " > "]
     code, stdout, stderr = evalrec(*arguments)
     assert code == 0, stderr
-    assert "; separated, UTF-8 with BOM, decimal comma" in stdout.replace("\n", "")
+    assert "; separated, UTF-8 with BOM, decimal comma" in " ".join(stdout.split())
     assert "Kunden-Nr." in stdout
     assert "not used" in stdout
     assert stdout.index("0007  0008  0009") < stdout.index("wrote")

@@ -100,7 +100,7 @@ class Catalog:
         """
         from semtok.frames import frame_rows
 
-        chunks = _chunks(frame_rows(frame), "row", "frame", id_column, _FRAME_CHUNK)
+        chunks = catalog_chunks(frame_rows(frame), "row", "frame", id_column, _FRAME_CHUNK)
         return _gathered(chunks, Path(folder))
 
     def __len__(self) -> int:
@@ -212,7 +212,7 @@ def stream_catalog(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     # A generator would report a missing file only when its first item is taken.
     rows, unit = open_rows(path, format)
-    return _chunks(rows, unit, path, id_column, chunk_size)
+    return catalog_chunks(rows, unit, path, id_column, chunk_size)
 
 
 def find_catalog(folder: str | Path) -> Path:
@@ -249,9 +249,21 @@ def _gathered(chunks: Iterator[Catalog], folder: Path) -> Catalog:
     return Catalog(item_ids=item_ids, fields=fields, folder=folder)
 
 
-def _chunks(
+def catalog_chunks(
     rows: Iterator[Row], unit: str, path: str | Path, id_column: str, chunk_size: int
 ) -> Iterator[Catalog]:
+    """The catalogues of numbered rows; see `stream_catalog`.
+
+    Args:
+        rows: Of a file, in order.
+        unit: What their numbers count.
+        path: What errors call the file.
+        id_column: The column that holds the item's id.
+        chunk_size: Items a chunk.
+
+    Raises:
+        CatalogError: If there are no rows, or one has no id or a repeated one.
+    """
     name = "standard input" if str(path) == "-" else str(path)
     seen = KeyRuns()
     columns: dict[str, None] = {}

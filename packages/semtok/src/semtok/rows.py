@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 Format = Literal["jsonl", "csv", "parquet"]
 """The formats of a file of items."""
@@ -93,27 +93,51 @@ def open_rows(path: str | Path, format: Format | None) -> tuple[Iterator[Row], s
         raise CatalogError(f"{path}: is a folder, not a file")
     if format == "parquet":
         return _parquet_rows(path), "row"
-    read = _csv_rows if format == "csv" else _jsonl_rows
-    return read(str(path), _file_lines(path)), "line"
+    return _file_rows(path, f".{format}"), "line"
 
 
 def _too_wide(count: int) -> str:
     return f"has {count:,} columns, more than the {MOST_COLUMNS:,} that are read"
 
 
-def _file_lines(path: Path) -> Iterator[str]:
+@runtime_checkable
+class Lines(Protocol):
+    """What is read line by line, as an open file is."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """The next line, or `limit` bytes of it; empty at the end."""
+        ...
+
+
+def text_rows(name: str, file: Lines, suffix: str) -> Iterator[Row]:
+    """The rows of an open file of JSON Lines or CSV.
+
+    Args:
+        name: What errors call it.
+        file: Read from where it stands.
+        suffix: Of its name, as `catalog_suffix` gives it; with .gz it is unpacked.
+
+    Raises:
+        CatalogError: While it is read, if it is broken.
+    """
     with ExitStack() as stack:
-        file: BufferedIOBase = stack.enter_context(path.open("rb"))
-        if path.name.lower().endswith(".gz"):
-            file = stack.enter_context(gzip.GzipFile(fileobj=file))
-        yield from _decoded(str(path), file)
+        if suffix.endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(fileobj=cast(BufferedIOBase, file)))
+        read = _csv_rows if suffix.startswith(".csv") else _jsonl_rows
+        yield from read(name, _decoded(name, file))
+
+
+def _file_rows(path: Path, kind: str) -> Iterator[Row]:
+    packing = ".gz" if path.name.lower().endswith(".gz") else ""
+    with path.open("rb") as file:
+        yield from text_rows(str(path), file, kind + packing)
 
 
 def _stdin_lines() -> Iterator[str]:
     yield from _decoded("standard input", cast(BufferedIOBase, sys.stdin.buffer))
 
 
-def _decoded(name: str, file: BufferedIOBase) -> Iterator[str]:
+def _decoded(name: str, file: Lines) -> Iterator[str]:
     """The lines of a file, decoded one by one, without a byte order mark."""
     number = 0
     while True:

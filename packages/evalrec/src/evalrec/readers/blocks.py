@@ -18,7 +18,7 @@ from typing import IO, TypeAlias
 from evalrec.interactions import DataError
 
 READ_BYTES = 2**18  # of text that are read at once
-BLOCK_BYTES = 2**24  # a block ends with the first line end after this many bytes
+BLOCK_BYTES = 2**24  # once this many bytes are read, their whole lines become a block
 LINE_BYTES = 2**24  # maximal length of a line, so that a file of one line cannot fill the memory
 QUOTED_BYTES = 2**24  # maximal length of a quoted field, so that a stray quote ends the search
 _PACKED_BYTES = 2**16  # of a gzip file that are read at once
