@@ -78,6 +78,10 @@ class FMLPRec(StateBackbone):
             for _ in range(num_layers)
         )
 
+    def shard_units(self) -> list[nn.Module]:
+        """Returns the layers that a sharded training gathers one at a time."""
+        return list(self.layers)
+
     def forward(
         self,
         history: Int[Tensor, "batch length"],
