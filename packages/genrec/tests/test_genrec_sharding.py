@@ -125,7 +125,9 @@ def assert_same(folder: Path, expected: Path) -> None:
     weights, expected_weights = (load_file(p / "final.safetensors") for p in (folder, expected))
     assert weights.keys() == expected_weights.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, expected_weights[name], rtol=1e-3, atol=1e-5)
+        # A key's bias moves no softmax: its gradient is rounding alone, which Adam makes steps of.
+        atol = 2e-3 if name.endswith("key_value.bias") else 1e-5
+        torch.testing.assert_close(weight, expected_weights[name], rtol=1e-3, atol=atol)
 
 
 @pytest.fixture(scope="module")
