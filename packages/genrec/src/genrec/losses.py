@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from genrec.config_checks import Similarity
 from genrec.full_softmax import FullCrossEntropy
+from genrec.fused_softmax import fused_kernel
 from genrec.sampling import sample_negatives
 from genrec.similarity import comparable
 
@@ -48,7 +49,8 @@ def full_cross_entropy(
     Equal to `F.cross_entropy` on all the logits, gradients included, but the logits and their
     gradients are held for `chunk_size` rows at a time only: the gradients with respect to states
     and item vectors are summed up on the way forward. Under autocast the products run in its
-    dtype, sums and exponentials in fp32.
+    dtype, sums and exponentials in fp32. On a GPU, in bf16 and from 32,768 items on, the kernel of
+    the extra `genrec[fused]` is taken where it is installed, which holds no logits at all.
 
     Args:
         states: What the model says of each history (or of each of its positions).
@@ -76,6 +78,9 @@ def full_cross_entropy(
         chunk_size = -(-len(states) // max(-(-len(states) // chunk_size), 1)) or 1  # even chunks
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    kernel = fused_kernel(states.device, dtype, len(item_vectors), label_smoothing)
+    if kernel is not None and len(states):
+        return _reduced(kernel(states, item_vectors, targets), len(targets), reduction)
     total: Tensor = FullCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states, item_vectors, targets, label_smoothing, chunk_size, dtype
     )

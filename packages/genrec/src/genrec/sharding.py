@@ -49,6 +49,12 @@ class Sharded(Replicated):
         self._plain = _appearance(self.module)
         self._weights = dict(self.module.named_parameters())
         self._scalars = {p for p in self._weights.values() if p.ndim == 0}
+        dtypes = {p.dtype for p in self._weights.values() if p.ndim}
+        if len(dtypes) > 1:
+            names = ", ".join(sorted(map(str, dtypes)))
+            raise ValueError(
+                f"module must be one that can be sharded: weights of one dtype, got {names}"
+            )
         device = self.fabric.device.type
         mesh = torch.distributed.init_device_mesh(device, (self.fabric.world_size,))
         units = self.module.shard_units() if isinstance(self.module, ShardUnits) else []
