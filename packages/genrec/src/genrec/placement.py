@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec.checkpoint import optimizer_tensors, restore_optimizer
+from genrec.compiling import compiled_loss
 from genrec.objective import Objective, Sealed
 from genrec.optimization import WeightAverage, build_optimizer
 from genrec.reading import restore_module
@@ -39,11 +40,11 @@ class Replicated:
     """
 
     def __init__(self, fabric: Any, module: nn.Module, loss: Loss, config: TrainingConfig) -> None:
-        self.fabric, self.module = fabric, module
+        self.fabric, self.module, self.config = fabric, module, config
         if fabric.world_size > 1:
             for parameter in module.parameters():  # all begin with the weights of the first
                 torch.distributed.broadcast(parameter.data, 0)
-        self.objective = Objective(module, loss)
+        self.objective = Objective(module, compiled_loss(loss) if config.compile else loss)
         self.forward = self._placed(self.objective)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.parameters, config)

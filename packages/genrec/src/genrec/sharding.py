@@ -38,6 +38,8 @@ class Sharded(Replicated):
     """
 
     def _placed(self, objective: Objective) -> Callable[[Sealed], Tensor]:
+        if self.config.compile:
+            raise ValueError("compile must be False with strategy 'fsdp', got True")
         try:
             from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
             from torch.distributed.fsdp import fully_shard

@@ -20,6 +20,9 @@ class TrainingConfig:
         gradient_clip: Most that the gradients' norm may be; None leaves them.
         precision: "32", or "bf16" for autocast. On a CPU, bf16 pays only where the hardware
             multiplies it (AMX, avx512_bf16); elsewhere it is many times slower.
+        compile: Whether the loss, with the forward pass in it, is compiled by `torch.compile`,
+            which takes a C++ compiler and minutes before the first step: for long trainings on a
+            GPU, and not beside strategy "fsdp". Dropout draws other numbers than without.
         accumulate: Batches of each process to a step. Their losses are averaged, each with its
             number of samples for its weight: where a loss is a mean over samples, the step is that
             of one batch as large as all of them. A smaller step ends an epoch that does not divide.
@@ -46,6 +49,7 @@ class TrainingConfig:
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     gradient_clip: float | None = None
     precision: Literal["32", "bf16"] = "32"
+    compile: bool = False
     accumulate: int = 1
     monitor: str | None = None
     monitor_mode: Literal["max", "min"] = "max"
