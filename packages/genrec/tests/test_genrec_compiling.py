@@ -39,6 +39,7 @@ def batch_of(rows: int, length: int) -> Batch:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
 def test_a_compiled_loss_has_the_same_gradients_and_is_compiled_once_for_all_lengths(tmp_path):
     compiled, graphs = compiled_loss(loss), []
     for rows, length in ((4, 5), (6, 3), (9, 7), (5, 4)):
