@@ -1,7 +1,8 @@
-"""TSSR's stages in order: content embeddings, the two-stream model, SASRec beside it."""
+"""TSSR's stages in order: content embeddings, the two-stream model, the baselines."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +12,16 @@ import numpy as np
 import torch
 from evalrec import Report
 from fusion import ContentEncoder, VectorTable, encoder_counts, precomputed
-from genrec import Backbone, Batch, DenseRecommender, ItemInput, item_table, load_weights
+from genrec import (
+    Backbone,
+    BackboneName,
+    Batch,
+    DenseRecommender,
+    ItemInput,
+    SequenceModelConfig,
+    item_table,
+    load_weights,
+)
 from jaxtyping import Float
 from semtok import Standardisation
 from torch import Tensor, nn
@@ -21,7 +31,7 @@ from semrec.shared.exporting import ItemIndex
 from semrec.shared.files import save_anew
 from semrec.shared.stage import Stage
 from semrec.shared.stages import Vectors, embedding_stage, kept_standardisation
-from semrec.shared.training import DenseTraining, dense_stage, keep_weights
+from semrec.shared.training import DenseTraining, baseline_stage, dense_stage, keep_weights
 from semrec.tssr.config import Config, Model
 from semrec.tssr.encoders import content_encoders
 from semrec.tssr.model import TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
@@ -36,14 +46,14 @@ BASELINES: dict[ItemInput, str] = {
     "content": "SASRec, content",
     "both": "SASRec, ids and content",
 }
-"""Rows of the baselines, by what they read."""
+"""Rows of the baselines, by their inputs."""
 
 
 class TSSRPipeline(AnsweringPipeline[Config]):
-    """The stages of a run, or of a variant of it that a study needs."""
+    """The stages of a run, or of a variant of a run in a study."""
 
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages of a whole run in order, but for "data"."""
+        """The stages of a run in order, without "data"."""
         contents = self.content_stages if self.is_stored or self.baselines() else ()
         return (*contents, self.floors, self.tssr, *self.baselines().values(), self.answer)
 
@@ -59,7 +69,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         return self.tssr
 
     def recommender_of(self, stage: Stage[Report]) -> DenseRecommender:
-        """The model, or a baseline; content that was encoded end to end is a table by now."""
+        """The recommender by the model or a baseline; end-to-end content is a stored table."""
         if stage.name == self.tssr.name:
             return self._answering(self.model())
         (items,) = (kind for kind in BASELINES if stage.name == f"sasrec_{kind}")
@@ -76,7 +86,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         )
 
     def item_index(self) -> ItemIndex:
-        """The two-stream model's item vectors; what a content stream reads becomes a table."""
+        """The two-stream model's item vectors, with the inputs of content streams as tables."""
         model = self.model()
         for stream, table in zip(model.streams, model.tables(), strict=True):
             stream.item_encoder = VectorTable(table.detach())
@@ -90,25 +100,25 @@ class TSSRPipeline(AnsweringPipeline[Config]):
             named = {stage.name: content.numpy() for stage, content in pairs}
         return {**named, "items": self.model().item_vectors().detach().numpy()}
 
-    # Section 3.2: what items say of themselves.
+    # Section 3.2: the content of items.
 
     reads_text_fields = ("content.streams", "content.image_field")
 
     @property
     def is_stored(self) -> bool:
-        """Whether the model reads stored content, and does not encode it itself."""
+        """Whether the model reads stored content instead of encoding it."""
         return self.config.content.mode == "stored"
 
     @property
     def text_fields(self) -> tuple[str, ...]:
-        """The fields of all streams of text."""
+        """The fields of all text streams."""
         content = self.config.content
         texts = [fields for fields in content.fields if not content.is_image(fields)]
         return tuple(dict.fromkeys(name for fields in texts for name in fields))
 
     @cached_property
     def content_stages(self) -> tuple[Stage[Vectors], ...]:
-        """A stage a stream, such as "content_title": its stored embeddings, and their scale."""
+        """One stage per stream, such as "content_title": its stored embeddings and their scale."""
         content = self.config.content
         text = ("content.embedding",)
         image = ("content.image_embedding", "content.image_weights", "content.image_field")
@@ -131,14 +141,14 @@ class TSSRPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def contents(self) -> list[Float[Tensor, "items dim"]]:
-        """The stored content embeddings, one array a stream, reduced and standardised."""
+        """The stored content embeddings, one array per stream, reduced and standardised."""
         return [
             torch.from_numpy(self.standardisation(stage).transform(stage.result()))
             for stage in self.content_stages
         ]
 
     def standardisation(self, content: Stage[Vectors]) -> Standardisation:
-        """What brings a stream's content to scale; of an update, the old run's."""
+        """The standardisation of a stream's content; in an update, the old run's."""
         return kept_standardisation(content, self.config.content.dim)
 
     # Sections 3.3 to 3.5: two streams, aligned by contrast, joined by attention and a gate.
@@ -160,7 +170,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         return TwoStream(model, contents)
 
     def model(self) -> TwoStream:
-        """The trained model; it needs no content encoder."""
+        """The trained model, which needs no content encoder."""
         config = self.config.model
         if self.is_stored:
             model = TwoStream(config, self.contents)
@@ -169,7 +179,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         load_weights(self.tssr.file("weights.safetensors"), model)
         return model.eval()
 
-    # Table 1: SASRec, by default as deep as the two-stream model, with the same budget.
+    # Table 1: SASRec with the same budget, by default as deep as the two-stream model.
 
     def baselines(self) -> dict[str, Stage[Report]]:
         """The stages of the baselines of a run, by their rows."""
@@ -184,13 +194,31 @@ class TSSRPipeline(AnsweringPipeline[Config]):
             f"sasrec_{items}", untrained, baseline_loss, self.content_stages, reads=reads
         )
 
+    def rival(self, backbone: BackboneName, items: ItemInput) -> Stage[Report]:
+        """Another sequence model, as deep as the baselines, on ids, on content or on both."""
+        names = {field.name for field in dataclasses.fields(SequenceModelConfig)}
+        sizes = {name: value for name, value in vars(self.config.model).items() if name in names}
+        sizes |= {"num_layers": self._baseline_depth, "backbone": backbone, "items": items}
+        reads = ("model", "evaluation.baseline_layers")
+        reads_content = items != "ids"
+        return baseline_stage(
+            self,
+            f"{backbone}_{items}",
+            SequenceModelConfig(**sizes),
+            lambda: self.contents,
+            reads=(*reads, "content") if reads_content else reads,
+            after=self.content_stages if reads_content else (),
+        )
+
     def _untrained_baseline(self, items: ItemInput) -> Backbone:
         config = self.config.model
         table = item_table(items, self.contents, config.dim)
-        depth = self.config.evaluation.baseline_layers
-        if depth is None:
-            depth = config.num_layers + config.num_cross_layers
-        return sasrec(config, len(self.contents[0]), table, depth)
+        return sasrec(config, len(self.contents[0]), table, self._baseline_depth)
+
+    @property
+    def _baseline_depth(self) -> int:
+        config, depth = self.config.model, self.config.evaluation.baseline_layers
+        return config.num_layers + config.num_cross_layers if depth is None else depth
 
     def _trained(
         self,

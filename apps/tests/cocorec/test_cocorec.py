@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evalrec import evaluate
+from genrec import dense_scorer
 
 from semrec.cocorec import app, studies
 from semrec.cocorec.system import padded, reduction
@@ -69,7 +71,7 @@ def test_studies_go_into_the_report(
     }
     page = (complete / "report.html").read_text()
     assert "Study: ablation" in page
-    assert "Study: what the codes are made of" in page
+    assert "Study: source of the codes" in page
 
 
 def test_random_codes_stand_beside_those_of_any_quantizer(
@@ -84,6 +86,28 @@ def test_random_codes_stand_beside_those_of_any_quantizer(
         assert variants[name].config.codes.source == "random"
 
 
+def test_other_models_read_what_they_can_read(
+    data: Path, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipeline = app.APP.open(data, tmp_path / "run", load_config(app.APP.config, config), "cpu")
+    monkeypatch.setattr(studies, "tested", lambda variants, *_: variants)
+    rows: Any = studies.backbones(pipeline, [0]).systems
+    text = {f"{name}, ids and text" for name in ("FDSA", "UniSRec", "S3Rec", "TedRec")}
+    assert text | {"S3Rec, ids", "UniSRec, text", "VQRec, codes of the text"} <= set(rows)
+    # Its codes are those of the text, whatever the run's own are made of.
+    random_codes = pipeline.varied(codes={"source": "random"})
+    rows = studies.backbones(random_codes, [0]).systems
+    assert rows["VQRec, codes of the text"].config.codes.source == "text"
+    assert rows["TedRec, ids and text"].config.codes.source == "random"
+
+    report = pipeline.baseline("content", "vqrec").result()
+    model: Any = pipeline.trained_baseline("content", "vqrec")
+    assert model.item_encoder.codes.tolist() == pipeline.codes().codes.tolist()
+    score = dense_scorer(model, pipeline.config.model.history_length)
+    again = evaluate(pipeline.data.split.test, score, ks=pipeline.config.evaluation.ks)
+    assert again.metrics == report.metrics
+
+
 def test_what_is_deployed_answers_as_the_whole_model(
     complete: Path, data: Path, config: Path, launch: Launch
 ) -> None:
@@ -95,7 +119,7 @@ def test_what_is_deployed_answers_as_the_whole_model(
     assert gap < 1e-4
     assert set(study["facts"]) == {"CoCoRec, deployed", "SASRec, ids"}
     assert study["facts"]["SASRec, ids"]["times SASRec"] == 1
-    assert "CoCoRec, fusing the items each time: " in study["note"]
+    assert "CoCoRec, fusing the items for each batch: " in study["note"]
 
 
 def test_a_narrow_view_is_filled_up_with_zeros() -> None:

@@ -19,7 +19,7 @@ import pytest
 from evalrec import DataError, TableOptions, plan_table, prepare_table
 from evalrec.cli import main
 from evalrec.importing import PRESETS
-from evalrec.preparation import PrepareOptions
+from evalrec.reduction import PrepareOptions
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -463,6 +463,14 @@ LOOK_ALIKES = {
         [("1", "2268318", 1511544070), ("1", "2333346", 1511561733)],
         {"item_id": "2268318", "categories": ["2520377"]},
     ),
+    "tmall": (
+        {
+            "user_log_format1.csv": "user_id,item_id,cat_id,seller_id,brand_id,time_stamp,"
+            "action_type\n328862,323294,833,2882,2661.0,0829,0\n328862,844400,1271,2882,,1111,2\n"
+        },
+        [("328862", "323294", 829), ("328862", "844400", 1111)],
+        {"item_id": "323294", "categories": ["833"], "brand": "2661.0"},
+    ),
     "gowalla": (
         {
             "loc-gowalla_totalCheckins.txt.gz": "0\t2010-10-19T23:55:27Z\t30.23\t-97.79\t22847\n"
@@ -538,7 +546,7 @@ HEADER = "user,item,time,quantity\n"
         (HEADER + "u,i,5,1\n", {"columns": {"time": ("when",)}}, "has no column 'when', which "
          "--time names; it has 'user', 'item'"),
         ("user;item,time\n1;2,3\n", {}, "could be separated by ',' or ';': --separator says"),
-        ("user item time\n1 2 3\n", {}, "no comma, semicolon, tab or bar .* --separator names"),
+        ("user item time\n1 2 3\n", {}, "no comma, semicolon, tab or bar .* by --separator"),
         ("user,item,time\nu,i,03/04/2025\n", {}, "may have the day or the month first, as in "
          "'03/04/2025': --time-format"),
         ("user,item,time\nu,i,soon\n", {}, "holds no times that are known, such as 'soon': "
@@ -546,11 +554,11 @@ HEADER = "user,item,time,quantity\n"
         ("user,item,time\nu,i,1700000000\nu,i,1700000000000\n", {}, "times of several units .* "
          "--time-unit says"),
         (HEADER + "u,i,2025-01-01,1\nu,i,2025-02-30,1\n", {}, "line 3: time must be a time that "
-         "was, got '2025-02-30'"),
+         "exists, got '2025-02-30'"),
         (HEADER + "u,i,2025-01-01T10:00,1\nu,i,2025-01-01T10:00:00.5,1\n", {"time_unit": "s"},
          "line 3: time must be a time of whole seconds .*: --time-unit keeps finer ones"),
         (HEADER + "u,i,2025-03-30 02:30,1\n", {"timezone": "Europe/Berlin"}, "line 2: time must be "
-         "a time that was, .* clocks pass over that hour in Europe/Berlin"),
+         "a time that exists, .* clocks pass over that hour in Europe/Berlin"),
         (HEADER + 'u,i,5,1\nu,i,5,"1,5"\n', {"decimal": "."}, "line 3: quantity must be a number "
          "with a decimal point, got '1,5': --decimal ',' reads it"),
         (HEADER + "u,i,5,1.5\n", {"quantity": "repeat"}, "line 2: quantity must be a whole number "
@@ -668,7 +676,7 @@ def test_the_command_shows_columns_before_it_writes(evalrec, shop, tmp_path):
     arguments = ["prepare", "table", *shop, "--out", out, "--split-categories", " > "]
     code, stdout, stderr = evalrec(*arguments)
     assert code == 0, stderr
-    assert "; separated, UTF-8 with BOM, decimal comma" in stdout.replace("\n", "")
+    assert "; separated, UTF-8 with BOM, decimal comma" in " ".join(stdout.split())
     assert "Kunden-Nr." in stdout
     assert "not used" in stdout
     assert stdout.index("0007  0008  0009") < stdout.index("wrote")

@@ -1,18 +1,20 @@
-"""PRORec's rivals, tuned on validation: each has as many trials as every other, ours included."""
+"""PRORec's rivals, tuned on validation: all models have equally many trials, ours included."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import typer
 from evalrec import Report
 from genrec import BACKBONE_TITLES, BackboneName, ItemInput
 
 from semrec.prorec.config import PLAIN_STAGE_TWO
 from semrec.prorec.joined import PRORecPipeline
+from semrec.prorec.studies.generation import two_trees
 from semrec.prorec.studies.two_codes import two_codes
 from semrec.shared.stage import Stage
 
@@ -26,7 +28,7 @@ DENSE_TRIALS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.05},
     {"num_layers": 1},
 )
-"""What is tried of sequence models, in this order, beside the run's own values."""
+"""The trials of sequence models, in this order, after the run's own values."""
 
 GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
     {},
@@ -38,7 +40,7 @@ GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
     {"dropout": 0.3},
     {"num_decoder_layers": 2},
 )
-"""What is tried of models that generate codes."""
+"""The trials of models that generate codes."""
 
 TIGER = {
     **PLAIN_STAGE_TWO,
@@ -54,7 +56,7 @@ TIGER = {
     "beta": 0.0,
     "distillation_state": "last",
 }
-"""What makes stage II TIGER's."""
+"""The settings of TIGER for stage II."""
 
 TIGER_CODES = {
     "source": "semantic",
@@ -65,19 +67,19 @@ TIGER_CODES = {
     "collisions": "suffix",
     "epochs": None,
 }
-"""What makes the codes TIGER's."""
+"""The settings of TIGER for the codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """What a search needs of a model.
+    """A model in the search.
 
     Attributes:
-        pipeline: The variant of the run that is it, untuned.
-        part: The part of the configuration that trials change.
-        trials: What they change there.
-        trained: The stage that trains a variant; its facts have the validation.
-        test: The stage that tests one, which may be the same.
+        pipeline: The untuned variant of the run.
+        part: The table of the configuration that trials change.
+        trials: The changes of each trial.
+        trained: Returns the stage that trains a variant; its facts have the validation metrics.
+        test: Returns the stage that tests a variant, which may be the same.
     """
 
     pipeline: PRORecPipeline
@@ -92,9 +94,9 @@ class Searched:
     """The best of a contestant's trials.
 
     Attributes:
-        reports: Its tests, one a seed.
+        reports: The test reports, one per seed.
         validation: NDCG@10 on validation, seen items filtered, by which it was chosen.
-        chosen: What it changes, in words.
+        chosen: Its changes, as a text.
     """
 
     reports: list[Report]
@@ -103,7 +105,7 @@ class Searched:
 
 
 def settings(contestant: Contestant) -> dict[str, PRORecPipeline]:
-    """What can be tried of a contestant, by what it changes in words; each setting once."""
+    """The different settings of a contestant, by their changes as a text."""
     variants: dict[str, PRORecPipeline] = {}
     configs: list[Any] = []
     for changes in contestant.trials:
@@ -116,15 +118,15 @@ def settings(contestant: Contestant) -> dict[str, PRORecPipeline]:
 
 
 def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> Searched:
-    """Tries a contestant's settings with the first seed, and tests the best with all.
+    """Tries a contestant's settings with the first seed, and tests the best with all seeds.
 
     Args:
         contestant: The model.
-        num_trials: How many of its settings are tried.
-        seeds: For the test.
+        num_trials: The number of settings that are tried.
+        seeds: The seeds of the test.
 
     Raises:
-        ValueError: There are fewer settings, or none is to be tried.
+        ValueError: There are fewer settings, or `num_trials` is less than 1.
     """
     possible = settings(contestant)
     if not 1 <= num_trials <= len(possible):
@@ -144,7 +146,7 @@ def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> S
 
 
 def prorec(pipeline: PRORecPipeline) -> Contestant:
-    """The run itself; what is tried is of its stage II."""
+    """The run itself, with trials of its stage II."""
     return Contestant(
         pipeline=pipeline,
         part="stage_two",
@@ -155,14 +157,14 @@ def prorec(pipeline: PRORecPipeline) -> Contestant:
 
 
 def tiger(pipeline: PRORecPipeline) -> Contestant:
-    """TIGER: RQ-VAE codes of the text with a last one for uniqueness, four layers a side."""
+    """TIGER: RQ-VAE codes of the text with a last unique code, four layers in each half."""
     return prorec(pipeline.varied(codes=TIGER_CODES, stage_two=TIGER))
 
 
 def eager(pipeline: PRORecPipeline) -> Contestant:
-    """EAGER: a code of the text and one of the behaviour, a decoder for each.
+    """EAGER: one code of the text and one of the behaviour, each with its own decoder.
 
-    Differs: without its task that transfers from text to behaviour.
+    Differs: without EAGER's task that transfers from text to behaviour.
     """
     changes = {**PLAIN_STAGE_TWO, "output_vocabulary": "node", "scoring": "renormalized"}
     return Contestant(
@@ -174,8 +176,30 @@ def eager(pipeline: PRORecPipeline) -> Contestant:
     )
 
 
+def recforest(pipeline: PRORecPipeline) -> Contestant:
+    """RecForest: two trees of the behaviour's embeddings, a generator each, ranked by both.
+
+    Differs: the trees have the run's own branching and the generators its own sizes, each with an
+    encoder of its own; trials are chosen by the first tree alone.
+    """
+    changes = {
+        **PLAIN_STAGE_TWO,
+        "output_vocabulary": "node",
+        "scoring": "renormalized",
+        "beta": 0.0,
+        "distillation_state": "last",
+    }
+    return Contestant(
+        pipeline=pipeline.varied(codes={"source": "collaborative"}, stage_two=changes),
+        part="stage_two",
+        trials=GENERATOR_TRIALS,
+        trained=attrgetter("stage_two"),
+        test=two_trees,
+    )
+
+
 def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
-    """Sequence models that rank the catalogue, in stage I's sizes: titles to contestants."""
+    """Sequence models with the sizes of stage I that rank the catalogue, by title."""
     sampled = pipeline.config.stage_one.num_negatives or 2048
     kinds: list[tuple[BackboneName, ItemInput, str, int]] = [
         ("sasrec", "ids", ", full softmax", 0),
@@ -191,17 +215,64 @@ def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
         ("cl4srec", "ids", "", sampled),
         ("duorec", "ids", "", sampled),
         ("fdsa", "both", "", sampled),
+        ("s3rec", "both", "", sampled),
         ("unisrec", "content", "", sampled),
         ("unisrec", "both", "", sampled),
     ]
     read = {"ids": "ids", "content": "text", "both": "ids and text"}
     return {
-        f"{BACKBONE_TITLES[backbone]}, {read[items]}{loss}": Contestant(
-            pipeline=pipeline.varied(stage_one={"num_negatives": negatives}),
-            part="stage_one",
-            trials=DENSE_TRIALS,
-            trained=partial(PRORecPipeline.rival, backbone=backbone, items=items),
-            test=partial(PRORecPipeline.rival, backbone=backbone, items=items),
+        f"{BACKBONE_TITLES[backbone]}, {read[items]}{loss}": dense_rival(
+            pipeline.varied(stage_one={"num_negatives": negatives}), backbone, items
         )
         for backbone, items, loss, negatives in kinds
+    }
+
+
+def dense_rival(pipeline: PRORecPipeline, backbone: BackboneName, items: ItemInput) -> Contestant:
+    """A sequence model that ranks the catalogue, in the sizes and by the loss of stage I."""
+    stage = partial(PRORecPipeline.rival, backbone=backbone, items=items)
+    return Contestant(
+        pipeline=pipeline, part="stage_one", trials=DENSE_TRIALS, trained=stage, test=stage
+    )
+
+
+def contest(
+    pipeline: PRORecPipeline,
+    contestants: Mapping[str, Contestant],
+    seeds: Sequence[int],
+    values: Sequence[int],
+) -> tuple[int, dict[str, Searched]]:
+    """Searches all contestants with as many trials each.
+
+    Args:
+        pipeline: The run.
+        contestants: The models, by their rows.
+        seeds: For the tests.
+        values: One number of trials, as the command line has it.
+
+    Returns:
+        The number of trials, and what was found of each.
+
+    Raises:
+        typer.BadParameter: `values` is not one number that all have so many settings for.
+    """
+    possible = min(len(settings(contestant)) for contestant in contestants.values())
+    (trials,) = values if len(values) == 1 else (0,)
+    if not 1 <= trials <= possible:
+        raise typer.BadParameter(
+            f"--values must be one number of trials, from 1 to {possible}, "
+            f"got {','.join(map(str, values))}"
+        )
+    results: dict[str, Searched] = {}
+    for number, (name, contestant) in enumerate(contestants.items(), start=1):
+        pipeline.run.screen.say(f"-- {name} ({number} of {len(contestants)})")
+        results[name] = searched(contestant, trials, seeds)
+    return trials, results
+
+
+def chosen_facts(results: Mapping[str, Searched]) -> dict[str, dict[str, float | str]]:
+    """What a table says of each search beside the tests."""
+    return {
+        name: {"validation NDCG@10": f"{result.validation:.4f}", "chosen": result.chosen}
+        for name, result in results.items()
     }

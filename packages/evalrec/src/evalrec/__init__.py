@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     )
     from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
     from evalrec.metrics import average_precision, hit_rate, mrr, ndcg, precision, recall
-    from evalrec.preparation import Prepared, PrepareOptions, prepare
+    from evalrec.preparation import Prepared, prepare
+    from evalrec.published import PUBLISHED, CountDifference, PublishedSet
     from evalrec.ranking import rank_items
     from evalrec.readers import (
         FORMATS,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         read_raw,
     )
     from evalrec.recommendations import Recommendations, recommend
+    from evalrec.reduction import PrepareOptions
     from evalrec.report import MODES, Estimate, Report, read_report
     from evalrec.scorers import EmbeddingScorer
     from evalrec.split_files import read_split
@@ -84,6 +86,7 @@ __all__ = [
     "FORMATS",
     "MODES",
     "PRESETS",
+    "PUBLISHED",
     "Batch",
     "Calibration",
     "Candidates",
@@ -91,6 +94,7 @@ __all__ = [
     "CodeDiversity",
     "Column",
     "Comparison",
+    "CountDifference",
     "DataError",
     "Difference",
     "EmbeddingScorer",
@@ -108,6 +112,7 @@ __all__ = [
     "PopularityFloor",
     "PrepareOptions",
     "Prepared",
+    "PublishedSet",
     "Queries",
     "Recommendations",
     "Report",
@@ -194,13 +199,15 @@ _MODULES = {
         "VectorDiversity",
     ),
     "metrics": ("average_precision", "hit_rate", "mrr", "ndcg", "precision", "recall"),
-    "preparation": ("PrepareOptions", "Prepared", "prepare"),
+    "preparation": ("Prepared", "prepare"),
+    "published": ("PUBLISHED", "CountDifference", "PublishedSet"),
     "ranking": ("rank_items",),
     "readers": (
         *("FORMATS", "Batch", "Column", "Format", "batch_of_rows", "find_interactions"),
         *("find_items", "read_catalogue", "read_interactions", "read_item_ids", "read_raw"),
     ),
     "recommendations": ("Recommendations", "recommend"),
+    "reduction": ("PrepareOptions",),
     "report": ("MODES", "Estimate", "Report", "read_report"),
     "scorers": ("EmbeddingScorer",),
     "split_files": ("read_split",),
@@ -231,9 +238,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """A module whose public names stay what they are when a submodule of one's name is loaded.
+    """A module whose functions are not replaced when a submodule of the same name is loaded.
 
-    `evalrec.evaluate` is the function; importing the module of that name would put itself there.
+    `evalrec.evaluate` is the function; importing the module of that name would overwrite it.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -14,10 +14,11 @@ from evalrec import prepare_cli, reporting_cli, terminal
 if TYPE_CHECKING:
     from evalrec.findings import Finding
     from evalrec.interactions import Interactions
+    from evalrec.published import PublishedSet
     from evalrec.splits import Split
 
 app = typer.Typer(
-    help="Evaluation of recommenders that can be compared: data, checks, floors, comparisons.",
+    help="Comparable evaluation of recommenders: data, checks, floors, comparisons.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,7 +45,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """What stands before the name of a command."""
+    """Options that stand before the name of a command."""
 
 
 @app.command()
@@ -56,8 +57,15 @@ def check(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A part of a split that others made, its name holding train, valid or test; "
-            "give the option once a part. Default: leave-one-out.",
+            help="A part of a split made by others, with train, valid or test in its name; "
+            "give the option once per part. Default: leave-one-out.",
+        ),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Print the counts of a paper's data set, such as prorec-beauty, beside these.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -66,13 +74,19 @@ def check(
     from evalrec.checks import check_interactions
     from evalrec.findings import by_severity
     from evalrec.leaks import check_split
+    from evalrec.prepare_screen import print_published
+    from evalrec.published import get_published
+    from evalrec.reduction import counts_of
 
+    paper = None if published is None else get_published(published)
     table, parts = _read(directory, split or [])
     findings = by_severity([*check_interactions(table), *check_split(parts, table)])
     if as_json:
-        _print_json(table, parts, findings)
+        _print_json(table, parts, findings, paper)
     else:
         _print_findings(directory, table, parts, findings)
+        if paper is not None:
+            print_published(paper, paper.compare(counts_of(table)))
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -110,7 +124,7 @@ def _stop(text: str, code: int) -> None:
 
 
 def _read(directory: Path, files: list[Path]) -> tuple[Interactions, Split]:
-    """The interactions of a folder, by the rows of its items where it lists them; its split."""
+    """The interactions of a folder, with the rows of its items if it lists them; and its split."""
     from evalrec.progress import ProgressScreen
     from evalrec.readers.native import (
         ITEM_SUFFIXES,
@@ -159,8 +173,13 @@ def _print_findings(
     terminal.print_table(shown)
 
 
-def _print_json(table: Interactions, parts: Split, findings: list[Finding]) -> None:
+def _print_json(
+    table: Interactions, parts: Split, findings: list[Finding], paper: PublishedSet | None
+) -> None:
     import json
+    from dataclasses import asdict
+
+    from evalrec.reduction import counts_of
 
     counts = {
         "users": table.num_users,
@@ -168,5 +187,11 @@ def _print_json(table: Interactions, parts: Split, findings: list[Finding]) -> N
         "interactions": len(table),
         **{name.replace(" ", "_"): count for name, count in parts.counts.items()},
     }
-    report = {"counts": counts, "findings": [finding.to_dict() for finding in findings]}
+    report: dict[str, object] = {"counts": counts}
+    report["findings"] = [finding.to_dict() for finding in findings]
+    if paper is not None:
+        report["published"] = {
+            **{"name": paper.name, "source": paper.source, "note": paper.note},
+            "counts": [asdict(count) for count in paper.compare(counts_of(table))],
+        }
     typer.echo(json.dumps(report, indent=2))

@@ -1,7 +1,8 @@
-"""Fewer interactions: the k-core, one of repeated pairs, long users, the last of each user."""
+"""Fewer interactions: known items, one of repeated pairs, the k-core, a sample, the last ones."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Literal
 
 import numpy as np
@@ -13,9 +14,9 @@ from evalrec.interactions import DataError, Interactions
 def k_core(interactions: Interactions, *, k: int = 5) -> Interactions:
     """Keep the users and items with at least k interactions among themselves.
 
-    Users and items below k are dropped until none is left to drop: the fixed point, not one pass.
-    Users and items without interactions leave the key tables, so rows are numbered anew; the order
-    of the keys stays.
+    Users and items below k are dropped again and again until none is left below k, not in one pass.
+    Users and items without interactions are removed from the key tables, so rows are renumbered;
+    the order of the keys stays.
 
     Raises:
         ValueError: If k is below 1.
@@ -82,8 +83,37 @@ def drop_short(interactions: Interactions, *, n: int) -> Interactions:
     return _only(interactions, keep)
 
 
+def keep_items(interactions: Interactions, item_ids: Container[str]) -> Interactions:
+    """Keep the interactions with some items.
+
+    Raises:
+        DataError: If nothing is left.
+    """
+    wanted = np.array([item in item_ids for item in interactions.item_ids])
+    keep = wanted[interactions.items]
+    if not keep.any():
+        raise DataError("no item of an interaction is one that a file of items describes")
+    return _only(interactions, keep)
+
+
+def sample_users(interactions: Interactions, *, n: int, seed: int = 0) -> Interactions:
+    """Keep n users, drawn at random; users stay in their order, and items may then have none.
+
+    Raises:
+        ValueError: If n is below 1.
+        DataError: If there are fewer users.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if n > interactions.num_users:
+        raise DataError(f"{n:,} users cannot be drawn of {interactions.num_users:,}")
+    drawn = np.zeros(interactions.num_users, dtype=bool)
+    drawn[np.random.default_rng(seed).choice(interactions.num_users, n, replace=False)] = True
+    return _only(interactions, drawn[interactions.users])
+
+
 def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -> Interactions:
-    """Some interactions; users and items left without any leave the key tables."""
+    """Some interactions; users and items without any are removed from the key tables."""
     kept_users, users = _renumbered(interactions.users[keep], interactions.num_users)
     kept_items, items = _renumbered(interactions.items[keep], interactions.num_items)
     return Interactions(
@@ -99,6 +129,6 @@ def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -
 def _renumbered(
     rows: Int[np.ndarray, " kept"], num_rows: int
 ) -> tuple[Int[np.ndarray, " used"], Int[np.ndarray, " kept"]]:
-    """The rows that occur, ascending, and each occurrence's place among them."""
+    """The rows that occur, ascending, and the position of each occurrence among them."""
     occurs = np.bincount(rows, minlength=num_rows) > 0
     return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[rows]

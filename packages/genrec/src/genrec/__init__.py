@@ -1,4 +1,4 @@
-"""Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
+"""Generative recommendation: sequence models, generation of semantic IDs, a training loop."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ if TYPE_CHECKING:
         FDSA,
         HGN,
         HSTU,
+        RPG,
         Backbone,
         BERT4Rec,
         Caser,
         CL4SRec,
+        CodeTable,
         ConcatenatedTables,
         ContentExperts,
         ContentTable,
         DuoRec,
+        EnsRec,
         FeatureTables,
         FMLPRec,
         GRU4Rec,
         ItemInput,
         ItemTable,
+        S3Rec,
         SASRec,
         StateBackbone,
+        TedRec,
         UniSRec,
+        VQRec,
         item_table,
     )
     from genrec.calibration import Calibration, calibrate, calibrated
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
     from genrec.exporting import DecoderStep, HistoryEncoder, QueryState
     from genrec.item_checks import first_of_each
     from genrec.item_graph import ItemGraph, ItemMatrix, ItemScores
+    from genrec.liger import LIGER
     from genrec.losses import (
         binary_cross_entropy,
         candidate_binary_cross_entropy,
@@ -63,6 +70,7 @@ if TYPE_CHECKING:
     from genrec.seq2seq_config import Seq2SeqConfig
     from genrec.sequence_config import (
         BACKBONE_TITLES,
+        CODED_BACKBONES,
         ITEM_INPUTS,
         BackboneName,
         SequenceModelConfig,
@@ -84,11 +92,14 @@ __version__ = metadata.version("genrec")
 
 __all__ = [
     "BACKBONE_TITLES",
+    "CODED_BACKBONES",
     "DIN",
     "FDSA",
     "HGN",
     "HSTU",
     "ITEM_INPUTS",
+    "LIGER",
+    "RPG",
     "Answer",
     "Answers",
     "ArtifactError",
@@ -99,12 +110,14 @@ __all__ = [
     "CL4SRec",
     "Calibration",
     "Caser",
+    "CodeTable",
     "ConcatenatedTables",
     "ContentExperts",
     "ContentTable",
     "DecoderStep",
     "DenseRecommender",
     "DuoRec",
+    "EnsRec",
     "Ensemble",
     "FMLPRec",
     "FeatureTables",
@@ -127,6 +140,7 @@ __all__ = [
     "Recommendation",
     "Recommender",
     "Request",
+    "S3Rec",
     "SASRec",
     "SavedBackbone",
     "SavedModel",
@@ -141,6 +155,7 @@ __all__ = [
     "StepFunction",
     "Streams",
     "Tables",
+    "TedRec",
     "TrainingConfig",
     "TrainingEvent",
     "TrainingRecipe",
@@ -148,6 +163,7 @@ __all__ = [
     "Trie",
     "TwinBatches",
     "UniSRec",
+    "VQRec",
     "Vocabulary",
     "backbone_class",
     "beam_recall",
@@ -189,11 +205,17 @@ __all__ = [
     "with_catalogue",
 ]
 
-# Modules are loaded on first use of a name of theirs: most import torch, which takes seconds.
+# A module is loaded when one of its names is first used: most import torch, which takes seconds.
 _MODULES = {
     "answers": ("Answers",),
     "artifact": ("load_weights", "save_weights"),
     "backbones": (
+        "VQRec",
+        "TedRec",
+        "S3Rec",
+        "RPG",
+        "EnsRec",
+        "CodeTable",
         "BERT4Rec",
         "Backbone",
         "CL4SRec",
@@ -224,6 +246,7 @@ _MODULES = {
     "exporting": ("DecoderStep", "HistoryEncoder", "QueryState"),
     "item_checks": ("first_of_each",),
     "item_graph": ("ItemGraph", "ItemMatrix", "ItemScores"),
+    "liger": ("LIGER",),
     "losses": (
         "binary_cross_entropy",
         "candidate_binary_cross_entropy",
@@ -247,7 +270,8 @@ _MODULES = {
     "seq2seq": ("Seq2Seq", "Seq2SeqOutput", "Tables"),
     "seq2seq_config": ("Seq2SeqConfig",),
     "sequence_config": (
-        *("BACKBONE_TITLES", "BackboneName", "ITEM_INPUTS", "SequenceModelConfig"),
+        *("BACKBONE_TITLES", "BackboneName", "CODED_BACKBONES", "ITEM_INPUTS"),
+        "SequenceModelConfig",
         *("backbone_class", "make_backbone"),
     ),
     "shard_units": ("ShardUnits",),

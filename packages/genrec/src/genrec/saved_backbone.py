@@ -1,8 +1,8 @@
-"""The model folder of a sequence model: its class, its settings, and where its item vectors are.
+"""The model folder of a sequence model: its class, its settings, and its item tables.
 
-What `config.json` says of the item vectors is a tree of item tables. Learned vectors are among the
-weights; stored content is in `catalogue.safetensors`, as `content.0`, `content.1` and so on, in the
-order in which the tree names its tables.
+`config.json` describes the item vectors as a tree of item tables. Learned vectors are among the
+weights. Stored content is in `catalogue.safetensors`, as `content.0`, `content.1` and so on, in the
+order of the tables in the tree.
 """
 
 from __future__ import annotations
@@ -24,20 +24,26 @@ from genrec.backbones import (
     FDSA,
     HGN,
     HSTU,
+    RPG,
     Backbone,
     BERT4Rec,
     Caser,
     CL4SRec,
+    CodeTable,
     ConcatenatedTables,
     ContentExperts,
     ContentTable,
     DuoRec,
+    EnsRec,
     FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemTable,
+    S3Rec,
     SASRec,
+    TedRec,
     UniSRec,
+    VQRec,
 )
 from genrec.config_checks import check_positive
 from genrec.errors import ArtifactError
@@ -52,21 +58,22 @@ BACKBONES: Mapping[str, type[Backbone]] = {
     for kind in (
         *(SASRec, GRU4Rec, BERT4Rec, DIN, HSTU),
         *(Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec),
+        *(S3Rec, TedRec, VQRec, RPG, EnsRec),
     )
 }
-"""The sequence models that a folder can hold, by the name that `config.json` has of each."""
+"""The sequence models that a folder can hold, by their names in `config.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedBackbone:
-    """What the model folder of a sequence model holds.
+    """The contents of a sequence model's folder.
 
     Attributes:
-        model: In eval mode, on the CPU.
+        model: The model, in eval mode, on the CPU.
         item_ids: Id of each item row.
-        history_length: Most items of a history that the model reads, the newest ones.
-        popularity: How often each item was had in training; None where nobody said.
-        info: What `save_backbone` was called with.
+        history_length: How many of the newest items of a history the model reads.
+        popularity: Number of training interactions of each item; None if it was not saved.
+        info: The `info` of `save_backbone`.
     """
 
     model: Backbone
@@ -85,26 +92,26 @@ def save_backbone(
     popularity: Int[Tensor, " items"] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the model folder of a sequence model: beside first, then in one step in its place.
+    """Writes the model folder of a sequence model; it appears in one step, complete or not at all.
 
     Args:
-        folder: Where it goes; a model folder that is there is replaced.
+        folder: The folder; an existing model folder is replaced.
         model: A model of one of `genrec`'s own classes, such as `SASRec`, or a `Backbone` of
-            another package, whose name and version are kept; its item encoder is an `ItemTable`, a
-            `ContentTable`, `ContentExperts`, or `ConcatenatedTables` or `FeatureTables` of these,
-            and content goes with it.
-        item_ids: Id of each item row, no two alike.
-        history_length: Most items of a history that the model reads, the newest ones.
-        popularity: How often each item was had in training, for users without a history.
-        info: Whatever else JSON can hold; keys become strings.
+            another package, whose name and version are saved. Its item encoder is an `ItemTable`, a
+            `ContentTable`, `ContentExperts`, a `CodeTable`, or `ConcatenatedTables` or
+            `FeatureTables` of these; their content and codes are saved too.
+        item_ids: Id of each item row, all different.
+        history_length: How many of the newest items of a history the model reads.
+        popularity: Number of training interactions of each item, for users without a history.
+        info: Other values that JSON can hold; keys become strings.
 
     Raises:
-        FileExistsError: The folder holds something else than a model.
-        TypeError: The model or its item encoder is of another class, `info` is not what JSON can
-            hold, or an id is no string.
+        FileExistsError: The folder exists and is no model folder.
+        TypeError: The model or its item encoder is of another class, JSON cannot hold `info`, or an
+            id is no string.
         ValueError: `history_length` is below 1, `item_ids` or `popularity` does not fit the
             model, or a weight is not finite.
-        OSError: The system refuses, as a full disk does.
+        OSError: The system reports an error, such as a full disk.
     """
     check_positive(history_length=history_length)
     check_item_ids(item_ids, model.num_items)
@@ -120,16 +127,16 @@ def save_backbone(
 
 
 def load_backbone(folder: str | Path, *, trust: Collection[str] = ()) -> SavedBackbone:
-    """Loads what `save_backbone` wrote, after checking every file against its digest.
+    """Loads a folder of `save_backbone`, after checking every file against its digest.
 
     Args:
         folder: The model folder.
-        trust: The packages whose code may run, where the model is of another package.
+        trust: The packages whose code may run, if the model is from another package.
 
     Raises:
-        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, its
-            files do not belong together, or it holds a model of another class, or of a package
-            that is not trusted.
+        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete; its
+            files do not belong together; or its model is of another class, or of a package that is
+            not trusted.
     """
     saved = read_folder(folder)
     with reading_config(saved.path):
@@ -158,7 +165,7 @@ def load_backbone(folder: str | Path, *, trust: Collection[str] = ()) -> SavedBa
 
 
 def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str, Any]:
-    """Returns what JSON is to say of a sequence model; stored content is added to the catalogue.
+    """Describes a sequence model in values for JSON; adds its stored content to the catalogue.
 
     Raises:
         TypeError: The model or its item encoder is of a class that cannot be saved.
@@ -166,8 +173,8 @@ def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str
     settings = getattr(model, "settings", None)
     if not isinstance(settings, dict):
         raise TypeError(
-            f"model must have its settings to be saved, as genrec.Backbone says, got "
-            f"{type(model).__name__} without"
+            "model must have its settings to be saved (see genrec.Backbone), got a "
+            f"{type(model).__name__} without settings"
         )
     items = _describe(model.item_encoder, catalogue)
     description = {"model": settings, "items": items}
@@ -180,16 +187,16 @@ def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str
 def backbone_maker(
     description: Mapping[str, Any], saved: ModelFolder, trust: Collection[str]
 ) -> Callable[[int], Backbone]:
-    """Returns what makes the model that `describe_backbone` described, of so many items.
+    """Returns a function that makes the described model for a number of items.
 
     Args:
-        description: As `describe_backbone` gives it.
-        saved: The folder, which has the contents.
+        description: The result of `describe_backbone`.
+        saved: The folder, which has the stored content.
         trust: The packages whose code may run.
 
     Raises:
-        ArtifactError: It is of a class that is not known here, or of a package that is not trusted.
-        KeyError, TypeError: It is no description.
+        ArtifactError: The model's class is unknown, or its package is not trusted.
+        KeyError, TypeError: `description` lacks an entry or has a wrong type.
     """
     check_types(description, {"class": str})
     class_name, settings = description["class"], description["model"]
@@ -219,7 +226,7 @@ def backbone_maker(
 def _plugin_maker(
     description: Mapping[str, Any], saved: ModelFolder, trust: Collection[str]
 ) -> Callable[[int], Backbone]:
-    """Returns what makes a model of another package."""
+    """Returns a function that makes a model of another package."""
     name, settings, place = description["class"], description["model"], str(saved.path)
     kind = plugin_backbone(name, trust, kind=Backbone, where=place)
     check_types(description, {"version": str | None, "model": dict[str, Any]})
@@ -235,12 +242,17 @@ def _plugin_maker(
 
 
 def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
-    """Returns what JSON is to say of an item table; stored content is added to the catalogue."""
+    """Describes an item table in values for JSON; adds its stored content to the catalogue."""
     if type(table) is ItemTable:
         return {"class": "ItemTable", "dim": table.ids.shape[1]}
-    if type(table) is ContentTable or type(table) is ContentExperts:
+    if type(table) in (ContentTable, ContentExperts, CodeTable):
         number = sum(name.startswith("content.") for name in catalogue)
-        catalogue[f"content.{number}"] = table.features
+        catalogue[f"content.{number}"] = getattr(
+            table, "codes" if type(table) is CodeTable else "features"
+        )
+    if type(table) is CodeTable:
+        sizes = list(table.codebook_sizes)
+        return {"class": "CodeTable", "dim": table.vectors.shape[1], "codebook_sizes": sizes}
     if type(table) is ContentTable:
         return {"class": "ContentTable", "dim": table.projection.out_features}
     if type(table) is ContentExperts:
@@ -251,14 +263,14 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
         parts = [_describe(part, catalogue) for part in table.tables]
         return {"class": type(table).__name__, "dim": parts[0]["dim"], "tables": parts}
     raise TypeError(
-        "item_encoder must be an ItemTable, a ContentTable, ContentExperts, ConcatenatedTables or "
-        f"FeatureTables to be saved, got {type(table).__name__}: an ItemTable can hold what its "
-        "item_vectors() are"
+        "item_encoder must be an ItemTable, a ContentTable, ContentExperts, a CodeTable, "
+        f"ConcatenatedTables or FeatureTables to be saved, got {type(table).__name__}: copy its "
+        "item_vectors() into an ItemTable"
     )
 
 
 def _contents(saved: ModelFolder) -> Iterator[Tensor]:
-    """Yields stored content in the order in which `_describe` came to it."""
+    """Yields stored content in the order in which `_describe` added it."""
     return (saved.catalogue[f"content.{number}"] for number in count())
 
 
@@ -267,7 +279,8 @@ def _make(
 ) -> nn.Module:
     """Makes the item table that `_describe` described."""
     hints = {"class": str, "dim": int, "tables": list[dict[str, Any]]}
-    check_types(description, {**hints, "num_experts": int, "with_ids": bool})
+    hints |= {"num_experts": int, "with_ids": bool, "codebook_sizes": list[int]}
+    check_types(description, hints)
     class_name, dim = description["class"], description["dim"]
     if class_name == "ItemTable":
         return ItemTable(num_items, dim)
@@ -277,6 +290,8 @@ def _make(
         num_experts, with_ids = description["num_experts"], description["with_ids"]
         saved.check_count(num_experts=num_experts)
         return ContentExperts(next(contents), dim, num_experts=num_experts, with_ids=with_ids)
+    if class_name == "CodeTable":
+        return CodeTable(next(contents), description["codebook_sizes"], dim)
     if class_name in ("ConcatenatedTables", "FeatureTables"):
         saved.check_count(tables=len(description["tables"]))
         parts = [_make(part, saved, num_items, contents) for part in description["tables"]]
