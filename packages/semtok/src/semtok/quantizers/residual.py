@@ -13,6 +13,7 @@ from semtok.parts import floats, read_part, refusing, whole, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.beams import nearest_beams
 from semtok.quantizers.fitted import FittedQuantizer
+from semtok.quantizers.greedy import GreedySearch
 from semtok.quantizers.kmeans import kmeans
 from semtok.quantizers.nearest import nearest
 from semtok.vectors import (
@@ -131,9 +132,10 @@ class ResidualQuantizer(FittedQuantizer):
         beams = self.num_beams if num_beams is None else num_beams
         check_options(("num_beams", beams, 1))
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
+        greedy = GreedySearch(self.codebooks)
         for rows, part in vector_chunks(x, dim=self.dim):
             if beams == 1:
-                codes[rows] = self._greedy(part)
+                codes[rows] = greedy.codes(part)
             else:
                 codes[rows] = nearest_beams(part, self.codebooks, beams)
         return codes
@@ -176,10 +178,3 @@ class ResidualQuantizer(FittedQuantizer):
                 codebooks=floats(tensors, "codebooks", 3),
                 num_beams=whole(config, "num_beams", 1, 2**31),
             )
-
-    def _greedy(self, x: Float32[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
-        codes = np.empty((len(x), self.num_levels), dtype=np.int64)
-        for level, codebook in enumerate(self.codebooks):
-            codes[:, level] = nearest(x, codebook)
-            x = x - codebook[codes[:, level]]
-        return codes
