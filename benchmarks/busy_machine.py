@@ -1,16 +1,16 @@
-"""Times a training beside other programs, with threads that spin while they wait and that yield.
+"""Times a training while other programs run, with threads that spin or yield while they wait.
 
     python benchmarks/busy_machine.py --work FOLDER
     python benchmarks/busy_machine.py --work FOLDER --beside 0 --beside 1 --rounds 5
 
-The demo's stage II is trained again and again: alone, beside one process that does nothing but
-count, and beside ten; with OMP_WAIT_POLICY unset (what a program gets that imports torch itself)
-and "passive" (what the command lines choose). The two take turns (A B A B). A figure is the seconds
-of the stage by its own clock, so that neither imports nor the reading of data are in it: medians,
-with the fastest and the slowest round, and how much longer that is than the first line. "Fair
-share" is that ratio on a machine that gives each thread that wants a core an equal part of them.
+The demo's stage II is trained several times: alone, while one other process keeps a core busy, and
+while ten do; with OMP_WAIT_POLICY unset (the default for a program that imports torch) and
+"passive" (the choice of the command lines). The two policies take turns (A B A B). The times are
+those that the stage measures, so imports and the reading of data are not included. The table has
+medians with the fastest and the slowest round, and the ratio to the first line. "Fair share" is
+this ratio on a machine that gives each busy thread an equal part of the cores.
 
-The machine must be quiet otherwise: the benchmark prints how busy it was when it began.
+No other program should run: the benchmark prints the load of the machine at its start.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from semrec.shared.app import demo_data
 COMMAND = Path(__file__).resolve().parents[1] / "apps" / "prorec.py"
 STAGE = "stage_two"
 POLICIES = {"spinning": None, "yielding": "passive"}
-"""What OMP_WAIT_POLICY is, by what threads do that wait."""
+"""OMP_WAIT_POLICY for each way in which threads can wait."""
 
 AFTER = (STAGE, "test", "joined", "candidates_*", "variants", "metrics.json", "report.html")
 
 
 def prepared(work: Path) -> Path:
-    """The demo's run, which is made if it is not there."""
+    """The demo's run, which is made if it does not exist."""
     out = work / "demo"
     if not (out / "metrics.json").exists():
         subprocess.run([sys.executable, str(COMMAND), "demo", "--out", str(out)], check=True)
@@ -50,7 +50,7 @@ def prepared(work: Path) -> Path:
 
 
 def trained(run: Path, policy: str | None, threads: int) -> float:
-    """Seconds that stage II takes in a copy of `run`, by the clock of the stage itself."""
+    """Seconds that stage II takes in a copy of `run`, as the stage measures them."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment["OMP_NUM_THREADS"] = str(threads)
     if policy is not None:
@@ -73,7 +73,7 @@ def train(out: Path) -> None:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Runs `count` processes that need one core each, and end with the block."""
+    """Runs `count` processes within the block, each of which keeps one core busy."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

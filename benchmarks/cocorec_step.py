@@ -1,29 +1,30 @@
-"""Times CoCoRec's training step at the paper's sizes, and checks what the faster ways cost.
+"""Times CoCoRec's training step at the paper's sizes, and measures the accuracy of faster ways.
 
     python benchmarks/cocorec_step.py --data ../shared/data/amazon14_beauty
     python benchmarks/cocorec_step.py --quick
 
-First part, one step on a synthetic catalogue (24,587 items, 5 views of 4 codes of 256, as many
-pairs as the paper's Instruments), in turns:
-- plain: 400 prefixes; every position of a history passes the semantic fusion twice (as it is, and
-  with masked codes), every target and each of 24,000 negatives once. Its activations do not fit
-  most memories at once, so it runs forward and backward portion by portion, each portion's backward
-  pass at once and with ones for gradients: every product of the step is computed, none twice. It is
-  the plain way's time with unlimited memory, and its weights cannot be used.
-- once: every distinct item of the step passes once, and those of histories once more with masked
-  codes; all items are negatives, in portions that are computed again in the backward pass; or
-  2,048 are drawn, with logQ correction. Pairs, or windows with a target at every position: an epoch
-  of either has the same targets.
+The first part times one step on a synthetic catalogue (24,587 items, 5 views of 4 codes of 256, as
+many pairs as the paper's Instruments). The ways take turns:
+- plain: 400 prefixes; every position of a history passes the semantic fusion twice (with and
+  without masked codes), every target and each of 24,000 negatives once. The activations do not fit
+  into most memories, so the step runs in portions: each portion has its backward pass at once, with
+  ones as gradients. Every product of the step is computed exactly once. So this is the time of the
+  plain way with unlimited memory, but the resulting weights are useless.
+- once: every distinct item of the step passes once, and items of histories once more with masked
+  codes. All items are negatives, in portions that the backward pass computes again; or 2,048 are
+  sampled, with logQ correction. The batch has pairs, or windows with a target at every position; an
+  epoch of either has the same targets.
 
-Second part, small: what the ways reach, in NDCG@10 of validation after the same number of epochs on
-the same data, and what they took. Plain training is real there: masks and dropout drawn for each
-occurrence, 24,000 of 24,587 items as negatives in proportion, without correction.
+The second part is small: it measures the NDCG@10 on validation after the same number of epochs on
+the same data, and the time. Here the plain way really trains: masks and dropout are drawn for each
+occurrence, and the same share of the items as above (24,000 of 24,587) are negatives, without
+correction.
 
-Before either, the plain step and the distinct one are compared: same loss, same gradients.
+First of all, the plain step and the distinct one are compared: same loss, same gradients.
 
-CPU seconds are those of all threads. FLOP/s are those of matrix products as torch counts them,
-recomputed ones included, and stand beside what a plain product reaches when its turn comes. Memory
-is what a step adds to the process.
+CPU seconds are those of all threads. FLOP/s are those of matrix products as counted by torch,
+recomputed ones included. They are compared with a plain product that is timed in the same round.
+Memory is the growth of the process during a step.
 """
 
 from __future__ import annotations
@@ -67,13 +68,13 @@ from semrec.cocorec.model import CoCoRec, cocorec_loss
 
 PAPER_NEGATIVES, PAPER_ITEMS = 24_000, 24_587
 PRODUCT, PRODUCTS = 2 * 25_600 * 128 * 512, 5
-STEPS = 4  # a round, of the ways whose steps depend on what is in the batch
+STEPS = 4  # steps per round, for the ways whose steps depend on the contents of the batch
 MIB = 2**20
 
 
 @dataclass
 class Way:
-    """A way to train: its settings, a loss, and what its steps took."""
+    """A way to train: its settings, a loss, and the times of its steps."""
 
     name: str
     config: Model
@@ -90,16 +91,16 @@ def plain_loss(
     portion: int | None = None,
     mask: Callable[[FusedItems, Tensor], MaskedCodes] = FusedItems.mask,
 ) -> dict[str, Tensor]:
-    """Eq. 9 with every occurrence of an item passing the semantic fusion on its own.
+    """Eq. 9, where each occurrence of an item passes the semantic fusion separately.
 
     Args:
         config: Settings.
         model: The model.
         batch: Pairs.
-        share: Of the items that are negatives, uniform and without correction.
-        portion: Most occurrences that pass at once; these then have their backward pass at once,
-            with ones for gradients, and are cut off from the loss. None passes all in one.
-        mask: Draws masks for each occurrence.
+        share: Share of the items that are negatives, drawn uniformly, without correction.
+        portion: Largest number of occurrences in one pass. Each portion has its backward pass at
+            once, with ones as gradients, and is detached from the loss. None is a single pass.
+        mask: Whether to draw masks for each occurrence.
     """
     items, num_items = model.item_encoder, model.num_items
     held = batch.history < num_items
@@ -180,7 +181,10 @@ def random_histories(num_users: int, num_items: int) -> list[np.ndarray]:
 
 
 def check_equal() -> None:
-    """The plain step and the distinct one have the same loss and gradients, dropout apart."""
+    """Checks that the plain step and the distinct one have the same loss and gradients.
+
+    There is no dropout in this check.
+    """
     config = Model(
         dim=16,
         feedforward_dim=32,
@@ -215,10 +219,10 @@ def check_equal() -> None:
 
 
 class Products(TorchDispatchMode):
-    """Counts the FLOPs of matrix products, as torch reckons them.
+    """Counts the FLOPs of matrix products by torch's formulas.
 
-    Torch's own FlopCounterMode also follows modules through the backward pass, and by that keeps
-    all activations that are to be computed again: 21 GiB here.
+    Torch's own FlopCounterMode also follows modules through the backward pass. So it keeps all
+    activations that would be computed again: 21 GiB here.
     """
 
     def __init__(self) -> None:
@@ -236,7 +240,7 @@ class Products(TorchDispatchMode):
 
 
 class Watch:
-    """The most memory that the process took above what it had."""
+    """The largest growth of the process's memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -273,10 +277,10 @@ def step_ways(base: Model, sizes: tuple[int, int, int], drawn: int, portion: int
     """The ways of the first part.
 
     Args:
-        base: Settings that all share.
-        sizes: Pairs of a batch; windows that hold as many targets; more windows.
-        drawn: Negatives, where not all items are.
-        portion: Items whose activations are held at a time, where all items pass.
+        base: Settings that all ways share.
+        sizes: Pairs of a batch; windows with as many targets; more windows.
+        drawn: Number of sampled negatives, for the ways without all items.
+        portion: Items whose activations are held at a time, for the ways with all items.
     """
     pairs, windows, more = sizes
     plan = [(0, "pairs", pairs), (0, "sequences", more)]
@@ -318,7 +322,7 @@ def steps_part(options: argparse.Namespace) -> None:
     for way in ways:
         source = way.config.batches(histories, num_items, 0)
         batches[way.name], steps[way.name] = _endless(source), len(source)
-        # Products are counted on a step of its own, since counting slows; then it is timed.
+        # Products are counted in a separate step, since counting is slow; then steps are timed.
         batch = next(batches[way.name]).to(device)
         with Products() as counter:
             _timed(way, model, optimizer, batch, device)
@@ -335,12 +339,12 @@ def steps_part(options: argparse.Namespace) -> None:
 
 
 def report_steps(ways: list[Way], steps: dict[str, int], flops: dict[str, float]) -> None:
-    """Prints one line a way.
+    """Prints one line for each way.
 
     Args:
-        ways: Whose steps were timed.
-        steps: Of an epoch, by name.
-        flops: Of the products of the first step, by name.
+        ways: The ways, with the times of their steps.
+        steps: Steps of an epoch, by name.
+        flops: FLOPs of the products of the first step, by name.
     """
     print(f"{'way':32} {'s a step':>9} {'min':>7} {'max':>7} {'CPU s':>7} {'targets':>7} "
           f"{'h an epoch':>10} {'x plain':>8} {'MiB':>6} {'GFLOP':>7} {'GFLOP/s':>8} "
@@ -369,7 +373,7 @@ def _endless(source: Any) -> Iterator[Batch]:
 def _timed(
     way: Way, model: CoCoRec, optimizer: torch.optim.Optimizer, batch: Batch, device: torch.device
 ) -> dict[str, float]:
-    """One step of a way, and what a plain product reaches before it."""
+    """Times a plain product, then one step of a way."""
     product = product_rate(device)
     model.train()
     # Both ways read the same modules; only the portions differ.
@@ -391,7 +395,7 @@ def _timed(
 
 
 def _kept_bytes(model: CoCoRec, portion: int) -> float:
-    """What the backward pass keeps of an item that passes the semantic fusion."""
+    """Bytes that are kept for the backward pass of an item in the semantic fusion."""
     kept: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
@@ -407,7 +411,7 @@ def _kept_bytes(model: CoCoRec, portion: int) -> float:
 
 
 def product_rate(device: torch.device) -> float:
-    """FLOP/s of a plain product, [25600, 128] times [128, 512]: the best of some."""
+    """FLOP/s of a plain product, [25600, 128] times [128, 512]: the best of several runs."""
     left, right = torch.randn(25_600, 128, device=device), torch.randn(128, 512, device=device)
     times = []
     for _ in range(PRODUCTS):
@@ -419,15 +423,15 @@ def product_rate(device: torch.device) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """Some users of a data set, and the items that they have.
+    """Some users of a data set, and the items of their histories.
 
     Attributes:
-        name: Of the data set.
-        train: A history a user.
-        queries: Of validation.
+        name: Name of the data set.
+        train: One history per user.
+        queries: Queries of validation.
         views: [items, views, dim].
         codes: [items, codes].
-        sizes: Of the codebooks.
+        sizes: Sizes of the codebooks.
     """
 
     name: str
@@ -444,7 +448,7 @@ class Small:
 
 
 def small_data(options: argparse.Namespace) -> Small:
-    """Draws the users of the second part and makes views and codes of their items."""
+    """Samples the users of the second part and makes views and codes of their items."""
     with tempfile.TemporaryDirectory() as folder:
         data = options.data
         if data is None:
@@ -456,7 +460,8 @@ def small_data(options: argparse.Namespace) -> Small:
     users = min(200 if options.quick else options.users, len(split.train))
     chosen = np.sort(np.random.default_rng(0).choice(len(split.train), users, replace=False))
     train = [split.train[user] for user in chosen]
-    # The catalogue is what these users have: a tenth of the users would leave most items unread.
+    # The catalogue has only these users' items: most items have no interaction with a tenth of the
+    # users.
     known = np.unique(np.concatenate([*train, split.validation.targets[chosen]]))
     row = np.full(len(catalog), -1)
     row[known] = np.arange(len(known))
@@ -499,7 +504,7 @@ def small_ways(small: Small, epochs: int) -> list[Way]:
 
 
 def quality_part(options: argparse.Namespace) -> None:
-    """Trains by three ways on the same small data for the same number of epochs."""
+    """Trains in three ways on the same small data for the same number of epochs."""
     seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
     small = small_data(options)
     num_items = small.queries.num_items
@@ -527,7 +532,7 @@ def quality_part(options: argparse.Namespace) -> None:
 
 
 def report_quality(ways: list[Way]) -> None:
-    """Prints one line a way, of its rounds with a seed each."""
+    """Prints one line for each way, over its rounds, each with its own seed."""
     print(f"{'way':32} {'NDCG@10':>8} {'sd':>7} {'of plain':>8} {'s':>7} {'x plain':>8}")
     plain = ways[0].rounds
     first = statistics.mean(trained["ndcg"] for trained in plain)
@@ -542,7 +547,7 @@ def report_quality(ways: list[Way]) -> None:
 
 
 def small_catalogue(catalog: Any, rows: np.ndarray) -> tuple[Tensor, Tensor, list[int]]:
-    """Views, codes and codebook sizes of some items: LSA, PCA and PQ, as the app has them."""
+    """Views, codes and codebook sizes of some items: LSA, PCA and PQ, as in the app."""
     dim, per_view, size = 32, 2, 64
     views, codes = [], []
     for name in ("title", "brand", "categories"):
@@ -565,17 +570,17 @@ def small_catalogue(catalog: Any, rows: np.ndarray) -> tuple[Tensor, Tensor, lis
 
 
 def main() -> None:
-    """Runs what is asked for."""
+    """Reads the options and runs the parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="native folder; synthetic data without it")
     parser.add_argument("--part", choices=("step", "quality", "both"), default="both")
-    parser.add_argument("--items", type=int, default=PAPER_ITEMS, help="of the first part")
+    parser.add_argument("--items", type=int, default=PAPER_ITEMS, help="items of part one")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="toy sizes, in seconds")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
     options = parser.parse_args()
     device = platform.processor() or platform.machine()
     if options.device != "cpu":

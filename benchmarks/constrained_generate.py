@@ -1,24 +1,24 @@
-"""Times Hugging Face's `generate` under a trie: our logits processor beside what else there is.
+"""Times Hugging Face's `generate` within a trie: our logits processor and two others.
 
     python -m pip install --no-deps --target=PEERS rectokens     # optional, for the third peer
     PYTHONPATH=PEERS python benchmarks/constrained_generate.py
     PYTHONPATH=PEERS python benchmarks/constrained_generate.py --num-items 12000 --batch-sizes 1 32
 
-Contenders mask the same scores, and then run the same `generate` of one random T5:
+All contenders mask the same scores, and then run the same `generate` of one random T5:
 
 - ours: `genrec.hf.TrieLogitsProcessor`;
 - callback: Hugging Face's own `prefix_allowed_tokens_fn`, a look-up in a Python dict of prefixes
-  for each beam, as most code with semantic IDs has it;
-- static: the design of STATIC (Su et al., 2026), a trie as a sparse transition matrix in compressed
-  rows with dense tables for its first two levels, as `rectokens` implements it: its
-  `CompactCSRTrie`, padded at the end, where it would be read beyond, and the PyTorch form of its
-  step, `vtnk_pytorch`, in a logits processor that finds the state of each beam from its tokens, as
-  ours does. The rest of `rectokens`, its beam search among it, imports CUDA kernels and does not
-  run on a CPU; Google's own code is not compared.
+  for each beam, as in most code with semantic IDs;
+- static: the design of STATIC (Su et al., 2026), as implemented by `rectokens`: a trie as a sparse
+  transition matrix in compressed rows, with dense tables for its first two levels. It is the
+  `CompactCSRTrie` of `rectokens`, padded so that it is never read beyond its end, and the PyTorch
+  form of its step, `vtnk_pytorch`, in a logits processor. This finds the state of each beam from
+  its tokens, as ours does. The rest of `rectokens`, with its beam search, imports CUDA kernels and
+  does not run on a CPU; Google's own code is not compared.
 
-Masking is that of all levels of one search, on prefixes of items drawn at random; all contenders
-must strike out the same tokens. Whole runs must return the same lists. Contenders take turns (A B
-A B) after one warm-up each; figures are medians with the fastest and the slowest run.
+The masking is timed over all levels of one search, on prefixes of random items; all contenders must
+mask the same tokens. Whole runs must return the same lists. Contenders take turns (A B A B) after
+one warm-up each; the times are medians with the fastest and the slowest run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 
 
 class Catalogue:
-    """The same items as every contender holds them.
+    """The same items in the form of each contender.
 
     Args:
         num_items: Items, with random codes of three levels.
@@ -66,11 +66,11 @@ class Catalogue:
         self.vocabulary = FIRST_CODE + CODEBOOK_SIZE * LEVELS
 
     def ours(self) -> TrieLogitsProcessor:
-        """Returns our processor, for a decoder that begins with one token."""
+        """Returns our processor, for a decoder that starts with one token."""
         return TrieLogitsProcessor(self.trie, self.token_ids, prompt_length=1)
 
     def callback(self) -> Callable[[int, Tensor], list[int]]:
-        """Returns the usual callback over a dict from prefixes to what follows them."""
+        """Returns the usual callback over a dict from prefixes to their next tokens."""
         below: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
         for row in self.tokens.tolist():
             for level, token in enumerate(row):
@@ -101,7 +101,7 @@ class StaticProcessor(LogitsProcessor):
         self.num_dense = len(trie.dense_mask_by_layer)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Returns the scores with minus infinity at what is not legal."""
+        """Returns the scores with minus infinity at tokens that are not legal."""
         from rectokens.decoding.vntk import vtnk_pytorch
 
         tokens = input_ids[:, 1:]  # after the decoder's start
@@ -109,7 +109,7 @@ class StaticProcessor(LogitsProcessor):
         if level < self.num_dense:
             mask = self.trie.dense_mask_by_layer[level]
             return scores.masked_fill(~mask[tokens.unbind(1)], -torch.inf)
-        # As many levels as there are tables beyond the dense ones; three levels need no walk here.
+        # Three levels: only the last one is beyond the dense tables, so no loop is needed here.
         states = self.trie.dense_states[tokens[:, : self.num_dense].unbind(1)]  # [rows]
         masked: Tensor = vtnk_pytorch(scores, states, self.trie, level)[2]
         return masked
@@ -130,7 +130,7 @@ def masking(name: str, processors: dict[str, Processor], steps: list[Any], runs:
 
 
 def report(name: str, calls: dict[str, Callable[[], object]], runs: int) -> bool:
-    """Times and prints all contenders; returns whether ours meets the target."""
+    """Times all contenders and prints the times; returns whether ours reaches the target."""
     timings = take_turns(calls, runs, torch.device("cpu"))
     ours, fine = timings["ours"], True
     for key, timing in timings.items():
@@ -142,7 +142,7 @@ def report(name: str, calls: dict[str, Callable[[], object]], runs: int) -> bool
 
 
 def steps_of(catalogue: Catalogue, rows: int) -> list[Any]:
-    """Returns what a processor meets level by level, on prefixes of random items."""
+    """Returns a processor's inputs, level by level, for prefixes of random items."""
     generator = torch.Generator().manual_seed(1)
     items = torch.randint(0, len(catalogue.tokens), (rows,), generator=generator)
     ids = torch.nn.functional.pad(catalogue.tokens[items], (1, 0))  # [rows, 1 + levels]
@@ -181,7 +181,7 @@ def whole(
 
 
 def main() -> int:
-    """Runs what was asked for."""
+    """Reads the options and runs the parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-items", type=int, nargs="+", default=[12_000, 1_000_000])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 32])

@@ -1,16 +1,16 @@
-"""What a training spends on its batches: milliseconds of a batch, and bytes of memory a pair.
+"""What a training spends on its batches: milliseconds per batch, and bytes of memory per pair.
 
     python benchmarks/data_feed.py
     python benchmarks/data_feed.py --users 20000 --shards 1 8          # a quick look
 
 Random histories, `PairBatches` of 256 in buckets of 50, histories of 20. For each number of
-processes one share of an epoch is gone through, as process 1 (or 0 of one) would: "share" asks the
-source for it; "all, and skip" cuts every batch and keeps each n-th, which is what a process would
-do whose source knows no shares. Milliseconds are CPU time over the batches of the share, shuffling
-included; the rounds take turns, and the figure is the median (least to most). Bytes are what numpy
-holds beside the histories that were passed in, over the number of pairs: the most while the source
-is made, what stays of that, and the most that the beginning of an epoch adds. With `folder`, arrays
-lie in files and count for nothing, since all processes of a machine share them.
+processes the benchmark makes the batches of one process in an epoch (process 1, or 0 if there is
+only one). "share" requests only this share from the source; "all, and skip" makes every batch and
+keeps each n-th, as with a source without shares. Milliseconds are CPU time divided by the batches
+of the share, shuffling included; the rounds take turns, and the table has the median (least to
+most). Bytes are numpy's memory in addition to the input histories, divided by the number of pairs:
+the peak while the source is made, the rest afterwards, and the peak at the start of an epoch. With
+`folder`, arrays in files are not counted, since all processes of a machine share them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def source_of(histories: list[np.ndarray], folder: str | None = None) -> PairBat
 
 
 def milliseconds(batches: Iterable[object]) -> float:
-    """CPU time of a batch, of those that come."""
+    """Mean CPU time of a batch."""
     start, count = time.process_time(), 0
     for _ in batches:
         count += 1
@@ -54,7 +54,7 @@ def milliseconds(batches: Iterable[object]) -> float:
 
 
 def peak_bytes(make: Callable[[], object]) -> tuple[int, int]:
-    """The most that numpy holds while something is made, and what it holds afterwards."""
+    """Numpy's largest memory while something is made, and its memory afterwards."""
     tracemalloc.start()
     made = make()
     kept, peak = tracemalloc.get_traced_memory()

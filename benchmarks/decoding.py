@@ -1,21 +1,21 @@
-"""Times constrained beam search beside Hugging Face T5, against the limit, and as catalogues grow.
+"""Times constrained beam search: compared with Hugging Face T5, with a limit, and over catalogues.
 
-    python benchmarks/decoding.py                    # beside T5's generate, and by kind of model
-    python benchmarks/decoding.py --no-peers         # kinds of models alone; needs no transformers
+    python benchmarks/decoding.py                    # T5's generate, and each kind of model
+    python benchmarks/decoding.py --no-peers         # only kinds of models; needs no transformers
     python benchmarks/decoding.py --catalog-sizes 10000 100000 1000000 10000000
     python benchmarks/decoding.py --two-codes        # PRORec, figure 2
     python benchmarks/decoding.py --no-peers --device cuda --precision bf16 --runs 50
 
 Sizes are PRORec's: 1 + 4 layers of width 128, 4 heads, histories of 20 items, 12,101 items, beam
-100, top 10; weights are random. Peers take turns (A B A B), one warm-up each; figures are medians
-with the fastest and slowest run, wall time and CPU time. A busy machine shows in the distance
-between fastest and slowest.
+100, top 10; weights are random. Peers take turns (A B A B), one warm-up each. Times are medians
+with the fastest and the slowest run, wall time and CPU time. On a busy machine the fastest and the
+slowest run are far apart.
 
-Beside T5 codes are TIGER's: three levels of 256 and one that tells equal ones apart, so a history
-is 80 tokens. The weights are one T5's, in its own layers and loaded into ours. With scores
-renormalised over legal tokens both compute the same log-probabilities, and whether they return the
-same items in the same order is checked in the run. With scores masked, T5's softmax takes in the
-other levels' tokens and ours does not, so only the time is compared.
+In the comparison with T5, codes are TIGER's: three levels of 256 and one that distinguishes equal
+codes, so a history is 80 tokens. T5's weights are loaded into our layers too. With scores
+renormalised over legal tokens, both compute the same log-probabilities, and the run checks that
+they return the same items in the same order. With masked scores, T5's softmax includes the other
+levels' tokens and ours does not, so only the times are compared.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KINDS = {
     ),
     "TIGER (4 + 4 layers)": Seq2SeqConfig.tiger(),
 }
-# How many times faster than T5's generate, by batch size.
+# Targets: how many times faster than T5's generate, by batch size.
 TARGETS = {
     ("callback", 32): 30,
     ("processor", 32): 20,
@@ -57,7 +57,7 @@ PRODUCTS = ("mm", "bmm", "scaled_dot_product", "sampled_addmm")
 
 
 def clustered_codes(generator: torch.Generator) -> torch.Tensor:
-    """Returns codes [items, 3]: uneven clusters, those of more than 256 items split twice."""
+    """Returns codes [items, 3]: uneven clusters; those of more than 256 items are split twice."""
     weights = torch.rand(CODEBOOK_SIZE, generator=generator).exp().square()
     first = torch.multinomial(weights, NUM_ITEMS, replacement=True, generator=generator)
     first[:3000] %= 8  # eight large clusters
@@ -70,7 +70,7 @@ def clustered_codes(generator: torch.Generator) -> torch.Tensor:
 
 
 def tiger_codes(generator: torch.Generator) -> torch.Tensor:
-    """Returns codes [items, 4]: three uneven levels, and a fourth that counts those alike."""
+    """Returns codes [items, 4]: three uneven levels, and a fourth that numbers equal ones."""
     weights = torch.rand(3, CODEBOOK_SIZE, generator=generator).exp().square()
     codes = torch.multinomial(weights, NUM_ITEMS, replacement=True, generator=generator)
     key = (codes[0] * CODEBOOK_SIZE + codes[1]) * CODEBOOK_SIZE + codes[2]
@@ -81,7 +81,7 @@ def tiger_codes(generator: torch.Generator) -> torch.Tensor:
 
 
 def random_codes(num_items: int, generator: torch.Generator) -> torch.Tensor:
-    """Returns different codes [items, 3], all alike in likelihood."""
+    """Returns different codes [items, 3], drawn uniformly."""
     key = torch.randperm(CODEBOOK_SIZE**3, generator=generator)[:num_items]
     parts = [key // CODEBOOK_SIZE**2, key // CODEBOOK_SIZE % CODEBOOK_SIZE, key % CODEBOOK_SIZE]
     return torch.stack(parts, dim=1)
@@ -127,7 +127,7 @@ def take_turns(
 
 
 class Limit:
-    """What plain operations reach on this machine, and how near to it a call comes."""
+    """The speed of plain operations on this machine, and how close a call is to it."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         left = torch.randn(25_600, 128, device=device, dtype=dtype)
@@ -193,7 +193,7 @@ def by_kind(arguments: argparse.Namespace, device: torch.device, dtype: torch.dt
 
 
 def beside_t5(arguments: argparse.Namespace, device: torch.device) -> bool:
-    """Prints ours beside `generate`; returns whether every target is met and all answers agree."""
+    """Compares ours with `generate`; returns whether all targets are reached and lists agree."""
     from decoding_peers import Peer, load_t5, make_t5
 
     sizes = (CODEBOOK_SIZE,) * 4
@@ -248,8 +248,8 @@ def by_catalogue(arguments: argparse.Namespace, device: torch.device, dtype: tor
         del codes
     small = next(iter(tries.values()))[0]
     model = Seq2Seq(Seq2SeqConfig(), small).to(device, dtype).eval()
-    # The model reads the same histories each time, items of the smallest catalogue; what differs is
-    # the trie that it searches.
+    # The model always reads the same histories, items of the smallest catalogue; only the trie
+    # differs.
     tables, history = model.tables(), histories(32, small.num_items, device)
     calls = {}
     for num_items, (trie, _, _) in tries.items():
@@ -269,7 +269,7 @@ def by_catalogue(arguments: argparse.Namespace, device: torch.device, dtype: tor
 
 
 def two_codes(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
-    """Prints the time of one code table beside that of two (PRORec, figure 2)."""
+    """Prints the times of one code table and of two (PRORec, figure 2)."""
     config = Seq2SeqConfig(
         history_input="vectors", output_vocabulary="node", scoring="renormalized"
     )
@@ -298,13 +298,13 @@ def two_codes(arguments: argparse.Namespace, device: torch.device, dtype: torch.
 
 
 def _memory(name: str) -> float:
-    """Returns a figure of this process's memory as Linux counts it, MiB."""
+    """Returns a number about this process's memory from Linux, in MiB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{name}:")[1].split()[0]) / 1024
 
 
 def main() -> int:
-    """Runs what was asked for."""
+    """Reads the options and runs the parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")

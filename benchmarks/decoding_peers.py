@@ -1,12 +1,12 @@
-"""Hugging Face T5 as the peer of `decoding.py`: `generate` under a trie, and its weights as ours.
+"""Hugging Face T5 as the peer of `decoding.py`: `generate` within a trie, and the same weights.
 
-A T5 and a `genrec.Seq2Seq` compute the same function, up to rounding, where
-- T5's stream has mean zero (embeddings, and what attention and feed-forward add to it), since then
-  its RMS norm is a layer norm without bias;
+A T5 and a `genrec.Seq2Seq` compute the same function, up to rounding, if
+- T5's residual stream has mean zero (embeddings, and the outputs of attention and feed-forward):
+  then its RMS norm is a layer norm without bias;
 - T5's relative position biases, our learned positions and all our biases are zero;
 - our query weights are sqrt(head width) times T5's, which does not scale dot products;
 - both use GELU, and our head is T5's embedding times dim**-0.5, as T5 ties and scales it.
-`make_t5` draws such a T5, `load_t5` puts its weights into our model.
+`make_t5` makes such a T5 at random, `load_t5` loads its weights into our model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIRST_CODE = 2  # T5's token of the first code; 0 is padding and the decoder's s
 
 
 def make_t5(config: Seq2SeqConfig, codebook_sizes: tuple[int, ...], seed: int = 0) -> nn.Module:
-    """Draws a T5 of the sizes of `config`, within what a `Seq2Seq` can compute."""
+    """Makes a random T5 with the sizes of `config` that a `Seq2Seq` can compute too."""
     torch.manual_seed(seed)
     t5_config = T5Config(
         vocab_size=FIRST_CODE + sum(codebook_sizes),
@@ -42,7 +42,7 @@ def make_t5(config: Seq2SeqConfig, codebook_sizes: tuple[int, ...], seed: int = 
         eos_token_id=None,
     )
     t5 = T5ForConditionalGeneration(t5_config).eval()
-    # `generate` sizes its cache by the encoder's layers and fails where the decoder is deeper.
+    # `generate` sizes its cache by the encoder's layers and fails if the decoder has more.
     t5.config.num_layers = config.num_decoder_layers
     t5.generation_config.eos_token_id = None
     with torch.no_grad():
@@ -64,7 +64,7 @@ def make_t5(config: Seq2SeqConfig, codebook_sizes: tuple[int, ...], seed: int = 
 
 
 def load_t5(t5: nn.Module, model: Seq2Seq) -> Seq2Seq:
-    """Overwrites the model's weights by those of a T5 that `make_t5` drew."""
+    """Overwrites the model's weights by those of a T5 from `make_t5`."""
     weights = dict(t5.named_parameters())
     scale = (model.config.dim // model.config.num_heads) ** 0.5
     state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
@@ -101,7 +101,7 @@ def load_t5(t5: nn.Module, model: Seq2Seq) -> Seq2Seq:
 
 
 class Peer:
-    """`generate` over a trie of item codes.
+    """`generate` within a trie of item codes.
 
     Args:
         t5: The model.
@@ -148,7 +148,7 @@ class Peer:
         return torch.tensor(rows, device=history.device).view(len(history), -1)
 
     def with_callback(self, history: Tensor) -> Tensor:
-        """Answers by `prefix_allowed_tokens_fn`, a look-up in a dict for each beam."""
+        """Searches with `prefix_allowed_tokens_fn`, a look-up in a dict for each beam."""
         legal = self.legal
 
         def allowed(_: int, prefix: Tensor) -> list[int]:
@@ -157,13 +157,13 @@ class Peer:
         return self._generate(history, prefix_allowed_tokens_fn=allowed)
 
     def with_processor(self, history: Tensor) -> Tensor:
-        """Answers by a logits processor, one look-up in a dict for each beam, one mask in all."""
+        """Searches with a logits processor: a look-up in a dict for each beam, one mask for all."""
         processor = TrieProcessor(self.legal, FIRST_CODE + sum(self.trie.codebook_sizes))
         return self._generate(history, logits_processor=LogitsProcessorList([processor]))
 
 
 class TrieProcessor(LogitsProcessor):
-    """Strikes out the tokens that no item goes on with."""
+    """Masks the tokens that continue no item."""
 
     def __init__(self, legal: dict[tuple[int, ...], list[int]], vocab_size: int) -> None:
         self.row = {prefix: row for row, prefix in enumerate(legal)}
@@ -173,6 +173,6 @@ class TrieProcessor(LogitsProcessor):
         self.none = len(legal)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Returns the scores with minus infinity at what is not legal."""
+        """Returns the scores with minus infinity at tokens that are not legal."""
         rows = [self.row.get(tuple(prefix), self.none) for prefix in input_ids[:, 1:].tolist()]
         return scores.masked_fill(self.mask[rows].to(scores.device), -torch.inf)

@@ -1,12 +1,12 @@
-"""The floors on a native folder, beside the figures that they should reach on Amazon Beauty.
+"""The floors on a native folder, compared with reference values on Amazon Beauty.
 
     .venv/bin/python benchmarks/floors.py --data ../shared/data/amazon14_beauty
 
-Prints the parameters that validation chose, the test figures with and without seen items, and the
-time of fitting and of testing. Where the data is Amazon Beauty (by its counts), every figure stands
-beside the reference, which was measured independently, and the exit status is 1 where one is more
-than 3 % away. Popularity's reference puts the target before items that are equally popular; here it
-comes last, as in every figure of evalrec, so it is counted both ways.
+Prints the parameters chosen on validation, the test metrics with and without seen items, and the
+times of fitting and testing. If the data is Amazon Beauty (by its counts), every metric is compared
+with a reference that was measured independently, and the exit status is 1 if one differs by more
+than 3 %. Popularity's reference ranks the target before equally popular items. evalrec always ranks
+it last among them, so popularity is measured in both ways.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_items(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def reference_table(reports: dict[str, Report]) -> tuple[Table, bool]:
-    """Measured beside reference, and whether all are within the tolerance."""
+    """A table of measured values and references, and whether all are within the tolerance."""
     table = Table(title=f"Amazon Beauty: measured / reference, tolerance {TOLERANCE:.0%}")
     for column in ("floor", "seen items", "Recall@10", "NDCG@10", "off by"):
         table.add_column(column)
@@ -79,7 +79,7 @@ def reference_table(reports: dict[str, Report]) -> tuple[Table, bool]:
 
 
 def flattered_popularity(split: Split, report: Report) -> Report:
-    """Popularity with the target put before its equals, seen items kept in."""
+    """Popularity with the target ranked before equally popular items, seen items included."""
     counts = PopularityFloor.fit(split.train, split.num_items).counts
     above = np.sort(-counts)
     ranks = np.searchsorted(above, -counts[split.test.targets]) + 1
@@ -87,7 +87,7 @@ def flattered_popularity(split: Split, report: Report) -> Report:
 
 
 def main() -> int:
-    """Fit, test, print; 1 where a reference is missed."""
+    """Fits, tests and prints; returns 1 if a reference is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a native folder")
     folder = parser.parse_args().data

@@ -1,18 +1,19 @@
-"""Full ranking beside peers: evalrec, torch, numpy, torchmetrics, ranx on the same embeddings.
+"""Full ranking by evalrec, torch, numpy, torchmetrics and ranx on the same embeddings.
 
     .venv/bin/python benchmarks/full_ranking.py --ranx-python /path/to/venv/bin/python
     .venv/bin/python benchmarks/full_ranking.py --sizes beauty --users 2000     # a quick look
 
 Two sizes at width 128, random fp32: 22,363 users x 12,101 items (Amazon Beauty's) and 10,000 users
-x 1,000,000 items. evalrec does the whole evaluation: products, ranks with seen items kept in and
-removed, Recall, NDCG and MRR at 5, 10 and 20 with intervals, NaN checks, the report. "torch product
-+ top-k" is the bare product of batches with torch.topk of 20 and nothing else; the others rank and
-measure, without the seen filter. Peers that take minutes get fewer users (column "users") and are
-scaled to all ("at all users"). Before anything is timed, all must agree on Recall@10 and NDCG@10.
+x 1,000,000 items. evalrec does the whole evaluation: products, ranks with and without seen items,
+Recall, NDCG and MRR at 5, 10 and 20 with intervals, NaN checks, the report. "torch product + top-k"
+is only the product of batches with torch.topk of 20; the other peers rank and compute metrics,
+without the filter of seen items. Peers that take minutes get fewer users (column "users"), and
+their times are scaled to all users ("at all users"). Before the timing, all must agree on Recall@10
+and NDCG@10.
 
-evalrec and the bare product are timed in turn on the same users, and the ratio is of their medians.
-"Of the limit" is the time of the products alone, in the blocks that evalrec uses, over the whole
-time. Memory is the growth of the resident set beside the embeddings.
+evalrec and the plain product take turns on the same users, and the ratio is that of their medians.
+"Of the limit" is the time of the products alone, in the blocks that evalrec uses, divided by the
+whole time. Memory is the growth of the resident set without the embeddings.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ RANX = Path(__file__).with_name("full_ranking_ranx.py")
 
 @dataclass(frozen=True)
 class Size:
-    """How large, and how many users each peer gets."""
+    """A size, and how many users each peer gets."""
 
     users: int
     items: int
@@ -62,7 +63,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Embeddings, and what is asked."""
+    """Embeddings and queries."""
 
     users: torch.Tensor
     items: torch.Tensor
@@ -81,7 +82,7 @@ class Problem:
 
 
 def make_problem(size: Size) -> Problem:
-    """Random embeddings; the targets are pulled towards their users, so that some are found."""
+    """Random embeddings; targets are moved towards their users, so that some are found."""
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     users = torch.randn(size.users, DIM, generator=generator)
     items = torch.randn(size.items, DIM, generator=generator)
@@ -97,7 +98,7 @@ def make_problem(size: Size) -> Problem:
 
 
 def batches(problem: Problem) -> list[slice]:
-    """Users whose scores are about four million numbers."""
+    """Number of users that have about four million scores together."""
     step = max(16, BATCH_CELLS // len(problem.items))
     return [slice(start, start + step) for start in range(0, len(problem.users), step)]
 
@@ -112,7 +113,7 @@ def evalrec_embeddings(problem: Problem) -> dict[str, float]:
 
 
 def evalrec_function(problem: Problem) -> dict[str, float]:
-    """The whole evaluation, of scores that a function gives."""
+    """The whole evaluation, with scores from a function."""
     starts = iter(range(0, len(problem.users)))
 
     def score(histories: list[np.ndarray]) -> torch.Tensor:
@@ -124,7 +125,7 @@ def evalrec_function(problem: Problem) -> dict[str, float]:
 
 
 def torch_topk(problem: Problem) -> None:
-    """The bare product and top-k."""
+    """The plain product and top-k."""
     for part in batches(problem):
         (problem.users[part] @ problem.items.T).topk(K, dim=1)
 
@@ -158,7 +159,7 @@ def numpy_argsort(problem: Problem) -> dict[str, float]:
 
 
 def torchmetrics_retrieval(problem: Problem) -> dict[str, float]:
-    """Its retrieval metrics at three cut-offs, as one collection."""
+    """Retrieval metrics of torchmetrics at three cut-offs, as one collection."""
     from torchmetrics import MetricCollection
     from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
@@ -169,7 +170,7 @@ def torchmetrics_retrieval(problem: Problem) -> dict[str, float]:
     )
     for part in batches(problem):
         scores = problem.users[part] @ problem.items.T
-        scores = scores - scores.min() + 1  # it passes over scores that are not above 0
+        scores = scores - scores.min() + 1  # it ignores scores that are not above 0
         wanted = torch.zeros_like(scores, dtype=torch.bool)
         targets = torch.from_numpy(problem.queries.targets[part])
         wanted[torch.arange(len(scores)), targets] = True
@@ -180,7 +181,7 @@ def torchmetrics_retrieval(problem: Problem) -> dict[str, float]:
 
 
 def ranx_peer(problem: Problem, python: Path) -> tuple[dict[str, float], float]:
-    """The peer ranx in an environment of its own: metrics, and its seconds after a warm-up."""
+    """Runs ranx in its own environment; returns metrics, and seconds after a warm-up."""
     with tempfile.TemporaryDirectory() as folder:
         for name, array in (
             ("users", problem.users.numpy()),
@@ -205,7 +206,7 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def peak_growth(call: Callable[[], object]) -> float:
-    """MiB by which the resident set grew while `call` ran, looked at every 2 ms."""
+    """Growth of the resident set, in MiB, while `call` runs; measured every 2 ms."""
     page = 4096 / 2**20
 
     def resident() -> float:
@@ -227,7 +228,7 @@ def peak_growth(call: Callable[[], object]) -> float:
 
 
 def agree(problem: Problem, users: int, ranx_python: Path | None) -> None:
-    """Exit where a peer's figures are not evalrec's."""
+    """Exits if a peer's metrics differ from evalrec's."""
     small = problem.part(users)
     ours = evalrec_embeddings(small)
     others = {
@@ -285,7 +286,7 @@ def measure(name: str, size: Size, runs: int, ranx_python: Path | None) -> dict[
 
 
 def row(peer: str, users: int, size: Size, pairs: list[tuple[float, float]]) -> dict[str, object]:
-    """One line of the results, of pairs of wall and CPU seconds."""
+    """One line of the results, from pairs of wall and CPU seconds."""
     walls = sorted(wall for wall, _ in pairs)
     return {
         "peer": peer,
@@ -299,7 +300,7 @@ def row(peer: str, users: int, size: Size, pairs: list[tuple[float, float]]) -> 
 
 
 def growth(problem: Problem) -> list[dict[str, float]]:
-    """The time of evalrec for a quarter, a half and all of the users, then of the items."""
+    """The times of evalrec for a quarter, a half and all of the users, then of the items."""
     users = min(len(problem.users), BATCH_CELLS * 250 // len(problem.items))
     items = len(problem.items)
     points = []
@@ -345,7 +346,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, help="fewer users, for a quick look")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--ranx-python", type=Path, help="the Python of an environment with ranx")
-    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     console = Console(width=110)
     machine = {

@@ -1,6 +1,6 @@
 """The ranx peer of full_ranking.py, run by the Python of an environment that has ranx.
 
-It is given the fast part: numpy picks each user's 20 best items, ranx gets only those.
+numpy selects each user's 20 best items, so ranx ranks only these.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def measure(users: np.ndarray, items: np.ndarray, targets: np.ndarray) -> dict[s
 
 
 def main() -> None:
-    """Warm up, so that what numba compiles is compiled; then time."""
+    """Runs once, so that numba compiles its functions; then times."""
     folder = Path(sys.argv[1])
     users, items, targets = (np.load(folder / f"{n}.npy") for n in ("users", "items", "targets"))
     measure(users[:2], items, targets[:2])

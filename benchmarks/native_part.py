@@ -1,4 +1,4 @@
-"""A part of a native folder, as a native folder: for benchmarks that cut real data."""
+"""Writes a part of a native folder as a new native folder, for benchmarks on cut data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from semtok import find_catalog
 def write_part(
     data: Path, folder: Path, table: Interactions, is_kept: Bool[np.ndarray, " interactions"]
 ) -> Bool[np.ndarray, " items"]:
-    """Writes some of the interactions of a native folder, and the items that they are with.
+    """Writes some of the interactions of a native folder, and their items.
 
     Args:
         data: The native folder; its items are lines of JSON, compressed or not.
-        folder: Where the part goes; left as it is where it is there.
-        table: All its interactions, of the items in the order of the file.
-        is_kept: Which of them are written.
+        folder: The new folder; if it exists, it is not changed.
+        table: All interactions of `data`, with items in the order of the file.
+        is_kept: Which interactions are written.
 
     Returns:
-        Which items are.
+        Which items are written.
     """
     is_there = np.bincount(table.items[is_kept], minlength=table.num_items) > 0
     if folder.exists():

@@ -1,18 +1,18 @@
-"""All quantizers of semtok side by side, and their speed and memory beside plain peers.
+"""Compares all quantizers of semtok with one another, and their speed and memory with peers.
 
     .venv/bin/python benchmarks/quantizers.py --data ../shared/data/amazon14_beauty
     .venv/bin/python benchmarks/quantizers.py --items 1000000 --dim 128
     .venv/bin/python benchmarks/quantizers.py --items 10000000 --dim 128
 
-Without --items: a table of all quantizers at 256 codes a level on a catalogue's embeddings (MiniLM;
-or --embeddings FILE.npy; a synthetic catalogue's if neither is there).
+Without --items: a table of all quantizers with 256 codes per level on a catalogue's embeddings
+(MiniLM of --data, or --embeddings FILE.npy, or a synthetic catalogue if neither is passed).
 
-With --items: vectors drawn from a mixture, in a memory-mapped file. Every method runs in a process
-of its own, in turns (A B A B with --repeats 2); the median run counts. Peak memory is what a
-process holds above its start, pages of the mapped file included, as a share of the vectors' size.
-Targets are printed beside what was measured; the exit status says whether all were reached.
-"Of limit" is the time that the distances alone would take at the rate of a matrix product measured
-in the same run. From 5 million items on, only hierarchical k-means and PQ run, within 16 GiB.
+With --items: vectors from a mixture, in a memory-mapped file. Every method runs in its own process,
+in turns (A B A B with --repeats 2), and the table has medians. Peak memory is the growth of a
+process after its start, pages of the mapped file included, as a share of the vectors' size. Targets
+are printed with the measured values; the exit status is 0 if all are reached. "Of limit" is the
+time that the distances alone would take at the rate of a matrix product measured in the same run.
+From 5 million items on, only hierarchical k-means and PQ run, within 16 GiB.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TARGETS = (
 
 
 def mixture(path: Path, items: int, dim: int, seed: int) -> None:
-    """Writes vectors around 2,000 centres of unequal weight, themselves around 50."""
+    """Writes vectors around 2,000 centres of unequal weight; these lie around 50 others."""
     generator = np.random.default_rng(seed)
     outer = generator.normal(size=(50, dim))
     centres = outer[generator.integers(50, size=2000)] + generator.normal(size=(2000, dim)) * 0.7
@@ -61,7 +61,7 @@ def mixture(path: Path, items: int, dim: int, seed: int) -> None:
 
 
 def embeddings(arguments: argparse.Namespace) -> tuple[np.ndarray, str]:
-    """The vectors of the table, and where they are from."""
+    """The vectors of the table, and their source."""
     if arguments.embeddings is not None:
         return np.load(arguments.embeddings, allow_pickle=False), str(arguments.embeddings)
     if arguments.data is not None:
@@ -77,12 +77,12 @@ def embeddings(arguments: argparse.Namespace) -> tuple[np.ndarray, str]:
 
 
 def quality(x: np.ndarray) -> list[dict[str, Any]]:
-    """What the codes of each quantizer are worth on these vectors."""
+    """The quality of each quantizer's codes on these vectors."""
     from semtok.neighbours import neighbour_overlap
 
     rows = []
     variance = float(x.var(axis=0, dtype=np.float64).sum())
-    # Views are no method of their own: they are fitted by any of the others.
+    # Views are not a separate method: any of the other methods fits them.
     names = [(name, name, {}) for name in QUANTIZERS if name != "views"]
     names.insert(1, ("hierarchical, balanced", "hierarchical", {"balanced": True}))
     names.insert(5, ("rq, 8 beams", "rq", {"num_beams": 8}))
@@ -116,7 +116,7 @@ def quality(x: np.ndarray) -> list[dict[str, Any]]:
 
 
 def quality_table(rows: list[dict[str, Any]], title: str) -> Table:
-    """One row a quantizer."""
+    """A table with one row per quantizer."""
     table = Table(title=title, caption="distortion: mean squared error over the variance, a level")
     for name in ("quantizer", "distortion", "utilisation", "collisions", "largest bucket"):
         table.add_column(name)
@@ -137,7 +137,7 @@ def quality_table(rows: list[dict[str, Any]], title: str) -> Table:
 
 
 def product_rate() -> float:
-    """Floating-point operations a second of a large float32 product: the best of five."""
+    """Floating-point operations per second of a large float32 product: the best of five."""
     a, b = np.ones((8192, 128), dtype=np.float32), np.ones((128, 2048), dtype=np.float32)
     seconds = []
     for _ in range(5):
@@ -172,7 +172,7 @@ def scale(arguments: argparse.Namespace, methods: list[str]) -> list[dict[str, A
 
 
 def medians(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The median of every number of each method's runs; of other things, the last."""
+    """For each method, the median of every number over its runs; of other values the last."""
     merged: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(run["method"] for run in runs):
         mine = [run for run in runs if run["method"] == name]
@@ -184,7 +184,7 @@ def medians(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def scale_table(results: dict[str, dict[str, Any]], rate: float, items: int, title: str) -> Table:
-    """One row a method."""
+    """A table with one row per method."""
     table = Table(title=title, caption=f"a product runs at {rate / 1e9:.0f} GFLOP/s here")
     for name in ("method", "fit, s", "CPU s", "encode, s", "CPU s", "items/s", "peak", "GiB"):
         table.add_column(name, justify="left" if name == "method" else "right")
@@ -212,7 +212,7 @@ def scale_table(results: dict[str, dict[str, Any]], rate: float, items: int, tit
 
 
 def check_targets(results: dict[str, dict[str, Any]], items: int) -> bool:
-    """Prints each target that the run can tell about; whether all were reached."""
+    """Prints each target that this run measured; returns whether all were reached."""
     steps = ("fit", "fit", "fit", "encode")
     pairs = (
         ("hierarchical", "faiss recursion"),
@@ -241,17 +241,17 @@ def check_targets(results: dict[str, dict[str, Any]], items: int) -> bool:
 
 
 def main() -> int:
-    """Run, print, save; 1 where a target is missed."""
+    """Runs, prints and saves; returns 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, help="a folder with a catalogue")
-    parser.add_argument("--embeddings", type=Path, help="a .npy of its embeddings")
-    parser.add_argument("--items", type=int, help="vectors of the scale benchmark")
+    parser.add_argument("--embeddings", type=Path, help=".npy file of its embeddings")
+    parser.add_argument("--items", type=int, help="number of vectors for speed and memory")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--methods", help="some of them, separated by ;")
-    parser.add_argument("--folder", type=Path, help="where the vectors' file goes")
+    parser.add_argument("--methods", help="methods to run, separated by ;")
+    parser.add_argument("--folder", type=Path, help="folder for the file of vectors")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="a .json for the numbers")
+    parser.add_argument("--output", type=Path, help=".json file for the numbers")
     arguments = parser.parse_args()
     good, record = True, {"date": time.strftime("%Y-%m-%d")}
     if arguments.items is None:

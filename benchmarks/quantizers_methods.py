@@ -1,10 +1,10 @@
-"""One method of the scale benchmark, alone in its process: `quantizers.py` starts it.
+"""One method of `quantizers.py --items`, which starts it in its own process.
 
     .venv/bin/python benchmarks/quantizers_methods.py METHOD FILE.npy
 
-Prints one line of JSON: seconds and CPU seconds of fitting and of encoding, the peak of memory
-above what the process held before it opened the file, the distortion on a sample, and how many
-floating-point operations the distances take.
+Prints one line of JSON: seconds and CPU seconds of fitting and of encoding, the growth of the
+process's memory after it has opened the file, the distortion on a sample, and the number of
+floating-point operations for the distances.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def memory(name: str) -> int:
 
 
 def recursion(x: np.ndarray, split: Callable[[np.ndarray], np.ndarray]) -> int:
-    """Plain recursion over a k-means, breadth first; the number of clusters that were split."""
+    """Plain breadth-first recursion over a k-means; returns how many clusters were split."""
     queue, splits = [np.arange(len(x))], 0
     while queue:
         rows = queue.pop()
@@ -68,7 +68,7 @@ def sklearn_split(x: np.ndarray) -> np.ndarray:
 
 
 def tree_flops(codes: np.ndarray, dim: int, rounds: int) -> float:
-    """What the splits of such a tree take: the samples `rounds` times, all rows once."""
+    """Operations for the splits of such a tree: the samples `rounds` times, all rows once."""
     total, keys = 0.0, np.zeros(len(codes), dtype=np.int64)
     for level in range(codes.shape[1]):
         sizes = np.unique(keys, return_counts=True)[1]
@@ -83,7 +83,7 @@ def ours(name: str, x: np.ndarray, clock: Callable[[], None]) -> dict[str, Any]:
     kind = QUANTIZERS["hierarchical" if name == "balanced" else name.partition(",")[0]]
     quantizer = kind.fit(x, **OPTIONS.get(name, {}))
     clock()
-    if name in ("hierarchical", "balanced"):  # fitted items have their codes
+    if name in ("hierarchical", "balanced"):  # fitted items already have codes
         rounds = ITERATIONS + (BALANCING if name == "balanced" else 0)
         flops = tree_flops(quantizer.codes, x.shape[1], rounds)
         return {"fit_flops": flops, "levels": quantizer.num_levels}
@@ -98,7 +98,7 @@ def ours(name: str, x: np.ndarray, clock: Callable[[], None]) -> dict[str, Any]:
 
 
 def vqp(x: np.ndarray, clock: Callable[[], None]) -> dict[str, Any]:
-    """ResidualVQ of vector-quantize-pytorch, trained one epoch."""
+    """ResidualVQ of vector-quantize-pytorch, trained for one epoch."""
     import torch
     from vector_quantize_pytorch import ResidualVQ
 
@@ -145,7 +145,7 @@ def peer(name: str, x: np.ndarray, clock: Callable[[], None]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run one method and print what it took."""
+    """Runs one method and prints its times and memory."""
     name, path = sys.argv[1], Path(sys.argv[2])
     if name in ("vqp RQ", "rqvae, 1 epoch"):
         import torch

@@ -1,11 +1,12 @@
-"""Amazon Beauty from its raw files to the README's figures: `make reproduce-beauty DATA=FOLDER`.
+"""Amazon Beauty from its raw files to the README's numbers: `make reproduce-beauty DATA=FOLDER`.
 
     .venv/bin/python benchmarks/reproduce.py DATA --out runs/reproduced
 
 DATA holds the public files `reviews_Beauty_5.json.gz` and `meta_Beauty.json.gz`. They are prepared
-(`evalrec prepare amazon2014`), counted, and compared with the sequences that papers since S3-Rec
-have used: users and items numbered as they first appear, they must be the public file
-`data/Beauty.txt` of aHuiWang/CIKM2020-S3Rec, byte for byte. Then PRORec runs as it is by default.
+(`evalrec prepare amazon2014`), counted, and compared with the sequences of papers since S3-Rec: if
+users and items are numbered in the order of their first appearance, the sequences must equal the
+public file `data/Beauty.txt` of aHuiWang/CIKM2020-S3Rec, byte for byte. Then PRORec runs with its
+default configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ SEQUENCES_SHA256 = "226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f01
 
 
 def numbered_sequences(table: Interactions) -> str:
-    """A line a user: its number, then those of its items, oldest first; all by first appearance."""
+    """One line per user: its number, then its items' numbers, oldest first.
+
+    Users and items are numbered in the order of their first appearance.
+    """
     lines, numbers = [], dict[int, int]()
     for user, row in enumerate(np.split(table.items, np.flatnonzero(np.diff(table.users)) + 1), 1):
         items = [numbers.setdefault(item, len(numbers) + 1) for item in row.tolist()]
@@ -36,10 +40,10 @@ def numbered_sequences(table: Interactions) -> str:
 
 
 def check(table: Interactions) -> str:
-    """What there is to say of the sequences of the prepared data.
+    """Says whether the prepared data has the sequences of the published numbers.
 
     Raises:
-        SystemExit: If they are not as many as the figures are of.
+        SystemExit: Its numbers of users, items or interactions are different.
     """
     counts = (table.num_users, table.num_items, len(table))
     if counts != COUNTS:
@@ -58,9 +62,7 @@ def check(table: Interactions) -> str:
 
 def main(
     data: Annotated[Path, typer.Argument(help="The folder of the raw files.")],
-    out: Annotated[Path, typer.Option(help="Where data and run are written.")] = Path(
-        "runs/reproduced"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for data and run.")] = Path("runs/reproduced"),
     prepare_only: Annotated[bool, typer.Option(help="Stop before the training.")] = False,
 ) -> None:
     """Prepares, checks and runs."""

@@ -1,16 +1,16 @@
-"""What each step costs as the catalogue grows: from ten thousand items to ten million.
+"""Time and memory of each step for catalogues from ten thousand items to ten million.
 
     python benchmarks/scale.py --work FOLDER
     python benchmarks/scale.py --work FOLDER --items 10000 100000 1000000
     python benchmarks/scale.py --work FOLDER --only "resolve collisions" trie
 
 Synthetic data, made in a stream: as many users as items, ten interactions each, drawn by Zipf's law
-among all items; vectors of width 64 from a mixture of 2,000 clusters. Each step runs in a process
-of its own, which reads its input from files and leaves its output in files, so that a peak of
-memory is the step's: the resident set's highest point, pages of mapped files and the imports
-included. Seconds and CPU seconds are those of the step alone. The exponent is the slope of
-log(seconds) over log(items) between the two largest sizes: 1 is linear. What was measured is not
-measured again unless --again is there, so that a run goes on where it was stopped.
+among all items; vectors of width 64 from a mixture of 2,000 clusters. Each step runs in its own
+process, which reads its input from files and writes its output to files. So the peak of memory is
+that of the step alone: the largest resident set, pages of mapped files and the imports included.
+Seconds and CPU seconds are those of the step alone. The exponent is the slope of log(seconds) over
+log(items) between the two largest sizes: 1 is linear. A step that was measured before is not
+measured again without --again, so a stopped benchmark resumes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ DIM, INTERACTIONS_A_USER, CHUNK = 64, 10, 1_000_000
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 MEBIBYTE = 2**20
 STEPS: dict[str, Callable[[Path], Callable[[], object]]] = {}
-"""By their names, in order: each reads what it needs, and returns what is timed."""
+"""The steps by name, in order: each reads its input, and returns the function to time."""
 
 
 def step(name: str) -> Callable[[Any], Any]:
-    """Registers a step under the name that the table shows."""
+    """Registers a step under its name in the table."""
 
     def register(prepare: Callable[[Path], Callable[[], object]]) -> Any:
         STEPS[name] = prepare
@@ -95,7 +95,7 @@ def keys(folder: Path) -> list[str]:
 
 
 def histories(folder: Path) -> list[np.ndarray]:
-    """The training histories that reading left behind."""
+    """The training histories, which the reading step has written."""
     items = np.load(folder / "train_items.npy", mmap_mode="r")
     offsets = np.load(folder / "train_offsets.npy")
     return np.split(items, offsets[1:-1])
@@ -103,7 +103,7 @@ def histories(folder: Path) -> list[np.ndarray]:
 
 @step("read interactions, split")
 def read(folder: Path) -> Callable[[], object]:
-    """From the file to histories of rows; the split is kept for later steps."""
+    """Reads the file to histories of rows; the split is saved for later steps."""
     from evalrec import leave_one_out, read_interactions
 
     item_ids = keys(folder)
@@ -141,7 +141,7 @@ def quantize(folder: Path) -> Callable[[], object]:
 
 @step("resolve collisions (suffix)")
 def resolve(folder: Path) -> Callable[[], object]:
-    """Tells items with the same codes apart."""
+    """Distinguishes items with the same codes."""
     from semtok import resolve_collisions
 
     codes = np.load(folder / "codes.npy").astype(np.int64)
@@ -174,7 +174,7 @@ def trie(folder: Path) -> Callable[[], object]:
 
 @step("batches of one epoch")
 def batches(folder: Path) -> Callable[[], object]:
-    """Makes the pairs of all histories, and cuts every batch of an epoch."""
+    """Makes the pairs of all histories, and every batch of an epoch."""
     from genrec import PairBatches
 
     train, num_items = histories(folder), count(folder)
@@ -188,7 +188,7 @@ def batches(folder: Path) -> Callable[[], object]:
 
 @step("one training step (SASRec, 1,024 negatives)")
 def train_step(folder: Path) -> Callable[[], object]:
-    """Forward, backward and Adam; one earlier step makes what Adam keeps."""
+    """Forward, backward and Adam; one step before makes Adam's state."""
     import torch
     from genrec import NextItemLoss, SASRec
 
@@ -232,7 +232,7 @@ def decode(folder: Path) -> Callable[[], object]:
 
 @step("evaluate 1,000 users")
 def evaluate_users(folder: Path) -> Callable[[], object]:
-    """Full ranking by vectors, seen items kept in and removed, with intervals."""
+    """Full ranking by vectors, with and without seen items, with intervals."""
     import torch
     from evalrec import EmbeddingScorer, Queries, evaluate
 
@@ -250,7 +250,7 @@ def evaluate_users(folder: Path) -> Callable[[], object]:
 
 def peak() -> float:
     """The highest resident set of this process so far, in MiB."""
-    if Path("/proc/self/status").exists():  # what getrusage tells there may be the parent's
+    if Path("/proc/self/status").exists():  # there getrusage may count the parent's memory
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
     scale = MEBIBYTE if sys.platform == "darwin" else 1024
@@ -258,7 +258,7 @@ def peak() -> float:
 
 
 def measure(name: str, folder: Path) -> None:
-    """Runs one step in this process, and prints what it took as JSON."""
+    """Runs one step in this process, and prints its times and memory as JSON."""
     run = STEPS[name](folder)
     started, cpu = time.perf_counter(), time.process_time()
     run()
@@ -271,7 +271,7 @@ def measure(name: str, folder: Path) -> None:
 
 
 def measured(name: str, folder: Path, again: bool) -> dict[str, float]:
-    """What a step took, measured once in a process of its own and kept beside the data."""
+    """A step's times and memory, measured once in its own process and saved with the data."""
     path = folder / "measured.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in known or again:
@@ -295,8 +295,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of data and results")
     parser.add_argument("--items", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--only", nargs="+", help="steps whose names begin so")
-    parser.add_argument("--again", action="store_true", help="measure what was measured")
+    parser.add_argument("--only", nargs="+", help="only steps whose names start so")
+    parser.add_argument("--again", action="store_true", help="measure all steps again")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:

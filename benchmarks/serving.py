@@ -1,13 +1,13 @@
-"""Times the HTTP service of a complete run: latency, requests a second, memory, start.
+"""Times the HTTP service of a complete run: latency, requests per second, memory, start.
 
     python benchmarks/serving.py --run RUN
     python benchmarks/serving.py --run RUN --requests 200 --memory-requests 2000   # a short look
 
-The service runs in a process of its own with as many threads of torch as `--threads` says; the
-clients, on the loopback, in this one. Each client sends a history of the run's users, waits for the
-answer and sends the next. Beside the service as it is stands the same without batches (one history
-at a time, no patience). CPU that is no model time is what the process took of a processor, as the
-system counts it, less what the thread took that answers: exact with one thread.
+The service runs in its own process with `--threads` threads of torch; the clients run in this
+process, on the loopback. Each client sends a history of the run's users, waits for the response and
+sends the next. The service is also timed without batches (one history at a time, without waiting
+for more). "CPU that is no model time" is the CPU time of the process minus that of the thread which
+runs the model; it is exact with one thread.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ TARGETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A process that serves.
+    """A running service.
 
     Attributes:
-        url: Where.
-        start: When it was started, on the clock of `time.perf_counter`.
+        url: Its address.
+        start: The time of its start, by `time.perf_counter`.
     """
 
     url: str
@@ -62,11 +62,11 @@ class Served:
 
 @contextmanager
 def served(options: argparse.Namespace, *, batches: bool) -> Iterator[Served]:
-    """Starts a service, and ends it.
+    """Starts a service, and ends it after the block.
 
     Args:
         options: The run, the device and the threads.
-        batches: Whether histories are answered together.
+        batches: Whether requests are answered in batches.
     """
     command = [sys.executable, __file__, "--run", options.run, "--device", options.device]
     threads = {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "passive"}
@@ -99,7 +99,7 @@ def serve_here(options: argparse.Namespace) -> None:
 
 
 async def post(session: aiohttp.ClientSession, url: str, history: list[str]) -> float:
-    """The seconds that an answer took."""
+    """Sends a request; returns the seconds until the response."""
     start = time.perf_counter()
     async with session.post(f"{url}/recommend", json={"history": history}) as response:
         content = await response.json()
@@ -109,7 +109,7 @@ async def post(session: aiohttp.ClientSession, url: str, history: list[str]) -> 
 
 
 async def load(url: str, histories: list[list[str]], clients: int, count: int) -> dict[str, float]:
-    """Latencies and the rate of as many requests by as many clients."""
+    """Latencies and the rate of `count` requests by `clients` clients."""
     draw, latencies = random.Random(0), []
     left = iter(range(count))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as session:
@@ -138,7 +138,7 @@ async def load(url: str, histories: list[list[str]], clients: int, count: int) -
 
 
 async def numbers(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
-    """What `/metrics` tells, of what has no labels."""
+    """The values of `/metrics` that have no labels."""
     async with session.get(f"{url}/metrics") as response:
         text = await response.text()
     lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
@@ -146,7 +146,7 @@ async def numbers(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
 
 
 async def first_answer(service: Served, history: list[str]) -> float:
-    """Seconds from the start of the process to its first answer."""
+    """Seconds from the start of the process to its first response."""
     async with aiohttp.ClientSession() as session:
         await post(session, service.url, history)
     return time.perf_counter() - service.start
@@ -199,12 +199,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of a complete run")
-    parser.add_argument("--requests", type=int, default=3000, help="of each load")
+    parser.add_argument("--requests", type=int, default=3000, help="requests per load")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--memory-requests", type=int, default=100_000)
-    parser.add_argument("--threads", type=int, default=1, help="of torch in the service")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads in the service")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="JSON of all numbers")
+    parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     parser.add_argument("--serve", choices=("batches", "singly"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:

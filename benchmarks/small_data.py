@@ -1,12 +1,12 @@
-"""Runs PRORec as it is by default on small data, and shows what answers beside the best floor.
+"""Runs PRORec with its default configuration on small data, and compares it with the best floor.
 
     python benchmarks/small_data.py --work FOLDER
     python benchmarks/small_data.py --work FOLDER --data BEAUTY --data GAMES --only games-500
 
-Slices: three synthetic shops, and of each native folder that is named the items had most (500 and
-2,000) with what their users had of them. Whatever answers is chosen on the validation users, floors
-included, so that nothing there is ahead of it; the test shows what that is worth. A run is kept in
-the work folder, and goes on where it was stopped.
+Slices: three synthetic shops, and from each native folder that you name the 500 and 2,000 most
+popular items with their interactions. The validation users decide which system recommends, floors
+included, so no system is better on them; the test users show how good this choice is. Runs stay in
+the work folder, and a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SYNTHETIC = {"shop-300": (300, 150), "shop-1000": (1000, 1000), "shop-3000": (30
 
 MOST_HAD = (500, 2000)
 LEAST = 3
-"""Interactions that a user of a slice has: one to train on, one to choose by, one to test."""
+"""Fewest interactions of a user in a slice: one for training, one for validation, one for test."""
 
 
 def slices(work: Path, sources: list[Path]) -> Iterator[tuple[str, Path]]:
-    """The name of each slice, and its native folder, which is made if it is not there."""
+    """The name of each slice, and its native folder, which is made if it does not exist."""
     for name, (num_items, num_users) in SYNTHETIC.items():
         folder = work / "data" / name
         if not folder.exists():
@@ -57,7 +57,7 @@ def slices(work: Path, sources: list[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def measured(name: str, data: Path, out: Path) -> dict[str, object]:
-    """A run's figures, once it is complete."""
+    """Completes a run and returns its metrics."""
     start = time.perf_counter()
     command = [sys.executable, str(APP), "run", "--data", str(data), "--out", str(out)]
     subprocess.run(command, check=True)
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of data and runs")
     parser.add_argument("--data", type=Path, action="append", default=[], help="native folder")
-    parser.add_argument("--only", action="append", help="name of a slice; all without it")
+    parser.add_argument("--only", action="append", help="name of a slice; default: all")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     rows = []

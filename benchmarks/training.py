@@ -1,26 +1,24 @@
-"""Times training: our SASRec and encoder-decoder beside RecBole's SASRec and Hugging Face's T5.
+"""Times training of our SASRec and encoder-decoder, RecBole's SASRec and Hugging Face's T5.
 
     python benchmarks/training.py --data FOLDER --recbole-python ENV/bin/python
     python benchmarks/training.py --device cuda --precision bf16
     python benchmarks/training.py --softmax-items 1000000  # the memory of a full softmax, alone
 
-What is a sample:
+The samples of each row:
 - pairs: one prefix of a history with its next item, the state of its last position, softmax over
-  all items. This is RecBole's sample, so these two rows compare like with like. RecBole pads each
-  prefix to the full length; ours are bucketed by length and cut to the longest of their batch,
-  which changes no loss (checked before the clock starts).
-- sequences: one window of a history, a target at every position, softmax over all items. Its
-  targets a second stand beside the pairs', but the step is another one: windows see a user's
-  targets together.
+  all items. RecBole has the same samples, so these two rows can be compared directly. RecBole pads
+  each prefix to the full length; ours are bucketed by length and cut to the longest of their batch,
+  which does not change the loss (this is checked before the timing).
+- sequences: one window of a history, a target at every position, softmax over all items. The table
+  has its targets per second too, but its step is different: one window has all targets of a user.
 - codes: one prefix with the codes of its next item; the history is the codes of its items, 4 each,
   so 80 tokens. T5 reads the same tokens, padded to the longest history of its shuffled batch.
-- vectors: the same, with one learned vector an item in place of its codes: 20 positions.
+- vectors: the same, with one learned vector per item instead of its codes: 20 positions.
 
-Peers take turns (A B A B) through `--rounds` rounds of `--steps` steps each; medians, with the
-slowest and the fastest round. Fabric, logging and the making of batches are in our times (`fit` is
-what runs); RecBole's and T5's loops are bare ones. FLOP/s are those of matrix products in one step,
-counted on some steps of the run itself, and stand beside what a plain product reaches when its turn
-comes.
+Peers take turns (A B A B) for `--rounds` rounds of `--steps` steps each; the table has medians,
+with the slowest and the fastest round. Our times include Fabric, logging and the making of batches,
+since `fit` runs; RecBole and T5 run in plain loops. FLOP/s are those of matrix products, counted on
+some steps of the run. They are compared with a plain product that is timed in the same round.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ MIB = 2**20
 
 @dataclass
 class Contestant:
-    """Something that trains some steps and says how long it took."""
+    """A model that trains for some steps and measures the time."""
 
     name: str
     run: Callable[[int], dict[str, float]]
@@ -73,7 +71,7 @@ class Contestant:
 
 
 class Endless:
-    """A source whose one epoch is the next `steps` batches, wherever the last one ended."""
+    """A source whose only epoch is the next `steps` batches, after those of the last call."""
 
     def __init__(self, source: Any) -> None:
         self.source, self.steps, self.batches = source, 0, self._all()
@@ -90,7 +88,7 @@ class Endless:
     def __call__(
         self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """Returns the next batches; it knows no shares, for it is one process that asks."""
+        """Returns the next batches; it has no shares, since there is only one process."""
         return islice(self.batches, self.steps)
 
 
@@ -160,7 +158,7 @@ def ours(
 
 
 def t5_model() -> Any:
-    """A T5 of the encoder-decoder's sizes, its weights drawn with seed 0."""
+    """A T5 with the encoder-decoder's sizes and random weights from seed 0."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     sizes = Seq2SeqConfig()
@@ -182,7 +180,7 @@ def t5_model() -> Any:
 
 
 def t5_peer(source: PairBatches, codes: Tensor, options: argparse.Namespace) -> Contestant:
-    """Hugging Face's T5 of the encoder-decoder's sizes, in a bare loop."""
+    """Hugging Face's T5 with the encoder-decoder's sizes, in a plain loop."""
     model = t5_model().to(options.device).train()
     tokens = codes + 2 + CODEBOOK_SIZE * torch.arange(NUM_LEVELS)
     tokens = torch.cat([tokens, torch.zeros(1, NUM_LEVELS, dtype=torch.long)]).to(options.device)
@@ -253,7 +251,7 @@ class RecBole:
 
 
 def check_padding(model: nn.Module, source: PairBatches, loss: Any, device: str) -> float:
-    """Returns how far the loss moves when each batch is padded to the full length; must be nil."""
+    """Returns how much the loss changes if each batch is padded to the full length; must be 0."""
     model.eval()
     furthest = 0.0
     with torch.no_grad():
@@ -310,7 +308,7 @@ def contestants(
 
 
 def product_rate(device: str, precision: str) -> float:
-    """Returns the FLOP/s of a plain product, [25600, 128] times [128, 512]: the best of some."""
+    """Returns FLOP/s of a plain product, [25600, 128] times [128, 512]: the best of several."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left = torch.randn(25_600, 128, device=device, dtype=dtype)
     right = torch.randn(128, 512, device=device, dtype=dtype)
@@ -323,7 +321,7 @@ def product_rate(device: str, precision: str) -> float:
 
 
 def report(entered: list[Contestant], rate: float) -> None:
-    """Prints one line a contestant, and how they compare."""
+    """Prints one line per contestant, and the ratios of their speeds."""
     print(f"{'model':34} {'samples/s':>9} {'min':>7} {'max':>7} {'targets/s':>9} "
           f"{'CPU ms/sample':>13} {'GFLOP/s':>8} {'of product':>10}")  # fmt: skip
     speeds = {}
@@ -349,9 +347,9 @@ def report(entered: list[Contestant], rate: float) -> None:
 
 
 def softmax_memory(num_items: int, options: argparse.Namespace) -> None:
-    """Trains on a large catalogue with the full softmax, and prints what it takes beside the table.
+    """Trains on a large catalogue with the full softmax, and prints its memory without the table's.
 
-    The table's part is its weights, its gradient and Adam's two averages.
+    The table's memory is its weights, its gradient and Adam's two averages.
     """
     from genrec.process import peak_memory_mib
 
@@ -377,14 +375,14 @@ def softmax_memory(num_items: int, options: argparse.Namespace) -> None:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a native folder; synthetic histories without")
+    parser.add_argument("--data", type=Path, help="native folder; default: synthetic data")
     parser.add_argument("--recbole-python", type=Path, help="the Python that has RecBole")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--bucket", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30, help="steps a round")
+    parser.add_argument("--steps", type=int, default=30, help="steps per round")
     parser.add_argument("--softmax-items", type=int, help="measure the full softmax's memory")
     parser.add_argument("--softmax-dim", type=int, default=128)
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""RecBole's SASRec as the peer of `training.py`; runs in an environment of its own.
+"""RecBole's SASRec as the peer of `training.py`; it runs in its own environment.
 
-Reads one JSON line of settings, then trains as many batches as each further line says and answers
-with seconds, CPU seconds, samples and the loss. Waiting for a line costs no CPU, so that the peers
-can take turns.
+Reads one JSON line of settings. Each further line is a number of batches: it trains on so many and
+prints seconds, CPU seconds, samples and the loss. Waiting for a line uses no CPU, so the peers can
+take turns.
 
     python -m venv ENV
     ENV/bin/pip install "torch==2.13.0" "numpy<2" "pandas<2.3" "scipy<1.14" "setuptools<81" recbole
@@ -75,7 +75,7 @@ def prepare(settings: dict[str, Any], folder: Path) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    """Answers line by line."""
+    """Reads a line, trains and prints a line, until the input ends."""
     sys.argv = sys.argv[:1]  # RecBole reads the command line
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever RecBole prints

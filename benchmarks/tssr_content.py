@@ -1,17 +1,17 @@
-"""Memory and time of TSSR's end-to-end content beside stored embeddings: MiniLM on real titles.
+"""Memory and time of TSSR with trained content encoders or stored embeddings, on real titles.
 
     python benchmarks/tssr_content.py                # 10,000 items on a CPU: must stay in 8 GiB
     python benchmarks/tssr_content.py --quick        # a few steps of three modes
     python benchmarks/tssr_content.py --device cuda --precision bf16 --batch-size 256 --items 0
 
-Every mode trains in a process of its own, so that its peak is its own: on a CPU the most that the
-process has held, Python and torch included; on a GPU the most that torch has allocated. Modes take
-turns (A B A B) through `--rounds` rounds of `--steps` steps each; the first two steps are not
-counted; medians, with the fastest and the slowest step (batches are bucketed by length, so steps
-differ). A step reads `--batch-size` sequences of at most 20 items and encodes each distinct one of
-their items and targets once. "tables" is how long the vectors of all items take, as each validation
-and the kept model want them, in the first round. Titles are those of `--data`, by default of
-../shared/data/amazon14_beauty where that folder is there, else synthetic.
+Every mode trains in its own process, which has its own peak of memory: on a CPU the peak of the
+process, Python and torch included; on a GPU the peak of torch's allocations. Modes take turns
+(A B A B) for `--rounds` rounds of `--steps` steps each; the first two steps are not counted. The
+table has medians, with the fastest and the slowest step (batches are bucketed by length, so steps
+differ). A step reads `--batch-size` sequences of at most 20 items and encodes each distinct item
+and target once. "tables" is the time for the vectors of all items, as for each validation and for
+the saved model, in the first round. Titles are those of `--data`; by default those of
+../shared/data/amazon14_beauty if this folder exists, otherwise synthetic ones.
 
 - stored: embeddings of 128 dimensions and a projection. Their values change neither memory nor
   time, so they are drawn at random.
@@ -48,7 +48,7 @@ WARM_UP = 2
 
 
 def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains one mode in this process and says what it took."""
+    """Trains one mode in this process and returns its times and memory."""
     import torch
     from fusion import encoder_counts, precomputed
 
@@ -89,7 +89,7 @@ def measure(mode: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_data(options: argparse.Namespace) -> tuple[Any, list[Any]]:
-    """The catalogue, cut to what is asked for, and its histories of two items or more."""
+    """The first `--items` items of the catalogue, and histories of two items or more."""
     import numpy as np
     from evalrec import find_interactions, leave_one_out, read_interactions
     from semtok import find_catalog, read_catalog
@@ -123,7 +123,7 @@ def make_model(mode: str, catalog: Any, options: argparse.Namespace) -> tuple[An
 
 
 class Prepared:
-    """A source whose one epoch is batches that are made already."""
+    """A source whose only epoch is a list of batches."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches = batches
@@ -132,14 +132,14 @@ class Prepared:
         return len(self.batches)
 
     def __call__(self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0) -> Any:
-        """The batches, whichever epoch it is."""
+        """The batches, the same for every epoch."""
         return islice(self.batches, start + (shard - start) % shards, None, shards)
 
 
 def train(
     config: Any, model: Any, batches: list[Any], device: Any
 ) -> tuple[list[float], list[float]]:
-    """Trains on each batch once; wall and CPU seconds of each step."""
+    """Trains on each batch once; returns wall and CPU seconds of each step."""
     import torch
     from genrec import TrainingConfig, fit
 
@@ -171,7 +171,7 @@ def held(device: Any) -> float:
 def peak(device: Any) -> float:
     """The most GiB in use so far.
 
-    Not by getrusage, whose figure a process takes over from the one that has started it.
+    Not from getrusage, since a process starts with the value of its parent.
     """
     import torch
 
@@ -181,7 +181,7 @@ def peak(device: Any) -> float:
 
 
 def status(name: str) -> float:
-    """A figure of /proc/self/status, in GiB."""
+    """A value of /proc/self/status, in GiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 2**20
@@ -197,7 +197,7 @@ def processor() -> str:
 
 
 def apart(mode: str, options: argparse.Namespace, *, tables: bool) -> dict[str, Any]:
-    """Measures one mode in a process of its own."""
+    """Measures one mode in its own process."""
     command = [sys.executable, __file__, "--mode", mode, "--data", str(options.data)]
     for name in ("device", "precision", "items", "batch_size", "batch_items", "steps"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -211,7 +211,7 @@ def apart(mode: str, options: argparse.Namespace, *, tables: bool) -> dict[str, 
 
 
 def report(rounds: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
-    """Prints one line a mode, and whether the limit holds."""
+    """Prints one line per mode, and whether all are within the limit."""
     first = next(iter(rounds.values()))[0]
     print(f"{date.today()}  {first['machine']}")
     distinct = statistics.median(first["distinct"])
@@ -246,15 +246,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--items", type=int, default=10_000, help="0 for the whole catalogue")
-    parser.add_argument("--batch-size", type=int, default=32, help="sequences a step")
+    parser.add_argument("--batch-size", type=int, default=32, help="sequences per step")
     parser.add_argument("--batch-items", type=int, default=64, help="items encoded together")
-    parser.add_argument("--steps", type=int, default=8, help="steps a round")
+    parser.add_argument("--steps", type=int, default=8, help="steps per round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
-        "--quick", action="store_true", help="smoke: one round of three small steps"
+        "--quick", action="store_true", help="quick test: one round of three small steps"
     )
     parser.add_argument("--tables", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--mode", choices=list(MODES), help="measure this one here, as JSON")
+    parser.add_argument("--mode", choices=list(MODES), help="measure one mode in this process")
     options = parser.parse_args()
     if options.quick:
         options.items, options.batch_size, options.steps, options.rounds = 400, 8, 3, 1

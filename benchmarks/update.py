@@ -1,16 +1,16 @@
-"""Times PRORec's update beside a full retrain, and compares what they answer to the same users.
+"""Times PRORec's update and a full retrain, and compares their metrics on the same users.
 
     python benchmarks/update.py --work FOLDER                       # synthetic data
     python benchmarks/update.py --data FOLDER --work FOLDER --device cuda
 
-Each history is cut by position: its first part (nine tenths) is last week's data, all of it the
-data of now. Items that the first parts lack are new, and `--launched` items, drawn, whose
-interactions are left out of last week's data. Four runs: PRORec on last week's data, its
-update, its update without training, and PRORec on the data of now from the start. Asked is what
-each user with new interactions had last, which none of the four was trained on.
+Each history is cut by position: its first part (nine tenths) is the old data, the whole history is
+the new data. Items that are not in the first parts are new. So are `--launched` random items, whose
+interactions are left out of the old data. There are four runs: PRORec on the old data, its update,
+its update without training, and PRORec on the new data from the start. The target to predict is the
+last item of each user with new interactions; none of the four was trained on it.
 
-Times are the sums of the stages' own, without Python's start. Whatever lies in the work folder
-already is kept, so that a run that was stopped goes on.
+Times are the sums over the stages, without Python's start. Everything in the work folder is kept,
+so a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ TARGETS = {"time of the first run": 0.2, "recall of the retrain": 0.98}
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Last week's data in a folder, and the users that are asked.
+    """The old data in a folder, and the queries.
 
     Attributes:
-        folder: Last week's data.
-        queries: Of each user with new interactions, what came last.
-        item_ids: The id of each item of now.
-        is_new: Whether last week's data lack it.
+        folder: The old data.
+        queries: For each user with new interactions, the last item as target.
+        item_ids: The id of each item of the new data.
+        is_new: Whether the item is not in the old data.
     """
 
     folder: Path
@@ -63,14 +63,14 @@ class Cut:
 
 
 def cut(data: Path, folder: Path, share: float, launched: int, count: int) -> Cut:
-    """Cuts each history after a share of it, rounded down but for its first three.
+    """Cuts each history after a share of it, rounded down, but not before its third item.
 
     Args:
         data: A native folder.
-        folder: Where last week's data go, unless they are there.
-        share: Of each history.
-        launched: Items that are left out of last week's data, drawn.
-        count: Most users that are asked.
+        folder: The folder for the old data, unless it exists.
+        share: Share of each history in the old data.
+        launched: Number of random items that are left out of the old data.
+        count: Largest number of queries.
     """
     catalog = read_catalog(find_catalog(data))
     table = read_interactions(find_interactions(data), item_ids=catalog.item_ids)
@@ -96,18 +96,18 @@ def cut(data: Path, folder: Path, share: float, launched: int, count: int) -> Cu
 
 
 def prorec(*arguments: object) -> None:
-    """A command of PRORec."""
+    """Runs a command of PRORec."""
     subprocess.run([sys.executable, str(APP), *map(str, arguments)], check=True)
 
 
 def seconds(run: Path) -> float:
-    """What the stages of a run took."""
+    """Seconds of a run's stages."""
     stages = [json.loads(path.read_text()) for path in run.glob("*/stage.json")]
     return sum(stage["seconds"] for stage in stages)
 
 
 def figures(run: Path, cut: Cut) -> dict[str, float]:
-    """How a run answers the users; items that it does not know it skips."""
+    """The metrics of a run on the queries; it skips unknown items of a history."""
     rows = {item_id: row for row, item_id in enumerate(cut.item_ids)}
     recommender: Answers = load_run(run).recommender()
     histories = [[cut.item_ids[row] for row in history] for history in cut.queries.histories]
@@ -126,7 +126,7 @@ def figures(run: Path, cut: Cut) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Makes the four runs, and asks them."""
+    """Makes the four runs, and evaluates them."""
     work: Path = options.work
     data = options.data or work / "now"
     if not data.exists():
@@ -176,11 +176,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--config", type=Path, help="TOML of the runs from the start")
     parser.add_argument("--update", type=Path, help="TOML with the table [update]")
-    parser.add_argument("--share", type=float, default=0.9, help="of each history, last week's")
-    parser.add_argument("--launched", type=int, default=0, help="items new since last week, drawn")
-    parser.add_argument("--asked", type=int, default=5000, help="most users that are asked")
-    parser.add_argument("--items", type=int, default=600, help="of synthetic data")
-    parser.add_argument("--users", type=int, default=2000, help="of synthetic data")
+    parser.add_argument("--share", type=float, default=0.9, help="old share of each history")
+    parser.add_argument("--launched", type=int, default=0, help="random items, made new")
+    parser.add_argument("--asked", type=int, default=5000, help="largest number of queries")
+    parser.add_argument("--items", type=int, default=600, help="items of synthetic data")
+    parser.add_argument("--users", type=int, default=2000, help="users of synthetic data")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

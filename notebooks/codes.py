@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Codes for a catalogue, and how good they are
 #
-# A semantic ID is a short row of codes that stands for an item. Similar items have rows that begin alike.
-# Here a catalogue gets its semantic IDs, and we look at them in three ways.
+# A semantic ID is a short row of codes that represents an item. Rows of similar items start with the same codes.
+# Here we make semantic IDs for a catalogue, and look at them in three ways.
 #
 # Open this file as a notebook: `jupytext --to ipynb notebooks/codes.py`.
 
@@ -33,7 +33,7 @@ from semtok import (
 # %% [markdown]
 # ## The catalogue
 #
-# A file with one item a line and an `item_id`. Replace the path by that of your own file: JSONL, CSV or parquet.
+# A file with one item per line, each with an `item_id`. Use the path of your own file here: JSONL, CSV or parquet.
 
 # %%
 folder = write_synthetic("data", num_items=400, num_users=50)
@@ -44,8 +44,8 @@ print(catalog.item_ids[0], catalog.fields["title"][0])
 # %% [markdown]
 # ## Embeddings, then codes
 #
-# `LsaEmbedding` is made of words. A language model is one line as well: `TextEmbedding("minilm")`.
-# The tokenizer is embedding, quantizer and code table in one.
+# `LsaEmbedding` counts words. A language model is one line as well: `TextEmbedding("minilm")`.
+# The tokenizer contains the embedding, the quantizer and the code table.
 
 # %%
 source = LsaEmbedding.fit(catalog, dim=32)
@@ -66,18 +66,18 @@ for code in range(3):
     print(f"first code {code}:", [catalog.fields["title"][row] for row in rows])
 
 # %% [markdown]
-# ## Second look: are all codes used, and did items collide?
+# ## Second look: are all codes used, and do items collide?
 
 # %%
 health = measure_health(ids, collisions=tokenizer.collisions, distortion=tokenizer.distortion)
 for place, level in enumerate(health.levels, start=1):
     print(f"level {place}: {level.used} of {level.codebook_size} codes, {level.entropy:.1f} bits")
-print(f"{health.collision_rate:.1%} of items had the codes of another before this was resolved")
+print(f"{health.collision_rate:.1%} of items collided: they had the codes of another item at first")
 
 # %% [markdown]
-# ## Third look: beside other quantizers
+# ## Third look: other quantizers
 #
-# Of an item's ten nearest neighbours by embedding, how many are among its nearest by codes? Random codes are the floor.
+# How many of an item's ten nearest neighbours by embedding are also among its nearest by codes? Random codes are the floor.
 
 # %%
 vectors = source.embed(catalog)
@@ -91,7 +91,7 @@ for name, share in overlap.items():
     print(f"{name}: {share:.0%} of neighbours agree")
 
 # %% [markdown]
-# The codes say something about items if they are well above random ones.
+# Codes contain information about items if their overlap is far above that of random codes.
 
 # %%
 assert overlap["hierarchical k-means"] > 2 * overlap["random"]

@@ -10,7 +10,7 @@
 # # Is my recommender better than the floors?
 #
 # A floor is a simple method that counts instead of learning. A model that does not beat the floors has not shown
-# anything yet. Here a SASRec is trained for some seconds and put beside them.
+# anything yet. Here we train a SASRec for some seconds and compare it with the floors.
 
 # %%
 import json
@@ -34,8 +34,8 @@ from rich import print
 # %% [markdown]
 # ## The data
 #
-# A folder with `items.jsonl` and `interactions.parquet`. `evalrec prepare table orders.csv items.csv --out data` makes one of
-# your own tables.
+# A folder with `items.jsonl` and `interactions.parquet`. `evalrec prepare table orders.csv items.csv --out data` makes such a
+# folder from your own tables.
 
 # %%
 folder = write_synthetic("data", num_items=150, num_users=300)
@@ -46,17 +46,16 @@ split = leave_one_out(interactions)
 print(split.counts)
 
 # %% [markdown]
-# ## Before anything: would the data mislead?
+# ## First check: are the data misleading?
 
 # %%
 findings = [*check_interactions(interactions), *check_split(split, interactions)]
-print([finding.message for finding in findings] or "nothing that would mislead")
+print([finding.message for finding in findings] or "nothing misleading")
 
 # %% [markdown]
 # ## A model
 #
-# Any model goes here that gives a score to every item for a list of histories. This one is trained on the training
-# histories alone.
+# You can use any model that scores every item for a list of histories. This one is trained only on the training histories.
 
 # %%
 torch.manual_seed(0)
@@ -76,7 +75,7 @@ score = dense_scorer(model.eval(), config.history_length)
 # %% [markdown]
 # ## The floors, and all in one table
 #
-# Both halves matter: with all items in the list, and with the items of the history struck out ("filtered").
+# The table has two halves: all items are ranked, or the items of the history are left out ("filtered"). Read both.
 
 # %%
 texts = [" ".join([item["title"], *item["categories"]]) for item in items]
@@ -89,7 +88,7 @@ print(reports_table(reports, title="Test"))
 # %% [markdown]
 # ## Is the difference real?
 #
-# The same users are asked of both, so a paired test can tell. The first system is the baseline: the best floor.
+# Both systems are tested on the same users, so we can use a paired test. The first system is the baseline: the best floor.
 
 # %%
 best = max(floors, key=lambda name: reports[f"floor: {name}"].metrics["filtered"]["ndcg@10"].mean)
@@ -97,5 +96,5 @@ comparison = compare({f"floor: {best}": [reports[f"floor: {best}"]], "SASRec": [
 print(comparison_table(comparison))
 
 # %% [markdown]
-# On so little data the best floor is ahead. A model needs more users, or the texts of the items, before it pays. Without the
-# floors this table would have one row, and nobody could tell.
+# On so little data the best floor is better. A model needs more users, or the texts of the items, to beat it. Without the
+# floors this table would have one row, and we would not know this.

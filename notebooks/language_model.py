@@ -7,10 +7,10 @@
 # ---
 
 # %% [markdown]
-# # A Hugging Face model that can write nothing but items
+# # A Hugging Face model that generates only items
 #
-# A language model writes tokens. If each code of a semantic ID is a token, it can write items. If its choice is held to
-# the tree of all semantic IDs, it can write *only* items. Here we see both, with a tiny model of random weights.
+# A language model generates tokens. If each code of a semantic ID is a token, it can generate items. If generation is restricted
+# to the trie of all semantic IDs, it generates *only* items. Here we see both, with a tiny model with random weights.
 
 # %%
 import numpy as np
@@ -35,7 +35,7 @@ print(f"{len(ids.codes)} items; {num_codes:,} rows of codes would be possible")
 # %% [markdown]
 # ## A model and a tokenizer
 #
-# Take `AutoTokenizer.from_pretrained(NAME)` and `AutoModelForCausalLM.from_pretrained(NAME)` for a real one.
+# For a real model, use `AutoTokenizer.from_pretrained(NAME)` and `AutoModelForCausalLM.from_pretrained(NAME)`.
 
 # %%
 words = Tokenizer(models.BPE())
@@ -80,7 +80,7 @@ rows = ids.rows(tokens.codes_of(free[:, width:].numpy()))
 print(f"{(rows >= 0).sum()} of {len(rows)} answers are items")
 
 # %% [markdown]
-# ## Held to the tree: always an item
+# ## Restricted to the trie: always an item
 
 # %%
 trie = Trie.build(torch.from_numpy(ids.codes), ids.codebook_sizes)
@@ -95,5 +95,5 @@ assert (held >= 0).all()
 # %% [markdown]
 # ## Next
 #
-# A model with random weights recommends at random. The guide "Semantic IDs in a language model" of the site trains one on
-# histories: with `HistoryTemplate` and `ItemCollator` of `semtok.hf`.
+# A model with random weights recommends at random. The guide "Semantic IDs in a language model" trains one on histories, with
+# `HistoryTemplate` and `ItemCollator` of `semtok.hf`.

@@ -24,8 +24,8 @@ import semrec
 # %% [markdown]
 # ## Data and configuration
 #
-# The folder holds `items.jsonl` and `interactions.parquet`. The configuration below is tiny, so that the notebook ends within a
-# minute. For real data leave `--config` out: sizes then follow the data.
+# The folder holds `items.jsonl` and `interactions.parquet`. The configuration below is tiny, so the notebook ends within a
+# minute. For real data leave `--config` out: then the sizes are chosen from the data.
 
 # %%
 data = write_synthetic("data", num_items=60, num_users=120)
@@ -54,8 +54,8 @@ num_beams = 40
 # %% [markdown]
 # ## The run
 #
-# The same as `prorec run --data data --out runs/mine --config tiny.toml` in a terminal. It can be stopped at any moment: the
-# same command continues it. It leaves `runs/mine/report.html`.
+# This is the same as `prorec run --data data --out runs/mine --config tiny.toml` in a terminal. You can stop it at any moment;
+# the same command resumes it. It writes the report `runs/mine/report.html`.
 
 # %%
 command = ["prorec", "run", "--data", str(data), "--out", "runs/mine", "--config", "tiny.toml"]
@@ -64,7 +64,7 @@ subprocess.run(command, check=True)
 # %% [markdown]
 # ## What won?
 #
-# Every row of the run's table can be asked for by its name, floors included.
+# You can get every row of the run's table by its name, floors included.
 
 # %%
 run = semrec.load_run("runs/mine")
@@ -75,7 +75,7 @@ for name in ("PRORec", "graph + text"):
 # %% [markdown]
 # ## Recommendations
 #
-# Without a name it is what `prorec recommend` answers by.
+# Without a name, `run.recommender()` is the system that `prorec recommend` uses.
 
 # %%
 history = run.item_ids[:2]

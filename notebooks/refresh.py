@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # New items, without moving ids
+# # New items, without changing old IDs
 #
-# Codes that were published stand in logs, caches and other people's tables. So they must not change when the catalogue
+# Published codes are stored in logs, caches and other people's tables. So they must not change when the catalogue
 # grows. Here a catalogue grows, and we check that every old item keeps its codes.
 
 # %%
@@ -54,8 +54,8 @@ published = tokenizer.semantic_ids
 # %% [markdown]
 # ## Next Monday: 20 more
 #
-# `extended` returns a tokenizer that knows the new items as well; the old one stays as it is. New items get codes that are
-# free, near items that they are like. In a terminal: `semtok encode new.jsonl --tokenizer tokenizer --extend`.
+# `extended` returns a tokenizer that also knows the new items; the old one does not change. New items get free codes close to
+# those of similar items. In a terminal: `semtok encode new.jsonl --tokenizer tokenizer --extend`.
 
 # %%
 new = part(range(300, 320))
@@ -69,19 +69,19 @@ for item_id, codes in list(zip(new.item_ids, encoding.semantic_ids.codes.tolist(
     print(item_id, title, codes)
 
 # %% [markdown]
-# ## Did anything move?
+# ## Did any code change?
 
 # %%
 old_rows = [ids.row(item_id) for item_id in published.item_ids]
 assert np.array_equal(ids.codes[old_rows], published.codes)
 assert len(np.unique(ids.codes, axis=0)) == len(ids.codes)
-print("300 codes as before, 20 new ones, none given twice")
+print("300 items keep their codes, 20 new items have codes, all codes differ")
 
 # %% [markdown]
 # ## When is a new fit due?
 #
-# The drift compares how far new items lie from what their codes stand for with the same for the items that were fitted. At
-# 1 they are no farther; above 1.5 a new fit is advised.
+# Codes represent a point in the embedding space. The drift is the mean squared distance of new items from their points, divided
+# by that of the fitted items. At 1 the codes fit new items equally well; above 1.5 a new fit is advised.
 
 # %%
 drift = encoding.drift
@@ -90,5 +90,5 @@ print(f"drift {drift.ratio:.2f} at level {drift.level}, advised above {drift.thr
 # %% [markdown]
 # ## A trained recommender too
 #
-# A run of `prorec`, `cocorec` or `tssr` takes new items in the same way: `prorec extend --run RUN --items new.jsonl --out RUN2` makes
-# room for them at once, and `prorec update --run RUN --data NOW --out RUN2` trains on. The page "Refresh" of the site says more.
+# A run of `prorec`, `cocorec` or `tssr` takes new items in the same way: `prorec extend --run RUN --items new.jsonl --out RUN2`
+# adds them at once, and `prorec update --run RUN --data NOW --out RUN2` trains the run further. See the page "Refresh".

@@ -1,4 +1,4 @@
-"""Three published recommenders composed of semtok, fusion, genrec and evalrec."""
+"""Three published recommenders, built from semtok, fusion, genrec and evalrec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complete runs on the Hugging Face hub: what answers, without its customers, and a model card."""
+"""Complete runs on the Hugging Face hub, without their users and with a model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_do
 from semrec.loading import LoadedRun, load_run
 
 KEPT_BACK = ("users", "variants", "studies", "curves")
-"""What stays at home: the histories of users, and what a run needs to train and not to answer."""
+"""Not uploaded: the histories of users, and files that only training needs."""
 
 CARD = "README.md"
 _METRICS = ("recall@10", "ndcg@10")
@@ -22,11 +22,11 @@ _METRICS = ("recall@10", "ndcg@10")
 class HubRun(ModelHubMixin):
     """A complete run with `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
-    What is saved is the folder of the run, JSON, safetensors and parquet, nothing of which runs,
-    without what is in `KEPT_BACK`; and a README.md that is the model card, made of the run: data,
-    protocol, floors, and metrics with their intervals. `semrec.load_run` opens it, as do the
-    commands `recommend --history`, `recommend --input` and `serve`. `recommend --users` needs the
-    run itself, since users are kept back.
+    It saves the run's folder (JSON, safetensors and parquet, none of which runs code) without
+    `KEPT_BACK`, and a README.md with the model card: data, protocol, floors, and metrics with their
+    intervals. `semrec.load_run` opens the folder, and so do the commands `recommend --history`,
+    `recommend --input` and `serve`. `recommend --users` needs the original run, because users are
+    not uploaded.
 
     `push_to_hub` and `save_pretrained` take `model_card_kwargs`, the arguments of `model_card`.
 
@@ -35,26 +35,26 @@ class HubRun(ModelHubMixin):
     """
 
     def __new__(cls, *_: Any, **__: Any) -> HubRun:
-        """Without the mixin's copy of all arguments: a run has a configuration of its own."""
+        """Skips the mixin, which would store all arguments as a configuration."""
         return object.__new__(cls)
 
     def __init__(self, run: LoadedRun) -> None:
         self.run = run
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Writes the run and its card, and pushes it to the hub where that is asked for.
+        """Writes the run and its card, and pushes both to the hub if `push_to_hub` is set.
 
         Args:
-            save_directory: A folder that is not there yet, or empty.
+            save_directory: A new or empty folder.
             **options: As for `huggingface_hub.ModelHubMixin.save_pretrained`, such as
                 `model_card_kwargs`, `push_to_hub` and `repo_id`.
 
         Returns:
-            The address of the commit where it was pushed.
+            The address of the commit if the run was pushed, else None.
 
         Raises:
             FileExistsError: The folder is not empty.
-            TypeError: A `config` is handed in.
+            TypeError: `config` is given.
         """
         if options.get("config") is not None:
             raise TypeError("config must be left out: the run has its own")
@@ -85,7 +85,7 @@ class HubRun(ModelHubMixin):
         token: str | bool | None,
         **options: Any,
     ) -> HubRun:
-        """Opens a folder, or what a repository of the hub holds; `from_pretrained` calls it.
+        """Opens a folder or downloads a repository of the hub; called by `from_pretrained`.
 
         Options are those of `semrec.load_run`.
         """
@@ -104,17 +104,17 @@ class HubRun(ModelHubMixin):
         return cls(load_run(folder, **options))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Returns the card; arguments are those of `model_card` after the run."""
+        """Returns `model_card(run, *args, **kwargs)`."""
         return model_card(self.run, *args, **kwargs)
 
 
 def model_card(run: LoadedRun, *, text: str = "", **metadata: Any) -> ModelCard:
-    """Returns the model card of a run: data, protocol, floors, metrics with their intervals.
+    """Returns the model card of a run: data, protocol, floors, and metrics with their intervals.
 
     Args:
         run: The run.
-        text: A paragraph or more below the title, in Markdown: what the catalogue is, say.
-        **metadata: Of `huggingface_hub.ModelCardData`, such as `license` and `datasets`.
+        text: Markdown below the title, such as a description of the catalogue.
+        **metadata: Fields of `huggingface_hub.ModelCardData`, such as `license` and `datasets`.
     """
     data = ModelCardData(
         **{"library_name": "semrec", "tags": ["recommendation", "semantic-ids"], **metadata}

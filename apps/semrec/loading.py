@@ -1,4 +1,4 @@
-"""A complete run in a notebook: what it answers by, its codes, its vectors and its reports."""
+"""A complete run in a notebook: its recommenders, codes, vectors and reports."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from semrec.shared.pipeline import Pipeline
 
 APPS = ("prorec", "cocorec", "tssr", "llm")
-"""Whose runs can be loaded."""
+"""The apps whose runs can be loaded."""
 
 
 class LoadedRun:
-    """A complete run; everything is read from its folder when it is first asked for.
+    """A complete run; each part is read from its folder when it is first used.
 
     Args:
         path: The folder.
@@ -42,27 +42,27 @@ class LoadedRun:
 
     @property
     def app(self) -> str:
-        """The app that made it: "prorec", "cocorec", "tssr" or "llm"."""
+        """The app that made the run: "prorec", "cocorec", "tssr" or "llm"."""
         return self.pipeline.run.app
 
     @property
     def config(self) -> Any:
-        """The resolved configuration, a dataclass of the app's."""
+        """The resolved configuration, a dataclass of the app."""
         return self.pipeline.config
 
     @property
     def rankings(self) -> tuple[str, ...]:
-        """The names that `recommender` takes: the rows of the run's tables, models first.
+        """The names that `recommender` accepts: the rows of the run's tables, models first.
 
-        A run of an older version keeps fewer floors than its tables show.
+        A run of an older version stores fewer floors than its tables show.
         """
         return tuple(self.pipeline.recommenders())
 
     def recommender(self, name: str | None = None) -> Answers:
-        """What answers histories of item ids, by `recommend` and `stream`.
+        """Returns a recommender, whose `recommend` and `stream` answer histories of item ids.
 
         Args:
-            name: One of `rankings`; None for what the command `recommend` answers by.
+            name: One of `rankings`; None for the one that the command `recommend` uses.
 
         Raises:
             ExperimentError: There is no ranking of that name, or a file of the run is damaged.
@@ -87,30 +87,30 @@ class LoadedRun:
         name: str | None = None,
         backend: str = "polars",
     ) -> Any:
-        """Answers the users of a data frame of interactions by another data frame.
+        """Takes a data frame of interactions and returns a data frame of recommendations.
 
         Args:
-            frame: A row an interaction, of pandas, polars, pyarrow or any other library that
-                narwhals knows. Items that the run does not know are skipped.
+            frame: One row per interaction, from pandas, polars, pyarrow or any other library that
+                narwhals supports. Items that the run does not know are skipped.
             user: The column of user ids; they need not be users of the run.
             item: The column of item ids.
-            time: The column that orders a user's interactions; None takes the order of the frame.
-            top_k: Items a user.
-            exclude_seen: Whether items of the history are left out of its answer.
-            name: One of `rankings`; None for what the command `recommend` answers by.
-            backend: The library of the answer: "polars", "pandas", "pyarrow" or any other whose
-                tables narwhals makes.
+            time: The column that orders a user's interactions; None keeps the order of the frame.
+            top_k: Items per user.
+            exclude_seen: Whether items of the history are left out of the answer.
+            name: One of `rankings`; None for the one that the command `recommend` uses.
+            backend: The library of the returned frame: "polars", "pandas", "pyarrow" or any other
+                whose tables narwhals can make.
 
         Returns:
-            A frame with the columns user, item, rank (from 1 on) and score, in the order in which
-            users first appear.
+            A frame with the columns user, item, rank (from 1) and score. Users are in the order of
+            their first appearance.
 
         Raises:
-            DataError: The frame has no rows, lacks a column, or a cell is missing or not what it
-                must be (`evalrec.DataError`).
+            DataError: The frame has no rows, lacks a column, or has a missing or wrong cell
+                (`evalrec.DataError`).
             ExperimentError: There is no ranking of that name, or a file of the run is damaged.
-            ImportError: The library of the answer is not installed.
-            TypeError: It is no data frame.
+            ImportError: The library `backend` is not installed.
+            TypeError: `frame` is not a data frame.
         """
         import numpy as np
         from evalrec import Interactions, Recommendations
@@ -141,7 +141,7 @@ class LoadedRun:
 
     @property
     def titles(self) -> dict[str, str]:
-        """What each item is called, by its id."""
+        """The title of each item, by its id."""
         return self.pipeline.titles
 
     @cached_property
@@ -153,21 +153,21 @@ class LoadedRun:
     def vectors(self) -> Mapping[str, Float[np.ndarray, "items dim"]]:
         """Embeddings of the items by name, row i for item i.
 
-        "items" are those that the model ranks by, or, of PRORec, that became codes; the others are
-        of what the items say of themselves, as the model reads them.
+        "items" are the vectors that the model ranks with; for PRORec, those that were quantized
+        into codes. The others are embeddings of the items' content, as the model reads them.
         """
         return self.pipeline.vectors()
 
     @cached_property
     def reports(self) -> Mapping[str, Report]:
-        """The reports of the test by their rows in tables: models first, floors last."""
+        """The test reports by their rows in tables: models first, floors last."""
         return self.pipeline.reports()
 
     def histories(self) -> Iterator[tuple[str, list[str]]]:
-        """The id of each user with the ids of what the user had, oldest first.
+        """Yields the id of each user and the ids of the user's items, oldest first.
 
         Raises:
-            ExperimentError: An older version made the run, which keeps nothing of its users.
+            ExperimentError: An older version made the run and did not store its users.
         """
         import polars as pl
 
@@ -179,20 +179,20 @@ class LoadedRun:
 
 
 def load_run(path: str | Path, *, device: str = "auto", trust: Collection[str] = ()) -> LoadedRun:
-    """Opens a complete run of any of the apps; nothing in its folder is changed.
+    """Opens a complete run of any app; its folder is not changed.
 
     Args:
         path: The folder.
-        device: Where models answer: "auto" (the first GPU, or else the CPU), "cpu", "cuda:1".
-        trust: The packages whose code may run, where parts of the run are of other packages.
+        device: The device of the models: "auto" (the first GPU, or else the CPU), "cpu", "cuda:1".
+        trust: The packages whose code may run, if parts of the run are from other packages.
 
     Returns:
         The run. `load_run(RUN).recommender().recommend([history])` gives the answers of
         `recommend --run RUN`.
 
     Raises:
-        ExperimentError: The folder is not that of a complete run of an app that is known, or there
-            is no such device, or it wants the code of a package that is not trusted.
+        ExperimentError: The folder holds no complete run of a known app, there is no such device,
+            or the run needs code of a package that is not trusted.
     """
     path = Path(path)
     app = Run.reopen(path, Screen()).app

@@ -1,9 +1,9 @@
-"""CoCoRec end to end: a file of items and a file of interactions to recommended item ids.
+"""CoCoRec: from a file of items and a file of interactions to recommended item ids.
 
-Bridging Textual-Collaborative Gap through Semantic Codes for Sequential Recommendation, stage by
-stage: an embedding a view; semantic codes; the floors; the semantic-fusion module and the backbone,
-trained together with masked codes; what is deployed of them; SASRec beside them. Each stage is a
-folder of the run.
+The stages of "Bridging Textual-Collaborative Gap through Semantic Codes for Sequential
+Recommendation": an embedding of each view; semantic codes; the floors; the semantic-fusion module
+and the backbone, trained together with masked codes; the deployed model; SASRec as a baseline. Each
+stage is a folder of the run.
 
     python apps/cocorec.py run --data DIR --out RUN
     python apps/cocorec.py update --run RUN --data NOW --out RUN2
@@ -37,7 +37,7 @@ DEMO = Config(
 
 
 def system() -> System[CoCoRecPipeline]:
-    """The stages, what is reported of them, and the studies."""
+    """The stages, the findings of the report, and the studies."""
     from semrec.cocorec.report import findings
     from semrec.cocorec.studies import STUDIES
     from semrec.cocorec.system import CoCoRecPipeline

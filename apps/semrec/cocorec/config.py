@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The text embeddings Z^t, one a view (section 2.2.1).
+    """The text embeddings Z^t, one per view (section 2.2.1).
 
     Attributes:
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
             stored embeddings. The paper's is Sentence-T5 base.
         views: The catalogue's fields of each view, joined by "+". The paper has title, brand,
-            features, categories and description, one a view.
-        dim: Dimensions kept by PCA, of each view.
+            features, categories and description, each as one view.
+        dim: PCA dimensions of each view.
         whiten: Whether PCA gives every dimension the same variance, as in the authors' code.
     """
 
@@ -56,10 +56,10 @@ class Codes:
     Attributes:
         quantizer: Product or residual quantization, "pq" or "rq"; the paper's tables have both. Or
             "package.module:Name", a `semtok.Quantizer` of another package.
-        codes_per_view: k.
-        codebook_size: C.
-        source: What is quantized: the text; the items of a SASRec on ids; "mixed", half the codes
-            of each view from either (figure 2); or nothing, random codes.
+        codes_per_view: k, the number of codes of each view.
+        codebook_size: C, the number of values of a code.
+        source: The quantized embeddings: the text; the items of a SASRec on ids; "mixed", half of
+            each view's codes from either (figure 2); or "random" codes.
     """
 
     quantizer: str = part_field("pq", ("pq", "rq"))
@@ -88,37 +88,39 @@ class Codes:
 class Model(SequenceRecipe):
     """The model and its training (sections 2.3, 2.4 and 3.1.4; rates of the authors' code).
 
-    Differs: by default layer norms stand before the backbone's sub-layers, where the authors' code
-    has them after (`norm`); a causal pass over windows that overlap by half stands for the paper's
-    pairs (`samples`), so that a target may see fewer than 20 items; all items are negatives, where
-    the authors' code draws 24,000; no prefix of a user's history is a negative of another one of
-    the same user in eq. 7; gradients are clipped. Attention and feed-forward parts have biases,
-    which eq. 1 to 4 do not print. The baselines have their layer norms before the sub-layers
-    whatever `norm` says. `paper.toml` has the paper's way, but for the last three.
+    Differs: by default layer norms are before the backbone's sub-layers; in the authors' code they
+    are after them (`norm`). Instead of the paper's pairs we use causal windows that overlap by half
+    (`samples`), so that a target may see fewer than 20 items. All items are negatives; the authors'
+    code draws 24,000. In eq. 7 no prefix of a user's history is a negative of another prefix of the
+    same user. Gradients are clipped. Attention and feed-forward parts have biases, which eq. 1 to 4
+    do not print. The layer norms of the baselines are always before the sub-layers. `paper.toml`
+    has the paper's settings, except for the negatives of eq. 7, the biases and the baselines' layer
+    norms.
 
     Attributes:
         temperature: tau of eq. 5 to 8, which all compare by cosine.
-        num_negatives: Drawn uniformly for a step, with logQ correction; 0 takes all items (the
-            authors' code draws some 24,000 of 24,587).
+        num_negatives: Negatives drawn uniformly for a step, with logQ correction; 0 uses all items
+            (the authors' code draws about 24,000 of 24,587).
         num_layers: Layers of the backbone, L_r.
         feedforward_dim: Inner width of the feed-forward parts of both modules.
-        norm: Whether the backbone's layer norms stand before the sub-layers, "pre", or after them,
-            "post". Positions are counted from the oldest item either way.
-        dropout: Of the backbone.
+        norm: Whether the backbone's layer norms are before the sub-layers, "pre", or after them,
+            "post". Positions are counted from the oldest item in both.
+        dropout: Dropout of the backbone.
         fusion_layers: Layers of the semantic-fusion module, L.
-        fusion_dropout: Its dropout.
+        fusion_dropout: Dropout of the semantic-fusion module.
         pooling: Whether Pool(Z^c) is added to Pool(H) for all items, as in the "paper", or not for
             those of the history, as in the authors' "code".
-        read_views: False lets the codes attend to themselves in place of the views (table 4).
-        mask_ratio: rho.
+        read_views: False lets the codes attend to themselves instead of the views (table 4).
+        mask_ratio: rho, the share of masked codes.
         alpha: Weight of masked code modelling (eq. 6); 0 leaves it out.
         beta: Weight of masked sequence alignment (eq. 7-8); 0 leaves it out.
-        samples: A target at every position of a window, all in one causal pass, or "pairs": every
-            prefix with its next item, as in the paper. Both see the same targets in an epoch.
+        samples: "sequences" are windows with a target at every position, in one causal pass;
+            "pairs" are all prefixes with their next items, as in the paper. Both have the same
+            targets in an epoch.
         batch_size: Windows, or pairs (the paper has 400, which some 60 windows hold).
-        checkpoint_items: Most items that the semantic-fusion module has its activations held of.
-            More pass in portions of this size, each computed again in the backward pass.
-        weight_decay: AdamW's.
+        checkpoint_items: Most items whose activations the semantic-fusion module stores. More items
+            pass in portions of this size, which are recomputed in the backward pass.
+        weight_decay: Weight decay of AdamW.
     """
 
     num_negatives: int = 0
@@ -166,7 +168,7 @@ class Model(SequenceRecipe):
     def batches(
         self, histories: Sequence[Any], num_items: int, seed: int
     ) -> PairBatches | SequenceBatches:
-        """What it is trained on."""
+        """The training batches."""
         if self.samples == "sequences":
             return self.sequences(histories, num_items, seed)
         return self.pairs(histories, num_items, seed)
@@ -177,10 +179,10 @@ class ItemIds(NextItemRecipe):
     """Fine-tuning of an id table on top of the frozen model, by eq. 5 alone (section 3.4.5).
 
     Attributes:
-        targets: Whether the table is added to what states are compared with too. The paper says
-            that it is "fed as input to the sequential recommender", and scores by the same item
-            representations that it feeds; False is its words taken strictly.
-        weight_decay: AdamW's.
+        targets: Whether the table is also added to the item vectors that states are compared with.
+            The paper says that it is "fed as input to the sequential recommender", whose inputs and
+            scored vectors are the same; False takes these words literally.
+        weight_decay: Weight decay of AdamW.
     """
 
     targets: bool = True
@@ -194,9 +196,9 @@ class Evaluation(Answering):
     """How models are chosen and tested.
 
     Attributes:
-        baselines: Whether SASRec on ids and on text is trained too (table 3).
-        baseline_dropout: Of these and of the other sequence models; the model's where it is unset.
-            A table of ids fits its data by heart sooner than codes that items share.
+        baselines: Whether SASRec on ids and on text is also trained (table 3).
+        baseline_dropout: Dropout of these and of the other sequence models; the model's if unset. A
+            table of ids overfits sooner than codes that items share.
     """
 
     baselines: bool = True
@@ -210,7 +212,7 @@ class Evaluation(Answering):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AppConfig):
-    """Everything that makes a run what it is."""
+    """The whole configuration of a CoCoRec run."""
 
     views: Views = field(default_factory=Views)
     codes: Codes = field(default_factory=Codes)
@@ -227,11 +229,11 @@ class Config(AppConfig):
             )
         if self.codes.quantizer == "pq" and self.views.dim < self.codes.codes_per_view:
             raise ValueError(
-                "codes.codes_per_view must be at most views.dim, which product quantization parts, "
-                f"got {self.codes.codes_per_view} and {self.views.dim}"
+                "codes.codes_per_view must be at most views.dim, which product quantization "
+                f"splits, got {self.codes.codes_per_view} and {self.views.dim}"
             )
         levels = self.codes.codes_per_view * len(self.views.views)
-        shares = {"sasrec": levels, "mixed": levels // 2}  # of the codes, those of items of SASRec
+        shares = {"sasrec": levels, "mixed": levels // 2}  # the number of codes from SASRec's items
         if self.codes.quantizer == "pq" and self.model.dim < shares.get(self.codes.source, 0):
             raise ValueError(
                 "codes.codes_per_view must leave model.dim a dimension for each code of the items "
@@ -240,21 +242,21 @@ class Config(AppConfig):
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """What embeds the views."""
+        """The embedding of the views."""
         return (self.views.embedding,)
 
     @property
     def quantizers(self) -> tuple[str, ...]:
-        """What the codes are made by."""
+        """The quantizer of the codes."""
         return (self.codes.quantizer,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
-        """Those of the model, on which an id table is trained too."""
+        """The number of the model's samples, on which an id table is also trained."""
         single = dataclasses.replace(self.model, batch_size=1)
         samples = len(single.batches(data.split.train, len(data.catalog), self.seed))
         return {"model": samples, "item_ids": samples}
 
     def check_items(self, data: Data) -> list[Path]:
-        """Refuses views of which the catalogue has no field."""
+        """Refuses views without any field in the catalogue."""
         check_texts(self.views.embedding, self.views.fields, data.catalog)
         return []

@@ -1,4 +1,4 @@
-"""What is deployed of CoCoRec: item vectors, precomputed, and an id table where there is one."""
+"""The deployed form of CoCoRec: precomputed item vectors, and an optional id table."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from semrec.shared.errors import ExperimentError
 
 
 class StoredItems(nn.Module):
-    """Item vectors as they were precomputed, plus a table of ids where there is one.
+    """Precomputed item vectors, with an optional id table added.
 
     Args:
-        inputs: What the backbone reads.
-        outputs: What states are compared with; None for the same.
-        ids: Whether a trainable vector an item is added, zero at first.
-        id_targets: Whether it is added to what states are compared with too.
+        inputs: The vectors that the backbone reads.
+        outputs: The vectors that states are compared with; None for the same.
+        ids: Whether a trainable vector per item is added, which starts at zero.
+        id_targets: Whether it is also added to `outputs`.
     """
 
     inputs: Tensor
@@ -43,7 +43,7 @@ class StoredItems(nn.Module):
         self.id_targets = id_targets
 
     def forward(self) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items dim"]]:
-        """What the backbone reads of all items, and what states are compared with."""
+        """The vectors of all items that the backbone reads, and those states are compared with."""
         outputs = self.inputs if self.outputs is None else self.outputs
         if self.ids is None:
             return self.inputs, outputs
@@ -54,10 +54,10 @@ class StoredItems(nn.Module):
 
 
 class Deployed(FusedBackbone):
-    """CoCoRec with its item vectors precomputed and the semantic-fusion module dropped.
+    """CoCoRec with precomputed item vectors and without the semantic-fusion module.
 
-    Appendix A: what is left is SASRec, at SASRec's cost. With `pooling="code"` it has two tables,
-    one to read and one to compare with, and so twice the memory of one.
+    Appendix A: this is a SASRec with SASRec's cost. With `pooling="code"` it has two tables, one to
+    read and one to compare with, and so needs twice the memory.
 
     Args:
         config: Sizes.
@@ -72,15 +72,15 @@ class Deployed(FusedBackbone):
 
 
 def load_deployed(path: Path, config: Model, *, id_targets: bool = True) -> Deployed:
-    """A deployed model from the file that `save_weights` wrote of one.
+    """Loads a deployed model from a file of `save_weights`.
 
     Args:
         path: The file.
         config: Sizes.
-        id_targets: `ItemIds.targets`, where the model still has an id table of its own.
+        id_targets: `ItemIds.targets`, if the model still has a separate id table.
 
     Raises:
-        ExperimentError: The file is damaged, or of another model.
+        ExperimentError: The file is damaged or holds another model.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -101,22 +101,22 @@ def load_deployed(path: Path, config: Model, *, id_targets: bool = True) -> Depl
 
 @torch.no_grad()
 def deployed(model: CoCoRec | Deployed) -> Deployed:
-    """The model with its item vectors precomputed: the same answers without semantic fusion.
+    """The model with precomputed item vectors: the same answers without semantic fusion.
 
-    Of a model with an id table, the table is added up into the vectors. Put into eval mode.
+    An id table is added to the vectors. The model is put into eval mode.
     """
     training = model.training
     inputs, outputs = (table.clone() for table in model.eval().tables())
     model.train(training)
-    # Without ids on both sides alone, or with pooling="paper", one table does for both.
+    # Two tables are needed only with pooling="code", or with ids on one side.
     return _with_items(model, StoredItems(inputs, None if inputs.equal(outputs) else outputs))
 
 
 @torch.no_grad()
 def with_item_ids(model: CoCoRec | Deployed, config: ItemIds) -> Deployed:
-    """The model frozen, with a trainable vector an item, zero at first (section 3.4.5).
+    """The frozen model with a trainable vector per item, which starts at zero (section 3.4.5).
 
-    Since all but the id table stays as it is, the fused vectors are precomputed.
+    Since only the id table changes, the fused vectors are precomputed.
     """
     plain = deployed(model)
     fused = plain.item_encoder
@@ -128,7 +128,7 @@ def with_item_ids(model: CoCoRec | Deployed, config: ItemIds) -> Deployed:
 
 
 def _with_items(model: CoCoRec | Deployed, items: StoredItems) -> Deployed:
-    """The same backbone over stored items."""
+    """The same backbone with stored item vectors."""
     result = Deployed(model.config, items).to(items.inputs)
     backbone = {
         name: value

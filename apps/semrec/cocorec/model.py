@@ -16,15 +16,15 @@ from semrec.cocorec.config import Model
 
 
 class FusedBackbone(SASRec):
-    """SASRec that may read other item vectors than those that its states are compared with.
+    """SASRec whose input vectors may differ from the vectors that its states are compared with.
 
-    A table given to `forward` may hold the items of a batch alone: the padding of a history is the
-    number of the table's rows.
+    A table given to `forward` may hold only the items of a batch; the padding of a history is then
+    the number of the table's rows.
 
     Args:
         config: Sizes.
         num_items: Size of the catalogue.
-        item_encoder: Whose forward returns both tables.
+        item_encoder: A module whose forward returns both tables.
     """
 
     def __init__(self, config: Model, num_items: int, item_encoder: nn.Module) -> None:
@@ -43,18 +43,18 @@ class FusedBackbone(SASRec):
         )
 
     def tables(self) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items dim"]]:
-        """What is read of all items, and what states are compared with."""
+        """The input vectors of all items, and the vectors that states are compared with."""
         inputs, outputs = self.item_encoder()
         return inputs, outputs
 
     def item_vectors(self) -> Float[Tensor, "items dim"]:
-        """What states are compared with."""
+        """The item vectors that states are compared with."""
         return self.tables()[1]
 
     def look_up(
         self, history: Int[Tensor, "*batch"], item_vectors: Float[Tensor, "items dim"] | None
     ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
-        """The vectors of the items in `history`, zero at padding, and where padding is."""
+        """The vectors of the items in `history`, zero at padding, and the mask of padding."""
         vectors = self.tables()[0] if item_vectors is None else item_vectors
         padding = history == len(vectors)
         inputs = F.embedding(history.masked_fill(padding, 0), vectors)
@@ -67,13 +67,13 @@ class FusedBackbone(SASRec):
 
 
 class CoCoRec(FusedBackbone):
-    """The semantic-fusion module, and a backbone that reads what it makes of items (section 2.3).
+    """The semantic-fusion module, and a backbone that reads its item vectors (section 2.3).
 
     Args:
         config: Sizes.
-        codes: One row an item.
+        codes: One row per item.
         codebook_sizes: Number of codes at each position.
-        views: One embedding a view, as wide as the model.
+        views: One embedding per view, as wide as the model.
     """
 
     item_encoder: FusedItems
@@ -105,20 +105,20 @@ class CoCoRec(FusedBackbone):
         self._kept: tuple[list[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
 
     def tables(self) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items dim"]]:
-        """What is read of all items, and what states are compared with.
+        """The input vectors of all items, and the vectors that states are compared with.
 
         Outside training they are computed once, and again after training or with other weights.
         """
         if self.training or torch.is_grad_enabled():
             return super().tables()
-        # Changes in place count versions up, but those of fused optimizers do not: see `train`.
+        # Changes in place increase versions, except those of fused optimizers: see `train`.
         state = [(value.data_ptr(), value._version) for value in self.item_encoder.parameters()]
         if self._kept is None or self._kept[0] != state:
             self._kept = state, super().tables()
         return self._kept[1]
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; what was computed before either is forgotten."""
+        """Sets training or evaluation mode and discards the computed tables."""
         self._kept = None
         return super().train(mode)
 
@@ -126,10 +126,10 @@ class CoCoRec(FusedBackbone):
 def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """L_CE, alpha L_MCM and beta L_MSA (eq. 5 to 9).
 
-    Each item of the history, the targets and the negatives passes the semantic-fusion module once,
-    and each of the history once more with masked codes, however often it occurs; what comes out is
-    looked up wherever the item stands. The terms and gradients are those of passing every
-    occurrence on its own, where these have the same codes masked and the same values dropped.
+    Each distinct item of the history, the targets and the negatives passes the semantic-fusion
+    module once, and each of the history once more with masked codes; every occurrence looks up the
+    result. Terms and gradients are the same as for separate passes of all occurrences with equal
+    masks and dropout.
 
     Differs: the authors' code draws masks and dropout for each occurrence.
     """
@@ -139,7 +139,7 @@ def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Ten
     rows = config.loss.rows(num_items, batch.history, batch.targets, negatives)
     inputs, outputs = items(rows)
     history, targets = (_local(rows, part) for part in (batch.history, batch.targets))
-    if targets.ndim == 2:  # a target at every position
+    if targets.ndim == 2:  # one target per position
         states = model(history, inputs)
         last = model.newest(states, batch.history)
     else:
@@ -172,5 +172,5 @@ def cocorec_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Ten
 
 
 def _local(rows: Int[Tensor, " rows"], part: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """Where each item stands among `rows`; their number where it is padding."""
+    """The position of each item in `rows`; their number for padding."""
     return torch.searchsorted(rows, part.contiguous())

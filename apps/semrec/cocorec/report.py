@@ -1,4 +1,4 @@
-"""What a CoCoRec run shows beside its test: its codes, and the items that they make."""
+"""The report of a CoCoRec run beside its test: the codes and the fused items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semrec.shared.findings import Findings
 
 
 def findings(pipeline: CoCoRecPipeline) -> Findings:
-    """The codes' health, the fused items in the plane, and the choices of the configuration."""
+    """The codes' health, the fused items in two dimensions, and the main configuration values."""
     config = pipeline.config
     model, per_view = config.model, config.codes.codes_per_view
     health = measure_health(pipeline.codes())
@@ -28,7 +28,7 @@ def findings(pipeline: CoCoRecPipeline) -> Findings:
         choices={
             "embedding": config.views.embedding,
             "views": ", ".join(config.views.views),
-            "codes": f"{config.codes.quantizer}, {per_view} a view",
+            "codes": f"{config.codes.quantizer}, {per_view} per view",
             "source of the codes": config.codes.source,
             "seed": config.seed,
         },
@@ -41,12 +41,13 @@ def findings(pipeline: CoCoRecPipeline) -> Findings:
                 title="Semantic codes",
                 body=[table(["code", "codebook", "used", "utilisation", "perplexity"], levels)],
                 note=f"{health.collision_rate:.2%} of the items share all their codes with "
-                "another; their views, which the codes ask, tell them apart.",
+                "another; their views, to which the codes attend, distinguish them.",
             ),
             Section(
                 title="Items",
                 body=[scatter_panels([tsne_panel("fused item vectors", fused, seed=config.seed)])],
-                note="What the backbone reads and ranks: t-SNE, coloured by 10 k-means clusters.",
+                note="The items that the backbone reads and ranks: t-SNE, coloured by 10 k-means "
+                "clusters.",
             ),
         ],
         metrics={

@@ -1,4 +1,4 @@
-"""CoCoRec's studies: the paper's tables and figures, other backbones, and what deployment costs."""
+"""CoCoRec's studies: the paper's tables and figures, other backbones, the cost of deployment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
 def _source(name: str) -> dict[str, str]:
-    """What codes are made of; random ones have no quantizer, which is said by the default."""
+    """The configuration of a source of codes; random codes have no quantizer, hence the default."""
     return {"source": name} | ({"quantizer": "pq"} if name == "random" else {})
 
 
@@ -44,13 +44,13 @@ def ablation(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     }
     return Outcome(
         title="ablation",
-        note="Table 4. Without text embeddings, the codes stand in the place of the views.",
+        note="Table 4. Without text embeddings, the codes attend to themselves, not to the views.",
         systems=tested(variants, seeds, attrgetter("cocorec")),
     )
 
 
 def views(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """The views one after the other (table 5)."""
+    """The views, added one by one (table 5)."""
     every = pipeline.config.views.views
     variants = {
         " + ".join(every[:count]): pipeline.varied(views={"views": every[:count]})
@@ -66,15 +66,15 @@ def views(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
 def codes(
     pipeline: CoCoRecPipeline, seeds: Sequence[int], values: Sequence[int] = (2, 4, 8)
 ) -> Outcome:
-    """2, 4 and 8 codes a view, and residual quantization (tables 3 and 6)."""
+    """2, 4 and 8 codes per view, and residual quantization (tables 3 and 6)."""
     default = pipeline.config.codes
     counts = default_first(default.codes_per_view, values)
     variants = {
-        f"{default.quantizer.upper()}, {k} a view": pipeline.varied(codes={"codes_per_view": k})
+        f"{default.quantizer.upper()}, {k} per view": pipeline.varied(codes={"codes_per_view": k})
         for k in counts
     }
     other = "rq" if default.quantizer == "pq" else "pq"
-    variants[f"{other.upper()}, {default.codes_per_view} a view"] = pipeline.varied(
+    variants[f"{other.upper()}, {default.codes_per_view} per view"] = pipeline.varied(
         codes={"quantizer": other}
     )
     return Outcome(
@@ -85,19 +85,19 @@ def codes(
 
 
 def code_type(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """Codes of the text, of SASRec's item embeddings, half and half, and random ones (figure 2)."""
+    """Codes of the text, of SASRec's item embeddings, half of each, and random ones (figure 2)."""
     default = pipeline.config.codes.source
     sources = default_first(default, ("text", "mixed", "sasrec", "random"))
     variants = {f"{name} codes": pipeline.varied(codes=_source(name)) for name in sources}
     return Outcome(
-        title="what the codes are made of",
-        note="Figure 2. The number of codes is the same; the views that they ask stay.",
+        title="source of the codes",
+        note="Figure 2. The number of codes is the same; the views do not change.",
         systems=tested(variants, seeds, attrgetter("cocorec")),
     )
 
 
 def weights(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """The two weights over {.2, .4, .6, .8} (figure 3)."""
+    """The two loss weights over {.2, .4, .6, .8} (figure 3)."""
     default = pipeline.config.model
     variants = {f"{MODEL}, alpha {default.alpha}, beta {default.beta}": pipeline}
     grid = {}
@@ -124,8 +124,8 @@ def weights(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     ]
     return Outcome(
         title="weights of the two masking losses",
-        note="Figure 3: alpha weighs masked code modelling, beta masked sequence alignment. Picked "
-        "on validation, a pair is no better for being best here.",
+        note="Figure 3: alpha is the weight of masked code modelling, beta of masked sequence "
+        "alignment. These are test figures: choose a pair on validation.",
         systems=systems,
         figures=[curves(panels)],
     )
@@ -144,21 +144,21 @@ def negatives(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     systems = tested(variants, seeds, attrgetter("cocorec"))
     return Outcome(
         title="negatives",
-        note="The paper takes about all items. Fewer are drawn uniformly and corrected for. "
-        "Seconds an epoch are those of this machine, whatever else it did.",
+        note="The paper uses about all items. Fewer are drawn uniformly, with logQ correction. "
+        "Seconds per epoch include the effect of other load on this machine.",
         systems=systems,
         facts={
-            name: {"seconds an epoch": seconds_an_epoch(variant.varied(seed=seeds[0]).cocorec)}
+            name: {"seconds per epoch": seconds_an_epoch(variant.varied(seed=seeds[0]).cocorec)}
             for name, variant in variants.items()
         },
     )
 
 
 def item_id(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """The frozen model and a trained id table, fine-tuned by the cross-entropy alone (table 7)."""
+    """The frozen model with an id table, fine-tuned by the cross-entropy alone (table 7)."""
     return Outcome(
         title="item ids on top",
-        note="Table 7: all but the id table is frozen.",
+        note="Table 7: everything except the id table is frozen.",
         systems={
             **tested({MODEL: pipeline}, seeds, attrgetter("cocorec")),
             **tested({"+ item ids": pipeline}, seeds, attrgetter("item_ids_on_top")),
@@ -167,7 +167,7 @@ def item_id(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def backbones(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """Other sequence models on ids, on text and on both, as far as they can (table 3)."""
+    """Other sequence models on ids, text and both, as far as each supports it (table 3)."""
     systems = tested({MODEL: pipeline}, seeds, attrgetter("cocorec"))
     sources: dict[ItemInput, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
     for backbone in _BACKBONES:
@@ -178,14 +178,14 @@ def backbones(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
             systems |= tested({f"{BACKBONE_TITLES[backbone]}, {source}": pipeline}, seeds, rival)
     return Outcome(
         title="other sequence models",
-        note="Table 3. The same sizes, negatives, optimiser and number of epochs at most; text is "
-        "the views through a trained projection. p-values: CoCoRec against each.",
+        note="Table 3. The same sizes, negatives, optimiser and maximum of epochs; text means the "
+        "views with a trained projection. p-values: CoCoRec compared with each.",
         systems=systems,
     )
 
 
 def deploy(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
-    """Item vectors precomputed and the semantic fusion dropped: same answers, SASRec's cost (A)."""
+    """Precomputed item vectors without semantic fusion: same answers, SASRec's cost (A)."""
     first = pipeline.varied(seed=seeds[0])
     model, stored, sasrec = first.model(), first.deployed(), first.trained_baseline("ids")
     history = _first_histories(first)
@@ -195,7 +195,7 @@ def deploy(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
         return model.compare(model.last_state(history, inputs), outputs)
 
     fusing, lean, base = (
-        f"{MODEL}, fusing the items each time",
+        f"{MODEL}, fusing the items for each batch",
         f"{MODEL}, deployed",
         BASELINES["ids"],
     )
@@ -210,14 +210,14 @@ def deploy(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
         )
     return Outcome(
         title="deployment",
-        note=f"Appendix A. {len(history)} users a batch, medians of runs side by side; {fusing}: "
+        note=f"Appendix A. {len(history)} users per batch, medians of alternating runs; {fusing}: "
         f"{1000 * seconds[fusing]:.4g} milliseconds, {seconds[fusing] / seconds[base]:.4g} times "
         "SASRec. Largest difference between a score of the whole model and of the deployed one: "
         f"{gap:.1e}.",
         systems={lean: [first.cocorec.result()], base: [first.baseline("ids").result()]},
         facts={
             name: {
-                "milliseconds a batch": 1000 * seconds[name],
+                "milliseconds per batch": 1000 * seconds[name],
                 "times SASRec": seconds[name] / seconds[base],
             }
             for name in (lean, base)
@@ -236,7 +236,7 @@ STUDIES: dict[str, Study[CoCoRecPipeline]] = {
     "backbones": backbones,
     "deploy": deploy,
 }
-"""By the names of the command line."""
+"""The studies by their names on the command line."""
 
 
 def _first_histories(pipeline: CoCoRecPipeline, count: int = 256) -> torch.Tensor:
@@ -251,7 +251,7 @@ def _first_histories(pipeline: CoCoRecPipeline, count: int = 256) -> torch.Tenso
 
 
 def _medians(ways: Mapping[str, Callable[[], object]], repeats: int = 30) -> dict[str, float]:
-    """Median seconds of each way, taken in turn."""
+    """Median seconds of each function, measured in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 3):
         for name, way in ways.items():

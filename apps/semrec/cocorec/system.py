@@ -1,4 +1,4 @@
-"""CoCoRec's stages in order: views, codes, the model, what is deployed of it, SASRec beside."""
+"""CoCoRec's stages in order: views, codes, the model, its deployed form, the baselines."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ MODEL = "CoCoRec"
 """The model's row in tables."""
 
 BASELINES: dict[ItemInput, str] = {"ids": "SASRec, ids", "content": "SASRec, text"}
-"""Rows of the baselines, by what they read."""
+"""Rows of the baselines, by their inputs."""
 
 
 class CoCoRecPipeline(AnsweringPipeline[Config]):
-    """The stages of a run, or of a variant of it that a study needs."""
+    """The stages of a run, or of a variant of a run in a study."""
 
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages of a whole run in order, but for "data"."""
+        """The stages of a run in order, without "data"."""
         trained = (self.cocorec, *self.baselines().values())
         return (*self.view_stages, self.tokenizer, self.floors, *trained, self.answer)
 
@@ -61,9 +61,9 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         return self.cocorec
 
     def recommender_of(self, stage: Stage[Report]) -> DenseRecommender:
-        """The deployed model, or a baseline.
+        """The recommender by the deployed model, or by a baseline.
 
-        The model's items are fused already, so that it costs what SASRec costs.
+        The deployed model's items are already fused, so it has the cost of SASRec.
         """
         if stage.name == self.cocorec.name:
             return self._answering(self.deployed())
@@ -79,7 +79,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         )
 
     def item_index(self) -> ItemIndex:
-        """The deployed model's item vectors, the fused ones."""
+        """The fused item vectors of the deployed model."""
         model = self.deployed()
         inputs, _ = model.tables()
         return ItemIndex.of_model(
@@ -90,7 +90,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         """Z^t by the stages' names, such as "view_title", and the deployed model's "items"."""
         return {**self.named_views, "items": self.deployed().item_vectors().detach().numpy()}
 
-    # Section 2.2.1: text embeddings, one a view.
+    # Section 2.2.1: text embeddings, one per view.
 
     reads_text_fields = ("views.views",)
 
@@ -101,7 +101,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def view_stages(self) -> tuple[Stage[Vectors], ...]:
-        """A stage a view, such as "view_title": its embeddings as they are, and their PCA."""
+        """One stage per view, such as "view_title": its embeddings before PCA, and the PCA."""
         views = self.config.views
 
         def keep_scale(folder: Path, vectors: Vectors) -> None:
@@ -120,10 +120,10 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         )
 
     def pca(self, view: Stage[Vectors]) -> Pca:
-        """What reduces a view: kept with it, but by an older version; of an update, the old run's.
+        """The PCA of a view: the stored one; fitted on the view in runs of older versions.
 
         Raises:
-            CatalogError: It is damaged.
+            CatalogError: The stored PCA is damaged.
         """
         kept = view.file("pca")
         if kept.exists():
@@ -132,7 +132,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def views(self) -> list[Vectors]:
-        """Z^t: one array a view, reduced by PCA; zeros fill up what a narrow embedding lacks."""
+        """Z^t: one array per view, reduced by PCA; narrow embeddings are padded with zeros."""
         dim = self.config.views.dim
         return [padded(self.pca(view).transform(view.result()), dim) for view in self.view_stages]
 
@@ -145,7 +145,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def tokenizer(self) -> Stage[SemanticIds]:
-        """The stage "tokenizer": the codes, a tokenizer for each source that they have."""
+        """The stage "tokenizer": the codes, with a tokenizer for each source."""
         collaborative = self.config.codes.source in ("sasrec", "mixed")
 
         def fill(folder: Path) -> Facts:
@@ -168,19 +168,20 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         )
 
     def codes(self) -> SemanticIds:
-        """The items' codes, side by side, a view after the other; an update remembers others, too.
+        """The items' codes, concatenated over views; an update also stores those of removed items.
 
-        Where a stage is filled, the items are those of the data.
+        While a stage is filled, the items are those of the data.
         """
         known = self.item_ids if self.inputs is None else self.data.catalog.item_ids
         return self.tokenizer.result().take(known)
 
     def _tokenizers(self) -> dict[str, Tokenizer]:
-        """What gives the codes, by where they come from."""
+        """The tokenizers of the codes, by their sources."""
         codes, views = self.config.codes, self.views
         per_view, total = codes.codes_per_view, codes.codes_per_view * len(views)
         if codes.source == "random":
-            # Over all views at once: items that share a brand are not to share a random code.
+            # Drawn over all views at once, so that items with the same brand do not share a random
+            # code.
             fused = {"random": np.concatenate(views, axis=1)}
             return {"random": self._tokenizer(fused, "random", total)}
         tokenizers = {}
@@ -190,7 +191,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         if codes.source in ("sasrec", "mixed"):
             share = total if codes.source == "sasrec" else total // 2
             items = self.trained_baseline("ids").item_vectors().detach().cpu().numpy()
-            # Product quantization wants stretches of equal length.
+            # Product quantization needs parts of equal length.
             width = items.shape[1] // share * share if codes.quantizer == "pq" else 0
             width = width or items.shape[1]
             items = padded(reduction(items, width, whiten=False).transform(items), width)
@@ -233,7 +234,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         )
 
     def untrained(self) -> CoCoRec:
-        """The model as it is before training."""
+        """The model before training."""
         ids = self.codes()
         views = torch.from_numpy(np.stack(self.views, axis=1))  # [items, views, dim]
         return CoCoRec(self.config.model, torch.from_numpy(ids.codes), ids.codebook_sizes, views)
@@ -279,7 +280,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
             keep=keep,
         )
 
-    # Table 3: sequence models of the same sizes, trained the same way.
+    # Table 3: sequence models with the same sizes and training.
 
     def baselines(self) -> dict[str, Stage[Report]]:
         """The stages of the baselines of a run, by their rows."""
@@ -300,7 +301,7 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         )
 
     def trained_baseline(self, items: ItemInput, backbone: BackboneName = "sasrec") -> Backbone:
-        """The model that the stage of a baseline trained."""
+        """The trained model of a baseline."""
         contents = self._contents() if items != "ids" else []
         num_items = len(self.item_ids if self.inputs is None else self.data.catalog)
         model = self._baseline(items, backbone).model(num_items, contents)
@@ -320,23 +321,23 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
 
 
 def keep_model(model: CoCoRec, folder: Path) -> None:
-    """Saves a trained model, and what is deployed of it."""
+    """Saves a trained model and its deployed form."""
     keep_weights(model, folder)
     save_weights(folder / "deployed.safetensors", deployed(model))
 
 
 def reduction(vectors: Vectors, dim: int, whiten: bool) -> Pca:
-    """The first principal components; fewer than `dim` of a narrow embedding, or of few items."""
+    """The first principal components; fewer than `dim` for narrow embeddings or few items."""
     return Pca.fit(vectors, dim=min(dim, *vectors.shape), whiten=whiten)
 
 
 def padded(components: Vectors, dim: int) -> Float[np.ndarray, "items dim"]:
-    """Components filled up with zeros to the width `dim`."""
+    """Components padded with zeros to the width `dim`."""
     return np.pad(components, ((0, 0), (0, dim - components.shape[1])))
 
 
 def side_by_side(parts: list[SemanticIds]) -> SemanticIds:
-    """The codes of several tokenizers, one after the other."""
+    """The codes of several tokenizers, concatenated."""
     if len(parts) == 1:
         return parts[0]
     codes: Int[np.ndarray, "items levels"] = np.concatenate([p.codes for p in parts], axis=1)

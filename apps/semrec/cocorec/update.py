@@ -1,8 +1,8 @@
-"""CoCoRec next Monday: a run that goes on from another, with new items and interactions.
+"""Updates of CoCoRec: a run that continues from another, with new items and interactions.
 
-Published codes stay, and new items get theirs by the old tokenizer, of their views by the old PCA.
-The model has nothing by item but these, so that its weights are the old ones as they are; training
-goes on over what is new and as much that is old. The baselines are left out. Beyond the paper.
+Published codes stay. New items get codes by the old tokenizer, from views reduced by the old PCA.
+No weight of the model belongs to one item, so the old weights are used unchanged. Training
+continues on the new samples and as many old ones. The baselines are not updated. Beyond the paper.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from semrec.shared.updating import AnsweringUpdate, extended, no_update
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePipeline(AnsweringUpdate[Config], CoCoRecPipeline):
-    """The stages of an update; once complete, it is opened like any run.
+    """The stages of an update; a complete one is opened like any run.
 
     Attributes:
-        old: The run that it goes on from, reopened.
+        old: The run that it continues from, reopened.
     """
 
     ranks_new: ClassVar[str] = "CoCoRec ranks them by codes and content"
@@ -39,7 +39,7 @@ class UpdatePipeline(AnsweringUpdate[Config], CoCoRecPipeline):
 
     @cached_property
     def view_stages(self) -> tuple[Stage[Vectors], ...]:
-        """A stage a view; the old run's PCA is kept with it."""
+        """One stage per view, which also stores the old run's PCA."""
 
         def keep_scale(before: Stage[Vectors], folder: Path) -> None:
             save_anew(folder / "pca", self.old.pca(before).save)
@@ -53,7 +53,7 @@ class UpdatePipeline(AnsweringUpdate[Config], CoCoRecPipeline):
 
     @cached_property
     def tokenizer(self) -> Stage[SemanticIds]:
-        """The stage "tokenizer": the old one, which remembers the new items as well."""
+        """The stage "tokenizer": the old tokenizer, extended by the new items."""
 
         def fill(folder: Path) -> Facts:
             tokenizer, facts = extended(
@@ -69,7 +69,7 @@ class UpdatePipeline(AnsweringUpdate[Config], CoCoRecPipeline):
 
     @cached_property
     def cocorec(self) -> Stage[Report]:
-        """The stage "cocorec", from the weights of the old one."""
+        """The stage "cocorec", from the old weights."""
         return self.trained_on(
             super().cocorec,
             lambda: self._plan(self.config.model, self._grown, cocorec_loss, keep_model),
@@ -90,12 +90,12 @@ def updated_config(config: Config, path: Path) -> Config:
     """The configuration of an update: the run's, without the baselines.
 
     Raises:
-        ExperimentError: Its codes are not of the text.
+        ExperimentError: Its codes are not made from the text.
     """
     if config.codes.source != "text":
         raise no_update(
             path,
-            f"codes.source is {config.codes.source!r}, and new items can have codes of their "
-            "text alone",
+            f"codes.source is {config.codes.source!r}, and new items can only have codes of "
+            "their text",
         )
     return replace(config, evaluation=replace(config.evaluation, baselines=False))

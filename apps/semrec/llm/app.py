@@ -1,8 +1,8 @@
-"""A language model that recommends: a file of items and a file of interactions to item ids.
+"""A language model that recommends: from a file of items and of interactions to item ids.
 
-No paper's system, but what many do with semantic IDs, stage by stage: text embeddings; semantic
-codes, each a token; the floors; a causal language model, fine-tuned on histories; its test by
-decoding that is held to the items that there are. Each stage is a folder of the run.
+It is not the system of one paper, but a common use of semantic IDs. Its stages: text embeddings;
+semantic codes, each a token; the floors; a causal language model, fine-tuned on histories; its test
+by decoding that is restricted to the catalogue. Each stage is a folder of the run.
 
     python apps/llm.py run --data DIR --out RUN --config llm.toml
     python apps/llm.py recommend --run RUN --history ID,ID,... --top-k 10
@@ -33,7 +33,7 @@ DEMO = Config(
 
 
 def system() -> System[LlmPipeline]:
-    """The stages, and what is reported of them."""
+    """The stages and the findings of the report."""
     from semrec.llm.report import findings
     from semrec.llm.system import LlmPipeline
 

@@ -15,20 +15,20 @@ from semrec.shared.files import input_files
 from semrec.shared.plugins import check_part, part_field
 
 TINY = ("tiny-llama", "tiny-qwen")
-"""Models of two layers with random weights, which are made where they are named."""
+"""Models of two layers with random weights, which are made on the spot."""
 
 _LORA = ("lora_rank", "lora_alpha", "lora_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """The embeddings of the items' texts, which become codes.
+    """The embeddings of the items' texts, which are quantized into codes.
 
     Attributes:
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
             stored embeddings.
-        fields: The catalogue's fields that make an item's text; absent ones are passed over.
-        dim: Dimensions kept by PCA.
+        fields: The catalogue's fields that make an item's text; missing ones are skipped.
+        dim: PCA dimensions.
     """
 
     embedding: str = "minilm"
@@ -43,15 +43,15 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """The semantic IDs, each code of which becomes a token of the language model.
+    """The semantic IDs, whose codes become tokens of the language model.
 
-    Items that would share all codes are told apart by one code more.
+    A further code distinguishes items that would share all codes.
 
     Attributes:
         quantizer: "rq", "pq" or "rqvae"; or "package.module:Name", a `semtok.Quantizer` of another
             package.
-        num_levels: Codes an item, without the one that tells items apart.
-        codebook_size: Codes to choose from at each level.
+        num_levels: Codes per item, without the further one.
+        codebook_size: Codes per level.
     """
 
     quantizer: str = part_field("rq", ("rq", "pq", "rqvae"))
@@ -66,29 +66,29 @@ class Codes:
 
 @dataclass(frozen=True, kw_only=True)
 class Model(TrainingRecipe):
-    """The language model, what it reads, and its training.
+    """The language model, its input, and its training.
 
-    Of a model that is named or lies in a folder, LoRA's matrices at all linear layers and the rows
-    of the items' tokens are trained; all else stays as it is. Of a tiny model all weights are
+    For a model from Hugging Face or a folder, the LoRA matrices of all linear layers and the rows
+    of the items' tokens are trained; all other weights stay fixed. For a tiny model all weights are
     trained, since LoRA over random weights learns little.
 
     Attributes:
         model: A causal language model's Hugging Face name or folder, with its tokenizer; or
-            "tiny-llama" or "tiny-qwen", of random weights and with a tokenizer of the words that
-            are there, for tests and `demo`.
-        items: What a prompt says of each item of a history: its codes, or these and its title.
+            "tiny-llama" or "tiny-qwen", with random weights and a tokenizer of the words in the
+            data, for tests and `demo`.
+        items: How a prompt describes each item of a history: by its codes, or by codes and title.
         title_length: Most characters of a title.
-        prompt: The text of a prompt, with "{history}" where the items stand.
-        history_length: Most items of a history that are shown, the newest ones.
-        lora_rank: Rank of LoRA's matrices.
-        lora_alpha: What these are multiplied by is `lora_alpha` / `lora_rank`.
-        lora_dropout: Dropout of what goes into them.
+        prompt: The text of a prompt, with "{history}" in the place of the items.
+        history_length: Most items of a history in a prompt; the newest are kept.
+        lora_rank: Rank of the LoRA matrices.
+        lora_alpha: The LoRA matrices are scaled by `lora_alpha` / `lora_rank`.
+        lora_dropout: Dropout of the input of the LoRA matrices.
         learning_rate: The rate after the warm-up.
         weight_decay: AdamW's.
-        warmup_steps: Steps in which the rate climbs linearly.
-        batch_size: Prompts in a batch, each with the item that came next.
+        warmup_steps: Steps in which the rate rises linearly.
+        batch_size: Prompts in a batch, each with the next item.
         epochs: Most passes over all prompts.
-        patience: Epochs without a better figure before training stops.
+        patience: Epochs without an improvement before training stops.
     """
 
     model: str = "Qwen/Qwen3-0.6B-Base"
@@ -112,7 +112,7 @@ class Model(TrainingRecipe):
         check_at_least(1, self, *names)
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
-        HistoryTemplate(prompt=self.prompt)  # refuses one without a place for the history
+        HistoryTemplate(prompt=self.prompt)  # refuses a prompt without a place for the history
         for name in _LORA if self.is_tiny else ():
             if getattr(self, name) != getattr(Model, name):
                 raise ValueError(
@@ -127,7 +127,7 @@ class Model(TrainingRecipe):
 
     @property
     def is_tiny(self) -> bool:
-        """Whether the model is made here, with random weights."""
+        """Whether the model is made with random weights."""
         return self.model in TINY
 
 
@@ -136,9 +136,9 @@ class Evaluation(Answering):
     """How the model is chosen and tested.
 
     Attributes:
-        validation_users: Users drawn for early stopping; the test takes all.
-        validation_beams: Beams of the search for these.
-        num_beams: Beams of the search in the test and in `recommend`, and items a list.
+        validation_users: The number of users drawn for early stopping; the test uses all users.
+        validation_beams: Beams for early stopping.
+        num_beams: Beams in the test and in `recommend`, which is also the length of a ranking.
     """
 
     validation_users: int = 500
@@ -157,7 +157,7 @@ class Evaluation(Answering):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AppConfig):
-    """Everything that makes a run what it is."""
+    """The whole configuration of a run."""
 
     text: Text = field(default_factory=Text)
     codes: Codes = field(default_factory=Codes)
@@ -166,23 +166,23 @@ class Config(AppConfig):
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """What embeds the texts."""
+        """The embedding of the texts."""
         return (self.text.embedding,)
 
     @property
     def quantizers(self) -> tuple[str, ...]:
-        """What the codes are made by."""
+        """The quantizer of the codes."""
         return (self.codes.quantizer,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
-        """Prompts: every prefix of a history, with the item that came next."""
+        """The number of prompts: one for every prefix of a history and its next item."""
         return {"model": sum(max(len(history) - 1, 0) for history in data.split.train)}
 
     def check_items(self, data: Data) -> list[Path]:
-        """Refuses texts that are not there, and a model that cannot be read.
+        """Refuses missing texts and a model that cannot be read.
 
         Returns:
-            The files of the model, where it lies in a folder.
+            The files of the model, if it is a folder.
         """
         check_texts(self.text.embedding, (self.text.fields,), data.catalog)
         from semrec.llm.networks import check_model

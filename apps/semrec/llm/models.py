@@ -1,4 +1,4 @@
-"""A language model with tokens for the codes: what it reads, writes and learns."""
+"""A language model with tokens for the codes: its prompts, ranking and weights."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from semrec.llm.networks import (
 )
 
 SEQUENCES_AT_A_TIME = 1024
-"""Most beams of all prompts that are decoded together."""
+"""Most sequences (prompts times beams) that are decoded together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LanguageModel:
-    """A language model that reads histories and writes items.
+    """A language model that reads histories and generates items.
 
     Attributes:
-        network: The model, in the framework of transformers; of a named model, with LoRA's weights.
+        network: The model of transformers; for a pretrained model with LoRA's weights.
         tokenizer: Its tokenizer, with a token for each code.
-        tokens: These tokens.
-        trie: The items, on the model's device.
-        template: What makes prompts of histories.
-        titles: What each item is called, where prompts say it; None where they do not.
+        tokens: The tokens of the codes.
+        trie: The codes of all items, on the model's device.
+        template: Turns histories into prompts.
+        titles: The title of each item, if prompts contain titles; else None.
     """
 
     network: Any
@@ -59,18 +59,18 @@ class LanguageModel:
         device: torch.device,
         seed: int,
     ) -> LanguageModel:
-        """The model as it is before training; what is random is drawn from torch's generator.
+        """The model before training; random weights are drawn from torch's generator.
 
         Args:
-            config: Which it is.
+            config: The configuration of the model.
             semantic_ids: The items' codes.
-            vectors: What each code stands for, an array a level, from which embeddings start.
-            titles: What each item is called.
-            device: Where it is to be.
-            seed: Of the embeddings, where these are drawn.
+            vectors: The codebooks, one array per level, which initialise the tokens' embeddings.
+            titles: The title of each item.
+            device: The device of the model.
+            seed: The seed of drawn embeddings.
 
         Raises:
-            ExperimentError: It cannot be read.
+            ExperimentError: The model cannot be read.
         """
         known = [_shortened(title, config.title_length) for title in titles]
         if config.is_tiny:
@@ -98,14 +98,14 @@ class LanguageModel:
         """The model that `save` wrote.
 
         Args:
-            folder: Where it is.
-            config: Which it is.
+            folder: The folder of the model.
+            config: The configuration of the model.
             semantic_ids: The items' codes.
-            titles: What each item is called.
-            device: Where it is to be.
+            titles: The title of each item.
+            device: The device of the model.
 
         Raises:
-            ExperimentError: It cannot be read, or the model that it was made of is not there.
+            ExperimentError: The model cannot be read, or its pretrained model is missing.
         """
         from transformers import AutoTokenizer
 
@@ -117,7 +117,7 @@ class LanguageModel:
             if not config.is_tiny:
                 from peft import PeftModel
 
-                start_embeddings(network, tokens)  # makes room; the trained rows take its place
+                start_embeddings(network, tokens)  # adds rows, which the trained rows then replace
                 with _without_deprecations():
                     network = PeftModel.from_pretrained(network, folder)
         except (OSError, ValueError) as error:
@@ -136,7 +136,7 @@ class LanguageModel:
     ) -> LanguageModel:
         from transformers import GenerationConfig
 
-        # The settings that come with a model are for writing text, such as sampling.
+        # A model's own generation settings are for text, such as sampling.
         plain = GenerationConfig()  # type: ignore[no-untyped-call]
         getattr(network, "base_model", network).generation_config = plain
         network.generation_config = plain
@@ -155,27 +155,27 @@ class LanguageModel:
         )
 
     def save(self, folder: Path) -> None:
-        """Writes what was trained, and the tokenizer: safetensors and JSON, as transformers has it.
+        """Writes the trained weights and the tokenizer as safetensors and JSON of transformers.
 
         Args:
-            folder: New; of a named model it holds the adapter alone, as peft has it.
+            folder: A new folder; for a pretrained model it holds only the adapter of peft.
         """
         folder.mkdir()
         show_no_bars()
         self.tokenizer.save_pretrained(folder)
-        # The items' rows are the adapter's own; whole embeddings are no part of it.
+        # The adapter holds the items' rows, not the whole embeddings.
         further = {"save_embedding_layers": False} if hasattr(self.network, "peft_config") else {}
         self.network.save_pretrained(folder, **further)
 
     def example(
         self, history: Sequence[int] | Int[Any, " items"], target: Sequence[int] | None = None
     ) -> dict[str, Any]:
-        """The prompt of a history of item rows, and the completion where there is a target."""
+        """The prompt of a history of item rows, and the completion if there is a target."""
         return self.template.example(self.tokens, history, target, titles=self.titles)
 
     @property
     def collator(self) -> ItemCollator:
-        """What makes batches of examples; one too long for the model is refused."""
+        """Makes batches of examples; refuses an example that is too long for the model."""
         longest = getattr(self.network.config, "max_position_embeddings", None)
         return ItemCollator(tokenizer=self.tokenizer, padding_side="right", max_length=longest)
 
@@ -193,11 +193,11 @@ class LanguageModel:
 
         Args:
             history: Item rows, oldest first, padded with the number of items.
-            num_beams: Beams of the search; two at least, since a greedy search has no scores.
-            top_k: Items a list, at most as many as beams.
-            exclude: Each history's items to leave out, padded likewise; None for none.
-            allowed: Each history's items that alone may be returned, padded likewise, or one mark
-                an item that holds for all; None for all items.
+            num_beams: Beams of the search; at least two, since greedy search returns no scores.
+            top_k: Items per history, at most as many as beams.
+            exclude: Items to leave out for each history, padded likewise; None for none.
+            allowed: The only items that may be returned for each history, padded likewise; or one
+                mask of items for all histories; None for all items.
         """
         num_beams = min(max(num_beams, 2), self.trie.num_items)
         top_k, size = min(top_k, num_beams), max(SEQUENCES_AT_A_TIME // num_beams, 1)
@@ -226,7 +226,7 @@ class LanguageModel:
         exclude: Int[Tensor, "batch m"] | None,
         allowed: Int[Tensor, "batch n"] | Bool[Tensor, " items"] | None,
     ) -> Ranked:
-        """Each history's best items, all of which are decoded together."""
+        """Each history's best items; all histories are decoded together."""
         from genrec.hf import TrieLogitsProcessor
 
         num_items, device = self.trie.num_items, self.trie.device
@@ -246,9 +246,9 @@ class LanguageModel:
             num_beams=num_beams,
             num_return_sequences=top_k,
             do_sample=False,
-            length_penalty=0.0,  # scores are log-probabilities, whatever the length
+            length_penalty=0.0,  # scores are log-probabilities, without a length penalty
             eos_token_id=None,
-            pad_token_id=0,  # all end together: nothing is filled up
+            pad_token_id=0,  # all sequences end together, so nothing is padded
             return_dict_in_generate=True,
             output_scores=True,
         )
@@ -258,9 +258,9 @@ class LanguageModel:
 
 
 class TrainedWeights(nn.Module):
-    """Those weights of a language model that are trained, as `genrec.fit` sees the model.
+    """The trained weights of a language model as a module for `genrec.fit`.
 
-    So a checkpoint holds these alone; the model itself is no part of the module.
+    A checkpoint holds only these weights; the language model is not a submodule.
 
     Args:
         model: The language model.
@@ -279,19 +279,19 @@ class TrainedWeights(nn.Module):
         return self.models[0]
 
     def train(self, mode: bool = True) -> TrainedWeights:
-        """Sets the language model's mode, too."""
+        """Also sets the mode of the language model."""
         self.model.network.train(mode)
         super().train(mode)
         return self
 
 
 def with_lora(network: Any, tokens: ItemTokens, config: Model) -> Any:
-    """The model, frozen, with LoRA's matrices at all linear layers and rows for the items' tokens.
+    """The frozen model with LoRA matrices at all linear layers and rows for the items' tokens.
 
     Args:
-        network: With embeddings for these tokens.
-        tokens: Those of the items.
-        config: The matrices' sizes.
+        network: The model, with embeddings for these tokens.
+        tokens: The tokens of the items.
+        config: The sizes of the matrices.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -314,10 +314,10 @@ def with_lora(network: Any, tokens: ItemTokens, config: Model) -> Any:
 
 
 def _without_deprecations() -> Any:
-    """Keeps from users what peft does that transformers will not let it do in later versions."""
+    """Hides the deprecation warnings that peft causes in transformers."""
     return warnings.catch_warnings(action="ignore", category=FutureWarning)
 
 
 def _shortened(title: str, length: int) -> str:
-    """A title in a line of at most so many characters."""
+    """A title on one line with at most `length` characters."""
     return " ".join(title.split())[:length]

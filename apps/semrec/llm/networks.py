@@ -1,4 +1,4 @@
-"""The networks of language models and their tokenizers: read from where they lie, or made small."""
+"""The networks and tokenizers of language models: pretrained ones, and tiny ones for tests."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def check_model(name: str, *, is_tiny: bool) -> None:
     """Refuses a language model that cannot be read, before a run begins.
 
     Args:
-        name: As `semrec.llm.config.Model.model`.
-        is_tiny: Whether it is made here.
+        name: The value of `semrec.llm.config.Model.model`.
+        is_tiny: Whether the model is made with random weights.
 
     Raises:
-        ExperimentError: There is no such model, or it is none that this version can read.
-        ImportError: What reads it is not installed.
+        ExperimentError: There is no such model, or this version cannot read it.
+        ImportError: The extra is not installed.
     """
     try:
         import peft  # noqa: F401
@@ -48,7 +48,7 @@ def check_model(name: str, *, is_tiny: bool) -> None:
 
 
 def unreadable(name: str, error: Exception) -> ExperimentError:
-    """What is said of a model that cannot be read: what it must be, and why it is not."""
+    """The error for a model that cannot be read: the requirement and the reason."""
     reason = re.split(r"\.\s|\n", str(error).strip())[0]
     return ExperimentError(
         f"model.model must be tiny-llama, tiny-qwen, or the name or folder of a causal language "
@@ -57,7 +57,7 @@ def unreadable(name: str, error: Exception) -> ExperimentError:
 
 
 def word_tokenizer(texts: Sequence[str]) -> Any:
-    """A tokenizer of the words of some texts; all others are one unknown word."""
+    """A tokenizer of the words in some texts; all other words are one unknown token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -75,8 +75,8 @@ def tiny_network(name: str, num_tokens: int) -> Any:
     """A causal language model of two layers with random weights.
 
     Args:
-        name: "tiny-llama", whose output embeddings are its own, or "tiny-qwen", whose are not.
-        num_tokens: Of its tokenizer.
+        name: "tiny-llama", with separate output embeddings, or "tiny-qwen", with tied ones.
+        num_tokens: The number of tokens of its tokenizer.
     """
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -88,7 +88,7 @@ def tiny_network(name: str, num_tokens: int) -> Any:
 
 
 def read_model(name: str) -> tuple[Any, Any]:
-    """The tokenizer and the weights of a model that is named, or lies in a folder."""
+    """The tokenizer and the weights of a model by its name or folder."""
     from transformers import AutoTokenizer
 
     try:
@@ -98,7 +98,7 @@ def read_model(name: str) -> tuple[Any, Any]:
 
 
 def read_network(name: str) -> Any:
-    """A causal language model's weights, which must be safetensors, as 32-bit floats."""
+    """A causal language model with 32-bit floats, from safetensors only."""
     from transformers import AutoModelForCausalLM
 
     show_no_bars()
@@ -106,7 +106,7 @@ def read_network(name: str) -> Any:
 
 
 def show_no_bars() -> None:
-    """Has transformers show no progress of files: a run shows what it is at itself."""
+    """Turns off the progress bars of transformers: a run shows its own progress."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a run of a language model shows beside its test: its codes, and what it reads."""
+"""The report of a language model's run beside its test: its codes and a prompt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def findings(pipeline: LlmPipeline) -> Findings:
             Section(
                 title="A prompt",
                 body=[tag("p", text(example["prompt"]))],
-                note="That of the test's first user. Decoding is held to tokens that make an item.",
+                note="The prompt of the first test user. Decoding allows only tokens of items.",
             ),
         ],
         metrics={

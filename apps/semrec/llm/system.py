@@ -60,7 +60,7 @@ class LlmPipeline(AnsweringPipeline[Config]):
         return self.tuned
 
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages of a whole run in order."""
+        """The stages of a run in order."""
         return (self.text, self.tokenizer, self.floors, self.tuned, self.test, self.answer)
 
     def systems(self) -> dict[str, Stage[Report]]:
@@ -68,7 +68,7 @@ class LlmPipeline(AnsweringPipeline[Config]):
         return {MODEL: self.test}
 
     def recommender_of(self, stage: Stage[Report]) -> LanguageRecommender:
-        """What answers by the language model, the only one of `systems`."""
+        """The recommender by the language model, the only one of `systems`."""
         return LanguageRecommender(
             self.tuned.result(),
             self.item_ids,
@@ -77,11 +77,11 @@ class LlmPipeline(AnsweringPipeline[Config]):
         )
 
     def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
-        """The embeddings of the texts that became codes, "items"."""
+        """The quantized embeddings of the texts, "items"."""
         return {"items": self.items_embedded}
 
     def item_index(self) -> ItemIndex:
-        """Refused: the model ranks items by their codes, and has no vector of any.
+        """Refused, because the model ranks items by their codes and has no item vectors.
 
         Raises:
             ExperimentError: Always.
@@ -95,13 +95,13 @@ class LlmPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def text(self) -> Stage[Vectors]:
-        """The stage "text": the embeddings as they are."""
+        """The stage "text": the embeddings before PCA."""
         text = self.config.text
         return embedding_stage(self, "text", text.embedding, text.fields, reads=_TEXT)
 
     @cached_property
     def items_embedded(self) -> Float[np.ndarray, "items dim"]:
-        """The embeddings after PCA, of unit variance overall."""
+        """The embeddings after PCA, with unit variance overall."""
         vectors = self.text.result()
         return Standardisation.fit(vectors, self.config.text.dim).transform(vectors)
 
@@ -109,7 +109,7 @@ class LlmPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def tokenizer(self) -> Stage[Tokenizer]:
-        """The stage "tokenizer": codes of the embeddings, no two items' alike."""
+        """The stage "tokenizer": unique codes of the embeddings."""
         codes = self.config.codes
 
         def fill(folder: Path) -> Facts:
@@ -146,7 +146,7 @@ class LlmPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def tuned(self) -> Stage[LanguageModel]:
-        """The stage "tuned": trains the language model, which then lies in its folder "model"."""
+        """The stage "tuned": trains the language model, which is stored in its folder "model"."""
         config = self.config.model
 
         def fill(folder: Path) -> Facts:
@@ -192,11 +192,11 @@ class LlmPipeline(AnsweringPipeline[Config]):
 
     @property
     def _titles(self) -> list[str]:
-        """What each item is called, row i for item i."""
+        """The title of each item, row i for item i."""
         return list(self.titles.values()) if self.inputs is None else self.data.titles()
 
     def prompts(self, model: LanguageModel) -> PromptBatches:
-        """What the model is trained on: every prefix of a history with its next item."""
+        """The training batches: every prefix of a history with its next item."""
         config = self.config.model
         pairs = PairBatches(
             self.data.split.train,
@@ -209,7 +209,7 @@ class LlmPipeline(AnsweringPipeline[Config]):
         return PromptBatches(pairs=pairs, model=model)
 
     def validated(self, model: LanguageModel) -> dict[str, float]:
-        """What early stopping looks at, by beam search for the validation users."""
+        """The metrics of early stopping, by beam search for the validation users."""
         validation, num_beams = self.validation, self.config.evaluation.validation_beams
         ranked = rank_all(model, validation.histories, num_beams=num_beams)
         return ndcg(evaluate(validation, ranked.items, ks=(10,)))
@@ -241,13 +241,13 @@ class LlmPipeline(AnsweringPipeline[Config]):
 
 
 class LanguageRecommender(Answers):
-    """Answers histories by a language model that is held to the items that there are.
+    """Answers histories by a language model that is restricted to the catalogue's items.
 
     Args:
         model: The language model, in eval mode.
         item_ids: Id of each item row.
-        num_beams: Beams of the search; as many as items are asked for, where those are more.
-        popularity: How often each item was had.
+        num_beams: Beams of the search; at least as many as the answer has items.
+        popularity: The number of interactions of each item.
     """
 
     num_beams: int
@@ -302,11 +302,11 @@ class PromptBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBatches:
-    """Batches of prompts, as `genrec.Batches` says; the order is that of the pairs.
+    """Batches of prompts, a `genrec.Batches`, in the order of the pairs.
 
     Attributes:
-        pairs: Histories, each with the item that came next.
-        model: What reads them.
+        pairs: Histories, each with its next item.
+        model: The model that reads them.
     """
 
     pairs: PairBatches
@@ -343,13 +343,14 @@ def rank_all(
     num_beams: int,
     bar: Bar | None = None,
 ) -> Ranked:
-    """Each history's best items, as many as beams, of any number of histories.
+    """Each history's best items, as many as beams, for any number of histories.
 
     Args:
         model: The language model.
         histories: Item rows, oldest first.
-        num_beams: Beams of the search, and items a list; all items where they are fewer.
-        bar: Shows how far it is.
+        num_beams: Beams of the search, which is also the number of items per history; at most all
+            items.
+        bar: Shows the progress.
 
     Returns:
         The ranked items of every history, on the CPU.

@@ -1,9 +1,10 @@
-"""PRORec end to end: a file of items and a file of interactions to recommended item ids.
+"""PRORec: from a file of items and a file of interactions to recommended item ids.
 
-Progressive Collaborative and Semantic Knowledge Fusion for Generative Recommendation, stage by
-stage: text embeddings; stage I, a sequence model whose item embeddings are aligned with the text
-(section 3.3); semantic IDs of the integrated embeddings; stage II, an encoder-decoder over them
-with distillation (section 3.4); the floors; the test. Each stage is a folder of the run.
+The stages of "Progressive Collaborative and Semantic Knowledge Fusion for Generative
+Recommendation": text embeddings; stage I, a sequence model whose item embeddings are aligned with
+the text (section 3.3); semantic IDs of the integrated embeddings; stage II, an encoder-decoder with
+distillation that generates them (section 3.4); the floors; the test. Each stage is a folder of the
+run.
 
     python apps/prorec.py run --data DIR --out RUN
     python apps/prorec.py update --run RUN --data NOW --out RUN2
@@ -36,7 +37,7 @@ DEMO = Config(
 
 
 def system() -> System[PRORecPipeline]:
-    """The stages, what is reported of them, and the studies."""
+    """The stages, the findings of the report, and the studies."""
     from semrec.prorec.joined import PRORecPipeline
     from semrec.prorec.report import findings
     from semrec.prorec.studies.tables import STUDIES

@@ -19,7 +19,7 @@ from semrec.shared.plugins import check_part, part_field
 _QUANTIZERS = ("hierarchical", "pq", "rq", "rqvae", "random")
 
 _DRAWS = 1_000_003
-"""Seeds that lie between two draws of the codes."""
+"""The difference between the seeds of two draws of the codes."""
 
 Source = Literal["integrated", "semantic", "collaborative", "concatenated", "concatenated_unit"]
 
@@ -28,16 +28,16 @@ Source = Literal["integrated", "semantic", "collaborative", "concatenated", "con
 class Text:
     """E_S, the semantic embeddings.
 
-    Differs: PCA reduces them before the adaption layer; the paper feeds them whole, which a `dim`
-    as wide as the embedding does.
+    Differs: PCA reduces them before the adaption layer. The paper uses them without PCA, as a `dim`
+    equal to the width of the embedding does.
 
     Attributes:
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
             stored embeddings. The paper's is Llama2-7b.
-        fields: The catalogue's fields that make an item's text; absent ones are passed over.
-        dim: Dimensions kept by PCA, of each view.
-        further: Embeddings beside that one, each a view of its own: E_S is all views side by side.
-        by_field: Whether each field is a view of its own, in place of one text of all fields.
+        fields: The catalogue's fields that make an item's text; missing ones are skipped.
+        dim: PCA dimensions of each view.
+        further: Further embeddings, each a view of its own; E_S concatenates all views.
+        by_field: Whether each field is a view of its own, instead of one text of all fields.
     """
 
     embedding: str = "minilm"
@@ -57,36 +57,37 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOne(SequenceRecipe):
-    """The sequence model with alignment (section 3.3). Width, rate and history are section 4.1's.
+    """The sequence model with alignment (section 3.3), with the sizes of section 4.1.
 
-    Differs: the paper trains DIN, a step of which takes some nine times as long, with batches of
-    256 and a warm-up of Adam. By default SASRec is trained, whose rate falls to 0 and whose
-    gradients are clipped; the negatives that the next item is told from are aligned as well, by
-    cosine over a temperature; the positive stays in the denominator of eq. 3, whose sum is over
-    logarithms; E_T is scaled by .1; and the integrated embeddings have length 1. `paper.toml` has
-    the paper's way.
+    Differs: the paper trains DIN, whose steps take about nine times as long, with batches of 256
+        and
+    Adam with a warm-up. By default we train SASRec with a learning rate that falls to 0 and clipped
+    gradients. The sampled negatives are aligned too, by cosine divided by a temperature. The
+    positive stays in the denominator of eq. 3, and the sum is over logarithms. E_T is scaled by .1,
+    and the integrated embeddings have length 1. `paper.toml` has the paper's settings.
 
     Attributes:
-        backbone: "sasrec"; "din", which is the paper's and has no layers, heads, dropout,
-            similarity or temperature; or "package.module:Name", a `genrec.StateBackbone` of
-            another package.
-        recency: DIN: whether attention also sees how many items ago each item was had; False is
-            DIN as published, which does not see the order.
+        backbone: "sasrec"; "din", the paper's, which has no layers, heads, dropout, similarity or
+            temperature; or "package.module:Name", a `genrec.StateBackbone` of another package.
+        recency: DIN: whether attention also sees how many items ago each item occurred; False is
+            DIN as published, which ignores the order.
         item_input: What the sequence model reads and ranks: E_C, or E_C + E_T.
-        integrated: What is quantized and distilled; left open by the paper.
-        integrated_length: Whether it is scaled to length 1, "unit", or stays as it is, "raw".
-        adapted_weight: Scales E_T, whose rows start much longer than those of E_C.
-        num_negatives: SASRec: drawn uniformly for a batch, with logQ correction; 0 is the softmax
-            over the whole catalogue. DIN: drawn for each row (EAGER: 60), at least one.
-        alpha: Weight of the alignment of E_T and E_C; 0 leaves it out.
-        alignment_among: Which items are aligned: those of the histories and targets of the "batch",
-            as in the paper, or those "drawn" as negatives, too.
-        alignment_formula: Of eq. 3: "infonce", which the text names, or as "printed", without the
-            positive in the denominator and with the sum over the items inside the logarithm.
-        alignment_similarity: Of E_C and E_T; left open by the paper.
+        integrated: The embeddings that are quantized and distilled; the paper does not define them.
+        integrated_length: "unit" scales them to length 1, "raw" leaves them unchanged.
+        adapted_weight: The factor of E_T, whose rows are at first much longer than those of E_C.
+        num_negatives: SASRec: negatives drawn uniformly for a batch, with logQ correction; 0 is the
+            softmax over the whole catalogue. DIN: negatives drawn for each row (EAGER: 60), at
+            least one.
+        alpha: Weight of the alignment loss of E_T and E_C; 0 leaves it out.
+        alignment_among: The aligned items: the histories and targets of the "batch", as in the
+            paper, or with "drawn" also the negatives.
+        alignment_formula: The form of eq. 3: "infonce", which the text names, or as "printed",
+            without the positive in the denominator and with the sum over the items inside the
+            logarithm.
+        alignment_similarity: The similarity of E_C and E_T; the paper does not define it.
         alignment_temperature: Divides the similarity; 1 for none.
         alignment_items: Most items of a batch that are aligned.
-        batch_size: SASRec: sequences, which hold some six targets each; DIN: targets.
+        batch_size: SASRec: sequences, each with about six targets; DIN: targets.
     """
 
     backbone: str = part_field("sasrec", ("sasrec", "din"))
@@ -133,27 +134,26 @@ class StageOne(SequenceRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """What becomes codes, and how; the paper's are hierarchical k-means with K = 256 (section 4.1).
+    """How codes are made; in the paper by hierarchical k-means with K = 256 (section 4.1).
 
-    Differs: the clusters are of equal size by default, as in EAGER's code, so that all codes are
-    equally long; the paper says plain k-means, `balanced = false`.
+    Differs: by default the clusters have equal sizes, as in EAGER's code, so that all codes are
+    equally long; the paper has plain k-means, `balanced = false`.
 
     Attributes:
-        source: The item embeddings that are quantized, read and distilled in stage II:
+        source: The item embeddings that are quantized, and that stage II reads and distils:
             "integrated", those of stage I; "semantic", E_S alone; "collaborative", E_C of a model
-            trained on ids alone; "concatenated", E_S reduced to the width of E_C beside it, as they
-            are; "concatenated_unit", both of length 1 before (table 5).
+            trained on ids alone; "concatenated", E_C and E_S reduced to the same width;
+            "concatenated_unit", the same with both scaled to length 1 first (table 5).
         quantizer: Hierarchical k-means, product quantization, residual quantization, RQ-VAE, or
             codes at random (figure 8); or "package.module:Name", a `semtok.Quantizer` of another
             package.
-        codebook_size: Codes a level; the K of k-means.
-        balanced: Of hierarchical k-means: clusters of equal size, by default.
-        num_levels: Of the other quantizers; 3 by default.
+        codebook_size: Codes per level; the K of k-means.
+        balanced: Hierarchical k-means: whether clusters have equal sizes, which is the default.
+        num_levels: The other quantizers: the number of levels; 3 by default.
         collisions: How the other quantizers' codes become unique: by a last code ("suffix", the
             default of RQ-VAE as in the paper), or by moving items to the nearest free code.
-        epochs: Of RQ-VAE; semtok's default if unset.
-        draw: Which of the codes that could be drawn with the run's seed; another number gives
-            others.
+        epochs: RQ-VAE: the number of epochs; semtok's default if unset.
+        draw: The number of the random draw with the run's seed; another number gives other codes.
     """
 
     source: Source = "integrated"
@@ -193,7 +193,7 @@ class Codes:
         return self.collisions or ("suffix" if self.quantizer == "rqvae" else "reassign")
 
     def check(self, num_items: int) -> None:
-        """Raises ValueError where items that are to have codes of their own outnumber these."""
+        """Raises ValueError if there are fewer codes than items that need a unique code."""
         levels = self.num_levels or 3
         is_bounded = self.quantizer != "hierarchical" and self.policy == "reassign"
         if is_bounded and self.codebook_size**levels < num_items:
@@ -203,10 +203,10 @@ class Codes:
             )
 
     def fitting(self, seed: int, trust: Collection[str] = ()) -> Callable[..., Quantizer]:
-        """What `semtok.Tokenizer.fit` calls to fit the quantizer.
+        """The function with which `semtok.Tokenizer.fit` fits the quantizer.
 
         Args:
-            seed: Of the run.
+            seed: The seed of the run.
             trust: The packages whose code may run.
         """
         shared: dict[str, Any] = {
@@ -224,32 +224,31 @@ class Codes:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTwo(TrainingRecipe):
-    """Generation with distillation (section 3.4). Width, rate and batch are section 4.1's.
+    """Generation with distillation (section 3.4), with the sizes of section 4.1.
 
-    Differs: the paper's generator has 4 decoder layers, reads the codes of the history and has one
-    softmax a level; it distils by raw dot products (eq. 7) and knows no graph (`paper.toml`). By
-    default there is one decoder layer that starts from stage I, each node of the tree has a row of
-    its own, the newest state is added to the decoder's first input, the floors' scores enter the
-    tree, and distillation is by cosine over a temperature, with negatives that the batch shares.
-    The rate falls to 0 and gradients are clipped; the paper says warm-up alone. `generator.toml` is
-    a generator between the two. EAGER, a baseline of `study rivals`, is trained without its task
-    that transfers from text to behaviour.
+    Differs: the paper's generator has 4 decoder layers, reads the codes of the history, has one
+    softmax per level, distils by raw dot products (eq. 7) and uses no graph (`paper.toml`). By
+    default our generator starts from stage I and has one decoder layer. Each node of the tree has
+    its own output row, the newest state is added to the decoder's first input, the tree uses the
+    floors' scores, and distillation is by cosine divided by a temperature, with negatives that the
+    batch shares. The learning rate falls to 0 and gradients are clipped; the paper has only a
+    warm-up. `generator.toml` is a generator between the two. EAGER, a baseline of `study rivals`,
+    is trained without its task that transfers from text to behaviour.
 
     Attributes, those of `genrec.Seq2SeqConfig` aside:
-        history_input: "backbone" starts from stage I: its item vectors and its layers read the
-            history, and are trained on.
-        tree_scores: Floors whose scores enter the tree: "graph", the transition graph without the
-            pairs of the history that is scored, and "text". Beyond the paper.
-        teacher: Whose distribution over items is a target beside the item that came, at every
-            level: that of stage I, each half of the users scored by a model trained on the other
-            ("stage_one"), or the closeness of the integrated embeddings to the target's
-            ("vectors"). Beyond the paper.
-        teacher_weight: Its share of the generation loss.
-        teacher_temperature: Divides its scores: cosines, or what stage I gives.
-        beta: Weight of distillation; 0 leaves out <c_dis> as well.
-        distillation_similarity: Of its state and the integrated embeddings.
+        history_input: "backbone" starts from stage I: its item vectors and layers read the history
+            and are trained further.
+        tree_scores: Floors whose scores the tree uses: "graph", the transition graph without the
+            pairs of the scored history, and "text". Beyond the paper.
+        teacher: A second target at every level: a distribution over items by stage I, where each
+            half of the users is scored by a model trained on the other half ("stage_one"), or by
+            the cosine of the integrated embeddings with the target's ("vectors"). Beyond the paper.
+        teacher_weight: The teacher's share of the generation loss.
+        teacher_temperature: Divides the teacher's scores: cosines, or the scores of stage I.
+        beta: Weight of the distillation loss; 0 also leaves out <c_dis>.
+        distillation_similarity: The similarity of the distilled state and integrated embeddings.
         distillation_temperature: Divides the similarity.
-        distillation_negatives: Items drawn for a batch.
+        distillation_negatives: Negative items drawn for a batch.
     """
 
     num_encoder_layers: int = 1
@@ -302,13 +301,13 @@ class StageTwo(TrainingRecipe):
 
     @property
     def kind(self) -> str:
-        """Whether it is the paper's generator or one that has more in it."""
+        """Whether this is the paper's generator or an extended one."""
         added = ("history_input", "direct_path", "tree_scores", "teacher")
         is_plain = all(getattr(self, name) == PLAIN_STAGE_TWO[name] for name in added)
         return "the paper's" if is_plain else "ours"
 
     def model(self, integrated_dim: int) -> Seq2SeqConfig:
-        """The encoder-decoder's own configuration."""
+        """The configuration of the encoder-decoder."""
         names = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
         options = {name: value for name, value in vars(self).items() if name in names}
         return Seq2SeqConfig(**options, distillation_dim=integrated_dim if self.beta else None)
@@ -324,37 +323,38 @@ PLAIN_STAGE_TWO: dict[str, Any] = {
     "epochs": 8,
     "warmup_steps": 500,
 }
-"""What makes stage II the paper's generator, as far as the paper says what it is."""
+"""The settings of the paper's generator, as far as the paper gives them."""
 
 FEATURES = ("c_dis", "stage_one", "transition", "graph_text", "popularity", "seen")
-"""What can be joined to generation; the names are those of `Joining`."""
+"""The features that can be joined to generation, named as in `Joining`."""
 
 
 BASES = ("stage_one", "graph_text")
-"""Features that can take the place of generation."""
+"""Features that can replace generation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joining:
-    """What is joined to the scores of generation, beyond the paper.
+    """Features that are joined to the scores of generation, beyond the paper.
 
-    Each feature has a weight, picked on validation; see `prorec_joining`. A run tests generation
-    alone as well; the command `recommend` answers by the joined scores of a run that joins.
+    Each feature has a weight that is chosen on validation (`semrec.prorec.joining`). A run also
+    tests generation alone. If features are joined, `recommend` answers by the joined scores.
 
     Attributes:
-        base: What the features are added to: the log-probabilities of "generation", the scores of
-            "stage_one", those of the floor "graph_text", or whichever of these does best on
-            validation ("chosen").
-        c_dis: The dense item head: the state distilled from the integrated embeddings, compared
-            with these. Needs `stage_two.distillation_state` "first".
-        stage_one: The scores of stage I's sequence model, whatever the codes are made of.
-        transition: Those of the transition graph, a floor.
-        graph_text: Those of the floor "graph + text": the same with text neighbours.
+        base: The scores to which the features are added: log-probabilities of "generation", scores
+            of "stage_one", scores of the floor "graph_text", or the best of these on validation
+            ("chosen").
+        c_dis: The scores of the dense item head: the distilled state compared with the integrated
+            embeddings. Needs `stage_two.distillation_state` "first".
+        stage_one: The scores of stage I's sequence model, for any source of the codes.
+        transition: The scores of the transition graph, a floor.
+        graph_text: The scores of the floor "graph + text", a transition graph with text neighbours.
         popularity: Minus the logarithm of an item's count, which corrects the catalogue's prior.
-        seen: Minus 1 for the items of the history: what the others rank high and nobody buys twice.
-        candidates: Best items of each ranking of the catalogue at hand that are ranked beside the
-            beam's: of the item head, of stage I, of "graph + text".
-        exact: Whether the whole catalogue is scored in place of beam search.
+        seen: Minus 1 for the items of the history, which other features rank high though nobody
+            buys them twice.
+        candidates: The number of best items of each joined dense ranking (item head, stage I,
+            "graph + text") that are ranked with the beam's items.
+        exact: Whether the whole catalogue is scored instead of beam search.
     """
 
     base: Literal["chosen", "generation", "stage_one", "graph_text"] = "chosen"
@@ -387,24 +387,24 @@ class Joining:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What is joined."""
+        """The joined features."""
         return tuple(name for name in FEATURES if getattr(self, name))
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """What the features may be added to."""
+        """The scores to which the features may be added."""
         if self.base != "chosen":
             return (self.base,)
         return ("generation", *(name for name in BASES if getattr(self, name)))
 
     @property
     def any(self) -> bool:
-        """Whether anything is joined, or ranked by other scores than those of beam search."""
+        """Whether a feature is joined, or the ranking is not by beam search alone."""
         return bool(self.features) or self.exact or self.base != "generation"
 
 
 UNJOINED: dict[str, Any] = dataclasses.asdict(Joining.nothing())
-"""What makes a variant of a run one that joins nothing."""
+"""The settings of a variant that joins nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,10 +412,10 @@ class Evaluation(Choosing):
     """How models are chosen and tested.
 
     Attributes:
-        num_beams: Beams of the test; as many items are ranked.
-        validation_beams: Beams of early stopping.
-        reference: Whether to train the stage I model on ids alone as well: a baseline, and the
-            collaborative modality that the modality share is measured against.
+        num_beams: Beams of the test, which is also the number of ranked items.
+        validation_beams: Beams for early stopping.
+        reference: Whether to also train the stage I model on ids alone: a baseline, and the
+            collaborative modality of the modality share.
     """
 
     num_beams: int = 100
@@ -434,7 +434,7 @@ class Evaluation(Choosing):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AppConfig):
-    """Everything that makes a run what it is."""
+    """The whole configuration of a PRORec run."""
 
     text: Text = field(default_factory=Text)
     stage_one: StageOne = field(default_factory=StageOne)
@@ -458,14 +458,14 @@ class Config(AppConfig):
         if is_parted and levels > dim * (1 + both):
             raise ValueError(
                 "codes.num_levels must be at most the dimensions of the item embeddings, which "
-                f"product quantization parts, got {levels} and {dim * (1 + both)}"
+                f"product quantization splits, got {levels} and {dim * (1 + both)}"
             )
 
         if self.stage_two.history_input == "backbone":
             self._check_backbone()
 
     def _check_backbone(self) -> None:
-        """Refuses a stage I that cannot read the history of stage II."""
+        """Refuses a stage I that cannot be the encoder of stage II."""
         first, second = self.stage_one, self.stage_two
         words = 'where stage_two.history_input is "backbone"'
         if first.backbone != "sasrec":
@@ -482,12 +482,12 @@ class Config(AppConfig):
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """What embeds the texts, a view each."""
+        """The embeddings of the texts, one per view."""
         return (self.text.embedding, *self.text.further)
 
     @property
     def quantizers(self) -> tuple[str, ...]:
-        """What the codes are made by."""
+        """The quantizer of the codes."""
         return (self.codes.quantizer,)
 
     @property
@@ -496,7 +496,7 @@ class Config(AppConfig):
         return (self.stage_one.backbone,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
-        """Those of stage I and of stage II, whose samples are pairs."""
+        """The numbers of samples of stage I and of stage II, whose samples are pairs."""
         train, num_items = data.split.train, len(data.catalog)
         single = dataclasses.replace(self.stage_one, batch_size=1)
         batches = single.pairs if single.backbone == "din" else single.sequences
@@ -506,7 +506,7 @@ class Config(AppConfig):
         }
 
     def check_items(self, data: Data) -> list[Path]:
-        """Refuses items without texts where these are joined or embedded, and too few codes."""
+        """Refuses items without texts if texts are joined or embedded, and too few codes."""
         self.codes.check(len(data.catalog))
         for embedding in self.embeddings:
             check_texts(embedding, [self.text.fields], data.catalog)

@@ -1,4 +1,4 @@
-"""The generator of a run as other systems read it: two ONNX files, arrays, and a loop in NumPy."""
+"""Exports the generator of a run: two ONNX files, arrays, and beam search in NumPy."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def write_generator(folder: Path, saved: SavedModel, num_beams: int) -> Mapping[
     """Writes encoder.onnx, decoder.onnx, generator.npz and recommend.py.
 
     Args:
-        folder: The export's.
+        folder: The folder of the export.
         saved: The generator, on the CPU.
-        num_beams: Those of the run.
+        num_beams: The run's number of beams.
 
     Returns:
-        What export.json says of it.
+        The entries of export.json for the generator.
     """
     model = saved.model.eval()
     config, trie = model.config, model.trie
@@ -81,10 +81,11 @@ def write_generator(folder: Path, saved: SavedModel, num_beams: int) -> Mapping[
 
 
 def tree_arrays(model: Seq2Seq) -> dict[str, NDArray[Any]]:
-    """The tree of the codes, each node's token, and the rows that queries are compared with.
+    """The tree of the codes, each node's token, and the output rows.
 
-    `child_l` and `leaf_l` say where the children of a node, at level l, and the items below a node
-    of level l begin; `tokens_l` is the token of each node, which is its row in `head` as well.
+    `child_l` and `leaf_l` hold where the children of each node, at level l, and the items below
+    each node of level l begin. `tokens_l` holds the token of each node, which is also its row in
+    `head`.
     """
     trie = model.trie
     arrays = {
@@ -103,7 +104,7 @@ def tree_arrays(model: Seq2Seq) -> dict[str, NDArray[Any]]:
 
 
 def graph_arrays(model: Seq2Seq) -> dict[str, NDArray[Any]]:
-    """The item graph in compressed rows, and what makes its sums logits; nothing without one."""
+    """The item graph in compressed rows, and its weights in the logits; empty without a graph."""
     graph, numbers = model.item_graph, model.score_logits
     if graph is None or numbers is None:
         return {}

@@ -1,8 +1,8 @@
-"""Recommends by an exported generator: NumPy and onnxruntime alone.
+"""Recommends with an exported generator; needs only NumPy and onnxruntime.
 
-`export` puts this file into the folder that it writes, as `recommend.py`, where it needs nothing
-else of this project. It answers one history at a time as `recommend` does by the generator, and is
-written to be read: whoever serves in another language does what `Generator.search` does.
+`export` copies this file into its folder as `recommend.py`, where it needs nothing else of this
+project. It answers one history at a time, with the answers of the generator in `recommend`. It is
+written to be read: to serve in another language, translate `Generator.search`.
 
     from recommend import Generator
 
@@ -12,9 +12,10 @@ written to be read: whoever serves in another language does what `Generator.sear
 
 or, on the command line, `python recommend.py i1,i7`.
 
-The codes of the catalogue are a tree. Its nodes are numbered level by level, the children of a node
-follow one another, and so do the items below it: child[l][n] to child[l][n + 1] are node n's
-children at level l, leaf[l][n] to leaf[l][n + 1] the items, as positions in `leaf_items`.
+The codes of the catalogue form a tree. Its nodes are numbered level by level. The children of a
+node have consecutive numbers, and so have the items below it: child[l][n] to child[l][n + 1] are
+node n's children at level l, and leaf[l][n] to leaf[l][n + 1] its items, as positions in
+`leaf_items`.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ FORMAT = 1
 
 
 class Generator:
-    """A generator as `export` wrote it.
+    """A generator that `export` wrote.
 
     Args:
-        folder: The export's.
-        num_beams: Prefixes that the search keeps; by default as many as the run's.
+        folder: The folder of the export.
+        num_beams: Prefixes that the search keeps; default: the run's number.
 
     Raises:
         ValueError: The export is of another version, or holds no generator.
@@ -71,9 +72,9 @@ class Generator:
         """Returns item ids with their log-probabilities, best first.
 
         Args:
-            history: Item ids, oldest first; those that are unknown are skipped.
-            top_k: Items returned, fewer where fewer are left.
-            exclude: Ids of items that are left out, such as the history's own.
+            history: Item ids, oldest first; unknown ids are skipped.
+            top_k: Most items that are returned.
+            exclude: Ids of items to leave out, such as those of the history.
         """
         rows = [self.rows[item_id] for item_id in history if item_id in self.rows]
         excluded = [self.rows[item_id] for item_id in exclude if item_id in self.rows]
@@ -83,7 +84,7 @@ class Generator:
         return [(self.item_ids[row], score) for row, score in ranked]
 
     def popular(self, top_k: int, excluded: Collection[int] = ()) -> list[tuple[int, float]]:
-        """Returns the items had most, with the logarithms of their shares; they answer nobody."""
+        """Returns the most popular items and log-shares, for histories without a known item."""
         counts = self.arrays.get("counts", np.zeros(0, dtype=np.int64))
         order = np.argsort(-counts, kind="stable")
         allowed = [row for row in order.tolist() if counts[row] > 0 and row not in excluded]
@@ -94,7 +95,8 @@ class Generator:
     ) -> list[tuple[int, float]]:
         """Returns item rows with their log-probabilities, found by beam search."""
         num_items, num_beams = len(self.item_ids), max(self.num_beams, top_k)
-        # Rows oldest first; without any, one place of padding, which is the number of items.
+        # Rows, oldest first; an empty history is one padding row, whose number is that of the
+        # items.
         batch = np.array([list(history) or [num_items]], dtype=np.int64)  # [1, length]
         memory = dict(
             zip(
@@ -107,14 +109,14 @@ class Generator:
         told_leaves, told = self._told(history)  # [entries], [entries + 1, kinds]
         sizes = [self.facts[name] for name in ("num_layers", "num_heads", "head_dim")]
         layers, heads, head_dim = sizes
-        # The search begins at the root: one beam, whose newest token is <BOS> and past is empty.
+        # The search begins at the root: one beam with the token <BOS> and an empty past.
         nodes, scores = np.zeros(1, dtype=np.int64), np.zeros(1)
         tokens = np.array([self.facts["bos"]], dtype=np.int64)
         past = np.zeros((1, 1, layers, 2, heads, self.num_levels, head_dim), dtype=np.float32)
         for level in range(self.num_levels):
             beams = {"tokens": tokens[None], "level": np.array(level), "past": past}
             query, past = self.decoder.run(None, {**beams, **memory})
-            # All children of all beams, one beam's after another's.
+            # All children of all beams, concatenated over beams.
             first, end = self.child[level][nodes], self.child[level][nodes + 1]
             starts = np.cumsum(end - first) - (end - first)  # [beams]
             parent = np.repeat(np.arange(len(nodes)), end - first)  # [children]
@@ -129,7 +131,7 @@ class Generator:
                 logits = self._biased(level, logits, nodes, read, told_leaves, told)
                 log_probs = logits - _grouped_logsumexp(logits, starts, parent)
             scores = scores[parent] + log_probs
-            # What leads to excluded items alone is struck out before beams are chosen.
+            # Prefixes that lead only to excluded items are removed before beams are chosen.
             scores[self._is_exhausted(level, nodes, banned)] = -np.inf
             width = top_k if level == self.num_levels - 1 else num_beams
             best = np.argsort(-scores, kind="stable")[:width]
@@ -137,7 +139,7 @@ class Generator:
             if not len(best):
                 return []
             nodes, tokens, scores = nodes[best], tokens[best], scores[best]
-            past = past[:, parent[best]]  # each beam takes its parent's past along
+            past = past[:, parent[best]]  # each beam gets its parent's past
         return list(zip(self.leaf_items[nodes].tolist(), scores.tolist(), strict=True))
 
     def _biased(
@@ -149,7 +151,7 @@ class Generator:
         told_leaves: NDArray[Any],
         told: NDArray[Any],
     ) -> NDArray[Any]:
-        """Returns logits with what the item graph and the history say of nodes."""
+        """Returns logits with the item graph's scores and the history bias of nodes."""
         if "graph_weights" in self.arrays:
             low, high = self._below(level, nodes, told_leaves)
             sums = np.maximum(told[high] - told[low], 0.0)  # [children, kinds]
@@ -164,7 +166,7 @@ class Generator:
         return biased
 
     def _told(self, history: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Returns what the item graph says of items: their leaves, ascending, and running sums."""
+        """Returns the item graph's scores: the leaves of items, ascending, and cumulative sums."""
         if "graph_weights" not in self.arrays:
             return np.zeros(0, dtype=np.int64), np.zeros((1, 0))
         offsets, decays = self.arrays["graph_offsets"], self.arrays["graph_decays"]
@@ -185,14 +187,14 @@ class Generator:
     def _below(
         self, level: int, nodes: NDArray[Any], leaves: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Returns where in a list of ascending leaves those below each node begin and end."""
+        """Returns where the leaves below each node begin and end in a list of ascending leaves."""
         first, end = self.leaf[level][nodes], self.leaf[level][nodes + 1]
         return np.searchsorted(leaves, first), np.searchsorted(leaves, end)
 
     def _is_exhausted(
         self, level: int, nodes: NDArray[Any], leaves: NDArray[Any]
     ) -> NDArray[np.bool_]:
-        """Returns the nodes below which there is nothing but the listed leaves."""
+        """Returns the nodes below which there are only listed leaves."""
         low, high = self._below(level, nodes, leaves)
         result: NDArray[np.bool_] = (
             high - low == self.leaf[level][nodes + 1] - self.leaf[level][nodes]
@@ -210,7 +212,7 @@ def _logsumexp(table: NDArray[Any]) -> NDArray[Any]:
 def _grouped_logsumexp(
     logits: NDArray[Any], starts: NDArray[Any], parent: NDArray[Any]
 ) -> NDArray[Any]:
-    """Returns, for each child, the logarithm of its siblings' sum of exponentials, itself in it."""
+    """Returns, for each child, the logsumexp over its siblings and itself."""
     top = np.maximum.reduceat(logits, starts)  # [beams]
     total = np.add.reduceat(np.exp(logits - top[parent]), starts)
     result: NDArray[Any] = (top + np.log(total))[parent]
@@ -218,7 +220,7 @@ def _grouped_logsumexp(
 
 
 def main() -> None:
-    """Prints the answer to a history of item ids by commas."""
+    """Prints the answer to a history of item ids separated by commas."""
     if len(sys.argv) != 2:
         sys.exit("usage: python recommend.py ID,ID,...  (item ids, oldest first)")
     generator, history = Generator(Path(__file__).parent), sys.argv[1].split(",")

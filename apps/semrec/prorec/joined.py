@@ -1,6 +1,6 @@
-"""PRORec with other scores joined to those of generation: candidates, their weights, the test.
+"""PRORec with further scores joined to generation: candidates, weights, the test.
 
-Beyond the paper; `joining.py` says what the features are.
+Beyond the paper; `joining.py` defines the features.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ _FLOORS = {"graph": "transition", "graph + text": "graph_text"}
 
 
 class PRORecPipeline(PaperPipeline):
-    """The stages of a run: the paper's, and what is joined to generation."""
+    """The stages of a run: the paper's and those of joined scores."""
 
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages of a whole run in order, but for "data"."""
+        """The stages of a run in order, without "data"."""
         config = self.config
         stages: list[Stage[Any]] = [*self.texts, self.floors]
         if config.has_reference:
@@ -72,7 +72,7 @@ class PRORecPipeline(PaperPipeline):
         return tuple(stages)
 
     def systems(self) -> dict[str, Stage[Report]]:
-        """Generation, what is joined to it, sequence models."""
+        """Generation, the joined scores, and sequence models."""
         config, systems = self.config, {MODEL: self.test}
         name = config.stage_one.backbone
         backbone = BACKBONES.get(name, name.rpartition(":")[2])
@@ -86,12 +86,12 @@ class PRORecPipeline(PaperPipeline):
 
     @property
     def answering_row(self) -> str:
-        """What is joined to generation, or generation where nothing is."""
+        """The joined scores, or generation if nothing is joined."""
         return _JOINED if self.config.joining.any else MODEL
 
     @cached_property
     def candidate_stages(self) -> dict[str, Stage[Candidates]]:
-        """The stages "candidates_validation" and "candidates_test": with every feature there is."""
+        """The stages "candidates_validation" and "candidates_test", with all features."""
         return {
             "validation": self._candidate_stage("validation"),
             "test": self._candidate_stage("test"),
@@ -99,7 +99,7 @@ class PRORecPipeline(PaperPipeline):
 
     def _candidate_stage(self, part: Literal["validation", "test"]) -> Stage[Candidates]:
         exact = self.config.joining.exact
-        generates = part == "validation" or exact  # else the stage "test" has the beams already
+        generates = part == "validation" or exact  # otherwise the stage "test" has the beams
 
         def fill(folder: Path) -> Facts:
             queries = self.validation if part == "validation" else self.data.split.test
@@ -155,9 +155,9 @@ class PRORecPipeline(PaperPipeline):
 
     @cached_property
     def joined(self) -> Stage[Report]:
-        """The stage "joined": base and weights by NDCG@10 of the validation users; then the test.
+        """The stage "joined": chooses base and weights by NDCG@10 on validation, then tests.
 
-        Its facts hold both; what `recommend` needs of the features stays in its folder.
+        Its facts hold both results; its folder stores what `recommend` needs for the features.
         """
         joining = self.config.joining
         validation, test = self.candidate_stages["validation"], self.candidate_stages["test"]
@@ -168,7 +168,7 @@ class PRORecPipeline(PaperPipeline):
                 if name not in candidates.features:
                     raise ExperimentError(f"joining.{name} must be false: the items have no texts")
             choices = self.choices(candidates)
-            base = max(choices, key=lambda name: choices[name].validation)  # of equals, the first
+            base = max(choices, key=lambda name: choices[name].validation)  # the first of equals
             ranked = on_base(test.result(), base).ranked(choices[base].weights)
             report = evaluate(self.data.split.test, ranked, ks=self.config.evaluation.ks)
             report.write_json(folder / "report.json")
@@ -185,7 +185,7 @@ class PRORecPipeline(PaperPipeline):
         )
 
     def choices(self, candidates: Candidates) -> dict[str, Choice]:
-        """Weights of the features by what they are added to, picked on the validation users."""
+        """The features' weights for each base, chosen on the validation users."""
         joining = self.config.joining
         return {
             base: pick_weights(
@@ -197,7 +197,7 @@ class PRORecPipeline(PaperPipeline):
         }
 
     def _features(self) -> dict[str, Tensor]:
-        """What the features are computed from, so that the run alone can answer."""
+        """The tensors that the features are computed from, for answers without the data."""
         features = {
             "counts": torch.from_numpy(self.data.split.item_counts),
             "semantic": self.semantic.cpu().contiguous(),
@@ -207,11 +207,11 @@ class PRORecPipeline(PaperPipeline):
         return features
 
     def scorers(self, model: Seq2Seq, features: Mapping[str, Tensor]) -> dict[str, Scorer]:
-        """The features' scorers.
+        """The scorers of the features.
 
         Args:
             model: The generator, in eval mode.
-            features: What they are computed from, as the stage "joined" keeps it.
+            features: The tensors that the stage "joined" stores.
         """
         config, device = self.config, model.trie.device
         scorers: dict[str, Scorer] = {}
@@ -226,7 +226,7 @@ class PRORecPipeline(PaperPipeline):
         return scorers
 
     def recommender(self) -> Recommender | JoinedRecommender:
-        """What answers by generation, or by what is joined to it where the run joins."""
+        """The recommender by joined scores, or by generation if nothing is joined."""
         joining, num_beams = self.config.joining, self.config.evaluation.num_beams
         folder = self.stage_two.file("model")
         if not joining.any:
@@ -246,7 +246,7 @@ class PRORecPipeline(PaperPipeline):
         )
 
     def recommender_of(self, stage: Stage[Report]) -> Answers:
-        """Generation, what is joined to it, or a sequence model of stage I."""
+        """The recommender by generation, by joined scores, or by a sequence model of stage I."""
         if stage.name == "joined":
             return self.recommender()
         if stage.name == "test":
@@ -270,16 +270,18 @@ class PRORecPipeline(PaperPipeline):
         )
 
     def item_index(self) -> ItemIndex:
-        """The item vectors of stage I, or, in a run without it, those that became codes."""
+        """The item vectors of stage I, or in a run without it the quantized vectors."""
         if not self.stage_one.is_complete:
-            return ItemIndex.of_directions(self.embeddings, "what became codes, of length 1")
+            return ItemIndex.of_directions(self.embeddings, "the quantized vectors, of length 1")
         backbone = self.trained_backbone(self.semantic).eval()
-        if isinstance(backbone, DIN):  # compares each item with the history's, and has no state
+        if isinstance(
+            backbone, DIN
+        ):  # compares each item with those of the history, and has no state
             return ItemIndex.of_directions(backbone.item_vectors(), "stage I's, of length 1")
         return ItemIndex.of_model(backbone, "stage I's", self.config.stage_one.history_length)
 
     def export_generator(self, folder: Path) -> dict[str, Any]:
-        """Adds the generator, what is joined to it left out."""
+        """Adds the generator, without joined scores."""
         from semrec.prorec.exporting import write_generator
 
         saved = load_model(self.stage_two.file("model"))
@@ -287,12 +289,12 @@ class PRORecPipeline(PaperPipeline):
         return {"generator": write_generator(folder, saved, num_beams)}
 
     def vectors(self) -> dict[str, Float[np.ndarray, "items dim"]]:
-        """E_S, "text", and what became codes, "items"."""
+        """E_S, "text", and the quantized vectors, "items"."""
         return {"text": self.semantic.cpu().numpy(), "items": self.embeddings.cpu().numpy()}
 
 
 def _dense_head(config: Config, model: Seq2Seq, vectors: Float[Tensor, "items dim"]) -> Scorer:
-    """The state that knows the history alone, against the embeddings that it was distilled from."""
+    """Scores by the distilled state of the history, compared with the integrated embeddings."""
     stage_two = config.stage_two
 
     def score(histories: Any) -> Float[Tensor, "batch items"]:

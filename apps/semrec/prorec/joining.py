@@ -1,10 +1,10 @@
-"""Scores from elsewhere joined to those of generation. Beyond the paper; none of it needs training.
+"""Further scores joined to those of generation, without training. Beyond the paper.
 
-The beam's items, and those of dense rankings where they are asked for, are ranked by
+The items of the beam, and optionally the best items of dense rankings, are ranked by
 
     log p(item | history) + sum of weight * feature
 
-with weights picked on validation, 0 among them: what does not help there is left out.
+with weights chosen on validation. A feature that does not help there gets the weight 0.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "popularity": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0),
     "seen": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-"""The weights that are tried of each feature."""
+"""The weights of each feature that are tried."""
 
 Scorer = Callable[[Any], Float[Tensor, "batch items"]]
-"""Histories to a feature of all items."""
+"""A function from histories to a feature of all items."""
 
 
 @torch.inference_mode()
@@ -52,17 +52,17 @@ def candidates_of(
     tables: Tables | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Candidates:
-    """The beam's items and those of dense rankings, with their log-probabilities and features.
+    """The items of the beam and of dense rankings, with log-probabilities and features.
 
     Args:
         model: The generator, in eval mode.
         histories: Item rows, oldest first.
-        beams: What generation found, as `genrec.rank_histories` gives it.
+        beams: The ranking by generation, from `genrec.rank_histories`.
         scorers: Features of all items, by name.
-        dense: Features whose best items become candidates as well, and how many of each.
-        permitted: What of those may become a candidate, one mark an item; None for all.
-        tables: `model.tables()`, if at hand.
-        progress: Called with the histories done, and all.
+        dense: Features whose best items also become candidates, and how many of each.
+        permitted: A mask of the items that may become candidates; None for all.
+        tables: `model.tables()`, if already computed.
+        progress: Called with the number of finished histories and of all.
     """
     num_items, device, done = model.trie.num_items, model.trie.device, 0
     num_users, num_beams = beams.items.shape
@@ -87,7 +87,7 @@ def candidates_of(
             best = [
                 Ranked.best(scores[name], k, permitted=allowed).items for name, k in dense.items()
             ]
-            # Of an item that several rankings name, the first mention stays.
+            # If several rankings have an item, its first occurrence stays.
             candidates = first_of_each(torch.cat([candidates, *best], dim=1), -1)
             further = candidates[:, num_beams:]  # [batch, further]
             scored = further.masked_fill(further < 0, num_items).to(device)
@@ -105,7 +105,7 @@ def candidates_of(
 
 
 def scaled(score: Scorer) -> Scorer:
-    """A floor's scores as a feature: each history's, divided by its greatest."""
+    """A floor's scores as a feature: the scores of each history, divided by their maximum."""
 
     def shares(histories: Any) -> Float[Tensor, "batch items"]:
         scores = score(histories).float()
@@ -127,11 +127,11 @@ def seen_items(num_items: int, history_length: int) -> Scorer:
 
 
 def popularity_correction(counts: Int[np.ndarray, " items"]) -> Scorer:
-    """Minus the logarithm of how often an item was had: logit adjustment (Menon et al., 2021)."""
+    """Minus the logarithm of an item's count: logit adjustment (Menon et al., 2021)."""
     adjusted = -torch.from_numpy(np.log1p(counts)).float()
     return lambda histories: adjusted.expand(len(histories), -1)
 
 
 def on_base(candidates: Candidates, base: str) -> Candidates:
-    """The candidates with a feature in place of log p or, of "generation", as they are."""
+    """The candidates with a feature instead of log p; unchanged for the base "generation"."""
     return candidates if base == "generation" else candidates.on(base)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from semrec.prorec.config import StageOne, StageTwo
 
 Tables = Mapping[str, Float[Tensor, "items dim"]]
-"""Item embeddings by name: "collaborative" is E_C, "adapted" E_T."""
+"""Item embeddings by name: "collaborative" is E_C, "adapted" is E_T."""
 
 
 class ItemEncoder(nn.Module):
@@ -36,7 +36,7 @@ class ItemEncoder(nn.Module):
 
     Args:
         semantic: E_S, standardised.
-        config: Which of them the sequence model reads.
+        config: Its `item_input` says which of E_C and E_T the sequence model reads.
     """
 
     semantic: Tensor
@@ -49,7 +49,7 @@ class ItemEncoder(nn.Module):
         self.register_buffer("semantic", semantic, persistent=False)
 
     def adapted(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
-        """E_T of some items or of all, scaled to the size of the collaborative table."""
+        """E_T of some or all items, scaled to the size of E_C."""
         semantic = self.semantic if rows is None else self.semantic[rows]
         adapted: Tensor = self.config.adapted_weight * self.adaption(semantic)
         return adapted
@@ -59,7 +59,7 @@ class ItemEncoder(nn.Module):
         return {"collaborative": self.collaborative.clone(), "adapted": self.adapted()}
 
     def forward(self) -> Float[Tensor, "items dim"]:
-        """What the sequence model reads and ranks."""
+        """The item vectors that the sequence model reads and ranks."""
         if self.config.item_input == "collaborative":
             return self.collaborative
         return self.collaborative + self.adapted()
@@ -70,12 +70,12 @@ def integrated(
     which: Literal["collaborative", "adapted", "sum", "concatenated"],
     length: Literal["unit", "raw"] = "unit",
 ) -> Float[Tensor, "items integrated_dim"]:
-    """The integrated embeddings; the paper leaves open which they are.
+    """The integrated embeddings, which the paper does not define.
 
     Args:
         tables: E_C and E_T.
-        which: Which they are.
-        length: "unit" scales their rows, and the parts of concatenated ones, to length 1.
+        which: Their definition.
+        length: "unit" scales their rows, or the parts of concatenated rows, to length 1.
     """
     collaborative, adapted = tables["collaborative"], tables["adapted"]
     unit = partial(nn.functional.normalize, dim=-1) if length == "unit" else nn.Identity()
@@ -92,7 +92,7 @@ def concatenated(
     *,
     unit: bool,
 ) -> Float[Tensor, "items both"]:
-    """E_S, reduced by PCA to the width of E_C, beside E_C (section 4.4's concatenation).
+    """E_S, reduced by PCA to the width of E_C, concatenated with E_C (section 4.4).
 
     Args:
         semantic: E_S.
@@ -112,9 +112,9 @@ def stage_one_model(
     """The sequential recommendation model of section 3.3, with text or on ids alone.
 
     Args:
-        config: Of stage I.
-        items: What stands for the items.
-        trust: The packages whose code may run, where the backbone is of another package.
+        config: The configuration of stage I.
+        items: The module of the item vectors.
+        trust: The packages whose code may run, if the backbone is from another package.
     """
     num_items = len(items())
     if config.backbone == "din":
@@ -165,7 +165,7 @@ def stage_one_loss(config: StageOne, model: nn.Module, batch: Batch) -> dict[str
 
 
 def item_graph(floors: Mapping[str, ItemToItemFloor], num_items: int) -> ItemGraph:
-    """Floors whose scores enter the tree; pairs of the training histories can be taken off.
+    """The floors whose scores the tree uses; pairs of training histories can be subtracted.
 
     Args:
         floors: "graph", which was counted from the training histories, and "text", which was not.
@@ -173,7 +173,7 @@ def item_graph(floors: Mapping[str, ItemToItemFloor], num_items: int) -> ItemGra
     """
     matrices = []
     (last_items,) = {floor.last_items for floor in floors.values()}
-    assert last_items is not None  # of these floors it is a fixed number
+    assert last_items is not None  # these floors have a fixed number
     for name, floor in floors.items():
         forward, backward = pair_shares() if name == "graph" else ((), ())
         rows = floor.matrix
@@ -191,11 +191,11 @@ def item_graph(floors: Mapping[str, ItemToItemFloor], num_items: int) -> ItemGra
 
 
 Teacher = Callable[[Batch], Float[Tensor, "batch items"]]
-"""A batch to the scores of all items by which its rows are taught."""
+"""A function from a batch to the teacher's scores of all items."""
 
 
 def vectors_teacher(integrated: Float[Tensor, "items dim"]) -> Teacher:
-    """The closeness of each item's embedding, of length 1, to the target's."""
+    """Teaches by the cosine of each item's embedding with the target's."""
     return lambda batch: integrated[batch.targets] @ integrated.T
 
 
@@ -204,12 +204,12 @@ def folds_teacher(
     fold_of: Int[Tensor, " users"],
     num_items: int,
 ) -> Teacher:
-    """Each user's histories scored by the model that was not trained on them.
+    """Teaches each user by a model that was not trained on the user's history.
 
     Args:
-        scorers: One a fold, trained on the users of all others.
+        scorers: One per fold, trained on the users of all other folds.
         fold_of: The fold of each user.
-        num_items: Items of the catalogue, and the padding.
+        num_items: Items of the catalogue, which is also the padding row.
     """
 
     def teach(batch: Batch) -> Float[Tensor, "batch items"]:
@@ -228,7 +228,7 @@ def folds_teacher(
 def stage_two_loss(
     config: StageTwo, integrated: Tensor, teacher: Teacher | None, model: nn.Module, batch: Batch
 ) -> dict[str, Tensor]:
-    """L_gen and beta L_distillation (eq. 6-8); a part of L_gen by a teacher where there is one."""
+    """L_gen and beta L_distillation (eq. 6-8); a teacher adds a second target to L_gen."""
     taught = None
     if teacher is not None:
         taught = (teacher(batch) / config.teacher_temperature).softmax(dim=1)
@@ -249,7 +249,7 @@ def distillation(
     integrated: Float[Tensor, "items integrated_dim"],
     targets: Int[Tensor, " batch"],
 ) -> Tensor:
-    """L_distillation (eq. 7): distilled states against the embeddings of their targets."""
+    """L_distillation (eq. 7): distilled states compared with the embeddings of their targets."""
     return distillation_loss(
         states,
         integrated,

@@ -1,4 +1,4 @@
-"""The best items of many histories, of which each process of a run ranks a share."""
+"""The best items of many histories; each process of a run ranks a share."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def ranked_by_all(
     exact: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranked:
-    """Returns what `genrec.rank_histories` does, in all processes; each ranks its share.
+    """Returns the result of `genrec.rank_histories` in all processes; each ranks a share.
 
     Args:
-        model: As there, and so the other arguments.
+        model: The generator, as for `genrec.rank_histories`.
         histories: Item rows, oldest first, the same in all processes.
-        num_beams: Beams of the search, and items a history.
+        num_beams: Beams of the search, which is also the number of items per history.
         exact: Whether the whole catalogue is scored instead.
-        progress: Called with the number of histories done, of this process's share.
+        progress: Called with the number of finished histories of this process.
 
     Raises:
-        RuntimeError: It failed in another process, where the message is.
+        RuntimeError: The ranking failed in another process, which prints the error.
     """
     shards = processes.count()
     with together():
@@ -45,7 +45,7 @@ def ranked_by_all(
         )
     if shards == 1:
         return ranked
-    is_ranked = ranked.items >= 0  # what other processes rank is not
+    is_ranked = ranked.items >= 0  # rows of other processes are not
     items, scores = add_up(
         [(ranked.items + 1).numpy(), torch.where(is_ranked, ranked.scores, 0).numpy()]
     )

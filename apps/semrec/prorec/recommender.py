@@ -1,4 +1,4 @@
-"""What answers histories by a complete run: generation, or what is joined to it."""
+"""The recommender of a complete run that answers by joined scores."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from semrec.prorec.joining import Scorer, candidates_of, on_base
 from semrec.shared.reasons import Query, Reasons, paths_of
 
 RANKINGS = ("c_dis", "stage_one", "graph_text")
-"""Features whose best items are candidates, too."""
+"""Features whose best items also become candidates."""
 
 
 class JoinedRecommender(Answers):
-    """Answers histories by generation with other scores joined to it.
+    """Answers histories by generation with further scores joined to it.
 
-    Scores are log p(item | history) plus each feature times its weight; they tell the order alone.
-    The generator reads the newest items of a history; each feature has all of it, as in the test.
+    A score is log p(item | history) plus the weighted features; only the order has a meaning. The
+    generator reads the newest items of a history; the features read all of it, as in the test.
 
     Args:
         model: The generator; put into eval mode.
         item_ids: Id of each item row.
         scorers: The features of all items, by name.
-        weights: Of the features.
-        base: What these are added to: "generation", or a feature.
-        joining: What else becomes a candidate.
-        popularity: How often each item was had.
-        num_beams: Items that generation gives; as many as are asked for, where those are more.
+        weights: The weights of the features.
+        base: The scores to which they are added: "generation", or a feature.
+        joining: The configuration of further candidates.
+        popularity: The number of interactions of each item.
+        num_beams: Items that generation returns; at least as many as the answer has.
     """
 
     num_beams: int
@@ -77,7 +77,7 @@ class JoinedRecommender(Answers):
         return Ranked.best(candidates.scores(self.weights), top_k, items=candidates.items)
 
     def reasons(self, query: Query, items: Int[Tensor, " items"]) -> Reasons:
-        """Why items stand where they stand: their paths, and what joins log p."""
+        """The reasons for the ranks of items: their paths and the joined features."""
         num_beams = max(self.num_beams, query.top_k)
         history, exclude, allowed = query.tensors(self)
         candidates = self._candidates(history, exclude, allowed, num_beams)
@@ -111,7 +111,7 @@ class JoinedRecommender(Answers):
     def _read(
         self, history: Int[Tensor, "batch length"]
     ) -> tuple[list[Int[np.ndarray, " items"]], Int[Tensor, "batch length"]]:
-        """Histories as features read them, and as the generator does, on its device."""
+        """Histories as the features read them, and as the generator reads them, on its device."""
         num_items = self.model.trie.num_items
         histories = [row[row < num_items] for row in history.cpu().numpy()]
         ((_, newest),) = query_batches(
@@ -130,7 +130,7 @@ class JoinedRecommender(Answers):
         allowed: Tensor | None,
         num_beams: int,
     ) -> Candidates:
-        """The items to be ranked, all of which may be returned."""
+        """The items to rank, without excluded ones."""
         model = self.model
         histories, history = self._read(history)
         permitted = self.permitted(len(history), exclude, allowed)
@@ -161,5 +161,5 @@ class JoinedRecommender(Answers):
 
 
 def dense_candidates(scorers: Mapping[str, Scorer], count: int) -> dict[str, int]:
-    """The rankings whose best items are candidates too, and how many of each."""
+    """The rankings whose best items also become candidates, and how many of each."""
     return {name: count for name in RANKINGS if name in scorers and count}

@@ -1,4 +1,4 @@
-"""What a PRORec run shows beside its test: its semantic IDs, and the modalities in them."""
+"""The report of a PRORec run beside its test: the semantic IDs and their modality shares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semrec.shared.findings import Findings
 from semrec.shared.stage import Stage
 
 Spaces = Mapping[str, tuple[Tensor, ModalityShare]]
-"""Item embeddings by name, and how much of each modality they keep."""
+"""Item embeddings by name, with their modality shares."""
 
 
 def findings(pipeline: PRORecPipeline) -> Findings:
@@ -58,10 +58,10 @@ def findings(pipeline: PRORecPipeline) -> Findings:
 
 
 def modality_spaces(pipeline: PRORecPipeline) -> Spaces:
-    """What became codes and the concatenated embeddings, with their modality shares (eq. 9-10).
+    """The quantized and the concatenated embeddings, with their modality shares (eq. 9-10).
 
-    The collaborative modality is that of a model trained on ids alone, as in the paper's table 4;
-    there are no shares where a run trains none.
+    The collaborative modality is a model trained on ids alone, as in the paper's table 4. Without
+    such a model there are no shares.
     """
     config = pipeline.config
     if not config.has_reference:
@@ -76,7 +76,7 @@ def modality_spaces(pipeline: PRORecPipeline) -> Spaces:
 
 
 def codes_section(tokenizer: Tokenizer) -> Section:
-    """How well the codes are used, and how many items share a first one."""
+    """The use of the codes, and the number of items with the same first code."""
     ids = tokenizer.semantic_ids
     health = measure_health(ids, collisions=tokenizer.collisions, distortion=tokenizer.distortion)
     levels = [
@@ -86,7 +86,7 @@ def codes_section(tokenizer: Tokenizer) -> Section:
     first = np.bincount(np.bincount(ids.codes[:, 0], minlength=ids.codebook_sizes[0]))
     chart = histogram(
         {size: int(count) for size, count in enumerate(first) if count},
-        title="first codes by how many items share them",
+        title="number of items with each first code",
         x_label="items",
     )
     return Section(
@@ -101,7 +101,7 @@ def codes_section(tokenizer: Tokenizer) -> Section:
 
 
 def modalities_section(spaces: Spaces, seed: int) -> Section:
-    """The shares of the modalities, and the items in the plane."""
+    """The modality shares, and the items in two dimensions."""
     shares = {
         name: {"semantic": share.semantic, "collaborative": share.collaborative}
         for name, (_, share) in spaces.items()

@@ -68,16 +68,16 @@ from semrec.shared.training import (
 )
 
 FOLDS = 2
-"""Parts of the users of which each is scored by a teacher that was trained on the other."""
+"""The number of folds of users; each is scored by a teacher that was trained on the others."""
 
 POPULARITY_WEIGHTS = (0.0, -0.1, -0.2, -0.3, -0.45, -0.6)
-"""What is tried of the weight of popularity in the tree."""
+"""The weights of popularity in the tree that are tried."""
 
 MODEL = "PRORec"
 """The model's row in tables."""
 
 BACKBONES = {"sasrec": "SASRec", "din": "DIN"}
-"""What the sequence models of stage I are called; others by the names of their classes."""
+"""The names of stage I's sequence models in tables; others have the names of their classes."""
 
 _TEXT = ("text.dim", "text.further", "text.by_field")
 _SIZES = tuple(field.name for field in dataclasses.fields(SequenceRecipe))
@@ -85,7 +85,7 @@ _SEQUENCE = tuple(f"stage_one.{name}" for name in _SIZES)
 _STAGE_ONE = tuple(
     f"stage_one.{field.name}"
     for field in dataclasses.fields(StageOne)
-    # These say what becomes of the item embeddings afterwards.
+    # These affect only the later use of the item embeddings.
     if field.name not in ("integrated", "integrated_length")
 )
 
@@ -93,13 +93,13 @@ GENERATOR_READS = (
     *("seed", "stage_two"),
     *("evaluation.validation_users", "evaluation.validation_beams"),
 )
-"""What of the configuration the training of a generator reads."""
+"""The configuration keys that the training of a generator reads."""
 
 
 class PaperPipeline(Pipeline[Config]):
-    """The paper's stages of a run, or of a variant of it that a study needs."""
+    """The paper's stages of a run, or of a variant of a run in a study."""
 
-    judged_mode = "unfiltered"  # as weights are picked
+    judged_mode = "unfiltered"  # as for the choice of weights
 
     # E_S: the texts of the items.
 
@@ -112,11 +112,11 @@ class PaperPipeline(Pipeline[Config]):
 
     @cached_property
     def texts(self) -> tuple[Stage[Vectors], ...]:
-        """The stage "text", one a view of the text: its embeddings as they are."""
+        """The stages "text", one per view of the text: the embeddings before PCA and scaling."""
         text = self.config.text
         groups: list[tuple[str, ...]] = [text.fields]
         if text.by_field:
-            # A run that answers reads no text, so that it need not know which fields there are.
+            # A run that answers reads no text and does not need the fields.
             known = text.fields if self.inputs is None else self.data.catalog.fields
             groups = [(field,) for field in text.fields if field in known] or groups
         stages = []
@@ -136,7 +136,7 @@ class PaperPipeline(Pipeline[Config]):
 
     @cached_property
     def semantic(self) -> Float[Tensor, "items semantic_dim"]:
-        """E_S, all views side by side, each after PCA and of unit variance overall."""
+        """E_S: all views concatenated, each after PCA and with unit variance overall."""
         views = [
             torch.from_numpy(self.standardisation(text).transform(text.result()))
             for text in self.texts
@@ -144,7 +144,7 @@ class PaperPipeline(Pipeline[Config]):
         return torch.cat(views, dim=1).to(self.device)
 
     def standardisation(self, text: Stage[Vectors]) -> Standardisation:
-        """What brings a view of the text to scale: fitted on it, or, in an update, kept with it."""
+        """The standardisation of a view of the text: fitted on it, or stored by an update."""
         return kept_standardisation(text, self.config.text.dim)
 
     # Section 3.3: stage I, the sequence model with the alignment loss.
@@ -182,7 +182,7 @@ class PaperPipeline(Pipeline[Config]):
         untrained_items: Callable[[], ItemEncoder | ItemTable],
         histories: Sequence[Any] | None = None,
     ) -> DenseTraining:
-        """The sequence model's training, on all users' histories unless others are said."""
+        """The training of the sequence model, by default on the histories of all users."""
         train = self.data.split.train if histories is None else histories
         seed, num_items = self.config.seed, len(self.data.catalog)
         batches = config.pairs if config.backbone == "din" else config.sequences
@@ -204,7 +204,7 @@ class PaperPipeline(Pipeline[Config]):
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "items dim"]:
-        """The item embeddings that become codes."""
+        """The item embeddings that are quantized."""
         source = self.config.codes.source
         if source == "integrated":
             config = self.config.stage_one
@@ -252,7 +252,7 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def codes(self) -> SemanticIds:
-        """The items' semantic IDs; the tokenizer may remember others, too."""
+        """The items' semantic IDs; the tokenizer may also hold those of removed items."""
         return self.tokenizer.result().semantic_ids.take(self.item_ids)
 
     @property
@@ -265,7 +265,7 @@ class PaperPipeline(Pipeline[Config]):
 
     @cached_property
     def stage_two(self) -> Stage[Seq2Seq]:
-        """The stage "stage_two": the encoder-decoder, which then lies in its folder "model"."""
+        """The stage "stage_two": the encoder-decoder, which is stored in its folder "model"."""
         config = self.config.stage_two
 
         def fill(folder: Path) -> Facts:
@@ -294,7 +294,7 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def save_generator(self, folder: Path, model: Seq2Seq) -> None:
-        """Writes the model folder "model" into that of stage II."""
+        """Writes the model folder "model" into the folder of stage II."""
         save_model(
             folder / "model",
             model,
@@ -304,14 +304,14 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def calibrate(self, model: Seq2Seq) -> Facts:
-        """Weighs network, floors and popularity on the users of early stopping, whom none saw.
+        """Fits the weights of network, floors and popularity on the users of early stopping.
 
-        The first two by likelihood; popularity, which corrects the catalogue's prior, by NDCG@10
-        with seen items filtered.
+        The weights of network and floors maximise the likelihood. The weight of popularity, which
+        corrects the catalogue's prior, maximises NDCG@10 with seen items filtered.
         """
         validation, numbers = self.validation, model.score_logits
         assert numbers is not None
-        numbers.popularity.data.fill_(0.0)  # an update's is that of the old run
+        numbers.popularity.data.fill_(0.0)  # an update has the old run's value
         gain = calibrate(model, validation.histories, validation.targets)
         figures: dict[float, dict[str, float]] = {}
         with self.run.screen.bar("calibration") as bar:
@@ -319,7 +319,7 @@ class PaperPipeline(Pipeline[Config]):
                 numbers.popularity.data.fill_(weight)
                 figures[weight] = self.validated(model)
                 bar.update(tried, len(POPULARITY_WEIGHTS))
-        # Of equals, the nearest to 0.
+        # The first of equals, which is nearest to 0.
         best = max(figures, key=lambda weight: figures[weight]["ndcg@10 filtered"])
         numbers.popularity.data.fill_(best)
         calibration = {
@@ -331,14 +331,14 @@ class PaperPipeline(Pipeline[Config]):
         return {"calibration": calibration, "validation": figures[best]}
 
     def validated(self, model: Seq2Seq | Ensemble) -> dict[str, float]:
-        """What early stopping looks at, by beam search for the validation users."""
+        """The metrics of early stopping, by beam search for the validation users."""
         validation, num_beams = self.validation, self.config.evaluation.validation_beams
         ranked = ranked_by_all(model, validation.histories, num_beams=num_beams)
         return ndcg(evaluate(validation, ranked.items, ks=(10,)))
 
     @cached_property
     def fold_stages(self) -> tuple[Stage[Report], ...]:
-        """Stage I for each fold of the users, trained on those of the others, to be a teacher."""
+        """Stage I for each fold of the users, trained on the other folds, as a teacher."""
         config = self.config.stage_one
 
         def stage(fold: int) -> Stage[Report]:
@@ -364,7 +364,7 @@ class PaperPipeline(Pipeline[Config]):
         return torch.randperm(len(self.data.split.train), generator=generator) % FOLDS
 
     def teacher(self, integrated: Float[Tensor, "items dim"]) -> Teacher | None:
-        """What stage II learns from beside the items that came; None where there is nothing."""
+        """The second target of stage II; None without a teacher."""
         config = self.config.stage_two
         if config.teacher == "none":
             return None
@@ -378,14 +378,14 @@ class PaperPipeline(Pipeline[Config]):
         return folds_teacher(scorers, self.fold_of, len(self.data.catalog))
 
     def untrained_generator(self) -> Seq2Seq:
-        """The encoder-decoder before its training; floors and stage I enter where they are to."""
+        """The encoder-decoder before its training, with the configured floors and stage I."""
         config, graph = self.config.stage_two, None
         backbone: SASRec | None = None
         if config.tree_scores:
             graph = self.tree_graph()
         if config.history_input == "backbone":
             trained = self.trained_backbone(self.semantic)
-            assert isinstance(trained, SASRec)  # the configuration sees to it
+            assert isinstance(trained, SASRec)  # the configuration checks it
             backbone = trained
         return Seq2Seq(
             config.model(self.embeddings.shape[1]),
@@ -397,18 +397,18 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def tree_graph(self) -> ItemGraph:
-        """The floors whose scores enter the tree."""
+        """The floors whose scores the tree uses."""
         floors = kept_floors(self.floors, self.config.stage_two.tree_scores)
         return item_graph(floors, len(self.data.catalog))
 
     def trained_backbone(
         self, semantic: Float[Tensor, "items semantic_dim"], stage: Stage[Report] | None = None
     ) -> StateBackbone | DIN:
-        """A sequence model of stage I; its item vectors, computed once, are a table.
+        """A trained sequence model of stage I, with its item vectors computed once into a table.
 
         Args:
             semantic: E_S.
-            stage: What trained it; stage I itself where it is None.
+            stage: The stage that trained it; None for stage I itself.
         """
         config = self.config.stage_one
         encoder = ItemEncoder(semantic, config)
@@ -421,7 +421,7 @@ class PaperPipeline(Pipeline[Config]):
         return backbone
 
     def item_vectors(self) -> Float[Tensor, "items dim"] | None:
-        """What the generator reads of the item embeddings, standardised; None if it reads none."""
+        """The standardised item vectors that the generator reads; None if it reads none."""
         config = self.config.stage_two
         if config.history_input in ("codes", "backbone") and config.node_start != "vectors":
             return None
@@ -430,11 +430,11 @@ class PaperPipeline(Pipeline[Config]):
 
     @property
     def generator_recipe(self) -> TrainingRecipe:
-        """How a generator is trained."""
+        """The recipe of a generator's training."""
         return self.config.stage_two
 
     def generator_batches(self) -> PairBatches:
-        """What a generator is trained on: every prefix of a history with its next item."""
+        """The training batches of a generator: every prefix of a history with its next item."""
         config = self.config.stage_two
         return PairBatches(
             self.data.split.train,
@@ -453,13 +453,13 @@ class PaperPipeline(Pipeline[Config]):
         model: Seq2Seq | Ensemble,
         loss: Callable[[nn.Module, Batch], Mapping[str, Tensor]],
     ) -> Facts:
-        """Trains a model that generates codes, stopped early by NDCG@10 of its beam search.
+        """Trains a model that generates codes, with early stopping by NDCG@10 of its beam search.
 
         Args:
-            name: What the progress calls it.
-            folder: Where the training's log and checkpoints go.
+            name: The name in the progress.
+            folder: The folder of the training's log and checkpoints.
             model: The model, on its device.
-            loss: Loss terms of model and batch.
+            loss: Returns the loss terms of a model and a batch.
 
         Returns:
             Facts about the training.
@@ -470,7 +470,7 @@ class PaperPipeline(Pipeline[Config]):
             numbers: AbstractContextManager[object] = nullcontext()
             if isinstance(model, Seq2Seq) and model.score_logits is not None:
                 numbers = calibrated(model, validation.histories, validation.targets)
-            with numbers:  # an epoch is as good as it is once its tree is calibrated
+            with numbers:  # an epoch is judged after the calibration of its tree
                 return self.validated(model)
 
         with self.run.screen.bar(name) as bar, self.run.curves.loggers(name) as loggers:
@@ -514,7 +514,7 @@ class PaperPipeline(Pipeline[Config]):
             by_all=True,
         )
 
-    # Table 3: sequence models of stage I's sizes, budget and loss.
+    # Table 3: sequence models with the sizes, budget and loss of stage I.
 
     def rival(self, backbone: BackboneName, items: ItemInput) -> Stage[Report]:
         """The stage of a sequence model on ids, text or both."""
@@ -531,17 +531,17 @@ class PaperPipeline(Pipeline[Config]):
         )
 
     def check_rivals(self) -> None:
-        """Raises ValueError where other sequence models cannot share stage I's sizes."""
+        """Raises ValueError if other sequence models cannot share stage I's sizes."""
         backbone = self.config.stage_one.backbone
         if backbone != "sasrec":
             raise ValueError(
-                "stage_one.backbone must be 'sasrec' where other sequence models share its sizes, "
+                "stage_one.backbone must be 'sasrec' if other sequence models share its sizes, "
                 f"got {backbone!r}"
             )
 
 
 def _tables(stage: Stage[Report]) -> Tables:
-    """The item embeddings that a sequence model of stage I keeps."""
+    """The item embeddings stored by a stage of a sequence model."""
     return load_tensors(stage.file("items.safetensors"))
 
 

@@ -1,8 +1,9 @@
-"""PRORec next Monday: a run that goes on from another, with new items and interactions.
+"""Updates of PRORec: a run that continues from another, with new items and interactions.
 
-Its stages are those of a run, filled otherwise. Published codes stay, new items get free ones; the
-tables grow by rows that start from the content, and training goes on from the old weights over what
-is new and as much that is old. The old run is read alone. Beyond the paper.
+It has the same stages as a run, but fills them in another way. Published codes stay and new items
+get free codes. The tables get rows for new items, initialised from their content. Training
+continues from the old weights on the new samples and as many old ones. The old run is only read.
+Beyond the paper.
 """
 
 from __future__ import annotations
@@ -42,21 +43,21 @@ from semrec.shared.updating import UpdateStages, extended, no_update
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
-    """The stages of an update; once complete, it is opened like any run.
+    """The stages of an update; a complete one is opened like any run.
 
     Attributes:
-        old: The run that it goes on from, reopened.
+        old: The run that it continues from, reopened.
     """
 
     ranks_new: ClassVar[str] = "generation ranks them by codes and content, stage I by content"
 
     old: PRORecPipeline
 
-    # E_S: old items keep their embeddings where what is embedded of them is the same.
+    # E_S: items whose content has not changed keep their embeddings.
 
     @cached_property
     def texts(self) -> tuple[Stage[Vectors], ...]:
-        """The stage "text"; what is kept with it brings new items to the scale of the old ones."""
+        """The stage "text", with the stored standardisation that scales new items like old ones."""
         stages = super().texts
         old = {text.folder_name: text for text in self.old.texts if text.is_complete}
         if set(old) != {text.folder_name for text in stages}:
@@ -73,11 +74,11 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
             for text in stages
         )
 
-    # Stage I: E_C of new items starts at zero, E_T is that of the adaption layer as it is.
+    # Stage I: E_C of new items starts at zero; E_T is the output of the current adaption layer.
 
     @cached_property
     def stage_one(self) -> Stage[Report]:
-        """The stage "stage_one", from the weights of the old one."""
+        """The stage "stage_one", from the old weights."""
         return self.trained_on(super().stage_one, self._plan)
 
     def _plan(self) -> DenseTraining:
@@ -103,7 +104,7 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
 
     @cached_property
     def tokenizer(self) -> Stage[Tokenizer]:
-        """The stage "tokenizer": the old one, which remembers the new items as well."""
+        """The stage "tokenizer": the old tokenizer, extended by the new items."""
 
         def fill(folder: Path) -> Facts:
             old = self.old.tokenizer.result()
@@ -118,7 +119,7 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
 
     @cached_property
     def stage_two(self) -> Stage[Seq2Seq]:
-        """The stage "stage_two": the old generator, grown and trained on, without a teacher."""
+        """The stage "stage_two": the old generator, extended and trained without a teacher."""
         config = self.config.stage_two
 
         def fill(folder: Path) -> Facts:
@@ -156,7 +157,7 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
         )
 
     def item_vectors(self) -> Float[Tensor, "items dim"] | None:
-        """The item embeddings at the scale of the old run's."""
+        """The item embeddings with the scale of the old run."""
         if super().item_vectors() is None:
             return None
         old = self.old.embeddings
@@ -165,7 +166,7 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
 
     @property
     def generator_recipe(self) -> TrainingRecipe:
-        """How the generator is trained on."""
+        """The recipe of the generator's further training."""
         steps = len(self.generator_batches())
         return self.budget(self.config.stage_two, epochs=self.update.epochs_two, steps=steps)
 
@@ -173,10 +174,10 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
         """All pairs with a new target, and as many others."""
         return super().generator_batches().only(self.samples.pairs)
 
-    # What is joined: weights picked anew where anything was trained.
+    # Joined scores: weights are chosen again if anything was trained.
 
     def choices(self, candidates: Candidates) -> dict[str, Choice]:
-        """Picked on the validation users of now; without training, those of the old run."""
+        """Chosen on the current validation users; without training, those of the old run."""
         if self.trains:
             return super().choices(candidates)
         kept = self.old.joined.complete()
@@ -185,7 +186,7 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
         without, reached = based.ndcg(targets, {}), based.ndcg(targets, weights)
         return {base: Choice(weights=weights, without=without, validation=reached)}
 
-    # What has changed.
+    # The comparison with the old run.
 
     @property
     def compared(self) -> tuple[Stage[Any], ...]:
@@ -193,7 +194,7 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
         return (self.joined if self.config.joining.any else self.test, self.tokenizer)
 
     def new_lists(self, queries: Queries) -> Lists:
-        """What the update answers, as its test ranked it."""
+        """The best items of the update, from the ranking of its test."""
         if not self.config.joining.any:
             lists = load_tensors(self.test.file("lists.safetensors"))
             return lists["items"][:, :TOP].numpy()
@@ -203,11 +204,11 @@ class UpdatePipeline(UpdateStages[Config], PRORecPipeline):
 
 
 def updated_config(config: Config, path: Path) -> Config:
-    """The configuration of an update: the run's, without the reference on ids alone.
+    """The configuration of an update: that of the run, without the reference on ids alone.
 
     Raises:
-        ExperimentError: Its vectors of new items cannot be made from their content, or its nodes
-            start at random.
+        ExperimentError: Vectors of new items cannot be made from their content, or nodes start at
+            random.
     """
     first, two = config.stage_one, config.stage_two
     if config.codes.source not in ("integrated", "semantic"):

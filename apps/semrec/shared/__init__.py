@@ -1,1 +1,1 @@
-"""What the three papers' systems have in common: the run, its stages, commands, reports."""
+"""Shared by all systems: the run, its stages, the commands and the reports."""

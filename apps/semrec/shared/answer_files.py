@@ -1,7 +1,7 @@
-"""Files of answers: JSONL, CSV and parquet, written part by part and whole or not at all.
+"""Files of answers in JSONL, CSV and parquet, written in parts.
 
-A file is made of parts. They stand in a folder beside it, so that a command that was killed goes on
-with the first part that is missing; the file itself appears once all of them are there.
+The parts are kept in a folder beside the file, so that a killed command can continue with the first
+missing part. The file itself appears once all parts exist.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from genrec import Answer
 
 COLUMNS = ("user", "rank", "item", "score", "title")
-"""Of a table of answers, which has a row for each recommended item."""
+"""The columns of a table of answers, which has one row per recommended item."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """An answer and what it answers.
+    """An answer and its query.
 
     Attributes:
-        query: What is kept of the query: what a line of JSONL begins with. "user" is in each row of
-            a table.
-        where: The place of the query, for refusals.
+        query: The stored keys of the query, with which a line of JSONL begins. "user" is in each
+            row of a table.
+        where: The place of the query, for error messages.
         answer: The recommended items.
     """
 
@@ -47,18 +47,18 @@ class Answered:
 
 
 class AnswerFormat(ABC):
-    """How answers are written to a file, a part of them at a time."""
+    """How answers are written to a file, one part at a time."""
 
     @abstractmethod
     def part(self, answered: Sequence[Answered], titles: Mapping[str, str]) -> bytes:
-        """Some answers, as a part of the file.
+        """Returns answers as the bytes of a part of the file.
 
         Raises:
-            ExperimentError: A query holds what the format cannot.
+            ExperimentError: A query holds a value that the format cannot store.
         """
 
     def join(self, parts: Iterable[Path], out: Path) -> None:
-        """Writes the file that the parts make."""
+        """Joins the parts into the file."""
         with out.open("wb") as joined:
             joined.write(self.head)
             for part in parts:
@@ -66,18 +66,18 @@ class AnswerFormat(ABC):
                     shutil.copyfileobj(file, joined)
 
     head: bytes = b""
-    """What a file begins with."""
+    """The first bytes of a file."""
 
 
 class JsonLines(AnswerFormat):
-    """An object a line: the query, "items" and whether these are merely the "popular" ones."""
+    """One object per line: the query, "items", and whether these are the "popular" items."""
 
     def part(self, answered: Sequence[Answered], titles: Mapping[str, str]) -> bytes:
-        """A line an answer."""
+        """One line per answer."""
         return b"".join(self.line(one_answer, titles) for one_answer in answered)
 
     def line(self, answered: Answered, titles: Mapping[str, str]) -> bytes:
-        """The line of an answer; half a surrogate pair, which is no text, stays an escape."""
+        """The line of an answer; a lone surrogate, which is no valid text, stays escaped."""
         items = [
             {"item_id": item.item_id, "title": titles[item.item_id], "score": item.score}
             for item in answered.answer.items
@@ -87,12 +87,12 @@ class JsonLines(AnswerFormat):
             return (json.dumps(value, ensure_ascii=False) + "\n").encode()
         except UnicodeEncodeError:
             return (json.dumps(value) + "\n").encode()
-        except TypeError as error:  # a date of a parquet file, say
+        except TypeError as error:  # such as a date of a parquet file
             raise ExperimentError(f"{answered.where}: {error}: leave it out") from error
 
 
 class Csv(AnswerFormat):
-    """A row an item; quoted where it must be."""
+    """One row per item, with quotes where they are needed."""
 
     head = (",".join(COLUMNS) + "\n").encode()
 
@@ -102,16 +102,16 @@ class Csv(AnswerFormat):
 
 
 class Parquet(AnswerFormat):
-    """A row an item; "rank" is int32, "score" float64, the others are texts."""
+    """One row per item; "rank" is int32, "score" float64, the others are texts."""
 
     def part(self, answered: Sequence[Answered], titles: Mapping[str, str]) -> bytes:
-        """The rows of the answers, a parquet file of their own."""
+        """The rows of the answers as a parquet file."""
         content = io.BytesIO()
         _rows(answered, titles).write_parquet(content)
         return content.getvalue()
 
     def join(self, parts: Iterable[Path], out: Path) -> None:
-        """Writes one file, a part at a time in memory."""
+        """Writes one file with one part at a time in memory."""
         import polars as pl
 
         tables = [pl.scan_parquet(part.resolve(), glob=False) for part in parts]
@@ -120,10 +120,10 @@ class Parquet(AnswerFormat):
 
 
 def _rows(answered: Sequence[Answered], titles: Mapping[str, str]) -> pl.DataFrame:
-    """A row an item, by `COLUMNS`.
+    """One row per item with the columns `COLUMNS`.
 
     Raises:
-        ExperimentError: A query has no user that could be in the rows.
+        ExperimentError: A query has no "user" for its rows.
     """
     import polars as pl
 
@@ -147,14 +147,14 @@ FORMATS: Mapping[str, AnswerFormat] = {
     ".csv": Csv(),
     ".parquet": Parquet(),
 }
-"""By the suffix of a file's name."""
+"""The formats by the suffix of a file's name."""
 
 
 def format_of(output: Path) -> AnswerFormat:
-    """The format that a file's name says.
+    """The format that the suffix of a file's name stands for.
 
     Raises:
-        ExperimentError: It says none that is known, or one that a pipe cannot have.
+        ExperimentError: The suffix is unknown, or its format cannot be written to a pipe.
     """
     suffix = output.suffix.lower()
     if suffix not in FORMATS:
@@ -165,22 +165,22 @@ def format_of(output: Path) -> AnswerFormat:
 
 
 class Parts:
-    """The parts of a file that is being written, in a folder; each is whole or not there.
+    """The parts of a file that is being written; each part in the folder is complete.
 
     Args:
-        folder: Where they are.
+        folder: The folder of the parts.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def counts(self, number: int) -> Counter[str] | None:
-        """What was counted of a part when it was written; None where it was not."""
+        """The counts that were stored with a part; None if the part does not exist."""
         path = self.folder / f"{number:06}.json"
         return Counter(read_json(path, sealed=True)) if path.exists() else None
 
     def write(self, number: int, content: bytes, counts: Counter[str]) -> None:
-        """Writes a part, and then what was counted of it.
+        """Writes a part and then its counts.
 
         Raises:
             ExperimentError: It cannot be written.
@@ -190,7 +190,7 @@ class Parts:
         write_sealed(self.folder / f"{number:06}.json", counts)
 
     def paths(self, count: int) -> list[Path]:
-        """The first `count` parts in order."""
+        """The paths of the first `count` parts in order."""
         return [self._path(number) for number in range(count)]
 
     def _path(self, number: int) -> Path:
@@ -199,17 +199,17 @@ class Parts:
 
 @contextmanager
 def kept_parts(output: Path, identity: Mapping[str, Any]) -> Iterator[Parts]:
-    """Yields the parts of a file in "NAME.parts" beside it; they go once the block succeeds.
+    """Yields the parts of a file in "NAME.parts" beside it; removes them once the block succeeds.
 
-    Where it fails without a part that is whole, the folder goes too.
+    If the block fails before any part is complete, the folder is removed too.
 
     Args:
         output: The file.
-        identity: What the file's content follows from, JSON values only. Parts that are there
-            already are those of a killed command, and are kept where its identity was the same.
+        identity: JSON values that determine the file's content. Existing parts of a killed command
+            are kept if its identity was the same.
 
     Raises:
-        ExperimentError: There are parts of another command, or another process is at them; or
+        ExperimentError: There are parts of another command, another process is writing them, or
             they cannot be written.
     """
     folder = output.with_name(f"{output.name}.parts")

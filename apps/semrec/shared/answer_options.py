@@ -1,4 +1,4 @@
-"""The options of `recommend`, and what of them is refused before a model is loaded."""
+"""The options of `recommend` and their checks before a model is loaded."""
 
 from __future__ import annotations
 
@@ -17,69 +17,77 @@ from semrec.shared.files import check_place, is_stream
 from semrec.shared.queries import Unknown
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of a complete run")]
-HistoryOption = Annotated[str | None, typer.Option(help="Item ids, oldest first, by commas")]
+HistoryOption = Annotated[
+    str | None, typer.Option(help="Item ids, oldest first, separated by commas")
+]
 InputOption = Annotated[
     Path | None,
     typer.Option(
         "--input",
-        help='JSONL with a list "history" of item ids a line; or .parquet with such a column',
+        help='JSONL with a list "history" of item ids on each line, or .parquet with such a column',
     ),
 ]
 UsersOption = Annotated[
     str | None,
-    typer.Option(help="The run's users: all, a file of ids, one a line, or ids by commas"),
+    typer.Option(
+        help="The run's users: all, a file with one id per line, or ids separated by commas"
+    ),
 ]
 InteractionsOption = Annotated[
     Path | None,
-    typer.Option(help="What came since, for --users: any table that `evalrec prepare table` reads"),
+    typer.Option(
+        help="Newer interactions for --users: any table that `evalrec prepare table` reads"
+    ),
 ]
 OutputOption = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", help=".jsonl, .csv or .parquet to write, for --input and --users"
+        "--output", "-o", help="The file to write for --input and --users: .jsonl, .csv or .parquet"
     ),
 ]
 TopKOption = Annotated[
-    int, typer.Option("--top-k", "--per-user", min=1, help="Items a history, or a user")
+    int, typer.Option("--top-k", "--per-user", min=1, help="Items per history or user")
 ]
 SeenOption = Annotated[bool, typer.Option(help="Leave out items of the history")]
 AllowOption = Annotated[
     Path | None,
-    typer.Option(help="Item ids, one a line, that alone may be recommended, as those in stock"),
+    typer.Option(
+        help="Recommend only these: a file with one item id per line, such as those in stock"
+    ),
 ]
 DenyOption = Annotated[
-    Path | None, typer.Option(help="Item ids, one a line, that must not be recommended")
+    Path | None, typer.Option(help="Never recommend these: a file with one item id per line")
 ]
 UnknownOption = Annotated[
     Unknown | None,
     typer.Option(
-        help="Ids that the run does not know: skipped and counted, the default of --users, or an "
-        "error, that of --history and --input"
+        help="Ids that the run does not know: skip and count them (default for --users), or end "
+        "with an error (default for --history and --input)"
     ),
 ]
 DiversifyOption = Annotated[
     Grouping | None,
     typer.Option(
-        help="Let no more than --per-group items of an answer share a first code, or "
-        "their categories"
+        help="At most --per-group items of an answer with the same first code, or with the same "
+        "categories"
     ),
 ]
-GroupOption = Annotated[int | None, typer.Option(min=1, help="For --diversify; 2 if unset")]
+GroupOption = Annotated[int | None, typer.Option(min=1, help="For --diversify (default 2)")]
 Engine = Literal["local", "ray"]
 EngineOption = Annotated[
     Engine,
-    typer.Option(help="Where --input and --users are answered: here, or on a Ray cluster"),
+    typer.Option(help="Where --input and --users are computed: here, or on a Ray cluster"),
 ]
 RayWorkersOption = Annotated[
     int | None,
-    typer.Option(min=1, help="For --engine ray: most workers; one a CPU, or a GPU, if unset"),
+    typer.Option(min=1, help="For --engine ray: most workers (default: one per CPU or GPU)"),
 ]
 ForceOption = Annotated[bool, typer.Option(help="Overwrite --output")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """What `recommend` is told; the names are those of the command line."""
+    """The options of `recommend`, named as on the command line."""
 
     run: Path
     history: str | None = None
@@ -101,14 +109,14 @@ class AnswerOptions:
 
     @property
     def skips_unknown(self) -> Unknown:
-        """What becomes of ids that the run does not know."""
+        """How ids that the run does not know are handled."""
         return self.unknown or ("error" if self.users is None else "skip")
 
     def check(self) -> None:
-        """Refuses options that do not go together, and files that cannot be read or written.
+        """Refuses options that contradict each other, and files that cannot be read or written.
 
         Raises:
-            BadParameter: They do not go together.
+            BadParameter: The options contradict each other.
             ExperimentError: A file cannot be written.
             OSError: A file cannot be read.
         """
@@ -116,9 +124,9 @@ class AnswerOptions:
             raise typer.BadParameter("give one of --history, --input and --users")
         if (self.history is None) != (self.output is not None):
             raise typer.BadParameter(
-                "--history is answered on the screen: --output is for --input and --users"
+                "--history prints its answer: --output is only for --input and --users"
                 if self.history is not None
-                else "--input and --users need --output, the file that is written"
+                else "--input and --users need --output, the file to write"
             )
         if self.interactions is not None and self.users is None:
             raise typer.BadParameter("--interactions goes with --users")
@@ -148,16 +156,16 @@ class AnswerOptions:
 
 
 def check_output(output: Path, *, run: Path, inputs: Sequence[Path | None], force: bool) -> None:
-    """Refuses a file of answers that cannot be written, before a model is loaded.
+    """Refuses an output file that cannot be written, before a model is loaded.
 
     Args:
-        output: The file. A pipe or a character device is written to as it is.
-        run: The run's folder, whose own files are not to be replaced.
-        inputs: The files that are read.
-        force: Whether a file that is there already may be replaced.
+        output: The file. A pipe or a character device is allowed.
+        run: The run's folder, whose files must not be replaced.
+        inputs: The input files, which must not be replaced.
+        force: Whether an existing file may be replaced.
 
     Raises:
-        ExperimentError: It names the file as it was given.
+        ExperimentError: The file cannot be written; the message names it as the user did.
     """
     check_place(output, "--output")
     if is_stream(output) or not output.exists():

@@ -1,4 +1,4 @@
-"""What answers histories under the options of `recommend`."""
+"""Answers histories under the options of `recommend`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from semrec.shared.pipeline import Pipeline
 
 Stream = Callable[[Iterable[list[str]]], Iterator["Answer"]]
-"""From histories of item ids to their answers, in order."""
+"""A function from histories of item ids to their answers, in order."""
 
 
 def answering(pipeline: Pipeline[Any], options: AnswerOptions) -> Stream:
-    """The run's recommender under the options."""
+    """Returns the run's recommender with the options applied."""
     titles = pipeline.titles
     allowed = read_ids(options.allow, titles, strict=True)
     denied = read_ids(options.deny, titles) or ()

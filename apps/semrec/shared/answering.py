@@ -1,7 +1,7 @@
-"""What answers: the model that a run trained, or a floor that does better on its validation users.
+"""Chooses what answers: the trained model, or a floor that is better on the validation users.
 
-Small or plain data may be beyond what a network learns: a transition table then ranks better than
-the model, needs no training, and is a servable answer. Beyond the papers.
+A network may learn too little from small or simple data. A transition table then ranks better than
+the model, needs no training, and can be served. Beyond the papers.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ class AnsweringPipeline(Pipeline[Config]):
     @property
     @abstractmethod
     def model_stage(self) -> Stage[Any]:
-        """The stage that trains the model; its facts have the model's figures on validation."""
+        """The stage that trains the model; its facts include the model's validation metrics."""
 
     @cached_property
     def answer(self) -> Stage[dict[str, str]]:
-        """The stage "answer": by mode, the name of what has the best NDCG@10 on validation.
+        """The stage "answer": for each mode, the name with the best NDCG@10 on validation.
 
-        Of the model and the floors. "unfiltered" answers as a rule, "filtered" where the items of
-        a history are left out: a model that ranks these high may be the best in one of them alone.
+        The candidates are the model and the floors. "unfiltered" is the usual answer, "filtered"
+        answers if the items of a history are left out. A model that ranks these items high may be
+        the best in one mode only.
         """
 
         def fill(folder: Path) -> Facts:
@@ -69,24 +70,24 @@ class AnsweringPipeline(Pipeline[Config]):
         )
 
     def best(self, figures: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-        """The name of what is to answer, by mode.
+        """The name of what shall answer, by mode.
 
         Args:
-            figures: NDCG@10 of the validation users, by mode and by name.
+            figures: NDCG@10 of the validation users, by mode and name.
         """
-        return {  # of equals, the first: the model
+        return {  # the first of equals is the model
             mode: max(by_name, key=lambda name: by_name[name]) for mode, by_name in figures.items()
         }
 
     def answering(self) -> dict[str, str]:
-        """What answers, by mode; of runs made before there was a choice, the model."""
+        """The name of what answers, by mode; the model for runs of versions without this choice."""
         if "answer" not in self.run.stored_config["evaluation"]:
             return dict.fromkeys(MODES, self.title)
         return self.answer.result()
 
     @property
     def answers_by(self) -> str:
-        """What answers, in words."""
+        """What answers, as a text."""
         names = self.answering()
         if names["unfiltered"] == names["filtered"]:
             return names["filtered"]
@@ -94,12 +95,12 @@ class AnsweringPipeline(Pipeline[Config]):
 
     @property
     def answering_row(self) -> str | None:
-        """What answers, where it is the same with seen items left out and without."""
+        """The name of what answers if it is the same in both modes, else None."""
         (name, *others) = set(self.answering().values())
         return None if others else name
 
     def recommender(self) -> Answers:
-        """The model, or the floor that is ahead of it; each for its mode."""
+        """The model or the floor that is ahead of it, for each mode."""
         names = self.answering()
         recommenders = self.recommenders()
         answers = {name: recommenders[name]() for name in dict.fromkeys(names.values())}
@@ -109,10 +110,10 @@ class AnsweringPipeline(Pipeline[Config]):
 
 
 class AnswersByMode(Answers):
-    """Answers by one recommender, and by another where the items of a history are left out.
+    """Answers by one recommender, and by another if the items of a history are left out.
 
     Args:
-        unfiltered: Answers as a rule.
+        unfiltered: Answers without `exclude_seen`.
         filtered: Answers with `exclude_seen`.
     """
 
@@ -127,13 +128,13 @@ class AnswersByMode(Answers):
         self.unfiltered, self.filtered = unfiltered, filtered
 
     def of_mode(self, exclude_seen: bool) -> Answers:
-        """What answers with `exclude_seen`, or without."""
+        """The recommender for `exclude_seen` or without it."""
         return self.filtered if exclude_seen else self.unfiltered
 
     def rank(
         self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
     ) -> Ranked:
-        """Returns what answers as a rule; `stream` asks the two themselves."""
+        """Ranks with the unfiltered recommender; `stream` calls both directly."""
         return self.unfiltered.rank(history, exclude, allowed, top_k)
 
     def stream(
@@ -147,7 +148,7 @@ class AnswersByMode(Answers):
         unknown: Literal["skip", "error"] = "skip",
         batch_size: int = 64,
     ) -> Iterator[Answer]:
-        """Answers histories as they come, a batch at a time; arguments as for `recommend`."""
+        """Answers histories one batch at a time; arguments as for `recommend`."""
         recommender = self.filtered if exclude_seen else self.unfiltered
         return recommender.stream(
             histories,

@@ -1,4 +1,4 @@
-"""What an app is: a configuration, and a system that is imported when it is needed."""
+"""An app: a configuration, and a system that is imported when a command needs it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ P = TypeVar("P", bound="Pipeline[Any]")
 
 @dataclass(frozen=True, kw_only=True)
 class Updating:
-    """How a run goes on with the data of now.
+    """How a run is updated with the current data.
 
     Attributes:
-        config: The configuration of a run, and its folder, to that of its update; refuses a run
-            whose parts cannot grow.
+        config: Maps the configuration of a run and its folder to the configuration of its update;
+            refuses a run whose parts cannot be extended.
         pipeline: The stages of an update.
     """
 
@@ -51,13 +51,13 @@ class Updating:
 
 @dataclass(frozen=True, kw_only=True)
 class System(Generic[P]):
-    """What an app does: all that needs torch, and takes seconds to import.
+    """The part of an app that needs torch and takes seconds to import.
 
     Attributes:
         pipeline: The stages.
-        findings: What the report says beyond the test.
-        studies: By the names of the command line.
-        updating: How a run goes on with the data of now; None where the app has no such command.
+        findings: The parts of the report beyond the test.
+        studies: The studies by their names on the command line.
+        updating: How a run is updated; None if the app has no such command.
     """
 
     pipeline: Callable[..., P]
@@ -68,19 +68,19 @@ class System(Generic[P]):
 
 @dataclass(frozen=True, kw_only=True)
 class App(Generic[C, P]):
-    """What tells the apps apart.
+    """What differs between the apps.
 
-    It is read to answer `--help` and to refuse a configuration or data, so nothing that it holds
-    imports torch: what does is imported by `system`, once a command needs it.
+    `--help` and the checks of configuration and data read it, so nothing in it imports torch.
+    `system` imports the rest once a command needs it.
 
     Attributes:
-        title: The model's name; in lower case, the app's.
-        config: The dataclass of its configuration.
+        title: The model's name; in lower case it is the app's name.
+        config: The dataclass of the configuration.
         embedding: The part of the configuration that names an embedding.
         demo: The configuration for the synthetic catalogue of `demo`.
-        system: Imports and returns what the app does.
-        command: Its console command; None for the title in lower case.
-        without: Those of the shared commands that it does not have.
+        system: Imports and returns the system.
+        command: The console command; None for the title in lower case.
+        without: The shared commands that the app does not have.
     """
 
     title: str
@@ -105,14 +105,14 @@ class App(Generic[C, P]):
         """Reads the data and begins or continues a run.
 
         Args:
-            folder: Of the data.
-            out: Of the run.
-            config: The configuration; its `check` refuses data that it does not suit.
+            folder: The folder of the data.
+            out: The folder of the run.
+            config: The configuration; its `check` refuses unsuitable data.
             device: As `choose_device` takes it.
-            keys: What of the configuration was set, as `set_keys` has it; the other sizes follow
-                the data. None where all are to stay as they are.
+            keys: The keys of the configuration that the user set, as `set_keys` returns them; all
+                other sizes follow the data. None leaves all sizes unchanged.
             trust: The packages whose code may run, for parts named package.module:Name.
-            logger: What keeps the curves of its trainings.
+            logger: The logger that stores the training curves.
         """
         check_logger(logger)
         check_out(out)
@@ -141,7 +141,7 @@ class App(Generic[C, P]):
         return self.system().pipeline(run=run, inputs=data, config=config, device=chosen_device)
 
     def reopen(self, out: Path, device: str = "auto", trust: Collection[str] = ()) -> P:
-        """A complete run, which answers without its data.
+        """Opens a complete run, which needs no data to answer.
 
         Args:
             out: The folder.
@@ -149,8 +149,8 @@ class App(Generic[C, P]):
             trust: The packages whose code may run, for parts named package.module:Name.
 
         Raises:
-            ExperimentError: The folder is not that of a complete run of this app, or wants the code
-                of a package that is not trusted.
+            ExperimentError: The folder holds no complete run of this app, or needs code of a
+                package that is not trusted.
         """
         run = Run.reopen(out, Screen(), trust=trust, completed=self._completed)
         if run.app != self.title.lower():
@@ -164,10 +164,10 @@ class App(Generic[C, P]):
         )
 
     def _completed(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """A run's configuration with the keys that its version did not have, at their defaults.
+        """A stored configuration, completed with the defaults of keys that are newer than it.
 
-        So the default of a key that is new must be what was done before there was the key. What
-        cannot be a configuration stays as it is, to be refused where it is read.
+        So the default of a new key must mean what the code did before the key existed. Values that
+        are no valid configuration are returned unchanged; the code that reads them refuses them.
         """
         try:
             return dataclasses.asdict(build_config(self.config, stored, "run.json"))
@@ -185,16 +185,16 @@ class App(Generic[C, P]):
         trust: Collection[str] = (),
         logger: LoggerName | None = None,
     ) -> P:
-        """Reads the data of now and begins or continues an update; raises what `open_grown` does.
+        """Reads the current data and begins or continues an update; raises as `open_grown`.
 
         Args:
-            old: A complete run; it is read alone.
-            folder: Of the data of now, all of them.
-            out: Of the update.
-            update: What is done.
+            old: A complete run; it is only read.
+            folder: The folder of all current data.
+            out: The folder of the update.
+            update: The settings of the update.
             device: As `choose_device` takes it.
             trust: The packages whose code may run.
-            logger: What keeps the curves of its trainings.
+            logger: The logger that stores the training curves.
         """
 
         def read(present: P, screen: Screen) -> Data:
@@ -216,22 +216,22 @@ class App(Generic[C, P]):
         trust: Collection[str] = (),
         logger: LoggerName | None = None,
     ) -> P:
-        """Begins or continues a run that goes on from another with other data.
+        """Begins or continues a run that starts from another run, with other data.
 
         Args:
-            old: A complete run; it is read alone.
-            read: Reads the data of now, all of them; called with the old run.
-            place: What the data are called in a refusal.
-            out: Of the new run.
-            update: What is done.
+            old: A complete run; it is only read.
+            read: Reads all current data; called with the old run.
+            place: The name of the data in error messages.
+            out: The folder of the new run.
+            update: The settings of the update.
             device: As `choose_device` takes it.
-            extends: Whether new items alone are new, and stand after all others.
+            extends: Whether the data differ only by new items, which come after all others.
             trust: The packages whose code may run.
-            logger: What keeps the curves of its trainings.
+            logger: The logger that stores the training curves.
 
         Raises:
-            ExperimentError: The run cannot be updated, or not with these data; or `out` is the run
-                itself, or holds something else.
+            ExperimentError: The run cannot be updated, or not with these data; `out` is the run
+                itself or holds something else.
         """
         check_logger(logger)
         check_out(out)
@@ -277,7 +277,7 @@ class App(Generic[C, P]):
         return pipeline
 
     def complete(self, pipeline: P) -> dict[str, Report]:
-        """Goes through the stages of a run, and writes its metrics and its report."""
+        """Completes all stages of a run and writes its metrics and report."""
         from semrec.shared.findings import complete_run
 
         find = self.system().findings
@@ -288,7 +288,7 @@ class App(Generic[C, P]):
         return complete_run(self.title, pipeline, find)
 
     def show(self, pipeline: P) -> None:
-        """Completes a run, and prints the test's results and where the report is."""
+        """Completes a run and prints the test results and the path of the report."""
         from evalrec import reports_table
         from rich.console import Console
 
@@ -303,12 +303,12 @@ class App(Generic[C, P]):
             typer.echo(visible(line))
 
     def configured(self, path: Path | None, embedding: str | None, seed: int | None) -> C:
-        """The configuration by a TOML file and by what the command line says of it.
+        """Builds the configuration from a TOML file and the options of the command line.
 
         Args:
             path: The file; None for the defaults.
-            embedding: Replaces the embedding, unless it is None.
-            seed: Replaces the seed, unless it is None.
+            embedding: Replaces the embedding unless None.
+            seed: Replaces the seed unless None.
         """
         config = load_config(self.config, path)
         changes: dict[str, Any] = {} if seed is None else {"seed": seed}
@@ -319,9 +319,9 @@ class App(Generic[C, P]):
 
 
 def demo_data(out: Path) -> Path:
-    """The folder of the demo's synthetic catalogue, beside the run; made if it is not there."""
+    """The folder of the demo's synthetic catalogue beside the run; written if it does not exist."""
     check_out(out)
-    if out.name in ("", ".."):  # such as ".", beside which nothing has its name
+    if out.name in ("", ".."):  # such as ".", from whose name none can be made
         out = out.resolve()
     if not out.name:
         raise ExperimentError(f"{out} has nothing beside it: choose another --out")

@@ -1,4 +1,4 @@
-"""The catalogue of a run, kept in its folder: all fields, so that it can grow without its data."""
+"""The catalogue stored in a run: all fields, so that the run can be extended without its data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from semrec.shared.files import read_json, reading, replacing
 from semrec.shared.stage import Facts, Setting, Stage
 
 CATALOGUE_FILE = "items.jsonl.gz"
-"""The file that the stage leaves."""
+"""The file that the stage writes."""
 
 
 def catalogue_stage(setting: Setting[Any]) -> Stage[Catalog]:
-    """The stage "catalogue": the items with all their fields, as `extend` reads them.
+    """The stage "catalogue": the items with all their fields, which `extend` reads.
 
-    Dates and decimals are kept as texts, by which they are read anyway; bytes, which nothing reads,
-    are left out.
+    Dates and decimals are stored as texts, which is how all code reads them. Bytes are left out,
+    because nothing reads them.
     """
     id_column = setting.config.columns.catalog_item
 
@@ -46,7 +46,7 @@ def catalogue_stage(setting: Setting[Any]) -> Stage[Catalog]:
 
 
 def contents(catalog: Catalog) -> list[str]:
-    """What an item's fields hold, those that it lacks left out: a text an item, to be compared."""
+    """One text per item with all its non-missing fields, for comparing items."""
     return [
         _json({name: values[name] for name in sorted(values) if values[name] is not None})
         for values in _rows(catalog)
@@ -54,7 +54,7 @@ def contents(catalog: Catalog) -> list[str]:
 
 
 def _rows(catalog: Catalog) -> Iterator[dict[str, object]]:
-    """The fields of each item, None where it lacks one or has bytes."""
+    """Yields the fields of each item; None for missing values and bytes."""
     for row in range(len(catalog)):
         fields = {name: values[row] for name, values in catalog.fields.items()}
         yield {name: None if type(value) is bytes else value for name, value in fields.items()}

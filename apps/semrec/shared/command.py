@@ -1,7 +1,7 @@
-"""The command line of an app, which all of them have: from `run` to `recommend`, `export`, `serve`.
+"""The command line that all apps share: `run`, `recommend`, `export`, `serve` and others.
 
-Nothing that is imported here imports torch, so that `--help` and refusals come at once: an app's
-`System` is imported when a command has checked what it can.
+No import here imports torch, so `--help` and error messages come at once. An app's `System` is
+imported after a command has checked its options.
 """
 
 from __future__ import annotations
@@ -77,28 +77,32 @@ VersionOption = Annotated[
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
 ]
 DataOption = Annotated[Path, typer.Option(help="Folder with items.* and interactions.*")]
-OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to be continued")]
-ConfigOption = Annotated[Path | None, typer.Option(help="TOML: whatever is not a default")]
+OutOption = Annotated[Path, typer.Option(help="Folder of the run, new or to continue")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="TOML file with other values than defaults")
+]
 EmbeddingOption = Annotated[
     str | None, typer.Option(help="minilm, lsa, a model's name or folder, or a file")
 ]
-SeedOption = Annotated[int | None, typer.Option(help="Decides all that is drawn")]
-DemoSeedOption = Annotated[int, typer.Option(help="Decides all that is drawn")]
-NowOption = Annotated[Path, typer.Option(help="Folder with all items and interactions of now")]
-ItemsOption = Annotated[Path, typer.Option(help="New items: .jsonl, .csv, either .gz, or .parquet")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of all random draws")]
+DemoSeedOption = Annotated[int, typer.Option(help="Seed of all random draws")]
+NowOption = Annotated[Path, typer.Option(help="Folder with all current items and interactions")]
+ItemsOption = Annotated[
+    Path, typer.Option(help="New items: .jsonl, .csv, both also as .gz, or .parquet")
+]
 UpdateConfigOption = Annotated[Path | None, typer.Option(help="TOML with the table [update]")]
 TrainOption = Annotated[
-    bool, typer.Option("--train/--no-train", help="Train on, or only make room for what is new")
+    bool, typer.Option("--train/--no-train", help="Continue the training, or only add what is new")
 ]
-FileArgument = Annotated[Path | None, typer.Argument(help="TOML: whatever is not a default")]
-SchemaOption = Annotated[bool, typer.Option("--schema", help="A JSON Schema, for editors")]
-DefaultsOption = Annotated[bool, typer.Option("--defaults", help="All defaults, as TOML")]
+FileArgument = Annotated[Path | None, typer.Argument(help="TOML file to check")]
+SchemaOption = Annotated[bool, typer.Option("--schema", help="Print a JSON Schema for editors")]
+DefaultsOption = Annotated[bool, typer.Option("--defaults", help="Print all defaults as TOML")]
 DeviceOption = Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:1", ...')]
 
 
 def run_app(app: App[Any, Any]) -> None:
-    """Runs an app's command line; what a user can put right ends it with one line."""
-    # Threads that spin while they wait slow other programs; OpenMP reads this when it is loaded.
+    """Runs an app's command line; an error that the user can correct becomes one line."""
+    # Threads that wait actively slow other programs; OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     guarded(command_line(app), (ArtifactError, LoggerError))
 
@@ -114,7 +118,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
 
     @commands.callback()
     def options(context: typer.Context, version: VersionOption = False) -> None:
-        """What stands before the name of a command."""
+        """The options before the name of a command."""
         command = context.invoked_subcommand
         if processes.count() > 1 and command not in processes.COMMANDS:
             raise ExperimentError(
@@ -134,7 +138,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
-        """Train, test, and write report.html; the same command continues a stopped run."""
+        """Train, test and write report.html; repeat the command to continue a stopped run."""
         resolved = app.configured(config, embedding, seed)
         keys, packages = set_keys(config), trust or ()
         app.show(app.open(data, out, resolved, device, keys, trust=packages, logger=logger))
@@ -146,7 +150,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         logger: LoggerOption = None,
         device: DeviceOption = "auto",
     ) -> None:
-        """The same on a small synthetic catalogue, which is made first: minutes on a CPU."""
+        """Run on a small synthetic catalogue, which is made first: minutes on a CPU."""
         config = dataclasses.replace(app.demo, seed=seed)
         app.show(app.open(demo_data(out), out, config, device, logger=logger))
         command = app.command or app.title.lower()
@@ -163,7 +167,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
-        """Go on from a complete run, which stays as it is, with the data of now."""
+        """Update a complete run with the current data; the old run does not change."""
         budget, packages = load_update(config, train=train), trust or ()
         app.show(app.open_update(run, data, out, budget, device, trust=packages, logger=logger))
 
@@ -175,7 +179,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
-        """Make room for new items between two updates: a run that can recommend them at once."""
+        """Add new items between two updates; the new run can recommend them at once."""
         from semrec.shared.extending import extend as make_room
 
         make_room(app, run, items, out, device, trust or ())
@@ -224,7 +228,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
-        """Item ids, titles and scores for one history, a file of them, or the run's users."""
+        """Recommend items for one history, for a file of histories, or for the run's users."""
         options = AnswerOptions(
             run=run,
             history=history,
@@ -254,7 +258,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
     def show_config(
         file: FileArgument = None, schema: SchemaOption = False, defaults: DefaultsOption = False
     ) -> None:
-        """Check a configuration and print what it becomes, every key with what it says."""
+        """Check a configuration file and print the result: every key with its meaning."""
         if (file is not None) + schema + defaults != 1:
             raise ExperimentError("config takes one of a FILE, --schema and --defaults")
         from semrec.shared.schema import json_schema, toml_text
@@ -271,7 +275,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         force: ReplaceOption = False,
         trust: TrustOption = None,
     ) -> None:
-        """ONNX, parquet and a faiss index of a complete run, for other systems to read."""
+        """Write ONNX, parquet and a faiss index of a complete run for other systems."""
         check_export(out, run=run, force=force)
         pipeline = app.reopen(run, "cpu", trust or ())
         from semrec.shared.exporting import export as write
@@ -289,7 +293,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
         device: DeviceOption = "auto",
         trust: TrustOption = None,
     ) -> None:
-        """Answer over HTTP by a complete run; SIGHUP reads its folder again, without a gap."""
+        """Answer over HTTP from a complete run; SIGHUP reloads its folder without a pause."""
         options = ServeOptions(
             run=run,
             host=host,
@@ -314,7 +318,7 @@ def command_line(app: App[Any, Any]) -> typer.Typer:
 
 
 def _study_command(app: App[Any, Any]) -> type[TyperCommand]:
-    """The command `study`, whose help lists the app's studies: imported to be listed."""
+    """The command `study`; its help imports the app's studies to list them."""
 
     class StudyCommand(TyperCommand):
         def format_help(self, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""What an update changed: its answers beside those of the old run, on the same users."""
+"""What an update changed: its answers and those of the old run for the same users."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from semrec.shared.updating import UpdateStages
 
 TOP = 10
-"""Items of an answer that are compared."""
+"""The number of items of an answer that are compared."""
 
 Lists = Int[np.ndarray, "users k"]
 """The best items of each user, best first; -1 where there are no more."""
 
 
 def update_stage(pipeline: UpdateStages[Any]) -> Stage[Facts]:
-    """The stage "update": both runs' best items for the users of the test, whom no training saw."""
+    """The stage "update": compares both runs' best items for the test users."""
 
     def fill(folder: Path) -> Facts:
         queries, news = pipeline.data.split.test, pipeline.news
@@ -71,14 +71,14 @@ def answered_lists(
     deny: Collection[str] = (),
     progress: Callable[[int, int], None],
 ) -> Lists:
-    """What a recommender answers to the histories; it skips what it does not know of them.
+    """The best items of a recommender for the histories; unknown items of a history are skipped.
 
     Args:
-        recommender: Of the old run or of the update.
-        queries: Whose histories are answered.
-        item_ids: The id of each item of now.
-        deny: Items that are not to be answered: those that are there no more.
-        progress: Called with how many histories are answered, and of how many.
+        recommender: That of the old run or of the update.
+        queries: The users and their histories.
+        item_ids: The id of each current item.
+        deny: Items that must not be recommended, because they are no longer in the catalogue.
+        progress: Called with the number of answered histories and the number of all.
     """
     rows = {item_id: row for row, item_id in enumerate(item_ids)}
     histories = [[item_ids[row] for row in history] for history in queries.histories]
@@ -91,7 +91,7 @@ def answered_lists(
 
 
 def old_lists(pipeline: UpdateStages[Any], queries: Queries) -> Lists:
-    """What the old run answers to the same histories, items that are there no more left out."""
+    """The old run's best items for the same histories, without removed items."""
     ids = pipeline.data.catalog.item_ids
     gone = {*pipeline.old.item_ids} - {*ids}
     with pipeline.run.screen.bar("answers of the old run") as bar:
@@ -101,7 +101,7 @@ def old_lists(pipeline: UpdateStages[Any], queries: Queries) -> Lists:
 
 
 def overlap(old: Lists, new: Lists) -> float:
-    """Mean share of a user's items that both runs answer, of the longer list."""
+    """Mean over users: the items in both lists, as a share of the longer list."""
     shares = [
         len({*before[before >= 0]} & {*now[now >= 0]}) / max((now >= 0).sum(), 1)
         for before, now in zip(old, new, strict=True)
@@ -116,7 +116,7 @@ def hits(queries: Queries, lists: Lists) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def reached(queries: Queries, lists: Lists) -> dict[str, float]:
-    """NDCG and recall of lists, all items ranked."""
+    """NDCG and recall of the lists, without filtering."""
     report = evaluate(queries, lists, ks=(TOP,))
     return {
         name: report.metrics["unfiltered"][name].mean for name in (f"ndcg@{TOP}", f"recall@{TOP}")
@@ -124,7 +124,7 @@ def reached(queries: Queries, lists: Lists) -> dict[str, float]:
 
 
 def sentence(facts: Mapping[str, Any]) -> str:
-    """What an update changed, in one line."""
+    """One line that says what an update changed."""
     before, now = (decimal(facts[name][f"ndcg@{TOP}"]) for name in ("old", "new"))
     gone = f", {facts['removed_items']:,} gone" if facts["removed_items"] else ""
     return (
@@ -135,7 +135,7 @@ def sentence(facts: Mapping[str, Any]) -> str:
 
 
 def refit_words(facts: Mapping[str, Any]) -> str:
-    """Advice to begin anew, where new items are unlike those that the codes were made for."""
+    """Advice to begin a new run, if the codes suit the new items too badly."""
     if not facts.get("refit"):  # TSSR has no codes
         return ""
     return (
@@ -149,10 +149,10 @@ def _purchases(facts: Mapping[str, Any]) -> str:
 
 
 def update_findings(find: Callable[[Any], Findings], pipeline: Any) -> Findings:
-    """What a run shows, and what the update changed.
+    """The findings of a run and the changes by the update.
 
     Args:
-        find: What a run of the app shows.
+        find: Returns the findings of a run of the app.
         pipeline: An update, the app's `UpdateStages`.
     """
     shown, facts = find(pipeline), pipeline.comparison.complete()
@@ -166,7 +166,7 @@ def update_findings(find: Callable[[Any], Findings], pipeline: Any) -> Findings:
 
 
 def update_section(facts: Mapping[str, Any]) -> Section:
-    """The old run beside the update."""
+    """The card that compares the old run and the update."""
     rows = [
         [name, facts[key][f"ndcg@{TOP}"], facts[key][f"recall@{TOP}"]]
         for name, key in (("the old run", "old"), ("the update", "new"))
@@ -180,9 +180,10 @@ def update_section(facts: Mapping[str, Any]) -> Section:
             tag("p", text(f"{sentence(facts)}.")),
             table(["", f"NDCG@{TOP}", f"recall@{TOP}"], rows),
         ],
-        note=f"{facts['users']:,} users, {_purchases(facts)}, all items ranked, seen by neither "
-        f"training. New items are {share} of what is answered, {facts['new_items_recommended']:,} "
-        f"of {facts['new_items']:,} are answered to somebody; of {bought:,} purchases of new items "
-        f"{facts['hits_new_items']:,} are among the first {TOP}. "
-        f"{facts['removed_items']:,} items of the old run are there no more.{drift}",
+        note=f"{facts['users']:,} users, {_purchases(facts)}, all items ranked; neither training "
+        f"saw these purchases. New items are {share} of the recommended items; "
+        f"{facts['new_items_recommended']:,} of {facts['new_items']:,} are recommended to "
+        f"somebody. Of {bought:,} purchases of new items, {facts['hits_new_items']:,} are among "
+        f"the first {TOP}. {facts['removed_items']:,} items of the old run are no longer "
+        f"there.{drift}",
     )

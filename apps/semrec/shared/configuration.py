@@ -1,4 +1,4 @@
-"""A run's configuration: a dataclass of tables, from its defaults and a TOML file."""
+"""A run's configuration: a dataclass of tables, read from a TOML file over its defaults."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def load_config(kind: type[Config], path: Path | None) -> Config:
     """Returns the defaults of `kind`, overridden by the tables of a TOML file.
 
     Args:
-        kind: A frozen dataclass whose fields are values, or dataclasses for the TOML's tables.
-        path: The file; None gives the defaults.
+        kind: A frozen dataclass; its fields are values, or dataclasses for the tables of the TOML.
+        path: The file; None for the defaults.
 
     Raises:
-        ExperimentError: The file is no TOML, or a key or value in it is not one of `kind`.
+        ExperimentError: The file is not TOML, or a key or value in it does not fit `kind`.
     """
     if path is None:
         return kind()
@@ -39,11 +39,12 @@ def load_config(kind: type[Config], path: Path | None) -> Config:
 
 
 def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """Returns a configuration from nested mappings; what they leave out is the default.
+    """Returns a configuration from nested mappings; missing keys have their defaults.
 
     Raises:
-        ConfigError: Keys or values are not those of `kind`. It names all of them, but for rules
-            between several values of which another is wrong. Each message begins with `where`.
+        ConfigError: Keys or values do not fit `kind`. It names all mistakes, except violated rules
+            between several values if one of these is wrong itself. Each message begins with
+            `where`.
     """
     from pydantic import ValidationError
 
@@ -55,23 +56,24 @@ def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> C
 
 
 def adapter(kind: type[Config]) -> TypeAdapter[Config]:
-    """What pydantic makes of a dataclass; it is imported here, since `--help` has no use for it."""
+    """The pydantic adapter of a dataclass; pydantic is imported here, since `--help` needs none."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
 
 
 def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    # As JSON, whose arrays may be tuples and whose objects dataclasses where types are strict.
+    # Validated as JSON: only then strict types accept arrays for tuples and objects for
+    # dataclasses.
     content = json.dumps({name: _plain(value) for name, value in values.items()})
     return adapter(kind).validate_json(content, strict=True, extra="forbid")
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A value of JSON; what no field can be becomes a list of a table, which is none either.
+    """Converts a value to JSON; a value that no field accepts becomes `[{}]`, likewise refused.
 
-    Numbers must be within what 64 bits hold: no infinity is one, and no tensor holds more. No
-    field is as deep as `_DEEPEST`.
+    Numbers must fit in 64 bits, since tensors hold no more, and be finite. No field is nested as
+    deeply as `_DEEPEST`.
     """
     if depth == _DEEPEST:
         return [{}]
@@ -86,8 +88,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def _mistakes(kind: type[Any], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
-    """What is wrong, a sentence each."""
-    wrong: dict[tuple[str, ...], set[str]] = {}  # what is, by the path of its table
+    """Yields one sentence per mistake."""
+    wrong: dict[tuple[str, ...], set[str]] = {}  # the wrong keys, by the path of their table
     for detail in error.errors(include_url=False):
         path = _path(kind, detail["loc"])
         for depth, name in enumerate(path):
@@ -105,7 +107,7 @@ def _mistakes(kind: type[Any], values: Mapping[str, Any], error: ValidationError
 
 
 def _wrong_key(kind: type[Any], values: Mapping[str, Any], path: tuple[str, ...]) -> str:
-    """What is wrong with a key by itself: it is unknown, or its value of another type."""
+    """The mistake of a single key: it is unknown, or its value has the wrong type."""
     *tables, name = path
     table, part = _table(kind, values, path[:-1])
     types, dotted = get_type_hints(table), ".".join(path)
@@ -120,17 +122,17 @@ def _wrong_key(kind: type[Any], values: Mapping[str, Any], path: tuple[str, ...]
 def _refusals(
     table: type[Any], values: Mapping[str, Any], path: tuple[str, ...], *, is_whole: bool = True
 ) -> Iterator[str]:
-    """What a table's own rules say of values of the right types.
+    """Yields the refusals of a table's own rules, for values of the right types.
 
-    They end at the first that is wrong. Where that says so of a single value, the value is left
-    out, and the rules are asked again. A refusal of several values counts only where nothing is
-    left out, for it may be due to that.
+    The rules stop at the first mistake. If the mistake concerns a single value, that value is left
+    out and the rules run again. A refusal of several values together counts only if no value was
+    left out, because the left-out value may have caused it.
 
     Args:
         table: The dataclass.
-        values: What is set of it.
-        path: That of the table.
-        is_whole: Whether nothing that is set is left out.
+        values: The values that are set.
+        path: The path of the table.
+        is_whole: Whether no set value is left out.
     """
     from pydantic import ValidationError
 
@@ -154,14 +156,14 @@ def _refusals(
 
 
 def _endings(value: Any) -> tuple[str, ...]:
-    """How a refusal of this value alone ends; a whole number may have become a float."""
+    """The possible ends of a refusal of this value; an integer may have become a float."""
     shown = _shown(value)
     forms = [f"{shown}", f"{shown!r}", *([f"{float(shown)}"] if isinstance(shown, int) else [])]
     return tuple(f"got {form}" for form in forms)
 
 
 def _path(kind: type[Any], location: tuple[str | int, ...]) -> tuple[str, ...]:
-    """The path of a key, where pydantic names a part of its value, too."""
+    """The path of a key, even if pydantic names a part of its value."""
     path: tuple[str, ...] = ()
     hint: Any = kind
     for name in map(str, location):
@@ -174,7 +176,7 @@ def _path(kind: type[Any], location: tuple[str | int, ...]) -> tuple[str, ...]:
 def _table(
     kind: type[Any], values: Mapping[str, Any], path: tuple[str, ...]
 ) -> tuple[type[Any], Mapping[str, Any]]:
-    """The dataclass of a table, and what is set of it."""
+    """The dataclass of a table and its set values."""
     for name in path:
         kind, values = get_type_hints(kind)[name], values[name]
     return kind, values
@@ -190,7 +192,7 @@ def _type_words(hint: Any) -> str:
 
 
 def set_keys(path: Path | None) -> frozenset[str]:
-    """What a TOML file sets that `load_config` has read: such as "seed" and "stage_two.epochs"."""
+    """The keys that a TOML file sets, such as "seed" and "stage_two.epochs"."""
     values = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
     return frozenset(_dotted(values))
 
@@ -212,6 +214,6 @@ def check_at_least(lowest: int, config: object, *names: str) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raises ValueError unless a seed is one that all that draws can take."""
+    """Raises ValueError unless all random generators accept the seed."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be at least 0 and below 2**32, got {seed}")

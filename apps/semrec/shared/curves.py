@@ -1,9 +1,9 @@
-"""Curves of a run's trainings by the loggers of trackers, in the folder `curves` of the run.
+"""Training curves of a run, written by loggers of trackers to its folder `curves`.
 
-They are beside what a run is of: a stage that is complete stays so whatever `--logger` says, and a
-training is the same with and without. Each stage is a name of its own, and each start of its
-training a version of it: one that goes on after a kill begins a new version at the step where it
-goes on, so that no file of the old one is touched.
+They do not belong to the identity of a run: `--logger` changes neither a complete stage nor the
+result of a training. Each stage has its own name, and each start of its training is a version. A
+training that continues after a kill begins a new version at the step where it continues, so the
+files of the old version never change.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 LoggerName = Literal["tensorboard", "csv", "mlflow", "wandb"]
 LoggerOption = Annotated[
     LoggerName | None,
-    typer.Option(help="Keeps the trainings' curves for a tracker too, in the folder curves of OUT"),
+    typer.Option(
+        help="Also write the training curves for this tracker to the folder curves of OUT"
+    ),
 ]
 
-# What each needs, and what brings it.
+# The modules that each logger needs, and the command that installs them.
 _EXTRAS: dict[LoggerName, tuple[tuple[str, ...], str]] = {
     "tensorboard": (("tensorboard",), "pip install 'semrec[tensorboard]'"),
     "mlflow": (("mlflow", "sqlalchemy", "pytorch_lightning"), "pip install 'semrec[mlflow]'"),
@@ -55,12 +57,12 @@ def check_logger(kind: LoggerName | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Where the curves of a run go.
+    """Writes the curves of a run.
 
     Attributes:
         run: The run's folder.
-        app: The app's name, which is that of the experiment or project of a tracker.
-        kind: Whose logger keeps them; None keeps none.
+        app: The app's name, used as the tracker's experiment or project.
+        kind: The tracker; None writes no curves.
     """
 
     run: Path
@@ -69,28 +71,28 @@ class Curves:
 
     @property
     def folder(self) -> Path:
-        """The folder for them."""
+        """The folder of the curves."""
         return self.run / "curves"
 
     @property
     def hint(self) -> str | None:
-        """A line that says what shows them; None where there are none."""
+        """A line with the command that shows the curves; None if there are none."""
         if self.kind is None or not self.folder.exists():
             return None
         place = shlex.quote(str(self.folder))
         return {
             "tensorboard": f"curves: tensorboard --logdir {place}",
-            "csv": f"curves: {place}, a metrics.csv a stage",
+            "csv": f"curves: {place}, one metrics.csv per stage",
             "mlflow": f"curves: mlflow ui --backend-store-uri {shlex.quote(self._mlflow_uri)}",
             "wandb": f"curves: wandb sync {place}/wandb/*run-*",
         }[self.kind]
 
     @contextmanager
     def loggers(self, stage: str) -> Iterator[tuple[Logger, ...]]:
-        """Yields what `genrec.fit` tells of the training of a stage, and ends it afterwards.
+        """Yields the loggers for `genrec.fit` in a stage's training, and closes them afterwards.
 
         Raises:
-            ExperimentError: The logger cannot be begun or ended.
+            ExperimentError: The logger cannot be opened or closed.
         """
         if self.kind is None:
             yield ()
@@ -121,7 +123,7 @@ class Curves:
         import wandb
         from pytorch_lightning.loggers import WandbLogger
 
-        # Its process is not to take over what the screen shows.
+        # The wandb process must not write to the screen.
         settings = wandb.Settings(console="off", silent=True)
         offline = os.environ.get("WANDB_MODE", "offline") != "online"
         return WandbLogger(
@@ -133,7 +135,7 @@ class Curves:
         from pytorch_lightning.loggers import MLFlowLogger
 
         class NamingLogger(MLFlowLogger):
-            """MLflow's names of metrics have no "@"."""
+            """Renames metrics, because MLflow allows no "@" in their names."""
 
             def log_metrics(self, metrics: Any, step: int | None = None) -> None:
                 super().log_metrics(
@@ -141,7 +143,7 @@ class Curves:
                 )
 
         for name in ("mlflow", "alembic", "pytorch_lightning.loggers.mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # else it tells how tables are made
+            logging.getLogger(name).setLevel(logging.ERROR)  # it would log how it creates tables
         is_local = self._mlflow_uri.startswith("sqlite:")
         return NamingLogger(
             experiment_name=self.app,
@@ -152,7 +154,7 @@ class Curves:
 
     @property
     def _mlflow_uri(self) -> str:
-        """A database in the folder, unless the environment names another place."""
+        """A database in the folder, unless an environment variable names another place."""
         local = f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
         return os.environ.get("MLFLOW_TRACKING_URI") or local
 
@@ -166,12 +168,12 @@ class Curves:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Has what a tracker's library raises end the command in a sentence."""
+        """Turns an exception of a tracker's library into one sentence that ends the command."""
         try:
             yield
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ExperimentError(
-                f"--logger {self.kind} failed: {reason}; the same command goes on, with another "
-                "--logger or none"
+                f"--logger {self.kind} failed: {reason}; repeat the command to continue, with "
+                "another --logger or none"
             ) from error

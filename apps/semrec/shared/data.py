@@ -1,4 +1,4 @@
-"""What a run reads: a catalogue, its interactions and their split; how models are chosen on it."""
+"""The data of a run: a catalogue, interactions and their split; checks before a run begins."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"\w")
 _STOPPED_BY = 10
-"""Early stopping looks at NDCG@10, whatever is tested."""
+"""Early stopping uses NDCG@10, whatever the test reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the columns of the two files are called; item ids are joined by value.
+    """The names of the columns in the two files; item ids are joined by value.
 
     Attributes:
-        catalog_item: Of the items, their ids.
-        user: Of the interactions, who it was.
-        item: Of the interactions, the id of the item.
-        timestamp: Of the interactions, when it was.
+        catalog_item: The item ids in the items file.
+        user: The users in the interactions file.
+        item: The item ids in the interactions file.
+        timestamp: The times in the interactions file.
     """
 
     catalog_item: str = "item_id"
@@ -42,11 +42,11 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class Choosing:
-    """How models are chosen and tested, whatever the app.
+    """How models are chosen and tested, in every app.
 
     Attributes:
-        ks: Cut-offs.
-        validation_users: Users drawn for early stopping; the test takes all.
+        ks: The cut-offs of the metrics.
+        validation_users: The number of users drawn for early stopping; the test uses all users.
     """
 
     ks: tuple[int, ...] = (5, 10, 20)
@@ -60,18 +60,18 @@ class Choosing:
 
 @dataclass(frozen=True, kw_only=True)
 class Answering(Choosing):
-    """How models are chosen and tested where one model, or a floor in its place, answers.
+    """How models are chosen and tested if one model, or a floor in its place, answers.
 
     Attributes:
-        answer: What `recommend` answers by: the "model", or the "best" on the validation users of
-            the model and the floors.
+        answer: What `recommend` answers by: the "model", or the "best" of the model and the floors
+            on the validation users.
     """
 
     answer: Literal["best", "model"] = "best"
 
 
 def field_groups(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The catalogue's fields that each text is made of: "title+brand" is of two."""
+    """The catalogue's fields of each text: "title+brand" joins two fields."""
     return tuple(tuple(name.strip() for name in text.split("+") if name.strip()) for text in texts)
 
 
@@ -80,8 +80,8 @@ class Data:
     """A catalogue, its interactions and their leave-one-out split; row i is item i everywhere.
 
     Attributes:
-        files: What was read.
-        fitting: The files of stored embeddings that are known to fit the catalogue.
+        files: The files that were read.
+        fitting: The files of stored embeddings that were checked against the catalogue.
     """
 
     catalog: Catalog
@@ -92,7 +92,7 @@ class Data:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was read."""
+        """The numbers of items, users and interactions."""
         return {
             "items": len(self.catalog),
             "users": len(self.split.users),
@@ -102,11 +102,11 @@ class Data:
         }
 
     def texts(self, fields: Sequence[str]) -> list[str] | None:
-        """One text an item, of those fields that there are; None where no item has a word."""
+        """One text per item, from the existing fields; None if no item has a word."""
         return _texts(self.catalog, fields)
 
     def titles(self) -> list[str]:
-        """A name to show for each item: its title, or its id where it has none."""
+        """A name to show for each item: its title, or its id without one."""
         if "title" not in self.catalog.fields:
             return self.catalog.item_ids
         pairs = zip(self.catalog.texts(("title",)), self.catalog.item_ids, strict=True)
@@ -115,11 +115,11 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig(ABC):
-    """What the configurations of all apps have, and how they are held against the data.
+    """The part of the configuration that all apps share, and its checks against the data.
 
     Attributes:
-        seed: Decides all that is drawn.
-        columns: What the columns of the data's files are called.
+        seed: The seed of all random draws.
+        columns: The names of the columns in the data files.
         evaluation: How models are chosen and tested.
     """
 
@@ -134,40 +134,40 @@ class AppConfig(ABC):
     @property
     @abstractmethod
     def embeddings(self) -> tuple[str, ...]:
-        """What the items are embedded by: names, or files of stored embeddings."""
+        """The embeddings of the items: names of models, or files of stored embeddings."""
 
     @property
     def quantizers(self) -> tuple[str, ...]:
-        """What the codes are made by."""
+        """The quantizers that the configuration names."""
         return ()
 
     @property
     def backbones(self) -> tuple[str, ...]:
-        """The sequence models that it names."""
+        """The sequence models that the configuration names."""
         return ()
 
     @abstractmethod
     def training_samples(self, data: Data) -> dict[str, int]:
-        """How many samples an epoch has, by the table that says how its model is trained."""
+        """The number of samples in an epoch, by the table that configures the training."""
 
     @abstractmethod
     def check_items(self, data: Data) -> list[Path]:
-        """Refuses items that hold too little for it; returns the further files that are read.
+        """Refuses items with too little content; returns the further input files.
 
         Raises:
             CatalogError: An image is missing.
-            ValueError: There is no field or no word to be embedded, or there are too few codes.
+            ValueError: There is no field or no word to embed, or there are too few codes.
         """
 
     def check(self, data: Data) -> list[Path]:
-        """Refuses data that a run of this could not go through, before it begins.
+        """Refuses data that this configuration cannot run on, before the run begins.
 
         Returns:
-            The files of stored embeddings and of images, which are inputs of the run too.
+            The files of stored embeddings and of images, which are also inputs of the run.
 
         Raises:
-            CatalogError: Such a file does not fit the catalogue, or an image is missing.
-            ValueError: Items or users are too few, or items hold too little.
+            CatalogError: A file does not fit the catalogue, or an image is missing.
+            ValueError: There are too few items or users, or items have too little content.
         """
         check_sizes(data, self.evaluation)
         further = self.check_items(data)
@@ -175,12 +175,12 @@ class AppConfig(ABC):
 
 
 def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
-    """Reads and checks a native folder; nothing is written.
+    """Reads and checks a native folder; writes nothing.
 
     Args:
-        folder: Holds one items file and one interactions file.
-        columns: Their names for what is read.
-        screen: Told what was read.
+        folder: A folder with one items file and one interactions file.
+        columns: The names of the columns.
+        screen: Shows the numbers of items, users and interactions.
 
     Raises:
         CatalogError: The items cannot be read.
@@ -209,15 +209,15 @@ def read_data(folder: Path, columns: Columns, screen: Screen) -> Data:
 
 
 def check_sizes(data: Data, choosing: Choosing) -> None:
-    """Refuses data that no model could be trained, chosen and tested on.
+    """Refuses data that are too small to train, choose and test a model.
 
     Raises:
-        ValueError: There are fewer items than are ranked, or no user has items to train on.
+        ValueError: There are fewer items than the cut-offs need, or no user has items to train on.
     """
     num_items = len(data.catalog)
     if num_items < _STOPPED_BY:
         raise ValueError(
-            f"the items must be at least {_STOPPED_BY}, since early stopping looks at "
+            f"the items must be at least {_STOPPED_BY}, since early stopping uses "
             f"NDCG@{_STOPPED_BY}, got {num_items}"
         )
     if max(choosing.ks) > num_items:
@@ -227,8 +227,8 @@ def check_sizes(data: Data, choosing: Choosing) -> None:
         )
     if all(len(history) < 2 for history in data.split.train):
         raise ValueError(
-            "the users must have 4 interactions or more, at least one of them: the last two are "
-            "kept for validation and test, and one alone trains nothing"
+            "at least one of the users must have 4 interactions or more: the last two are for "
+            "validation and test, and training needs two"
         )
 
 
@@ -236,19 +236,18 @@ def check_texts(embedding: str, groups: Sequence[Sequence[str]], catalog: Catalo
     """Refuses fields that cannot be embedded.
 
     Args:
-        embedding: What embeds them; of stored embeddings nothing is asked.
+        embedding: The embedding; stored embeddings are not checked here.
         groups: The fields of each text.
         catalog: The items.
 
     Raises:
-        ValueError: The catalogue has none of a text's fields, or no word in them, where words are
-            all that is embedded.
+        ValueError: The catalogue has none of a text's fields, or, for LSA, no word in them.
     """
     if is_stored(embedding):
         return
     for fields in groups:
         if not any(field in catalog.fields for field in fields):
-            catalog.texts(fields)  # which says what fields there are
+            catalog.texts(fields)  # raises an error that lists the fields
         if embedding == "lsa" and _texts(catalog, fields) is None:
             raise ValueError(
                 f"fields must hold words for at least one item, got none in {', '.join(fields)}"
@@ -262,12 +261,12 @@ def _texts(catalog: Catalog, fields: Sequence[str]) -> list[str] | None:
 
 
 def check_embeddings(embeddings: Sequence[str], data: Data) -> list[Path]:
-    """Reads the files of stored embeddings, so that a wrong one is refused before a run begins.
+    """Reads the files of stored embeddings, so that a wrong file is refused before a run begins.
 
-    A file is read once, however many variants of a study name it.
+    Each file is read once, even if several variants of a study name it.
 
     Returns:
-        The files that `embeddings` names, those of a model's folder among them.
+        The files that `embeddings` names, including those of a model's folder.
 
     Raises:
         CatalogError: A file does not fit the catalogue.

@@ -1,7 +1,7 @@
-"""Answers whose items are not all alike: a re-ranking by what items share.
+"""Diverse answers: a re-ranking that limits the items of one group.
 
-The rule: an answer is gone through from its best item on, and an item is taken unless as many of
-its group as may be are taken already, until the answer is full. Items without a group stand alone.
+The items of a long answer are visited from best to worst. An item is kept unless the limit of its
+group is reached, until the short answer is full. An item without a group is always kept.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from genrec import Answer, Recommendation
 
 Grouping = Literal["codes", "categories"]
-"""What makes items alike: their first code, or their categories."""
+"""What defines a group: the first code of an item, or its categories."""
 
 DEPTH = 10
-"""How many times as many items as are asked for the rule chooses from."""
+"""The length of the long answer, as a multiple of the items that were asked for."""
 
 
 def diverse(
     items: Iterable[Recommendation], groups: Mapping[str, object], *, per_group: int, top_k: int
 ) -> list[Recommendation]:
-    """The first `top_k` items of which no more than `per_group` share a group.
+    """The best `top_k` items of which at most `per_group` share a group.
 
     Args:
         items: Best first.
-        groups: The group of each item, by its id; None or absent for an item that stands alone.
+        groups: The group of each item, by its id; None or absent for an item without a group.
         per_group: At least 1.
-        top_k: Most items that are returned; fewer, where the rule leaves fewer.
+        top_k: Most items that are returned; there may be fewer.
     """
     taken: list[Recommendation] = []
     counts: Counter[object] = Counter()
@@ -47,7 +47,7 @@ def diverse(
 def diversified(
     answers: Iterable[Answer], groups: Mapping[str, object], *, per_group: int, top_k: int
 ) -> Iterator[Answer]:
-    """Answers of `DEPTH` times `top_k` items, cut down by `diverse`."""
+    """Shortens answers of `DEPTH` times `top_k` items with `diverse`."""
     for answer in answers:
         items = diverse(answer.items, groups, per_group=per_group, top_k=top_k)
         yield dataclasses.replace(answer, items=items)

@@ -1,4 +1,4 @@
-"""On what a run is computed: its device, and all else that its last digits may follow."""
+"""The environment of a run: its device, and everything else that may change the last digits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semrec.shared.files import read_json, write_json
 from semrec.shared.run import Run
 
 PACKAGES = ("semtok", "recfusion", "genrec", "evalrec", "semrec", "torch", "numpy", "faiss-cpu")
-"""The distributions whose versions results may follow."""
+"""The distributions whose versions may change results."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -35,14 +35,14 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def note_environment(run: Run, device: torch.device) -> None:
-    """Keeps in "environment.json" under what a run is computed; says so where that is new.
+    """Stores the environment of a run in "environment.json"; prints a line if it has changed.
 
-    It is no part of what the run is of: the run goes on. The command, the version and the date that
-    began it are kept with it.
+    The environment does not belong to the identity of a run, so the run continues. The command,
+    the version and the date that began the run are stored with it.
 
     Args:
-        run: A run that was begun, or that goes on.
-        device: What it is computed on.
+        run: A run that begins or continues.
+        device: The device of the run.
     """
     if not processes.is_first():
         return
@@ -50,7 +50,7 @@ def note_environment(run: Run, device: torch.device) -> None:
     known, begun = _known(path), made_by(run)
     if present in known:
         return
-    if not known:  # which of a run that an earlier version began they are not: it stays unsaid
+    if not known:  # not for a run of an earlier version: this command did not begin it
         begun = {
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "version": f"semrec {present['semrec']}",
@@ -70,13 +70,13 @@ def note_environment(run: Run, device: torch.device) -> None:
 
 
 def made_by(run: Run) -> dict[str, str]:
-    """The command that began a run, the version and the date; nothing, where it is not known."""
+    """The command, version and date that began a run; empty if they are not known."""
     begun = _kept(run.path / "environment.json").get("made_by")
     return begun if isinstance(begun, dict) else {}
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    """What is kept so far; nothing, where that is missing or damaged: no result is read from it."""
+    """The stored content; empty if the file is missing or damaged: no result depends on it."""
     try:
         return read_json(path)
     except ExperimentError:
@@ -92,14 +92,14 @@ def _known(path: Path) -> list[dict[str, Any]]:
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:  # another build of faiss, say
+    except metadata.PackageNotFoundError:  # such as another build of faiss
         return None
 
 
 def choose_device(name: str) -> torch.device:
     """Returns the device of that name; "auto" is the first GPU, or else the CPU.
 
-    Of several processes on a machine, each has the GPU of its own number.
+    Each of several processes on a machine uses the GPU of its own number.
 
     Raises:
         ExperimentError: There is no such device here.

@@ -1,4 +1,4 @@
-"""What a user of an app can put right, and how it ends a command: one line, no traceback."""
+"""Errors that the user of an app can correct; they end a command with one line, no traceback."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import NoReturn
 from semrec.shared import processes
 from semrec.shared.text import visible
 
+_STOPPED = "stopped; repeat the command to continue"
+
 
 class ExperimentError(Exception):
-    """Something about a run that its user can put right; the message says how."""
+    """An error that the user of a run can correct; the message says how."""
 
 
 class ConfigError(ExperimentError):
-    """Mistakes in a configuration, a sentence each."""
+    """The mistakes in a configuration, one sentence each."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("; ".join(mistakes))
@@ -25,21 +27,22 @@ class ConfigError(ExperimentError):
 def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
     """Runs a command line; known errors become one line on stderr and exit status 1.
 
-    Of a configuration, each mistake is a line.
+    Each mistake in a configuration is a line of its own.
 
     Args:
         command: The command line, which parses `sys.argv`.
-        errors: Further exceptions; `ExperimentError`, `ValueError`, of which are the packages' own
-            for data, `OSError` and `ImportError` are added.
+        errors: Further known exceptions. `ExperimentError`, `OSError`, `ImportError` and
+            `ValueError` are always known; the packages' errors about data are subclasses of the
+            last.
     """
     known: tuple[type[Exception], ...] = (ExperimentError, ValueError, ImportError, *errors)
     try:
         command()
     except KeyboardInterrupt:
-        _stop(130, "stopped; the same command goes on from here")
+        _stop(130, _STOPPED)
     except SystemExit as stop:
         if stop.code == 130:  # typer has turned a KeyboardInterrupt into this
-            _stop(130, "stopped; the same command goes on from here")
+            _stop(130, _STOPPED)
         raise
     except OSError as error:
         reason = f"{error.filename}: {error.strerror or error}" if error.filename else f"{error}"
@@ -51,7 +54,7 @@ def guarded(command: Callable[[], None], errors: tuple[type[Exception], ...]) ->
     except RuntimeError as error:
         if not processes.ended_elsewhere(error):
             raise
-        _stop(1, "error: another process of the run has ended; the same command goes on from here")
+        _stop(1, "error: another process of the run has ended; repeat the command to continue")
 
 
 def _stop(code: int, *lines: str) -> NoReturn:

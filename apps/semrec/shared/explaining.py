@@ -1,4 +1,4 @@
-"""Where items stand in a ranking after a history, why, and what struck others out."""
+"""Explains the ranks of items after a history, and why other items are excluded."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from semrec.shared.answering import AnswersByMode
 from semrec.shared.reasons import Query, Reasons, Step, reasons_of
 
 Struck = Literal["seen", "denied", "not_allowed", "never_had", "not_generated"]
-"""Why an item is not ranked: it is in the history, where such items are left out; it was denied;
-it is not among those allowed; nobody ever had it, where the popular items answer; or generation did
-not come to it."""
+"""Why an item is not ranked: it is in the history and seen items are left out; it was denied; it is
+not among the allowed items; the popular items answer and nobody ever had it; or generation did not
+reach it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemReasons:
-    """Where an item stands in a ranking, and why.
+    """The rank of an item and the reasons for it.
 
     Attributes:
         item_id: The item's id.
-        rank: Its place, from 1 on; None where it is not ranked.
-        score: As the ranking has it; None where it is not ranked.
-        struck: Why it is not ranked; None where it is.
-        path: Its codes one after the other; None where the ranking generates none.
-        parts: What its score is the sum of, by name; None where it is of one part.
-        free_rank: Its place if nothing were struck out; None where that was not asked for.
+        rank: Its rank, from 1; None if it is not ranked.
+        score: Its score in the ranking; None if it is not ranked.
+        struck: Why it is not ranked; None if it is ranked.
+        path: The steps of its codes; None if the ranking generates no codes.
+        parts: The terms of its score, by name; None if the score is not a sum.
+        free_rank: Its rank if nothing were excluded; None if it was not computed.
     """
 
     item_id: str
@@ -43,12 +43,12 @@ class ItemReasons:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What a history is answered with, and why.
+    """The explained answer to a history.
 
     Attributes:
-        items: Those that were asked for, or the first of the answer.
-        left_out: Those that would be in the answer if nothing were struck out.
-        popular: Whether no item of the history is known, so that the popular ones answer.
+        items: The items that were asked for, or the first items of the answer.
+        left_out: Items that would be in the answer if nothing were excluded.
+        popular: Whether no item of the history is known, so that the popular items answer.
     """
 
     items: list[ItemReasons]
@@ -58,11 +58,11 @@ class Explanation:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of a recommender, and explained.
+    """A request to a recommender that is to be explained.
 
     Attributes:
-        request: The history, and what may be returned; ids that are not known change nothing.
-        top_k: Items of the answer.
+        request: The history and the allowed items; unknown ids have no effect.
+        top_k: The number of items in the answer.
         exclude_seen: Whether items of the history are left out.
     """
 
@@ -72,11 +72,11 @@ class Question:
 
     @property
     def strikes(self) -> bool:
-        """Whether any item may not be returned."""
+        """Whether any item is excluded."""
         return self.exclude_seen or bool(self.request.deny) or self.request.allow is not None
 
     def struck(self, item_ids: Iterable[str]) -> dict[str, Struck]:
-        """Those of the items that may not be returned, and why."""
+        """The excluded ones of the items, and why."""
         seen = set(self.request.history) if self.exclude_seen else set()
         denied = set(self.request.deny)
         allowed = None if self.request.allow is None else set(self.request.allow)
@@ -91,7 +91,7 @@ class Question:
         return reasons
 
     def query(self, recommender: Answers) -> Query:
-        """The same in rows of a recommender."""
+        """The question in item rows of a recommender."""
 
         def known(item_ids: Iterable[str]) -> list[int]:
             return [
@@ -110,12 +110,12 @@ class Question:
 def explain(
     recommender: Answers, question: Question, item_ids: Sequence[str] | None
 ) -> Explanation:
-    """Explains where items stand after a history.
+    """Explains the ranks of items after a history.
 
     Args:
-        recommender: What ranks.
-        question: The history, and how it is answered.
-        item_ids: Known ids; None for the first of the answer.
+        recommender: The recommender that ranks.
+        question: The history and its options.
+        item_ids: Known ids; None for the first items of the answer.
     """
     if isinstance(recommender, AnswersByMode):
         recommender = recommender.of_mode(question.exclude_seen)
@@ -144,7 +144,7 @@ def _explained(
     free_ranks: Mapping[str, int],
     answer: Answer,
 ) -> list[ItemReasons]:
-    """What is known of each item; `answer` is what the question is answered with."""
+    """The reasons of each item; `answer` is the answer to the question."""
     rows = torch.tensor([recommender.rows[item_id] for item_id in item_ids], dtype=torch.long)
     reasons: Reasons | None = None
     if not answer.popular:

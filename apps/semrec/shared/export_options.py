@@ -1,4 +1,4 @@
-"""The options of `export`, and what of them is refused before a model is loaded."""
+"""The options of `export` and their checks before a model is loaded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from semrec.shared.errors import ExperimentError
 from semrec.shared.files import check_place
 
 EXPORT_FILE = "export.json"
-"""What says of a folder that it is an export."""
+"""The file that marks a folder as an export."""
 
-ExportOption = Annotated[Path, typer.Option("--out", help="Folder of the export, to be made")]
-ReplaceOption = Annotated[
-    bool, typer.Option("--force", help="Replace --out, where it is an export already")
-]
+ExportOption = Annotated[Path, typer.Option("--out", help="Folder of the export, which is made")]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace --out if it is an export")]
 
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
@@ -26,13 +24,13 @@ def check_export(out: Path, *, run: Path, force: bool) -> None:
     """Refuses an export that cannot be written.
 
     Args:
-        out: Its folder.
-        run: That of the run.
-        force: Whether an export that is there may be replaced.
+        out: The folder of the export.
+        run: The folder of the run.
+        force: Whether an existing export may be replaced.
 
     Raises:
-        ExperimentError: There is something else, or an export that may not be replaced; or `out` is
-            the run, or in it; or nothing can be written there.
+        ExperimentError: `out` holds something else, or an export that may not be replaced; `out` is
+            the run or in it; or nothing can be written there.
         ImportError: The extra is missing; the message names it.
     """
     for module in _EXTRA:

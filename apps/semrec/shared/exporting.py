@@ -1,4 +1,4 @@
-"""`export`: what other systems read of a complete run, in ONNX, parquet, faiss and JSON."""
+"""`export`: a complete run as ONNX, parquet, faiss and JSON for other systems."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from semrec.shared.pipeline import Pipeline
 
 FORMAT = 1
-"""Of the folder; a change that readers must know of makes it another."""
+"""The version of the folder's format; it changes with every change that affects readers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemIndex:
-    """Item vectors to be searched by inner products, and what makes a history their query.
+    """Item vectors for a search by inner products, and what turns a history into a query.
 
     Attributes:
-        vectors: One row an item.
-        meaning: What they are, in words.
-        query: What makes histories queries, so that inner products are the model's scores; None
-            where no state of a history is compared with the vectors.
-        history_length: Most items of a history that `query` reads; None where there is no query.
+        vectors: One row per item.
+        meaning: A description of the vectors.
+        query: Turns histories into queries whose inner products are the model's scores; None if
+            the model compares no state of a history with the vectors.
+        history_length: Most items of a history that `query` reads; None without a query.
     """
 
     vectors: Float[Tensor, "items dim"]
@@ -62,9 +62,9 @@ class ItemIndex:
 
         Args:
             model: The model, in eval mode, on the CPU.
-            meaning: Whose item vectors they are.
-            history_length: Most items of a history that it reads.
-            inputs: The item vectors that it reads, where they are others.
+            meaning: A description of the item vectors.
+            history_length: Most items of a history that the model reads.
+            inputs: The item vectors that the model reads, if they differ from those it ranks.
         """
         query = QueryState(model, inputs=inputs)
         return cls(
@@ -87,8 +87,8 @@ def export(pipeline: Pipeline[Any], out: Path, *, force: bool) -> None:
 
     Args:
         pipeline: The run, on the CPU.
-        out: The folder; it appears whole, or not at all.
-        force: Whether an export that is there is replaced.
+        out: The folder; it appears only when it is complete.
+        force: Whether an existing export is replaced.
 
     Raises:
         ExperimentError: It cannot be written, or a file of the run is damaged.
@@ -114,12 +114,14 @@ def export(pipeline: Pipeline[Any], out: Path, *, force: bool) -> None:
         }
         files = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
         write_json(folder / EXPORT_FILE, {**facts, "sha256": files})
-        check_export(out, run=pipeline.run.path, force=force)  # again: another may have been there
+        check_export(
+            out, run=pipeline.run.path, force=force
+        )  # again: another process may have written there
     typer.echo(visible(f"{out}: {', '.join([*files, EXPORT_FILE])}"))
 
 
 def write_items(path: Path, pipeline: Pipeline[Any], index: ItemIndex) -> None:
-    """Writes a row an item: item_id, title, count, codes where the system has them, vector."""
+    """Writes one row per item: item_id, title, count, codes if the system has them, vector."""
     columns: dict[str, Any] = {
         "item_id": pipeline.item_ids,
         "title": list(pipeline.titles.values()),
@@ -142,7 +144,7 @@ def write_index(path: Path, vectors: Float[Tensor, "items dim"]) -> None:
 
 
 def write_query(path: Path, query: QueryState, history_length: int) -> None:
-    """Writes what makes histories queries, as `query.onnx` says it: history to query."""
+    """Writes the network that turns a history into a query as `query.onnx`."""
     history = torch.zeros(2, history_length, dtype=torch.long)
     shape: dict[int, Dim] = {0: Dim("batch", min=1)}
     if history_length > 1:
@@ -166,7 +168,7 @@ def write_onnx(
         path: The file.
         module: The module, in eval mode, on the CPU.
         arguments: An example of its arguments.
-        shapes: Of each argument, the axes whose sizes are left open.
+        shapes: The axes of each argument whose sizes may vary.
         inputs: Names of the arguments.
         outputs: Names of the results.
     """
@@ -186,7 +188,7 @@ def write_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what the exporters say of themselves and of what is not installed."""
+    """Silences the messages of the exporters about themselves and about missing packages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

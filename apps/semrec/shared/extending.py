@@ -1,8 +1,8 @@
-"""Between two updates: a run that makes room for new items, without interactions and training.
+"""`extend`: adds new items to a run between two updates, without interactions and training.
 
-It is an update whose data of now are what the run keeps, its catalogue and its users' histories,
-and the new items after all others. Published codes stay, the new items get free ones, and what
-knows items by their content can recommend them at once. Beyond the papers.
+It is an update whose current data are the catalogue and histories stored in the run, followed by
+the new items. Published codes stay, new items get free codes, and methods that know items by their
+content can recommend them at once. Beyond the papers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from semrec.shared.updating import UpdateStages
 
 _BY_WORDS = ("text", "graph + text")
-"""The floors that know an item nobody has had."""
+"""The floors that can rank an item without interactions."""
 
 
 def extend(
@@ -41,19 +41,20 @@ def extend(
     device: str,
     trust: Collection[str] = (),
 ) -> None:
-    """Makes room for new items in a run that goes on from another, and says what ranks them.
+    """Makes a run with new items from another run, and prints how they are ranked.
 
     Args:
-        app: Of the run.
-        run: A complete run; it is read alone.
-        items: The new items: a file as `semtok.read_catalog` reads it.
-        out: Of the new run.
+        app: The app of the run.
+        run: A complete run; it is only read.
+        items: The file of the new items, as `semtok.read_catalog` reads it.
+        out: The folder of the new run.
         device: As `choose_device` takes it.
         trust: The packages whose code may run.
 
     Raises:
-        CatalogError: The items cannot be read, or not be embedded.
-        ExperimentError: The run cannot grow, an item is no new one, or `out` holds something else.
+        CatalogError: The items cannot be read or embedded.
+        ExperimentError: The run cannot be extended, an item is not new, or `out` holds something
+            else.
     """
 
     def read(old: Pipeline[Any], screen: Screen) -> Data:
@@ -67,18 +68,18 @@ def extend(
 
 
 def kept_and_new(old: Pipeline[Any], items: Path, screen: Screen) -> Data:
-    """The data that a run keeps, with new items after its own.
+    """The data stored in a run, with new items after its own.
 
     Args:
         old: The run, reopened.
         items: The file of the new items.
-        screen: Told how many there are.
+        screen: Shows how many items there are.
 
     Raises:
         CatalogError: The items cannot be read.
-        ExperimentError: The run keeps no catalogue, or an item is no new one.
+        ExperimentError: The run stores no catalogue, or an item is not new.
     """
-    if not items.is_file():  # twice it is read, to be hashed as well
+    if not items.is_file():  # it is read twice, once for its hash
         raise ExperimentError(f"--items must be a file, got {items}")
     catalogue, users = old.kept_catalogue(), old.kept_users()
     kept = catalogue.result()
@@ -96,16 +97,16 @@ def kept_and_new(old: Pipeline[Any], items: Path, screen: Screen) -> Data:
 
 
 def with_new(kept: Catalog, read: Catalog, place: str, run: Path) -> tuple[Catalog, int]:
-    """A catalogue with new items after its own, and how many of them it had already.
+    """A catalogue with new items after its own, and the number of items that it already had.
 
     Args:
-        kept: The run's.
-        read: The new items. Those that the run has with the same fields are passed over.
-        place: What they are called in a refusal.
+        kept: The catalogue of the run.
+        read: The new items. Items that the run has with the same fields are skipped.
+        place: The name of the new items in error messages.
         run: The run's folder.
 
     Raises:
-        ExperimentError: The run has an item of one of these ids with other fields, or all of them.
+        ExperimentError: The run has one of these ids with other fields, or has all of the items.
     """
     rows = {item_id: row for row, item_id in enumerate(kept.item_ids)}
     known = [row for row, item_id in enumerate(read.item_ids) if item_id in rows]
@@ -133,11 +134,11 @@ def _values(catalog: Catalog, name: str) -> Sequence[object]:
 
 
 def kept_interactions(histories: Path, item_ids: Sequence[str]) -> Interactions:
-    """The interactions that a run was made of, in their order.
+    """The interactions that a run was made from, in their order.
 
     Args:
-        histories: As `KeptUsers` says.
-        item_ids: The run's, and those of new items after them.
+        histories: The file of `KeptUsers.histories`.
+        item_ids: The item ids of the run, followed by those of new items.
     """
     with histories.open("rb") as file:
         table = pl.read_parquet(file)
@@ -152,7 +153,7 @@ def kept_interactions(histories: Path, item_ids: Sequence[str]) -> Interactions:
 
 
 def sentence(pipeline: UpdateStages[Any]) -> str:
-    """How many items are new, how far they are from their codes, and what ranks them by what."""
+    """How many items are new, how far they are from their codes, and how they are ranked."""
     floors = list(pipeline.floors.complete()["parameters"])
     by_words = [name for name in floors if name in _BY_WORDS]
     others = [name for name in floors if name not in _BY_WORDS]

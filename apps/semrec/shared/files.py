@@ -1,4 +1,4 @@
-"""The files of a run: written whole or not at all, read with words for what is wrong."""
+"""The files of a run: complete writes, and reads with clear error messages."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DIGEST = "sha256"
-# What a write meets whose path the system does not say.
+# Exceptions of a write that do not name the path.
 _NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def content_hash(paths: Iterable[Path]) -> str:
-    """Returns a hash of the files' contents, in the order given."""
+    """Returns a hash of the files' contents, in their order."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(bytes.fromhex(file_hash(path)))
@@ -42,10 +42,10 @@ def file_hash(path: Path) -> str:
 
 
 def input_files(value: object) -> list[Path]:
-    """The files that a value of a configuration names, or those of the folder that it names.
+    """The files that a configuration value names, or all files of a folder that it names.
 
     Args:
-        value: Any value; only a text, or a text in a list, can name a file.
+        value: Any value; only a text or a list of texts can name files.
     """
     if isinstance(value, (list, tuple)):
         return [path for part in value for path in input_files(part)]
@@ -58,16 +58,16 @@ def input_files(value: object) -> list[Path]:
 
 
 def files_digest(value: object) -> str:
-    """What tells the files that a value names from others: "@1a2b3c4d"; "" if it names none."""
+    """A short digest of the files that a value names: "@1a2b3c4d"; "" if it names none."""
     paths = input_files(value)
     return f"@{content_hash(paths)[:8]}" if paths else ""
 
 
 def check_place(path: Path, option: str, *, parents: bool = False) -> None:
-    """`evalrec.check_writable` for a path that an option of the command line names.
+    """`evalrec.check_writable` for the path of a command-line option.
 
     Raises:
-        ExperimentError: Nothing can be written there: the sentence ends with what to do.
+        ExperimentError: Nothing can be written there; the message says what to do.
     """
     try:
         check_writable(path, parents=parents)
@@ -76,17 +76,17 @@ def check_place(path: Path, option: str, *, parents: bool = False) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path leads to a pipe or a character device, such as a terminal or /dev/null."""
+    """Whether a path is a pipe or a character device, such as a terminal or /dev/null."""
     return path.is_fifo() or path.is_char_device()
 
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """`evalrec.replacing_file`: yields a file that takes the place of `path` once it is whole.
+    """`evalrec.replacing_file`: yields a file that replaces `path` once it is complete.
 
     Raises:
-        ExperimentError: It cannot be written.
-        FileExistsError: It is there and may not be replaced.
+        ExperimentError: The file cannot be written.
+        FileExistsError: The file exists and may not be replaced.
     """
     with writing(path), replacing_file(path, overwrite=overwrite) as beside:
         yield beside
@@ -94,7 +94,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Names `path` in what goes wrong with a write within the block, as on a full disk.
+    """Adds `path` to the errors of a write within the block, such as a full disk.
 
     Raises:
         ExperimentError: It cannot be written.
@@ -102,7 +102,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        # It says what the system said in words of its own: 'IoError(Os { code: 28, ... })'.
+        # The library wraps the system's error: 'IoError(Os { code: 28, ... })'.
         code = re.search(r"code: (\d+)", str(error))
         reason = os.strerror(int(code[1])) if code else " ".join(str(error).split())
         raise ExperimentError(f"{path} cannot be written: {reason}") from error
@@ -116,14 +116,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes JSON, so that it is never half a file."""
+    """Writes a complete JSON file."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def write_sealed(path: Path, value: Mapping[str, Any], *, overwrite: bool = True) -> None:
-    """Writes a JSON object with a digest of itself, by which `read_json` knows damage."""
-    value = json.loads(json.dumps(value))  # as it will be read, keys as texts
+    """Writes a JSON object with its own digest, by which `read_json` finds damage."""
+    value = json.loads(json.dumps(value))  # as it will be read: keys are texts
     text = json.dumps({**value, _DIGEST: _object_digest(value)}, indent=2)
     with replacing(path, overwrite=overwrite) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
@@ -134,11 +134,11 @@ def _object_digest(value: Mapping[str, Any]) -> str:
 
 
 def read_json(path: Path, *, sealed: bool = False) -> dict[str, Any]:
-    """Returns the object in a JSON file that a run wrote, without the digest of itself.
+    """Returns the object in a JSON file of a run, without its digest.
 
     Args:
         path: The file.
-        sealed: Whether it must have a digest; one that it has must be right in any case.
+        sealed: Whether the file must have a digest. An existing digest must always be right.
 
     Raises:
         ExperimentError: The file is missing, damaged or not a JSON object.
@@ -153,24 +153,24 @@ def read_json(path: Path, *, sealed: bool = False) -> dict[str, Any]:
         raise ExperimentError(f"{path}: not a JSON object")
     if _DIGEST not in value:
         if sealed:
-            raise ExperimentError(f"{path} is damaged: it lacks the digest of itself")
+            raise ExperimentError(f"{path} is damaged: it lacks its own digest")
         try:
             json.dumps(value, allow_nan=False)
         except ValueError as error:
-            raise ExperimentError(f"{path}: not JSON: it holds a number without end") from error
+            raise ExperimentError(f"{path}: not JSON: it holds an infinite number") from error
     elif value.pop(_DIGEST) != _object_digest(value):
-        raise ExperimentError(f"{path} is damaged: it is not what was written there")
+        raise ExperimentError(f"{path} is damaged: its content has changed")
     return value
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects in a JSONL file that a stage left.
+    """Returns the objects in a JSONL file of a stage.
 
     Raises:
         ExperimentError: The file is missing or damaged.
     """
     with reading(path):
-        # Not splitlines: an id may hold what else Python takes for the end of a line.
+        # Not splitlines: an id may hold other characters that Python treats as line ends.
         lines = path.read_text(encoding="utf-8").split("\n")
         values = [json.loads(line) for line in lines if line]
         if not all(isinstance(value, dict) for value in values):
@@ -196,20 +196,20 @@ def save_array(path: Path, array: np.ndarray[Any, np.dtype[Any]]) -> None:
     Raises:
         ExperimentError: It cannot be written.
     """
-    # Of a file that is open for reading as well, numpy keeps what the system says is wrong.
+    # Only for a file that is also open for reading does numpy report the system's error.
     with replacing(path) as beside, beside.open("w+b") as file:
         np.save(file, array, allow_pickle=False)
 
 
 def save_anew(folder: Path, save: Callable[[Path], None]) -> None:
-    """Saves a folder in the place of what an interrupted try left."""
+    """Saves a folder; replaces the remains of an interrupted attempt."""
     if folder.exists():
         shutil.rmtree(folder)
     save(folder)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors in a safetensors file that a stage left, by name.
+    """Returns the tensors in a safetensors file of a stage, by name.
 
     Raises:
         ExperimentError: The file is missing or damaged.
@@ -221,7 +221,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_array(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
-    """Returns the array in an .npy file that a stage left.
+    """Returns the array in an .npy file of a stage.
 
     Raises:
         ExperimentError: The file is missing or damaged.
@@ -233,12 +233,12 @@ def load_array(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Path]:
-    """Yields a stage's file to be read; what damage raises becomes an ExperimentError."""
+    """Yields a stage's file for reading; turns the exceptions of damage into ExperimentError."""
     damage = (SafetensorError, ValueError, EOFError, KeyError, TypeError, RecursionError)
     try:
         yield path
     except (FileNotFoundError, *damage) as error:
         raise ExperimentError(
-            f"{path} is missing or damaged ({error}): remove the folder {path.parent}, and the "
-            "command that began the run makes it again"
+            f"{path} is missing or damaged ({error}): remove the folder {path.parent} and repeat "
+            "the command that began the run"
         ) from error

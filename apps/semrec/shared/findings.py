@@ -1,4 +1,4 @@
-"""What the pages and metrics of the three apps have in common: results, curves, examples, times."""
+"""The shared parts of all apps' reports and metrics: results, curves, examples, times."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ AnyPipeline = TypeVar("AnyPipeline", bound=Pipeline[Any])
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a paper's run shows beside its test.
+    """The parts of a run's report beside the test.
 
     Attributes:
         lead: One sentence under the page's heading.
-        choices: What of the configuration a reader wants to know first.
-        trainings: The trainings to be shown: stage, title, names of the loss terms.
+        choices: The configuration values that a reader wants to know first.
+        trainings: The trainings to show: stage, title, names of the loss terms.
         cards: The cards of the page between the trainings and the studies.
-        metrics: What metrics.json holds beside the data, the stages and the test.
+        metrics: The entries of metrics.json beside the data, the stages and the test.
     """
 
     lead: str
@@ -59,17 +59,17 @@ class Findings:
 def complete_run(
     title: str, pipeline: AnyPipeline, find: Callable[[AnyPipeline], Findings]
 ) -> dict[str, Report]:
-    """Goes through a run's stages, skipping those that are complete; writes metrics and report.
+    """Completes a run's stages, and writes metrics and report.
 
-    Of several processes, the first alone returns: the others end when the stages are complete.
+    Of several processes only the first returns; the others end when the stages are complete.
 
     Args:
         title: The model's name.
         pipeline: The run.
-        find: What its report shows beside the test.
+        find: Returns the parts of the report beside the test.
 
     Returns:
-        The test's reports: the model, what it is compared with, the floors.
+        The test reports: the model, the models it is compared with, the floors.
     """
     kept: list[Stage[Any]] = [pipeline.items, pipeline.users, pipeline.catalogue]
     for stage in (*kept, *pipeline.stages()):
@@ -82,7 +82,7 @@ def complete_run(
 
 
 def metrics(pipeline: Pipeline[Any], reports: Mapping[str, Report]) -> dict[str, Any]:
-    """What metrics.json holds: nothing that depends on when or how often the run was started."""
+    """The content of metrics.json; it does not depend on when or how often the run was started."""
     return {
         "data": pipeline.data.counts,
         "stages": {
@@ -98,7 +98,7 @@ def metrics(pipeline: Pipeline[Any], reports: Mapping[str, Report]) -> dict[str,
 def write_report(
     title: str, pipeline: Pipeline[Any], reports: Mapping[str, Report], findings: Findings
 ) -> None:
-    """Writes report.html from what the stages left."""
+    """Writes report.html from the results of the stages."""
     run, data = pipeline.run, pipeline.data
     verdict, begun = on_test(pipeline, reports), made_by(run)
     write_page(
@@ -123,7 +123,7 @@ def write_report(
 
 
 def times(stages: Sequence[Stage[Any]]) -> dict[str, str]:
-    """How long each stage took, and all of them."""
+    """The time of each stage and of all stages together."""
     seconds = {stage.folder_name: stage.complete()["seconds"] for stage in stages}
     return {name: duration(value) for name, value in seconds.items()} | {
         "all": duration(sum(seconds.values()))
@@ -131,17 +131,17 @@ def times(stages: Sequence[Stage[Any]]) -> dict[str, str]:
 
 
 def seconds_an_epoch(training: Stage[Any]) -> float:
-    """How long an epoch of a training took on the average, validation left out."""
+    """The mean seconds of a training epoch, without validation."""
     epochs = read_json_lines(training.file("log.jsonl"))
     return statistics.fmean(epoch["seconds"] for epoch in epochs)
 
 
 def verdict_section(verdict: Verdict, answers_by: str | None) -> Section:
-    """What won on the test, in a sentence and in a chart.
+    """The winner on the test, as a sentence and a chart.
 
     Args:
         verdict: The best model and the best floor.
-        answers_by: The row that `recommend` answers by, where a floor can be it.
+        answers_by: The row that `recommend` answers by, if that can be a floor.
     """
     names = (verdict.model, verdict.floor)
     chart = bars(
@@ -157,17 +157,17 @@ def verdict_section(verdict: Verdict, answers_by: str | None) -> Section:
     return Section(
         title=verdict.headline,
         body=[tag("p", text(verdict.details)), chart],
-        note=f"The best of the models and the best floor by the test itself.{answers}",
+        note=f"The best model and the best floor on the test.{answers}",
     )
 
 
 def results_section(num_users: int, reports: Mapping[str, Report], winner: str) -> Section:
-    """The test of the model and of what it is compared with; @5 where there is nothing else.
+    """The test results of all rows; at 5 if the reports have no other cut-off.
 
     Args:
         num_users: Users of the test.
-        reports: Its reports by their rows.
-        winner: The row that is marked.
+        reports: The test reports by their rows.
+        winner: The row to mark.
     """
     shown = tuple(f"@{k}" for k in reports[winner].ks if k != 5) or ("@5",)
     results = {
@@ -184,14 +184,14 @@ def results_section(num_users: int, reports: Mapping[str, Report], winner: str) 
     return Section(
         title="Results",
         body=[results_table(results, model=winner)],
-        note=f"Test, {num_users:,} users, ranking over all items, hits on "
-        "items. Filtered: items of the user's history are struck out first. Rows below the "
-        "models are floors, which need no training. The tinted row won.",
+        note=f"Test, {num_users:,} users, ranking over all items; a hit is the exact item. "
+        "Filtered: the items of the user's history are removed first. Rows below the models are "
+        "floors, which need no training. The tinted row won.",
     )
 
 
 def training_section(trainings: Sequence[tuple[Stage[Any], str, Sequence[str]]]) -> Section:
-    """The loss terms and the validation of each training: stage, title, names of the terms."""
+    """The curves of each training's loss terms and validation metric."""
     panels = []
     for stage, title, terms in trainings:
         log = stage.file("log.jsonl")

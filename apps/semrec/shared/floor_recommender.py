@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 class FloorRecommender(Answers):
-    """Answers histories by a floor; of items that it scores alike, those had most come first.
+    """Answers histories by a floor; of items with equal scores, popular ones come first.
 
-    Scores are the floor's own: they tell the order alone.
+    The scores are those of the floor. Only their order has a meaning.
 
     Args:
         floor: The floor.
         item_ids: Id of each item row.
-        popularity: How often each item was had.
+        popularity: The number of interactions of each item.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is new in the data of now, beside a run: items, interactions, and what is trained on."""
+"""What is new in the current data compared with a run: items, interactions, training samples."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from semrec.shared.pipeline import Pipeline
 
 _HELD_OUT = 2
-"""Interactions of a user, the last ones, that a run validates and tests on."""
+"""The number of a user's last interactions that are for validation and test."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class News:
-    """The data of now beside those of a run; row i is item i of now.
+    """The current data compared with those of a run; row i is the current item i.
 
     Attributes:
-        old_rows: The run's row of each item, -1 where it is new.
-        num_removed: Items of the run that are there no more.
-        num_interactions: Interactions that the run did not have.
-        new: How many interactions each user of the split has had since.
-        trained: How many interactions of each user the run was trained on.
+        old_rows: The run's row of each item; -1 for a new item.
+        num_removed: The number of the run's items that no longer exist.
+        num_interactions: The number of interactions that the run did not have.
+        new: The number of new interactions of each user of the split.
+        trained: The number of interactions of each user that the run was trained on.
     """
 
     old_rows: Int[np.ndarray, " items"]
@@ -47,16 +47,17 @@ class News:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """What an update trains on: all that is new, and some of what is old, drawn by the seed.
+    """The training samples of an update: all new ones, and old ones drawn by the seed.
 
-    A new target is an item of a training history that the run did not train on, of a user with new
-    interactions; the first item of a history is no target.
+    A new target is an item of a training history that the run did not train on; its user has new
+    interactions. The first item of a history is never a target.
 
     Attributes:
-        lengths: Of each training history.
-        first_targets: Where the new targets of each begin; past its end where it has none.
-        old_share: Old samples for each new one, as far as they go.
-        seed: Of the draw.
+        lengths: The length of each training history.
+        first_targets: The position of the first new target in each history; past its end if there
+            is none.
+        old_share: Old samples for each new one, at most as many as there are.
+        seed: The seed of the draw.
     """
 
     lengths: Int[np.ndarray, " users"]
@@ -66,7 +67,7 @@ class Samples:
 
     @classmethod
     def of(cls, split: Split, news: News, *, old_share: float, seed: int) -> Samples:
-        """The samples of a split of now; arguments are the attributes of the two classes."""
+        """The samples of the current split; arguments are the attributes of the two classes."""
         lengths = np.array([len(history) for history in split.train])
         first = np.maximum(news.trained, 1)
         has_new = (news.new > 0) & (first < lengths)
@@ -84,12 +85,12 @@ class Samples:
 
     @property
     def users(self) -> Int[np.ndarray, " drawn"]:
-        """Users with new targets, and others whose histories hold a target."""
+        """Users with new targets, and drawn users with old targets."""
         return self._drawn(self.first_targets < self.lengths, self.lengths > 1)
 
     @property
     def pairs(self) -> Int[np.ndarray, " drawn"]:
-        """Pairs with a new target, and others, as `genrec.PairBatches.only` counts them."""
+        """Pairs with a new target, and drawn old ones, as `genrec.PairBatches.only` counts them."""
         counts = np.maximum(self.lengths - 1, 0)  # [users]
         firsts = np.cumsum(counts) - counts
         place = np.arange(counts.sum()) - np.repeat(firsts, counts) + 1  # [pairs], of the target
@@ -99,7 +100,7 @@ class Samples:
     def _drawn(
         self, is_new: Bool[np.ndarray, " samples"], is_usable: Bool[np.ndarray, " samples"]
     ) -> Int[np.ndarray, " drawn"]:
-        """All that is new, and `old_share` times as much of the rest."""
+        """All new samples, and `old_share` times as many of the others."""
         new, old = np.flatnonzero(is_new & is_usable), np.flatnonzero(~is_new & is_usable)
         count = min(round(self.old_share * len(new)), len(old))
         chosen = np.random.default_rng(self.seed).choice(old, size=count, replace=False)
@@ -108,19 +109,19 @@ class Samples:
 
 
 def what_is_new(data: Data, old: Pipeline[Any], place: str) -> News:
-    """Compares the data of now, whole, with what a run keeps of its items and users.
+    """Compares all current data with the items and users stored in a run.
 
-    Users and items are told by their ids. A user's new interactions are as many as the history of
-    now is longer than the run's, without items that are there no more.
+    Users and items are identified by their ids. The number of a user's new interactions is the
+    length of the current history minus that of the run's, without items that no longer exist.
 
     Args:
-        data: The data of now.
+        data: The current data.
         old: The run, reopened.
-        place: What the data are called in a refusal.
+        place: The name of the data in error messages.
 
     Raises:
-        ExperimentError: No item is shared, or most users have lost interactions, as where the data
-            are those of the last week alone; or the run keeps nothing of its users.
+        ExperimentError: No item is shared; most users have fewer interactions than before, for
+            example because the data hold only the last week; or the run stores no users.
     """
     rows = {item_id: row for row, item_id in enumerate(old.item_ids)}
     old_rows = np.array([rows.get(item_id, -1) for item_id in data.catalog.item_ids])
@@ -135,7 +136,7 @@ def what_is_new(data: Data, old: Pipeline[Any], place: str) -> News:
     is_fewer = int((now < known).sum()) + len(before.keys() - set(interactions.user_ids))
     if 2 * is_fewer > len(before):
         raise ExperimentError(
-            f"{place} must hold all interactions of now, old and new: {is_fewer:,} of "
+            f"{place} must hold all current interactions, old and new: {is_fewer:,} of "
             f"{len(before):,} users have fewer than in {old.run.path}"
         )
     new = np.maximum(now - known, 0)
@@ -150,27 +151,27 @@ def what_is_new(data: Data, old: Pipeline[Any], place: str) -> News:
 
 
 def _lengths_before(old: Pipeline[Any], old_rows: Int[np.ndarray, " items"]) -> dict[str, int]:
-    """How many interactions of items that are still there each user of a run had, by id."""
+    """The number of each user's interactions in a run, by id, without removed items."""
     is_there = np.zeros(len(old.item_ids), dtype=bool)
     is_there[old_rows[old_rows >= 0]] = True
     with old.kept_users().histories.open("rb") as file:
         table = pl.read_parquet(file)
     owners = np.repeat(np.arange(table.height), table["items"].list.len().to_numpy())
-    items = table["items"].explode().drop_nulls().to_numpy()  # of all users, one after the other
+    items = table["items"].explode().drop_nulls().to_numpy()  # concatenated over all users
     counts = np.bincount(owners[is_there[items]], minlength=table.height)
     return dict(zip(table["user"].to_list(), counts.tolist(), strict=True))
 
 
 def tested_on_new(data: Data, news: News, count: int, seed: int) -> Data:
-    """The data with a test of the users that have new interactions: what they had last.
+    """The data with a test of users with new interactions: the target is their last item.
 
-    Where nobody has any, all users stay.
+    If nobody has new interactions, all users stay in the test.
 
     Args:
-        data: The data of now.
-        news: What is new in them.
-        count: Most users, drawn by the seed.
-        seed: Of the draw.
+        data: The current data.
+        news: What is new in the data.
+        count: Most users of the test; they are drawn by the seed.
+        seed: The seed of the draw.
     """
     test = data.split.test
     has_new = np.flatnonzero(news.new > 0)

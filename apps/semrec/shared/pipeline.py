@@ -1,4 +1,4 @@
-"""The stages of a whole system, whatever its paper, and what completes a run of them."""
+"""The stages of a complete system, for every app."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ Mode = Literal["unfiltered", "filtered"]
 
 
 def validation_key(mode: str) -> str:
-    """What trainings call the NDCG@10 of the validation users in a mode."""
+    """The name of the validation users' NDCG@10 in trainings, for a mode."""
     return "ndcg@10" if mode == "unfiltered" else "ndcg@10 filtered"
 
 
 class Pipeline(Setting[Config], ABC):
-    """The stages of a run, or of a variant of it that a study needs."""
+    """The stages of a run, or of a variant of a run in a study."""
 
     reads_text_fields: ClassVar[tuple[str, ...]]
-    """What of the configuration names `text_fields`."""
+    """The configuration keys that `text_fields` depends on."""
 
     judged_mode: ClassVar[Mode] = "filtered"
-    """Whether models are told apart with the items of a user's history struck out."""
+    """The mode in which models are compared: with or without the items of a user's history."""
 
     @property
     def answers_by(self) -> str | None:
-        """What `recommend` answers by, in words, where it may be a floor."""
+        """A text that says what `recommend` answers by, if that may be a floor."""
         return None
 
     @property
     @abstractmethod
     def answering_row(self) -> str | None:
-        """The row of tables that `recommend` answers by; None where that depends on its options."""
+        """The row that `recommend` answers by; None if that depends on its options."""
 
     @property
     def summary(self) -> tuple[str, ...]:
-        """Lines that a command prints first of a completed run."""
+        """The first lines that a command prints about a complete run."""
         return ()
 
     @property
@@ -66,22 +66,22 @@ class Pipeline(Setting[Config], ABC):
 
     @abstractmethod
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages of a whole run in order, but for "data"."""
+        """The stages of a run in order, without "data"."""
 
     @abstractmethod
     def systems(self) -> dict[str, Stage[Report]]:
-        """What is trained and tested, by its row in tables: the model first."""
+        """The stages of the tested models, by their rows in tables: the app's model first."""
 
     @abstractmethod
     def recommender(self) -> Answers:
-        """What answers histories; it needs the run's folder alone."""
+        """The recommender of the run; it needs only the run's folder."""
 
     @abstractmethod
     def recommender_of(self, stage: Stage[Report]) -> Answers:
-        """What answers as one of `systems` ranks; it needs the run's folder alone.
+        """The recommender of one of `systems`; it needs only the run's folder.
 
         Args:
-            stage: That system's.
+            stage: The stage of that system.
         """
 
     @abstractmethod
@@ -90,20 +90,20 @@ class Pipeline(Setting[Config], ABC):
 
     @abstractmethod
     def item_index(self) -> ItemIndex:
-        """What `export` makes an index of; it needs the run's folder alone."""
+        """The vectors that `export` indexes; needs only the run's folder."""
 
     def export_generator(self, folder: Path) -> dict[str, Any]:
-        """Adds to the folder of an export what generates items, where the system does.
+        """Adds the generator to the folder of an export, if the system has one.
 
         Returns:
-            What export.json says of it.
+            The entries of export.json for the generator.
         """
         return {}
 
     def recommenders(self) -> dict[str, Callable[[], Answers]]:
-        """What loads each ranking of the run, by its row in tables: the model first.
+        """The functions that load each ranking of the run, by its row in tables: the model first.
 
-        Of the floors there are those that the run keeps.
+        Only floors that the run stores are included.
         """
         systems: dict[str, Callable[[], Answers]] = {
             title: partial(self.recommender_of, stage) for title, stage in self.systems().items()
@@ -116,30 +116,30 @@ class Pipeline(Setting[Config], ABC):
         return FloorRecommender(floor, self.item_ids, popularity=self.item_counts)
 
     def reports(self) -> dict[str, Report]:
-        """The test's reports by their rows in tables: the model first, the floors last."""
+        """The test reports by their rows in tables: the model first, the floors last."""
         reports = {title: stage.result() for title, stage in self.systems().items()}
         return reports | self.floors.result()
 
     @cached_property
     def items(self) -> Stage[list[dict[str, Any]]]:
-        """The stage "data": what is known of each item once the data are not at hand."""
+        """The stage "data": each item's id, title and count, for answers without the data."""
         return items_stage(self)
 
     @cached_property
     def users(self) -> Stage[KeptUsers]:
-        """The stage "users": what is known of users and categories without the data."""
+        """The stage "users": the histories and categories, for answers without the data."""
         return users_stage(self)
 
     def kept_users(self) -> KeptUsers:
-        """What the run keeps of its users.
+        """The users that the run stores.
 
         Raises:
-            ExperimentError: It is a run of an older version, and keeps nothing.
+            ExperimentError: An older version made the run and stored no users.
         """
         if not (self.users.is_complete or self.run.may_fill):
             raise ExperimentError(
-                f"{self.run.path} keeps nothing of its users, since an older version made it: the "
-                "command that began it adds what is missing"
+                f"{self.run.path} keeps nothing of its users, since an older version made it: "
+                "repeat the command that began the run to add them"
             )
         return self.users.result()
 
@@ -149,24 +149,24 @@ class Pipeline(Setting[Config], ABC):
         return catalogue_stage(self)
 
     def kept_catalogue(self) -> Stage[Catalog]:
-        """What the run keeps of its catalogue.
+        """The catalogue that the run stores.
 
         Raises:
-            ExperimentError: It is a run of an older version, and keeps nothing.
+            ExperimentError: An older version made the run and stored no catalogue.
         """
         if not (self.catalogue.is_complete or self.run.may_fill):
             raise ExperimentError(
-                f"{self.run.path} keeps no catalogue, since an older version made it: the command "
-                "that began it adds what is missing"
+                f"{self.run.path} keeps no catalogue, since an older version made it: repeat the "
+                "command that began the run to add it"
             )
         return self.catalogue
 
     def codes(self) -> SemanticIds | None:
-        """The items' semantic IDs; None where the system has none."""
+        """The items' semantic IDs; None if the system has none."""
         return None
 
     def groups(self, grouping: Grouping) -> dict[str, object]:
-        """What items share with others, by their ids: their first code, or their categories.
+        """The group of each item, by its id: its first code, or its categories.
 
         Raises:
             ExperimentError: The run has no codes, or its items no categories.
@@ -199,7 +199,7 @@ class Pipeline(Setting[Config], ABC):
 
     @property
     def titles(self) -> dict[str, str]:
-        """What each item is called, by its id."""
+        """The title of each item, by its id."""
         return {item["item_id"]: item["title"] for item in self._known_items}
 
     @property

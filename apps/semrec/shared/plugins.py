@@ -1,4 +1,4 @@
-"""Parts of other packages that a configuration names: their code runs only if it is trusted."""
+"""Parts of other packages in a configuration: their code runs only if the package is trusted."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ TrustOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PACKAGE",
-        help="Let the code of this package run, for parts named package.module:Name; give the "
-        "option once a package",
+        help="Allow the code of this package to run, for parts named package.module:Name; repeat "
+        "the option for each package",
     ),
 ]
 
 PLUGIN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
-"""What the name of a part of another package is like, for editors."""
+"""The pattern of a part's name in another package, for editors."""
 
 QUANTIZER_OPTIONS = ("num_levels", "codebook_size", "seed")
-"""What an app gives the `fit` of a quantizer by name."""
+"""The arguments that an app passes to the `fit` of a quantizer by name."""
 
 
 def check_plugins(config: AppConfig, trust: Collection[str], where: str = "") -> None:
-    """Refuses parts of other packages that are not trusted or cannot be what they are named for.
+    """Refuses parts of packages that are not trusted, and parts of the wrong kind.
 
     Args:
-        config: The configuration; the parts of this toolkit that it names are passed over.
+        config: The configuration; parts of this toolkit are not checked.
         trust: The packages whose code may run.
-        where: The folder that holds the configuration; empty where the user wrote it.
+        where: The folder that holds the configuration; empty if the user wrote it.
 
     Raises:
         ExperimentError: A package is not trusted, or has no such part.
@@ -61,24 +61,24 @@ def check_plugins(config: AppConfig, trust: Collection[str], where: str = "") ->
 
 
 def part_field(default: str, known: Collection[str]) -> Any:
-    """A field of a configuration that names a part: one that is known, or another package's.
+    """A configuration field that names a part of this toolkit or of another package.
 
     Args:
         default: Its default.
-        known: The parts of this toolkit.
+        known: The names of this toolkit's parts.
     """
     return dataclasses.field(default=default, metadata={"known": tuple(known)})
 
 
 def check_part(config: Any, field: str) -> None:
-    """Refuses a name that is neither known nor that of another package's part.
+    """Refuses a name that is neither known nor a part of another package.
 
     Args:
         config: A configuration.
         field: One of its fields, made by `part_field`.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The name is neither of the two.
     """
     (known,) = (f.metadata["known"] for f in dataclasses.fields(config) if f.name == field)
     name = getattr(config, field)

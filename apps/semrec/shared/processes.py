@@ -1,9 +1,9 @@
-"""The processes of a run that `torchrun` starts: all train and rank, and the first does the rest.
+"""The processes of a run under `torchrun`: all train and rank, the first does the rest.
 
-All of them go through the same stages in the same order. Whether a stage is complete is for the
-first process to see, which alone takes locks and fills a run's folder; the others wait until a
-stage that they have no part in is complete, and read it. Without `torchrun` the one process is the
-first, and nothing here imports torch.
+All processes go through the same stages in the same order. Only the first checks whether a stage is
+complete, takes locks and fills the run's folder. The others wait until a stage without their
+participation is complete, and read its result. Without `torchrun` the only process is the first,
+and nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 COMMANDS = ("run", "demo")
-"""The commands that several processes go through together."""
+"""The commands that several processes can run together."""
 
-_LONGEST_STAGE = timedelta(days=30)  # that the others wait for; torchrun sees whether it still runs
+_LONGEST_STAGE = timedelta(
+    days=30
+)  # the longest wait of the others; torchrun notices a process that ends
 
-# What gloo says of a process that is no more, and evalrec of one that failed.
+# The messages of gloo about a process that has ended, and of evalrec about one that failed.
 _GONE = ("Connection closed by peer", "Connection reset by peer", "failed in another process")
 
-_alone_since = 0  # how many blocks of `alone` this process is in
+_alone_since = 0  # the number of nested blocks of `alone` that this process is in
 
 
 def count() -> int:
-    """How many processes go through this part of the run together."""
+    """The number of processes that run this part together."""
     return 1 if _alone_since else _started()
 
 
 def number() -> int:
-    """Which of them this one is, from 0."""
+    """The number of this process, from 0."""
     return 0 if _alone_since else _rank()
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes."""
+    """Whether this is the process that prints and writes."""
     return _rank() == 0
 
 
@@ -54,7 +56,7 @@ def _rank() -> int:
 
 
 def meet() -> None:
-    """Lets the processes of a run find one another, where there are several."""
+    """Connects the processes of a run, if there are several."""
     if count() == 1:
         return
     import torch
@@ -64,7 +66,7 @@ def meet() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    # Whoever is ended because another process was says so as one who is interrupted.
+    # A process that is ended because another one ended reports it like an interrupt.
     signal.signal(signal.SIGTERM, _interrupt)
     distributed.init_process_group(backend, timeout=_LONGEST_STAGE)
 
@@ -74,7 +76,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def from_first(value: T) -> T:
-    """What the first process passes, in all of them."""
+    """Returns the value of the first process in all processes."""
     if count() == 1:
         return value
     import torch
@@ -87,13 +89,13 @@ def from_first(value: T) -> T:
 
 
 def wait_for_first() -> None:
-    """Lets the others wait until the first process is here as well."""
+    """Makes the other processes wait until the first one reaches this point."""
     from_first(None)
 
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """A part that the first process goes through before the others do: they come upon its files."""
+    """A block that the first process runs before the others, which then find its files."""
     if not is_first():
         wait_for_first()
     yield
@@ -103,7 +105,7 @@ def first_before_others() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A part that the first process goes through while the others wait: it is on its own there."""
+    """A block that only the first process runs while the others wait; there `count` is 1."""
     global _alone_since
     from evalrec.distributed import alone as evaluated_alone
 
@@ -116,13 +118,13 @@ def alone() -> Iterator[None]:
 
 
 def part() -> None:
-    """Ends all processes but the first, which is on its own from here on."""
+    """Ends all processes except the first, which continues alone."""
     global _alone_since
     if count() == 1:
         return
     from torch import distributed
 
-    distributed.all_gather_object([None] * count(), None)  # nobody leaves before all are here
+    distributed.all_gather_object([None] * count(), None)  # no process ends before all are here
     distributed.destroy_process_group()
     if not is_first():
         sys.exit(0)
@@ -130,7 +132,7 @@ def part() -> None:
 
 
 def ended_elsewhere(error: RuntimeError) -> bool:
-    """Whether an error says no more than that another process of the run has ended."""
+    """Whether an error only means that another process of the run has ended."""
     if count() == 1:
         return False
     from torch.distributed import DistError
@@ -139,9 +141,9 @@ def ended_elsewhere(error: RuntimeError) -> bool:
 
 
 def is_first_to_fail() -> bool:
-    """Whether no other process of the run has said that something went wrong.
+    """Whether no other process of the run has reported an error before.
 
-    To be asked once, by a process that is about to end: being told to end means no more to it.
+    To be called once, by a process that is about to end; it then ignores signals to end.
     """
     if _started() > 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -154,5 +156,5 @@ def is_first_to_fail() -> bool:
     try:
         store = TCPStore(address, int(port), is_master=False, timeout=timedelta(seconds=5))
         return int(store.add(f"semrec/failures/{attempt}", 1)) == 1
-    except (DistError, RuntimeError, ValueError):  # nobody is left to be asked
+    except (DistError, RuntimeError, ValueError):  # no other process is left
         return True

@@ -1,4 +1,4 @@
-"""What `recommend` is asked: histories and lists of ids, of the command line and of files."""
+"""The inputs of `recommend`: histories and lists of ids, from the command line and from files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 Unknown = Literal["skip", "error"]
-"""What becomes of ids that the run does not know: skipped and counted, or refused."""
+"""How ids that the run does not know are handled: skipped and counted, or refused."""
 
 ANSWER_KEYS = ("items", "popular")
-"""What an answer adds to its query, which must not have it."""
+"""The keys that an answer adds to its query; the query must not have them."""
 
 _ROWS_AT_ONCE = 4096
 
@@ -30,12 +30,12 @@ def history_ids(history: str, known: Container[str], unknown: Unknown = "error")
     """The item ids of `--history`.
 
     Args:
-        history: Ids by commas.
-        known: The ids that there are.
-        unknown: What becomes of others.
+        history: Ids separated by commas.
+        known: The known ids.
+        unknown: How other ids are handled.
 
     Raises:
-        ExperimentError: One of them is unknown, and is to be refused.
+        ExperimentError: An id is unknown and `unknown` is "error".
     """
     ids = [_as_known(part, known) for part in history.split(",")]
     for item_id in filter(None, ids):
@@ -45,13 +45,13 @@ def history_ids(history: str, known: Container[str], unknown: Unknown = "error")
 
 
 def _as_known(text: str, known: Container[str]) -> str:
-    """An id as it stands, where there is such a one, or else without the space around it."""
+    """The text itself if it is a known id, else the text without spaces around it."""
     line = text.removesuffix("\r")
     return next((part for part in (text, line, line.strip(" \t")) if part in known), text.strip())
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, by their numbers."""
+    """The numbers and contents of a file's non-blank lines."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -64,20 +64,20 @@ def read_histories(
     """Yields the objects of a file of histories, line by line or row by row.
 
     Args:
-        path: JSONL, whose blank lines are passed over; or, where it is called .parquet, a table.
-            Each "history" is a list of item ids, oldest first, whole numbers among them as their
-            digits; whatever else there is is kept.
-        known: The ids that there are.
-        unknown: What becomes of others: they are refused, or stay, for the model to pass over.
+        path: JSONL, whose blank lines are skipped, or a table with the suffix .parquet. Each
+            "history" is a list of item ids, oldest first; an integer stands for its digits. Other
+            keys are kept.
+        known: The known ids.
+        unknown: Other ids are refused, or kept for the model to skip.
 
     Raises:
-        ExperimentError: A line is something else, names an unknown id that is to be refused, or
-            has a key that the answer needs.
+        ExperimentError: A line is wrong, has an unknown id that is refused, or has a key that the
+            answer needs.
     """
     is_table = path.suffix.lower() == ".parquet"
     for where, query in _table_rows(path) if is_table else _json_lines(path):
         history = query.get("history") if isinstance(query, dict) else None
-        # A bool is an int of Python's, and no id.
+        # In Python a bool is an int, but it is no id.
         if not isinstance(history, list) or not all(type(i) in (str, int) for i in history):
             shown = json.dumps(query, default=str)[:80]
             raise ExperimentError(f'{where}: "history" must be a list of item ids, got {shown}')
@@ -95,7 +95,7 @@ def read_histories(
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of a JSONL file, each with the place where it stands."""
+    """The values of a JSONL file, each with its place for error messages."""
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         try:
@@ -105,7 +105,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a parquet file, each with its place; read a part at a time."""
+    """The rows of a parquet file, read in parts, each with its place for error messages."""
     with _parquet(path) as table:
         start = 0
         while rows := table.slice(start, _ROWS_AT_ONCE).collect().to_dicts():
@@ -116,10 +116,10 @@ def _table_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[pl.LazyFrame]:
-    """Yields a table of histories, to be read in the block.
+    """Yields a table of histories, which is read within the block.
 
     Raises:
-        ExperimentError: It is damaged, or holds no column of lists called "history".
+        ExperimentError: The table is damaged, or has no column "history" of lists.
     """
     import polars as pl
 
@@ -137,7 +137,7 @@ def _parquet(path: Path) -> Iterator[pl.LazyFrame]:
 
 
 def _finite(text: str) -> float:
-    """A number of JSON's, which knows no infinity."""
+    """A number in JSON, which has no infinity."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is no number that JSON can hold")
@@ -147,17 +147,17 @@ def _finite(text: str) -> float:
 def read_ids(
     path: Path | None, known: Container[str], *, strict: bool = False
 ) -> frozenset[str] | None:
-    """The item ids of a file, one a line; None where there is no file.
+    """The item ids of a file with one id per line; None if `path` is None.
 
-    Ids that are not known are counted on stderr.
+    The number of unknown ids is printed on stderr.
 
     Args:
         path: The file.
-        known: The ids that there are.
+        known: The known ids.
         strict: Whether at least one of them must be known.
 
     Raises:
-        ExperimentError: None of them is known, though one must be, or the file is no text.
+        ExperimentError: No id is known although `strict` is set, or the file is not text.
     """
     if path is None:
         return None
@@ -177,7 +177,7 @@ def id_lines(path: Path) -> list[str]:
     """The lines of a file of ids.
 
     Raises:
-        ExperimentError: The file is no text.
+        ExperimentError: The file is not text.
     """
     try:
         # Not splitlines: an id may hold what else Python takes for the end of a line.
@@ -190,8 +190,8 @@ def read_user_ids(users: str, known: Container[str]) -> list[str]:
     """The user ids of `--users`, each once.
 
     Args:
-        users: A file of ids, one a line, where there is one of that name; or ids by commas.
-        known: The ids that there are.
+        users: A file with one id per line, if such a file exists; else ids separated by commas.
+        known: The known ids.
     """
     path = Path(users)
     texts = id_lines(path) if path.is_file() else users.split(",")

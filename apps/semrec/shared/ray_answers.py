@@ -1,6 +1,6 @@
-"""Answers from all machines of a Ray cluster: each worker holds the run (needs `semrec[ray]`).
+"""Answers from all machines of a Ray cluster: each worker loads the run (needs `semrec[ray]`).
 
-The run's folder must lie where all machines find it under the same name.
+All machines must be able to read the run's folder under the same path.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from semrec.shared.answer_stream import Stream
 
 BLOCK = 256
-"""Histories that a worker is handed at a time."""
+"""The number of histories that a worker gets at a time."""
 
 _AHEAD = 2
-"""Blocks that each worker has at hand, so that none waits for the next."""
+"""The number of blocks in a worker's queue, so that no worker waits for the next."""
 
 
 class Worker:
-    """An actor: a run, loaded once, and what it answers.
+    """An actor that loads the run once and answers.
 
     Args:
         app: The name of the run's app.
-        options: How it answers.
-        device: Where models run.
+        options: The options of the answers.
+        device: The device of the models.
     """
 
     def __init__(self, app: str, options: AnswerOptions, device: str) -> None:
@@ -55,13 +55,13 @@ class Worker:
 def ray_answering(
     app: str, options: AnswerOptions, device: str, num_workers: int | None
 ) -> Iterator[Stream]:
-    """What answers histories by a pool of workers, in the order in which the histories come.
+    """Returns a stream that answers histories by a pool of workers, in the order of the histories.
 
     Args:
         app: The name of the run's app.
-        options: How the workers answer.
-        device: Where models run; a CUDA device has each worker take a GPU.
-        num_workers: How many; None takes one a CPU of the cluster, or one a GPU.
+        options: The options of the answers.
+        device: The device of the models; with a CUDA device each worker uses a GPU.
+        num_workers: The number of workers; None uses one per CPU of the cluster, or one per GPU.
 
     Raises:
         ExperimentError: The extra is not installed, or the cluster has no room for a worker.
@@ -94,21 +94,21 @@ def ray_answering(
 
 
 def _got(ray: Any, answers: Any) -> list[Answer]:
-    """The answers to a block; what a worker refuses is refused here in the same words."""
+    """The answers to a block; a worker's error is raised here with the same message."""
     try:
         block: list[Answer] = ray.get(answers)
     except ray.exceptions.RayTaskError as error:
         raise ExperimentError(f"--engine ray: {error.cause}") from error
     except ray.exceptions.RayActorError as error:
         raise ExperimentError(
-            f"--engine ray: a worker ended: {str(error).splitlines()[0]}; the same command goes on "
-            "where the answers end"
+            f"--engine ray: a worker ended: {str(error).splitlines()[0]}; repeat the command to "
+            "continue"
         ) from error
     return block
 
 
 def _ray() -> Any:
-    """Ray, connected to the cluster that it finds, or started on this machine."""
+    """Ray, connected to a cluster that it finds, or started on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

@@ -1,4 +1,4 @@
-"""Why a recommender ranks items as it does after a history, as the recommender itself knows it."""
+"""The reasons of a recommender for its ranking of items after a history."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """One history as recommenders rank it, in item rows.
+    """One history and its options, in item rows.
 
     Attributes:
         history: The items, oldest first.
-        exclude: What must not be returned.
-        allow: What alone may be returned; None for all.
-        top_k: Items that are wanted.
+        exclude: Items that must not be returned.
+        allow: The only items that may be returned; None for all.
+        top_k: The number of items to return.
     """
 
     history: list[int]
@@ -47,12 +47,12 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """The codes of items, one after the other, as a generator has them after a history.
+    """The codes of items with their probabilities after a history.
 
     Attributes:
-        codes: Of each item.
-        log_probs: Of each code, given those before it and the history.
-        choices: How many codes may follow those before each.
+        codes: The codes of each item.
+        log_probs: The log-probability of each code, given the codes before it and the history.
+        choices: The number of codes that may follow the codes before each one.
     """
 
     codes: Int[Tensor, "items levels"]
@@ -66,9 +66,10 @@ class Step:
 
     Attributes:
         code: The code.
-        probability: Of the code, given those before it and the history, by the generator.
-        choices: How many codes may follow those before it.
-        kept: Whether the beams keep the path up to here; None where no beams are searched.
+        probability: The generator's probability of the code, given the codes before it and the
+            history.
+        choices: The number of codes that may follow the codes before it.
+        kept: Whether beam search keeps the path up to here; None without beam search.
     """
 
     code: int
@@ -79,13 +80,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Reasons:
-    """What a recommender that generates knows of its ranking of some items.
+    """The reasons of a generator for its ranking of some items.
 
     Attributes:
-        ranked: All that is ranked after one history, the best first.
-        paths: Of the items.
-        kept_levels: How many of each item's codes the beams keep; None where no beams are searched.
-        parts: What each item's score is the sum of, by name; empty where it is of one part.
+        ranked: The ranking after one history, best first.
+        paths: The paths of the items.
+        kept_levels: How many codes of each item beam search keeps; None without beam search.
+        parts: The terms of each item's score, by name; empty if the score is not a sum.
     """
 
     ranked: Ranked
@@ -94,7 +95,7 @@ class Reasons:
     parts: Mapping[str, Float[Tensor, " items"]] = field(default_factory=dict)
 
     def path(self, number: int) -> list[Step]:
-        """The path of the item of this number."""
+        """The path of the item with this number."""
         kept = None if self.kept_levels is None else int(self.kept_levels[number])
         steps = zip(
             self.paths.codes[number].tolist(),
@@ -113,25 +114,25 @@ class Reasons:
         ]
 
     def parts_of(self, number: int) -> dict[str, float] | None:
-        """What the score of the item of this number is the sum of; None where it is of one part."""
+        """The terms of the score of the item with this number; None if it is not a sum."""
         return {name: float(values[number]) for name, values in self.parts.items()} or None
 
 
 @runtime_checkable
 class Explains(Protocol):
-    """A recommender that has reasons of its own."""
+    """A recommender that can explain its ranking."""
 
     def reasons(self, query: Query, items: Int[Tensor, " items"]) -> Reasons:
-        """Why these item rows stand where they stand."""
+        """The reasons for the ranks of these item rows."""
 
 
 def paths_of(
     model: Seq2Seq, history: Int[Tensor, "1 length"], items: Int[Tensor, " items"]
 ) -> Paths:
-    """The paths of items down a generator's tree, after a history."""
+    """The paths of items in a generator's tree, after a history."""
     trie = model.trie
     nodes = trie.paths(items)  # [items, levels]
-    parents = F.pad(nodes[:, :-1], (1, 0)).T  # [levels, items], the root first
+    parents = F.pad(nodes[:, :-1], (1, 0)).T  # [levels, items], from the root
     choices = [
         trie.first_child(level, above + 1) - trie.first_child(level, above)
         for level, above in enumerate(parents)
@@ -144,7 +145,7 @@ def paths_of(
 
 
 def reasons_of(recommender: Answers, query: Query, items: Int[Tensor, " items"]) -> Reasons | None:
-    """Why a recommender that generates ranks items as it does; None of another."""
+    """The reasons of a recommender that can explain its ranking; None for others."""
     if isinstance(recommender, Explains):
         return recommender.reasons(query, items)
     if not isinstance(recommender, Recommender):

@@ -1,4 +1,4 @@
-"""`recommend`, as the three apps have it: one history, a file of them, or all users."""
+"""`recommend` for all apps: one history, a file of histories, or users of the run."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 
 def recommend(pipeline: Pipeline[Any], options: AnswerOptions) -> None:
-    """Answers by a complete run, on the screen or to a file.
+    """Answers from a complete run, on the screen or to a file.
 
     Args:
         pipeline: The run.
-        options: Those that `check` has passed.
+        options: The options, after `check`.
 
     Raises:
-        ExperimentError: An id is unknown and is to be refused, a file cannot be used, or the run
-            keeps nothing of its users.
+        ExperimentError: An unknown id is refused, a file cannot be used, or the run stores no
+            users.
     """
     titles = pipeline.titles
     chosen = None if options.users is None else _chosen_users(pipeline, options)
@@ -59,7 +59,7 @@ def recommend(pipeline: Pipeline[Any], options: AnswerOptions) -> None:
 
 @contextmanager
 def _engine(pipeline: Pipeline[Any], options: AnswerOptions) -> Iterator[Stream]:
-    """What answers many histories: this process, or the workers of a cluster."""
+    """Yields what answers many histories: this process, or the workers of a cluster."""
     if options.engine == "local":
         yield answering(pipeline, options)
         return
@@ -82,19 +82,19 @@ def show(result: Answer, titles: Mapping[str, str]) -> None:
         typer.echo(f"{result.unknown:,} unknown item ids of the history were skipped", err=True)
     table = Table("", "item_id", "title", "score")
     for place, item in enumerate(result.items, start=1):
-        # As it stands: rich would take what is in square brackets for its own.
+        # As plain text: rich would read square brackets as markup.
         shown = Text(visible(item.item_id)), Text(visible(titles[item.item_id]))
         table.add_row(str(place), *shown, f"{item.score:.3f}")
     Console().print(table)
 
 
 def answer_file(titles: Mapping[str, str], stream: Stream, options: AnswerOptions) -> None:
-    """Writes the answers to a file of histories; goes on where a killed command stopped.
+    """Writes the answers to a file of histories; continues where a killed command stopped.
 
     Args:
-        titles: What the items that there are are called, by their ids.
-        stream: The model.
-        options: `source`, `output` and what the answers follow from are read.
+        titles: The title of each known item, by its id.
+        stream: Answers histories.
+        options: Its `source`, `output` and the options that determine the answers are used.
 
     Raises:
         ExperimentError: The output cannot be written, a line of the source cannot be used, or
@@ -104,7 +104,7 @@ def answer_file(titles: Mapping[str, str], stream: Stream, options: AnswerOption
     assert source is not None
     assert output is not None
     histories = partial(read_histories, source, titles, options.skips_unknown)
-    # A line that cannot be used is refused before anything is answered; a pipe is read but once.
+    # A wrong line is refused before any answer; a pipe can be read only once.
     total = None if is_stream(source) else sum(1 for _ in histories())
     counts, queries = Counter[str](), enumerate(histories(), start=1)
     with Screen().bar("recommending") as bar:
@@ -123,7 +123,7 @@ def answer_file(titles: Mapping[str, str], stream: Stream, options: AnswerOption
 def _answered_queries(
     queries: Iterable[tuple[int, dict[str, Any]]], stream: Stream, source: Path
 ) -> Iterator[Answered]:
-    """The answers to queries of a file, which come with their numbers."""
+    """Yields the answers to the numbered queries of a file."""
     numbered, histories = itertools.tee(queries)
     answers = stream(query["history"] for _, query in histories)
     for (number, query), result in zip(numbered, answers, strict=True):
@@ -133,13 +133,13 @@ def _answered_queries(
 def answer_users(
     pipeline: Pipeline[Any], users: ChosenUsers, stream: Stream, options: AnswerOptions
 ) -> None:
-    """Writes the answers to users, a part at a time; goes on where a killed command stopped.
+    """Writes the answers to users in parts; continues where a killed command stopped.
 
     Args:
         pipeline: The run.
-        users: Whom to answer.
-        stream: The model.
-        options: `output` and what the answers follow from are read.
+        users: The users to answer.
+        stream: Answers histories.
+        options: Its `output` and the options that determine the answers are used.
 
     Raises:
         ExperimentError: The output cannot be written, or another command's parts are beside it.
@@ -161,13 +161,13 @@ def answer_users(
             _write_file(options, fill)
     _report(options, counts, "users", "users")
     if users.num_unknown:
-        _say(options, f"{users.num_unknown:,} ids of --users are unknown, and were skipped")
+        _say(options, f"{users.num_unknown:,} ids of --users are unknown and were skipped")
 
 
 def _answered_users(
     users: ChosenUsers, stream: Stream, item_ids: Sequence[str], number: int
 ) -> Iterator[Answered]:
-    """The answers to a part of the users."""
+    """Yields the answers to a part of the users."""
     part = users.part(number)
     histories = ([item_ids[row] for row in rows] for _, rows in part)
     for (user, _), result in zip(part, stream(histories), strict=True):
@@ -175,15 +175,15 @@ def _answered_users(
 
 
 def _write_file(options: AnswerOptions, fill: Callable[[Parts], int]) -> None:
-    """Writes a file of parts, which stay beside it until all of them are there.
+    """Writes a file from parts, which stay beside it until all of them exist.
 
     Args:
-        options: `output` and what the answers follow from are read.
-        fill: Writes the parts that are not there, and returns how many there are.
+        options: Its `output` and the options that determine the answers are used.
+        fill: Writes the missing parts and returns the number of all parts.
     """
     output = options.output
     assert output is not None
-    if options.source is not None and is_stream(options.source):  # nothing can read it again
+    if options.source is not None and is_stream(options.source):  # it cannot be read again
         with _replacing(output, options.force) as beside:
             parts = Parts(beside.parent)
             options.form.join(parts.paths(fill(parts)), beside)
@@ -203,16 +203,16 @@ def _fill_parts(
     total: int | None,
     parts: Parts,
 ) -> int:
-    """Writes the parts that are not there, and returns how many there are.
+    """Writes the missing parts and returns the number of all parts.
 
     Args:
         answered: Answers the queries of each part.
-        titles: What the items are called, by their ids.
-        options: How answers are written.
-        counts: To it is added what is counted of each part.
-        bar: Shows how far it is.
-        total: How many answers there are to be; None where it is not known.
-        parts: Where they are.
+        titles: The title of each item, by its id.
+        options: The options of the output.
+        counts: The counts of each part are added to it.
+        bar: Shows the progress.
+        total: The number of all answers; None if it is not known.
+        parts: The parts.
     """
     number = 0
     for number, answer in enumerate(answered, start=1):
@@ -226,7 +226,7 @@ def _fill_parts(
 
 
 def _chosen_users(pipeline: Pipeline[Any], options: AnswerOptions) -> ChosenUsers:
-    """Whom the options name, with what they had since."""
+    """The users that the options name, with their newer interactions."""
     assert options.users is not None
     histories, later = pipeline.kept_users().histories, None
     if options.interactions is not None:
@@ -238,13 +238,13 @@ def _chosen_users(pipeline: Pipeline[Any], options: AnswerOptions) -> ChosenUser
             _say(
                 options,
                 f"{options.interactions}: {later.unknown:,} interactions are with items that the "
-                "run does not know, and were passed over",
+                "run does not know and were skipped",
             )
     return ChosenUsers(histories, later, options.users, options.skips_unknown)
 
 
 def _identity(options: AnswerOptions) -> dict[str, Any]:
-    """What the answers follow from: two commands of one identity write one file."""
+    """Everything that determines the answers: two commands of one identity write the same file."""
     values: dict[str, Any] = dataclasses.asdict(options)
     for name in ("history", "force", "output", "engine", "workers"):
         del values[name]
@@ -259,14 +259,14 @@ def _identity(options: AnswerOptions) -> dict[str, Any]:
 
 
 def _named(text: str) -> str:
-    """What a text names: the content of its file or folder, or else the text itself."""
+    """The content of the file or folder that a text names, else the text itself."""
     files = input_files(text)
     return content_hash(files) if files else text
 
 
 @contextmanager
 def _replacing(output: Path, force: bool) -> Iterator[Path]:
-    """`replacing`, with words for a file that came since the output was checked."""
+    """`replacing`, with a message for a file that appeared after the output was checked."""
     try:
         with replacing(output, overwrite=force) as beside:
             yield beside
@@ -283,7 +283,7 @@ def _counted(
     *,
     start: int = 0,
 ) -> Iterator[Answered]:
-    """Passes answers on; counts them, and those that are popular, short or empty."""
+    """Passes answers on and counts them, and those that are popular, short or empty."""
     for each in answered:
         size = len(each.answer.items)
         counts["all"] += 1
@@ -296,7 +296,7 @@ def _counted(
 
 
 def _write_lines(answered: Iterable[Answered], titles: Mapping[str, str], output: Path) -> None:
-    """Writes JSONL to a pipe or a device as the answers come."""
+    """Writes each answer to a pipe or a device as soon as it is ready."""
     form = JsonLines()
     with writing(output), output.open("wb") as written:
         for each in answered:
@@ -304,7 +304,7 @@ def _write_lines(answered: Iterable[Answered], titles: Mapping[str, str], output
 
 
 def _report(options: AnswerOptions, counts: Counter[str], answers: str, of: str) -> None:
-    """Says what was written, and what of it a reader would not expect."""
+    """Prints what was written, and what a reader may not expect in it."""
     _say(options, f"{options.output}: {counts['all']:,} {answers}")
     if counts["popular"]:
         words = "have no item that the run knows: their answers are the popular items"
@@ -319,7 +319,7 @@ def _report(options: AnswerOptions, counts: Counter[str], answers: str, of: str)
 
 
 def _say(options: AnswerOptions, message: str) -> None:
-    """One line; on stderr where a pipe gets the answers, and is to get no line that is none."""
+    """Prints one line; to stderr if a pipe gets the answers, which must hold nothing else."""
     typer.echo(visible(message), err=options.output is not None and is_stream(options.output))
 
 

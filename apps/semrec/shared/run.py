@@ -1,9 +1,8 @@
-"""The folder of a run: what it is a run of, and which of its stages are complete.
+"""The folder of a run: its identity and its complete stages.
 
-`run.json` says what it is a run of (the resolved configuration and a hash of the inputs); each
-stage has a folder of its own in it, complete once it holds `stage.json`, which has a digest of each
-file that the stage left. A run that was stopped, however, goes on with the first stage that is not
-complete.
+`run.json` holds the identity: the resolved configuration and a hash of the inputs. Each stage has
+its own folder in the run. It is complete once it holds `stage.json`, with a digest of each file
+that the stage wrote. A stopped run continues with the first stage that is not complete.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ from semrec.shared.screen import Screen, duration
 from semrec.shared.seals import check_seal, clear_leftovers, seal
 
 FORMAT = 2
-"""The format of the runs that this version makes; it goes on with those of format 1 as well.
+"""The format of the runs that this version makes; it can also continue runs of format 1.
 
 Format 1 had no digests.
 """
 
-_FILES = "files"  # of stage.json: the digests
+_FILES = "files"  # the key of stage.json with the digests
 
 
 class Run:
-    """A run's folder: made by `begin`, or opened by `reopen` to be answered from.
+    """A run's folder: made by `begin`, or opened by `reopen` for answers.
 
     Args:
         path: The folder.
-        identity: What it is a run of, as `run.json` says it.
-        screen: Where progress is shown.
+        identity: The identity in `run.json`.
+        screen: Shows the progress.
         may_fill: Whether stages that are not complete may be filled.
         trust: The packages whose code may run, for parts named package.module:Name.
-        logger: What keeps the curves of trainings, which are no part of what the run is of.
+        logger: The logger that stores the training curves; it does not belong to the identity.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Run:
         self.may_fill = may_fill
         self._told: set[str] = set()
         self._checked: set[str] = set()
-        self._usable: frozenset[str] | None = None  # while a stage is filled: what comes before it
+        self._usable: frozenset[str] | None = None  # while a stage is filled: the stages before it
 
     @classmethod
     def begin(
@@ -94,23 +93,22 @@ class Run:
         logger: LoggerName | None = None,
         completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> Run:
-        """Begins a run, or goes on with one.
+        """Begins or continues a run.
 
         Args:
-            path: The folder, made if it is not there; refused if it holds something else.
+            path: The folder; it is made if missing, and refused if it holds something else.
             app: The app's name.
             config: The resolved configuration, JSON values only.
             data: Hash of the input files.
-            screen: Where progress is shown.
-            update: Of an update, what it is one of, JSON values only: "run", the old run's name,
-                "digest" of its contents, and the settings.
-            trust: The packages whose code may run; no file of the run keeps them.
-            logger: What keeps the curves of trainings.
-            completed: Adds to the configuration of a run that an older version began what that
-                version did not know.
+            screen: Shows the progress.
+            update: For an update, JSON values only: "run", the old run's name, "digest", the
+                digest of its contents, and the settings.
+            trust: The packages whose code may run; they are not stored in the run.
+            logger: The logger that stores the training curves.
+            completed: Adds to a stored configuration the keys that its version did not have.
 
         Raises:
-            ExperimentError: The folder holds another run, or files that are no run's.
+            ExperimentError: The folder holds another run, or files that belong to no run.
         """
         identity = {"format": FORMAT, "app": app, "data": data, "config": dict(config)}
         if update is not None:
@@ -125,23 +123,23 @@ class Run:
         identity: Mapping[str, Any],
         completed: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> Mapping[str, Any]:
-        """Writes what a run is of where nothing has, and reads what is there, which must be it."""
+        """Writes the identity of a new run; compares the identity of an existing one."""
         marker = path / "run.json"
         check_out(path)
         if not marker.exists():
-            # A run killed while it wrote its first file has left just that, unfinished.
+            # A run that was killed while it wrote its first file left only that unfinished file.
             unfinished = f".{marker.name}."
             if path.exists() and not all(p.name.startswith(unfinished) for p in path.iterdir()):
-                raise ExperimentError(f"{path} is not empty and no run: choose another --out")
+                raise ExperimentError(f"{path} is not empty and not a run: choose another --out")
             with writing(path):
                 Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
-            # Of two runs that begin at once, one has written it: the other is compared with that.
+            # If two runs begin at once, one writes it and the other is compared with it.
             with suppress(FileExistsError):
                 write_sealed(marker, identity, overwrite=False)
         present = _read_identity(marker)
         config = json.loads(json.dumps(completed(present["config"])))
         known = {**present, "config": config}
-        # All of them: a size that follows from what was changed must not be named in its place.
+        # Name all: a size that follows from the changed value must not be named instead of it.
         differences = [
             _in_words(key, before, now)
             for key, before, now in _differences(known, {**identity, "format": known["format"]})
@@ -160,21 +158,21 @@ class Run:
         trust: Collection[str] = (),
         completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> Run:
-        """Opens a complete run; none of its stages is filled any more.
+        """Opens a complete run, whose stages are not filled again.
 
         Args:
             path: The folder.
-            screen: Where progress is shown.
+            screen: Shows the progress.
             trust: The packages whose code may run.
             completed: As for `begin`.
 
         Raises:
-            ExperimentError: The folder is not that of a complete run.
+            ExperimentError: The folder holds no complete run.
         """
         identity = _read_identity(path / "run.json")
         if not (path / "metrics.json").exists():
             raise ExperimentError(
-                f"{path}: the run is not complete; the command that began it goes on"
+                f"{path}: the run is not complete: repeat the command that began it"
             )
         stored = identity["config"]
         config = json.loads(json.dumps(completed(stored)))
@@ -183,28 +181,28 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """What tells this run's configuration and results, those of studies aside, from others."""
+        """A digest of this run's configuration and results, without studies."""
         return content_hash([self.path / "run.json", *sorted(self.path.glob("*/stage.json"))])
 
     @property
     def places(self) -> list[str]:
-        """Lines that a command prints last: where the report is, and what shows the curves."""
+        """The last lines of a command: the path of the report, and how to see the curves."""
         hint = self.curves.hint
         return [f"report: {self.path / 'report.html'}", *([] if hint is None else [hint])]
 
     def stage_name(self, name: str, config: Mapping[str, Any], parts: Collection[str]) -> str:
-        """A stage's name under a configuration that may be a variant of the run's.
+        """A stage's folder under a configuration that may be a variant of the run's.
 
-        Stages of the run's own configuration stand under their names; those of a variant under
-        `variants/`, with all that is different: variants that agree in what a stage depends on
-        share it. Where the difference is a file, its contents count as well: a run's own files
-        are part of what it is a run of, those of a variant are not.
+        Stages of the run's own configuration have their names. Stages of a variant are in
+        `variants/`, named after their differences; variants that agree in all keys on which a
+        stage depends share the stage. If a difference is a file, its contents count too, because
+        they are not part of the run's identity.
 
         Args:
             name: The stage.
-            config: The configuration under which it is to run.
-            parts: The keys of the configuration on which the stage depends: tables, or single
-                values as "table.key".
+            config: The configuration of the stage.
+            parts: The configuration keys on which the stage depends: tables, or single values as
+                "table.key".
         """
         variant = json.loads(json.dumps(config))
         changes = [
@@ -225,9 +223,9 @@ class Run:
         return (self.path / name / "stage.json").exists()
 
     def is_complete_for_all(self, name: str) -> bool:
-        """Whether a stage is complete as the first of several processes sees it.
+        """Whether the first of several processes sees that a stage is complete.
 
-        While a stage is filled, each process sees for itself: all stages before it are complete.
+        While a stage is filled, each process looks itself: all stages before it are complete.
         """
         is_complete = self.is_complete(name)
         return is_complete if self._usable is not None else processes.from_first(is_complete)
@@ -243,15 +241,15 @@ class Run:
         """Fills a stage's folder unless it is complete; several processes call it together.
 
         Args:
-            name: The stage, and its folder in the run.
-            fill: Fills the folder it is given, which may hold what an interrupted try left, and
+            name: The stage, which is also its folder in the run.
+            fill: Fills its argument, a folder that may hold remains of an interrupted attempt, and
                 returns facts about the stage, JSON values only.
             before: The stages, all complete, whose results `fill` may use.
-            by_all: Whether several processes fill it together: the first one the stage's folder,
-                the others folders that are thrown away. Else the first fills it on its own.
+            by_all: Whether several processes fill it together: the first fills the stage's folder,
+                the others temporary folders. Otherwise only the first fills it.
 
         Returns:
-            The facts, with "seconds" added: how long the try that completed the stage took.
+            The facts and "seconds", the time of the attempt that completed the stage.
 
         Raises:
             ExperimentError: The run was reopened, and the stage is not complete.
@@ -260,18 +258,18 @@ class Run:
         if not self.may_fill:
             if not self.is_complete(name):
                 raise ExperimentError(
-                    f"{folder} is missing or damaged: the command that began the run makes it again"
+                    f"{folder} is missing or damaged: repeat the command that began the run"
                 )
             return self.facts(name)
         if not self.is_complete_for_all(name):
             with self._taken(name, folder):
-                # Another command may have been at it.
+                # Another command may have filled it.
                 if not self.is_complete_for_all(name):
                     self._fill(name, folder, fill, before, by_all)
                     self._told.discard(name)
                     self._tell(name, f"done in {duration(self.facts(name)['seconds'])}")
         elif processes.is_first() and any(path.name.startswith(".") for path in folder.iterdir()):
-            # Killed between giving "stage.json" its name and removing what it was written in.
+            # A kill after "stage.json" got its name can leave the temporary file.
             with writing(folder), self._lock(name, folder):
                 clear_leftovers(folder)
         self._tell(name, "complete, kept")
@@ -279,7 +277,7 @@ class Run:
 
     @contextmanager
     def _taken(self, name: str, folder: Path) -> Iterator[None]:
-        """Keeps a stage from other commands; of several processes, the first alone takes it."""
+        """Locks a stage against other commands; of several processes only the first locks."""
         if not processes.is_first():
             yield
             return
@@ -311,15 +309,15 @@ class Run:
         if processes.is_first():
             facts["seconds"] = round(time.perf_counter() - start, 1)
             write_sealed(folder / "stage.json", {**facts, _FILES: seal(folder)})
-            # Who still waits for the lock sees next that it is complete, whatever he waits on.
+            # A process that still waits for the lock will then see that the stage is complete.
             (folder / "lock").unlink(missing_ok=True)
         processes.wait_for_first()
         self._checked.add(name)
 
     def check_usable(self, name: str) -> None:
-        """Asserts that a stage which is being filled has named this one among those before it."""
+        """Asserts that the stage being filled names this one in its `after`."""
         assert self._usable is None or name in self._usable, (
-            f"the stage that is being filled takes {name} without naming it in `after`"
+            f"the stage that is being filled uses {name} without naming it in `after`"
         )
 
     def _tell(self, name: str, message: str) -> None:
@@ -328,16 +326,16 @@ class Run:
             self._told.add(name)
 
     def _lock(self, name: str, folder: Path) -> AbstractContextManager[object]:
-        """Takes a stage for this process; waits while another, such as a second study, has it."""
+        """Locks a stage for this process; waits while another, such as a second study, holds it."""
         lock = FileLock(folder / "lock")
         try:
             return lock.acquire(timeout=0)
         except Timeout:
-            self.screen.say(f"{name}: another process is at it; waiting")
+            self.screen.say(f"{name}: waiting for another process that fills it")
             return lock.acquire()
 
     def facts(self, name: str) -> dict[str, Any]:
-        """Returns what a complete stage left: the facts of its `fill`, and "seconds".
+        """Returns the facts of a complete stage and "seconds".
 
         Raises:
             ExperimentError: The stage is not complete, or its "stage.json" is damaged.
@@ -349,7 +347,7 @@ class Run:
         """The folder of a complete stage; its files are compared with their digests once.
 
         Raises:
-            ExperimentError: One of them is damaged.
+            ExperimentError: A file is damaged.
         """
         folder = self.path / name
         if name not in self._checked:
@@ -364,17 +362,17 @@ class Run:
 
 
 def check_out(path: Path) -> None:
-    """Refuses a folder that no run can have, before anything is read.
+    """Refuses a folder that cannot hold a run, before anything is read.
 
     Raises:
-        ExperimentError: It is a file, or cannot be made; it is named as it was given.
+        ExperimentError: It is a file, or cannot be made; the message names it as the user did.
     """
     is_there = path.is_dir()
     check_place(path / "run.json" if is_there else path, "--out", parents=not is_there)
 
 
 def _read_identity(path: Path) -> dict[str, Any]:
-    """What a run is of, as its `run.json` says it.
+    """The identity of a run, from its `run.json`.
 
     Raises:
         ExperimentError: The file is missing, damaged, or of a newer version.
@@ -382,7 +380,7 @@ def _read_identity(path: Path) -> dict[str, Any]:
     identity = read_json(path)
     version, app, config = (identity.get(key) for key in ("format", "app", "config"))
     if type(version) is not int or not isinstance(app, str) or not isinstance(config, dict):
-        raise ExperimentError(f"{path}: is not what a run is of: choose the folder of a run")
+        raise ExperimentError(f"{path} does not describe a run: choose the folder of a run")
     if not 1 <= version <= FORMAT:
         raise ExperimentError(
             f"{path} has format {version}, this version reads 1 to {FORMAT}: use a newer one"
@@ -391,22 +389,22 @@ def _read_identity(path: Path) -> dict[str, Any]:
 
 
 def _in_words(key: str, before: Any, now: Any) -> str:
-    """What is different in a run that is there already."""
+    """The difference to an existing run, as a text."""
     if key == "data":
         return "its input files had other contents"
     if key == "update" and now is None:
-        return f"it is an update of {before['run']}, with which only the command update goes on"
+        return f"it is an update of {before['run']}, which only the command update continues"
     if key == "update":
-        return "it is no update"
+        return "it is not an update"
     if key == "update.digest":
-        return "the run that it is an update of had other contents"
+        return "the run that it updates had other contents"
     return f"{key.removeprefix('config.')} is {before!r} there and {now!r} now"
 
 
 def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yields the values in which two nested mappings differ: dotted key, old and new value."""
+    """Yields the differences of two nested mappings: dotted key, old and new value."""
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(now, dict):

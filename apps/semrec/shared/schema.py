@@ -1,6 +1,6 @@
-"""What a configuration may be, in words: a JSON Schema for editors, and TOML with comments.
+"""A configuration described for its users: a JSON Schema for editors, and TOML with comments.
 
-Both say of each key what the docstring of its dataclass says.
+Both describe each key by the docstring of its dataclass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from semrec.shared.text import visible
 _WIDTH = 98
 _SECTION = re.compile(r"(?:Attributes|Args)(?:, those of `(\w+)\.(\w+)` aside)?:")
 _ENTRY = re.compile(r"    (\w+): (.*)")
-# A full stop that ends a sentence; that of "eq. 5" does not.
+# A full stop that ends a sentence, unlike that of "eq. 5".
 _SENTENCE_END = re.compile(r"(?<=[.])\s+(?=[A-Z\"])")
 _WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
@@ -49,22 +49,25 @@ def json_schema(kind: type[Any]) -> dict[str, Any]:
 
 
 def toml_text(config: Any, keys: Collection[str]) -> str:
-    """A configuration as TOML, each key with its value and a comment that says what it is.
+    """A configuration as TOML: each key with its value and a comment that describes it.
 
-    Reading it gives `config` again. What follows the data unless it is set, and is not, is a
-    comment; so is what has no value, since TOML has none for that.
+    Reading the text gives `config` again. Keys that follow the data and were not set are comments.
+    Keys without a value are comments too, because TOML has no null.
 
     Args:
         config: A configuration.
-        keys: What of it was set, as `set_keys` has it.
+        keys: The keys that were set, as `set_keys` returns them.
     """
     follows = following_keys(config) - set(keys)
-    head = [*_comment(_summary(type(config))), *_comment("What is commented out is not set.")]
+    head = [
+        *_comment(_summary(type(config))),
+        *_comment("Keys that are commented out are not set."),
+    ]
     return "\n".join([*head, *_table_lines(config, (), follows)]) + "\n"
 
 
 def descriptions(table: type[Any]) -> dict[str, str]:
-    """What the docstrings of a dataclass, and of those that it inherits from, say of each field."""
+    """The description of each field, from the docstrings of a dataclass and its bases."""
     names = {field.name for field in dataclasses.fields(table)}
     words: dict[str, str] = {}
     for kind in reversed(table.__mro__):
@@ -73,7 +76,7 @@ def descriptions(table: type[Any]) -> dict[str, str]:
 
 
 def _documented(kind: type[Any]) -> dict[str, str]:
-    """What the docstring of a class says of its fields, and that of a class that it refers to."""
+    """The descriptions of fields in a class's docstring and in a docstring it refers to."""
     words: dict[str, str] = {}
     inside, name = False, ""
     for line in inspect.cleandoc(kind.__doc__ or "").splitlines():
@@ -96,7 +99,7 @@ def _summary(table: type[Any]) -> str:
 
 
 def _tables(kind: type[Any]) -> Iterator[type[Any]]:
-    """A dataclass and those of its tables, theirs included."""
+    """Yields a dataclass and the dataclasses of all its tables, recursively."""
     yield kind
     for hint in get_type_hints(kind).values():
         if dataclasses.is_dataclass(hint):
@@ -119,7 +122,7 @@ def _table_lines(config: Any, path: tuple[str, ...], follows: Collection[str]) -
         if value is None:
             yield f"# {field.name}: not set"
         elif ".".join((*path, field.name)) in follows:
-            yield f"# {field.name} = {_toml(value)}  # until it is set, it follows the data"
+            yield f"# {field.name} = {_toml(value)}  # follows the data unless it is set"
         else:
             yield f"{field.name} = {_toml(value)}"
     for name, value in inner:
@@ -134,7 +137,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _choices(hint: Any) -> str:
-    """What a value may be, where it is one of a few words or may be left unset."""
+    """The possible values, if they are a few words or the value may be unset."""
     words = [_toml(value) for value in _literals(hint)]
     parts = get_args(hint)
     if get_origin(hint) in (Union, UnionType) and NoneType in parts:
@@ -162,5 +165,5 @@ def _toml(value: Any) -> str:
 
 
 def _toml_sign(sign: str) -> str:
-    """A character of a text, as its escape where a terminal must not be shown it."""
+    """A character of a text, escaped if a terminal must not print it."""
     return sign if visible(sign) == sign else f"\\U{ord(sign):08x}"

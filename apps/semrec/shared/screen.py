@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""The progress of a run on the screen."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from semrec.shared.text import visible
 
 
 class Screen:
-    """What a person sees of a run: bars on a terminal, plain lines elsewhere, all on stderr.
+    """Shows the progress of a run on stderr: bars on a terminal, plain lines elsewhere.
 
-    Of several processes, the first alone shows anything.
+    Of several processes only the first shows anything.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Screen:
 
 
 class Bar:
-    """A bar on a terminal; elsewhere a line every `PERIOD` seconds, and one of how it ended."""
+    """A bar on a terminal; elsewhere a line every `PERIOD` seconds and one at the end."""
 
     PERIOD = 10.0
 
@@ -42,7 +42,7 @@ class Bar:
         self.title = title
         self.last = time.perf_counter()
         self.has_spoken = False
-        self.unsaid: str | None = None  # the newest line, where it was not said
+        self.unsaid: str | None = None  # the newest line, if it was not printed
         self.progress: Progress | None = None
         if screen.live:
             self.progress = Progress(
@@ -73,7 +73,7 @@ class Bar:
             self.screen.say(self.unsaid)
 
     def update(self, done: int, total: int | None, note: str = "") -> None:
-        """Shows that `done` of `total`, or of nobody knows how many, are done, and a remark."""
+        """Shows that `done` of `total` are done, and a note; None for an unknown total."""
         if self.progress is not None:
             of = "?" if total is None else f"{total:,}"
             self.progress.update(self.task, completed=done, total=total, note=visible(note), of=of)
@@ -86,7 +86,7 @@ class Bar:
             self.has_spoken, self.unsaid = True, None
 
     def training(self, event: TrainingEvent) -> None:
-        """Shows where a training stands; each epoch leaves a line. To be given to `genrec.fit`."""
+        """Shows the progress of a training, with one line per epoch; a callback of `genrec.fit`."""
         figures = {**event.losses, **event.metrics}
         note = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         if event.kind == "epoch":
@@ -96,7 +96,7 @@ class Bar:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``3.2 s``, ``4 min 7 s``, ``1 h 12 min``."""
+    """A readable form of seconds: ``3.2 s``, ``4 min 7 s``, ``1 h 12 min``."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

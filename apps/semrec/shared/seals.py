@@ -1,4 +1,4 @@
-"""What tells the files that a complete stage left from damaged ones: their digests."""
+"""Digests of the files of a complete stage, by which damage is found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evalrec import sync
 from semrec.shared.errors import ExperimentError
 from semrec.shared.files import file_hash
 
-# No part of a stage's result: its bookkeeping, and what a training goes on from (`genrec.fit`).
+# Not part of a stage's result: its bookkeeping, and the checkpoints of `genrec.fit`.
 _ASIDE = re.compile(
     r"lock|stage\.json|log\.jsonl|checkpoint\.json(\.part)?"
     r"|(last-\d+|best-\d+|final)\.safetensors(\.part)?"
@@ -21,10 +21,10 @@ _ASIDE = re.compile(
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes what an interrupted try was writing beside its place in a stage's folder.
+    """Removes the temporary files of an interrupted attempt from a stage's folder.
 
-    All such names, whatever package gave them, begin with a dot. To be called by the holder of the
-    stage's lock: nobody else writes there.
+    All their names begin with a dot, in every package. To be called by the holder of the stage's
+    lock, so that no other process writes there.
     """
     for path in list(folder.iterdir()):
         if path.name.startswith("."):
@@ -35,7 +35,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def seal(folder: Path) -> dict[str, str]:
-    """The digest of each file that a stage left, by its path in the folder; all are on the disk."""
+    """Syncs all files of a stage and returns their digests, by their paths in the folder."""
     digests = {}
     for path in _files(folder):
         sync(path)
@@ -51,13 +51,13 @@ def check_seal(folder: Path, digests: Any) -> None:
     """Compares the files of a stage with their digests.
 
     Args:
-        folder: The stage's.
-        digests: What `seal` said when the stage was completed.
+        folder: The folder of the stage.
+        digests: The result of `seal` when the stage was completed.
 
     Raises:
-        ExperimentError: A file is missing, or is not what it was.
+        ExperimentError: A file is missing or has changed.
     """
-    remedy = f"remove the folder {folder}, and the command that began the run makes it again"
+    remedy = f"remove the folder {folder} and repeat the command that began the run"
     if not isinstance(digests, dict):
         raise ExperimentError(f"{folder / 'stage.json'} is damaged: {remedy}")
     for name, digest in digests.items():

@@ -1,20 +1,20 @@
-"""Sizes that follow the data: what suits 20,000 users starves a shop of 2,000.
+"""Sizes that follow the data, because sizes for 20,000 users do not suit a shop of 2,000.
 
-The defaults of an app are those for its papers' data, some ten thousand items and more. What a TOML
-leaves out of the following is fitted to the data before a run begins; what it sets stays as it is.
+The defaults of an app suit its paper's data, with ten thousand items and more. Each of the
+following sizes that the TOML does not set is fitted to the data before a run begins. A size that it
+sets stays.
 
 | field | rule |
 |---|---|
-| `batch_size` | the default, at most a hundredth of an epoch's samples, at least 32 |
-| `epochs` | the default, or as many as make 1,500 steps of such batches, at most 50 |
-| `patience` | grows with `epochs` |
-| `warmup_steps` | the default, at most a fifth of all steps |
-| `codebook_size` | the default, at most the greatest power of two that leaves 16 items to a code, \
-at least the smallest of which two levels hold all items |
-| `validation_users` | the default, all users where they are fewer |
+| `batch_size` | the default, but at most a hundredth of an epoch's samples and at least 32 | |
+`epochs` | the default, or as many epochs as make 1,500 steps with that batch size, at most 50 | |
+`patience` | grows with `epochs` | | `warmup_steps` | the default, but at most a fifth of all steps
+| | `codebook_size` | the default, but at most the greatest power of two that leaves 16 items for \
+each code, and at least the smallest with which two levels have a code for every item | |
+`validation_users` | the default, or all users if there are fewer |
 
-Samples are what the training draws: windows of histories, or pairs of a history and its next item.
-Amazon Beauty and Games have all the defaults.
+A sample is one training example: a window of a history, or a pair of a history and its next item.
+Amazon Beauty and Games keep all defaults.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Config = TypeVar("Config", bound=AppConfig)
 
 
 def sized(config: Config, keys: Collection[str], data: Data) -> Config:
-    """A configuration whose sizes follow the data, where nobody has set them.
+    """A configuration whose unset sizes follow the data.
 
     Args:
         config: The configuration.
-        keys: What was set, such as "stage_two.epochs"; it stays.
-        data: What is trained on.
+        keys: The keys that were set, such as "stage_two.epochs"; their values stay.
+        data: The training data.
 
     Raises:
-        ValueError: There are too few items or users to train on at all.
+        ValueError: There are too few items or users for a training.
     """
     check_sizes(data, config.evaluation)
     sizes = {
@@ -66,7 +66,7 @@ def sized(config: Config, keys: Collection[str], data: Data) -> Config:
 
 
 def following_keys(config: AppConfig) -> set[str]:
-    """The keys of what follows the data, such as "stage_two.epochs", where nobody sets them."""
+    """The keys of sizes that follow the data unless they are set, such as "stage_two.epochs"."""
     keys = {
         f"{table.name}.{name}"
         for table in dataclasses.fields(config)
@@ -77,7 +77,7 @@ def following_keys(config: AppConfig) -> set[str]:
 
 
 def size_lines(config: AppConfig, keys: Collection[str], data: Data) -> list[str]:
-    """The sizes of a configuration in words, a line for each part of it; arguments as `sized`."""
+    """The sizes of a configuration as text, one line per part; arguments as for `sized`."""
     lines = []
     for table, samples in config.training_samples(data).items():
         words = _training_words(getattr(config, table), samples, _names_of(table, keys))
@@ -85,7 +85,7 @@ def size_lines(config: AppConfig, keys: Collection[str], data: Data) -> list[str
     codes = getattr(config, "codes", None)
     if codes is not None:
         size = f"{codes.codebook_size}{_mark('codebook_size', _names_of('codes', keys))}"
-        lines.append(f"sizes: codes: {size} a level (of {len(data.catalog):,} items)")
+        lines.append(f"sizes: codes: {size} per level (for {len(data.catalog):,} items)")
     drawn, users = config.evaluation.validation_users, len(data.split.validation)
     mark = _mark("validation_users", _names_of("evaluation", keys))
     who = f"{drawn:,}{mark} of {users:,} users" if drawn < users else f"all {users:,} users"
@@ -97,8 +97,8 @@ def training_sizes(recipe: Any, samples: int, is_set: Collection[str]) -> dict[s
 
     Args:
         recipe: A `genrec.TrainingRecipe`, whose class has the defaults.
-        samples: How many there are in an epoch.
-        is_set: The fields of the recipe that stay as they are.
+        samples: The number of samples in an epoch.
+        is_set: The fields of the recipe whose values stay.
 
     Returns:
         By field: "batch_size", "epochs", "patience", "warmup_steps".
@@ -126,25 +126,25 @@ def batch_size(samples: int, *, most: int) -> int:
 
 
 def num_epochs(steps_an_epoch: int, *, least: int) -> int:
-    """As many epochs as make 1,500 steps, at most 50; `least` where these are enough."""
+    """As many epochs as make 1,500 steps, at least `least` and at most 50."""
     enough = -(-LEAST_STEPS // steps_an_epoch)
     return max(least, min(enough, MOST_EPOCHS))
 
 
 def num_steps(sizes: Mapping[str, int], samples: int) -> int:
-    """All steps of a training of these sizes."""
+    """The number of all steps of a training with these sizes."""
     return -(-samples // sizes["batch_size"]) * sizes["epochs"]
 
 
 def codebook_size(num_items: int, most: int) -> int:
-    """A power of two that leaves 16 items to a code, and two levels for all items; or `most`."""
+    """A power of two with 16 items per code and codes of two levels for all items; or `most`."""
     leaving = 1 << int(math.log2(max(num_items // ITEMS_A_CODE, 1)))
     holding = 1 << math.ceil(math.log2(num_items) / 2)
     return min(max(leaving, holding), most)
 
 
 def _names_of(table: str, keys: Collection[str]) -> set[str]:
-    """The names of what is set of a table."""
+    """The names of the set keys of a table."""
     return {key.removeprefix(f"{table}.") for key in keys if key.startswith(f"{table}.")}
 
 

@@ -1,8 +1,8 @@
-"""Stages: the steps of a run, each of which knows what it depends on.
+"""Stages: the steps of a run, each with its dependencies.
 
-A stage is named after what of the configuration its result follows from: what it reads itself, and
-what the stages before it do. So variants of a run, as studies need them, share all stages in which
-they agree, and no stage is taken for another.
+A stage depends on configuration keys: those that it reads itself and those of the stages before it.
+Its folder is named after their values. So the variants of a run in a study share all stages in
+which they agree, and no stage is confused with another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evalrec import Queries
 
 Facts = Mapping[str, Any]
-"""What a stage notes of itself, JSON values only."""
+"""Facts that a stage stores about itself, JSON values only."""
 
 
 Result = TypeVar("Result")
@@ -32,18 +32,18 @@ Config = TypeVar("Config", bound=AppConfig)
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[Result]):
-    """A step of a run: a folder that is filled once, and what is read from it.
+    """A step of a run: a folder that is filled once, and the result that is read from it.
 
     Attributes:
         run: The run.
         config: The configuration, which may be a variant of the run's.
-        name: Its folder, where the configuration is the run's.
-        reads: What of the configuration it reads itself: tables, or values as "table.key".
-        after: The stages whose results it takes. It can take no other's: an assertion sees to it.
-        fill: Fills the folder it is given, which may hold what an interrupted try left.
+        name: The name of its folder, if the configuration is the run's.
+        reads: The configuration keys that it reads itself: tables, or values as "table.key".
+        after: The stages whose results it uses. An assertion prevents the use of others.
+        fill: Fills its argument, a folder that may hold remains of an interrupted attempt.
         load: Reads the result from the folder.
-        by_all: Whether several processes fill it together, as a training or a ranking; all else the
-            first of them fills alone.
+        by_all: Whether several processes fill it together, such as a training or a ranking.
+            Otherwise only the first process fills it.
     """
 
     run: Run
@@ -57,12 +57,12 @@ class Stage(Generic[Result]):
 
     @cached_property
     def before(self) -> tuple[Stage[Any], ...]:
-        """All stages that it comes after, themselves and through others."""
+        """All stages that it comes after, directly or through others."""
         return tuple(stage for near in self.after for stage in (*near.before, near))
 
     @property
     def depends_on(self) -> tuple[str, ...]:
-        """What of the configuration its result follows from."""
+        """The configuration keys that determine its result."""
         read = (key for stage in (self, *self.before) for key in stage.reads)
         return tuple(dict.fromkeys(read))
 
@@ -77,10 +77,10 @@ class Stage(Generic[Result]):
         return self.run.is_complete(self.folder_name)
 
     def complete(self) -> dict[str, Any]:
-        """Fills its folder, those of the stages before it first, unless that was done.
+        """Fills its folder, after those of the stages before it, unless it is complete.
 
         Returns:
-            What the stage noted of itself, and "seconds".
+            The facts of the stage and "seconds".
         """
         self.run.check_usable(self.folder_name)
         if self.run.may_fill and not self.run.is_complete_for_all(self.folder_name):
@@ -90,7 +90,7 @@ class Stage(Generic[Result]):
         return self.run.stage(self.folder_name, self.fill, names, by_all=self.by_all)
 
     def file(self, name: str) -> Path:
-        """A file that it leaves beside its result.
+        """The path of a file that it stores beside its result.
 
         Raises:
             ExperimentError: A file of the stage is damaged.
@@ -99,7 +99,7 @@ class Stage(Generic[Result]):
         return self.run.checked(self.folder_name) / name
 
     def result(self) -> Result:
-        """What it leaves, read from its folder.
+        """The result, read from its folder.
 
         Raises:
             ExperimentError: A file of the stage is damaged.
@@ -110,10 +110,10 @@ class Stage(Generic[Result]):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting(Generic[Config]):
-    """What the stages of a run need: folder, inputs, configuration, device.
+    """The inputs of a run's stages: folder, data, configuration, device.
 
     Attributes:
-        inputs: What was read; None where a complete run is opened to answer.
+        inputs: The data; None if a complete run is opened to answer.
     """
 
     run: Run
@@ -123,23 +123,23 @@ class Setting(Generic[Config]):
 
     @property
     def data(self) -> Data:
-        """What was read."""
+        """The data of the run."""
         if self.inputs is None:
             raise ExperimentError(f"{self.run.path}: a run that answers has no data to read")
         return self.inputs
 
     @property
     def validation(self) -> Queries:
-        """The users on whom early stopping decides."""
+        """The users for early stopping."""
         count = self.config.evaluation.validation_users
         return self.data.split.validation.sample(count, seed=self.config.seed)
 
     def varied(self, *, seed: int | None = None, **changes: Mapping[str, Any]) -> Self:
-        """The same with some of the configuration changed, as a study needs it.
+        """A copy with changed configuration values, for a study.
 
         Args:
-            seed: Another seed, unless it is None.
-            changes: Part of the configuration to the values that are different there.
+            seed: Another seed unless None.
+            changes: The changed values of each table.
         """
         parts: dict[str, Any] = {
             part: dataclasses.replace(getattr(self.config, part), **values)

@@ -1,4 +1,4 @@
-"""The stages that the apps have in common: what is kept of the items, embeddings, the floors."""
+"""The stages that all apps share: the stored items, the embeddings, the floors."""
 
 from __future__ import annotations
 
@@ -85,19 +85,19 @@ def embedding_stage(
     image_field: str = "image",
     keep_scale: Callable[[Path, Vectors], None] = lambda folder, vectors: None,
 ) -> Stage[Vectors]:
-    """A stage that leaves one embedding an item.
+    """A stage with one embedding for each item.
 
-    It keeps what embeds as well, so that an update can embed items that are new or of another text.
+    It also stores the embedding source, so that an update can embed new items and changed texts.
 
     Args:
         setting: The run.
-        name: Of the stage.
-        embedding: What `semtok.embedding_source` takes: "lsa", "minilm", a model, or a file.
-        fields: The catalogue's fields that are embedded.
-        reads: What of the configuration all this is said by.
-        image_field: Of the fields, the one that holds images.
-        keep_scale: Called with the stage's folder and the embeddings, to keep there what brings
-            these, and in an update those of new items, to one scale.
+        name: The name of the stage.
+        embedding: An argument of `semtok.embedding_source`: "lsa", "minilm", a model, or a file.
+        fields: The catalogue's fields to embed.
+        reads: The configuration keys that determine the arguments.
+        image_field: The one of the fields that holds images.
+        keep_scale: Called with the stage's folder and the embeddings; stores their scale, which an
+            update applies to new items.
     """
 
     def fill(folder: Path) -> Facts:
@@ -127,14 +127,14 @@ def embedding_stage(
 
 
 def kept_standardisation(stage: Stage[Vectors], dim: int) -> Standardisation:
-    """What brings the embeddings of a stage to scale: kept with them, or else fitted on them.
+    """The standardisation of a stage's embeddings: the stored one, or else fitted on them.
 
     Args:
-        stage: Of the embeddings.
-        dim: How many dimensions PCA keeps where it is fitted.
+        stage: The stage of the embeddings.
+        dim: The number of PCA dimensions if it is fitted.
 
     Raises:
-        CatalogError: What is kept is damaged.
+        CatalogError: The stored standardisation is damaged.
     """
     kept = stage.file("standardisation")
     if kept.exists():
@@ -143,11 +143,11 @@ def kept_standardisation(stage: Stage[Vectors], dim: int) -> Standardisation:
 
 
 def keep_source(folder: Path, source: EmbeddingSource, catalog: Catalog) -> None:
-    """Keeps what embeds in "source", and in "contents.npy" a digest of what it read of each item.
+    """Stores an embedding source as "source", and digests of the items' content as "contents.npy".
 
     Args:
-        folder: Of the stage; what an interrupted try left there is replaced.
-        source: What embeds.
+        folder: The folder of the stage; remains of an interrupted attempt are replaced.
+        source: The embedding source.
         catalog: The items.
     """
     save_anew(folder / "source", lambda place: save_part(place, source))
@@ -155,7 +155,7 @@ def keep_source(folder: Path, source: EmbeddingSource, catalog: Catalog) -> None
 
 
 def content_digests(source: EmbeddingSource, catalog: Catalog) -> Int[np.ndarray, " items"]:
-    """What tells the contents of items from one another: 8 bytes of a digest an item."""
+    """The first 8 bytes of a digest of each item's embedded content."""
     digests = [
         hashlib.blake2b(
             content if isinstance(content, bytes) else content.encode(errors="surrogatepass"),
@@ -174,18 +174,18 @@ def floors_stage(
     chosen: Callable[[], Mapping[str, Mapping[str, float]]] | None = None,
     kept: Callable[[], Mapping[str, ItemToItemFloor]] = dict,
 ) -> Stage[dict[str, Report]]:
-    """The stage "floors": what any model must beat, parameters picked on validation.
+    """The stage "floors": simple methods that any model must beat.
 
     Args:
         setting: The run.
         fields: The catalogue's fields that make an item's text.
-        reads: What of the configuration says which these are.
-        chosen: Gives the floors' parameters; None picks them on validation.
-        kept: Gives floors of fewer items, the first ones, by name: what they say of pairs stays.
+        reads: The configuration keys that determine these fields.
+        chosen: Returns the floors' parameters; None chooses them on validation.
+        kept: Returns older floors of the first items, by name; their scores of item pairs are kept.
 
     Returns:
-        A stage whose result is the test's report of each floor, by its name. It keeps the floors
-        themselves, and their reports on all validation users, for `floor_ndcg`.
+        A stage whose result is the test report of each floor, by its name. It also stores the
+        floors and their reports on all validation users, for `floor_ndcg`.
     """
 
     def fill(folder: Path) -> Facts:
@@ -223,10 +223,10 @@ def floors_stage(
 
 
 def load_floor(pipeline: Pipeline[Any], name: str) -> Floor:
-    """A floor that the stage "floors" fitted, by its name.
+    """Loads a floor of the stage "floors" by its name.
 
     Raises:
-        ExperimentError: A file of it is damaged.
+        ExperimentError: A file of the floor is damaged.
     """
     if name == "popularity":
         return PopularityFloor(counts=pipeline.item_counts.numpy().astype(np.float32))
@@ -234,9 +234,9 @@ def load_floor(pipeline: Pipeline[Any], name: str) -> Floor:
 
 
 def floor_ndcg(pipeline: Pipeline[Any], mode: str) -> dict[str, float]:
-    """NDCG@10 of each floor on the users on whom early stopping decides, by its name."""
+    """NDCG@10 of each floor on the users of early stopping, by its name."""
     all_users, drawn = pipeline.data.split.validation.users, pipeline.validation.users
-    assert all_users is not None  # leave-one-out knows them
+    assert all_users is not None  # leave-one-out sets them
     assert drawn is not None
     is_drawn = np.isin(all_users, drawn)  # [validation users]
     names = pipeline.floors.complete()["parameters"]
@@ -250,15 +250,15 @@ def floor_ndcg(pipeline: Pipeline[Any], mode: str) -> dict[str, float]:
 def kept_floors(
     floors: Stage[dict[str, Report]], names: Sequence[str]
 ) -> dict[str, ItemToItemFloor]:
-    """Those of the floors that are named and that the stage has fitted; popularity is none of them.
+    """Loads the floors of these names that the stage has fitted; "popularity" is not allowed.
 
-    Items without texts have no "text" and no "graph + text".
+    Without texts of items there is no "text" and no "graph + text".
     """
     fitted = floors.complete()["parameters"]
     return {name: ItemToItemFloor.load(floors.file(name)) for name in names if name in fitted}
 
 
 def kept_floor_names(floors: Stage[dict[str, Report]]) -> list[str]:
-    """The floors that `load_floor` loads; of an older version's run, the graphs and popularity."""
+    """The floors that `load_floor` can load; runs of older versions have fewer."""
     names = floors.complete()["parameters"]
     return [name for name in names if name == "popularity" or floors.file(name).is_dir()]

@@ -1,4 +1,4 @@
-"""`study NAME`: variants of a run side by side, each trained in the run's folder and kept there."""
+"""`study NAME`: compares variants of a run, which are trained and stored in the run's folder."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from semrec.shared.text import visible
 AnyPipeline = TypeVar("AnyPipeline", bound=Setting[Any])
 Value = TypeVar("Value")
 Study = Callable[[AnyPipeline, Sequence[int]], "Outcome"]
-"""Trains what a study needs for each of the seeds, and says what came of it."""
+"""A function that trains the variants of a study for each seed and returns the outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a study found.
+    """The result of a study.
 
     Attributes:
-        title: Its heading in the report.
-        note: What is compared, and where it stands in the paper.
-        systems: Test reports of each variant, one a seed. The first is what the others are
-            compared with.
-        facts: Further columns: by variant, name and value.
-        places: Where each variant stands on the axis of a line chart, for a study of a number;
-            bars where there are none.
-        axis: What that number is.
-        figures: Further figures, below.
-        k: Cut-off of the table; the last one of the reports where they lack it.
+        title: The heading in the report.
+        note: What is compared, with the paper's table or figure.
+        systems: The test reports of each variant, one per seed. The others are compared with the
+            first variant.
+        facts: Further columns: name and value, by variant.
+        places: The position of each variant on the axis of a line chart, if the study varies a
+            number; without it the chart has bars.
+        axis: The label of that axis.
+        figures: Further figures below the table.
+        k: The cut-off of the table; the last cut-off of the reports if they lack it.
     """
 
     title: str
@@ -55,15 +55,15 @@ def tested(
     seeds: Sequence[int],
     test: Callable[[AnyPipeline], Stage[Report]],
 ) -> dict[str, list[Report]]:
-    """Tests variants with each of the seeds, and says which of them it is at.
+    """Tests variants with each seed and prints the current one.
 
     Args:
-        variants: By the names that tables give them.
-        seeds: All variants are tested with each.
-        test: The stage that tests one; it trains it first, unless that was done.
+        variants: The variants by their names in tables.
+        seeds: The seeds of each variant.
+        test: Returns the stage that tests a variant; it trains the variant first if needed.
 
     Returns:
-        Reports by variant, one a seed.
+        The reports by variant, one per seed.
     """
     for variant in variants.values():  # before the first is trained
         variant.config.check(variant.data)
@@ -76,12 +76,12 @@ def tested(
 
 
 def default_first(default: Value, values: Sequence[Value]) -> list[Value]:
-    """The run's own value, which the others are compared with, and the others."""
+    """The run's own value, with which the others are compared, followed by the others."""
     return [default, *(value for value in values if value != default)]
 
 
 def mean_over_seeds(reports: Sequence[Report], metric: str, mode: str) -> float:
-    """The mean of a metric over the reports of a system, one a seed."""
+    """The mean of a metric over the reports of a system, one per seed."""
     return statistics.fmean(float(report.per_user(metric, mode).mean()) for report in reports)
 
 
@@ -92,14 +92,14 @@ def run_study(
     seeds: Sequence[int],
     run_stages: Callable[[AnyPipeline], object],
 ) -> None:
-    """Goes through a study, then through the run that it belongs to, and prints what it found.
+    """Completes a study and the run that it belongs to, and prints the result.
 
     Args:
-        name: The study's.
-        study: As in the app's studies.
-        pipeline: The run's.
-        seeds: All variants are trained with each.
-        run_stages: Completes the run and writes its report, the study's card included.
+        name: The name of the study.
+        study: One of the app's studies.
+        pipeline: The run.
+        seeds: The seeds of each variant.
+        run_stages: Completes the run and writes its report, with the study's card.
     """
     outcome = study(pipeline, seeds)
     comparison = keep_study(pipeline.run, name, outcome)
@@ -111,7 +111,7 @@ def run_study(
 
 
 def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
-    """Writes a study's comparison into the run: for `study_sections` to show, and in Markdown."""
+    """Stores a study's comparison in the run, for `study_sections` and as Markdown."""
     ks = next(iter(outcome.systems.values()))[0].ks
     k = outcome.k if outcome.k in ks else ks[-1]
     comparison = compare(outcome.systems, metrics=(f"recall@{k}", f"ndcg@{k}"))
@@ -143,7 +143,7 @@ def keep_study(run: Run, name: str, outcome: Outcome) -> Comparison:
 
 
 def study_sections(run: Run) -> list[Section]:
-    """The cards of all studies that a run has."""
+    """The cards of all studies of a run."""
     paths = sorted((run.path / "studies").glob("*.json"))
     studies = [read_json(path, sealed=run.is_sealed) for path in paths]
     return [
@@ -157,7 +157,7 @@ def study_sections(run: Run) -> list[Section]:
 
 
 def _figures(comparison: Comparison, outcome: Outcome) -> list[Html]:
-    """NDCG@10 or what stands for it, as bars with intervals over users, or over a number."""
+    """NDCG as bars with intervals over users, or as lines over a number."""
     metric = comparison.metrics[-1]
     shown = {"all items": "unfiltered", "seen filtered": "filtered"}
     if outcome.places:

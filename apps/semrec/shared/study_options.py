@@ -1,4 +1,4 @@
-"""What the command line says of a study: which, over what values, with which seeds."""
+"""The options of `study`: its name, values and seeds."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ import typer
 if TYPE_CHECKING:
     from semrec.shared.studies import Outcome, Study
 
-StudyArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of those above")]
+StudyArgument = Annotated[str, typer.Argument(metavar="NAME", help="One of the studies above")]
 SeedsOption = Annotated[
-    str | None, typer.Option(help="Seeds by commas; all variants with each. The run's own if unset")
+    str | None,
+    typer.Option(help="Seeds separated by commas, for all variants (default: the run's)"),
 ]
 
 ValuesOption = Annotated[
-    str | None, typer.Option(help="What a study of one setting goes through, by commas")
+    str | None, typer.Option(help="Values of a study of one setting, separated by commas")
 ]
 
 
 STUDY_HELP = (
-    "Train variants of a run beside it and compare them in its report. What another study or the "
-    "run itself has trained is not trained again."
+    "Train variants of a run and compare them in its report. Variants that the run or another "
+    "study has trained are not trained again."
 )
 
 
 def studies_help(studies: Mapping[str, Study[Any]]) -> str:
-    """The help text of `study`: what each study asks, from the docstrings."""
+    """The help text of `study`: each study with its docstring."""
     lines = [f"{name}: {(study.__doc__ or '').strip()}" for name, study in studies.items()]
     return "\n\n".join([STUDY_HELP, *lines])
 
 
 def choose_study(studies: Mapping[str, Study[Any]], name: str) -> Study[Any]:
-    """The study of that name; a usage error where there is none."""
+    """The study of that name; a usage error if there is none."""
     if name not in studies:
         raise typer.BadParameter(f"NAME must be one of {', '.join(studies)}, got {name!r}")
     return studies[name]
 
 
 def with_values(studies: Mapping[str, Study[Any]], name: str, values: str | None) -> Study[Any]:
-    """A study with the values that it is to go through.
+    """A study with its values.
 
     Args:
-        studies: Those of the app; some have a parameter `values`, whose type says what it takes.
-        name: Which of them.
-        values: By commas; None leaves those that it has.
+        studies: The studies of the app. Some have a parameter `values`, whose type gives the type
+            of the values.
+        name: The name of the study.
+        values: Values separated by commas; None keeps the study's own.
     """
     study = choose_study(studies, name)
     if values is None:
@@ -57,7 +59,9 @@ def with_values(studies: Mapping[str, Study[Any]], name: str, values: str | None
         raise typer.BadParameter(f"--values must be unset for {name}: {known} take it")
     parts = [part.strip() for part in values.split(",")]
     if not all(parts) or len(set(parts)) < len(parts):
-        raise typer.BadParameter(f"--values must be different values by commas, got {values!r}")
+        raise typer.BadParameter(
+            f"--values must be different values separated by commas, got {values!r}"
+        )
     (kind,) = get_args(kinds[name])
     with_parameter: Callable[..., Outcome] = study
     return partial(with_parameter, values=[_value(part, kind) for part in parts])
@@ -78,14 +82,14 @@ def _value(text: str, kind: type) -> int | float | str:
 
 
 def parse_seeds(seeds: str | None, default: int) -> list[int]:
-    """The seeds that a command line names; the run's own where it names none."""
+    """The seeds of the command line; the run's own without any."""
     if seeds is None:
         return [default]
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError as error:
         raise typer.BadParameter(
-            f"--seeds must be whole numbers by commas, got {seeds!r}"
+            f"--seeds must be whole numbers separated by commas, got {seeds!r}"
         ) from error
     if min(numbers) < 0:
         raise typer.BadParameter(f"--seeds must be at least 0, got {seeds!r}")

@@ -1,4 +1,4 @@
-"""What a terminal is shown: no name of a file, id or title may steer it."""
+"""Safe texts for a terminal: file names, ids and titles must not control it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 
 def visible(value: object) -> str:
-    r"""A text with each control character, mark of direction and lone surrogate as its escape.
+    r"""A text whose control characters, direction marks and lone surrogates are escaped.
 
-    ESC becomes ``\x1b``, so that a title or the name of a folder neither moves the cursor nor
-    turns the line round.
+    ESC becomes ``\x1b``, so that a title or a folder's name can neither move the cursor nor reverse
+    the line.
     """
     return "".join(_escaped(sign) for sign in str(value))
 

@@ -1,4 +1,4 @@
-"""The stages that train a model which scores all items: one of an app, or one beside it."""
+"""The stages that train a model which scores all items: an app's model or a baseline."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from semrec.shared.stage import Facts, Setting, Stage
 
 
 def keep_weights(model: nn.Module, folder: Path) -> None:
-    """What a stage keeps of a trained model unless it says more: "weights.safetensors"."""
+    """Stores a trained model as "weights.safetensors"; the default of `DenseTraining.keep`."""
     save_weights(folder / "weights.safetensors", model)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseTraining:
-    """A model that scores the whole catalogue, and all that its training needs.
+    """A model that scores the whole catalogue, and everything that its training needs.
 
     Attributes:
-        model: Makes the model, where it is to be trained; called after seeding.
-        loss: Named loss terms of a batch.
-        batches: What it is trained on.
-        training: How; None tests the model as it is, without any.
+        model: Makes the model on the device of its training; called after seeding.
+        loss: Returns the named loss terms of a batch.
+        batches: The training batches.
+        training: The recipe of the training; None tests the model without training.
         history_length: Most items of a history that it reads.
-        keep: Called with the trained model and the stage's folder, to save what is to stay.
-        scored: What of the model scores histories: the model itself, or what is precomputed of it.
-        facts: What is to be known of the trained model, JSON values only.
+        keep: Called with the trained model and the stage's folder; stores the model.
+        scored: Returns the part that scores histories: the model itself, or a precomputed form.
+        facts: Returns facts about the trained model, JSON values only.
     """
 
     model: Callable[[], Backbone]
@@ -57,16 +57,16 @@ class DenseTraining:
 
 
 def train_dense(setting: Setting[Any], name: str, folder: Path, plan: DenseTraining) -> Facts:
-    """Trains a model, tests its ranking of all items and keeps what `plan` says.
+    """Trains a model, tests its ranking of all items and stores it.
 
     Args:
-        setting: The run; its configuration says who is validated and which cut-offs are tested.
-        name: What the progress and the report call it.
-        folder: Of the stage.
+        setting: The run; its configuration has the validation users and the cut-offs.
+        name: The name in the progress and the report.
+        folder: The folder of the stage.
         plan: The model and its training.
 
     Returns:
-        Facts about the training. "report.json" has the test.
+        Facts about the training. The test report is "report.json" in the folder.
     """
     torch.manual_seed(setting.config.seed)
     model, validation = plan.model(), setting.validation
@@ -111,14 +111,14 @@ def dense_stage(
 
     Args:
         setting: The run.
-        name: Of the stage.
+        name: The name of the stage.
         plan: Makes the model and its training, once the stages before it are complete.
-        reads: What of the configuration the model and its training read, without the seed and what
-            of `evaluation` every training reads.
-        after: The stages whose results it takes.
+        reads: The configuration keys that the model and its training read, except the seed and the
+            keys of `evaluation` that every training reads.
+        after: The stages whose results it uses.
 
     Returns:
-        A stage whose result is the test's report.
+        A stage whose result is the test report.
     """
     stage: Stage[Report] = setting.stage(
         name,
@@ -140,19 +140,19 @@ def baseline_stage(
     reads: tuple[str, ...],
     after: tuple[Stage[Any], ...] = (),
 ) -> Stage[Report]:
-    """A stage that trains a sequence model beside the app's, and tests its ranking of all items.
+    """A stage that trains a baseline sequence model and tests its ranking of all items.
 
     Args:
         setting: The run.
-        name: Of the stage.
-        config: The model.
-        contents: Content embeddings, row i for item i, one array a modality; read only where the
-            model reads content.
-        reads: What of the configuration the model and its contents are made of.
-        after: The stages that `contents` takes.
+        name: The name of the stage.
+        config: The configuration of the model.
+        contents: Returns content embeddings, row i for item i, one array per modality; called only
+            if the model reads content.
+        reads: The configuration keys that determine the model and its contents.
+        after: The stages that `contents` uses.
 
     Returns:
-        A stage whose result is the test's report; it keeps "weights.safetensors".
+        A stage whose result is the test report; it stores "weights.safetensors".
     """
 
     def plan() -> DenseTraining:
@@ -171,7 +171,7 @@ def baseline_stage(
 
 
 def ndcg(report: Report) -> dict[str, float]:
-    """What early stopping looks at: NDCG@10 of all items, and with seen items filtered."""
+    """The metrics of early stopping: NDCG@10 over all items, and with seen items filtered."""
     return {
         name: float(report.per_user("ndcg@10", mode).mean())
         for name, mode in (("ndcg@10", "unfiltered"), ("ndcg@10 filtered", "filtered"))

@@ -1,4 +1,4 @@
-"""What an update does, beside the configuration of the run that it is an update of."""
+"""The settings of an update, in addition to the configuration of the run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from semrec.shared.configuration import check_at_least, load_config
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """The budget of an update, and how it is judged: the table `[update]` of a TOML file.
+    """The budget of an update and of its comparison: the table `[update]` of a TOML file.
 
     Attributes:
-        train: Whether the grown model is trained on; without that it only grows.
-        epochs_one: Epochs of PRORec's stage I, or of the one training of CoCoRec and TSSR, over
-            what is drawn for it.
-        epochs_two: Epochs of PRORec's stage II, over what is drawn for it.
-        rate: The learning rate of both as a share of the run's.
-        old_share: Old samples that are drawn for each new one, as many as there are at most.
-        test_users: Most users of the test, drawn of those that have new interactions.
+        train: Whether training continues; otherwise the models are only extended by new items.
+        epochs_one: Epochs of PRORec's stage I, or of the one training of CoCoRec and TSSR.
+        epochs_two: Epochs of PRORec's stage II.
+        rate: The learning rate of both, as a share of the run's.
+        old_share: Old samples that are drawn for each new one, at most as many as there are.
+        test_users: Most users of the comparison, drawn from those with new interactions.
         refit_above: The drift of new items above which a new run is advised.
     """
 
@@ -49,14 +48,14 @@ class UpdateFile:
 
 
 def load_update(path: Path | None, *, train: bool) -> Update:
-    """An update by its TOML file.
+    """Reads the settings of an update from a TOML file.
 
     Args:
         path: The file; None for the defaults.
-        train: Whether the command line lets it train.
+        train: Whether the command line allows training.
 
     Raises:
-        ExperimentError: The file is no TOML, or a key or value in it is not one of an update's.
+        ExperimentError: The file is not TOML, or a key or value in it is wrong.
     """
     update = load_config(UpdateFile, path).update
     return update if train else dataclasses.replace(update, train=False)

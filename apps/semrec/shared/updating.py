@@ -1,9 +1,10 @@
-"""Next Monday: a run that goes on from another, with new items and interactions.
+"""Updates: a run that continues from another run, with new items and interactions.
 
-Its stages are those of a run, filled otherwise; what the apps have in common of that is here. Texts
-that stay keep their embeddings, others are embedded and brought to scale as the old run's were;
-floors are counted anew; training goes on from the old weights over what is new and as much that is
-old; answers are laid beside those of the old run, which is read alone. Beyond the papers.
+An update has the same stages as a run, but fills them in another way. This module has the parts
+that all apps share. Unchanged texts keep their embeddings; others are embedded and scaled like
+those of the old run. Floors are counted again. Training continues from the old weights on the new
+samples and as many old ones. The answers are compared with those of the old run, which is only
+read. Beyond the papers.
 """
 
 from __future__ import annotations
@@ -39,27 +40,27 @@ from semrec.shared.training import DenseTraining, train_dense
 from semrec.shared.update_config import Update
 
 _WARMUP_SHARE = 0.2
-"""Most of a training's steps that are warm-up."""
+"""The largest share of a training's steps that are warm-up."""
 
 _DRIFT = ("drift", "refit", "drift_words")
-"""What the comparison shows of the facts that `extended` notes."""
+"""The facts from `extended` that the comparison shows."""
 
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateStages(Pipeline[Config]):
-    """The stages of an update, beside those of a run of the app; complete, it is opened like any.
+    """The stages of an update, added to those of a run; a complete one is opened like any run.
 
     Attributes:
-        old: The run that it goes on from, reopened.
-        update: What is done.
+        old: The run that it continues from, reopened.
+        update: The settings of the update.
         news: What is new in the data.
-        extends: Whether new items alone are new, and stand after all others.
+        extends: Whether the data differ only by new items, which come after all others.
     """
 
     ranks_new: ClassVar[str]
-    """By what the parts rank new items until they are trained on, in words."""
+    """A text that says how new items are ranked before the next training."""
 
     old: Pipeline[Any]
     update: Update
@@ -67,23 +68,23 @@ class UpdateStages(Pipeline[Config]):
     extends: bool = False
 
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages of a run, and "update": the answers beside those of the old run."""
+        """The stages of a run, and "update": the comparison with the old run's answers."""
         run: tuple[Stage[Any], ...] = super().stages()  # type: ignore[safe-super]  # the app's
         return (*run, self.comparison)
 
     @cached_property
     def samples(self) -> Samples:
-        """What is trained on."""
+        """The training samples."""
         return Samples.of(
             self.data.split, self.news, old_share=self.update.old_share, seed=self.config.seed
         )
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to be trained on, and it is to be trained."""
+        """Whether there are new samples and training is wanted."""
         return self.update.train and self.samples.any
 
-    # Embeddings: old items keep theirs where what is embedded of them is the same.
+    # Embeddings: items whose content has not changed keep theirs.
 
     def embedded(
         self,
@@ -94,15 +95,14 @@ class UpdateStages(Pipeline[Config]):
         *,
         image_field: str = "image",
     ) -> Stage[Vectors]:
-        """The stage of an embedding, filled by what embedded the old items.
+        """The stage of an embedding, filled by the embedding source of the old run.
 
         Args:
-            stage: Of the update.
-            old: The old run's.
-            fields: The catalogue's fields that are embedded.
-            keep_scale: Called with `old` and the stage's folder, to keep there what brings the old
-                run's embeddings to scale.
-            image_field: Of the fields, the one that holds images.
+            stage: The stage of the update.
+            old: The stage of the old run.
+            fields: The catalogue's fields to embed.
+            keep_scale: Called with `old` and the stage's folder; stores the old run's scale there.
+            image_field: The one of the fields that holds images.
         """
 
         def fill(folder: Path) -> Facts:
@@ -135,13 +135,13 @@ class UpdateStages(Pipeline[Config]):
     def _source(
         self, old: Stage[Vectors], embedding: str, fields: Sequence[str], image_field: str
     ) -> EmbeddingSource:
-        """What embedded the old items: as it was fitted then."""
+        """The embedding source of the old items, as it was fitted then."""
         device, kept = str(self.device), old.file("source")
         if kept.exists():
             return load_source(kept, device=device, trust=self.run.trust)
         if embedding == "lsa":
             raise ExperimentError(
-                f"{self.old.run.path} keeps no words of its texts, since an older version made it: "
+                f"{self.old.run.path} keeps no vocabulary of LSA, since an older version made it: "
                 "begin a new run with the command run"
             )
         catalog = self.data.catalog
@@ -154,11 +154,11 @@ class UpdateStages(Pipeline[Config]):
             trust=self.run.trust,
         )
 
-    # The floors: counted anew, nothing is chosen.
+    # The floors: counted again, without choosing parameters.
 
     @cached_property
     def floors(self) -> Stage[dict[str, Report]]:
-        """The stage "floors", by the parameters that the old run chose."""
+        """The stage "floors", with the parameters that the old run chose."""
         return floors_stage(
             self,
             self.text_fields,
@@ -168,20 +168,20 @@ class UpdateStages(Pipeline[Config]):
         )
 
     def _kept_floors(self) -> dict[str, ItemToItemFloor]:
-        """The old run's floors, those that it keeps: they stay what they were."""
+        """The stored floors of the old run, which do not change."""
         stage = self.old.floors
         return kept_floors(
             stage, [name for name in kept_floor_names(stage) if name != "popularity"]
         )
 
-    # Training: from the old weights, by the budget of an update.
+    # Training: from the old weights, with the budget of an update.
 
     def trained_on(self, stage: Stage[Report], plan: Callable[[], DenseTraining]) -> Stage[Report]:
-        """The stage of a training that scores the whole catalogue, filled as an update has it.
+        """The stage of a model that scores the whole catalogue, with the training of an update.
 
         Args:
-            stage: Of a run.
-            plan: As a run has it, but for the model, which has the old weights and has grown.
+            stage: The stage of a run.
+            plan: The plan of a run, but its model has the old weights and rows for new items.
         """
 
         def fill(folder: Path) -> Facts:
@@ -190,7 +190,7 @@ class UpdateStages(Pipeline[Config]):
         return replace(stage, fill=fill)
 
     def updated(self, plan: DenseTraining) -> DenseTraining:
-        """A run's training with the batches and the budget of an update, or without training."""
+        """A run's plan with the batches and the budget of an update, or without training."""
         recipe, epochs = plan.training, self.update.epochs_one
         assert isinstance(recipe, SequenceRecipe)
         if not self.trains:
@@ -200,11 +200,11 @@ class UpdateStages(Pipeline[Config]):
         return replace(plan, batches=batches, training=training)
 
     def _batches(self, recipe: SequenceRecipe, *, pairs: bool) -> SequenceBatches | PairBatches:
-        """The newest window of each user with new targets, and of as many others.
+        """The newest window of each user with new targets, and of as many other users.
 
         Args:
-            recipe: Of the training.
-            pairs: Whether it goes over pairs: then all those with a new target, and as many others.
+            recipe: The recipe of the training.
+            pairs: Whether to train on pairs: all pairs with a new target, and as many others.
         """
         recipe = replace(recipe, data_share=1.0)  # users are drawn here
         train, num_items, seed = self.data.split.train, len(self.data.catalog), self.config.seed
@@ -218,9 +218,9 @@ class UpdateStages(Pipeline[Config]):
         """A training's recipe with the budget of an update.
 
         Args:
-            recipe: The run's.
-            epochs: Of the update.
-            steps: In an epoch.
+            recipe: The recipe of the run.
+            epochs: The epochs of the update.
+            steps: The steps of an epoch.
         """
         return replace(
             recipe,
@@ -230,43 +230,43 @@ class UpdateStages(Pipeline[Config]):
             patience=epochs,
         )
 
-    # What has changed.
+    # The comparison with the old run.
 
     @property
     @abstractmethod
     def compared(self) -> tuple[Stage[Any], ...]:
-        """The stages that the answers come from, and that of the codes where there are any."""
+        """The stages that the answers come from, and the stage of the codes if there are any."""
 
     def new_lists(self, queries: Queries) -> Lists:
-        """The best items that the update answers to the users of the test."""
+        """The best items of the update for the test users."""
         with self.run.screen.bar("answers of the update") as bar:
             ids = self.data.catalog.item_ids
             return answered_lists(self.recommender(), queries, ids, progress=bar.update)
 
     def drift(self) -> Facts:
-        """How far new items are from their codes, as `extended` notes it; nothing without codes."""
+        """The distance of new items from their codes, as in `extended`; empty without codes."""
         facts = [stage.complete() for stage in self.compared]
         return {name: noted[name] for noted in facts for name in _DRIFT if name in noted}
 
     @cached_property
     def comparison(self) -> Stage[Facts]:
-        """The stage "update": the answers beside those of the old run."""
+        """The stage "update": the comparison with the old run's answers."""
         return update_stage(self)
 
     @property
     def summary(self) -> tuple[str, ...]:
-        """What the update changed, in one line."""
+        """One line that says what the update changed."""
         return (sentence(self.comparison.complete()),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweringUpdate(UpdateStages[Config], AnsweringPipeline[Config]):
-    """The stages of an update of a run whose model answers, or a floor that is ahead of it."""
+    """The stages of an update of a run that answers by its model or a better floor."""
 
     old: AnsweringPipeline[Any]
 
     def best(self, figures: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-        """What is to answer: decided on the validation users of now; untrained, as before."""
+        """What shall answer: chosen on the current validation users; without training as before."""
         return super().best(figures) if self.trains else self.old.answering()
 
     @property
@@ -278,13 +278,13 @@ class AnsweringUpdate(UpdateStages[Config], AnsweringPipeline[Config]):
 def extended(
     old: Tokenizer, catalog: Catalog, embeddings: Mapping[str, Vectors], update: Update
 ) -> tuple[Tokenizer, Facts]:
-    """A tokenizer whose codes stay and which remembers the new items too, and what is noted of it.
+    """A tokenizer with the old codes and codes for new items, and facts about it.
 
     Args:
-        old: The old run's.
-        catalog: The items of now.
-        embeddings: Theirs, by the tokenizer's views.
-        update: It says from which drift on a new run is advised.
+        old: The tokenizer of the old run.
+        catalog: The current items.
+        embeddings: Their embeddings, by the tokenizer's views.
+        update: Its `refit_above` is the drift above which a new run is advised.
     """
     encoding = old.encode(catalog, embeddings=embeddings, refit_above=update.refit_above)
     drift = encoding.drift
@@ -297,11 +297,11 @@ def extended(
 
 
 def no_update(path: Path, reason: str) -> ExperimentError:
-    """The refusal of a run that cannot grow.
+    """The error for a run that cannot be updated.
 
     Args:
         path: The run's folder.
-        reason: Names what of its configuration stands against it.
+        reason: The configuration value that prevents the update.
     """
     return ExperimentError(
         f"{path} cannot be updated: {reason}: begin a new run with the command run"

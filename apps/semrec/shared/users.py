@@ -1,7 +1,8 @@
-"""The users of a run: what they had, kept in its folder, and what they had since.
+"""The users of a run: their stored histories, and newer interactions.
 
-Kept is a row a user in the order of the data, read a part at a time. Later interactions come from a
-file; they are merged into the histories by time, and what the run has already is passed over.
+The run stores one row per user in the order of the data, which is read in parts. Newer interactions
+come from a file. They are merged into the histories by time; interactions that the run already has
+are skipped.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
     from semrec.shared.screen import Screen
 
 USERS_AT_ONCE = 4096
-"""Users that are read, and answered, together."""
+"""The number of users that are read and answered together."""
 
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptUsers:
-    """What a run keeps of its users and of its items' categories.
+    """The users and item categories that a run stores.
 
     Attributes:
-        histories: Parquet, a row a user: "user", its id; "items", its item rows, oldest first; and
-            "times", of each.
-        categories: Of each item row, what the catalogue says in one text; None where it says none.
+        histories: A parquet file with one row per user: "user", the id; "items", the item rows,
+            oldest first; "times", their times.
+        categories: The categories of each item row as one text; None without categories.
     """
 
     histories: Path
@@ -47,7 +48,7 @@ class KeptUsers:
 
 
 def users_stage(setting: Setting[Any]) -> Stage[KeptUsers]:
-    """The stage "users": what `recommend --users` and `--diversify categories` read."""
+    """The stage "users", which `recommend --users` and `--diversify categories` read."""
 
     def fill(folder: Path) -> Facts:
         interactions = setting.data.interactions
@@ -68,11 +69,11 @@ def users_stage(setting: Setting[Any]) -> Stage[KeptUsers]:
 
 
 def _by_user(interactions: Interactions, rows: Int[np.ndarray, " interactions"]) -> pl.DataFrame:
-    """A row a user: its id, its item rows oldest first, and their times.
+    """One row per user: its id, its item rows oldest first, and their times.
 
     Args:
         interactions: Ordered by user, and then by time.
-        rows: What stands for the items; -1 for those that are left out.
+        rows: The item row of each interaction; -1 for those that are left out.
     """
     import polars as pl
 
@@ -103,11 +104,11 @@ def _write(path: Path, table: pl.DataFrame) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LaterInteractions:
-    """Interactions that came since, of items that the run knows.
+    """Newer interactions with items that the run knows.
 
     Attributes:
-        table: As a run keeps histories, times in the run's unit.
-        unknown: How many were of items that the run does not know.
+        table: One row per user, like the histories of a run, with times in the run's unit.
+        unknown: The number of interactions with items that the run does not know.
         unknown_item: One of these items.
     """
 
@@ -119,15 +120,15 @@ class LaterInteractions:
 def read_later(
     path: Path, columns: Columns, rows: Mapping[str, int], histories: Path, screen: Screen
 ) -> LaterInteractions:
-    """Reads interactions that came since a run began: any table that `evalrec prepare table` reads.
+    """Reads newer interactions from any table that `evalrec prepare table` reads.
 
     Args:
-        path: The file; or a folder that `evalrec prepare` wrote.
-        columns: What the run's own file calls its columns, where its configuration says so; others
-            are told by their names.
+        path: The file, or a folder that `evalrec prepare` wrote.
+        columns: The column names of the run's own file, if its configuration sets them; otherwise
+            columns are recognised by their names.
         rows: The row of each item.
-        histories: The run's own, whose times say in which unit they are.
-        screen: Told how the file is read.
+        histories: The stored histories of the run, whose times show their unit.
+        screen: Shows the progress.
 
     Raises:
         ExperimentError: The file cannot be read, or its times cannot be compared with the run's.
@@ -137,10 +138,10 @@ def read_later(
     place = f"--interactions {path}"
     try:
         table = _read_table(path, columns, screen)
-    except ValueError as error:  # DataError is one
+    except ValueError as error:  # DataError is a subclass
         raise ExperimentError(
-            f"{place}: {error} (options are those of `evalrec prepare table`, whose folder "
-            "--interactions reads as well)"
+            f"{place}: {error} (`evalrec prepare table` has options for this; --interactions also "
+            "reads the folder that it writes)"
         ) from error
     item_rows = _rows(table, rows)
     unknown_items = table.items[item_rows < 0]
@@ -154,7 +155,7 @@ def read_later(
     if (per_second is None) != (run_per_second is None):
         raise ExperimentError(
             f"{place}: its times are {_in_words(per_second)}, those of the run "
-            f"{_in_words(run_per_second)}: write them as the run's data have them"
+            f"{_in_words(run_per_second)}: write them in the unit of the run's data"
         )
     frame = _by_user(table, item_rows)
     if per_second and run_per_second and per_second != run_per_second:
@@ -168,7 +169,7 @@ def read_later(
 
 
 def _rows(table: Interactions, rows: Mapping[str, int]) -> Int[np.ndarray, " interactions"]:
-    """The run's item rows of a table's interactions; -1 where the run does not know the item."""
+    """The run's item row of each interaction in a table; -1 for unknown items."""
     import numpy as np
 
     known = np.array([rows.get(item_id, -1) for item_id in table.item_ids])  # [items]
@@ -177,10 +178,10 @@ def _rows(table: Interactions, rows: Mapping[str, int]) -> Int[np.ndarray, " int
 
 
 def _read_table(path: Path, columns: Columns, screen: Screen) -> Interactions:
-    """The interactions of a table, or of a native folder.
+    """The interactions of a table or of a native folder.
 
     Raises:
-        ValueError: They cannot be read.
+        ValueError: The interactions cannot be read.
     """
     from evalrec import (
         PrepareOptions,
@@ -209,7 +210,7 @@ def _read_table(path: Path, columns: Columns, screen: Screen) -> Interactions:
 
 
 def _ticks_of_a_second(largest: int) -> int | None:
-    """The unit of times since 1970 by the largest of them; None for numbers of no known unit."""
+    """The unit of times since 1970, guessed from the largest; None for an unknown unit."""
     for per_second in _UNITS:
         if 10**8 * per_second <= largest < 10**11 * per_second:
             return per_second
@@ -223,20 +224,19 @@ def _in_words(per_second: int | None) -> str:
 
 
 class ChosenUsers:
-    """The users that are to be answered, a part at a time: those of the run, then later ones.
+    """The users to answer, in parts: first those of the run, then new ones.
 
     Args:
-        histories: What the run keeps, as `KeptUsers` says.
-        later: What came since; None for nothing.
-        names: As `--users` says it: "all", a file, or ids.
-        unknown: What becomes of ids that are neither in the run nor among the later ones, and of
-            later interactions with items that the run does not know.
+        histories: The file of `KeptUsers.histories`.
+        later: Newer interactions; None for none.
+        names: The value of `--users`: "all", a file, or ids.
+        unknown: How unknown user ids, and newer interactions with unknown items, are handled.
 
     Attributes:
-        num_unknown: How many ids were skipped.
+        num_unknown: The number of skipped ids.
 
     Raises:
-        ExperimentError: An id or an item is unknown and is to be refused, or no id is known.
+        ExperimentError: An unknown id or item is refused, or no id is known.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class ChosenUsers:
         if later is not None and unknown == "error" and later.unknown_item is not None:
             raise ExperimentError(
                 f"--interactions must be of the run's items, got {later.unknown_item!r}: "
-                "--unknown skip passes over such"
+                "--unknown skip ignores others"
             )
         self.later: pl.DataFrame | None = None if later is None else later.table
         ids = self.kept.select("user").collect()["user"]
@@ -264,7 +264,7 @@ class ChosenUsers:
         self.new = ids.filter(~ids.is_in(kept_ids.implode()))
 
     def _named(self, names: str, ids: pl.Series, unknown: Unknown) -> pl.Series:
-        """Those of the ids that `--users` names."""
+        """The ids that `--users` names."""
         import polars as pl
 
         known = set(ids)
@@ -272,8 +272,8 @@ class ChosenUsers:
         strangers = [user for user in wanted if user not in known]
         if strangers and unknown == "error":
             raise ExperimentError(
-                f"--users must be users of the run, got {strangers[0]!r}: --unknown skip passes "
-                "over such"
+                f"--users must be users of the run, got {strangers[0]!r}: --unknown skip ignores "
+                "others"
             )
         if len(strangers) == len(wanted):
             is_file = Path(names).is_file()
@@ -286,7 +286,7 @@ class ChosenUsers:
 
     @property
     def num_parts(self) -> int:
-        """How many parts there are."""
+        """The number of parts."""
         return -(-self.count // USERS_AT_ONCE)
 
     def part(self, number: int) -> list[tuple[str, list[int]]]:
@@ -312,9 +312,9 @@ def merged(
     later_items: Sequence[int],
     later_times: Sequence[int],
 ) -> list[int]:
-    """A history with later interactions: all by time, of equal times the run's own first.
+    """A history merged with newer interactions by time; at equal times the run's own come first.
 
-    What the run has already, the same item at the same time, is passed over.
+    An interaction that the run already has (same item and time) is skipped.
     """
     known = set(zip(times, items, strict=True))
     fresh = [pair for pair in zip(later_times, later_items, strict=True) if pair not in known]

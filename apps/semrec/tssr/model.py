@@ -1,4 +1,4 @@
-"""TSSR's two-stream model, its losses, and the baselines it is compared with."""
+"""TSSR's two-stream model, its losses, and its baselines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from semrec.tssr.config import ONLY_IDS, Model
 
-_ID_SCALE = 0.1  # of id embeddings that start from content, whose variance is 1
+_ID_SCALE = 0.1  # the scale of id embeddings that start from content of variance 1
 
 
 def sasrec(config: Model, num_items: int, item_encoder: nn.Module, num_layers: int) -> SASRec:
-    """A unimodal encoder (section 3.3), which alone is SASRec."""
+    """A unimodal encoder (section 3.3); on its own it is SASRec."""
     return SASRec(
         num_items,
         dim=config.dim,
@@ -39,18 +39,18 @@ def sasrec(config: Model, num_items: int, item_encoder: nn.Module, num_layers: i
 
 
 class TwoStream(StateBackbone):
-    """TSSR: a stream of item ids and one of each content, that foretell the next item together.
+    """TSSR: a stream of item ids and streams of content, which predict the next item together.
 
-    Each stream has an encoder of its own (section 3.3); a cross-modal encoder lets every stream
-    attend to the others, and a gate joins them (section 3.4).
+    Each stream has its own encoder (section 3.3). A cross-modal encoder lets every stream attend to
+    the others, and a gate joins them (section 3.4).
 
     Args:
         config: Sizes.
-        contents: One a stream: stored embeddings; an encoder that is trained with the rest; or the
-            table of vectors that is left of one.
+        contents: One per stream: stored embeddings; an encoder that is trained with the model; or
+            the table of vectors from a trained encoder.
 
     Raises:
-        ValueError: Items are to be scored by the sum of ids and content that is encoded here.
+        ValueError: Items are scored by the sum of ids and content, but content is encoded here.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class TwoStream(StateBackbone):
         self.gate = Gate(len(tables), config.dim)
 
     def tables(self, rows: Int[Tensor, " rows"] | None = None) -> list[Float[Tensor, "items dim"]]:
-        """E of each stream; where `rows` are given, zero but for these items."""
+        """E of each stream; with `rows`, zero except for these items."""
         tables = []
         for stream in self.streams:
             encoder = stream.item_encoder
@@ -125,7 +125,7 @@ class TwoStream(StateBackbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """The state after each item of the history; the streams' own tables are what is read."""
+        """The state after each item of the history, read from the streams' own tables."""
         return self.join(self.unimodal(history, self.tables()))
 
     def last_state(
@@ -140,7 +140,7 @@ class TwoStream(StateBackbone):
 
 
 def kept_model(config: Model, num_items: int, num_contents: int) -> TwoStream:
-    """The model as it is kept of an end-to-end training: content is tables; weights are to come.
+    """The stored form of an end-to-end model: content as tables; weights are loaded later.
 
     Args:
         config: Sizes.
@@ -153,10 +153,10 @@ def kept_model(config: Model, num_items: int, num_contents: int) -> TwoStream:
 
 @torch.no_grad()
 def _start_ids(table: nn.Module, contents: Sequence[Float[Tensor, "items feature_dim"]]) -> None:
-    """Starts id embeddings from stored content, which comes with its principal components first.
+    """Initialises id embeddings from the leading principal components of stored content.
 
-    Differs: the paper starts them at random. Layer norms then blow up the noise of rare items to
-    the size of what is known of the others; items that are alike start alike here.
+    Differs: the paper starts them at random. Layer norms then scale the noise of rare items up to
+    the size of well-trained vectors. Here similar items start with similar vectors.
     """
     assert isinstance(table, ItemTable)
     for content in contents:
@@ -170,7 +170,7 @@ class Head(nn.Module):
 
     def __init__(self, tables: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.tables = list(tables)  # they belong to the streams
+        self.tables = list(tables)  # a list, because they belong to the streams
 
     def forward(self) -> Float[Tensor, "items dim"]:
         """The vectors of all items."""
@@ -182,7 +182,7 @@ def tssr_loss(config: Model, model: nn.Module, batch: Batch) -> dict[str, Tensor
     """lambda_1 L_u, lambda_2 L_i (eq. 1-2) and the cross-entropy (eq. 4)."""
     assert isinstance(model, TwoStream)
     negatives = config.loss.draw(model.num_items, batch.history.device)
-    scored = (negatives,) if config.head == "sum" else ()  # by the content too
+    scored = (negatives,) if config.head == "sum" else ()  # content is scored too
     rows = config.loss.rows(model.num_items, batch.history, batch.targets, *scored)
     tables = model.tables(rows)
     ids, *contents = states = model.unimodal(batch.history, tables)

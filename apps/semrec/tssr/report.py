@@ -1,4 +1,4 @@
-"""What a TSSR run shows beside its test: its streams, how they agree, where items lie in them."""
+"""The report of a TSSR run beside its test: the streams, their agreement and their items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Agreement = dict[str, dict[str, float]]
 
 
 def findings(pipeline: TSSRPipeline) -> Findings:
-    """The streams' agreement, their items in the plane, and the choices of the configuration."""
+    """The streams' agreement, items in two dimensions, and the main configuration values."""
     config, model = pipeline.config, pipeline.model()
     streams = agreement(config, model)
     terms = {
@@ -69,7 +69,7 @@ def stream_tables(config: Config, model: TwoStream) -> dict[str, Float[Tensor, "
 
 
 def agreement(config: Config, model: TwoStream) -> Agreement:
-    """Each stream's distance from the ids, and how evenly it spreads (figure 3)."""
+    """The alignment of each stream with the ids, and its uniformity (figure 3)."""
     tables = stream_tables(config, model)
     return {
         name: {

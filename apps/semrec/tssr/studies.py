@@ -1,4 +1,4 @@
-"""TSSR's studies: the paper's tables and figures, and its second limitation lifted."""
+"""TSSR's studies: the paper's tables and figures, and several content streams."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _WITHOUT = {
 
 
 def hybrid(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
-    """TSSR beside SASRec on ids, on content, and on both concatenated (table 1)."""
+    """TSSR and SASRec on ids, on content, and on both concatenated (table 1)."""
     systems = tested({MODEL: pipeline}, seeds, attrgetter("tssr"))
     for items, title in BASELINES.items():
         systems |= tested({title: pipeline}, seeds, partial(TSSRPipeline.baseline, items=items))
     return Outcome(
         title="one source of item embeddings, or both",
-        note="Table 1. All are trained for the same number of epochs at most, with the same "
-        "optimiser, batches, depth and loss. p-values: TSSR against each.",
+        note="Table 1. All have the same maximum of epochs, optimiser, batches, depth and loss. "
+        "p-values: TSSR compared with each.",
         systems=systems,
     )
 
@@ -41,7 +41,7 @@ def contrast(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="hierarchical contrast",
         note="Figure 3. Alignment: mean squared distance of the content's unit vectors to the "
-        "ids'; uniformity: lower is more even; both of the first seed.",
+        "ids'; uniformity: lower is more even. Both are of the first seed.",
         systems=tested(variants, seeds, attrgetter("tssr")),
         facts={name: _agreement(variant, seeds[0]) for name, variant in variants.items()},
         k=20,
@@ -49,7 +49,7 @@ def contrast(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
 
 
 def tsne(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
-    """Id and content embeddings in the plane, with contrast and without (figures 1 and 4)."""
+    """Id and content embeddings in two dimensions, with and without contrast (figures 1 and 4)."""
     variants = {name: pipeline.varied(model=_WITHOUT[name]) for name in (MODEL, "without both")}
     panels: list[Scatter] = []
     systems = tested(variants, seeds, attrgetter("tssr"))
@@ -71,14 +71,14 @@ def tsne(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
 def batch_size(
     pipeline: TSSRPipeline, seeds: Sequence[int], values: Sequence[int] = (32, 64, 128, 256)
 ) -> Outcome:
-    """Sequences a batch, which is the number of in-batch negatives (figure 5)."""
+    """Sequences per batch, which is the number of in-batch negatives (figure 5)."""
     return _over(
         pipeline,
         seeds,
         "batch_size",
         values,
         title="batch size",
-        axis="sequences a batch",
+        axis="sequences per batch",
         note="Figure 5. The learning rate is the same for all; alignment and uniformity are those "
         "of the first seed.",
     )
@@ -104,7 +104,7 @@ def temperature(
 def data_share(
     pipeline: TSSRPipeline, seeds: Sequence[int], values: Sequence[float] = (0.8, 0.5, 0.2)
 ) -> Outcome:
-    """20, 50, 80 and 100 % of the users' histories to train on, SASRec on ids beside (figure 6)."""
+    """Training on 20, 50, 80 and 100 % of the users; also SASRec on ids (figure 6)."""
     shares = {
         f"{100 * share:g}%": pipeline.varied(model={"data_share": share})
         for share in (pipeline.config.model.data_share, *values)
@@ -122,7 +122,7 @@ def data_share(
 
 
 def modalities(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
-    """Each content stream alone, all in one stream, and as streams of their own."""
+    """Each content stream alone, all in one stream, and each as its own stream."""
     content = pipeline.config.content
     fields = list(dict.fromkeys(name for names in content.fields for name in names))
     texts = [name for name in fields if not content.is_image([name])]
@@ -139,8 +139,8 @@ def modalities(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
     }
     return Outcome(
         title="several modalities",
-        note="The paper's second limitation: more than one content modality at once, each a "
-        "stream with an encoder of its own.",
+        note="Removes the paper's second limitation: several content modalities, each with its own "
+        "stream and encoder.",
         systems=tested(variants, seeds, attrgetter("tssr")),
     )
 
@@ -154,11 +154,11 @@ STUDIES: dict[str, Study[TSSRPipeline]] = {
     "temperature": temperature,
     "modalities": modalities,
 }
-"""By the names of the command line."""
+"""The studies by their names on the command line."""
 
 
 def _agreement(pipeline: TSSRPipeline, seed: int) -> dict[str, float | str]:
-    """Alignment and uniformity of the content streams of a trained variant, their means."""
+    """The mean alignment and uniformity of a trained variant's content streams."""
     variant = pipeline.varied(seed=seed)
     streams = agreement(variant.config, variant.model())
     contents = [values for name, values in streams.items() if name != "ids"]
@@ -172,7 +172,7 @@ def _over(
     values: Sequence[Any],
     **texts: Any,
 ) -> Outcome:
-    """A study of one number of the model, the run's own value first."""
+    """A study of one number of the model; the run's own value comes first."""
     default = getattr(pipeline.config.model, setting)
     order = default_first(default, values)
     variants: Mapping[str, TSSRPipeline] = {

@@ -1,4 +1,4 @@
-"""TSSR's stages in order: content embeddings, the two-stream model, SASRec beside it."""
+"""TSSR's stages in order: content embeddings, the two-stream model, the baselines."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ BASELINES: dict[ItemInput, str] = {
     "content": "SASRec, content",
     "both": "SASRec, ids and content",
 }
-"""Rows of the baselines, by what they read."""
+"""Rows of the baselines, by their inputs."""
 
 
 class TSSRPipeline(AnsweringPipeline[Config]):
-    """The stages of a run, or of a variant of it that a study needs."""
+    """The stages of a run, or of a variant of a run in a study."""
 
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages of a whole run in order, but for "data"."""
+        """The stages of a run in order, without "data"."""
         contents = self.content_stages if self.is_stored or self.baselines() else ()
         return (*contents, self.floors, self.tssr, *self.baselines().values(), self.answer)
 
@@ -59,7 +59,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         return self.tssr
 
     def recommender_of(self, stage: Stage[Report]) -> DenseRecommender:
-        """The model, or a baseline; content that was encoded end to end is a table by now."""
+        """The recommender by the model or a baseline; end-to-end content is a stored table."""
         if stage.name == self.tssr.name:
             return self._answering(self.model())
         (items,) = (kind for kind in BASELINES if stage.name == f"sasrec_{kind}")
@@ -76,7 +76,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         )
 
     def item_index(self) -> ItemIndex:
-        """The two-stream model's item vectors; what a content stream reads becomes a table."""
+        """The two-stream model's item vectors, with the inputs of content streams as tables."""
         model = self.model()
         for stream, table in zip(model.streams, model.tables(), strict=True):
             stream.item_encoder = VectorTable(table.detach())
@@ -90,25 +90,25 @@ class TSSRPipeline(AnsweringPipeline[Config]):
             named = {stage.name: content.numpy() for stage, content in pairs}
         return {**named, "items": self.model().item_vectors().detach().numpy()}
 
-    # Section 3.2: what items say of themselves.
+    # Section 3.2: the content of items.
 
     reads_text_fields = ("content.streams", "content.image_field")
 
     @property
     def is_stored(self) -> bool:
-        """Whether the model reads stored content, and does not encode it itself."""
+        """Whether the model reads stored content instead of encoding it."""
         return self.config.content.mode == "stored"
 
     @property
     def text_fields(self) -> tuple[str, ...]:
-        """The fields of all streams of text."""
+        """The fields of all text streams."""
         content = self.config.content
         texts = [fields for fields in content.fields if not content.is_image(fields)]
         return tuple(dict.fromkeys(name for fields in texts for name in fields))
 
     @cached_property
     def content_stages(self) -> tuple[Stage[Vectors], ...]:
-        """A stage a stream, such as "content_title": its stored embeddings, and their scale."""
+        """One stage per stream, such as "content_title": its stored embeddings and their scale."""
         content = self.config.content
         text = ("content.embedding",)
         image = ("content.image_embedding", "content.image_weights", "content.image_field")
@@ -131,14 +131,14 @@ class TSSRPipeline(AnsweringPipeline[Config]):
 
     @cached_property
     def contents(self) -> list[Float[Tensor, "items dim"]]:
-        """The stored content embeddings, one array a stream, reduced and standardised."""
+        """The stored content embeddings, one array per stream, reduced and standardised."""
         return [
             torch.from_numpy(self.standardisation(stage).transform(stage.result()))
             for stage in self.content_stages
         ]
 
     def standardisation(self, content: Stage[Vectors]) -> Standardisation:
-        """What brings a stream's content to scale; of an update, the old run's."""
+        """The standardisation of a stream's content; in an update, the old run's."""
         return kept_standardisation(content, self.config.content.dim)
 
     # Sections 3.3 to 3.5: two streams, aligned by contrast, joined by attention and a gate.
@@ -160,7 +160,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         return TwoStream(model, contents)
 
     def model(self) -> TwoStream:
-        """The trained model; it needs no content encoder."""
+        """The trained model, which needs no content encoder."""
         config = self.config.model
         if self.is_stored:
             model = TwoStream(config, self.contents)
@@ -169,7 +169,7 @@ class TSSRPipeline(AnsweringPipeline[Config]):
         load_weights(self.tssr.file("weights.safetensors"), model)
         return model.eval()
 
-    # Table 1: SASRec, by default as deep as the two-stream model, with the same budget.
+    # Table 1: SASRec with the same budget, by default as deep as the two-stream model.
 
     def baselines(self) -> dict[str, Stage[Report]]:
         """The stages of the baselines of a run, by their rows."""

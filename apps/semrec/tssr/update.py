@@ -1,9 +1,9 @@
-"""TSSR next Monday: a run that goes on from another, with new items and interactions.
+"""Updates of TSSR: a run that continues from another, with new items and interactions.
 
-Content streams know a new item by its content, brought to the old run's scale. Of its id nothing is
-known: its row of the id table starts at what the content says of ids, as a linear map has it that
-is fitted on the old items. Training goes on from the old weights over what is new and as much that
-is old. The baselines are left out. Beyond the paper.
+Content streams read the content of a new item, scaled like that of the old run. The id vector of a
+new item is predicted from its content by a linear map, which is fitted on the old items. Training
+continues from the old weights on the new samples and as many old ones. The baselines are not
+updated. Beyond the paper.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from semrec.tssr.model import TwoStream, tssr_loss
 from semrec.tssr.system import TSSRPipeline
 
 _PENALTY = 10.0
-"""Of the squared weights of the map from content to ids, where that is of unit variance.
+"""The ridge penalty of the map from content of unit variance to ids.
 
-From .1 to 30 new items of synthetic data rank alike; the mean of 10 neighbours does worse.
+Values from .1 to 30 give similar ranks of new items on synthetic data; the mean of 10 neighbours is
+worse.
 """
 
 _IDS = "streams.0.item_encoder.ids"
-"""The id table among the weights."""
+"""The name of the id table among the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePipeline(AnsweringUpdate[Config], TSSRPipeline):
-    """The stages of an update; once complete, it is opened like any run.
+    """The stages of an update; a complete one is opened like any run.
 
     Attributes:
-        old: The run that it goes on from, reopened.
+        old: The run that it continues from, reopened.
     """
 
     ranks_new: ClassVar[str] = (
@@ -52,7 +53,7 @@ class UpdatePipeline(AnsweringUpdate[Config], TSSRPipeline):
 
     @cached_property
     def content_stages(self) -> tuple[Stage[Vectors], ...]:
-        """A stage a stream; what brought the old run's content to scale is kept with it."""
+        """One stage per stream, which also stores the old run's standardisation."""
         content = self.config.content
 
         def keep_scale(before: Stage[Vectors], folder: Path) -> None:
@@ -66,7 +67,7 @@ class UpdatePipeline(AnsweringUpdate[Config], TSSRPipeline):
 
     @cached_property
     def tssr(self) -> Stage[Report]:
-        """The stage "tssr", from the weights of the old one."""
+        """The stage "tssr", from the old weights."""
         return self.trained_on(super().tssr, lambda: self._plan(self._grown, tssr_loss))
 
     def _grown(self) -> TwoStream:
@@ -83,14 +84,14 @@ def grown_ids(
     old_rows: Int[Tensor, " items"],
     contents: Float[Tensor, "items content_dim"],
 ) -> Float[Tensor, "items dim"]:
-    """The id table of now: rows of old items stay, new ones start at what their content says.
+    """The current id table: old items keep their rows, new rows are predicted from content.
 
-    Ridge regression of the old items' rows on their content says it.
+    The prediction is a ridge regression of the old items' rows on their content.
 
     Args:
         ids: The old table.
-        old_rows: For each item of now its row in it, -1 where it is new.
-        contents: What the items say of themselves, all streams side by side.
+        old_rows: The row of each current item in the old table; -1 for a new item.
+        contents: The content of all items, all streams concatenated.
     """
     table = ids[old_rows.clamp(min=0)]  # [items, dim]
     is_new = old_rows < 0

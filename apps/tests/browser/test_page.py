@@ -52,7 +52,7 @@ def test_titles_are_searched_and_a_click_makes_a_history(
     address = served()
     page = visit(address)
     settled(page)
-    words = "The history is empty, so these are the items that were had most."
+    words = "The history is empty, so these are the most popular items."
     assert page.inner_text("#popular") == words
     assert ids(page, "#items .item") == [item["id"] for item in ask(address, [])]
     word = ask(address, [])[0]["title"].split()[-1].upper()
@@ -324,7 +324,7 @@ def test_a_token_is_asked_for_once(served: Served, visit: Visit) -> None:
     assert page.is_hidden("#items .item")
     page.keyboard.type("no token")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#token-words:text('That was not the token')")
+    page.wait_for_selector("#token-words:text('This token is wrong')")
     page.keyboard.type(TOKEN)
     page.keyboard.press("Enter")
     settled(page)
@@ -338,7 +338,7 @@ def test_a_token_is_asked_for_once(served: Served, visit: Visit) -> None:
 def test_a_refusal_is_shown_and_tried_again(served: Served, visit: Visit) -> None:
     page = visit(served(), expected="503 (Service Unavailable)")
     settled(page)
-    refusal = {"detail": "1,024 histories wait already: try again in a second"}
+    refusal = {"detail": "1,024 histories are waiting: try again in a second"}
     page.route("**/explain", lambda route: route.fulfill(status=503, json=refusal))
     page.check("#seen")
     page.wait_for_selector("#alert:visible")
@@ -357,6 +357,6 @@ def test_a_run_without_codes_shows_scores_alone(served: Served, visit: Visit, as
     expected = ask(address, ["item-00003"])
     assert ids(page, "#items .item") == [item["id"] for item in expected]
     page.locator("#items .open").first.click()
-    assert "walks no tree of codes" in page.inner_text("#items .reasons")
+    assert "uses no tree of codes" in page.inner_text("#items .reasons")
     assert page.locator(".step, .code, .likely").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") == 375

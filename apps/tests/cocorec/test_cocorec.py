@@ -69,7 +69,7 @@ def test_studies_go_into_the_report(
     }
     page = (complete / "report.html").read_text()
     assert "Study: ablation" in page
-    assert "Study: what the codes are made of" in page
+    assert "Study: source of the codes" in page
 
 
 def test_random_codes_stand_beside_those_of_any_quantizer(
@@ -95,7 +95,7 @@ def test_what_is_deployed_answers_as_the_whole_model(
     assert gap < 1e-4
     assert set(study["facts"]) == {"CoCoRec, deployed", "SASRec, ids"}
     assert study["facts"]["SASRec, ids"]["times SASRec"] == 1
-    assert "CoCoRec, fusing the items each time: " in study["note"]
+    assert "CoCoRec, fusing the items for each batch: " in study["note"]
 
 
 def test_a_narrow_view_is_filled_up_with_zeros() -> None:

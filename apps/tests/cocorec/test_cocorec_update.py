@@ -101,6 +101,6 @@ def test_codes_that_new_items_cannot_have_are_refused(source: str, run: Path) ->
     with pytest.raises(ExperimentError) as refused:
         updated_config(config, run)
     assert str(refused.value) == (
-        f"{run} cannot be updated: codes.source is {source!r}, and new items can have codes of "
-        "their text alone: begin a new run with the command run"
+        f"{run} cannot be updated: codes.source is {source!r}, and new items can only have codes "
+        "of their text: begin a new run with the command run"
     )

@@ -78,8 +78,7 @@ def test_a_run_whose_stage_was_removed_does_not_answer(
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: {out / stage} is missing or damaged: the command that began the run makes it "
-        "again\n"
+        f"error: {out / stage} is missing or damaged: repeat the command that began the run\n"
     )
     assert not (out / stage).exists()
 

@@ -88,7 +88,7 @@ def test_data_that_are_not_those_of_now_are_refused(
     newest = interactions.group_by("user_id", maintain_order=True).tail(3)
     week = write(tmp_path / "week", items, newest)
     said = refusal(update, "prorec", run, week, tmp_path / "out")
-    assert f"--data {week} must hold all interactions of now, old and new: " in said
+    assert f"--data {week} must hold all current interactions, old and new: " in said
     assert "of 300 users have fewer than in" in said
     assert not (tmp_path / "out").exists()
 
@@ -106,16 +106,16 @@ def test_folders_that_hold_something_else_are_refused(
     said = refusal(update, "prorec", run, now, run)
     assert "--out must not be --run, which stays as it is: choose another" in said
     out = shutil.copytree(run, tmp_path / "run")
-    assert "it is no update" in refusal(update, "prorec", run, now, out)
+    assert "it is not an update" in refusal(update, "prorec", run, now, out)
     same = ["--data", now, "--out", updated("prorec").out, "--config", small("prorec")]
     for words in (["run"], ["study", "ablation"]):
         said = refusal(launch, "prorec", *words, *same)
-        assert f"it is an update of {run.name}, with which only the command update goes on" in said
+        assert f"it is an update of {run.name}, which only the command update continues" in said
     said = refusal(update, "prorec", run, data, updated("prorec").out)
     assert "its input files had other contents" in said
     (out / "stage_two/stage.json").write_text((run / "stage_one/stage.json").read_text())
     said = refusal(update, "prorec", out, now, updated("prorec").out)
-    assert "the run that it is an update of had other contents" in said
+    assert "the run that it updates had other contents" in said
     (out / "metrics.json").unlink()
     said = refusal(update, "prorec", out, now, tmp_path / "out")
     assert "the run is not complete" in said

@@ -166,7 +166,7 @@ def test_the_first_line_says_what_won(
 def test_a_run_from_before_floors_were_validated_says_so() -> None:
     floors = SimpleNamespace(complete=lambda: {"parameters": {"graph": {}}})
     pipeline: Any = SimpleNamespace(floors=floors)
-    assert on_validation(pipeline).endswith("before floors were validated: see the test")
+    assert on_validation(pipeline).endswith("and did not validate floors: see the test")
 
 
 def report_of(ranks: list[int]) -> Report:
@@ -190,7 +190,7 @@ def report_of(ranks: list[int]) -> Report:
     [
         ([1] * 40, [5] * 40, "ours wins"),
         ([5] * 40, [1] * 40, "A floor wins: graph"),
-        ([1, 3] * 20, [3, 1] * 20, "ours and the floor graph cannot be told apart"),
+        ([1, 3] * 20, [3, 1] * 20, "No clear difference between ours and the floor graph"),
     ],
 )
 def test_the_verdict_says_plainly_who_won(
@@ -228,7 +228,7 @@ def test_of_equals_the_floor_wins_and_nothing_is_told_apart() -> None:
         difference=Estimate(0.0, 0.0, 0.0),
     )
     assert verdict.winner == "graph"
-    assert "cannot be told apart" in verdict.headline
+    assert verdict.headline.startswith("No clear difference between ")
 
 
 @pytest.mark.parametrize("name", ["prorec", *APPS])
@@ -238,7 +238,7 @@ def test_a_report_begins_with_the_verdict_and_says_what_made_it(
     run = completed(name)
     page = (run / "report.html").read_text()
     opening = page[page.index("<section>") : page.index("</section>")]
-    assert re.search(r"<h2>(A floor wins: |.* wins<|.* cannot be told apart<)", opening)
+    assert re.search(r"<h2>(A floor wins: |.* wins<|No clear difference between .*<)", opening)
     assert opening.count("<svg") == 1
     made = json.loads((run / "environment.json").read_text())["made_by"]
     assert made["command"].startswith(f"{name}.py run --data ")

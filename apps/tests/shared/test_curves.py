@@ -140,7 +140,7 @@ def again(launch: Launch, data: Path, small: OfApp, run: Path, *further: object)
 @pytest.mark.parametrize(
     ("kind", "read", "shows"),
     [
-        ("csv", of_csv, "curves: {curves}, a metrics.csv a stage"),
+        ("csv", of_csv, "curves: {curves}, one metrics.csv per stage"),
         ("tensorboard", of_tensorboard, "curves: tensorboard --logdir {curves}"),
         pytest.param(
             "mlflow",
@@ -235,7 +235,7 @@ def test_a_logger_that_fails_ends_the_run_in_a_sentence_and_it_goes_on(
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: TensorBoardLogger could not log step ")
     assert error.endswith(
-        ": No space left on device; the same call goes on from its last checkpoint, with another "
+        ": No space left on device; the same call resumes from the last checkpoint, with another "
         "logger or none"
     )
     assert again(launch, data, small, run).returncode == 0

@@ -268,7 +268,7 @@ def test_a_run_of_an_older_version_is_refused_and_completed(
     shutil.rmtree(run / "catalogue")
     done = extend("tssr", run, news, tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{run} keeps no catalogue, since an older version made it: the comm" in done.stderr
+    assert f"{run} keeps no catalogue, since an older version made it: repeat" in done.stderr
     again = ("run", "--data", data, "--out", run, "--config", small("tssr"), "--device", "cpu")
     assert launch("tssr", *again).returncode == 0
     assert extend("tssr", run, news, tmp_path / "out").returncode == 0

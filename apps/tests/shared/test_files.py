@@ -130,7 +130,7 @@ def test_damage_to_a_sealed_object_is_seen(tmp_path: Path) -> None:
         with pytest.raises(ExperimentError, match=r"a\.json is damaged"):
             read_json(path)
     path.write_text(text.replace('"sha256"', '"sha257"'))
-    with pytest.raises(ExperimentError, match=r"a\.json is damaged: it lacks the digest"):
+    with pytest.raises(ExperimentError, match=r"a\.json is damaged: it lacks its own digest"):
         read_json(path, sealed=True)
 
 

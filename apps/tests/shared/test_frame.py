@@ -167,7 +167,7 @@ def test_ctrl_c_says_how_to_go_on(name: str, data: Path, small: OfApp, tmp_path:
         assert process.stderr is not None
         shown = process.stderr.read()
     assert process.returncode == 130
-    assert "goes on from here" in shown
+    assert "repeat the command to continue" in shown
     assert "Traceback" not in shown
 
 
@@ -263,7 +263,7 @@ def test_damage_to_a_run_is_seen_before_it_answers(
     kept.write_text(re.sub('"title": "', '"title": "x', kept.read_text()))
     refused(
         launch(name, "recommend", "--run", run, "--history", "a"),
-        "items.jsonl is damaged: remove the folder .*run/data, and the command that began",
+        "items.jsonl is damaged: remove the folder .*run/data and repeat the command that began",
     )
     other = {"prorec": "tssr"}.get(name, "prorec")
     refused(

@@ -181,7 +181,7 @@ def test_a_run_that_keeps_no_users_is_refused_and_completed(
     command = (name, "recommend", "--run", run, "--users", "all", "-o", output, "--device", "cpu")
     done = launch(*command)
     assert done.returncode == 1
-    assert "keeps nothing of its users, since an older version made it: the command" in done.stderr
+    assert "keeps nothing of its users, since an older version made it: repeat" in done.stderr
     again = ("run", "--data", data, "--out", run, "--config", small(name), "--device", "cpu")
     assert launch(name, *again).returncode == 0
     assert launch(*command).returncode == 0

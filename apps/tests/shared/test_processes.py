@@ -145,7 +145,7 @@ def test_a_process_that_dies_ends_all_and_the_same_command_goes_on(
     os.kill(int((tmp_path / "1").read_text()), signal.SIGKILL)
     said, _ = begun.communicate(timeout=300)
     assert begun.returncode != 0
-    assert said.count("the same command goes on from here") == 1, said
+    assert said.count("repeat the command to continue") == 1, said
     assert "[rank0]" not in said  # no traceback but torchrun's own
     assert not (out / "metrics.json").exists()
     assert "floors: complete, kept" in finished(on_two("tssr", out))

@@ -337,7 +337,7 @@ def test_rows_of_a_table_need_a_user(answers: Answers, tmp_path: Path, source: P
         ({}, "give one of --history, --input and --users"),
         ({"history": "a", "users": "all"}, "give one of --history, --input and --users"),
         ({"users": "all"}, "--input and --users need --output"),
-        ({"history": "a", "output": Path("out")}, "--output is for --input and --users"),
+        ({"history": "a", "output": Path("out")}, "--output is only for --input and --users"),
         ({"history": "a", "interactions": Path("new")}, "--interactions goes with --users"),
         ({"history": "a", "per_group": 2}, "--per-group goes with --diversify"),
     ],

@@ -172,7 +172,7 @@ def test_beams_and_rankings_are_those_of_the_run(run: Path, talking: Talking) ->
             ]
 
     beams, ranking = asyncio.run(ask())
-    sentence = "num_beams must be left out: this ranking searches no beams"
+    sentence = "num_beams must be left out: this ranking has no beam search"
     assert (beams.status_code, beams.json()) == (422, {"detail": sentence})
     assert ranking.status_code == 422
     assert ranking.json()["detail"].startswith(
@@ -317,7 +317,7 @@ def test_without_a_token_or_with_workers_nobody_reloads(run: Path, talking: Talk
 
     response = asyncio.run(ask())
     assert response.status_code == 403
-    assert "by SIGHUP, or by a service that was started with --token-file" in response.text
+    assert "send SIGHUP, or start the service with --token-file" in response.text
     response = asyncio.run(ask(token=TOKEN, fixed="SIGHUP to process 7"))
     assert (response.status_code, response.json()) == (409, {"detail": "SIGHUP to process 7"})
 
@@ -386,8 +386,8 @@ def test_no_other_folder_is_taken_over(
     content[len(content) // 2] ^= 1
     matrix.write_bytes(content)
     beyond = (
-        "run must be a folder under the one that holds the run that serve was given, "
-        "where links lead too"
+        "run must be a folder under the one that contains the run of serve, also after "
+        "following links"
     )
     sentences = {
         "second": "matrix.npz is damaged",
@@ -414,7 +414,9 @@ def test_no_other_folder_is_taken_over(
                 response = await client.post("/reload", json={"run": name})
                 assert response.status_code == 422, name
                 assert words in response.json()["detail"]
-                assert (words == beyond) != ("first answers on" in response.json()["detail"])
+                assert (words == beyond) != (
+                    "first continues to answer" in response.json()["detail"]
+                )
                 assert service.run is served
             numbers = (await client.get("/metrics")).text
             assert 'semrec_reloads_total{result="refused"} 6.0' in numbers
@@ -425,7 +427,7 @@ def test_no_other_folder_is_taken_over(
 def test_what_replaced_the_folder_is_never_read_as_the_run(
     two_runs: tuple[Path, Path], talking: Talking
 ) -> None:
-    """What is in memory answers on; what would have to be read is refused until a reload."""
+    """What is in memory still answers; what would have to be read is refused until a reload."""
     first, second = two_runs
 
     async def ask() -> None:

@@ -119,7 +119,7 @@ def test_a_process_answers_reads_its_run_again_and_finishes_what_is_under_way(
 
         os.rename(first, first.with_name("old"))
         process.send_signal(signal.SIGHUP)
-        assert "is this the folder of a run?; first answers on as it was" in line(process)
+        assert "is this the folder of a run?; first continues to answer" in line(process)
         os.rename(second, first)
         process.send_signal(signal.SIGHUP)
         assert "first: 100 items" in line(process)
@@ -176,7 +176,7 @@ def test_what_cannot_be_served_safely_is_refused(
 ) -> None:
     token = tmp_path / "token"
     for host in ("0.0.0.0", "::", "192.0.2.7"):
-        with pytest.raises(ExperimentError, match=r"answers other machines: add --token-file, or"):
+        with pytest.raises(ExperimentError, match=r"accepts other machines: add --token-file, or"):
             ServeOptions(run=tmp_path, host=host).check()
         ServeOptions(run=tmp_path, host=host, insecure=True).check()
     for host in ("127.0.0.1", "localhost", "127.8.8.8", "::1"):
@@ -203,9 +203,9 @@ def test_what_cannot_be_served_safely_is_refused(
     assert options.token == "a-token-of-the-tests"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ExperimentError, match=f"--port {port} cannot be listened at: Address"):
+        with pytest.raises(ExperimentError, match=f"--port {port} cannot be used: Address"):
             ServeOptions(run=tmp_path, port=port).listening()
-    with pytest.raises(ExperimentError, match="cannot be listened at"):
+    with pytest.raises(ExperimentError, match="cannot be used"):
         ServeOptions(run=tmp_path, host="192.0.2.7").listening()
 
     def find_spec(name: str, *arguments: Any) -> Any:

@@ -162,17 +162,20 @@ def test_every_wrong_body_is_one_sentence_and_the_next_is_answered(
         ({"history": [], "top_k": "3"}, "top_k must be a valid integer"),
         ({"history": ["a", 7]}, "history.1 must be a valid string"),
         ({"history": ["\ud800"]}, "history.0 must be text without half a surrogate pair"),
-        ({"history": [], "top": 3}, "'top' is no field of this request: /docs lists them"),
+        ({"history": [], "top": 3}, "'top' is not a field of this request: /docs lists the fields"),
         ({"history": [], "unknown": "no"}, "unknown must be 'skip' or 'error'"),
         ({"histories": []}, "histories must have at least 1 item, not 0"),
         ({"history": [], "histories": [[]]}, "give one of history and histories"),
         ({"top_k": 3}, "give one of history and histories"),
         ([], "the body must be a JSON object"),
-        ("[" * 100_000, "the body must be JSON of few levels"),
+        ("[" * 100_000, "the body must be JSON with few levels"),
         (b"\xff", "the body must be JSON in UTF-8"),
-        ('{"history": [1e999]}', "the body must be JSON: it holds a number that is not finite"),
-        ('{"history": [], "top_k": NaN}', "the body must be JSON: it holds a number that is not f"),
-        ("9" * 5000, "the body must be JSON: it holds a number of too many digits"),
+        ('{"history": [1e999]}', "the body must be JSON: it contains a number that is not finite"),
+        (
+            '{"history": [], "top_k": NaN}',
+            "the body must be JSON: it contains a number that is not f",
+        ),
+        ("9" * 5000, "the body must be JSON: it contains a number with too many digits"),
         ({"history": [], "\ud800": 1}, "the body must name no field with half a surrogate pair"),
         ("{", "the body must be JSON: Expecting property name enclosed in double quotes: line 1"),
     ],
@@ -283,7 +286,7 @@ def test_a_failure_of_ours_is_one_sentence_too(
                 patch.delattr(type(service.run), "search")
                 response = await client.get("/items?query=a")
             assert response.status_code == 500
-            words = "the service failed at this request, and its log says where"
+            words = "the service failed to answer this request; its log has the error"
             assert response.json() == {"detail": words}
             numbers = (await client.get("/metrics")).text
             assert 'semrec_errors_total{path="/items",status="500"} 1.0' in numbers

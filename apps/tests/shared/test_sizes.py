@@ -148,7 +148,7 @@ def test_what_a_toml_sets_stays(data: Path, tmp_path: Path) -> None:
     shown = "\n".join(size_lines(config, keys, table))
     assert "stage_two: batch 256 (set) of 2,798 samples" in shown
     assert "warm-up 500 (set) of " in shown
-    assert "codes: 256 (set) a level (of 100 items)" in shown
+    assert "codes: 256 (set) per level (for 100 items)" in shown
     assert "validation: all 300 users" in shown
 
 

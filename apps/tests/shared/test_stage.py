@@ -160,7 +160,7 @@ def test_a_variant_has_folders_of_its_own_from_the_first_stage_that_differs(
 def test_a_stage_takes_only_what_it_comes_after(setting: Setting[Any]) -> None:
     steps = Steps(setting)
     other = steps.stage("other")
-    words = r"^the stage that is being filled takes (\w+) without naming it in `after`"
+    words = r"^the stage that is being filled uses (\w+) without naming it in `after`"
     for take in (other.result, other.complete, lambda: other.file("letters")):
         wrong = setting.stage(
             "wrong", reads=(), after=(steps.text,), fill=lambda _, take=take: take(), load=str
@@ -195,7 +195,7 @@ def test_what_is_complete_does_not_touch_what_is_before_it(setting: Setting[Any]
 
 def test_a_reopened_run_fills_nothing(setting: Setting[Any]) -> None:
     path = setting.run.path
-    with pytest.raises(ExperimentError, match="not complete; the command that began it goes on"):
+    with pytest.raises(ExperimentError, match="not complete: repeat the command that began it"):
         Run.reopen(path, Screen())
     Steps(setting).train.complete()
     (path / "metrics.json").write_text("{}")
@@ -211,7 +211,7 @@ def test_a_reopened_run_fills_nothing(setting: Setting[Any]) -> None:
         with pytest.raises(ExperimentError) as refusal:
             take()
         assert str(refusal.value) == (
-            f"{path / 'test'} is missing or damaged: the command that began the run makes it again"
+            f"{path / 'test'} is missing or damaged: repeat the command that began the run"
         )
     with pytest.raises(ExperimentError, match="a run that answers has no data to read"):
         _ = reopened.data
@@ -301,7 +301,7 @@ def test_the_seconds_of_a_stage_leave_out_those_before_it(
 def test_damage_to_what_a_stage_left_is_seen_before_it_is_used(setting: Setting[Any]) -> None:
     Steps(setting).test.complete()
     folder = setting.run.path / "train"
-    words = f"remove the folder {folder}, and the command that began the run makes it again"
+    words = f"remove the folder {folder} and repeat the command that began the run"
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(kept) == {"letters", "stage.json"}  # the lock is gone
 
@@ -401,7 +401,7 @@ def test_what_a_run_is_of_is_read_with_care(setting: Setting[Any]) -> None:
         (text, '{"format": 3, "app": "any", "config": {}}', "format 3, this version reads 1 to 2"),
         (text, '{"format": true, "app": "any", "config": {}}', "choose the folder of a run"),
         (text, '{"format": 2, "app": "any", "config": []}', "choose the folder of a run"),
-        (text, '{"format": 2, "app": "any", "config": {}}', "lacks the digest"),
+        (text, '{"format": 2, "app": "any", "config": {}}', "lacks its own digest"),
         (text, "[" * 100_000, "not JSON"),
     ):
         marker.write_text(text.replace(old, new))

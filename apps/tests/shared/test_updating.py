@@ -263,7 +263,7 @@ def test_a_run_of_an_older_version_without_its_words_is_refused(
     done = update(name, old, now, tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
     said = done.stderr.splitlines()[-1]
-    assert f"{old} keeps no words of its texts, since an older version made it: begin a new" in said
+    assert f"{old} keeps no vocabulary of LSA, since an older version made it: begin a new" in said
 
 
 @pytest.mark.parametrize("name", ["cocorec", "tssr"])

@@ -119,7 +119,7 @@ def test_some_users_by_ids_or_by_a_file(
     listed.write_text("u7\nnobody\r\nu2\nu7\n")
     answers(kept, output, str(listed))
     assert list(items_of(output)) == ["u2", "u7"]  # the run's order
-    assert "1 ids of --users are unknown, and were skipped" in capsys.readouterr().out
+    assert "1 ids of --users are unknown and were skipped" in capsys.readouterr().out
     answers(kept, output, "u7, nobody,u2", force=True)
     assert list(items_of(output)) == ["u2", "u7"]
     with pytest.raises(ExperimentError, match=r"must be users of the run, got 'nobody'"):

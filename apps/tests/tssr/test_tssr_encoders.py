@@ -343,7 +343,7 @@ def test_wrong_values_are_refused(bert: str, texts: list[str], tmp_path: Path) -
         Content(encoder=Encoder(trained="lora"))
     with pytest.raises(ValueError, match=r"embedding must be minilm, or the name .* got 'lsa'"):
         Content(mode="end-to-end", embedding="lsa")
-    with pytest.raises(ValueError, match="streams must have 'image', the images, for itself"):
+    with pytest.raises(ValueError, match="streams must have 'image', the images, as a stream"):
         Content(streams=("title+image",))
     with pytest.raises(ValueError, match=r"image_weights must not be 'random' for stored"):
         Content(image_weights=RANDOM)

@@ -126,7 +126,7 @@ def test_blending_refuses_what_does_not_fit(unchecked):
         pick_weights(candidates, targets, {"c": (0.0,)})
     with pytest.raises(ValueError, match=r"grids must hold 0, .* got a: \(1.0,\)"):
         pick_weights(candidates, targets, {"a": (1.0,)})
-    with pytest.raises(ValueError, match=r"targets must be one a user, 40, .* got 39 and 10"):
+    with pytest.raises(ValueError, match=r"targets must be one per user, 40, .* got 39 and 10"):
         candidates.ndcg(targets[:-1], {})
     with pytest.raises(ValueError, match="k at least 1, got 40 and 0"):
         candidates.ndcg(targets, {}, k=0)

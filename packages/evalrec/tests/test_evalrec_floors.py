@@ -319,7 +319,7 @@ def test_floors_are_counted_anew_with_the_parameters_that_were_chosen(synthetic,
     assert (graph.matrix != expected).nnz == 0
     without = {name: chosen[name] for name in chosen if not name.endswith("text")}
     assert list(recount_floors(split, without)) == list(without)
-    with pytest.raises(ValueError, match=r"texts must be one an item, .*, got none"):
+    with pytest.raises(ValueError, match=r"texts must be one per item, .*, got none"):
         recount_floors(split, chosen)
 
 
@@ -392,7 +392,7 @@ def test_saved_floors_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"matrix.npz is damaged or of another floor"):
         ItemToItemFloor.load(saved)
     (saved / "matrix.npz").unlink()
-    with pytest.raises(DataError, match=r"matrix.npz is missing, so .* is no saved floor"):
+    with pytest.raises(DataError, match=r"matrix.npz is missing, so .* is not a saved floor"):
         ItemToItemFloor.load(saved)
     (saved / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="floor holds more than a saved floor"):
@@ -412,7 +412,7 @@ def test_floors_beat_one_another_on_synthetic_data(synthetic, fitted):
     assert value["graph + text"] > value["graph"] > value["markov"]
     assert value["graph + text"] > value["text"] > value["popularity"]
     assert value["item-knn"] > 2 * value["popularity"]
-    with pytest.raises(ValueError, match="texts must be one an item, 600, got 1"):
+    with pytest.raises(ValueError, match="texts must be one per item, 600, got 1"):
         fit_floors(split, ["x"])
 
 

@@ -431,7 +431,7 @@ def test_a_line_has_an_end_by_16_mib_and_is_refused_early(tmp_path, name):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("line 2: is longer than 16,777,216 bytes, the most there is\n")
+    assert done.stdout.endswith("line 2: is longer than 16,777,216 bytes, the maximum\n")
 
 
 @pytest.mark.parametrize("size", [1000, 1001, 1300, 2000])
@@ -546,7 +546,7 @@ def test_files_are_told_by_their_names(make_raw, tmp_path):
     with pytest.raises(ValueError, match=r"format must be one of native, amazon2014, .* got 'ml'"):
         read_raw("ml", [raw.folder])
     (tmp_path / "other.txt").write_text("x")
-    with pytest.raises(DataError, match=r"other\.txt is no file of MovieLens, by its name"):
+    with pytest.raises(DataError, match=r"other\.txt is not a file of MovieLens by its name"):
         read_raw("movielens", [tmp_path / "other.txt"])
     with pytest.raises(DataError, match=r"ratings\.dat is given twice"):
         read_raw("movielens", [raw.folder, raw.folder / "ratings.dat"])

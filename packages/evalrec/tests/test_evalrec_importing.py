@@ -538,7 +538,7 @@ HEADER = "user,item,time,quantity\n"
         (HEADER + "u,i,5,1\n", {"columns": {"time": ("when",)}}, "has no column 'when', which "
          "--time names; it has 'user', 'item'"),
         ("user;item,time\n1;2,3\n", {}, "could be separated by ',' or ';': --separator says"),
-        ("user item time\n1 2 3\n", {}, "no comma, semicolon, tab or bar .* --separator names"),
+        ("user item time\n1 2 3\n", {}, "no comma, semicolon, tab or bar .* by --separator"),
         ("user,item,time\nu,i,03/04/2025\n", {}, "may have the day or the month first, as in "
          "'03/04/2025': --time-format"),
         ("user,item,time\nu,i,soon\n", {}, "holds no times that are known, such as 'soon': "
@@ -546,11 +546,11 @@ HEADER = "user,item,time,quantity\n"
         ("user,item,time\nu,i,1700000000\nu,i,1700000000000\n", {}, "times of several units .* "
          "--time-unit says"),
         (HEADER + "u,i,2025-01-01,1\nu,i,2025-02-30,1\n", {}, "line 3: time must be a time that "
-         "was, got '2025-02-30'"),
+         "exists, got '2025-02-30'"),
         (HEADER + "u,i,2025-01-01T10:00,1\nu,i,2025-01-01T10:00:00.5,1\n", {"time_unit": "s"},
          "line 3: time must be a time of whole seconds .*: --time-unit keeps finer ones"),
         (HEADER + "u,i,2025-03-30 02:30,1\n", {"timezone": "Europe/Berlin"}, "line 2: time must be "
-         "a time that was, .* clocks pass over that hour in Europe/Berlin"),
+         "a time that exists, .* clocks pass over that hour in Europe/Berlin"),
         (HEADER + 'u,i,5,1\nu,i,5,"1,5"\n', {"decimal": "."}, "line 3: quantity must be a number "
          "with a decimal point, got '1,5': --decimal ',' reads it"),
         (HEADER + "u,i,5,1.5\n", {"quantity": "repeat"}, "line 2: quantity must be a whole number "
@@ -668,7 +668,7 @@ def test_the_command_shows_columns_before_it_writes(evalrec, shop, tmp_path):
     arguments = ["prepare", "table", *shop, "--out", out, "--split-categories", " > "]
     code, stdout, stderr = evalrec(*arguments)
     assert code == 0, stderr
-    assert "; separated, UTF-8 with BOM, decimal comma" in stdout.replace("\n", "")
+    assert "; separated, UTF-8 with BOM, decimal comma" in " ".join(stdout.split())
     assert "Kunden-Nr." in stdout
     assert "not used" in stdout
     assert stdout.index("0007  0008  0009") < stdout.index("wrote")

@@ -141,7 +141,7 @@ def test_bad_shards_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[batch, items\] = \[3, 4\]"):
         evaluate(queries, ItemShards(wrong), ks=(5,))
     vectors = EmbeddingScorer(queries=np.ones((3, 2), "f"), items=np.ones((5, 2), "f"))
-    with pytest.raises(ValueError, match="items must be one vector an item, 4, got 5"):
+    with pytest.raises(ValueError, match="items must be one vector per item, 4, got 5"):
         evaluate(queries, ItemShards({range(0, 4): vectors, range(4, 10): scores[:, 4:]}), ks=(5,))
 
 

@@ -228,7 +228,7 @@ def test_a_report_with_values_of_lists_goes_to_json_and_back(report):
         == report.per_user("novelty@4", "filtered").tolist()
     )
     document["list_values"]["filtered"]["novelty@4"].pop()
-    with pytest.raises(ValueError, match="novelty@4 must be one value a user, 40, got 39"):
+    with pytest.raises(ValueError, match="novelty@4 must be one value per user, 40, got 39"):
         Report.from_json(document)
 
 
@@ -276,7 +276,7 @@ def test_figures_of_user_groups_are_those_of_their_users_alone(queries, report):
     assert frame.columns == ["name", "users", "mode", "metric", "mean", "low", "high"]
     row = frame.filter(users="new", mode="filtered", metric="ndcg@4")
     assert row["mean"].item() == by_group["new"]["filtered"]["ndcg@4"].mean
-    with pytest.raises(ValueError, match="labels must be one a query, 40, got 39"):
+    with pytest.raises(ValueError, match="labels must be one per query, 40, got 39"):
         report.by_user_group(labels[1:])
     with pytest.raises(ValueError, match="user_groups has no effect where per_user is True"):
         report.to_frame(per_user=True, user_groups=labels)

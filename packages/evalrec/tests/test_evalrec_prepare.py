@@ -169,7 +169,7 @@ def test_a_folder_is_replaced_only_when_asked_and_only_if_prepared(make_raw, tmp
     (out / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"also holds notes\.txt, which would be lost"):
         prepare("movielens", [raw.folder], out, overwrite=True)
-    with pytest.raises(FileExistsError, match="is no prepared folder"):
+    with pytest.raises(FileExistsError, match="is not a prepared folder"):
         prepare("movielens", [raw.folder], raw.folder, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["movielens-1m", "out"]
 

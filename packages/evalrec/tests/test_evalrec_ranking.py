@@ -256,7 +256,7 @@ def test_unique_codes_change_nothing_and_shared_ones_flatter():
         assert shared.on_codes[mode]["recall@10"] > 1.5 * honest
     with pytest.raises(ValueError, match="by_codes must be False for a report without codes"):
         evaluate(queries, scorer).per_user("recall@5", "filtered", by_codes=True)
-    with pytest.raises(ValueError, match="codes must be one row an item, 60, got 3"):
+    with pytest.raises(ValueError, match="codes must be one row per item, 60, got 3"):
         evaluate(queries, scorer, codes=np.zeros((3, 2), dtype=np.int64))
 
 
@@ -320,9 +320,9 @@ def test_embeddings_that_cannot_be_ranked_are_refused(unchecked):
         EmbeddingScorer(queries=users, items=good[:, :0])
     with pytest.raises(ValueError, match="must fit fp32, got too large vectors"):
         evaluate(queries, EmbeddingScorer(queries=users * 1e30, items=good * 1e30))
-    with pytest.raises(ValueError, match="items must be one vector an item, 25, got 24"):
+    with pytest.raises(ValueError, match="items must be one vector per item, 25, got 24"):
         evaluate(queries, EmbeddingScorer(queries=users, items=good[:24]))
-    with pytest.raises(ValueError, match="queries must be one vector a user, 3, got 2"):
+    with pytest.raises(ValueError, match="queries must be one vector per user, 3, got 2"):
         evaluate(queries, EmbeddingScorer(queries=users[:2], items=good))
     with pytest.raises(ValueError, match="the width and device of items, 4 on cpu, got 3 on cpu"):
         evaluate(queries, EmbeddingScorer(queries=users[:, :3], items=good))

@@ -193,7 +193,7 @@ def test_a_stray_quote_costs_one_pass_and_is_refused_in_a_long_file(tmp_path, mo
     monkeypatch.setattr(blocks, "READ_BYTES", 512)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1024)
     monkeypatch.setattr(blocks, "QUOTED_BYTES", 1024)
-    with pytest.raises(DataError, match=r"line 3: a double quote opens a field that is open still"):
+    with pytest.raises(DataError, match=r"line 3: a double quote opens a field that does not end"):
         read_interactions(path)
 
 

@@ -194,7 +194,7 @@ def test_its_weights_and_their_draws_are_the_semantic_fusion_module_s() -> None:
 def test_items_that_do_not_fit_are_refused() -> None:
     codes, views = torch.zeros(4, 3, dtype=torch.long), torch.zeros(4, 2, DIM)
     for wrong, sizes, words in (
-        (codes[:3], SIZES, "codes must have a row an item, 4, got 3"),
+        (codes[:3], SIZES, "codes must have one row per item, 4, got 3"),
         (codes, SIZES[:2], r"codes must be within codebook_sizes, \(5, 3\)"),
         (codes + 3, SIZES, r"codes must be within codebook_sizes, \(5, 3, 4\)"),
         (codes - 1, SIZES, r"codes must be within codebook_sizes, \(5, 3, 4\)"),

@@ -216,7 +216,7 @@ def test_wrong_masking_is_refused() -> None:
     for ratio in (0.0, 1.1, float("nan")):
         with pytest.raises(ValueError, match="ratio must be in"):
             mask_codes(codes, SIZES, ratio=ratio)
-    with pytest.raises(ValueError, match="codebook_sizes must be one a position, 3, got 2"):
+    with pytest.raises(ValueError, match="codebook_sizes must be one per position, 3, got 2"):
         mask_codes(codes, (5, 3), ratio=0.5)
     for code in (-1, 9):
         codes[1, 2] = code

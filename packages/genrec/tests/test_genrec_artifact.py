@@ -272,7 +272,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
         ({"format": 0}, "no model was ever saved in format 0"),
         ({"model": {"dim": 8, "width": 1}}, "config.json is damaged: .*width"),
         ({"model": {"dim": 16}}, "files that do not fit together: Error.* in loading state_dict"),
-        ({"codebook_sizes": [3]}, "do not fit together: codebook_sizes must have one entry a"),
+        ({"codebook_sizes": [3]}, "do not fit together: codebook_sizes must have one entry per"),
         ({"files": {}}, "config.json is damaged: it lacks 'weights.safetensors'"),
         ({"format": True}, "it names no format"),
         ({"format": -1}, "no model was ever saved in format -1"),
@@ -417,7 +417,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float):
     with pytest.raises(ArtifactError, match=r"safetensors is damaged: not all of head.weight is f"):
         load_model(tmp_path / "m")
     model.load_state_dict(weights)
-    with pytest.raises(ValueError, match=r"model must have finite weights, got others in head"):
+    with pytest.raises(ValueError, match=r"must have finite weights, got NaN or infinity in head"):
         save_model(tmp_path / "other", model, IDS)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 

@@ -192,7 +192,7 @@ def test_bad_masks_are_refused():
         Mask(trie, 1, exclude=torch.tensor([[0, 19]]))
     with pytest.raises(ValueError, match="allow must hold item rows from 0 to 17"):
         Mask(trie, 1, allow=torch.tensor([[-1]]))
-    with pytest.raises(ValueError, match=r"one mark for each of 18 items, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"one value for each of 18 items, got shape \(3,\)"):
         Mask(trie, 1, allow=torch.ones(3, dtype=torch.bool))
     for name in ("exclude", "allow"):
         with pytest.raises(ValueError, match=rf"{name} .* each of 2 histories, got shape \(1, 1\)"):

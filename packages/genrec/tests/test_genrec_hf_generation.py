@@ -417,7 +417,7 @@ def test_what_may_follow_is_what_lists_of_items_go_on_with(data: st.DataObject):
     [
         (
             {"token_ids": TOKEN_IDS[:2]},
-            "token_ids must have one row a level, got 2 for a trie of 3",
+            "token_ids must have one row per level, got 2 for a trie of 3",
         ),
         ({"token_ids": [[3, 4], *TOKEN_IDS[1:]]}, "each of the 3 codes of level 0, got none for"),
         ({"token_ids": [[3, -1, 4], *TOKEN_IDS[1:]]}, "codes of level 0, got none for code 1"),
@@ -426,14 +426,14 @@ def test_what_may_follow_is_what_lists_of_items_go_on_with(data: st.DataObject):
             {"token_ids": [*TOKEN_IDS[:2], [8, 31]]},
             "token_ids must differ from code to code, got 31 for code 1 of level 1 and code 1 of",
         ),
-        ({"eos_token_id": 31}, "eos_token_id must be a token of no code, got 31"),
-        ({"separator_token_id": 8}, "separator_token_id must be a token of no code, got 8"),
+        ({"eos_token_id": 31}, "eos_token_id must not be the token of a code, got 31"),
+        ({"separator_token_id": 8}, "separator_token_id must not be the token of a code, got 8"),
         ({"separator_token_id": 1, "eos_token_id": 1}, "separator_token_id must differ from eos"),
         ({"prompt_length": -1}, "prompt_length must be at least 0, got -1"),
-        ({"num_items": 0}, "num_items must be at least min_items, and this at least 1, got 0 and"),
+        ({"num_items": 0}, "at least min_items, and min_items at least 1, got 0 and"),
         ({"num_items": 2, "min_items": 1}, "min_items must be num_items where there is no eos"),
         ({"exclude": torch.tensor([[NUM_ITEMS + 1]])}, f"item rows from 0 to {NUM_ITEMS - 1}, or"),
-        ({"allow": torch.ones(3, dtype=torch.bool)}, "allow must hold one mark for each of 12"),
+        ({"allow": torch.ones(3, dtype=torch.bool)}, "allow must hold one value for each of 12"),
         (
             {"allow": torch.tensor([[1]]), "exclude": torch.tensor([[1], [2]])},
             "a list of items for each of",

@@ -169,7 +169,7 @@ def test_a_step_keeps_its_number_through_a_resumption(tmp_path: Path, killed_at:
 def test_a_failing_logger_ends_the_training_in_a_sentence(tmp_path: Path, fails_at: int) -> None:
     words = (
         f"^Recorder could not log step {fails_at}: the tracker cannot be reached; the same call "
-        "goes on from its last checkpoint, with another logger or none$"
+        "resumes from the last checkpoint, with another logger or none$"
     )
     with pytest.raises(LoggerError, match=words):
         train(Recorder(fails_at), folder=tmp_path)

@@ -152,7 +152,9 @@ def test_a_model_of_other_codes_is_refused(model: Seq2Seq, tmp_path: Path):
         ArtifactError, match=r"another catalogue: the codes of item 3 are \[2, 0, 0\]"
     ):
         Recommender.load(tmp_path / "model", codes=other)
-    with pytest.raises(ArtifactError, match="it has 12 items with codes of 3 levels, given are 9 "):
+    with pytest.raises(
+        ArtifactError, match="it has 12 items with codes of 3 levels, but codes has 9 "
+    ):
         Recommender.load(tmp_path / "model", codes=other[:9])
 
 

@@ -159,7 +159,7 @@ def test_batches_move_between_devices():
     [
         ([[0, 3]], {}, "items must be rows from 0 to 2, got 3 in history 0"),
         ([[0], [], [1, -1]], {}, "got -1 in history 2"),
-        ([[0], []], {}, "histories must hold at least one of two items or more"),
+        ([[0], []], {}, "histories must hold at least one history of two items"),
         ([[0, 1]], {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ([[0, 1]], {"history_length": 0}, "history_length must be at least 1"),
         ([[0, 1]], {"bucket": 0}, "bucket must be at least 1"),
@@ -284,5 +284,7 @@ def test_some_pairs_are_those_of_all_with_the_same_history_and_future():
         assert batch.history[row].tolist() == history[:width]
         assert batch.future[row].tolist() == future
     for pairs, words in (([], "got none"), ([6], "got 6 to 6"), ([-1, 2], "got -1 to 2")):
-        with pytest.raises(ValueError, match=rf"pairs must be at least one in \[0, 6\), {words}"):
+        with pytest.raises(
+            ValueError, match=rf"pairs must be at least one number in \[0, 6\), {words}"
+        ):
             everything.only(np.array(pairs, dtype=np.int64))

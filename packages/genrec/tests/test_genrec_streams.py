@@ -68,7 +68,7 @@ def test_each_weight_is_held_once_and_both_streams_train(streams: Streams):
 
 def test_refusals(streams: Streams):
     trie = streams.streams[0].trie
-    with pytest.raises(ValueError, match=r"at least two, of as many items, got .* \[24\]"):
+    with pytest.raises(ValueError, match=r"at least two, of equally many items, got .* \[24\]"):
         Streams(streams.streams[0].config, [trie])
     with pytest.raises(ValueError, match="got 5, 4 and 10"):
         streams.beam_search(torch.tensor([[1]]), num_beams=10, top_k=5, candidates=4)

@@ -118,7 +118,7 @@ def test_the_bytes_of_a_trie_are_told():
         ([[0, 1], [1, 1], [0, 1]], [2, 2], r"\[0, 1\] for both item 0 and item 2"),
         ([[0, 2]], [2, 2], r"size \(2 at level 1\), got 2 for item 0"),
         ([[0, -1]], [2, 2], "got -1 for item 0"),
-        ([[0, 1]], [2], "one entry a level, got 1 for codes of 2 levels"),
+        ([[0, 1]], [2], "one entry per level, got 1 for codes of 2 levels"),
     ],
 )
 def test_bad_codes_are_refused(codes: list[list[int]], sizes: list[int], words: str):

@@ -149,7 +149,7 @@ def test_a_catalog_checks_what_it_is_made_of() -> None:
         Catalog(item_ids=[], fields={})
     with pytest.raises(ValueError, match="got 'a' twice"):
         Catalog(item_ids=["a", "a"], fields={})
-    with pytest.raises(ValueError, match=r"one value an item \(1\), got 2 in 't'"):
+    with pytest.raises(ValueError, match=r"one value per item \(1\), got 2 in 't'"):
         Catalog(item_ids=["a"], fields={"t": [1, 2]})
 
 

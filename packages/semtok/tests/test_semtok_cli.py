@@ -76,7 +76,7 @@ def test_encode_fit_inspect_and_encode_with_a_tokenizer(semtok: Semtok, tmp_path
     arguments = ("encode", "more.jsonl", "--tokenizer", "t", "--extend")
     done = semtok(*arguments)
     assert done.code == 0, done.stderr
-    assert "20 new items, each beside the fitted item that is nearest to it" in done.stdout
+    assert "20 new items, each beside its nearest fitted item" in done.stdout
     assert "; remembered\n" in done.stdout
     assert done.stdout.count("drift: ") == 1
     assert "taken" not in done.stdout  # in a tree each new item arrives at a fitted one
@@ -298,8 +298,8 @@ REFUSALS = [
     ("encode items.jsonl --tokenizer t --embedding nan.npy", 2, "the tokenizer embeds"),
     ("encode items.jsonl --tokenizer t --device cpu", 2, "has no model"),
     ("encode items.jsonl --extend", 2, "needs --tokenizer"),
-    ("encode items.jsonl --tokenizer absent --extend", 1, "absent: is no tokenizer"),
-    ("encode items.jsonl --tokenizer folder --extend", 1, "folder: is no tokenizer"),
+    ("encode items.jsonl --tokenizer absent --extend", 1, "absent: is not a tokenizer"),
+    ("encode items.jsonl --tokenizer folder --extend", 1, "folder: is not a tokenizer"),
     ("encode items.jsonl --refit-above 2", 2, "needs --tokenizer"),
     ("encode items.jsonl --whiten", 2, "needs --pca"),
     ("encode items.jsonl --fuse", 2, "needs several --views"),
@@ -320,7 +320,7 @@ REFUSALS = [
     ("encode", 2, "Missing argument"),
     ("fit items.jsonl", 2, "Missing option"),
     ("fit items.jsonl -o t", 1, "t: exists already"),
-    ("fit items.jsonl -o folder --force", 1, "is no tokenizer"),
+    ("fit items.jsonl -o folder --force", 1, "is not a tokenizer"),
     ("inspect absent", 1, "not a semtok folder"),
     ("inspect items.jsonl", 1, "no column 'codes'"),
     ("inspect t --catalog items.jsonl", 2, "needs --html"),

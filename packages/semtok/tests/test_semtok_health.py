@@ -140,7 +140,7 @@ def test_neighbour_overlap_refuses_what_is_no_pair_or_not_finite() -> None:
     x = np.eye(3, dtype=np.float32)
     with pytest.raises(ValueError, match="at least two items, got 1"):
         neighbour_overlap(x[:1], codes[:1])
-    with pytest.raises(ValueError, match=r"one row an item \(3\), got 2"):
+    with pytest.raises(ValueError, match=r"one row per item \(3\), got 2"):
         neighbour_overlap(x[:2], codes)
     with pytest.raises(ValueError, match="must be finite"):
         neighbour_overlap(np.full_like(x, np.nan), codes)

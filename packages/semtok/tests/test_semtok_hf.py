@@ -180,7 +180,7 @@ def test_what_is_no_item_is_refused_or_marked(
 def test_wrong_codes_tokens_and_rows_are_refused(tokens: ItemTokens, unchecked: None) -> None:
     with pytest.raises(ValueError, match="codes must be within"):
         tokens.tokens_of(np.array([[0, 30, 0]]))
-    with pytest.raises(ValueError, match="token_ids must be 3 an item"):
+    with pytest.raises(ValueError, match="token_ids must be 3 per item"):
         tokens.codes_of(np.array([[1, 2]]))
     ids: Any = ["item-1"]
     with pytest.raises(ValueError, match=r"rows must be whole numbers, .* got 'item-1'"):
@@ -314,7 +314,9 @@ def test_embeddings_start_at_the_mean_without_vectors() -> None:
 
 def test_vectors_of_other_codebooks_are_refused(tokens: ItemTokens) -> None:
     model = llama(100, tied=True)
-    with pytest.raises(ValueError, match=r"an array a level, for the codebook sizes \(4, 30, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"an array per level, for the codebook sizes \(4, 30, 3\)"
+    ):
         start_embeddings(model, tokens, vectors=[np.ones((4, 2))])
     assert len(model.get_input_embeddings().weight) == 100
 

@@ -68,7 +68,7 @@ def test_what_is_no_tokenizer_is_refused(tokenizer: Tokenizer, tmp_path: Path) -
         HubTokenizer(tokenizer).save_pretrained(tmp_path / "x", config={"a": 1})
     folder = tmp_path / "saved"
     HubTokenizer(tokenizer).save_pretrained(folder)
-    with pytest.raises(TypeError, match="colour is no option"):
+    with pytest.raises(TypeError, match="colour is not an option"):
         HubTokenizer.from_pretrained(folder, colour="red")
     (folder / "codes.parquet").write_bytes(b"damaged")
     with pytest.raises(CatalogError, match="damaged, its digest differs"):

@@ -9,11 +9,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from semtok import CatalogError, HierarchicalKMeans, LsaEmbedding, SemanticIds, Tokenizer
 from semtok.catalog import Catalog, read_catalog
-from semtok.ray_engine import RayOptions, catalog_files, embed_files, encode_files, write_shards
-from semtok.ray_tasks import Worker, packed, read_chunks
+from semtok.code_shards import write_shards
+from semtok.places import catalog_files
+from semtok.ray_engine import RayOptions, embed_files, encode_files
+from semtok.ray_tasks import Worker, packed, read_chunks, rows_of_arrow
+from semtok.shards import shards_of
 
 WORDS = ("red", "blue", "nail", "polish", "dry", "hair", "shampoo", "face", "cream", "oil")
 
@@ -39,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, rows in (("a", items(0, 150)), ("c", items(300, 390))):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)
-    pl.DataFrame(items(150, 300)).write_parquet(folder / "b.parquet")
+    pl.DataFrame(items(150, 300)).write_parquet(folder / "b.parquet", row_group_size=40)
     return folder
 
 
@@ -87,25 +91,38 @@ def cluster() -> Iterator[None]:
 quiet = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize("chunk_size", [37, 1000])
+@pytest.mark.parametrize(
+    ("chunk_size", "shard_bytes", "most_shards"), [(37, 3000, 20), (1000, 1 << 26, 3)]
+)
 def test_actors_make_of_chunks_what_the_local_engine_makes_of_all(
     folder: Path,
     catalog: Catalog,
     tokenizer: Tokenizer,
     monkeypatch: pytest.MonkeyPatch,
     chunk_size: int,
+    shard_bytes: int,
+    most_shards: int,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda packed: packed))
     worker = Worker(packed(tokenizer.views, tokenizer.quantizer), "cpu")
+    places = catalog_files([folder])
+    shards = shards_of(places, shard_bytes)
+    assert 3 <= len(shards) <= most_shards
     batches = []
-    for number, path in enumerate(catalog_files([folder])):
-        task = {"number": np.array([number]), "path": np.array([str(path)], dtype=object)}
-        for chunk in read_chunks(task, "item_id", chunk_size, [["title"], ["brand"]]):
+    for number in range(len(shards)):
+        task = pa.table({"number": [number]})
+        for chunk in read_chunks(task, shards, "item_id", chunk_size, ["title", "brand"]):
             batches.append(worker(chunk))  # noqa: PERF401
-    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    assert joined["item_id"].tolist() == catalog.item_ids
-    assert joined["number"].tolist() == [0] * 150 + [1] * 150 + [2] * 90
-    assert joined["row"].tolist() == [*range(150), *range(150), *range(90)]
+    joined = pa.concat_tables(batches)
+    assert joined["item_id"].to_pylist() == catalog.item_ids
+    files = [shards[number].place for number in joined["number"].to_pylist()]
+    assert files == [
+        place for place, count in zip(places, (150, 150, 90), strict=True) for _ in range(count)
+    ]
+    rows: dict[int, list[int]] = {}
+    for number, row in zip(joined["number"].to_pylist(), joined["row"].to_pylist(), strict=True):
+        rows.setdefault(number, []).append(row)
+    assert all(part == list(range(len(part))) for part in rows.values())
     x = np.concatenate(
         [
             view.reduction.transform(view.source.embed(catalog))
@@ -114,8 +131,8 @@ def test_actors_make_of_chunks_what_the_local_engine_makes_of_all(
         ],
         axis=1,
     )
-    np.testing.assert_array_equal(joined["x"], x)
-    np.testing.assert_array_equal(joined["codes"], tokenizer.quantizer.encode(x))
+    np.testing.assert_array_equal(rows_of_arrow(joined["x"]), x)
+    np.testing.assert_array_equal(rows_of_arrow(joined["codes"]), tokenizer.quantizer.encode(x))
 
 
 @needs_ray
@@ -179,12 +196,10 @@ def test_ray_refuses_what_the_local_engine_refuses(
 
 
 def test_files_are_found(folder: Path, tmp_path: Path) -> None:
-    names = [path.name for path in catalog_files([folder])]
-    assert names == ["a.jsonl", "b.parquet", "c.jsonl"]
-    assert [path.name for path in catalog_files([str(folder / "*.jsonl")])] == [
-        "a.jsonl",
-        "c.jsonl",
-    ]
+    a, b, c = (str(folder / name) for name in ("a.jsonl", "b.parquet", "c.jsonl"))
+    assert catalog_files([folder]) == [a, b, c]
+    assert catalog_files([f"file://{folder}"]) == [a, b, c]
+    assert catalog_files([str(folder / "*.jsonl"), b]) == [a, c, b]
     with pytest.raises(CatalogError, match=r"a.jsonl: is given twice"):
         catalog_files([folder, folder / "a.jsonl"])
     with pytest.raises(CatalogError, match="no catalogue there"):
@@ -210,6 +225,8 @@ def test_options_are_checked(tokenizer: Tokenizer, tmp_path: Path) -> None:
         RayOptions(batch_size=0)
     with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
         RayOptions(num_workers=0)
+    with pytest.raises(ValueError, match="shard_bytes must be at least 1, got 0"):
+        RayOptions(shard_bytes=0)
     x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
     known = Catalog(item_ids=list("abcdefghi"), fields={})
     stored = Tokenizer.fit(known, embeddings=x)

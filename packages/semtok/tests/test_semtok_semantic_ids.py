@@ -48,7 +48,7 @@ def test_a_table_checks_its_codes() -> None:
     with pytest.raises(ValueError, match=r"must be unique, got \[0, 1\] for item 'i2' and another"):
         table(np.array([[0, 1], [2, 2], [0, 1]]))
     assert table(np.array([[0, 1], [0, 1]]), allow_collisions=True).depths.tolist() == [2, 2]
-    with pytest.raises(ValueError, match="one level a codebook size"):
+    with pytest.raises(ValueError, match="one level per codebook size"):
         table(np.array([[0, 1, 2]]))
     with pytest.raises(ValueError, match="item_ids must be as many as codes"):
         SemanticIds(codes=CODES, codebook_sizes=(4, 4), item_ids=["a"])

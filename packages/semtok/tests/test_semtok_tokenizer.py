@@ -72,7 +72,7 @@ def test_what_became_of_new_items_is_said_of_themselves() -> None:
         2,
     )
     assert encoding.collisions.num_moved == 3
-    assert encoding.drift.placement == "3 of which found their code taken and got another"
+    assert encoding.drift.placement == "3 of which got another code, as theirs was taken"
 
 
 def test_identical_items_have_codes_of_their_own() -> None:
@@ -96,7 +96,7 @@ def test_embeddings_from_elsewhere_pass_pca() -> None:
         tokenizer.encode(catalog(38, 45))
     new = tokenizer.encode(catalog(38, 45), embeddings=x[:7]).semantic_ids
     np.testing.assert_array_equal(new.codes[:2], tokenizer.semantic_ids.codes[38:])
-    with pytest.raises(ValueError, match=r"one row an item \(7\), got 40"):
+    with pytest.raises(ValueError, match=r"one row per item \(7\), got 40"):
         tokenizer.encode(catalog(38, 45), embeddings=x)
 
 
@@ -159,7 +159,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(
     assert load_tokenizer(tmp_path / "t").info == {"version": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
     (tmp_path / "other").mkdir()
-    with pytest.raises(FileExistsError, match="is no tokenizer, so it is not replaced"):
+    with pytest.raises(FileExistsError, match="is not a tokenizer, so it is not replaced"):
         save_tokenizer(tmp_path / "other", fit(), overwrite=True)
 
 
@@ -248,7 +248,7 @@ def test_drift_is_the_ratio_of_distortions() -> None:
     far = tokenizer.encode(new, embeddings=x[100:] + 5).drift
     assert far is not None
     assert far.refit
-    assert "fit anew, as it is above 1.5" in str(far)
+    assert "fit again, as it is above 1.5" in str(far)
     patient = tokenizer.encode(new, embeddings=x[100:] + 5, refit_above=1e6).drift
     assert patient is not None
     assert not patient.refit
@@ -285,7 +285,7 @@ def test_a_tokenizer_checks_its_parts() -> None:
         Tokenizer.fit(items)
     with pytest.raises(ValueError, match="whiten must be given with pca_dim"):
         Tokenizer.fit(items, embeddings=x, whiten=True)
-    with pytest.raises(ValueError, match=r"one row an item \(40\), got 3"):
+    with pytest.raises(ValueError, match=r"one row per item \(40\), got 3"):
         Tokenizer.fit(items, embeddings=x[:3])
     with pytest.raises(ValueError, match="embeddings must be of the views embedding, got 'title'"):
         fit().encode(items, embeddings={"title": x})

@@ -146,7 +146,7 @@ REFUSALS = [
     ("fit x.npy --ids twice.txt -o z", 1, "line 48: item id '0003' is already that of line 4"),
     ("fit x.npy --ids blank.txt -o z", 1, "blank.txt, line 47: 'id' is empty"),
     ("fit x.npy --ids none.txt -o z", 1, "none.txt: holds no ids"),
-    ("fit x.npy --ids latin.txt -o z", 1, "latin.txt: must be text in UTF-8, one id a line"),
+    ("fit x.npy --ids latin.txt -o z", 1, "latin.txt: must be text in UTF-8, one id per line"),
     ("fit x.parquet --ids x.txt -o z", 2, "has no effect: x.parquet has ids of its own"),
     ("fit items.jsonl --ids x.txt -o z", 2, "the items of items.jsonl have ids of their own"),
     ("fit x.npy --ids x.txt --fields title -o z", 2, "the catalogue is vectors, which are not"),
@@ -170,7 +170,7 @@ REFUSALS = [
         "encode items.jsonl --tokenizer one",
         1,
         "items.jsonl: holds 1 new items without vectors, but the tokenizer was fitted on vectors: "
-        "give a file of theirs in its place, with --ids, or beside it, by --embedding",
+        "give a file of their vectors instead, with --ids, or in addition, by --embedding",
     ),
     ("encode items.jsonl --tokenizer two", 1, "give them by --views NAME=FILE"),
 ]

@@ -78,7 +78,7 @@ FAULTS: list[tuple[list[list[int]], tuple[int, ...], dict[str, Any], str]] = [
         [[row % 3, row // 3] for row in range(96)],
         (64, 64),
         {},
-        "Level 1 uses 3 of the 64 codes that it could.",
+        "Level 1 uses 3 of the 64 codes that it could use.",
     ),
     (
         [[max(0, row - 400), row] for row in range(416)],
@@ -90,13 +90,13 @@ FAULTS: list[tuple[list[list[int]], tuple[int, ...], dict[str, Any], str]] = [
         [[row % 16, row // 16] for row in range(256)],
         (16, 16),
         {"collisions": Collisions(rate=0.98, largest_bucket=90)},
-        "98.0% of items collided before that was resolved, so that their last codes say little.",
+        "98.0% of items collided before this was resolved, so that their last codes say little.",
     ),
     (
         [[row % 16, row // 16] for row in range(256)],
         (16, 16),
         {"neighbour_overlap": 0.05},
-        "Codes know hardly more of neighbours than chance does (5.0% of the nearest ones, by "
+        "Codes reflect neighbours hardly better than chance (5.0% of the nearest ones, by "
         "chance 3.9%).",
     ),
 ]
@@ -302,7 +302,7 @@ def test_tables_are_compared_by_the_numbers_of_their_health(semtok: Semtok, tmp_
     few = replace(load_tokenizer(tmp_path / "pq").semantic_ids.take(["i0"]))
     few.write(tmp_path / "few.jsonl")
     done = semtok("compare", "pq", "few.jsonl", "--vectors", *vectors)
-    assert "Not all are of as many items" in done.stdout
+    assert "The numbers of items differ" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_refusals(tmp_path: Path) -> None:
         views.decode(np.zeros((1, 5), dtype=np.int64))
     with pytest.raises(ValueError, match="view 'b': pca_dim must be within"):
         Tokenizer.fit(items(), embeddings={"a": X, "b": X[:, :2]}, pca_dim=3)
-    with pytest.raises(ValueError, match=r"one row an item \(60\), got 5"):
+    with pytest.raises(ValueError, match=r"one row per item \(60\), got 5"):
         Tokenizer.fit(items(), embeddings={"a": X, "b": X[:5]})
     fitted = Tokenizer.fit(items(), embeddings={"a": X, "b": X[:, :3]}, quantizer=TREE)
     with pytest.raises(ValueError, match="views must have names, no two equal"):

@@ -1,1 +1,1 @@
-"""PRORec's studies: its paper's tables and figures, and what goes beyond them."""
+"""PRORec's studies: the paper's tables and figures, and extensions."""

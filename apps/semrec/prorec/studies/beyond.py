@@ -1,4 +1,4 @@
-"""What lies beyond the paper, one by one: scores joined, exact search, smoothing, several views."""
+"""Extensions of the paper, one by one: joined scores, exact search, smoothing, several views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from semrec.shared.studies import Outcome, tested
 
 
 def joining(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
-    """Scores joined to generation and exact search: no training (beyond the paper)."""
+    """Joined scores and exact search, without training (beyond the paper)."""
     default = _default(pipeline)
     alone = pipeline.varied(joining=UNJOINED)
     stage_one = {"stage_one": True, "seen": True}
@@ -40,10 +40,10 @@ def joining(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     systems, facts = _joined(alone, joinings, seeds)
     return Outcome(
         title="joined scores",
-        note="Beyond the paper: what is joined to the scores of generation; all joined is what a "
-        "run does by default. Without generation the features are added to stage I's scores. On "
-        f"validation: NDCG@10 of all items more than {MODEL}'s. Weights are picked there, 0 among "
-        "them; those of the first seed.",
+        note="Beyond the paper: features joined to the scores of generation; all joined is the "
+        "default of a run. Without generation the features are added to stage I's scores. On "
+        f"validation: the gain in NDCG@10 over all items compared with {MODEL}. Weights are chosen "
+        "there and may be 0; the table shows those of the first seed.",
         systems={**tested({MODEL: alone}, seeds, attrgetter("test")), **systems},
         facts=facts,
     )
@@ -56,7 +56,7 @@ def beyond(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     retrained = {
         MODEL: alone,
         "siblings' labels smoothed": alone.varied(stage_two={"label_smoothing": 0.1}),
-        "each field a view": alone.varied(text={"by_field": True}),
+        "one view per field": alone.varied(text={"by_field": True}),
         "dense item head": head,
     }
     joinings: dict[str, dict[str, Any]] = {
@@ -72,15 +72,15 @@ def beyond(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     joined_systems, joined_facts = _joined(head, joinings, seeds)
     return Outcome(
         title="beyond the paper",
-        note="What is not in the paper, one by one. On validation: NDCG@10 of all items more than "
-        f"{MODEL}'s or, where scores are joined, than the same model's beam search.",
+        note="Extensions of the paper, one by one. On validation: the gain in NDCG@10 over all "
+        f"items compared with {MODEL}, or for joined scores with the same model's beam search.",
         systems=systems | joined_systems,
         facts=facts | joined_facts,
     )
 
 
 def _default(pipeline: PRORecPipeline) -> dict[str, Any]:
-    """What a run joins by default: graph + text where items have texts."""
+    """The default joining of a run; graph + text only if items have texts."""
     texts = pipeline.data.texts(pipeline.config.text.fields)
     return dataclasses.asdict(Joining(graph_text=texts is not None))
 
@@ -88,7 +88,7 @@ def _default(pipeline: PRORecPipeline) -> dict[str, Any]:
 def _joined(
     alone: PRORecPipeline, joinings: Mapping[str, dict[str, Any]], seeds: Sequence[int]
 ) -> tuple[dict[str, list[Report]], dict[str, dict[str, float | str]]]:
-    """Joined tests of a variant that joins nothing, and what each gains by which weights."""
+    """Tests joinings of a variant that joins nothing, with the gain and weights of each."""
     seeded = [alone.varied(seed=seed) for seed in seeds]
     before = _mean_validation([variant.joined for variant in seeded])
     systems: dict[str, list[Report]] = {}
@@ -106,13 +106,13 @@ def _joined(
 
 
 def _mean_validation(stages: Sequence[Stage[Report]]) -> float:
-    """NDCG@10 of all items by the weights of each joined stage, the mean."""
+    """The mean validation NDCG@10 over all items of joined stages."""
     return float(sum(stage.complete()["validation"] for stage in stages) / len(stages))
 
 
 def generator_validation(
     pipeline: PRORecPipeline, seeds: Sequence[int], metric: str = "ndcg@10"
 ) -> float:
-    """A figure of validation at the best epoch of stage II, the mean over seeds."""
+    """A validation metric at the best epoch of stage II, mean over seeds."""
     stages = [pipeline.varied(seed=seed).stage_two for seed in seeds]
     return float(sum(stage.complete()["validation"][metric] for stage in stages) / len(stages))

@@ -1,4 +1,4 @@
-"""What makes generation good, step by step from the paper's generator to the run's (ours)."""
+"""The steps from the paper's generator to the run's own (ours)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _CHOSEN_BY = "ndcg@10 filtered"
 
 _BESIDE: dict[str, dict[str, dict[str, Any]]] = {
     "siblings smoothed": {"stage_two": {"label_smoothing": 0.1}},
-    "taught by the closeness of vectors": {"stage_two": {"teacher": "vectors"}},
+    "taught by the similarity of vectors": {"stage_two": {"teacher": "vectors"}},
     "taught by stage I, cross-fitted": {"stage_two": {"teacher": "stage_one"}},
     "K = 512": {"codes": {"codebook_size": 512}},
     "K = 1,024": {"codes": {"codebook_size": 1024}},
     "four decoder layers": {"stage_two": {"num_decoder_layers": 4}},
 }
-"""What each row changes in the run's own configuration."""
+"""The change of each row to the run's own configuration."""
 
 
 def generation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
-    """From the paper's generator to ours, step by step, and what else was tried (ours)."""
+    """The steps from the paper's generator to ours, and further changes (ours)."""
     alone = pipeline.varied(joining=UNJOINED)
     variants: dict[str, PRORecPipeline] = {MODEL: alone}
     changes = dict(PLAIN_STAGE_TWO)
@@ -52,18 +52,18 @@ def generation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     }
     return Outcome(
         title="generation",
-        note="Beyond the paper. The first row is the run's own generator. Those from the paper's "
-        "on add up, one after the other, and those before stage I reads the history are "
-        "trained for as many epochs as it is. The rest changes one thing in the run's own. On "
-        "validation: seen items filtered. Two trees: a second generator over codes of another "
-        "k-means seed; the union of what both find is ranked by the mean of log p.",
+        note="Beyond the paper. The first row is the run's own generator. From the paper's "
+        "generator on, each row adds one step to the row before; rows without stage I as encoder "
+        "have as many epochs as stage I. The remaining rows change one thing in the run's own "
+        "generator. On validation: seen items filtered. Two trees: a second generator with codes "
+        "of another k-means seed; the items that either finds are ranked by the mean of log p.",
         systems=systems,
         facts=facts,
     )
 
 
 def _steps(config: StageTwo) -> dict[str, dict[str, Any]]:
-    """What each row changes in stage II, on top of the rows before it."""
+    """The change of each row to stage II, in addition to the rows before it."""
     return {
         "the paper's generator": {},
         "one decoder layer": {"num_decoder_layers": 1},
@@ -79,7 +79,7 @@ def _steps(config: StageTwo) -> dict[str, dict[str, Any]]:
 
 
 def two_trees(pipeline: PRORecPipeline) -> Stage[Report]:
-    """The stage "two_trees": the run's generator beside one of another draw of the codes."""
+    """The stage "two_trees": the run's generator and one with another draw of the codes."""
     stages = [pipeline.varied(codes={"draw": draw}).stage_two for draw in (0, 1)]
 
     def fill(folder: Path) -> Facts:

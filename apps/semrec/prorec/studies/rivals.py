@@ -1,4 +1,4 @@
-"""PRORec's rivals, tuned on validation: each has as many trials as every other, ours included."""
+"""PRORec's rivals, tuned on validation: all models have equally many trials, ours included."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DENSE_TRIALS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.05},
     {"num_layers": 1},
 )
-"""What is tried of sequence models, in this order, beside the run's own values."""
+"""The trials of sequence models, in this order, after the run's own values."""
 
 GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
     {},
@@ -38,7 +38,7 @@ GENERATOR_TRIALS: tuple[dict[str, Any], ...] = (
     {"dropout": 0.3},
     {"num_decoder_layers": 2},
 )
-"""What is tried of models that generate codes."""
+"""The trials of models that generate codes."""
 
 TIGER = {
     **PLAIN_STAGE_TWO,
@@ -54,7 +54,7 @@ TIGER = {
     "beta": 0.0,
     "distillation_state": "last",
 }
-"""What makes stage II TIGER's."""
+"""The settings of TIGER for stage II."""
 
 TIGER_CODES = {
     "source": "semantic",
@@ -65,19 +65,19 @@ TIGER_CODES = {
     "collisions": "suffix",
     "epochs": None,
 }
-"""What makes the codes TIGER's."""
+"""The settings of TIGER for the codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """What a search needs of a model.
+    """A model in the search.
 
     Attributes:
-        pipeline: The variant of the run that is it, untuned.
-        part: The part of the configuration that trials change.
-        trials: What they change there.
-        trained: The stage that trains a variant; its facts have the validation.
-        test: The stage that tests one, which may be the same.
+        pipeline: The untuned variant of the run.
+        part: The table of the configuration that trials change.
+        trials: The changes of each trial.
+        trained: Returns the stage that trains a variant; its facts have the validation metrics.
+        test: Returns the stage that tests a variant, which may be the same.
     """
 
     pipeline: PRORecPipeline
@@ -92,9 +92,9 @@ class Searched:
     """The best of a contestant's trials.
 
     Attributes:
-        reports: Its tests, one a seed.
+        reports: The test reports, one per seed.
         validation: NDCG@10 on validation, seen items filtered, by which it was chosen.
-        chosen: What it changes, in words.
+        chosen: Its changes, as a text.
     """
 
     reports: list[Report]
@@ -103,7 +103,7 @@ class Searched:
 
 
 def settings(contestant: Contestant) -> dict[str, PRORecPipeline]:
-    """What can be tried of a contestant, by what it changes in words; each setting once."""
+    """The different settings of a contestant, by their changes as a text."""
     variants: dict[str, PRORecPipeline] = {}
     configs: list[Any] = []
     for changes in contestant.trials:
@@ -116,15 +116,15 @@ def settings(contestant: Contestant) -> dict[str, PRORecPipeline]:
 
 
 def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> Searched:
-    """Tries a contestant's settings with the first seed, and tests the best with all.
+    """Tries a contestant's settings with the first seed, and tests the best with all seeds.
 
     Args:
         contestant: The model.
-        num_trials: How many of its settings are tried.
-        seeds: For the test.
+        num_trials: The number of settings that are tried.
+        seeds: The seeds of the test.
 
     Raises:
-        ValueError: There are fewer settings, or none is to be tried.
+        ValueError: There are fewer settings, or `num_trials` is less than 1.
     """
     possible = settings(contestant)
     if not 1 <= num_trials <= len(possible):
@@ -144,7 +144,7 @@ def searched(contestant: Contestant, num_trials: int, seeds: Sequence[int]) -> S
 
 
 def prorec(pipeline: PRORecPipeline) -> Contestant:
-    """The run itself; what is tried is of its stage II."""
+    """The run itself, with trials of its stage II."""
     return Contestant(
         pipeline=pipeline,
         part="stage_two",
@@ -155,14 +155,14 @@ def prorec(pipeline: PRORecPipeline) -> Contestant:
 
 
 def tiger(pipeline: PRORecPipeline) -> Contestant:
-    """TIGER: RQ-VAE codes of the text with a last one for uniqueness, four layers a side."""
+    """TIGER: RQ-VAE codes of the text with a last unique code, four layers in each half."""
     return prorec(pipeline.varied(codes=TIGER_CODES, stage_two=TIGER))
 
 
 def eager(pipeline: PRORecPipeline) -> Contestant:
-    """EAGER: a code of the text and one of the behaviour, a decoder for each.
+    """EAGER: one code of the text and one of the behaviour, each with its own decoder.
 
-    Differs: without its task that transfers from text to behaviour.
+    Differs: without EAGER's task that transfers from text to behaviour.
     """
     changes = {**PLAIN_STAGE_TWO, "output_vocabulary": "node", "scoring": "renormalized"}
     return Contestant(
@@ -175,7 +175,7 @@ def eager(pipeline: PRORecPipeline) -> Contestant:
 
 
 def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
-    """Sequence models that rank the catalogue, in stage I's sizes: titles to contestants."""
+    """Sequence models with the sizes of stage I that rank the catalogue, by title."""
     sampled = pipeline.config.stage_one.num_negatives or 2048
     kinds: list[tuple[BackboneName, ItemInput, str, int]] = [
         ("sasrec", "ids", ", full softmax", 0),

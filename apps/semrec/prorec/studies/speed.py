@@ -1,4 +1,4 @@
-"""How long one code an item takes at inference, and how long two (figure 2)."""
+"""The inference time with one code per item and with two (figure 2)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from semrec.shared.stage import Facts, Stage
 
 ROUNDS = 7
 AT_ONCE = (1, 32)
-"""How many users are answered together; the one is latency, the other throughput."""
+"""The numbers of users per batch: the first measures latency, the second throughput."""
 
 System = Callable[[Int[Tensor, "users length"]], Ranked]
 
 
 def speed_stage(pipeline: PRORecPipeline) -> Stage[dict[str, dict[str, list[float]]]]:
-    """The stage "speed": seconds a user at beam 100 and top 5, of the run's code and of two.
+    """The stage "speed": seconds per user at beam 100 and top 5, with one code and with two.
 
-    Its result: by system and users at once, median, lower and upper quartile over the rounds.
+    Its result: median, lower and upper quartile over the rounds, by system and users per batch.
     """
     num_beams = min(100, len(pipeline.data.catalog))
 
@@ -77,17 +77,17 @@ def timed(
     num_users: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds a user, measured in turn, so that what else the machine does hits all systems.
+    """Seconds per user, measured in turn, so that other load of the machine affects all systems.
 
     Args:
-        systems: What answers a batch of histories.
-        batches: The same users' histories, by how many are in a batch.
-        num_users: How many they are.
-        progress: Called with the rounds done and the rounds in all.
+        systems: Functions that answer a batch of histories.
+        batches: The same users' histories, by the number of users per batch.
+        num_users: The number of users.
+        progress: Called with the number of finished rounds and of all.
 
     Returns:
-        By system and users at once: median, lower and upper quartile over the rounds; a first
-        round warms up and does not count.
+        Median, lower and upper quartile over the rounds, by system and users per batch. A first
+        round warms up and is not counted.
     """
     seconds: dict[str, dict[str, list[float]]] = {
         name: {str(count): [] for count in batches} for name in systems

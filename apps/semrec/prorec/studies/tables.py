@@ -57,7 +57,7 @@ _QUANTIZERS: dict[str, dict[str, Any]] = {
 
 
 def domination(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
-    """Codes of text, of behaviour, of both concatenated, or ours (tables 4, 5, figures 3, 5)."""
+    """Codes of text, of behaviour, of both concatenated, and ours (tables 4, 5, figures 3, 5)."""
     variants = {
         name: pipeline.varied(codes={"source": source}, joining=UNJOINED)
         for name, source in _SOURCES.items()
@@ -72,10 +72,10 @@ def domination(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
         panels.append(tsne_panel(name, final.numpy(), seed=seeds[0]))
     return Outcome(
         title="domination of one modality",
-        note="Tables 4 and 5, figures 3 and 5. What the codes are made of, and what stage II reads "
-        "and distils. Shares of the modalities by KL (eq. 9-10), the collaborative one being that "
-        "of the backbone trained on ids alone; t-SNE, coloured by 10 k-means clusters; both of "
-        "the first seed.",
+        note="Tables 4 and 5, figures 3 and 5. The source of the codes, which stage II also reads "
+        "and distils. Modality shares by KL (eq. 9-10), where the collaborative modality is the "
+        "backbone trained on ids alone; t-SNE, coloured by 10 k-means clusters. Both are of the "
+        "first seed.",
         systems=systems,
         facts={name: {"semantic share": f"{s['semantic']:.1%}"} for name, s in shares.items()},
         figures=[share_bars(shares), scatter_panels(panels)],
@@ -90,9 +90,9 @@ def ablation(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     }
     return Outcome(
         title="alignment and distillation",
-        note="Table 6. Without alignment the integrated embeddings are still E_C + E_T, trained by "
-        "the next item alone. The paper's own variant without both is the last one: E_S beside E_C "
-        "of a model on ids alone.",
+        note="Table 6. Without alignment the integrated embeddings are still E_C + E_T, trained "
+        "only to predict the next item. The last row is the paper's own variant without both: E_S "
+        "concatenated with E_C of a model on ids alone.",
         systems=tested(variants, seeds, attrgetter("test")),
     )
 
@@ -106,10 +106,10 @@ def encoders(
     """
     default = pipeline.config.text.embedding
     names = {value: Path(value).name for value in default_first(default, values)}
-    if len(set(names.values())) < len(names):  # files of one name in different folders
+    if len(set(names.values())) < len(names):  # files with the same name in different folders
         names = {value: value for value in names}
     variants = {name: pipeline.varied(text={"embedding": value}) for value, name in names.items()}
-    for variant in variants.values():  # what cannot be read is refused before anything is trained
+    for variant in variants.values():  # unreadable sources are refused before any training
         for text in variant.texts:
             text.complete()
     systems = tested(variants, seeds, attrgetter("test"))
@@ -122,24 +122,24 @@ def encoders(
         }
     return Outcome(
         title="text encoders",
-        note="Figure 7. All are reduced by PCA to the same width; dimensions before, and seconds "
-        "of embedding the catalogue, are those of all views of the text.",
+        note="Figure 7. All are reduced by PCA to the same width. The dimensions before PCA and "
+        "the seconds to embed the catalogue are sums over all views of the text.",
         systems=systems,
         facts=facts,
     )
 
 
 def quantizers(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
-    """Hierarchical k-means, balanced or not, random codes, RQ-VAE, RQ and PQ (figure 8)."""
+    """Hierarchical k-means, balanced or plain, random codes, RQ-VAE, RQ and PQ (figure 8)."""
     variants = {
         name: pipeline.varied(codes={**_PLAIN, **codes}) for name, codes in _QUANTIZERS.items()
     }
     systems = tested(variants, seeds, attrgetter("test"))
     return Outcome(
         title="quantizers",
-        note="Figure 8. Codes of the same embeddings. RQ-VAE's become unique by a last code, as in "
-        "the paper; those of RQ, PQ and of random codes by moving items to a free code. "
-        "Collisions: share of the items that shared all their codes before; first seed.",
+        note="Figure 8. Codes of the same embeddings. A last code makes those of RQ-VAE unique, as "
+        "in the paper; RQ, PQ and random codes become unique by moving items to a free code. "
+        "Collisions: the share of items that shared all their codes before; first seed.",
         systems=systems,
         facts={name: _code_facts(variant, seeds[0]) for name, variant in variants.items()},
     )
@@ -148,7 +148,7 @@ def quantizers(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
 def clusters(
     pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (64, 128, 256, 512)
 ) -> Outcome:
-    """K of hierarchical k-means: those of --values, or 64, 128, 256 and 512 (figure 9)."""
+    """K of hierarchical k-means: 64, 128, 256 and 512, or --values (figure 9)."""
     places = {f"K = {k}": k for k in default_first(pipeline.config.codes.codebook_size, values)}
     variants = {name: pipeline.varied(codes={"codebook_size": k}) for name, k in places.items()}
     return Outcome(
@@ -165,7 +165,7 @@ def clusters(
 def scaling(
     pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (1, 2, 4, 8)
 ) -> Outcome:
-    """Decoder layers, HSTU as deep beside: 1, 2, 4 and 8, or those of --values (figure 6)."""
+    """Decoder layers, compared with HSTU of the same depth: 1, 2, 4, 8, or --values (figure 6)."""
     pipeline.check_rivals()
     layers = default_first(pipeline.config.stage_two.num_decoder_layers, values)
     ours = {
@@ -190,7 +190,7 @@ def scaling(
     return Outcome(
         title="number of layers",
         note="Figure 6. Depth: decoder layers of PRORec; layers of HSTU, which reads ids and text, "
-        "in stage I's sizes, and ranks the catalogue.",
+        "with the sizes of stage I, and ranks the catalogue.",
         systems=systems,
         figures=[curves([Panel(title=metric, lines=lines, x_label="layers", mark="max")])],
         k=20,
@@ -198,7 +198,7 @@ def scaling(
 
 
 def speed(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
-    """One code an item against two, as accurate and as fast as they are (figure 2)."""
+    """One code per item compared with two, in accuracy and speed (figure 2)."""
     pipeline = pipeline.varied(stage_two=PLAIN_STAGE_TWO, joining=UNJOINED)
     systems = {
         **tested({MODEL: pipeline}, seeds, attrgetter("test")),
@@ -207,7 +207,7 @@ def speed(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     seconds = speed_stage(pipeline.varied(seed=seeds[0])).result()
     panels = [
         Bars(
-            title=f"seconds a user, {count} at once",
+            title=f"seconds per user, {count} at once",
             values={name: tuple(rows[str(count)]) for name, rows in seconds.items()},  # type: ignore[misc]
         )
         for count in AT_ONCE
@@ -215,13 +215,13 @@ def speed(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
     return Outcome(
         title="one code or two",
         note="Figure 2, by the paper's generator: beam 100, top 5, the same encoder and decoder "
-        "sizes; two codes have a "
-        "decoder each, and both score the union of what they found. Seconds a user: medians of "
-        "rounds in turn, with quartiles in the figure; first seed.",
+        "sizes. Each of two codes has its own decoder, and both decoders score the items that "
+        "either finds. Seconds per user: medians of alternating rounds, with quartiles in the "
+        "figure; first seed.",
         systems=systems,
         facts={
             name: {
-                f"seconds a user, {count} at once": f"{value[0]:.4f}"
+                f"seconds per user, {count} at once": f"{value[0]:.4f}"
                 for count, value in rows.items()
             }
             for name, rows in seconds.items()
@@ -257,9 +257,9 @@ def rivals(
     systems |= {name: [report] for name, report in pipeline.floors.result().items()}
     return Outcome(
         title="rivals",
-        note=f"Table 3, on the same split, epochs at most, batches, and users of early stopping. "
-        f"Trials of each but the floors, ours included: {trials}; the best by NDCG@10 on "
-        "validation, seen items filtered, with the first seed is shown with all seeds.",
+        note=f"Table 3, with the same split, most epochs, batches and users of early stopping. "
+        f"Trials of each model, ours included, without floors: {trials}. The trial with the best "
+        "NDCG@10 on validation, seen items filtered, with the first seed is tested with all seeds.",
         systems=systems,
         facts={
             name: {"validation NDCG@10": f"{result.validation:.4f}", "chosen": result.chosen}
@@ -281,11 +281,11 @@ STUDIES: dict[str, Study[PRORecPipeline]] = {
     "joining": joining,
     "beyond": beyond,
 }
-"""By the names of the command line."""
+"""The studies by their names on the command line."""
 
 
 def _code_facts(pipeline: PRORecPipeline, seed: int) -> Mapping[str, float | str]:
-    """How many codes an item has, and how many items shared theirs at first."""
+    """The number of codes per item, and how many items shared all codes at first."""
     tokenizer = pipeline.varied(seed=seed).tokenizer.result()
     collisions = tokenizer.collisions
     rate = "" if collisions is None else f"{collisions.rate:.1%}"

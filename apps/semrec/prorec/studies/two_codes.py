@@ -1,7 +1,7 @@
-"""Two codes an item, as EAGER has them: one of the text, one of the behaviour, a decoder for each.
+"""Two codes per item, as in EAGER: one of the text, one of the behaviour, each with a decoder.
 
-The union of what both decoders find is scored by both (`genrec.Streams`). It is what PRORec's one
-code is compared with, in accuracy (table 3) and in speed (figure 2).
+Both decoders score the items that either finds (`genrec.Streams`). PRORec's one code is compared
+with it in accuracy (table 3) and in speed (figure 2).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SOURCES = ("semantic", "collaborative")
 
 
 def two_codes(pipeline: PRORecPipeline) -> Stage[Report]:
-    """The stage "two_codes": trains a decoder for each of the two codes, tests them together."""
+    """The stage "two_codes": trains a decoder for each of the two codes and tests them together."""
     pipeline = _reading_itself(pipeline)
     variants = [_source(pipeline, source) for source in SOURCES]
     history = _both(pipeline)
@@ -68,7 +68,7 @@ def two_codes(pipeline: PRORecPipeline) -> Stage[Report]:
 
 
 def load_two_codes(pipeline: PRORecPipeline) -> Streams:
-    """The model that the stage left."""
+    """The model of the stage."""
     pipeline = _reading_itself(pipeline)
     model = _untrained(pipeline, [_source(pipeline, source).trie for source in SOURCES])
     load_weights(two_codes(pipeline).file("weights.safetensors"), model)
@@ -81,7 +81,7 @@ def two_codes_loss(
     model: nn.Module,
     batch: Batch,
 ) -> dict[str, Tensor]:
-    """The sum over the streams of L_gen and beta L_distillation, each of its own embeddings."""
+    """The sum of L_gen and beta L_distillation over the streams, each with its own embeddings."""
     outputs = model(batch.history, batch.targets)
     losses = {"generation": torch.stack([output.loss for output in outputs]).sum()}
     if config.beta:
@@ -94,7 +94,7 @@ def two_codes_loss(
 
 
 def _reading_itself(pipeline: PRORecPipeline) -> PRORecPipeline:
-    """The variant whose decoders share an encoder of their own, and know no floor."""
+    """The variant whose decoders share their own encoder and use no floors."""
     changes = {"history_input": "vectors", "tree_scores": (), "teacher": "none"}
     return pipeline.varied(stage_two=changes)
 
@@ -104,7 +104,7 @@ def _source(pipeline: PRORecPipeline, source: str) -> PRORecPipeline:
 
 
 def _both(pipeline: PRORecPipeline) -> PRORecPipeline:
-    """The variant whose history is read as both embeddings side by side, each of length 1."""
+    """The variant that reads the history as both embeddings concatenated, each of length 1."""
     return pipeline.varied(codes={"source": "concatenated_unit"})
 
 

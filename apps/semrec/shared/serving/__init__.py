@@ -1,1 +1,1 @@
-"""A complete run as an HTTP service: `serve`, as the three apps have it."""
+"""`serve`: a complete run as an HTTP service, for all apps."""

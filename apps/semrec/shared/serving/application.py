@@ -1,4 +1,4 @@
-"""The paths of a service, and the application that answers them."""
+"""The paths of a service and the application that serves them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "The token is missing or wrong",
         413: "The body is too large",
         422: "The request is wrong",
-        503: "Too many histories wait: try again after the seconds of Retry-After",
+        503: "Too many histories are waiting: try again after the seconds in Retry-After",
     }.items()
 }
 
@@ -52,14 +52,14 @@ def application(
     limits: Limits,
     pages: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application; while its lifespan lasts, the service works.
+    """The application; the service works during its lifespan.
 
     Args:
-        service: What answers.
-        title: Of its documentation.
-        token: What requests must bear; None for nothing.
-        limits: Of bodies.
-        pages: Further paths, for people to look at.
+        service: The service that answers.
+        title: The title of the documentation.
+        token: The token that requests must have; None for no token.
+        limits: The limits of request bodies.
+        pages: Further paths with pages for people.
     """
 
     @asynccontextmanager
@@ -84,25 +84,25 @@ async def _service(request: Request) -> Service:
 ServiceOfApp = Annotated[Service, Depends(_service)]
 
 
-# What answers is made of what a run holds, so it is not checked again on its way out: the models
-# are for `/docs`, and the tests hold the answers against them.
+# Answers consist of values of the run, so they are not validated again. Their models are for
+# `/docs`, and the tests compare answers with them.
 
 
 @router.post("/recommend", response_model=RecommendAnswer)
 async def recommend(request: RecommendRequest, service: ServiceOfApp) -> Response:
-    """Items for one history or several: those of the command `recommend` for the same run."""
+    """Recommended items for one or several histories, as the command `recommend` returns them."""
     return JSONResponse(await service.recommend(request))
 
 
 @router.post("/explain", response_model=ExplainAnswer)
 async def explain(request: ExplainRequest, service: ServiceOfApp) -> Response:
-    """Why items stand where they stand: codes, probabilities, and what struck an item out."""
+    """The reasons for each item's rank: codes, probabilities, and why an item is excluded."""
     return JSONResponse(await service.explain(request))
 
 
 @router.post("/similar", response_model=SimilarAnswer)
 async def similar(request: SimilarRequest, service: ServiceOfApp) -> Response:
-    """The nearest items of an item, by their embeddings and by their codes."""
+    """The nearest items of an item, by embeddings and by codes."""
     return JSONResponse(await service.similar(request.item, request.top_k))
 
 
@@ -118,9 +118,9 @@ async def search(
     service: ServiceOfApp,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """Items whose ids begin with a query, then those whose titles hold all of its words.
+    """Items whose ids begin with the query, then items whose titles contain all of its words.
 
-    Upper and lower case are alike.
+    Upper and lower case are the same.
     """
     return JSONResponse(await service.search(query, limit))
 
@@ -133,9 +133,9 @@ async def item(item_id: str, service: ServiceOfApp) -> Response:
 
 @router.post("/reload", response_model=ReloadAnswer)
 async def reload(body: ReloadRequest, request: Request, service: ServiceOfApp) -> Response:
-    """Lets another run take the place of this one; whoever is being answered notices nothing."""
+    """Replaces the run by another one without interrupting requests."""
     if not request.app.state.has_token:
-        words = "a run is replaced by SIGHUP, or by a service that was started with --token-file"
+        words = "to replace a run, send SIGHUP, or start the service with --token-file"
         raise RefusedError(403, words)
     run = await service.replace(body.run)
     return JSONResponse({"run": run.name, "items": len(run.item_ids)})
@@ -143,13 +143,13 @@ async def reload(body: ReloadRequest, request: Request, service: ServiceOfApp) -
 
 @router.get("/health", response_model=Status)
 async def health() -> Response:
-    """Whether the process answers."""
+    """Whether the process is running."""
     return JSONResponse({"status": "alive"})
 
 
 @router.get("/ready", response_model=Status)
 async def ready(service: ServiceOfApp) -> Response:
-    """Whether it has room for a history."""
+    """Whether the queue has room for a history."""
     if service.batcher.is_full:
         raise RefusedError(503, "the queue is full", retry_after=1)
     return JSONResponse({"status": "ready"})
@@ -157,6 +157,6 @@ async def ready(service: ServiceOfApp) -> Response:
 
 @router.get("/metrics", response_class=Response)
 async def metrics(service: ServiceOfApp) -> Response:
-    """Numbers for Prometheus: of this process, where there are several."""
+    """Numbers for Prometheus; with several processes, those of this process."""
     content = generate_latest(service.metrics.registry)
     return Response(content, media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Requests that arrive together are answered together: a queue, and one thread for the model."""
+"""Answers requests that arrive together in one batch: a queue, and one thread for the model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How histories are answered; only those of one way are answered together.
+    """How histories are answered; a batch holds histories of one way only.
 
     Attributes:
-        run: The run, the same one from a request's first check to its answer.
-        ranking: One of its rankings; None for what `recommend` answers by.
-        top_k: Items an answer.
-        num_beams: None for the run's own.
+        run: The run, the same from a request's first check to its answer.
+        ranking: One of the run's rankings; None for the one that `recommend` uses.
+        top_k: Items per answer.
+        num_beams: The number of beams; None for the run's own.
         exclude_seen: Whether items of the history are left out.
     """
 
@@ -51,25 +51,25 @@ class _Job:
 
 
 class Batcher:
-    """Answers requests in batches; the way whose oldest request came first is next.
+    """Answers requests in batches; the way with the oldest request is next.
 
-    It works within `async with`. All that a model does happens in one thread, so that models are
-    never used by two at once and the event loop stays free.
+    It works within `async with`. All work of a model happens in one thread, so that no two requests
+    use a model at once and the event loop stays free.
 
     Args:
-        limits: Of batches and of the queue.
-        metrics: Told of both.
+        limits: The limits of batches and of the queue.
+        metrics: Records both.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
-        self.num_waiting = 0  # histories, and calls, until they are answered
-        self._jobs: dict[Way, deque[_Job]] = {}  # no way without jobs
-        self._num_queued = 0  # histories of these
+        self.num_waiting = 0  # unanswered histories and calls
+        self._jobs: dict[Way, deque[_Job]] = {}  # only ways with jobs
+        self._num_queued = 0  # histories of these jobs
         self._has_some, self._is_full = asyncio.Event(), asyncio.Event()
 
     async def __aenter__(self) -> Batcher:
-        """Begins to work."""
+        """Starts the batcher."""
         self._thread = ThreadPoolExecutor(1, "model")
         self._worker = asyncio.create_task(self._work())
         return self
@@ -80,7 +80,7 @@ class Batcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends; whoever still waits is told so."""
+        """Ends the batcher and refuses the waiting requests."""
         self._worker.cancel()
         with suppress(asyncio.CancelledError):
             await self._worker
@@ -90,14 +90,14 @@ class Batcher:
 
     @property
     def is_full(self) -> bool:
-        """Whether not even one more history would be taken."""
+        """Whether the queue has no room for another history."""
         return self.num_waiting >= self.limits.queue
 
     async def answers(self, way: Way, requests: Sequence[Request]) -> list[Answer]:
-        """Answers histories, together with others that come within the patience.
+        """Answers histories, together with others that arrive within `limits.patience`.
 
         Raises:
-            RefusedError: The queue is full, or there is no such way.
+            RefusedError: The queue is full, or the way is wrong.
         """
         loop = asyncio.get_running_loop()
         job = _Job(way=way, requests=requests, arrived=loop.time(), answers=loop.create_future())
@@ -113,7 +113,7 @@ class Batcher:
             self._leave_place(len(requests))
 
     async def call(self, function: Callable[[], T]) -> T:
-        """What a function returns, called in the model's thread.
+        """Calls a function in the model's thread and returns its result.
 
         Raises:
             RefusedError: The queue is full.
@@ -126,7 +126,7 @@ class Batcher:
 
     def _take_place(self, count: int) -> None:
         if self.num_waiting + count > self.limits.queue:
-            words = f"{self.num_waiting:,} histories wait already: try again in a second"
+            words = f"{self.num_waiting:,} histories are waiting: try again in a second"
             raise RefusedError(503, words, retry_after=1)
         self.num_waiting += count
         self.metrics.queue.set(self.num_waiting)
@@ -147,10 +147,9 @@ class Batcher:
             await self._answer(way, self._batch(way))
 
     def _batch(self, way: Way) -> list[_Job]:
-        """The next jobs of a way, of as many histories as make a batch; a single one may be more.
+        """The next jobs of a way that fill a batch; a single job may be larger.
 
-        All that wait are looked through, not the oldest alone: jobs of many ways that come by turns
-        still make batches.
+        All waiting jobs are considered, so that jobs of many ways in turn still make batches.
         """
         waiting = self._jobs[way]
         jobs = [waiting.popleft()]
@@ -168,7 +167,7 @@ class Batcher:
         return jobs
 
     async def _answer(self, way: Way, jobs: list[_Job]) -> None:
-        """Answers jobs of one way; where that fails, each alone, so that none fails for another."""
+        """Answers jobs of one way; after an error each alone, so that none fails for another."""
         jobs = [job for job in jobs if not job.answers.done()]  # whose client still waits
         requests = [request for job in jobs for request in job.requests]
         if not jobs:
@@ -189,7 +188,7 @@ class Batcher:
                 job.answers.set_result(part)
 
     def _computed(self, way: Way, requests: list[Request]) -> list[Answer]:
-        """In the model's thread: what the way answers to the requests."""
+        """Computes the answers, in the model's thread."""
         recommender = way.run.recommender(way.ranking)
         if way.num_beams is not None:
             try:

@@ -1,4 +1,4 @@
-"""What every request passes: the token, the bounds of its body, and the count of it."""
+"""The checks of every request: its token, the limits of its body, and its count."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ PAGE_FILES = {
     "page.js": "text/javascript",
     "page.svg": "image/svg+xml",
 }
-"""What the page for people is made of, and its types."""
+"""The files of the page for people, and their types."""
 
 OPEN_PATHS = ("/health", "/ready", "/", *(f"/{name}" for name in PAGE_FILES))
-"""What is answered without a token: nothing of it is of the run."""
+"""The paths that need no token; they contain nothing of the run."""
 
 _MOST_DISCARDED = 32
-"""Bodies' worth of bytes that are read, and discarded, so that a client hears why."""
+"""As many times `body_bytes` are read and discarded, so that a client receives the refusal."""
 
 
 class Gate:
-    """Lets through what bears the token; bounds bodies; counts.
+    """Checks the token, limits the body and counts each request.
 
     Args:
-        app: What answers.
-        token: What requests must bear; None for nothing.
-        limits: Of bodies.
-        metrics: Told of each request.
+        app: The application that answers.
+        token: The token that requests must have; None for no token.
+        limits: The limits of bodies.
+        metrics: Counts each request.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Gate:
             self.metrics.note(path, status, time.perf_counter() - start)
 
     def _may_pass(self, scope: Scope) -> bool:
-        """Compares in a time that does not tell how much of a wrong token is right."""
+        """Compares tokens in constant time."""
         if self._expected is None or scope["path"] in OPEN_PATHS:
             return True
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -85,7 +85,7 @@ class _BoundedBody:
     """Receives a body that is neither too large nor too slow.
 
     Raises:
-        RefusedError: It is one of them.
+        RefusedError: The body is too large or too slow.
     """
 
     def __init__(self, receive: Receive, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""What `/metrics` tells of a service, by Prometheus' client."""
+"""The numbers of `/metrics`, with Prometheus' client."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The numbers of a service, and of its process.
+    """The numbers of a service and of its process.
 
     Attributes:
-        registry: What `/metrics` writes.
+        registry: The registry that `/metrics` writes.
         queue: Histories that wait or are being answered.
-        batch: How many histories were answered together.
-        model_seconds: That answering took, of the clock.
-        model_cpu_seconds: That the thread which answers took of a processor; what a library does
-            in threads of its own is not counted.
-        reloads: Runs that were taken over, or refused.
+        batch: The number of histories per batch.
+        model_seconds: Wall time of answering.
+        model_cpu_seconds: CPU time of the thread that answers; threads of libraries are not
+            counted.
+        reloads: Runs that were loaded or refused.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests.", "path")
         self._errors = self._counter("errors", "Requests that were refused.", "path", "status")
-        self.reloads = self._counter("reloads", "Runs read anew.", "result")
+        self.reloads = self._counter("reloads", "Runs that were loaded again.", "result")
         self.model_seconds = self._counter("model_seconds", "Seconds of answering.")
-        self.model_cpu_seconds = self._counter("model_cpu_seconds", "The same, of a processor.")
+        self.model_cpu_seconds = self._counter("model_cpu_seconds", "CPU seconds of answering.")
         self.queue = Gauge("semrec_queue_histories", "Histories waiting.", registry=self.registry)
         self._seconds = Histogram(
             "semrec_request_seconds",
-            "From a request's first byte to its answer's last.",
+            "Seconds from a request's first byte to its answer's last.",
             ["path"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -51,9 +51,9 @@ class Metrics:
         """Counts a request.
 
         Args:
-            path: The route's, of which there are few.
-            status: Of the response.
-            seconds: That it took.
+            path: The path of the route, of which there are few.
+            status: The status of the response.
+            seconds: The time of the request.
         """
         self._requests.labels(path).inc()
         self._seconds.labels(path).observe(seconds)

@@ -1,4 +1,4 @@
-"""What requests hold and what they are answered with, as `/docs` shows it."""
+"""The fields of requests and answers, which `/docs` shows."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from semrec.shared.explaining import Struck
 
 MOST_ITEMS = 500
-"""Items of an answer."""
+"""Most items of an answer."""
 
 MOST_BEAMS = 500
-"""Beams of a search."""
+"""Most beams of a search."""
 
 MOST_HISTORIES = 100
-"""Histories of a request."""
+"""Most histories of a request."""
 
 LONGEST_HISTORY = 4096
-"""Items of a history."""
+"""Most items of a history."""
 
 ItemId = Annotated[str, Field(max_length=1024)]
 History = Annotated[list[ItemId], Field(max_length=LONGEST_HISTORY)]
-TopK = Annotated[int, Field(ge=1, le=MOST_ITEMS, description="Items of an answer, at most")]
+TopK = Annotated[int, Field(ge=1, le=MOST_ITEMS, description="Most items of an answer")]
 
 
 class RequestModel(BaseModel):
-    """Types as JSON has them, and no field that is not known."""
+    """Strict JSON types; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class AnsweredRequest(RequestModel):
-    """How histories are to be answered."""
+    """The options of an answer."""
 
     top_k: TopK = 10
     allow: list[ItemId] | None = Field(
-        None, description="Item ids that alone may be recommended; all, where it is left out"
+        None, description="The only item ids that may be recommended; default: all"
     )
     deny: list[ItemId] = Field([], description="Item ids that must not be recommended")
     exclude_seen: bool = Field(False, description="Whether items of a history are left out")
     unknown: Literal["skip", "error"] = Field(
-        "skip", description="Ids that the run does not know: left out and named, or refused"
+        "skip", description="Ids that the run does not know: skip and list them, or refuse"
     )
     ranking: str | None = Field(
-        None, description="A row of the run's tables; else what `recommend` answers by"
+        None, description="A row of the run's tables; default: the one of `recommend`"
     )
 
 
 class RecommendRequest(AnsweredRequest):
-    """One history, or several, and how they are to be answered."""
+    """One history or several, with the options of the answer."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -62,10 +62,10 @@ class RecommendRequest(AnsweredRequest):
 
     history: History | None = Field(None, description="Item ids, the newest last")
     histories: Annotated[list[History], Field(min_length=1, max_length=MOST_HISTORIES)] | None = (
-        Field(None, description="Several of them, in place of `history`")
+        Field(None, description="Several histories instead of `history`")
     )
     num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)] | None = Field(
-        None, description="Of the search, where the ranking searches beams; else the run's number"
+        None, description="Beams, if the ranking uses beam search; default: the run's number"
     )
 
     @model_validator(mode="after")
@@ -76,7 +76,7 @@ class RecommendRequest(AnsweredRequest):
 
 
 class ExplainRequest(AnsweredRequest):
-    """A history, and the items whose places in its answer are to be explained."""
+    """A history, and the items whose ranks are to be explained."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -89,12 +89,12 @@ class ExplainRequest(AnsweredRequest):
 
     history: History = Field(description="Item ids, the newest last")
     items: Annotated[list[ItemId], Field(min_length=1, max_length=MOST_ITEMS)] | None = Field(
-        None, description="Ids that the run knows; the `top_k` of the answer where it is left out"
+        None, description="Known ids; default: the `top_k` items of the answer"
     )
 
 
 class SimilarRequest(RequestModel):
-    """An item whose nearest items are wanted."""
+    """An item whose nearest items are returned."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item": "i1", "top_k": 5}]})
 
@@ -110,8 +110,8 @@ class ReloadRequest(RequestModel):
     run: str | None = Field(
         None,
         max_length=1024,
-        description="A folder under the one that holds the run that `serve` was started with; "
-        "where it is left out, the folder that is served is read again",
+        description="A folder under the folder that contains the run of `serve`; default: load the "
+        "served folder again",
     )
 
 
@@ -120,7 +120,7 @@ class Item(BaseModel):
 
     id: str
     title: str
-    codes: list[int] | None = Field(description="Its semantic ID; null where the run has none")
+    codes: list[int] | None = Field(description="Its semantic ID; null if the run has none")
 
 
 class ScoredItem(Item):
@@ -130,17 +130,17 @@ class ScoredItem(Item):
 
 
 class HistoryAnswer(BaseModel):
-    """What a history is answered with."""
+    """The answer to a history."""
 
-    items: list[ScoredItem] = Field(description="The best first")
+    items: list[ScoredItem] = Field(description="Best first")
     unknown: list[str] = Field(description="Ids of the history that the run does not know")
     popular: bool = Field(
-        description="Whether the run knows no item of the history, so that these are the popular"
+        description="Whether the items are popular ones, as no item of the history is known"
     )
 
 
 class RecommendAnswer(BaseModel):
-    """The answers of a request, an answer a history."""
+    """The answers of a request, one per history."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -164,56 +164,56 @@ class RecommendAnswer(BaseModel):
     )
 
     run: str = Field(description="The name of the run's folder")
-    ranking: str | None = Field(description="As it was asked for")
-    answers: list[HistoryAnswer] = Field(description="In the order of the histories")
+    ranking: str | None = Field(description="The `ranking` of the request")
+    answers: list[HistoryAnswer] = Field(description="One per history, in their order")
     unknown: list[str] = Field(description="Ids of allow and deny that the run does not know")
 
 
 class Step(BaseModel):
-    """A code of an item's path down the tree of codes."""
+    """A code of an item's path in the tree of codes."""
 
     code: int
     probability: float = Field(
-        description="Of the code, given those before it and the history, by the generator"
+        description="The generator's probability, given the codes before and the history"
     )
-    choices: int = Field(description="How many codes may follow those before it")
+    choices: int = Field(description="How many codes may follow the codes before it")
     kept: bool | None = Field(
-        description="Whether the beams keep the path up to here; null where none are searched"
+        description="Whether beam search keeps the path up to here; null without beam search"
     )
 
 
 class ExplainedItem(Item):
-    """Where an item stands in a ranking, and why."""
+    """The rank of an item and the reasons for it."""
 
-    rank: int | None = Field(description="Its place, from 1 on; null where it is not ranked")
-    score: float | None = Field(description="As the ranking has it")
+    rank: int | None = Field(description="Its rank, from 1; null if it is not ranked")
+    score: float | None = Field(description="Its score in the ranking")
     struck: Struck | None = Field(
-        description="Why it is not ranked: it is in the history, was denied, is not among those "
-        "allowed, was never had by anybody, or generation did not come to it"
+        description="Why it is not ranked: it is in the history, is denied, is not among the "
+        "allowed items, has no interactions, or generation did not reach it"
     )
     path: list[Step] | None = Field(
-        description="Its codes with their probabilities; null where the ranking generates none"
+        description="Its codes with their probabilities; null if the ranking generates no codes"
     )
     parts: dict[str, float] | None = Field(
-        description="What its score is the sum of; null where it is of one part"
+        description="The terms of its score; null if the score is not a sum"
     )
     free_rank: int | None = Field(
-        description="Its place if nothing were struck out, where that is in the first `top_k`"
+        description="Its rank if nothing were excluded, if that is within `top_k`"
     )
 
 
 class ExplainAnswer(BaseModel):
-    """Where items stand after a history, and why."""
+    """The ranks of items after a history and the reasons for them."""
 
     run: str = Field(description="The name of the run's folder")
-    ranking: str | None = Field(description="As it was asked for")
-    items: list[ExplainedItem] = Field(description="Those asked for, or those of the answer")
+    ranking: str | None = Field(description="The `ranking` of the request")
+    items: list[ExplainedItem] = Field(description="The items of the request or of the answer")
     left_out: list[ExplainedItem] = Field(
-        description="Those that would be in the answer if nothing were struck out"
+        description="Items that would be in the answer if nothing were excluded"
     )
-    unknown: list[str] = Field(description="Ids of history, allow and deny that are not known")
+    unknown: list[str] = Field(description="Unknown ids of history, allow and deny")
     popular: bool = Field(
-        description="Whether the run knows no item of the history, so that the popular answer"
+        description="Whether the popular items answer, as no item of the history is known"
     )
 
 
@@ -221,50 +221,50 @@ class RankingName(BaseModel):
     """A ranking of the run."""
 
     name: str
-    is_floor: bool = Field(description="Whether it is of no training, such as popularity")
+    is_floor: bool = Field(description="Whether it needs no training, such as popularity")
 
 
 class RunAnswer(BaseModel):
     """The run that is served."""
 
-    run: str = Field(description="The name of its folder")
-    app: str = Field(description="The app that made it")
-    items: int = Field(description="How many it has")
-    levels: int | None = Field(description="Codes of an item; null where the run has none")
+    run: str = Field(description="The name of the run's folder")
+    app: str = Field(description="The app that made the run")
+    items: int = Field(description="The number of items")
+    levels: int | None = Field(description="Codes per item; null if the run has none")
     answers_by: str | None = Field(
-        description="The ranking of an answer whose `ranking` is null; null where that depends on "
+        description="The ranking that is used if `ranking` is null; null if it depends on "
         "`exclude_seen`"
     )
-    rankings: list[RankingName] = Field(description="What `ranking` may be")
+    rankings: list[RankingName] = Field(description="The possible values of `ranking`")
 
 
 class SimilarAnswer(BaseModel):
-    """The nearest items of an item, the nearest first."""
+    """The nearest items of an item, nearest first."""
 
     item: Item
     by_vectors: list[ScoredItem] = Field(description="Scores are the cosines of the embeddings")
     by_codes: list[ScoredItem] | None = Field(
-        description="Scores are how many codes are the same, counted from the first, until one is "
-        "not; among equals the cosine decides; null where the run has no codes"
+        description="Scores are the lengths of the common prefixes of codes; the cosine decides "
+        "between equal scores; null if the run has no codes"
     )
 
 
 class SearchAnswer(BaseModel):
-    """Items by their ids, then by their titles; each in the order of the catalogue."""
+    """Items found by their ids, then by their titles, both in the order of the catalogue."""
 
     items: list[Item]
-    total: int = Field(description="How many there are, shown or not")
+    total: int = Field(description="The number of all matches")
 
 
 class ReloadAnswer(BaseModel):
     """The run that is served now."""
 
     run: str
-    items: int = Field(description="How many the run has")
+    items: int = Field(description="The number of its items")
 
 
 class Status(BaseModel):
-    """How the service is."""
+    """The state of the service."""
 
     status: str
 

@@ -1,4 +1,4 @@
-"""The options of `serve`, its bounds, and what is refused before a model is loaded."""
+"""The options of `serve`, their checks before a model is loaded, and the limits of the service."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import typer
 
 from semrec.shared.errors import ExperimentError
 
-HostOption = Annotated[str, typer.Option(help="Address to listen at")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")]
 TokenOption = Annotated[
-    Path | None, typer.Option("--token-file", help="File of the token that requests must bear")
+    Path | None, typer.Option("--token-file", help="File with the token that requests must send")
 ]
 InsecureOption = Annotated[
-    bool, typer.Option("--insecure", help="Listen for other machines without a token")
+    bool, typer.Option("--insecure", help="Accept other machines without a token")
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, each of which loads the run")]
 
 SHORTEST_TOKEN = 16
-"""Characters of a token, at least."""
+"""Fewest characters of a token."""
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "jinja2")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -34,15 +34,15 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the service bounds; what a single request may hold is said by its model.
+    """The limits of the service; those of a single request are in its model.
 
     Attributes:
-        batch: Histories that are answered together.
-        patience: Seconds that the first of a batch waits for others.
-        queue: Histories that wait or are being answered; further ones are refused.
-        body_bytes: Of a request.
-        body_seconds: Until a request's body has arrived.
-        shutdown_seconds: That requests under way have when the service ends.
+        batch: Most histories of a batch.
+        patience: Seconds that the first history of a batch waits for others.
+        queue: Most histories that wait or are being answered; further ones are refused.
+        body_bytes: Most bytes of a request's body.
+        body_seconds: Most seconds until a request's body has arrived.
+        shutdown_seconds: Seconds that running requests have to finish when the service ends.
     """
 
     batch: int = 64
@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """What `serve` is told; the names are those of the command line."""
+    """The options of `serve`, named as on the command line."""
 
     run: Path
     host: str = "127.0.0.1"
@@ -67,11 +67,11 @@ class ServeOptions:
     trust: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Refuses what cannot be served, or not safely.
+        """Refuses options with which a run cannot be served, or not safely.
 
         Raises:
             ExperimentError: The extra is not installed, the token's file cannot be used, or other
-                machines would be answered without a token.
+                machines could connect without a token.
         """
         for package in _PACKAGES:
             if importlib.util.find_spec(package) is None:
@@ -80,15 +80,15 @@ class ServeOptions:
                 )
         if self.token is None and not self.insecure and not _is_loopback(self.host):
             raise ExperimentError(
-                f"--host {self.host} answers other machines: add --token-file, or --insecure"
+                f"--host {self.host} accepts other machines: add --token-file, or --insecure"
             )
 
     @cached_property
     def token(self) -> str | None:
-        """What requests must bear; None where they need nothing.
+        """The token that requests must have; None for no token.
 
         Raises:
-            ExperimentError: The file does not hold one.
+            ExperimentError: The file holds no token.
         """
         if self.token_file is None:
             return None
@@ -101,10 +101,10 @@ class ServeOptions:
         return token
 
     def listening(self) -> socket.socket:
-        """A socket at the address, which nobody else has.
+        """A socket that listens on the address.
 
         Raises:
-            ExperimentError: There is no such address here, or it is taken.
+            ExperimentError: This machine has no such address, or it is in use.
         """
         family, kind, protocol, _, address = _addresses(self.host, self.port)[0]
         listener = socket.socket(family, kind, protocol)
@@ -114,28 +114,28 @@ class ServeOptions:
         except OSError as error:
             listener.close()
             raise ExperimentError(
-                f"--host {self.host} --port {self.port} cannot be listened at: {error.strerror}"
+                f"--host {self.host} --port {self.port} cannot be used: {error.strerror}"
             ) from error
         listener.set_inheritable(True)
         return listener
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-    """What a name stands for.
+    """The addresses of a host name.
 
     Raises:
-        ExperimentError: For nothing.
+        ExperimentError: The name has no address.
     """
     try:
         known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) if host else []
     except (OSError, UnicodeError) as error:
-        raise ExperimentError(f"--host {host!r} is no address: {error}") from error
+        raise ExperimentError(f"--host {host!r} is not an address: {error}") from error
     if not known:
-        raise ExperimentError("--host must be an address or the name of one, got nothing")
+        raise ExperimentError("--host must be an address or a host name, got nothing")
     return known  # type: ignore[return-value]
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether an address reaches this machine alone."""
+    """Whether only this machine can reach an address."""
     hosts = [address[0].partition("%")[0] for *_, address in _addresses(host, 0)]
     return all(ipaddress.ip_address(each).is_loopback for each in hosts)

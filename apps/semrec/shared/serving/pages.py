@@ -1,7 +1,7 @@
-"""The page for people, `GET /`: one template, one stylesheet, one script, nothing from elsewhere.
+"""The page for people, `GET /`: one template, one stylesheet, one script, no other hosts.
 
-It holds nothing of the run and is given to anybody; what it shows it asks of the paths that need
-the token.
+The page contains nothing of the run and needs no token. It requests its content from the paths that
+need the token.
 """
 
 from __future__ import annotations

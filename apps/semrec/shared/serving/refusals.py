@@ -1,4 +1,4 @@
-"""What is refused, in one sentence each."""
+"""The refusals of a service, one sentence each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from semrec.shared.text import visible
 
 _LONGEST_NAME = 60
 _INPUT = re.compile(r"^(?:Input|List|String|Value) should (be|have) ")
-_BY_STATUS = {404: "there is nothing at this path", 405: "this path is not for this method"}
+_BY_STATUS = {404: "there is nothing at this path", 405: "this path does not accept this method"}
 
 
 def guide_of(*, has_token: bool) -> str:
-    """The path that tells how a service is asked.
+    """The path that documents the requests of a service.
 
-    A browser bears no token, so that `/docs` is closed to it where one is needed; a client that
-    bears it reads the document that `/docs` is drawn from.
+    A browser sends no token and cannot open `/docs` if one is needed. A client with the token can
+    read the document from which `/docs` is made.
     """
     return "/openapi.json" if has_token else "/docs"
 
@@ -36,9 +36,9 @@ class RefusedError(fastapi.HTTPException):
     """A request that is refused.
 
     Args:
-        status: Of HTTP.
-        sentence: Why.
-        retry_after: Seconds after which another try may be answered.
+        status: The HTTP status.
+        sentence: The reason.
+        retry_after: Seconds after which the client may try again.
     """
 
     def __init__(self, status: int, sentence: str, *, retry_after: int | None = None) -> None:
@@ -47,18 +47,18 @@ class RefusedError(fastapi.HTTPException):
 
 
 def refusal(error: HTTPException) -> JSONResponse:
-    """The response that says why a request is refused."""
+    """The response with the reason of a refusal."""
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
 class JsonRequest(Request):
-    """A request whose body is JSON as its standard has it, in UTF-8."""
+    """A request whose body is standard JSON in UTF-8."""
 
     async def json(self) -> Any:
         """The body's value.
 
         Raises:
-            RefusedError: It is no JSON.
+            RefusedError: The body is not JSON.
         """
         body = await self.body()
         try:
@@ -66,7 +66,7 @@ class JsonRequest(Request):
                 body.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_whole
             )
         except RecursionError as error:
-            raise RefusedError(422, "the body must be JSON of few levels") from error
+            raise RefusedError(422, "the body must be JSON with few levels") from error
         except UnicodeDecodeError as error:
             raise RefusedError(422, "the body must be JSON in UTF-8") from error
         except ValueError as error:
@@ -75,26 +75,26 @@ class JsonRequest(Request):
 
 
 def _finite(text: str) -> float:
-    """A number of JSON's, which knows no infinity."""
+    """A number in JSON, which has no infinity."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError("it holds a number that is not finite")
+        raise ValueError("it contains a number that is not finite")
     return value
 
 
 def _whole(text: str) -> int:
-    """A whole number, of no more digits than Python reads."""
+    """A whole number with at most as many digits as Python reads."""
     try:
         return int(text)
     except ValueError as error:
-        raise ValueError("it holds a number of too many digits") from error
+        raise ValueError("it contains a number with too many digits") from error
 
 
 class JsonRoute(APIRoute):
     """A route whose requests are `JsonRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request."""
+        """The function that answers a request."""
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
@@ -104,7 +104,7 @@ class JsonRoute(APIRoute):
 
 
 def add_refusals(app: FastAPI) -> None:
-    """Makes every error of an app one sentence."""
+    """Turns every error of an app into one sentence."""
 
     async def of_model(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -116,11 +116,11 @@ def add_refusals(app: FastAPI) -> None:
             return refusal(error)
         detail = error.detail
         if error.status_code in _BY_STATUS:
-            detail = f"{_BY_STATUS[error.status_code]}: {_guide(request)} lists what there is"
+            detail = f"{_BY_STATUS[error.status_code]}: {_guide(request)} lists all paths"
         return refusal(HTTPException(error.status_code, detail, error.headers))
 
     async def of_ours(_: Request, __: Exception) -> Response:
-        words = "the service failed at this request, and its log says where"
+        words = "the service failed to answer this request; its log has the error"
         return refusal(RefusedError(500, words))
 
     app.add_exception_handler(RequestValidationError, of_model)
@@ -133,7 +133,7 @@ def _guide(request: Request) -> str:
 
 
 def _sentence(errors: Sequence[Any], guide: str) -> str:
-    """What is wrong first, of the errors that pydantic reports."""
+    """The first of the errors that pydantic reports, as a sentence."""
     first = errors[0]
     _, *parts = first["loc"]
     kind, message = str(first["type"]), str(first["msg"])
@@ -150,7 +150,7 @@ def _sentence(errors: Sequence[Any], guide: str) -> str:
         case "missing":
             return f"{name} is missing"
         case "extra_forbidden":
-            return f"{name!r} is no field of this request: {guide} lists them"
+            return f"{name!r} is not a field of this request: {guide} lists the fields"
         case "string_unicode":
             return f"{name} must be text without half a surrogate pair"
     rule = _INPUT.sub(r"must \1 ", message).replace(" after validation", "")

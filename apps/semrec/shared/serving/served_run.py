@@ -1,4 +1,4 @@
-"""A run that is served: what answers are made of, read once."""
+"""A served run: its recommender, titles and codes, read once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from semrec.shared.run import Run
 from semrec.shared.serving.refusals import RefusedError
 
 LOAD_ERRORS = (ExperimentError, ArtifactError, ValueError, OSError)
-"""What a folder raises that is not that of a complete run, or is damaged."""
+"""The exceptions for a folder that holds no complete run or is damaged."""
 
 T = TypeVar("T")
 
 
 def check_files(run: Run) -> None:
-    """Reads every file of a run's stages, and holds its digest against the one that was noted.
+    """Reads every file of a run's stages and compares its digest with the stored one.
 
     Raises:
         ExperimentError: A file is damaged.
@@ -35,17 +35,17 @@ def check_files(run: Run) -> None:
 
 
 class ServedRun:
-    """A complete run, checked file by file; its recommender, titles and codes are in memory.
+    """A complete run, checked file by file, with recommender, titles and codes in memory.
 
-    Other rankings and the vectors are read when they are first asked for, by the model's thread,
-    and only while the folder is still that of the run: what replaced it is another run.
+    Other rankings and the vectors are read when they are first used, by the model's thread. If the
+    folder has been replaced by another run meanwhile, they are not read.
 
     Args:
         path: The folder.
         pipeline: The run's stages, as the app reopens them.
 
     Raises:
-        ExperimentError: A file of the run is damaged, or the folder changes meanwhile.
+        ExperimentError: A file of the run is damaged, or the folder changed while it was read.
     """
 
     def __init__(self, path: Path, pipeline: Pipeline[Any]) -> None:
@@ -68,7 +68,9 @@ class ServedRun:
             pl.Series([text.casefold() for text in texts], dtype=pl.String)
             for texts in (self.titles, self.item_ids)
         )
-        self._recommenders[None].recommend([self.item_ids[:1]])  # what cannot answer is refused
+        self._recommenders[None].recommend(
+            [self.item_ids[:1]]
+        )  # a run that cannot answer is refused
         if run.digest != self._digest:
             raise ExperimentError(f"{path} was replaced while it was read: try again")
 
@@ -85,17 +87,17 @@ class ServedRun:
             trust: The packages whose code may run.
 
         Raises:
-            ExperimentError: The folder is not that of such a run, or a file of it is damaged.
+            ExperimentError: The folder holds no complete run of the app, or a file is damaged.
         """
         return cls(path, app.reopen(path, device, trust))
 
     @property
     def rankings(self) -> tuple[str, ...]:
-        """The names that `recommender` takes: the rows of the run's tables, models first."""
+        """The names that `recommender` accepts: the rows of the run's tables, models first."""
         return tuple(self._loaders)
 
     def described(self) -> dict[str, Any]:
-        """The run, as `RunAnswer` has it."""
+        """The run as the fields of `RunAnswer`."""
         models = self._pipeline.systems()
         return {
             "run": self.name,
@@ -107,25 +109,25 @@ class ServedRun:
         }
 
     def recommender(self, ranking: str | None) -> Answers:
-        """What answers by a ranking; by what `recommend` answers by, where it is None."""
+        """The recommender of a ranking; None for the one that `recommend` uses."""
         if ranking not in self._recommenders:
             assert ranking is not None
             self._recommenders[ranking] = self._read(self._loaders[ranking])
         return self._recommenders[ranking]
 
     def item(self, row: int) -> dict[str, Any]:
-        """An item as answers have it: "id", "title" and "codes"."""
+        """An item in an answer: "id", "title" and "codes"."""
         codes = None if self.codes is None else self.codes[row].tolist()
         return {"id": self.item_ids[row], "title": self.titles[row], "codes": codes}
 
     def search(self, query: str, limit: int) -> tuple[list[dict[str, Any]], int]:
-        """The first items that a query may mean, and how many there are.
+        """The first items that match a query, and the number of all matches.
 
-        First comes the item whose id is the query, then those whose ids begin with it, then those
-        whose titles hold all of its words.
+        The item whose id is the query comes first, then items whose ids begin with it, then items
+        whose titles contain all of its words.
 
         Args:
-            query: A text that is not empty; upper and lower case are alike.
+            query: A text that is not empty; upper and lower case are the same.
             limit: Most items that are returned.
         """
         folded = query.strip().casefold()
@@ -138,7 +140,7 @@ class ServedRun:
         return [self.item(row) for row in rows[:limit].tolist()], len(rows)
 
     def similar(self, row: int, top_k: int) -> dict[str, Any]:
-        """The nearest items of an item, as `SimilarAnswer` has them."""
+        """The nearest items of an item as the fields of `SimilarAnswer`."""
         cosines = self._directions @ self._directions[row]  # [items]
         answer: dict[str, Any] = {
             "item": self.item(row),
@@ -148,7 +150,8 @@ class ServedRun:
         if self.codes is not None:
             is_same = self.codes == self.codes[row]  # [items, levels]
             shared = np.minimum.accumulate(is_same, axis=1).sum(axis=1)
-            # A cosine is at most 1: it decides among those that share as many codes, alone.
+            # A cosine is at most 1, so it decides only between items with equally long common
+            # prefixes.
             answer["by_codes"] = self._nearest(row, shared, 4 * shared + cosines, top_k)
         return answer
 
@@ -159,26 +162,26 @@ class ServedRun:
         order: Float[np.ndarray, " items"],
         top_k: int,
     ) -> list[dict[str, Any]]:
-        """The items that stand first in an order, but for one; each with its score."""
+        """The first items of an order except one item, each with its score."""
         rows = np.argsort(-order, kind="stable")[: top_k + 1].tolist()
         others = [other for other in rows if other != row][:top_k]
         return [{**self.item(other), "score": float(scores[other])} for other in others]
 
     @cached_property
     def _directions(self) -> Float[np.ndarray, "items dim"]:
-        """The items' embeddings, each of length 1; one of length 0 stays as it is."""
+        """The items' embeddings, normalised to length 1; zero vectors stay zero."""
         vectors = self._read(self._pipeline.vectors)["items"].astype(np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         directions: Float[np.ndarray, "items dim"] = vectors / np.where(lengths == 0, 1, lengths)
         return directions
 
     def _read(self, load: Callable[[], T]) -> T:
-        """What is read of the folder, while that holds this run.
+        """Reads from the folder, if it still holds this run.
 
         Raises:
-            RefusedError: It does so no more.
+            RefusedError: The folder no longer holds this run.
         """
-        words = f"the folder of {self.name} was replaced or damaged: it must be loaded anew"
+        words = f"the folder of {self.name} was replaced or damaged: it must be loaded again"
         changed = RefusedError(503, words, retry_after=60)
         try:
             value = load()

@@ -1,4 +1,4 @@
-"""From the command line to a process that listens: sockets, signals, workers."""
+"""Starts a service: sockets, signals, workers."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from semrec.shared.serving.served_run import LOAD_ERRORS, ServedRun, check_files
 from semrec.shared.serving.service import Service
 
 _LOADING_SECONDS = 600
-"""That a worker has to load a run before the one that it is to replace stays instead."""
+"""Seconds that a new worker has to load a run; after that the old worker stays."""
 
 _PING_SECONDS = 0.1
-"""That a worker has to say whether it answers requests, before it is asked again."""
+"""Seconds that the supervisor waits for a worker's reply before it asks again."""
 
 
 def serve(app: App[Any, Any], options: ServeOptions, limits: Limits | None = None) -> None:
-    """Serves a complete run until a signal ends it; what is under way is answered first.
+    """Serves a complete run until a signal ends it; running requests are answered first.
 
     Args:
-        app: Whose run it is.
-        options: Those that `check` has passed.
-        limits: What the service bounds; None for the defaults.
+        app: The app of the run.
+        options: The options, after `check`.
+        limits: The limits of the service; None for the defaults.
 
     Raises:
-        ExperimentError: The run cannot be loaded, or the address cannot be listened at.
+        ExperimentError: The run cannot be loaded, or the address cannot be used.
     """
     limits = limits or Limits()
     with options.listening() as listener:
@@ -59,11 +59,11 @@ def serve(app: App[Any, Any], options: ServeOptions, limits: Limits | None = Non
 def _serve_by_workers(
     app: App[Any, Any], options: ServeOptions, limits: Limits, listener: socket.socket
 ) -> None:
-    """Lets uvicorn keep processes that serve, and replace them one by one when SIGHUP comes.
+    """Serves with processes of uvicorn, which SIGHUP replaces one by one.
 
-    One that cannot load the run leaves the one that it was to replace.
+    If a new process cannot load the run, the old one stays.
     """
-    fixed = f"with several workers a run is replaced by SIGHUP to process {os.getpid()}"
+    fixed = f"with several workers, send SIGHUP to process {os.getpid()} to replace the run"
     factory = _Worker(app=app, options=options, limits=limits, fixed=fixed)
     config = _config(factory, limits, workers=options.workers, factory=True)
     supervisor = _Supervisor(config, listener, partial(_say_where, options, listener))
@@ -99,16 +99,16 @@ def _say_where(options: ServeOptions, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     guide = guide_of(has_token=options.token is not None)
-    Screen().say(f"serving {options.run} at http://{host}:{port} ({guide} tells how); Ctrl-C ends")
+    Screen().say(f"serving {options.run} at http://{host}:{port} (requests: {guide}); Ctrl-C ends")
 
 
 class _Server(uvicorn.Server):
-    """A server that reads its run again when SIGHUP comes.
+    """A server that loads its run again after SIGHUP.
 
     Args:
-        config: Uvicorn's.
-        service: What answers.
-        started: Called once it listens.
+        config: The configuration of uvicorn.
+        service: The service.
+        started: Called once the server listens.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class _Server(uvicorn.Server):
         self._rereading: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to listen, to SIGHUP too."""
+        """Starts to listen for requests and for SIGHUP."""
         await super().startup(sockets)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         self._say_started()
@@ -133,22 +133,22 @@ class _Server(uvicorn.Server):
         try:
             await self.service.reread()
         except LOAD_ERRORS as error:
-            Screen().say(f"refused: {error}; {self.service.run.name} answers on as it was")
+            Screen().say(f"refused: {error}; {self.service.run.name} continues to answer")
 
 
 class _Supervisor(Multiprocess):
     """Uvicorn's supervisor, which never waits for a worker that loads or has ended.
 
-    Uvicorn's own waits up to `timeout_worker_healthcheck` seconds for a worker's reply, and
-    handles no signal meanwhile.
+    The supervisor of uvicorn waits up to `timeout_worker_healthcheck` seconds for a worker's reply
+    and handles no signal meanwhile.
 
     Args:
-        config: Uvicorn's.
-        listener: What the workers listen at.
+        config: The configuration of uvicorn.
+        listener: The socket on which the workers listen.
         started: Called once, when all workers answer requests.
 
     Attributes:
-        has_failed: Whether a worker could not begin to answer, so that all were ended.
+        has_failed: Whether a worker could not start to answer, so that all were ended.
     """
 
     def __init__(
@@ -163,17 +163,21 @@ class _Supervisor(Multiprocess):
         self.processes = [self._begun() for _ in range(self.processes_num)]
 
     def keep_subprocess_alive(self) -> None:
-        """Starts another worker for each that has ended; ends all if one cannot begin to answer."""
+        """Replaces each worker that has ended; ends all workers if one cannot start to answer."""
         for place, worker in enumerate(self.processes):
             if self.should_exit.is_set() or worker.process.is_alive():
                 continue
-            if self.signal_queue:  # Ctrl-C ends workers too: it is handled first
+            if self.signal_queue:  # Ctrl-C also ends workers, so signals are handled first
                 return
             worker.kill()
             worker.join()
             if worker.exitcode == STARTUP_FAILURE or not self._has_started:
-                if worker.exitcode != STARTUP_FAILURE:  # else it has said why
-                    Screen().say(f"error: a worker ended with status {worker.exitcode} as it began")
+                if (
+                    worker.exitcode != STARTUP_FAILURE
+                ):  # otherwise the worker has printed the reason
+                    Screen().say(
+                        f"error: a worker ended with status {worker.exitcode} while it started"
+                    )
                 self.has_failed = True
                 self.should_exit.set()
             else:
@@ -184,7 +188,7 @@ class _Supervisor(Multiprocess):
                 self._say_started()
 
     def _begun(self) -> Process:
-        """A worker that Ctrl-C, which reaches it too, does not end amid its imports."""
+        """A worker that Ctrl-C does not end during its imports."""
         worker = Process(self.config, self.sockets)
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -196,7 +200,7 @@ class _Supervisor(Multiprocess):
 
 @dataclass(frozen=True, kw_only=True)
 class _Worker:
-    """Makes the application in a process of its own, where uvicorn has brought it."""
+    """Makes the application in the worker process that uvicorn has started."""
 
     app: App[Any, Any]
     options: ServeOptions
@@ -204,7 +208,8 @@ class _Worker:
     fixed: str
 
     def __call__(self) -> FastAPI:
-        # Uvicorn has set handlers that wait until all is loaded; a signal ends a worker before.
+        # The handlers of uvicorn wait until all is loaded; with these a signal ends a worker
+        # before.
         handlers = {
             number: signal.signal(number, signal.SIG_DFL)
             for number in (signal.SIGINT, signal.SIGTERM)

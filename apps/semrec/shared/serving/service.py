@@ -1,4 +1,4 @@
-"""What a service answers, whatever the protocol: requests are checked against the run here."""
+"""The answers of a service, for any protocol: checks requests against the run."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ LoadRun = Callable[[Path], ServedRun]
 
 
 class Service:
-    """A run that answers, until another takes its place.
+    """A run that answers, until another run replaces it.
 
     It works within `async with`.
 
     Args:
         path: The folder of the run.
-        load: Opens such a folder.
-        limits: Of batches and of the queue.
-        fixed: Why the run is not to be replaced from within; None where it may be.
+        load: Opens the folder of a run.
+        limits: The limits of batches and of the queue.
+        fixed: Why `/reload` may not replace the run; None if it may.
 
     Attributes:
-        run: The run. Who answers a request keeps it in a variable: it may be replaced meanwhile.
-        root: The folder under which runs are that may take its place.
+        run: The run. Code that answers a request keeps it in a variable, because it may be replaced
+            meanwhile.
+        root: The folder under which the runs are that may replace it.
 
     Raises:
-        ExperimentError: The folder is not that of a complete run, or a file of it is damaged.
+        ExperimentError: The folder holds no complete run, or a file is damaged.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Service:
         self._loading = asyncio.Lock()
 
     async def __aenter__(self) -> Service:
-        """Begins to answer."""
+        """Starts the service."""
         await self.batcher.__aenter__()
         return self
 
@@ -65,14 +66,14 @@ class Service:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends."""
+        """Ends the service."""
         await self.batcher.__aexit__(kind, error, trace)
 
     async def recommend(self, request: RecommendRequest) -> dict[str, Any]:
-        """Answers histories, as `RecommendAnswer` has it.
+        """Answers histories with the fields of `RecommendAnswer`.
 
         Raises:
-            RefusedError: The run does not know what is named, or too many wait.
+            RefusedError: The run does not know a ranking or an id, or the queue is full.
         """
         run = self.run
         histories = request.histories or [request.history or []]
@@ -99,10 +100,10 @@ class Service:
         }
 
     async def explain(self, request: ExplainRequest) -> dict[str, Any]:
-        """Where items stand after a history, and why, as `ExplainAnswer` has it.
+        """Explains the ranks of items after a history with the fields of `ExplainAnswer`.
 
         Raises:
-            RefusedError: The run does not know what is named, or too many wait.
+            RefusedError: The run does not know a ranking or an id, or the queue is full.
         """
         run, history = self.run, request.history
         unknown_of_history = _unknown(run, history)
@@ -127,31 +128,32 @@ class Service:
         }
 
     async def similar(self, item_id: str, top_k: int) -> dict[str, Any]:
-        """The nearest items of an item, as `SimilarAnswer` has them.
+        """The nearest items of an item with the fields of `SimilarAnswer`.
 
         Raises:
-            RefusedError: The run knows no such item, or too many wait.
+            RefusedError: The run knows no such item, or the queue is full.
         """
         run = self.run
         row = _row(run, item_id)
         return await self.batcher.call(lambda: run.similar(row, top_k))
 
     async def search(self, query: str, limit: int) -> dict[str, Any]:
-        """Items by the first characters of their ids or by words of their titles.
+        """Finds items by the first characters of their ids or by words of their titles.
 
-        They are as `SearchAnswer` has them.
+        Returns:
+            The fields of `SearchAnswer`.
 
         Raises:
-            RefusedError: The query is empty, or too many wait.
+            RefusedError: The query is empty, or the queue is full.
         """
         run = self.run
         if not query.strip():
-            raise RefusedError(422, "query must hold an id or a word of a title")
+            raise RefusedError(422, "query must contain an id or a word of a title")
         items, total = await self.batcher.call(lambda: run.search(query, limit))
         return {"items": items, "total": total}
 
     def item(self, item_id: str) -> dict[str, Any]:
-        """An item, as `Item` has it.
+        """An item with the fields of `Item`.
 
         Raises:
             RefusedError: The run knows no such item.
@@ -160,13 +162,14 @@ class Service:
         return run.item(_row(run, item_id))
 
     async def replace(self, name: str | None) -> ServedRun:
-        """Lets another run take the place of this one, or this one, read again.
+        """Replaces the run by another one, or loads its folder again.
 
         Args:
-            name: A folder under `root`; None for the one that is served.
+            name: A folder under `root`; None for the served folder.
 
         Raises:
-            RefusedError: It is no such folder, or no complete run; the run of before answers on.
+            RefusedError: There is no such folder, or it holds no complete run; the old run
+                continues to answer.
         """
         if self._fixed is not None:
             raise RefusedError(409, self._fixed)
@@ -177,14 +180,14 @@ class Service:
             raise RefusedError(422, f"{' '.join(str(error).split())}; {self._stays}") from error
 
     async def reread(self, path: Path | None = None) -> ServedRun:
-        """Reads a folder beside the run that answers, lets it take its place, and says so.
+        """Loads a folder while the old run answers, then replaces the old run and prints a line.
 
         Args:
-            path: The folder; None for the one that is served.
+            path: The folder; None for the served folder.
 
         Raises:
-            ExperimentError: It is not that of a complete run of the app, or is damaged. As with
-                every other error, the run of before answers on.
+            ExperimentError: The folder holds no complete run of the app, or is damaged. After any
+                error the old run continues to answer.
         """
         async with self._loading:
             path = self._path if path is None else path
@@ -200,17 +203,17 @@ class Service:
 
     @property
     def _stays(self) -> str:
-        return f"{self.run.name} answers on"
+        return f"{self.run.name} continues to answer"
 
     def _place(self, name: str) -> Path:
-        """The folder of a name, which is nowhere but under `root`, links followed."""
+        """The folder of a name, which must be under `root` after following links."""
         root = os.path.realpath(self.root)
         place = None if "\0" in name else Path(os.path.realpath(self.root / name))
         if place is None or Path(root) not in place.parents:
             raise RefusedError(
                 422,
-                "run must be a folder under the one that holds the run that serve was given, "
-                "where links lead too",
+                "run must be a folder under the one that contains the run of serve, also after "
+                "following links",
             )
         return place
 
@@ -222,17 +225,17 @@ def _row(run: ServedRun, item_id: str) -> int:
 
 
 def _unknown(run: ServedRun, item_ids: Iterable[str]) -> list[str]:
-    """Those ids that the run does not know, each once."""
+    """The ids that the run does not know, each once."""
     return list(dict.fromkeys(item_id for item_id in item_ids if item_id not in run.rows))
 
 
 def _wishes(
     run: ServedRun, request: AnsweredRequest, unknown_by_history: Sequence[Sequence[str]]
 ) -> tuple[list[str] | None, list[str], list[str]]:
-    """What alone may be recommended, what must not, and those of both that the run does not know.
+    """The allowed items, the denied items, and the unknown ids of both.
 
     Raises:
-        RefusedError: There is no such ranking; or an id is unknown, which the request forbids.
+        RefusedError: There is no such ranking, or an id is unknown and the request forbids it.
     """
     if request.ranking is not None and request.ranking not in run.rankings:
         raise RefusedError(422, f"ranking must be one of {', '.join(map(repr, run.rankings))}")
@@ -245,12 +248,12 @@ def _wishes(
 
 
 def _explained(run: ServedRun, item: ItemReasons) -> dict[str, Any]:
-    """An explained item, as `ExplainedItem` has it."""
+    """An explained item with the fields of `ExplainedItem`."""
     reasons = dataclasses.asdict(item)
     return {**run.item(run.rows[reasons.pop("item_id")]), **reasons}
 
 
 def _answered(run: ServedRun, answer: Answer, unknown: Sequence[str]) -> dict[str, Any]:
-    """An answer, as `HistoryAnswer` has it."""
+    """An answer with the fields of `HistoryAnswer`."""
     items = [{**run.item(run.rows[item.item_id]), "score": item.score} for item in answer.items]
     return {"items": items, "unknown": unknown, "popular": answer.popular}

@@ -234,9 +234,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """A module whose public names stay what they are when a submodule of one's name is loaded.
+    """A module whose functions are not replaced when a submodule of the same name is loaded.
 
-    `evalrec.evaluate` is the function; importing the module of that name would put itself there.
+    `evalrec.evaluate` is the function; importing the module of that name would overwrite it.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

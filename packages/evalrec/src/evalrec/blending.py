@@ -1,11 +1,11 @@
-"""Several scores of the same candidates joined into one, by weights picked on validation.
+"""Several scores of the same candidates, combined with weights that are chosen on validation.
 
 A candidate is ranked by
 
     base + sum of weight * feature
 
 where the base is a score that every candidate has, such as a model's log-probability. Each weight
-comes from a grid that holds 0, so that a feature which does not help on validation is left out.
+comes from a grid that holds 0, so that a feature that does not help on validation is left out.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["Candidates", "Choice", "pick_weights"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """Items to be ranked for each user, with what is known of them; all on one device.
+    """Items to be ranked for each user, with their scores; all tensors are on one device.
 
     Attributes:
-        items: Item rows, no two alike; -1 where there are fewer.
-        base: The score that the features are added to, such as log p(item | history); minus
-            infinity where there is no item.
-        features: Further scores by name, 0 where there is no item.
+        items: Item rows, all different; -1 for empty places: [users, candidates].
+        base: The score to which features are added, such as log p(item | history); minus infinity
+            at empty places.
+        features: Further scores by name, 0 at empty places.
 
     Raises:
-        ValueError: If the base or a feature is not one score a candidate.
+        ValueError: If the base or a feature does not have one score per candidate.
     """
 
     items: Int[Tensor, "users candidates"]
@@ -48,7 +48,7 @@ class Candidates:
                 )
 
     def on(self, feature: str) -> Candidates:
-        """The same candidates, with a feature in place of the base.
+        """The same candidates, with a feature as the base.
 
         Raises:
             ValueError: If there is no feature of that name.
@@ -58,13 +58,13 @@ class Candidates:
         return replace(self, base=base)
 
     def scores(self, weights: Mapping[str, float]) -> Float[Tensor, "users candidates"]:
-        """The joined scores of the items.
+        """The combined scores of the items.
 
         Args:
-            weights: Feature to weight; those left out weigh nothing.
+            weights: Feature name to weight; features that are left out have weight 0.
 
         Raises:
-            ValueError: If a weight other than 0 is of no feature.
+            ValueError: If a feature with a weight other than 0 does not exist.
         """
         self.require(*(name for name, weight in weights.items() if weight))
         total = self.base
@@ -74,10 +74,10 @@ class Candidates:
         return total
 
     def ranked(self, weights: Mapping[str, float]) -> Int[np.ndarray, "users candidates"]:
-        """The items by their joined scores, best first; of equals, the first. `evaluate` takes it.
+        """The items by combined score, best first; ties keep their order. `evaluate` takes it.
 
         Raises:
-            ValueError: If a weight other than 0 is of no feature.
+            ValueError: If a feature with a weight other than 0 does not exist.
         """
         order = self.scores(weights).argsort(dim=1, descending=True, stable=True)
         ranked: Int[np.ndarray, "users candidates"] = self.items.gather(1, order).cpu().numpy()
@@ -86,28 +86,28 @@ class Candidates:
     def ndcg(
         self, targets: Int[np.ndarray, " users"], weights: Mapping[str, float], *, k: int = 10
     ) -> float:
-        """Mean NDCG@k, unfiltered, as `evaluate` has it of `ranked(weights)`, but without sorting.
+        """Mean NDCG@k, unfiltered: what `evaluate` returns for `ranked(weights)`, without sorting.
 
         Args:
-            targets: The item that each user had next.
-            weights: Feature to weight.
+            targets: The next item of each user.
+            weights: Feature name to weight.
             k: Cut-off.
 
         Raises:
-            ValueError: If the targets are not one a user, `k` is below 1, or a weight other than
-                0 is of no feature.
+            ValueError: If there is not one target per user, `k` is below 1, or a feature with a
+                weight other than 0 does not exist.
         """
         if len(targets) != len(self.items) or k < 1:
             raise ValueError(
-                f"targets must be one a user, {len(self.items)}, and k at least 1, "
+                f"targets must be one per user, {len(self.items)}, and k at least 1, "
                 f"got {len(targets)} and {k}"
             )
         wanted = torch.tensor(targets, device=self.items.device)  # [users]
         scores = self.scores(weights)  # [users, candidates]
-        hits = self.items == wanted[:, None]  # [users, candidates], at most one a row
+        hits = self.items == wanted[:, None]  # [users, candidates], at most one per row
         place = hits.int().argmax(dim=1, keepdim=True)  # [users, 1]; 0 where there is no hit
         target_score = scores.gather(1, place)  # [users, 1]
-        # A stable order leaves what stands before the target ahead of it at equal scores.
+        # In a stable order, an earlier candidate with the target's score stays ahead of it.
         earlier = torch.arange(scores.shape[1], device=scores.device) < place
         ahead = (scores > target_score) | ((scores == target_score) & earlier)
         rank = ahead.sum(dim=1)  # [users], 0 is best
@@ -115,10 +115,10 @@ class Candidates:
         return float((gains * (hits.any(dim=1) & (rank < k))).mean())
 
     def require(self, *names: str) -> None:
-        """Refuse the names of features that there are not.
+        """Refuse names of features that do not exist.
 
         Raises:
-            ValueError: If there is no feature of one of the names.
+            ValueError: If there is no feature with one of the names.
         """
         for name in names:
             if name not in self.features:
@@ -127,11 +127,11 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Weights that were picked, and what they gain.
+    """The chosen weights, and their gain.
 
     Attributes:
-        weights: Feature to weight.
-        without: Mean NDCG@k on validation of the base alone, all items ranked.
+        weights: Feature name to weight.
+        without: Mean NDCG@k on validation of the base only, all items ranked.
         validation: The same with the weights.
     """
 
@@ -147,24 +147,24 @@ def pick_weights(
     *,
     k: int = 10,
 ) -> Choice:
-    """Pick weights by NDCG@k on validation: one feature after the other, each from its grid.
+    """Choose weights by NDCG@k on validation: one feature after the other, each from its grid.
 
-    All features are gone through again until no weight changes. So every weight is the best while
-    the others stay what they are, which need not be the best of all combinations.
+    All features are visited again until no weight changes. So every weight is the best one given
+    the others, but the combination need not be the best of all.
 
     Args:
-        candidates: Of the validation users.
-        targets: The item that each of them had next.
-        grids: The features that are joined, in the order in which they are gone through, and the
-            weights that are tried of each, 0 among them.
+        candidates: The candidates of the validation users.
+        targets: The next item of each user.
+        grids: Feature name to the weights to try, 0 among them, in the order in which features are
+            visited.
         k: Cut-off.
 
     Returns:
-        The weights; the smaller of equally good ones.
+        The weights; of equally good ones, the smaller.
 
     Raises:
-        ValueError: If a grid is of no feature or lacks 0, the targets are not one a user, or `k`
-            is below 1.
+        ValueError: If a grid is for an unknown feature or lacks 0, there is not one target per
+            user, or `k` is below 1.
     """
     candidates.require(*grids)
     for name, grid in grids.items():

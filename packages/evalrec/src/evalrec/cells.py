@@ -1,8 +1,8 @@
-"""Cells of a table, checked: what a key, a whole number, a number and a time may be.
+"""Cells of a table, checked: which keys, whole numbers, numbers and times are accepted.
 
-Each kind has two ways to the same values. The fast one takes a whole column in compiled code and is
-believed only where nothing is unusual; else each cell is looked at, which accepts whatever is right
-and says what is not.
+Each kind has two ways to the same values. The fast way takes a whole column in compiled code and
+is only used if nothing is unusual. Otherwise each cell is checked alone: all correct values are
+accepted, and the error names what is wrong.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import polars as pl
 
 _INT64 = np.iinfo(np.int64)
 _EXACT = 2.0**53  # below it a float holds every whole number
-_LONGEST_NUMBER = 1000  # of a text; no float has more digits that count
+_LONGEST_NUMBER = 1000  # characters of a text; no float needs more digits
 _DATE = re.compile(r"^[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]{1,4}")
 _LARGEST_EXPONENT = 400  # of ten, beyond every float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column that is asked of a file.
+    """A column that a reader needs.
 
     Attributes:
         source: Its name in the file.
@@ -64,7 +64,7 @@ class Column:
         return pl.Float64 if self.kind == "number" else pl.String
 
     def checked(self, values: pl.Series) -> pl.Series | None:
-        """The checked values of a whole column; None where one needs a closer look."""
+        """The checked values of a whole column; None if cells have to be checked one by one."""
         if self.kind == "text":
             return values.cast(pl.String).fill_null("")
         if self.kind == "key":
@@ -77,11 +77,11 @@ class Column:
                 return None
             times = values.str.to_datetime(self.time_format, strict=False, time_unit="ms")
             if times.null_count() or values.str.contains(":60", literal=True).any():
-                return None  # a leap second, of which polars makes the one before
+                return None  # a leap second, which polars would turn into the second before
             return times.dt.epoch("s")
         if self.kind == "whole":
             if not (values.dtype.is_integer() or values.dtype == pl.String):
-                return None  # a cast of floats, decimals or times would drop what it cannot hold
+                return None  # a cast of floats, decimals or times would lose information
             values = values.cast(pl.Int64, strict=False)
             return values if values.null_count() == 0 else None
         if not (values.dtype.is_numeric() or values.dtype == pl.String):
@@ -93,11 +93,11 @@ class Column:
 
 
 Columns = Mapping[str, Column]
-"""What a column is to be called, and where it comes from."""
+"""Pairs of a new column name and the column that it comes from."""
 
 
 def checked_frame(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame | None:
-    """The columns asked for, checked as a whole; None where a row needs a closer look."""
+    """The columns, checked as a whole; None if rows have to be checked one by one."""
     checked = {}
     for name, column in columns.items():
         values = column.checked(frame[column.source])
@@ -110,7 +110,10 @@ def checked_frame(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame | None:
 def key(value: Any, column: str) -> str:
     """An id: a string that is not empty, or the digits of a whole number.
 
-    A float is none, even without a fraction: two of them may be one id, or one of them two.
+    A float is refused, even without a fraction: two floats may be one id, or one of them two.
+
+    Raises:
+        ValueError: "<column> must be <rule>, got <value>"; the same holds for the functions below.
     """
     if value is None or value == "":
         raise ValueError(f"{column} must be given, got nothing")
@@ -126,10 +129,10 @@ def key(value: Any, column: str) -> str:
 
 
 def whole_number(value: Any, column: str) -> int:
-    """An int64 of an int, of a float or decimal without a fraction, or of a text of either.
+    """An int64 from an int, from a float or decimal without a fraction, or from a text of these.
 
-    Nothing is rounded: a text or a decimal is taken digit by digit, and a float only as far as
-    floats hold every whole number.
+    Nothing is rounded: texts and decimals are read digit by digit, and floats only below the bound
+    up to which they hold every whole number.
     """
     exact = _exact(value)
     if exact is None or exact != exact.to_integral_value():
@@ -144,9 +147,9 @@ def whole_number(value: Any, column: str) -> int:
 
 
 def number(value: Any, column: str) -> float:
-    """A finite float of a number or of a text that spells one.
+    """A finite float from a number or from a text that spells one.
 
-    A fraction becomes the nearest float, as everywhere; a whole number must be held exactly.
+    A fraction becomes the nearest float, as usual; a whole number must be held exactly.
     """
     exact = _exact(value)
     nearest = math.nan if exact is None else float(exact)
@@ -158,7 +161,7 @@ def number(value: Any, column: str) -> float:
 
 
 def _exact(value: Any) -> Decimal | None:
-    """The finite number that a value is or spells, digit by digit; None where it is none."""
+    """The exact finite number that a value is or spells; None if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     if isinstance(value, str) and ("_" in value or len(value) > _LONGEST_NUMBER):
@@ -171,7 +174,7 @@ def _exact(value: Any) -> Decimal | None:
 
 
 def seconds(value: Any, column: str, time_format: str) -> int:
-    """Seconds since 1970 of a time written in a format, taken as UTC."""
+    """Seconds since 1970 of a time in a written format, taken as UTC."""
     try:
         if not isinstance(value, str):
             raise ValueError
@@ -182,7 +185,7 @@ def seconds(value: Any, column: str, time_format: str) -> int:
 
 
 def shown(value: Any) -> str:
-    """A value for a sentence: long ones are cut, and a decimal is the number that was read."""
+    """A value for an error message: long ones are cut, a decimal is shown as it was read."""
     if isinstance(value, str) and len(value) > 63:
         return repr(value[:60] + "...")
     text = str(value) if isinstance(value, Decimal) else repr(value)

@@ -1,4 +1,4 @@
-"""What would mislead in a table of interactions: order by ids, ties, repeats."""
+"""Checks for what would mislead in a table of interactions: order by ids, ties, repeats."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from evalrec.findings import Finding, by_severity
 from evalrec.interactions import Interactions
 
 SORTED_SHARE = 0.9
-"""Neighbours that ascend by id, from which on a table counts as sorted by id."""
+"""The share of neighbours in ascending order from which a table counts as sorted by id."""
 _LEANING_SHARE = 0.6
-_CHANCE = 1e-6  # how improbable under a fair coin a share must be to be reported at all
+_CHANCE = 1e-6  # a share is only reported if it is less probable than this under a fair coin
 
 
 def check_interactions(interactions: Interactions) -> list[Finding]:
-    """Look for what misleads in a table of interactions, whatever the split.
+    """Look for what would mislead in a table of interactions, whatever the split.
 
-    Sorted by id: within a user, the share of neighbours of which the later has the greater id
-    would be a half by chance. It is measured by ids as text, by ids as numbers (where all are) and
-    by item rows; there, pairs are passed over in which an item has its first appearance, since
-    rows are often given in that order. A share of `SORTED_SHARE` or more, that no chance explains
-    (binomial, 1e-6), is an error; so is the reverse order. Where distinct times gave that order it
-    is a warning: positions, and times that only the item decides, are none.
+    Sorted by id: the share of neighbours, within a user, of which the later has the greater id. By
+    chance it would be a half. It is measured by ids as text, by ids as numbers (if all are) and by
+    item rows. For item rows, pairs with the first appearance of an item are left out, since rows
+    are often numbered in that order. A share of `SORTED_SHARE` or more that chance does not explain
+    (binomial, 1e-6) is an error; so is the reverse order. If distinct times gave that order, it is
+    only a warning. Positions, and times that only depend on the item, do not count as times.
 
     Returns:
-        Errors first; empty where nothing was found.
+        Errors first; empty if nothing was found.
     """
     same_user = interactions.users[1:] == interactions.users[:-1]
     ties = same_user & (interactions.timestamps[1:] == interactions.timestamps[:-1])
@@ -52,7 +52,7 @@ def check_interactions(interactions: Interactions) -> list[Finding]:
 
 
 def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Iterator[Finding]:
-    """Whether sequences are in the order of ids: the measure that strays furthest from a half."""
+    """Whether sequences are in the order of ids, by the measure that is furthest from a half."""
     rankings: list[tuple[float, str, int, int]] = []
     for name, ranks, pairs in _rankings(interactions):
         earlier, later = ranks[interactions.items[:-1]], ranks[interactions.items[1:]]
@@ -71,8 +71,8 @@ def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Ite
             severity="warning",
             count=count,
             message=f"Distinct times order the sequences, and by them {says}.",
-            advice="It may be so: catalogues are numbered as items come in. The last item is the "
-            "future, but a model may learn the order of ids alone.",
+            advice="This may be right: catalogues are numbered as items come in. The last item is "
+            "the future, but a model may only learn the order of ids.",
         )
     elif count / total >= SORTED_SHARE:
         yield Finding(
@@ -80,14 +80,14 @@ def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Ite
             severity="error",
             count=count,
             message=f"Sequences are sorted by id, not by time: {says}.",
-            advice="Go back to data with real times; the last item is no future here.",
+            advice="Use data with real times; the last item here is not the future.",
         )
     elif count / total >= _LEANING_SHARE:
         yield Finding(
             code="order-leans-to-id",
             severity="info",
             count=count,
-            message=f"Order leans to that of ids: {says}.",
+            message=f"The order is similar to that of ids: {says}.",
             advice="Coarse times whose ties were broken by id do this; models can learn it.",
         )
 
@@ -95,7 +95,7 @@ def _order(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> Ite
 def _has_times(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) -> bool:
     """Whether distinct times gave the order of most neighbours.
 
-    Positions, one after the other, are no times; nor is what each item has only one of.
+    Consecutive positions are not times; nor are values of which each item has only one.
     """
     steps = np.diff(interactions.timestamps)[same_user]
     if np.count_nonzero(steps) < SORTED_SHARE * len(steps) or (steps == 1).all():
@@ -107,7 +107,7 @@ def _has_times(interactions: Interactions, same_user: Bool[np.ndarray, " _"]) ->
 def _rankings(
     interactions: Interactions,
 ) -> Iterator[tuple[str, Int[np.ndarray, " items"], Bool[np.ndarray, " _"]]]:
-    """Ways to order items, each with the neighbours that it may be judged by."""
+    """Ways to order items, each with the pairs of neighbours that can be judged by it."""
     ids = interactions.item_ids
     everywhere = np.ones(max(len(interactions) - 1, 0), dtype=bool)
     yield "id", _ranks(sorted(range(len(ids)), key=ids.__getitem__)), everywhere
@@ -149,7 +149,7 @@ def _ties(
             code="no-times",
             severity="info",
             count=len(interactions),
-            message="Timestamps are mere positions 0, 1, 2, ... in each user's sequence.",
+            message="Timestamps are only positions 0, 1, 2, ... in each user's sequence.",
             advice="Leave-one-out works; a split by time would be meaningless.",
         )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evalrec.splits import Split
 
 app = typer.Typer(
-    help="Evaluation of recommenders that can be compared: data, checks, floors, comparisons.",
+    help="Comparable evaluation of recommenders: data, checks, floors, comparisons.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,7 +44,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """What stands before the name of a command."""
+    """Options that stand before the name of a command."""
 
 
 @app.command()
@@ -56,8 +56,8 @@ def check(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="A part of a split that others made, its name holding train, valid or test; "
-            "give the option once a part. Default: leave-one-out.",
+            help="A part of a split made by others, with train, valid or test in its name; "
+            "give the option once per part. Default: leave-one-out.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -110,7 +110,7 @@ def _stop(text: str, code: int) -> None:
 
 
 def _read(directory: Path, files: list[Path]) -> tuple[Interactions, Split]:
-    """The interactions of a folder, by the rows of its items where it lists them; its split."""
+    """The interactions of a folder, with the rows of its items if it lists them; and its split."""
     from evalrec.progress import ProgressScreen
     from evalrec.readers.native import (
         ITEM_SUFFIXES,

@@ -1,4 +1,4 @@
-"""compare(): systems side by side, each with its seeds, and what tells them apart."""
+"""compare(): several systems, each with its seeds, and the differences between them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ class System:
     """The figures of one system, pooled over its seeds.
 
     Attributes:
-        name: What it is called.
-        num_seeds: How many reports it has.
+        name: The name of the system.
+        num_seeds: The number of its reports.
         figures: By (mode, metric): the mean over users of each user's mean over seeds, with its
             interval over users.
-        seed_spread: By (mode, metric): the standard deviation of the seeds' means; None with one.
+        seed_spread: By (mode, metric): the standard deviation of the seeds' means; None with one
+            seed.
     """
 
     name: str
@@ -45,16 +46,16 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A system less the baseline, in one metric and mode.
+    """A system minus the baseline, in one metric and mode.
 
     Attributes:
         system: The system's name.
         mode: "unfiltered" or "filtered".
         metric: Such as "ndcg@10".
         estimate: The mean difference with its paired bootstrap interval.
-        bootstrap_p: Paired bootstrap, corrected.
-        t_test_p: Paired t-test, corrected.
-        wilcoxon_p: Wilcoxon's signed-rank test, corrected.
+        bootstrap_p: The p-value of the paired bootstrap, corrected.
+        t_test_p: The p-value of the paired t-test, corrected.
+        wilcoxon_p: The p-value of Wilcoxon's signed-rank test, corrected.
     """
 
     system: str
@@ -71,11 +72,11 @@ class Comparison:
     """Systems on the same queries, the first of them the baseline.
 
     Attributes:
-        systems: In the order given, the baseline first.
-        metrics: What is compared.
+        systems: In the order of the input, the baseline first.
+        metrics: The metrics that are compared.
         counts: users, items and cold_targets of the queries.
-        differences: Of every other system from the baseline. Their p-values are corrected
-            together, by Holm, each test for itself.
+        differences: Every other system minus the baseline. The p-values of each test are corrected
+            together (Holm).
     """
 
     systems: tuple[System, ...]
@@ -130,17 +131,17 @@ def compare(
     """Compare systems with the first of them, on the same users and targets.
 
     The seeds of a system are pooled user by user: a user's value is the mean over seeds. The
-    intervals and tests are over users; how far seeds lie apart stands beside.
+    intervals and tests are over users; the spread of the seeds is reported beside them.
 
     Args:
-        systems: The reports of each system, one a seed; the first is the baseline.
-        metrics: What is compared, in both modes.
-        num_samples: Bootstrap resamples, the same users in each for all systems.
-        seed: Of the bootstrap.
+        systems: The reports of each system, one per seed; the first is the baseline.
+        metrics: The metrics to compare, in both modes.
+        num_samples: Bootstrap resamples; all systems are resampled with the same users.
+        seed: The seed of the bootstrap.
 
     Raises:
-        ValueError: If there is no system or one without reports, the reports are of different
-            users, histories or targets, or a metric is none of theirs.
+        ValueError: If there is no system or one has no report, the reports have different users,
+            histories or targets, or lack a metric.
     """
     if not systems or not metrics:
         raise ValueError("systems and metrics must be at least one each, got none")
@@ -222,7 +223,7 @@ def _differences(
                 wilcoxon_test(by_user),
             )
             raw.append((name, mode, metric, estimate, tests))
-    # Each test is corrected for itself, over all differences.
+    # Each test is corrected separately, over all differences.
     by_test = zip(*(tests for *_, tests in raw), strict=True)
     corrected = zip(*(holm(p_values) for p_values in by_test), strict=True)
     return tuple(

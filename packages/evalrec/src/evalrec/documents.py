@@ -1,4 +1,4 @@
-"""The JSON files that this package writes, read back: one reader, and one refusal."""
+"""Reads the JSON files that this package wrote, with one kind of error."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from jaxtyping import Int
 
 from evalrec.interactions import DataError
 
-_HUGE = 1e300  # beyond it is nothing that was measured, and NaN is not below it
+_HUGE = 1e300  # no measured value is greater; NaN is refused too, as it is not less
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file that this package wrote.
 
     Raises:
-        DataError: If it is none: malformed, too deep, with numbers that are none, or a key twice.
+        DataError: If it is malformed or too deep, holds an invalid number, or has a key twice.
         OSError: If it cannot be read.
     """
     data = path.read_bytes()
@@ -36,13 +36,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def has_format(document: Mapping[str, Any], version: int) -> bool:
-    """Whether a document says that it is of a format; true and 1.0 are no versions."""
+    """Whether a document has this format version; true and 1.0 are not versions."""
     return type(document.get("format")) is int and document["format"] == version
 
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong while something is rebuilt from its file into a DataError.
+    """Turns all errors while something is rebuilt from its file into a DataError.
 
     Raises:
         DataError: It names the file.
@@ -64,7 +64,7 @@ def text(name: str, value: Any) -> str:
     """A value that must be a text.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a text.
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, got {_shown(value)}")
@@ -75,7 +75,7 @@ def count(name: str, value: Any, *, least: int = 0) -> int:
     """A value that must be a whole number of 64 bits, from `least` on.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not such a number.
     """
     if type(value) is not int or not least <= value < 2**63:
         raise ValueError(f"{name} must be a whole number from {least} on, got {_shown(value)}")
@@ -86,7 +86,7 @@ def finite(name: str, value: Any) -> int | float:
     """A value that must be a finite number.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not such a number.
     """
     if type(value) not in (int, float) or not abs(value) < _HUGE:
         raise ValueError(f"{name} must be a finite number, got {_shown(value)}")
@@ -98,7 +98,7 @@ def counts(name: str, values: Any) -> Int[np.ndarray, " values"]:
     """A list that must hold whole numbers of 64 bits, from 0 on; fractions are not cut off.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not such a list.
     """
     if not isinstance(values, list):
         raise ValueError(f"{name} must be a list, got {_shown(values)}")
@@ -111,7 +111,7 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     """A value that must be an object.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not an object.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be an object, got {_shown(value)}")
@@ -119,7 +119,7 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value for a sentence; a long one is cut."""
+    """A value for an error message; a long one is cut."""
     if isinstance(value, int) and abs(value) >= 2**63:
         return "one of more than 64 bits"
     shown = repr(value)

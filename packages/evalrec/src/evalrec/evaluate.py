@@ -34,7 +34,7 @@ __all__ = ["evaluate"]
 
 Progress = Callable[[int, int], None]
 
-_LIST_BATCH = 512  # users whose lists are looked at at once, for the vectors of their items
+_LIST_BATCH = 512  # users per batch whose lists are measured, as items' vectors take memory
 
 
 def evaluate(
@@ -53,42 +53,49 @@ def evaluate(
 ) -> Report:
     """Rank every user's target among all items, with and without the items already seen.
 
-    In the processes of a torch.distributed group, called by all of them with the same arguments,
-    each scores a share of the users and all return the same report, that of a single process. Of a
-    model in `ItemShards`, each scores its items for all users, with the same outcome.
+    In a torch.distributed group, all processes call it with the same arguments. Each process scores
+    a share of the users, and all return the same report as a single process would. If the model is
+    `ItemShards`, each process scores its items for all users, with the same result.
 
     Args:
-        queries: The users, as `Split.validation` or `Split.test` give them.
-        model: Embeddings; or a function from a list of histories to scores [batch, items], called
-            batch by batch, with the rows of the users too if it has a keyword `users` without a
-            default; or the scores of all, float [users, items] in the order of the queries, an
-            array, a tensor or a matrix of scipy.sparse, in which an item that is not stored has
-            minus infinity: it is not recommended; or ranked lists of item rows, best first, int
-            [users, k] with -1 where nothing was returned, a list a query, or the
-            `Recommendations` of a frame; or `ItemShards`, models of some of the items each. Seen
-            items are struck out of the lists for the filtered figures, so pass lists longer than
-            the largest k: by the length of the history where every place is to be filled.
+        queries: The users, as `Split.validation` or `Split.test`.
+        model: One of these:
+
+            - Embeddings: an `EmbeddingScorer`.
+            - A function from a list of histories to scores [batch, items], called for each batch.
+              If it has a keyword `users` without a default, it also gets the rows of the users.
+            - All scores, float [users, items] in the order of the queries: an array, a tensor or a
+              sparse matrix of scipy. An item that a sparse matrix does not store has minus
+              infinity: it is not recommended.
+            - Ranked lists of item rows, best first: int [users, k] with -1 for empty places, a list
+              per query, or the `Recommendations` of a frame. For the filtered metrics, seen items
+              are removed from the lists. So pass lists longer than the largest k, by the length of
+              the history if every place is to be filled.
+            - `ItemShards`: models of some of the items each.
         ks: Cut-offs of the metrics.
-        batch_size: Users scored at once; None holds about four million scores.
+        batch_size: Users scored at once; None takes about four million scores at once.
         lists: Also report coverage and Gini of the users' first k items.
-        list_metrics: What else is said of each user's first k items, such as `Novelty` or
-            `Calibration`, each under its name.
-        item_counts: Interactions of each item in training; given, targets are also reported by
-            popularity, else only as warm and cold.
-        codes: The semantic IDs; given, hits of any item with the target's codes are reported
-            beside the hits of the target, and by how much they flatter.
-        name: What the model is called, kept in the report.
-        seed: Of the bootstrap behind the intervals.
+        list_metrics: Further metrics of each user's first k items, such as `Novelty` or
+            `Calibration`, each reported under its name.
+        item_counts: Interactions of each item in training: [items]. If passed, targets are also
+            reported by popularity, otherwise only as warm and cold.
+        codes: The semantic IDs. If passed, hits of any item with the target's codes are reported
+            beside the hits of the target, and how much higher they are.
+        name: The name of the model in the report.
+        seed: The seed of the bootstrap for the intervals.
         progress: Called with the users done and the users in all; in several processes, with
             those of its own share.
 
+    Returns:
+        The report of all users.
+
     Raises:
-        TypeError: If embeddings are of another type than fp32, fp16 and bf16, ranked lists are
-            not of integers, or a table of scores not of floats.
+        TypeError: If embeddings are not fp32, fp16 or bf16, ranked lists not integers, or a table
+            of scores not floats.
         ValueError: If the scores have the wrong shape or a NaN, a vector is not finite, a list is
-            shorter than the largest k or holds an item twice, a k is not in [1, num_items], or
-            `item_counts`, `codes` or a list metric is not one row an item, or two list metrics have
-            one name.
+            shorter than the largest k or holds an item twice, a k is not in [1, num_items],
+            `item_counts`, `codes` or a list metric do not have one row per item, or two list
+            metrics have the same name.
     """
     if not ks or not all(1 <= k <= queries.num_items for k in ks):
         raise ValueError(f"ks must be in [1, num_items = {queries.num_items}], got {tuple(ks)}")
@@ -154,7 +161,7 @@ def _by_lists(
 
 
 def _lists(model: Any) -> Int[np.ndarray, "users k"] | None:
-    """Ranked lists as a table; None where the model is none, but scores or embeddings."""
+    """Ranked lists as a table; None if the model is scores or embeddings."""
     if isinstance(model, Recommendations):
         return model.ranked
     if isinstance(model, Sequence):
@@ -176,9 +183,9 @@ def _by_scores(
     code_groups: CodeGroups | None,
     progress: Progress | None,
 ) -> tuple[Ranks, Ranks | None]:
-    """Ranks, and ranks by codes; each process's share of the users, added up.
+    """Ranks, and ranks by codes; the shares of the users of all processes are added up.
 
-    Of item shards, each process has all users, and their ranks are whole already.
+    With item shards, each process has all users, and their ranks are complete already.
     """
     by_item = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
     by_codes = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
@@ -209,9 +216,9 @@ def _by_scores(
 
 
 class _Shown:
-    """What is gathered of the lists within each k, in each mode.
+    """What is measured on the lists within each k, in each mode.
 
-    How often each item is shown, if that is wanted, and the values of the list metrics.
+    This is how often each item is shown, if requested, and the values of the list metrics.
     """
 
     def __init__(
@@ -250,7 +257,7 @@ class _Shown:
 
     @property
     def top_k(self) -> int | None:
-        """The longest list that is needed; None if none is."""
+        """The length of the longest list that is needed; None if no list is needed."""
         return max(self.ks) if self.exposures or self.values else None
 
     def add(self, part: slice, ranked: Mapping[str, Int[np.ndarray, "batch k"]]) -> None:
@@ -272,7 +279,7 @@ class _Shown:
         self.values = dict(zip(self.values, sums[len(self.exposures) :], strict=True))
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """By mode: "coverage@k" and "gini@k"; nothing if they were not asked for."""
+        """By mode: "coverage@k" and "gini@k"; empty if they were not requested."""
         by_mode: dict[str, dict[str, float]] = {mode: {} for mode in MODES if self.exposures}
         for measure in (coverage, gini):
             for (mode, k), shown in self.exposures.items():
@@ -280,7 +287,7 @@ class _Shown:
         return by_mode
 
     def by_mode(self) -> dict[str, dict[str, Float[np.ndarray, " users"]]]:
-        """By mode and metric: the value of every user's list; nothing without list metrics.
+        """By mode and metric: the value of every user's list; empty without list metrics.
 
         Raises:
             ValueError: If a value is not finite.
@@ -310,5 +317,5 @@ def _code_groups(
     codes: Int[np.ndarray, "items levels"] | Int[Tensor, "items levels"], num_items: int
 ) -> CodeGroups:
     if len(codes) != num_items:
-        raise ValueError(f"codes must be one row an item, {num_items}, got {len(codes)}")
+        raise ValueError(f"codes must be one row per item, {num_items}, got {len(codes)}")
     return CodeGroups(codes.cpu().numpy() if isinstance(codes, torch.Tensor) else codes)

@@ -1,4 +1,4 @@
-"""Fewer interactions: the k-core, one of repeated pairs, long users, the last of each user."""
+"""Fewer interactions: k-core, repeated pairs, short users, the last interactions of each user."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from evalrec.interactions import DataError, Interactions
 def k_core(interactions: Interactions, *, k: int = 5) -> Interactions:
     """Keep the users and items with at least k interactions among themselves.
 
-    Users and items below k are dropped until none is left to drop: the fixed point, not one pass.
-    Users and items without interactions leave the key tables, so rows are numbered anew; the order
-    of the keys stays.
+    Users and items below k are dropped again and again until none is left below k, not in one pass.
+    Users and items without interactions are removed from the key tables, so rows are renumbered;
+    the order of the keys stays.
 
     Raises:
         ValueError: If k is below 1.
@@ -83,7 +83,7 @@ def drop_short(interactions: Interactions, *, n: int) -> Interactions:
 
 
 def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -> Interactions:
-    """Some interactions; users and items left without any leave the key tables."""
+    """Some interactions; users and items without any are removed from the key tables."""
     kept_users, users = _renumbered(interactions.users[keep], interactions.num_users)
     kept_items, items = _renumbered(interactions.items[keep], interactions.num_items)
     return Interactions(
@@ -99,6 +99,6 @@ def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -
 def _renumbered(
     rows: Int[np.ndarray, " kept"], num_rows: int
 ) -> tuple[Int[np.ndarray, " used"], Int[np.ndarray, " kept"]]:
-    """The rows that occur, ascending, and each occurrence's place among them."""
+    """The rows that occur, ascending, and the position of each occurrence among them."""
     occurs = np.bincount(rows, minlength=num_rows) > 0
     return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[rows]

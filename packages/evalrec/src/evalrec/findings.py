@@ -1,4 +1,4 @@
-"""What a check found: how bad it is, how often, one sentence, and what to do."""
+"""The finding of a check: its severity, a count, one sentence, and advice."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Severity: TypeAlias = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that would mislead.
+    """Something that would mislead a reader of the figures.
 
     Attributes:
-        code: What it is, in a word for programs.
-        severity: "error": figures on this data mean little; "warning": they need a word beside
-            them; "info": good to know.
-        count: How often.
+        code: A short name for programs.
+        severity: "error": figures on this data mean little; "warning": they need an explanation;
+            "info": good to know.
+        count: How often it occurs.
         message: One sentence.
         advice: What to do.
     """
@@ -29,11 +29,11 @@ class Finding:
     advice: str
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The finding as a dict for JSON."""
         return asdict(self)
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors first, then warnings, then what is good to know."""
+    """Errors first, then warnings, then infos."""
     rank = ("error", "warning", "info")
     return sorted(findings, key=lambda finding: rank.index(finding.severity))

@@ -1,8 +1,8 @@
-"""Floors: what any model must beat, fitted in seconds on training histories alone.
+"""Floors: baselines that any model must beat, fitted in seconds on training histories only.
 
-Popularity and item-to-item models. Each of the latter scores a history by adding up the rows of a
-sparse item-by-item matrix for its last items, and goes through the same `evaluate` as every model.
-None needs training beyond counting, and together with text they beat many a published network.
+They are popularity and item-to-item models. An item-to-item model scores a history by adding up
+the rows of a sparse item-by-item matrix for its last items, and uses the same `evaluate` as every
+model. Fitting is only counting; together with text, floors beat many published networks.
 `evalrec.matrix_factorization` has the one floor that is trained.
 """
 
@@ -36,14 +36,14 @@ from evalrec.storage import recover_folder, replacing_folder
 
 __all__ = ["Floor", "ItemToItemFloor", "PopularityFloor", "fit_floors", "recount_floors"]
 
-# What is chosen on validation, on grids whose ends neither Amazon Beauty nor Amazon Games chooses:
-# how fast the history is forgotten (decay has left a hundredth of it after these items), and then
-# the weight of text. The graph itself is fixed: within 50 steps, 1 / distance forward and half of
-# it backward.
+# Settings that are chosen on validation. Neither Amazon Beauty nor Amazon Games chooses the ends of
+# these grids. First, how fast the history is forgotten (after these items, decay has left a
+# hundredth), then the weight of text. The graph itself is fixed: pairs within 50 steps, with weight
+# 1 / distance forward and half of it backward.
 LAST_ITEMS = 20
 DECAYS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 TEXT_WEIGHTS = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-# Of item-kNN, over the whole history: first the shrinkage, among so many neighbours.
+# Of item-kNN, over the whole history: first the shrinkage, with this number of neighbours.
 SHRINKAGES = (0.0, 10.0, 30.0, 60.0, 100.0, 200.0, 500.0)
 MIDDLING_NEIGHBOURS = 50
 NEIGHBOURS = (5, 10, 20, 100, 200, 400)
@@ -60,7 +60,7 @@ class Floor(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, float]:
-        """What was chosen on validation; empty where nothing is to choose."""
+        """The parameters that were chosen on validation; empty if there are none to choose."""
 
     def score(self, histories: Histories) -> Float[Tensor, "batch items"]:
         """A score for every item after each history; higher is better."""
@@ -68,7 +68,7 @@ class Floor(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PopularityFloor:
-    """Every item scores how often it was had; the history plays no part."""
+    """Scores every item by how many interactions it has; the history is not used."""
 
     counts: Float32[np.ndarray, " items"]
     parameters: Mapping[str, float] = field(default_factory=dict)
@@ -85,15 +85,15 @@ class PopularityFloor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemToItemFloor:
-    """The rows of a sparse matrix, added up over the last items of the history.
+    """Adds up the rows of a sparse matrix for the last items of the history.
 
-    The item that was had a steps before the last weighs `decay ** a`, for a < `last_items`.
+    The item `a` steps before the last one has the weight `decay ** a`, for a < `last_items`.
 
     Attributes:
-        matrix: Item by item.
+        matrix: The matrix, [items, items].
         last_items: How many items of the history count; None for all.
         decay: Weight of each further step into the past.
-        parameters: What was chosen on validation.
+        parameters: The parameters that were chosen on validation.
     """
 
     matrix: SparseMatrix
@@ -108,7 +108,7 @@ class ItemToItemFloor:
             raise ValueError(f"decay must be in (0, 1], got {self.decay}")
 
     def score(self, histories: Histories) -> Float[Tensor, "batch items"]:
-        """Scores in fp32; an empty history scores 0 everywhere."""
+        """Scores in fp32; an empty history gives 0 for every item."""
         recent = [history[::-1][: self.last_items] for history in histories]
         owners, items = flatten(recent)
         ages = np.concatenate([np.arange(len(history)) for history in recent])
@@ -119,14 +119,14 @@ class ItemToItemFloor:
         return torch.from_numpy((weights @ self.matrix).toarray())
 
     def keeping(self, old: ItemToItemFloor) -> ItemToItemFloor:
-        """This floor with what another says of the pairs of its items in place of what this does.
+        """This floor, with the entries of an older floor for pairs of items that both have.
 
         Args:
-            old: Of fewer items, which are the first here; such as of a catalogue to which items
-                were added, whose words would make others of all similarities.
+            old: A floor on fewer items, which are the first ones here. For example: items were
+                added to its catalogue, and their words would change all similarities.
 
         Raises:
-            ValueError: If it has more items than this.
+            ValueError: If it has more items than this floor.
         """
         num_old, num_items = old.matrix.shape[0], self.matrix.shape[0]
         if num_old > num_items:
@@ -146,7 +146,7 @@ class ItemToItemFloor:
         sparse arrays and holds no pickle.
 
         Args:
-            folder: Where it goes; a floor that was saved there is replaced.
+            folder: The target; an older saved floor there is replaced.
 
         Raises:
             FileExistsError: If the folder holds anything else, which would be lost.
@@ -169,7 +169,7 @@ class ItemToItemFloor:
 
     @classmethod
     def load(cls, folder: str | Path) -> ItemToItemFloor:
-        """The floor that `save` wrote.
+        """Loads the floor that `save` wrote.
 
         Raises:
             DataError: If the folder is missing, of another format, incomplete or damaged.
@@ -178,7 +178,7 @@ class ItemToItemFloor:
         recover_folder(Path(folder))
         for file in (path, matrix_path):
             if not file.is_file():
-                raise DataError(f"{file} is missing, so {folder} is no saved floor")
+                raise DataError(f"{file} is missing, so {folder} is not a saved floor")
         config = read_json(path)
         if not has_format(config, _FORMAT):
             raise DataError(f"{path} must be of format {_FORMAT}, which ItemToItemFloor writes")
@@ -198,7 +198,7 @@ class ItemToItemFloor:
 
 
 def _load_matrix(path: Path) -> SparseMatrix:
-    """The square matrix in a file, whose indices and values can be trusted."""
+    """The square matrix in a file, after checks of its indices and values."""
     matrix = sparse.csr_array(sparse.load_npz(path))
     matrix.check_format(full_check=True)
     if matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix.data).all():
@@ -212,20 +212,20 @@ def fit_floors(
     """Fit every floor on the training histories, its parameters by NDCG@10 on validation.
 
     Args:
-        split: Only `train` and `validation` are read; the test plays no part.
-        texts: One text an item, such as its title and categories joined; without them there is no
+        split: Only `train` and `validation` are read; the test is not used.
+        texts: One text per item, such as its title and categories joined; without texts there is no
             "text" and no "graph + text".
         progress: Called with the settings tried and the settings in all.
 
     Returns:
         "popularity", "markov", "item-knn", "graph" and, with texts, "text" and "graph + text", in
-        this order. What was chosen is in each one's `parameters`.
+        this order. Each has its chosen `parameters`.
 
     Raises:
-        ValueError: If `texts` is not one text an item, or holds no word at all.
+        ValueError: If `texts` is not one text per item, or holds no word at all.
     """
     if texts is not None and len(texts) != split.num_items:
-        raise ValueError(f"texts must be one an item, {split.num_items}, got {len(texts)}")
+        raise ValueError(f"texts must be one per item, {split.num_items}, got {len(texts)}")
     num_settings = len(SHRINKAGES) + len(NEIGHBOURS) + len(DECAYS)
     if texts is not None:
         num_settings += len(DECAYS) + len(TEXT_WEIGHTS)
@@ -258,19 +258,20 @@ def recount_floors(
     parameters: Mapping[str, Mapping[str, float]],
     texts: Sequence[str] | None = None,
 ) -> dict[str, Floor]:
-    """Count every floor anew with parameters that were chosen before; nothing is chosen here.
+    """Count every floor again, with parameters that were chosen before.
 
     Args:
         split: Only `train` is read.
-        parameters: What `fit_floors` chose, by the floor's name; the floors named are counted.
-        texts: One text an item; needed where "text" or "graph + text" is named.
+        parameters: The parameters that `fit_floors` chose, by the name of the floor. Only these
+            floors are counted.
+        texts: One text per item; needed if "text" or "graph + text" is among the floors.
 
     Raises:
-        ValueError: If `texts` are needed and are not one text an item, or hold no word at all.
+        ValueError: If `texts` are needed and are not one text per item, or hold no word at all.
     """
     if "text" in parameters and (texts is None or len(texts) != split.num_items):
         got = "none" if texts is None else len(texts)
-        raise ValueError(f"texts must be one an item, {split.num_items}, got {got}")
+        raise ValueError(f"texts must be one per item, {split.num_items}, got {got}")
     count_of, histories = split.num_items, split.train
     graph = cooccurrences(histories, count_of)
     floors: dict[str, Floor] = {
@@ -291,7 +292,7 @@ def recount_floors(
 
 
 def _item_knn(split: Split, setting: Mapping[str, float]) -> ItemToItemFloor:
-    """item-kNN by "num_neighbours" and "shrinkage"."""
+    """item-kNN with "num_neighbours" and "shrinkage" of a setting."""
     matrix = cosine_neighbours(
         split.train,
         split.num_items,
@@ -302,7 +303,7 @@ def _item_knn(split: Split, setting: Mapping[str, float]) -> ItemToItemFloor:
 
 
 def _with_recency(matrix: SparseMatrix, setting: Mapping[str, float]) -> ItemToItemFloor:
-    """A matrix by "last_items" and "decay"."""
+    """A matrix with "last_items" and "decay" of a setting."""
     return ItemToItemFloor(
         matrix=matrix,
         last_items=int(setting["last_items"]),
@@ -312,7 +313,7 @@ def _with_recency(matrix: SparseMatrix, setting: Mapping[str, float]) -> ItemToI
 
 
 def _fit_item_knn(split: Split, choice: _Choice) -> ItemToItemFloor:
-    """The best shrinkage among a middling number of neighbours, then the best number of them."""
+    """The best shrinkage for a medium number of neighbours, then the best number of neighbours."""
 
     def floor(num_neighbours: int, shrinkage: float) -> ItemToItemFloor:
         return _item_knn(split, {"num_neighbours": num_neighbours, "shrinkage": shrinkage})
@@ -333,18 +334,18 @@ def _sha256(path: Path) -> str:
 
 
 class _Choice:
-    """Picks floors by NDCG@10 on validation, and counts the settings tried."""
+    """Chooses floors by NDCG@10 on validation, and counts the settings tried."""
 
     def __init__(self, validation: Queries, num_settings: int, progress: Progress | None) -> None:
         self.validation, self.num_settings, self.progress = validation, num_settings, progress
         self.k = min(10, validation.num_items)
         self.num_tried = 0
-        self.highest = -1.0  # what the best of the last call reached
+        self.highest = -1.0  # the NDCG of the best floor of the last call
 
     def best_of(
         self, candidates: Iterable[ItemToItemFloor], *, beside: ItemToItemFloor | None = None
     ) -> ItemToItemFloor:
-        """The best, the first of equals; `beside` is the best of the call before."""
+        """The best floor, the first of equals; `beside` is the best of the previous call."""
         best, highest = beside, -1.0 if beside is None else self.highest
         for candidate in candidates:
             report = evaluate(self.validation, candidate.score, ks=(self.k,))

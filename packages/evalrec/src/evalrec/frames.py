@@ -1,8 +1,8 @@
-"""Data frames in and out: of pandas, polars, pyarrow and whatever else narwhals knows.
+"""Data frames in and out: of pandas, polars, pyarrow and other libraries that narwhals knows.
 
-What comes in is checked as the cells of a file are, so that a frame and a file of the same table
-give the same. Columns of dates and times become whole numbers: those with a time zone in UTC, those
-without one as if they were UTC.
+Frames are checked like the cells of a file, so that a frame and a file of the same table give the
+same result. Columns of dates and times become whole numbers. Those with a time zone are converted
+to UTC; those without one are taken as UTC.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def read_frame(frame: Any, columns: Columns) -> pl.DataFrame:
 
     Args:
         frame: The table.
-        columns: What its columns are to be called, and what their cells must be.
+        columns: Pairs of a new column name and the rule for its cells.
 
     Raises:
-        TypeError: If it is no data frame.
-        ValueError: If it lacks a column, or a cell is not what it must be; the row is named, from
+        TypeError: If `frame` is not a data frame.
+        ValueError: If it lacks a column, or a cell is not valid; the message names the row, from
             1 on.
     """
     try:
@@ -57,7 +57,7 @@ def read_frame(frame: Any, columns: Columns) -> pl.DataFrame:
             "frame must be a data frame, of pandas, polars, pyarrow or any other library that "
             f"narwhals knows, got {type(frame).__name__}"
         ) from None
-    except ValueError as error:  # a name of two columns, in several lines
+    except ValueError as error:  # a repeated column name; the message has several lines
         raise ValueError(f"frame must have each column once: {' '.join(str(error).split())}") from (
             error
         )
@@ -73,12 +73,12 @@ def read_frame(frame: Any, columns: Columns) -> pl.DataFrame:
 
 
 def make_frame(columns: Mapping[str, Any], backend: str) -> Any:
-    """A data frame of columns by name.
+    """A data frame made of columns.
 
     Args:
-        columns: Lists or arrays, all of one length.
-        backend: The library that it is made by: "polars", "pandas", "pyarrow" or any other whose
-            tables narwhals makes.
+        columns: Column name to a list or an array, all of the same length.
+        backend: The library of the frame: "polars", "pandas", "pyarrow" or any other whose tables
+            narwhals makes.
 
     Raises:
         ImportError: If the library is not installed.
@@ -94,7 +94,7 @@ def make_frame(columns: Mapping[str, Any], backend: str) -> Any:
 
 
 def _checked(values: nw.Series[Any], column: Column) -> pl.Series:
-    """The checked cells of a column: all at once where nothing is unusual, else one by one."""
+    """The checked cells of a column: all at once if nothing is unusual, else one by one."""
     missing = values.is_null().to_numpy()
     if isinstance(column, TimeColumn) and isinstance(values.dtype, nw.Datetime | nw.Date):
         if missing.any():
@@ -107,7 +107,7 @@ def _checked(values: nw.Series[Any], column: Column) -> pl.Series:
         return checked
     cells = []
     for row, (cell, is_missing) in enumerate(zip(values.to_list(), missing, strict=True), start=1):
-        # Columns of Python objects may hold numpy's numbers, which are none of Python's.
+        # Columns of Python objects may hold numbers of numpy, which are not Python numbers.
         python = cell.item() if isinstance(cell, np.number | np.bool_) else cell
         try:
             cells.append(column.value(None if is_missing else python))
@@ -117,7 +117,7 @@ def _checked(values: nw.Series[Any], column: Column) -> pl.Series:
 
 
 def _plain(values: nw.Series[Any]) -> pl.Series | None:
-    """A column without missing cells as numbers or texts of polars; None for any other type."""
+    """A column without missing cells as polars numbers or texts; None for any other type."""
     dtype = values.dtype
     if dtype.is_float() or (dtype.is_integer() and dtype not in (nw.Int128, nw.UInt128)):
         return pl.Series(values.to_numpy())
@@ -128,7 +128,7 @@ def _plain(values: nw.Series[Any]) -> pl.Series | None:
         return None
     try:
         return pl.Series(texts, dtype=pl.String)
-    except UnicodeEncodeError:  # half a surrogate pair, which the closer look names
+    except UnicodeEncodeError:  # half a surrogate pair; the check of single cells names it
         return None
 
 

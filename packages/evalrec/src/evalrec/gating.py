@@ -1,9 +1,9 @@
-"""gate(): may a new system take the place of an old one? For a pipeline, which wants yes or no.
+"""gate(): may a new system replace an old one? A yes or no for pipelines.
 
-The rule is non-inferiority: the whole paired 95 % interval of NEW - OLD must lie above minus the
-tolerance. Differs from asking whether the means differ by more than the tolerance, which luck
-decides where there are few users, and from asking whether NEW is significantly worse, which few
-users never show: here it is NEW that has to show by its users that it loses no more than allowed.
+The rule is non-inferiority: the whole paired 95 % interval of NEW - OLD must be above minus the
+tolerance. So NEW has to show that it loses no more than allowed. Two other rules are worse with few
+users: whether the means differ by more than the tolerance is then decided by luck, and whether NEW
+is significantly worse is then never shown.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """A new system beside the old one, and how much it may lose.
+    """A new system compared with the old one, and how much it may lose.
 
     Attributes:
         metric: Such as "ndcg@10".
         mode: "unfiltered" or "filtered".
-        users: How many they are.
+        users: The number of users.
         new: The mean of the new system, with its interval.
-        old: That of the old one.
+        old: The mean of the old system, with its interval.
         difference: NEW - OLD, with the paired 95 % bootstrap interval over users.
         allowed: By how much NEW may be worse, in the unit of the metric, 0 or more.
-        tolerance: The same as it was stated, such as "0.5%".
+        tolerance: The same as the user stated it, such as "0.5%".
     """
 
     metric: str
@@ -54,12 +54,12 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether NEW loses no more than is allowed, whatever of the interval is true."""
+        """Whether NEW loses no more than allowed anywhere in the interval."""
         return self.worst >= -self.allowed
 
     @property
     def undecided(self) -> bool:
-        """Whether NEW fails by the width of the interval alone: its mean loses no more."""
+        """Whether NEW fails only by the width of the interval: its mean loses no more."""
         gain = -self.difference.mean if is_less_better(self.metric) else self.difference.mean
         return not self.passed and gain >= -self.allowed
 
@@ -90,21 +90,24 @@ def gate(
     num_samples: int = 5000,
     seed: int = 0,
 ) -> Gate:
-    """Whether a new system is no worse than an old one, but for a tolerance, on the same queries.
+    """Whether a new system is no worse than an old one, up to a tolerance, on the same queries.
 
     Args:
-        new: The reports of the new system, one a seed.
-        old: Those of the old one.
-        metric: What is compared.
+        new: The reports of the new system, one per seed.
+        old: The reports of the old system.
+        metric: The metric to compare.
         mode: "unfiltered" or "filtered".
         tolerance: By how much NEW may be worse: a share of OLD's mean, as "0.5%", or a number in
             the unit of the metric, as "0.002".
         num_samples: Bootstrap resamples.
-        seed: Of the bootstrap.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        The comparison; `passed` is the answer.
 
     Raises:
-        ValueError: If the tolerance is none or all of OLD's mean, a system has no report, the
-            reports are of different queries, or the metric or the mode is none of theirs.
+        ValueError: If the tolerance is not a tolerance, or is all of OLD's mean; if a system has no
+            report, the reports have different queries, or they lack the metric or the mode.
     """
     size, is_share = parse_tolerance(tolerance)
     if mode not in MODES:
@@ -133,10 +136,10 @@ def gate(
 
 
 def parse_tolerance(text: str) -> tuple[float, bool]:
-    """A tolerance, and whether it is a share: (0.005, True) of "0.5%".
+    """A tolerance, and whether it is a share: "0.5%" is (0.005, True).
 
     Raises:
-        ValueError: If it is no number from 0 on, or a share of 100 % and more.
+        ValueError: If it is not a number from 0 on, or is a share of 100 % or more.
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(%?)", text.strip())
     size = float(match[1]) if match else math.inf

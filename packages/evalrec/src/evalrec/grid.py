@@ -24,8 +24,8 @@ class Grid:
 
     Attributes:
         header: The name of each column.
-        rows: The cells, one list a row, as long as the header.
-        best: The (row, column) places of the cells that are set in bold.
+        rows: The cells, one list per row, as long as the header.
+        best: The (row, column) positions of the cells in bold.
 
     Raises:
         ValueError: If a row is not as long as the header.
@@ -43,7 +43,7 @@ class Grid:
                 )
 
     def markdown(self) -> str:
-        """The table in Markdown; the first column is set to the left, all others to the right."""
+        """The table in Markdown; the first column is aligned left, all others right."""
         ruler = ["---", *["---:"] * (len(self.header) - 1)]
         header = [_escape_markdown(cell) for cell in self.header]
         rows = self._formatted(_escape_markdown, "**{}**")
@@ -59,7 +59,7 @@ class Grid:
         return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end])
 
     def table(self) -> Table:
-        """The table for a terminal; a comma in a column's name ends a line."""
+        """The table for a terminal; a comma in a column's name becomes a line break."""
         table = Table()
         for column, name in enumerate(self.header):
             justify = "left" if column == 0 else "right"
@@ -69,7 +69,7 @@ class Grid:
         return table
 
     def _formatted(self, escaped: Callable[[str], str], bold: str) -> list[list[str]]:
-        """The rows, each cell escaped and the best ones put into `bold`."""
+        """The rows with escaped cells; the best cells are put into `bold`."""
         return [
             [
                 bold.format(escaped(cell)) if (row, column) in self.best else escaped(cell)

@@ -1,4 +1,4 @@
-"""Interactions: who had what, and when, as rows of two key tables."""
+"""Interactions: which user had which item, and when, as rows of two key tables."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Histories: TypeAlias = Sequence[Int[np.ndarray, " _"]]
-"""One array of item rows a user, oldest first."""
+"""One array of item rows per user, oldest first."""
 
 _MOST = np.iinfo(np.int64).max
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file and, where there is one, the line."""
+    """Data cannot be used; the message names the file and, if there is one, the line."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
     """A table of interactions, ordered by user and then by time.
 
-    Whatever the order of the arrays given, the object holds them sorted by user row and then by
-    timestamp; equal timestamps keep the order of the input. The arrays are read-only int64.
+    The object sorts the arrays by user row and then by timestamp; equal timestamps keep the order
+    of the input. The arrays are read-only int64.
 
     Attributes:
         users: User row of each interaction, in [0, num_users).
@@ -33,8 +33,8 @@ class Interactions:
         timestamps: Whole numbers that order a user's interactions; any unit.
         user_ids: The key of each user row.
         item_ids: The key of each item row. An item may have no interaction.
-        weights: How much each interaction counts, such as a quantity; None where all count alike.
-            They are kept and written; no protocol and no floor reads them.
+        weights: The weight of each interaction, such as a quantity; None if all count alike. They
+            are stored and written; no protocol and no floor uses them.
 
     Raises:
         ValueError: If the arrays are empty, differ in length or are not of whole numbers, a row is
@@ -90,11 +90,11 @@ class Interactions:
         user_ids: Sequence[str] | None = None,
         item_ids: Sequence[str] | None = None,
     ) -> Interactions:
-        """The interactions of a data frame, as `read_interactions` has them of a file.
+        """The interactions of a data frame, as `read_interactions` reads them from a file.
 
         Ids may be texts, whole numbers or categories of either, which become texts; no cell may be
-        missing. User rows are given in the order of first appearance, and so are item rows where
-        `item_ids` is not given.
+        missing. User rows are numbered in the order of first appearance; so are item rows without
+        `item_ids`.
 
         Args:
             frame: A table of pandas, polars, pyarrow or any other library that narwhals knows.
@@ -104,14 +104,14 @@ class Interactions:
                 dates, kept in seconds since 1970; or times, kept in the unit of their type. Times
                 with a zone become UTC, those without one are taken as UTC. None takes the order of
                 the frame.
-            weight: A column of how much each interaction counts; None where all count alike.
+            weight: The column with the weight of each interaction; None if all count alike.
             user_ids: The keys of the users in row order, if they are known.
             item_ids: The keys of the catalogue in row order: item row i is `item_ids[i]`.
 
         Raises:
-            DataError: If the frame has no rows, lacks a column, a cell is missing or not what it
-                must be, or a user or item is not among the known ones; the row is named, from 1 on.
-            TypeError: If it is no data frame.
+            DataError: If the frame has no rows or lacks a column, a cell is missing or invalid, or
+                a user or item is not among the known ones. The message names the row, from 1 on.
+            TypeError: If `frame` is not a data frame.
             ValueError: If `user_ids` or `item_ids` holds a key twice, or a weight is not above 0.
         """
         from evalrec.cells import Column
@@ -161,7 +161,7 @@ class Interactions:
         return len(self.item_ids)
 
     def histories(self) -> list[Int[np.ndarray, " _"]]:
-        """The item rows of every user, oldest first: one array a user row, views of one array."""
+        """The item rows of every user, oldest first: one array per user row, views of one array."""
         counts = np.bincount(self.users, minlength=self.num_users)
         return np.split(self.items, np.cumsum(counts)[:-1])
 
@@ -174,7 +174,7 @@ def _is_sorted(
 
 
 def _check_whole(name: str, column: np.ndarray) -> None:
-    """Refuse what would lose something as int64: fractions, truth values, times."""
+    """Refuse types that would lose information as int64: fractions, truth values, times."""
     if column.dtype.kind not in "iu" or (column.dtype.kind == "u" and column.max() > _MOST):
         raise ValueError(f"{name} must be whole numbers of 64 bits, got {column.dtype}")
 
@@ -191,7 +191,7 @@ def _check_rows(name: str, rows: Int[np.ndarray, " interactions"], keys: tuple[s
 def flatten(
     histories: Histories,
 ) -> tuple[Int[np.ndarray, " interactions"], Int[np.ndarray, " interactions"]]:
-    """Two parallel arrays of a list of histories: the index of the history, and the item row."""
+    """A list of histories as two parallel arrays: the index of the history, and the item row."""
     lengths = np.fromiter((len(history) for history in histories), np.int64, len(histories))
     owners = np.repeat(np.arange(len(histories), dtype=np.int64), lengths)
     if len(owners) == 0:

@@ -1,4 +1,4 @@
-"""Sparse item-by-item matrices: what an item in the history says of every other."""
+"""Sparse item-by-item matrices: the score that an item in the history adds to other items."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from evalrec.interactions import Histories, count_items, flatten
 SparseMatrix: TypeAlias = sparse.csr_array
 """items x items in fp32; entry (i, j) is what item i in the history adds to the score of item j."""
 
-CHUNK_CELLS = 2**22  # similarities held at once
-# Scripts that put no spaces between words: there, each character counts as a word.
+CHUNK_CELLS = 2**22  # similarities in memory at once
+# Scripts without spaces between words: each of their characters counts as a word.
 _UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f\u1780-\u17ff"  # Myanmar, Khmer
@@ -35,8 +35,8 @@ _WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+")
 def transitions(histories: Histories, num_items: int) -> SparseMatrix:
     """First-order Markov: how often j came right after i.
 
-    Equal counts are ordered by popularity: each entry has a share below 1 added that grows with
-    the popularity of j. What never followed i scores 0.
+    Equal counts are ordered by popularity: each entry gets an extra share below 1 that grows with
+    the popularity of j. An item that never followed i scores 0.
     """
     counts = _pairs_at(1, histories, num_items)
     popularity = count_items(histories, num_items)
@@ -48,10 +48,16 @@ def transitions(histories: Histories, num_items: int) -> SparseMatrix:
 def cooccurrences(
     histories: Histories, num_items: int, *, window: int = 50, backward: float = 0.5
 ) -> SparseMatrix:
-    """The transition graph: items had within `window` steps of one another.
+    """The transition graph: pairs of items within `window` steps of one another.
 
     Each pair of items d steps apart adds 1 / d from the earlier to the later one, and
     `backward` / d the other way. An item adds nothing to itself.
+
+    Args:
+        histories: Item rows of each history, oldest first; at least one history.
+        num_items: Size of the catalogue.
+        window: The largest distance that counts, in steps.
+        backward: The weight of the entry from the later to the earlier item.
     """
     forward: SparseMatrix = sparse.csr_array((num_items, num_items), dtype=np.float64)
     longest = max(len(history) for history in histories)
@@ -62,11 +68,11 @@ def cooccurrences(
 
 
 def pair_shares(*, window: int = 50, backward: float = 0.5) -> tuple[list[float], list[float]]:
-    """What two items of a history add to `cooccurrences`, for each distance from 1 to `window`.
+    """The shares that two items of a history add to `cooccurrences`, by distance from 1 on.
 
     Returns:
-        The shares of the entry from the earlier to the later item, and of that from the later to
-        the earlier one. Who scores the very histories that were counted can take them off again.
+        The shares of the entry from the earlier to the later item, and of the entry from the later
+        to the earlier one. With these, counts from a user's own history can be subtracted again.
     """
     forward = [1 / distance for distance in range(1, window + 1)]
     return forward, [backward * share for share in forward]
@@ -75,10 +81,14 @@ def pair_shares(*, window: int = 50, backward: float = 0.5) -> tuple[list[float]
 def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> SparseMatrix:
     """The cubed TF-IDF cosine of each item's nearest neighbours in text, itself excluded.
 
-    Words may be of one character: it is all that tells "Vitamin C" from "Vitamin D". Where a
-    script puts no spaces between words, as Chinese, Japanese and Thai, pairs of neighbouring
-    characters are words as well as each character. Computed in chunks of items, so that items x
-    items is never held.
+    Words may have one character, which distinguishes "Vitamin C" from "Vitamin D". In scripts
+    without spaces between words, such as Chinese, Japanese and Thai, each character and each pair
+    of neighbouring characters is a word. Items are processed in chunks, so that a matrix of
+    items x items is never in memory.
+
+    Args:
+        texts: One text per item.
+        num_neighbours: How many neighbours each item keeps.
 
     Raises:
         ValueError: If no text holds a word.
@@ -111,7 +121,7 @@ def text_neighbours(texts: Sequence[str], *, num_neighbours: int = 50) -> Sparse
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text; where no spaces part them, characters and pairs of neighbouring ones."""
+    """The words of a text; in scripts without spaces, characters and pairs of characters."""
     words: list[str] = []
     for word in _WORD.findall(text):
         if _CHARACTER.match(word):
@@ -124,10 +134,17 @@ def _words(text: str) -> list[str]:
 def cosine_neighbours(
     histories: Histories, num_items: int, *, num_neighbours: int, shrinkage: float
 ) -> SparseMatrix:
-    """item-kNN: the cosine of the sets of users that had both items, nearest neighbours only.
+    """item-kNN: the cosine of the sets of users that had each item, nearest neighbours only.
 
-    both / (sqrt(had i) sqrt(had j) + shrinkage), whose shrinkage pulls down items that few users
-    had; computed in chunks of items, so that items x items is never held.
+    A similarity is users(i and j) / (sqrt(users(i)) sqrt(users(j)) + shrinkage). The shrinkage
+    lowers items that few users had. Items are processed in chunks, so that a matrix of
+    items x items is never in memory.
+
+    Args:
+        histories: Item rows of each history.
+        num_items: Size of the catalogue.
+        num_neighbours: How many neighbours each item keeps; of equal ones, the first.
+        shrinkage: A number of users, 0 or more.
     """
     owners, items = flatten(histories)
     had = sparse.csr_array(
@@ -145,7 +162,7 @@ def cosine_neighbours(
         keep = row != both.col
         row, column = row[keep], both.col[keep]
         value = both.data[keep] / (roots[row] * roots[column] + shrinkage)
-        order = np.lexsort((column, -value, row))  # of equals, the first item
+        order = np.lexsort((column, -value, row))  # of equal values, the first item
         row = row[order]
         place = np.arange(len(row)) - np.searchsorted(row, row)
         nearest = order[place < num_neighbours]

@@ -20,7 +20,7 @@ class Keys:
             raise ValueError(f"{name} must be unique, got {twice!r} twice")
 
     def __call__(self, values: pl.Series) -> Int[np.ndarray, " rows"]:
-        """The row of each value; -1 for one that a closed catalogue lacks."""
+        """The row of each value; -1 if a closed catalogue lacks it."""
         unique = values.unique(maintain_order=True)
         known = self.rows
         if self.closed:

@@ -1,4 +1,4 @@
-"""Leaks between the parts of a split, and targets that nothing can learn."""
+"""Leaks between the parts of a split, and targets that no model can learn."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def check_split(split: Split, interactions: Interactions | None = None) -> list[
     """Look for leaks between the parts of a split, and for targets that cannot be learned.
 
     Args:
-        split: From `leave_one_out` and its like, or made by hand.
-        interactions: The table that was split, if it is at hand. Then what a user may have twice
-            is told from what leaked, and histories from the future are found.
+        split: From `leave_one_out` or a similar function, or made by hand.
+        interactions: The table that was split, if available. With it, repeated items are
+            distinguished from leaks, and histories from the future are found.
 
     Returns:
-        Errors first; empty where nothing was found.
+        Errors first; empty if nothing was found.
 
     Raises:
-        ValueError: If the table is of other items than the split.
+        ValueError: If the table has other items than the split.
     """
     if interactions is not None and interactions.num_items != split.num_items:
         raise ValueError(
@@ -69,15 +69,15 @@ def _cold(part: str, queries: Queries, trained_items: _Rows) -> Iterator[Finding
             count=count,
             message=f"{count:,} of {len(queries):,} {part} targets ({count / len(queries):.1%}) "
             "never occur in training.",
-            advice="Keep them in the mean, and say how many there are; dropping them is a gain "
-            "for nothing.",
+            advice="Keep them in the mean, and say how many there are; dropping them makes figures "
+            "too high.",
         )
 
 
 def _in_history(
     part: str, queries: Queries, interactions: Interactions | None
 ) -> Iterator[Finding]:
-    """Targets among the items of their own history."""
+    """Targets that are in their own history."""
     owners, items = flatten(queries.histories)
     times_seen = np.bincount(
         owners[items == queries.targets[owners]] if len(owners) else owners,
@@ -118,7 +118,7 @@ def _in_history(
 def _in_training(
     part: str, queries: Queries, trained: _Rows, interactions: Interactions | None
 ) -> Iterator[Finding]:
-    """Targets that the same user trains on; repeats are no leak where the table has them."""
+    """Targets that the same user trains on; repeats in the table are not leaks."""
     assert queries.users is not None
     pairs = queries.users * queries.num_items + queries.targets
     leaked = np.isin(pairs, trained)
@@ -132,7 +132,7 @@ def _in_training(
             code="target-in-training",
             severity="error",
             count=count,
-            message=f"{count:,} of {len(queries):,} {part} targets are among what the same user "
+            message=f"{count:,} of {len(queries):,} {part} targets are items that the same user "
             "trains on.",
             advice="Take the targets out of the training part.",
         )
@@ -156,13 +156,13 @@ def _users(part: str, queries: Queries, split: Split) -> Iterator[Finding]:
             code="several-queries-a-user",
             severity="info",
             count=again,
-            message=f"{again:,} {part} queries are of users who have another one there.",
+            message=f"{again:,} {part} queries are of users with another query there.",
             advice="Intervals over queries are too narrow then; average within users first.",
         )
 
 
 def _from_future(part: str, queries: Queries, interactions: Interactions) -> Iterator[Finding]:
-    """Histories that hold what the user had after the target, by the table's times."""
+    """Histories with items that the user had after the target, by the times of the table."""
     assert queries.users is not None
     pairs = interactions.users * interactions.num_items + interactions.items
     unique, places, counts = np.unique(pairs, return_index=True, return_counts=True)

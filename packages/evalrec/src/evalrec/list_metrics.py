@@ -1,6 +1,6 @@
-"""What ranked lists do to a catalogue as a whole: how much of it is shown, and how evenly.
+"""Metrics of all lists together: how much of the catalogue is shown, and how evenly.
 
-And which targets are found: `popularity_groups` tells popular, rare and cold ones apart.
+`popularity_groups` divides targets into popular, rare and cold ones.
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ GROUPS = ("head", "middle", "tail", "cold")
 def exposures(
     ranked: Int[np.ndarray, "users k"], k: int, num_items: int
 ) -> Int[np.ndarray, " items"]:
-    """In how many users' first k places each item is; -1 is an empty place."""
+    """How many users have each item in their first k places.
+
+    Args:
+        ranked: Item rows, best first; -1 is an empty place.
+        k: How many places count.
+        num_items: Size of the catalogue.
+    """
     shown = ranked[:, :k]
     return np.bincount(shown[shown >= 0], minlength=num_items)
 
 
 def coverage(exposures: Int[np.ndarray, " items"]) -> float:
-    """The share of the catalogue that some user is shown."""
+    """The share of the catalogue that is shown to at least one user."""
     return float((exposures > 0).mean())
 
 
 def gini(exposures: Int[np.ndarray, " items"]) -> float:
     """The Gini coefficient of exposure over the whole catalogue.
 
-    0 where every item is shown equally often, (items - 1) / items where one item has it all: the
-    mean difference between two items' exposures over twice the mean. Nothing shown at all is 0.
+    It is 0 if every item is shown equally often, and (items - 1) / items if only one is shown: the
+    mean difference between two items' exposures over twice the mean. Without exposure it is 0.
     """
     ordered = np.sort(exposures).astype(np.float64)
     total, num_items = ordered.sum(), len(ordered)
@@ -47,7 +53,7 @@ def popularity_groups(
 ) -> Int[np.ndarray, " users"]:
     """Which of "head", "middle", "tail", "cold" each target belongs to, as an index.
 
-    Items in order of their interactions: the head is the items before which less than a third of
+    Items are ordered by their interactions. The head is the items before which less than a third of
     all interactions lies, the middle those before which less than two thirds do, the tail the
     rest. Equally popular items are in one group. Cold targets never occur in training.
 

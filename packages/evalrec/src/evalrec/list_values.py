@@ -1,7 +1,7 @@
-"""What is said of a user's list beside hits: novelty, diversity, serendipity, calibration.
+"""Values of a user's list besides hits: novelty, diversity, serendipity, calibration.
 
-`evaluate(list_metrics=[...])` takes them, at every cut-off and in both modes. An empty place of a
-list counts for nothing, and a list without any item has 0 of what is good.
+`evaluate(list_metrics=[...])` computes them at every cut-off and in both modes. Empty places of a
+list are not counted; a list without any item has 0 novelty, diversity and serendipity.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = [
 
 @runtime_checkable
 class ListMetric(Protocol):
-    """A value of each user's first k items; a metric of your own needs no more."""
+    """A value of each user's first k items; your own metric needs only these members."""
 
     @property
     def name(self) -> str:
-        """What it is called in a report, before the `@` of the cut-off."""
+        """Its name in a report, before the `@` of the cut-off."""
 
     @property
     def num_items(self) -> int:
-        """Items of the catalogue that it knows."""
+        """The number of items in the catalogue that it was made for."""
 
     def __call__(
         self,
@@ -48,9 +48,9 @@ class ListMetric(Protocol):
         """The value of each list.
 
         Args:
-            ranked: Item rows, best first; -1 fills the end.
-            histories: What each user had before.
-            targets: What each user had next.
+            ranked: Item rows, best first; -1 at the end of shorter lists.
+            histories: The items that each user had before.
+            targets: The next item of each user.
         """
 
 
@@ -58,12 +58,12 @@ class ListMetric(Protocol):
 class Novelty:
     """Mean self-information of the items shown, in bits: -log2 of the share of users who have it.
 
-    After Zhou et al. (2010). Differs: an item that no user has counts as if one had it, where the
-    self-information would be infinite.
+    After Zhou et al. (2010). Differs: an item that no user has counts as if one user had it;
+    otherwise its self-information would be infinite.
 
     Attributes:
-        users_of_item: How many users have each item in training.
-        num_users: How many there are.
+        users_of_item: How many users have each item in training: [items].
+        num_users: The number of users.
 
     Raises:
         ValueError: If a count is below 0 or above the number of users.
@@ -85,9 +85,9 @@ class Novelty:
 
     @classmethod
     def fit(cls, histories: Histories, num_items: int) -> Novelty:
-        """The novelty by the users of some histories, such as `Split.train`, one a user."""
+        """The novelty counted on some histories, such as `Split.train`, one per user."""
         owners, items = flatten(histories)
-        pairs = np.unique(owners * num_items + items)  # an item counts once a user
+        pairs = np.unique(owners * num_items + items)  # an item counts once per user
         return cls(np.bincount(pairs % num_items, minlength=num_items), len(histories))
 
     @property
@@ -115,7 +115,7 @@ class VectorDiversity:
     After Smyth and McClave (2001). A list of fewer than two items has 0.
 
     Attributes:
-        vectors: One an item, of any length but 0.
+        vectors: One per item, [items, dim], each of a length above 0.
 
     Raises:
         ValueError: If a vector is zero or not finite.
@@ -131,8 +131,8 @@ class VectorDiversity:
         wrong = ~(np.isfinite(lengths) & (lengths > 0))
         if wrong.any():
             raise ValueError(
-                "vectors must have a direction, which a vector of zeros or of numbers that are "
-                f"not finite has not, got item {int(wrong.argmax())}"
+                "vectors must be finite and not zero, so that they have a direction, "
+                f"got item {int(wrong.argmax())}"
             )
         object.__setattr__(self, "directions", vectors / lengths[:, None])
 
@@ -162,10 +162,10 @@ class VectorDiversity:
 class CodeDiversity:
     """Intra-list diversity by semantic IDs: the share of levels in which two items shown differ.
 
-    The mean over the pairs of items, as `VectorDiversity` has it of vectors.
+    It is the mean over the pairs of items, as in `VectorDiversity`.
 
     Attributes:
-        codes: The semantic IDs.
+        codes: The semantic IDs, [items, levels].
     """
 
     codes: Int[np.ndarray, "items levels"]
@@ -203,8 +203,8 @@ class Serendipity:
     """How much earlier the list has the target than a list of the most popular items would.
 
     After Murakami et al. (2008): the mean over the k places of max(0, place by popularity - place)
-    / items, of relevant items, of which there is one here. Equally popular items all have the
-    first place of theirs.
+    / items for relevant items; here only the target is relevant. Equally popular items all have
+    the first of their places.
 
     Attributes:
         item_counts: Interactions of each item in training: `Split.item_counts`.
@@ -237,15 +237,15 @@ class Serendipity:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How far the categories shown are from those of the user's history: less is better.
+    """How far the categories in the list are from those of the user's history; less is better.
 
     Steck (2018): the Kullback-Leibler divergence, in nats, of the shares q of the categories in the
-    list from their shares p in the history, with (1 - alpha) q + alpha p in the place of q. An
-    item shares itself equally among its categories, and items without any count for nothing. A
-    history without categories asks for nothing and has 0.
+    list from their shares p in the history, with (1 - alpha) q + alpha p instead of q. An item
+    counts in equal parts for its categories; items without categories are not counted. A history
+    without categories has the value 0.
 
     Attributes:
-        categories: Those of each item.
+        categories: The categories of each item.
         alpha: How much of p is mixed into q, so that a category that is not shown costs a finite
             amount.
 
@@ -300,7 +300,7 @@ class Calibration:
     def _distributions(
         self, owners: Int[np.ndarray, " pairs"], items: Int[np.ndarray, " pairs"], batch: int
     ) -> Float[np.ndarray, "batch categories"]:
-        """The shares of the categories among the items of each user; zeros where there are none."""
+        """The shares of the categories among the items of each user; zeros without categories."""
         cells = (np.ones(len(owners)), (owners, items))
         totals = (sparse.csr_array(cells, shape=(batch, self.num_items)) @ self.shares).toarray()
         sums = totals.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The floor that is trained: matrix factorisation by Bayesian personalised ranking (BPR).
+"""The trained floor: matrix factorisation by Bayesian personalised ranking (BPR).
 
 Rendle et al., 2009, by the `implicit` library: `pip install 'evalrec[implicit]'`.
 """
@@ -23,7 +23,7 @@ from evalrec.splits import Queries, Split
 
 __all__ = ["MatrixFactorizationFloor", "fit_matrix_factorization"]
 
-# What is chosen on validation.
+# The settings that are tried on validation.
 EPOCHS = (100, 300)
 REGULARIZATIONS = (0.01, 0.03)
 LEARNING_RATE = 0.05
@@ -33,16 +33,16 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MatrixFactorizationFloor:
-    """A vector for every training user and every item; the bias of an item is its last place.
+    """A vector for every training user and every item; an item's last coordinate is its bias.
 
-    Unlike the other floors it knows users, not histories: what a user had after training plays no
-    part, and a user without training has the biases alone.
+    Unlike the other floors it uses users, not histories: it ignores what a user had after
+    training, and scores a user without training by the biases only.
 
     Attributes:
         users: The user row of each user vector, ascending.
-        user_vectors: The last place is 1.
-        item_vectors: The last place is the bias.
-        parameters: What was chosen on validation.
+        user_vectors: [users, factors + 1]; the last coordinate is 1.
+        item_vectors: [items, factors + 1]; the last coordinate is the bias.
+        parameters: The parameters that were chosen on validation.
     """
 
     users: Int[np.ndarray, " users"]
@@ -51,10 +51,10 @@ class MatrixFactorizationFloor:
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def scorer(self, queries: Queries) -> EmbeddingScorer:
-        """What `evaluate` takes for these queries.
+        """The model that `evaluate` takes for these queries.
 
         Raises:
-            ValueError: If the queries do not say whose they are.
+            ValueError: If the queries do not name their users.
         """
         if queries.users is None:
             raise ValueError("queries must name their users, got none")
@@ -69,19 +69,19 @@ class MatrixFactorizationFloor:
 def fit_matrix_factorization(
     split: Split, *, num_factors: int = 64, seed: int = 0, progress: Progress | None = None
 ) -> MatrixFactorizationFloor:
-    """Train on the training histories, parameters by NDCG@10 on validation.
+    """Train on the training histories, with parameters chosen by NDCG@10 on validation.
 
-    In one thread, so that the same seed gives the same vectors: half a minute on 150,000
+    It uses one thread, so that the same seed gives the same vectors: half a minute on 150,000
     interactions.
 
     Args:
         split: Only `train` and `validation` are read.
         num_factors: Width of the vectors, the bias not counted.
-        seed: Of the start and of the samples.
+        seed: The seed of the initial vectors and of the samples.
         progress: Called with the settings tried and the settings in all.
 
     Raises:
-        ImportError: If `implicit` is not installed; it names the extra.
+        ImportError: If `implicit` is not installed; the message names the extra.
         ValueError: If `num_factors` is not at least 1.
     """
     if num_factors < 1:
@@ -129,7 +129,7 @@ def _train(
         shape=(len(split.train), split.num_items),
     )
     had.sum_duplicates()
-    with threadpool_limits(limits=1, user_api="blas"):  # implicit warns of more
+    with threadpool_limits(limits=1, user_api="blas"):  # implicit warns about more threads
         model = bpr.BayesianPersonalizedRanking(
             factors=num_factors,
             learning_rate=LEARNING_RATE,

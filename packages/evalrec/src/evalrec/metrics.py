@@ -1,7 +1,7 @@
-"""Recall, NDCG, MRR and what else is reported of one target a user, from its rank (1 is best).
+"""Recall, NDCG, MRR and further metrics of one target per user, from its rank (1 is best).
 
-A miss is any rank above k, so that a target which was not ranked at all needs no special value
-here; `evalrec` writes it as `num_items + 1`.
+A miss is any rank above k, so a target that was not ranked needs no special value here; `evalrec`
+gives it the rank `num_items + 1`.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ METRICS: dict[str, Metric] = {
     "map": average_precision,
     "hit_rate": hit_rate,
 }
-"""All metrics of ranks by name; with one target a user the last three follow from the first."""
+"""All metrics of ranks by name; with one target per user the last three follow from the first."""
 
 REPORTED = ("recall", "ndcg", "mrr")
-"""What a report shows unless others are asked for."""
+"""The metrics that a report shows by default."""
 
 LESS_IS_BETTER = ("miscalibration",)
-"""The metrics whose smaller values are the better ones."""
+"""The metrics for which smaller values are better."""
 
 
 def is_less_better(metric: str) -> bool:
-    """Whether smaller values of a metric, by its name or label, are the better ones."""
+    """Whether smaller values of a metric, by its name or label, are better."""
     return metric.partition("@")[0].lower() in LESS_IS_BETTER
 
 
 def metric_label(metric: str) -> str:
-    """A metric as people write it: "NDCG@10" of "ndcg@10", "Hit rate@10" of "hit_rate@10"."""
+    """A metric as people write it: "NDCG@10" for "ndcg@10", "Hit rate@10" for "hit_rate@10"."""
     name, _, k = metric.partition("@")
     words = name.replace("_", " ")
     return f"{name.upper() if name in ('ndcg', 'mrr', 'map') else words.capitalize()}@{k}"

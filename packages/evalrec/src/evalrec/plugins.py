@@ -1,7 +1,7 @@
 """Parts of other packages by name, "package.module:Name"; their code runs only if it is trusted.
 
-semtok, genrec and evalrec have this module each, since none of them imports another: the copies
-differ in the error alone.
+semtok, genrec and evalrec each have this module, since none of them imports another. The copies
+differ only in the error.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def is_plugin(name: str) -> bool:
-    """Whether a name is that of a part of another package: "package.module:Name"."""
+    """Whether a name stands for a part of another package: "package.module:Name"."""
     return _NAME.fullmatch(name) is not None
 
 
 def imported(name: str, trust: Collection[str], *, where: str = "") -> Any:
-    """What a name stands for, once its package is known to be trusted.
+    """Imports what a name stands for, if its package is trusted.
 
     Args:
-        name: As "package.module:Name".
+        name: A name of the form "package.module:Name".
         trust: The packages whose code may run; all modules of a package are trusted with it.
-        where: The folder that holds the name; empty where the user wrote it.
+        where: The folder that holds the name; empty if the user wrote it.
 
     Raises:
-        RefusedError: The package is not trusted, cannot be imported, or has no such name.
-        TypeError: `trust` is a string.
+        RefusedError: If the package is not trusted, cannot be imported, or has no such name.
+        TypeError: If `trust` is a string.
     """
     if isinstance(trust, str):
         raise TypeError(f"trust must be a tuple of packages, such as ({trust!r},), got {trust!r}")

@@ -37,19 +37,20 @@ FILE_NAMES = ("interactions.parquet", "items.jsonl.gz", "dataset.json")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What is kept. The steps are in the order of the fields.
+    """Which interactions are kept. The steps are applied in the order of the fields.
 
     Attributes:
         min_rating: Interactions rated lower are left out; None keeps all.
-        duplicates: Of the repeated pairs of a user and an item, keep all, the first or the last.
+        duplicates: Which of repeated pairs of a user and an item to keep: all, the first or the
+            last.
         min_interactions: Users with fewer interactions are left out; 1 keeps all.
-        k_core: Users and items with fewer interactions among themselves are left out, to the
-            fixed point; 1 keeps all.
-        max_history: How many interactions, the last ones, are kept of a user; None keeps all.
-            Items may then fall below the k-core again.
+        k_core: Users and items with fewer interactions among themselves are left out, until all
+            have as many; 1 keeps all.
+        max_history: How many of the last interactions of a user are kept; None keeps all. Items
+            may then fall below the k-core again.
 
     Raises:
-        ValueError: If one is out of range.
+        ValueError: If an option is out of range.
     """
 
     min_rating: float | None = None
@@ -75,13 +76,13 @@ class Prepared:
     """A native folder that was written.
 
     Attributes:
-        folder: Where.
-        steps: After each step, its name and the users, items and interactions that were left.
-        num_below_rating: Interactions that were rated too low and never read further.
-        num_repeats: Interactions that repeat a pair, of those that were kept.
-        num_without_text: Items of which no file says anything.
-        content_sha256: Of the ids, interactions and items, whatever the files' encoding.
-        notes: What else was left out or put together, a sentence each.
+        folder: The folder.
+        steps: After each step, its name and the numbers of users, items and interactions left.
+        num_below_rating: Interactions whose rating was too low; they were not read further.
+        num_repeats: How many of the kept interactions repeat a pair of user and item.
+        num_without_text: Items without text in any file.
+        content_sha256: A hash of the ids, interactions and items, whatever the files' encoding.
+        notes: What else was left out or merged, a sentence each.
     """
 
     folder: Path
@@ -103,23 +104,23 @@ def prepare(
     trust: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Prepared:
-    """Write a native folder of a public raw format's files.
+    """Write a native folder from files of a public raw format.
 
     Args:
         name: One of `evalrec.FORMATS`, or "package.module:NAME" of another package.
         files: The raw files, or folders of them.
         out: The folder, which appears whole or not at all.
-        options: What is kept.
+        options: Which interactions are kept.
         overwrite: Whether a folder that this function wrote before is replaced.
         trust: The packages whose code may run.
-        progress: Called with a stage, how much of it is done, and how much there is.
+        progress: Called with the name of a stage, the work done and the total work.
 
     Raises:
         DataError: If a file cannot be used, or nothing is left; nothing is written then.
         ValueError: If the format or an option is unknown or has no effect.
-        FileExistsError: If the folder exists: any other than a prepared or an empty one, a
-            prepared one unless `overwrite`, and one that holds a file that is read.
-        OSError: If the folder cannot be written, which is said before anything is read.
+        FileExistsError: If the folder exists and is neither empty nor a prepared one, is a prepared
+            one and `overwrite` is not set, or holds a file that is read.
+        OSError: If the folder cannot be written; this is checked before anything is read.
     """
     options = options or PrepareOptions()
     form, out = get_format(name, trust), Path(out)
@@ -179,14 +180,14 @@ def write_dataset(
     """Write a native folder, whole or not at all.
 
     Args:
-        out: The folder; `check_place` has passed it.
-        table: What is kept, items without interactions included.
-        records: What is known of the items, by id.
-        read: What was read.
-        steps: What was left after each step.
-        source: What was read and how, for `dataset.json`.
-        time_unit: Of the timestamps.
-        notes: What else was left out or put together.
+        out: The folder, already checked by `check_place`.
+        table: The kept interactions; items without interactions are included.
+        records: The records of the items, by id.
+        read: The counts of what was read.
+        steps: The counts after each step.
+        source: The files and options, for `dataset.json`.
+        time_unit: The unit of the timestamps.
+        notes: What else was left out or merged.
         progress: Called with "writing".
 
     Raises:
@@ -223,7 +224,7 @@ def write_dataset(
 
 
 def _content(prepared: Prepared, table: Interactions) -> dict[str, Any]:
-    """What `dataset.json` says of the interactions and items that are kept."""
+    """The part of `dataset.json` about the kept interactions and items."""
     return {
         "interactions_below_min_rating": prepared.num_below_rating,
         "steps": list(prepared.steps),
@@ -239,7 +240,7 @@ def _content(prepared: Prepared, table: Interactions) -> dict[str, Any]:
 def reduce(
     table: Interactions, options: PrepareOptions, progress: Progress | None
 ) -> tuple[Interactions, list[dict[str, Any]]]:
-    """Apply the steps of the options: what is left in the end, and the counts after each.
+    """Apply the steps of the options; returns the remaining table, and the counts after each step.
 
     Raises:
         DataError: If nothing is left.
@@ -305,7 +306,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out.is_dir() and (out / "dataset.json").is_file()):
-        raise FileExistsError(f"{out} exists and is no prepared folder, so it is not replaced")
+        raise FileExistsError(f"{out} exists and is not a prepared folder, so it is not replaced")
     if not overwrite:
         raise FileExistsError(f"{out} exists already; --force (overwrite=True) replaces it")
     others = sorted(path.name for path in out.iterdir() if path.name not in FILE_NAMES)
@@ -316,7 +317,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 
 def refuse_input(out: Path, paths: Sequence[Path]) -> None:
-    """Refuse a folder that holds what is read.
+    """Refuse a folder that holds an input file.
 
     Raises:
         FileExistsError: It names the file.
@@ -343,7 +344,7 @@ def _write(out: Path, table: Interactions, catalogue: bytes, description: dict[s
 
 
 def read_description(folder: str | Path) -> dict[str, Any] | None:
-    """What `dataset.json` of a prepared folder says; None where the folder has none.
+    """The content of `dataset.json` of a prepared folder; None if the folder has none.
 
     Raises:
         DataError: If the file is not what `prepare` writes.

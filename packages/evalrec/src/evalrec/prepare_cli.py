@@ -20,7 +20,7 @@ FORMAT_NAMES = (
 TABLE_NAMES = ("table", "steam", "taobao", "gowalla", "yoochoose", "microlens", "retailrocket")
 
 _KEPT, _FORM = "What is kept", "How a table is written"
-_COLUMNS, _LINES = "Which column of a table is what", "What becomes of a table's lines"
+_COLUMNS, _LINES = "Meanings of a table's columns", "Treatment of a table's lines"
 
 
 def _column(help_text: str) -> Any:
@@ -48,87 +48,87 @@ def prepare(
         list[Path],
         typer.Argument(
             metavar="FILES",
-            help="Of a table: ORDERS and perhaps CATALOGUE. Else the raw files, or a folder of "
-            "them; .gz as they are.",
+            help="For a table: ORDERS and perhaps CATALOGUE. Otherwise the raw files, or a folder "
+            "of them; .gz need not be unpacked.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     k_core: Annotated[
         int | None,
         typer.Option(
-            help="Least interactions of a user and of an item, to the fixed point. Default: 5; "
-            "of `table` 1.",
+            help="Minimal interactions of each user and each item, to the fixed point. Default: 5; "
+            "for `table` 1.",
             rich_help_panel=_KEPT,
         ),
     ] = None,
     min_interactions: Annotated[
         int | None,
         typer.Option(
-            help="Least interactions of a user. Default: 1; of `table` 2.", rich_help_panel=_KEPT
+            help="Minimal interactions of a user. Default: 1; for `table` 2.", rich_help_panel=_KEPT
         ),
     ] = None,
     min_rating: Annotated[
-        float | None, typer.Option(help="Leave out what is rated lower.", rich_help_panel=_KEPT)
+        float | None, typer.Option(help="Leave out lower ratings.", rich_help_panel=_KEPT)
     ] = None,
     duplicates: Annotated[
         Literal["keep", "first", "last"],
         typer.Option(
-            help="Of a user's interactions with one item, which stay.", rich_help_panel=_KEPT
+            help="Which of a user's interactions with one item to keep.", rich_help_panel=_KEPT
         ),
     ] = "keep",
     max_history: Annotated[
         int | None,
         typer.Option(
-            help="Keep the last so many interactions of each user.", rich_help_panel=_KEPT
+            help="Keep this many of the last interactions of each user.", rich_help_panel=_KEPT
         ),
     ] = None,
-    separator: Annotated[str | None, _form("Between cells; `tab` is a tab.", "SIGN")] = None,
-    quote: Annotated[str | None, _form("What cells may stand between, or none.", "SIGN")] = None,
+    separator: Annotated[str | None, _form("Sign between cells; `tab` is a tab.", "SIGN")] = None,
+    quote: Annotated[str | None, _form("Quote around cells, or none.", "SIGN")] = None,
     decimal: Annotated[str | None, _form("The decimal sign.", ",|.")] = None,
     encoding: Annotated[str | None, _form("Such as utf-8, utf-16, windows-1252.", "NAME")] = None,
     timezone: Annotated[
         str | None,
-        _form("Of times without a zone, such as Europe/Berlin. Default: UTC.", "NAME"),
+        _form("Time zone of times without one, such as Europe/Berlin. Default: UTC.", "NAME"),
     ] = None,
     time_unit: Annotated[
         str | None,
-        _form("The unit of times that are numbers, or that others are kept in.", "s|ms|us|ns|any"),
+        _form("Unit of times that are numbers; for texts, the unit to keep.", "s|ms|us|ns|any"),
     ] = None,
     time_format: Annotated[
-        str | None, _form("How times are written, such as '%d.%m.%Y %H:%M'.", "FORMAT")
+        str | None, _form("Format of times, such as '%d.%m.%Y %H:%M'.", "FORMAT")
     ] = None,
     split_categories: Annotated[
-        str | None, _form("What stands between the categories of a text, such as ' > '.", "TEXT")
+        str | None, _form("Sign between several categories in a text, such as ' > '.", "TEXT")
     ] = None,
-    user: Annotated[str | None, _column("Of orders: who.")] = None,
-    item: Annotated[str | None, _column("Of orders: the id of what.")] = None,
-    time: Annotated[str | None, _column("Of orders: when.")] = None,
-    rating: Annotated[str | None, _column("Of orders: the rating, for --min-rating.")] = None,
-    weight: Annotated[str | None, _column("Of orders: the quantity.")] = None,
-    event: Annotated[str | None, _column("Of orders: what happened.")] = None,
-    item_id: Annotated[str | None, _column("Of the catalogue: the id.")] = None,
+    user: Annotated[str | None, _column("In ORDERS: the user's id.")] = None,
+    item: Annotated[str | None, _column("In ORDERS: the item's id.")] = None,
+    time: Annotated[str | None, _column("In ORDERS: the time.")] = None,
+    rating: Annotated[str | None, _column("In ORDERS: the rating, for --min-rating.")] = None,
+    weight: Annotated[str | None, _column("In ORDERS: the quantity.")] = None,
+    event: Annotated[str | None, _column("In ORDERS: the kind of event.")] = None,
+    item_id: Annotated[str | None, _column("In CATALOGUE: the item's id.")] = None,
     title: Annotated[str | None, _column("The item's title.")] = None,
     brand: Annotated[str | None, _column("The item's brand.")] = None,
     categories: Annotated[
-        list[str] | None, _column("The item's categories; once a column.")
+        list[str] | None, _column("The item's categories; once per column.")
     ] = None,
     description: Annotated[str | None, _column("The item's description.")] = None,
     image: Annotated[str | None, _column("The path of the item's image.")] = None,
     quantity: Annotated[
         Literal["weight", "repeat", "ignore"] | None,
-        _line("What quantities become: a column `weight`, repeated interactions, nothing."),
+        _line("Use of quantities: a column `weight`, repeated interactions, or none."),
     ] = None,
     doubles: Annotated[
         Literal["merge", "keep"] | None,
-        _line("Lines of one user, item and time. Default: merge."),
+        _line("Lines with the same user, item and time. Default: merge."),
     ] = None,
     unknown_items: Annotated[
         Literal["drop", "keep", "refuse"] | None,
-        _line("Lines of items that the catalogue lacks. Default: drop."),
+        _line("Lines with items that the catalogue lacks. Default: drop."),
     ] = None,
     unused_items: Annotated[
         Literal["keep", "drop"] | None,
-        _line("Items without interactions. Default: keep; of public data sets drop."),
+        _line("Items without interactions. Default: keep; for public data sets drop."),
     ] = None,
     incomplete: Annotated[
         Literal["refuse", "drop"] | None,
@@ -148,7 +148,7 @@ def prepare(
         bool, typer.Option("--force", help="Replace a folder that this command wrote.")
     ] = False,
 ) -> None:
-    """Make a native folder of a table or a public format: interactions, items, what was done."""
+    """Make a native folder of a table or a public format: interactions, items, a description."""
     arguments = dict(locals())
     from evalrec.preparation import PrepareOptions
     from evalrec.preparation import prepare as prepare_format
@@ -195,12 +195,12 @@ def _or(value: int | None, default: int) -> int:
 
 
 def _is_given(value: Any) -> bool:
-    """Whether an option was given; one that may be given several times is an empty list else."""
+    """Whether an option was set; an option that may be repeated is an empty list if it was not."""
     return value is not None and value != []
 
 
 def _table_options(arguments: dict[str, Any]) -> TableOptions:
-    """The options of a table, of the arguments that were given."""
+    """The options for a table, from the arguments that were set."""
     from evalrec.importing import TableOptions
 
     columns = {name: arguments[name] for name in _COLUMN_NAMES if _is_given(arguments[name])}
@@ -244,7 +244,7 @@ def _prepare_table(
 
 
 def print_plan(plan: TablePlan) -> None:
-    """Show how two files will be read: their form, and the meaning of each column."""
+    """Show how the files will be read: their form, and the meaning of each column."""
     of_orders = {column: meaning for meaning, column in plan.order_columns.items()}
     of_items = {
         column: meaning for meaning, columns in plan.item_columns.items() for column in columns

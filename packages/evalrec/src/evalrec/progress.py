@@ -1,4 +1,4 @@
-"""How far a command is: bars on a terminal, plain lines elsewhere; both on stderr."""
+"""The progress of a command: bars on a terminal, plain lines elsewhere; both on stderr."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class ProgressScreen:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Say how much of a stage is done, in any unit."""
+        """Show how much of a stage is done, in any unit."""
         now = time.monotonic()
         started = self._started.setdefault(stage, now)
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=None)
-            # Until something is done there is nothing to fill the bar with: let it pulse.
+            # Until something is done, the bar has no length: a pulse shows instead.
             self._bars.update(self._tasks[stage], completed=done, total=total if done else None)
         elif done >= total:
             if now - started >= 0.1:

@@ -1,4 +1,4 @@
-"""Recommendations: ranked lists by the ids of users and items, out of frames and into them."""
+"""Recommendations: ranked lists with ids of users and items, read from and written to frames."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Recommendations", "recommend"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recommendations:
-    """What some system recommends to the users of some queries; `evaluate` takes it as a model.
+    """The lists of a system for the users of some queries; `evaluate` takes it as a model.
 
     Attributes:
-        ranked: Item rows, best first, in the order of the queries; -1 fills the end.
-        scores: What each of them scores, NaN where there is none; None where nothing is known.
+        ranked: Item rows, best first, in the order of the queries; -1 at the end of shorter lists.
+        scores: The score of each of them, NaN for an empty place; None if scores are not known.
         user_ids: The id of each query's user.
         item_ids: The id of each item row.
 
     Raises:
-        ValueError: If the users are not one a list, or the scores not one a place.
+        ValueError: If there is not one user per list, or not one score per place.
     """
 
     ranked: Int[np.ndarray, "users k"]
@@ -41,11 +41,11 @@ class Recommendations:
     def __post_init__(self) -> None:
         if len(self.user_ids) != len(self.ranked):
             raise ValueError(
-                f"user_ids must be one a list, {len(self.ranked)}, got {len(self.user_ids)}"
+                f"user_ids must be one per list, {len(self.ranked)}, got {len(self.user_ids)}"
             )
         if self.scores is not None and self.scores.shape != self.ranked.shape:
             raise ValueError(
-                f"scores must be one a place, {list(self.ranked.shape)}, "
+                f"scores must be one per place, {list(self.ranked.shape)}, "
                 f"got {list(self.scores.shape)}"
             )
 
@@ -61,30 +61,30 @@ class Recommendations:
         rank: str | None = "rank",
         score: str | None = None,
     ) -> Recommendations:
-        """The lists of a system, as a frame that has a row for every item recommended.
+        """The lists of a system, from a frame with one row for every recommended item.
 
-        Users whom the queries do not ask are passed over; a user of the queries who has no row has
-        an empty list, which is a miss.
+        Users without a query are ignored. A user with a query but without rows has an empty list,
+        which is a miss.
 
         Args:
             frame: A table of pandas, polars, pyarrow or any other library that narwhals knows.
-            queries: Whose lists are wanted, one query a user.
-            interactions: The table that was split into the queries, whose ids the frame has.
+            queries: The queries of the users, one query per user.
+            interactions: The table that was split into the queries; the frame has its ids.
             user: The column of user ids.
             item: The column of item ids.
-            rank: The column of places, whole numbers, the smallest first; gaps close up. None
-                orders by score, of equals the first row first.
-            score: The column of scores, kept as they are; None for none.
+            rank: The column of ranks, whole numbers, the smallest first; gaps are closed. None
+                orders by score, and rows of equal score by their order.
+            score: The column of scores, kept as they are; None if there is none.
 
         Raises:
-            DataError: If the frame lacks a column, a cell is missing or not what it must be, a
-                user or an item is unknown, or a user has a place or an item twice.
-            TypeError: If it is no data frame.
-            ValueError: If neither rank nor score is given, or the queries do not know their users
-                or ask one twice.
+            DataError: If the frame lacks a column, a cell is missing or invalid, a user or an item
+                is unknown, or a user has a rank or an item twice.
+            TypeError: If `frame` is not a data frame.
+            ValueError: If both rank and score are None, or the queries lack their users or have a
+                user twice.
         """
         if rank is None and score is None:
-            raise ValueError("rank or score must name a column, got None of both")
+            raise ValueError("rank or score must name a column, got None for both")
         users = _users_of(queries)
         columns = {
             "user": Column(source=user, kind="key"),
@@ -112,7 +112,7 @@ class Recommendations:
                 )
         query_of = np.full(interactions.num_users, -1, dtype=np.int64)
         query_of[users] = np.arange(len(users))
-        queried = query_of[rows["user"]]  # [rows]; -1 for users who are not asked
+        queried = query_of[rows["user"]]  # [rows]; -1 for users without a query
         if rank is not None:
             places = table["rank"].to_numpy()
             _refuse_twice(table["user"].to_list(), places.tolist(), f"{rank} ")
@@ -123,7 +123,7 @@ class Recommendations:
         order = order[queried[order] >= 0]
         owners = queried[order]
         lengths = np.bincount(owners, minlength=len(queries))
-        # The place of each row within its list: 0, 1, 2, ... for every query anew.
+        # The position of each row within its list: 0, 1, 2, ... for each query.
         within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         ranked = np.full((len(queries), int(lengths.max())), -1, dtype=np.int64)
         ranked[owners, within] = rows["item"][order]
@@ -139,11 +139,11 @@ class Recommendations:
         )
 
     def to_frame(self, *, backend: str = "polars") -> Any:
-        """A row for every item recommended: user, item, rank (from 1 on) and, if known, score.
+        """A row for every recommended item: user, item, rank (from 1 on) and, if known, score.
 
         Args:
-            backend: The library that the frame is of: "polars", "pandas", "pyarrow" or any other
-                whose tables narwhals makes.
+            backend: The library of the frame: "polars", "pandas", "pyarrow" or any other whose
+                tables narwhals makes.
 
         Raises:
             ImportError: If the library is not installed.
@@ -172,16 +172,16 @@ def recommend(
     """The `top_k` best items of every user, as `rank_items` ranks them, with scores and ids.
 
     Args:
-        queries: Whom to recommend to; their users must be known.
-        model: Their scores.
+        queries: The users to recommend to; `users` must be known.
+        model: The model that scores them.
         interactions: The table that was split into the queries, which has the ids.
-        top_k: Items a user.
+        top_k: Items per user.
         filter_seen: Whether to leave out the items of the user's history.
-        batch_size: Users scored at once; None suits the catalogue.
+        batch_size: Users scored at once; None chooses by the size of the catalogue.
 
     Raises:
         ValueError: If `top_k` is not in [1, num_items], the queries do not know their users, or
-            the scores are refused.
+            the scores are not valid.
     """
     if queries.users is None:
         raise ValueError("queries must know their users, got none: Queries(users=...)")
@@ -197,11 +197,11 @@ def recommend(
 
 
 def _users_of(queries: Queries) -> Int[np.ndarray, " users"]:
-    """The row of each query's user, no two alike."""
+    """The row of each query's user; refuses a user with two queries."""
     if queries.users is None:
         raise ValueError("queries must know their users, got none: Queries(users=...)")
     if len(np.unique(queries.users)) < len(queries.users):
-        raise ValueError("queries must ask each user once, for a frame has one list a user")
+        raise ValueError("queries must ask each user once, for a frame has one list per user")
     return queries.users
 
 

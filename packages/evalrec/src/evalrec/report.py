@@ -1,4 +1,4 @@
-"""Report: the ranks of one evaluation and their metrics with intervals, kept as JSON."""
+"""Report: the ranks of one evaluation and their metrics with intervals, stored as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MODES = ("unfiltered", "filtered")
-"""How metrics are counted: with all items in the list, and with those of the history struck out."""
+"""How metrics are counted: with all items in the list, or without the items of the history."""
 _FORMAT = 2
 _BOOTSTRAP_SAMPLES = 5000
 
@@ -42,7 +42,7 @@ class Estimate(NamedTuple):
 
 
 def digest(queries: Queries) -> str:
-    """A hash of what was asked: histories, targets and the size of the catalogue, in order."""
+    """A hash of the histories, the targets and the size of the catalogue, in order."""
     owners, items = flatten(queries.histories)
     lengths = np.bincount(owners, minlength=len(queries))
     content = hashlib.sha256(str(queries.num_items).encode())
@@ -53,25 +53,26 @@ def digest(queries: Queries) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """What one model reached on one set of queries.
+    """The result of one model on one set of queries.
 
     Attributes:
-        name: What the model is called; may be empty.
-        queries: A digest of the users' histories and targets and of the number of items. Reports
-            can be compared if theirs are equal.
+        name: The name of the model; may be empty.
+        queries: A digest of the users' histories and targets and of the number of items. Two
+            reports can be compared if these are equal.
         ranks: For each mode, "unfiltered" and "filtered", the rank of every user's target, in the
             order of the queries; 1 is best, `num_items + 1` is a miss.
         ks: Cut-offs of the metrics.
         counts: users; items; cold_targets (never in training, counted in the means);
-            repeated_targets (already in the history: misses in the filtered mode); and, of ranked
-            lists, short_lists (fewer than max(ks) items once the seen ones are struck out).
-        groups: For every user, which of `group_names` the target belongs to.
+            repeated_targets (already in the history: misses in the filtered mode); and, for ranked
+            lists, short_lists (fewer than max(ks) items after the seen ones are removed).
+        groups: For every user, the index in `group_names` of the target's group.
         group_names: "warm" and "cold", or "head", "middle", "tail" and "cold".
-        lists: By mode, "coverage@k" and "gini@k"; empty if they were not asked for.
+        lists: By mode, "coverage@k" and "gini@k"; empty if they were not requested.
         list_values: By mode and metric, such as "novelty@10", the value of each user's list; empty
-            if no list metrics were asked for.
-        code_ranks: As `ranks`, of the best item that shares the target's codes; None without codes.
-        seed: Of the bootstrap.
+            if no list metrics were requested.
+        code_ranks: Like `ranks`, but of the best item that has the target's codes; None without
+            codes.
+        seed: The seed of the bootstrap.
     """
 
     name: str = ""
@@ -96,12 +97,12 @@ class Report:
             for metric, values in by_metric.items():
                 if len(values) != self.counts["users"]:
                     raise ValueError(
-                        f"{metric} must be one value a user, {self.counts['users']}, "
+                        f"{metric} must be one value per user, {self.counts['users']}, "
                         f"got {len(values)}"
                     )
         if len(self.groups) != self.counts["users"]:
             raise ValueError(
-                f"groups must be one a user, {self.counts['users']}, got {len(self.groups)}"
+                f"groups must be one per user, {self.counts['users']}, got {len(self.groups)}"
             )
 
     def _check_ranks(self, ranks_of: Mapping[str, Int[np.ndarray, " users"]]) -> None:
@@ -116,12 +117,12 @@ class Report:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What is reported, at every k: "recall@5", ..., "mrr@20", and the list metrics."""
+        """The metrics that are shown, at every k: "recall@5", ..., "mrr@20", and list metrics."""
         return (*self._of_ranks(REPORTED), *self.list_values.get(MODES[0], ()))
 
     @property
     def known_metrics(self) -> tuple[str, ...]:
-        """All that the report can tell: `metric_names`, and "precision@5", ..., "hit_rate@20"."""
+        """All metrics of the report: `metric_names`, and "precision@5", ..., "hit_rate@20"."""
         rest = [name for name in METRICS if name not in REPORTED]
         return (*self.metric_names, *self._of_ranks(rest))
 
@@ -134,9 +135,12 @@ class Report:
         """The value of one metric, such as "ndcg@10", for every user.
 
         Args:
-            metric: Its name and cut-off; of a metric of ranks any cut-off will do.
+            metric: Its name and cut-off; a metric of ranks may have any cut-off.
             mode: "unfiltered" or "filtered".
             by_codes: Count the hits of any item with the target's codes.
+
+        Raises:
+            ValueError: If the metric or the mode is unknown, or `by_codes` is set without codes.
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
@@ -156,14 +160,14 @@ class Report:
         return {mode: self._estimates(mode, self.metric_names) for mode in MODES}
 
     def estimate(self, metric: str, mode: str) -> Estimate:
-        """The mean and interval of any metric that the report can tell.
+        """The mean and interval of any metric of the report.
 
         Args:
             metric: One of `known_metrics`.
             mode: "unfiltered" or "filtered".
 
         Raises:
-            ValueError: If it is none of them.
+            ValueError: If the metric or the mode is unknown.
         """
         if mode not in MODES or metric not in self.known_metrics:
             raise ValueError(
@@ -184,17 +188,17 @@ class Report:
             The groups in the order in which they first occur.
 
         Raises:
-            ValueError: If the labels are not one a query.
+            ValueError: If the labels are not one per query.
         """
         if len(labels) != self.counts["users"]:
             raise ValueError(
-                f"labels must be one a query, {self.counts['users']}, got {len(labels)}"
+                f"labels must be one per query, {self.counts['users']}, got {len(labels)}"
             )
         group_of = np.asarray(labels, dtype=object)
         return {label: self._of_users(group_of == label).metrics for label in dict.fromkeys(labels)}
 
     def _of_users(self, members: Bool[np.ndarray, " users"]) -> Report:
-        """The report of some of the users alone."""
+        """The report of some of the users."""
         return replace(
             self,
             ranks={mode: ranks[members] for mode, ranks in self.ranks.items()},
@@ -211,7 +215,7 @@ class Report:
     def by_group(self) -> dict[str, dict[str, dict[str, float]]]:
         """Means by the group of the target: `by_group["cold"]["filtered"]["recall@10"]`.
 
-        Groups without a user are left out.
+        Groups without a target are left out.
         """
         means: dict[str, dict[str, dict[str, float]]] = {}
         for index, group in enumerate(self.group_names):
@@ -228,13 +232,13 @@ class Report:
 
     @cached_property
     def group_sizes(self) -> dict[str, int]:
-        """How many targets are in each group that has any."""
+        """How many targets each group has; empty groups are left out."""
         sizes = np.bincount(self.groups, minlength=len(self.group_names)).tolist()
         return {name: size for name, size in zip(self.group_names, sizes, strict=True) if size}
 
     @cached_property
     def on_codes(self) -> dict[str, dict[str, float]]:
-        """Means with hits counted on codes, which flatter; empty without codes."""
+        """Means if hits are counted on codes, which are too high; empty without codes."""
         if self.code_ranks is None:
             return {}
         return {
@@ -248,9 +252,9 @@ class Report:
     def _estimates(self, mode: str, metrics: Sequence[str]) -> dict[str, Estimate]:
         """Means with percentile bootstrap intervals.
 
-        A metric of ranks depends on the rank alone, and all misses are alike: drawing users with
-        replacement is drawing how often each rank occurs from a multinomial, which is exact and
-        needs no users x samples indices. Of list metrics the users themselves are drawn.
+        A metric of ranks depends only on the rank, and all misses are alike. So drawing users with
+        replacement is the same as drawing the count of each rank from a multinomial distribution.
+        This is exact and needs no indices [samples, users]. For list metrics, users are drawn.
         """
         worst = max(self.ks) + 1
         cells = np.arange(1, worst + 1)
@@ -275,10 +279,10 @@ class Report:
         return estimates
 
     def to_json(self, *, per_user: bool = True) -> dict[str, Any]:
-        """A dict that `json.dumps` takes, the same for the same ranks.
+        """A dict that `json.dumps` takes; the same ranks give the same dict.
 
         Args:
-            per_user: Whether to keep the ranks, without which `from_json` cannot read it back.
+            per_user: Whether to keep the ranks; `from_json` needs them.
         """
         document: dict[str, Any] = {
             "format": _FORMAT,
@@ -318,19 +322,19 @@ class Report:
         """The figures as a data frame.
 
         Args:
-            per_user: Whether a row is a query and a mode: `name`, `query` (its place, from 0 on),
-                `mode`, `group` (that of the target), `rank`, and a column a metric. Otherwise a row
-                is a mode and a metric: `name`, `mode`, `metric`, `mean`, and `low` and `high`, the
+            per_user: If set, a row is a query and a mode: `name`, `query` (its position, from 0),
+                `mode`, `group` (of the target), `rank`, and a column per metric. Otherwise a row is
+                a mode and a metric: `name`, `mode`, `metric`, `mean`, and `low` and `high`, the
                 ends of the 95 % interval.
-            user_groups: As the labels of `by_user_group`; the means are those of each group, which
-                a column `users` names.
-            backend: The library that the frame is of: "polars", "pandas", "pyarrow" or any other
-                whose tables narwhals makes.
+            user_groups: The labels of `by_user_group`. The means are then those of each group,
+                which a column `users` names.
+            backend: The library of the frame: "polars", "pandas", "pyarrow" or any other whose
+                tables narwhals makes.
 
         Raises:
             ImportError: If the library is not installed.
-            ValueError: If narwhals makes no tables of that name, or there are user groups that are
-                not one a query, or that have no effect since values are those of each user.
+            ValueError: If narwhals makes no tables of that name, or user groups are not one per
+                query, or are passed with `per_user`, where they have no effect.
         """
         from evalrec.report_frames import means_frame, users_frame  # they load polars
 
@@ -342,7 +346,7 @@ class Report:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Report:
-        """The report of a dict that `to_json` made.
+        """Reads the dict that `to_json` made.
 
         Raises:
             ValueError: If it is of another format, or lacks the ranks.
@@ -350,7 +354,7 @@ class Report:
         if not has_format(document, _FORMAT):
             raise ValueError(
                 f"format must be {_FORMAT}, got {document.get('format')!r}: a report of another "
-                "version of evalrec, to be made anew"
+                "version of evalrec: make it again"
             )
         if "ranks" not in document:
             raise ValueError("ranks must be in the document, got one made with per_user=False")
@@ -392,10 +396,10 @@ class Report:
 
 
 def read_report(path: str | Path) -> Report:
-    """The report in a file that `Report.write_json` made.
+    """Reads the report in a file that `Report.write_json` wrote.
 
     Raises:
-        DataError: If the file is no such report; the message names it.
+        DataError: If the file is not such a report; the message names it.
         OSError: If it cannot be read.
     """
     path = Path(path)
@@ -407,7 +411,7 @@ def read_report(path: str | Path) -> Report:
 
 
 def _check_ranges(report: Report) -> None:
-    """Refuses figures of a document that no evaluation gives."""
+    """Refuses figures that no evaluation gives."""
     for what in ("items", "cold_targets", "repeated_targets"):
         if what not in report.counts:
             raise ValueError(f"counts must have {what}, got {', '.join(report.counts)}")

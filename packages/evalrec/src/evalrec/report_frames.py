@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def means_frame(report: Report, user_groups: Sequence[str] | None, backend: str) -> Any:
-    """A row a mode and metric, of each group of users if there are any.
+    """A row per mode and metric; with groups of users, for each group.
 
     Raises:
         ImportError: If the library of the frame is not installed.
-        ValueError: If narwhals makes no tables of that name, or the groups are not one a query.
+        ValueError: If narwhals makes no tables of that name, or the groups are not one per query.
     """
     by_users: list[tuple[str | None, dict[str, dict[str, Estimate]]]] = [(None, report.metrics)]
     if user_groups is not None:
@@ -39,7 +39,7 @@ def means_frame(report: Report, user_groups: Sequence[str] | None, backend: str)
 
 
 def users_frame(report: Report, backend: str) -> Any:
-    """A row a query and mode, the modes one after the other.
+    """A row per query and mode, one mode after the other.
 
     Raises:
         ImportError: If the library of the frame is not installed.

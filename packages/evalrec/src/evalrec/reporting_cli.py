@@ -34,7 +34,7 @@ def floors(
         typer.Option(
             "--text-field",
             metavar="NAME",
-            help="A field of items.jsonl that makes the text; give it once a field. "
+            help="A field of items.jsonl for the text of items; give it once per field. "
             "Default: title and categories.",
         ),
     ] = None,
@@ -45,7 +45,7 @@ def floors(
         ),
     ] = True,
     ks: Annotated[
-        list[int] | None, typer.Option("--k", min=1, help="A cut-off; once each.")
+        list[int] | None, typer.Option("--k", min=1, help="A cut-off; give it once per cut-off.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for the reports, which `compare` reads.")
@@ -53,7 +53,7 @@ def floors(
     page: PageOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit and test what any model must beat: nothing but counts, text and a factorisation."""
+    """Fit and test the floors that any model must beat: counts, text and a factorisation."""
     if out is not None:
         from evalrec.storage import check_writable
 
@@ -89,7 +89,7 @@ def floors(
 def _print_floors(
     reports: dict[str, Report], parameters: dict[str, dict[str, float]], *, title: str
 ) -> None:
-    """The floors side by side, and what was chosen of each."""
+    """The floors side by side, and their chosen parameters."""
     from evalrec.tables import reports_table
 
     print_table(reports_table(reports, title=title))
@@ -105,21 +105,21 @@ def compare(
         typer.Argument(
             metavar="RUN...",
             help="[NAME=]PATH of a report, of a folder of reports, or of a run's folder. Reports "
-            "of one NAME are seeds of one system; those of one folder are systems, each pooled "
-            "with its like in the NAME's other folders. Without NAME each is a system of its own. "
-            "The first system is the baseline.",
+            "of one NAME are seeds of one system. Reports in one folder are several systems; each "
+            "is pooled with the same system in NAME's other folders. Without NAME, each report is "
+            "a system. The first system is the baseline.",
         ),
     ],
     metrics: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="Such as recall@5; once each. Default: recall@10, ndcg@10."),
+        typer.Option("--metric", help="Such as recall@5; repeatable. Default: recall@10, ndcg@10."),
     ] = None,
     output: Annotated[
         Literal["table", "json", "latex", "markdown"],
-        typer.Option("--format", help="How to print."),
+        typer.Option("--format", help="The format of the output."),
     ] = "table",
     samples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 5000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the bootstrap.")] = 0,
     page: PageOption = None,
 ) -> None:
     """Compare systems user by user: means, differences, intervals and corrected tests."""
@@ -156,7 +156,7 @@ def gate(
     new: Annotated[
         str, typer.Argument(metavar="NEW", help="A report, or a folder of reports, such as a run.")
     ],
-    old: Annotated[str, typer.Argument(metavar="OLD", help="What it is held against.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The reports to compare it with.")],
     metric: Annotated[str, typer.Option(help="Such as recall@5.")] = "ndcg@10",
     tolerance: Annotated[
         str,
@@ -168,20 +168,20 @@ def gate(
     ] = "0%",
     mode: Annotated[
         Literal["filtered", "unfiltered"],
-        typer.Option(help="Whether the items of a user's own history are struck out."),
+        typer.Option(help="Whether the items of a user's own history are removed (filtered)."),
     ] = "filtered",
     system: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Which report of a folder that holds several."),
+        typer.Option(metavar="NAME", help="Which report, if a folder holds several."),
     ] = None,
     samples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 5000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Exit 0 if NEW is no worse than OLD but for the tolerance, 1 if it is; for pipelines.
+    """Exit 0 if NEW is no worse than OLD, up to the tolerance, 1 if it is worse; for pipelines.
 
-    NEW passes where it loses no more than the tolerance at the worse end of the paired 95 %
-    interval of NEW - OLD: it has to show by its users that it is no worse.
+    NEW passes if it loses no more than the tolerance at the worse end of the paired 95 % interval
+    of NEW - OLD: so it has to show that it is no worse.
     """
     from evalrec.gating import gate as judge
     from evalrec.gating import parse_tolerance
@@ -210,10 +210,10 @@ def gate(
 
 
 def _chosen(path: str, system: str | None) -> list[Report]:
-    """The reports of one system at a path: the only one, or that which is named.
+    """The reports of one system at a path: the only one, or the one with the name.
 
     Raises:
-        BadParameter: If there are several, or none of that name.
+        BadParameter: If there are several, or none with that name.
     """
     systems, _ = read_runs([path])
     prefix, place = name_and_path(path)
@@ -232,8 +232,8 @@ def _check_page(page: Path | None) -> None:
     """Refuse a page that could not be written, before anything is computed.
 
     Raises:
-        ImportError: If the charts' extra is missing; it is named.
-        OSError: If it is a folder, or its folder is missing.
+        ImportError: If the extra for charts is missing; the message names it.
+        OSError: If the path is a folder, or its folder is missing.
     """
     if page is None:
         return
@@ -247,7 +247,7 @@ def _check_page(page: Path | None) -> None:
 def _read(
     directory: Path, text_fields: tuple[str, ...], *, required: bool
 ) -> tuple[Split, list[str] | None]:
-    """A native folder's split and texts; no texts if no item has any and none were asked for."""
+    """A native folder's split and texts; texts are None if no item has one and none is needed."""
     from evalrec.interactions import DataError
     from evalrec.progress import ProgressScreen
     from evalrec.readers.native import find_interactions, find_items, read_interactions, read_items

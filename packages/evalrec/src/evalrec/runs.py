@@ -1,4 +1,4 @@
-"""The reports of runs: which files of a folder they are, and what their systems are called."""
+"""The reports of runs: the files in a folder that are reports, and the names of their systems."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[Path]]]:
-    """The reports of each system, and the files that they are from.
+    """The reports of each system, and the files that they come from.
 
     Args:
-        runs: `[NAME=]PATH`. The path is a report, or a folder, of which every report below it is
-            taken. A system is called by NAME, else by the report's own name, else by its path.
-            Several reports of a folder are never pooled: each is a system, to which the report's
-            own name is added, or, if not all of them have one of their own, its place in the
-            folder. Of a run's folder those are taken that its metrics.json says were tested, by
-            their names there and in that order. Systems of one NAME that are called the same are
-            pooled; without NAME, none.
+        runs: `[NAME=]PATH`. The path is a report, or a folder, of which all reports are read. A
+            system is called by NAME, else by the report's own name, else by its path. Several
+            reports of a folder are never pooled: each is a system, whose name also has the
+            report's own name, or its place in the folder if own names are missing or repeat. Of a
+            run's folder, those reports are read that its metrics.json lists as tested, with their
+            names and in the order there. Systems of one NAME with the same name are pooled; without
+            NAME, none are.
 
     Raises:
-        DataError: If a path is missing, no report, or holds none; or two systems that are not to
-            be pooled have the same name.
+        DataError: If a path is missing, is not a report, or holds none; or two systems that are
+            not pooled have the same name.
     """
     from evalrec.interactions import DataError
     from evalrec.report import read_report
@@ -48,7 +48,7 @@ def read_runs(runs: list[str]) -> tuple[dict[str, list[Report]], dict[str, list[
 
 
 def name_and_path(run: str) -> tuple[str | None, Path]:
-    """NAME and PATH of `[NAME=]PATH`; a file whose own name holds the sign is a path."""
+    """NAME and PATH of `[NAME=]PATH`; if a file with the sign in its name exists, it is a path."""
     name, equals, path = run.partition("=")
     if equals and name and not Path(run).exists():
         return name, Path(path)
@@ -56,7 +56,7 @@ def name_and_path(run: str) -> tuple[str | None, Path]:
 
 
 def _report_files(path: Path) -> list[Path]:
-    """The reports that can be compared: those in a folder that keep their users' ranks."""
+    """The reports that can be compared: those in a folder that contain the ranks of users."""
     from evalrec.interactions import DataError
 
     if not path.is_dir():
@@ -74,14 +74,14 @@ def _is_report(file: Path) -> bool:
     try:
         document = read_json(file)
     except DataError:
-        return False  # another program's file, which the folder may well hold
+        return False  # a file of another program, which the folder may contain
     return {"format", "ks", "ranks"} <= document.keys()
 
 
 def _tested(path: Path, reports: dict[Path, Report]) -> dict[str, Path]:
-    """The reports of a run's folder that its metrics.json says were tested, by name, in order.
+    """The reports of a run's folder that its metrics.json lists as tested, by name, in order.
 
-    Empty where the folder is none of a run.
+    Empty if the folder is not a run's.
 
     Raises:
         DataError: If a report is missing, or metrics.json is damaged.
@@ -109,7 +109,7 @@ def _tested(path: Path, reports: dict[Path, Report]) -> dict[str, Path]:
 
 
 def _names(prefix: str | None, path: Path, reports: dict[Path, Report]) -> dict[Path, str]:
-    """What the reports at a path are called, after the NAME before the path if there is one."""
+    """The names of the reports at a path, after the NAME before the path if there is one."""
     if path in reports:
         return {path: prefix or reports[path].name or str(path)}
     system = prefix or str(path)
@@ -123,6 +123,6 @@ def _names(prefix: str | None, path: Path, reports: dict[Path, Report]) -> dict[
 
 
 def _place(file: Path) -> str:
-    """Where a report is in its folder: "test" for test/report.json."""
+    """The place of a report in its folder: "test" for test/report.json."""
     plain = file.parent if file.name == "report.json" and file.parent.name else file.with_suffix("")
     return plain.as_posix()

@@ -1,4 +1,4 @@
-"""What `evaluate` takes as a model, and how it is asked for the scores of some users."""
+"""The kinds of models that `evaluate` takes, and how it gets the scores of a batch of users."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from evalrec.tiles import EmbeddingTile, ScoreTile, Tile
 Scorer: TypeAlias = Callable[..., Float[Tensor, "batch items"] | Float[np.ndarray, "batch items"]]
 """From a batch of histories to a score for every item; higher is better.
 
-A function that has a keyword `users` without a default, as `def score(histories, *, users)`, is
-called with the rows of the batch's users as well, an array of int64: `Queries.users`.
+A function that has a keyword `users` without a default, as `def score(histories, *, users)`, also
+gets the rows of the batch's users, an array of int64: `Queries.users`.
 """
 
 Scores: TypeAlias = (
@@ -30,15 +30,15 @@ Scores: TypeAlias = (
     | sparse.sparray
     | sparse.spmatrix
 )
-"""A score for every query and item. What a sparse matrix does not store is minus infinity: that
-item is not recommended. A zero that it stores is a score."""
+"""A score for every query and item. An item that a sparse matrix does not store has minus infinity:
+it is not recommended. A stored zero is a score."""
 
 RankedLists: TypeAlias = (
     Int[Tensor, "users k"]
     | Int[np.ndarray, "users k"]
     | Sequence[Sequence[int] | Int[np.ndarray, " _"]]
 )
-"""Item rows, best first: a table in which -1 fills the end of a shorter list, or a list a query."""
+"""Item rows, best first: a table, with -1 at the end of shorter lists; or a list per query."""
 
 QueryVectors: TypeAlias = (
     Float[Tensor, "users dim"]
@@ -46,9 +46,9 @@ QueryVectors: TypeAlias = (
     | Callable[..., Float[Tensor, "batch dim"]]
 )
 
-# Scores held at once where no batch size is given: 16 MiB in fp32, small enough to be allocated
-# from the heap instead of fresh pages. Fewer users than make a matrix product pay are taken only
-# where their scores would fill 256 MiB.
+# Scores held at once if no batch size is set: 16 MiB in fp32, small enough to be allocated from the
+# heap instead of fresh pages. Batches too small for an efficient matrix product are only used where
+# larger ones would fill 256 MiB.
 _BATCH_CELLS = 2**22
 _MOST_CELLS = 2**26
 _LEAST_BATCH = 16
@@ -58,23 +58,23 @@ _CHECKED_ROWS = 2**14
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EmbeddingScorer:
-    """The score of an item is the product of its vector and the user's.
+    """The score of an item is the inner product of its vector and the user's vector.
 
-    `evaluate` ranks by it block by block: whatever the catalogue, it holds a few MiB beside the
-    vectors. Products are compared in double precision wherever fp32 could not tell, so that copies
-    of an item tie and ranks depend on nothing but the vectors. For cosines, normalise; for a bias,
-    append it to the item vectors and 1 to the users'.
+    `evaluate` ranks it block by block: for any catalogue, it needs a few MiB besides the vectors.
+    Where fp32 cannot decide a comparison, products are compared in double precision. So copies of
+    an item tie, and ranks depend on the vectors only. For cosine similarity, normalise the vectors.
+    For a bias, append it to the item vectors and append 1 to the user vectors.
 
     Attributes:
-        queries: One vector a user, in the order of the queries that are evaluated; or a function
-            from a batch of histories to their vectors, on the items' device, which may ask for
-            `users` as a `Scorer` may.
-        items: One vector an item, in fp32, fp16 or bf16, kept as it is. Scores are computed in
-            fp32 on its device.
+        queries: One vector per user, [users, dim], in the order of the evaluated queries; or a
+            function from a batch of histories to their vectors, on the items' device. It may have
+            a keyword `users`, like a `Scorer`.
+        items: One vector per item, [items, dim], in fp32, fp16 or bf16, kept as it is. Scores are
+            computed in fp32 on its device.
 
     Raises:
         TypeError: If the vectors have another type.
-        ValueError: If they are of different widths, or one is not finite or too large for fp32.
+        ValueError: If their widths differ, or a vector is not finite or too large for fp32.
     """
 
     queries: QueryVectors
@@ -95,7 +95,7 @@ class EmbeddingScorer:
         object.__setattr__(self, "largest_norm", largest)
 
     def tile(self, queries: Queries, part: slice) -> EmbeddingTile:
-        """The users of a slice, ready to be ranked."""
+        """The users of a slice, prepared for ranking."""
         items = self.items
         assert isinstance(items, Tensor)
         if callable(self.queries):
@@ -122,16 +122,16 @@ class EmbeddingScorer:
 
 @dataclass(frozen=True, eq=False)
 class ScoreMatrix:
-    """Scores that were computed before, a row a query.
+    """Scores that were computed before, a row per query.
 
     Attributes:
-        scores: Dense, or the rows of a sparse matrix.
+        scores: A dense array, or the rows of a sparse matrix.
     """
 
     scores: Tensor | np.ndarray | sparse.csr_array
 
     def rows(self, part: slice) -> Float[Tensor, "batch items"]:
-        """The scores of some users; minus infinity where a sparse matrix stores none."""
+        """The scores of some users; minus infinity where a sparse matrix stores nothing."""
         if isinstance(self.scores, Tensor):
             return self.scores[part]
         if isinstance(self.scores, np.ndarray):
@@ -147,7 +147,7 @@ class ScoreMatrix:
 def scorer_of(
     queries: Queries, model: Any, *, num_items: int | None = None
 ) -> Scorer | ScoreMatrix | EmbeddingScorer:
-    """Embeddings and functions as they are, and a table of scores checked.
+    """Embeddings and functions unchanged, and a table of scores after its checks.
 
     Args:
         queries: Whom the model scores.
@@ -155,8 +155,8 @@ def scorer_of(
         num_items: How many items it scores; None for all.
 
     Raises:
-        TypeError: If it is none of them.
-        ValueError: If the table is not one row a query and one column an item.
+        TypeError: If it is none of these.
+        ValueError: If the table is not one row per query and one column per item.
     """
     if isinstance(model, EmbeddingScorer):
         return model
@@ -167,11 +167,11 @@ def scorer_of(
 
 
 def score_matrix(queries: Queries, scores: Any, *, num_items: int | None = None) -> ScoreMatrix:
-    """A table of scores, checked; of all items where `num_items` is None.
+    """Checks a table of scores; of all items if `num_items` is None.
 
     Raises:
-        TypeError: If it is no table of floats.
-        ValueError: If it is not one row a query and one column an item.
+        TypeError: If it is not a table of floats.
+        ValueError: If it is not one row per query and one column per item.
     """
     is_sparse = sparse.issparse(scores)
     if not is_sparse and not isinstance(scores, Tensor | np.ndarray):
@@ -189,19 +189,19 @@ def score_matrix(queries: Queries, scores: Any, *, num_items: int | None = None)
     shape = (len(queries), num_items or queries.num_items)
     if tuple(scores.shape) != shape:
         raise ValueError(
-            f"scores must be a row a query and a column an item, [users, items] = {list(shape)}, "
-            f"got shape {list(scores.shape)}"
+            f"scores must be a row per query and a column per item, [users, items] = {list(shape)},"
+            f" got shape {list(scores.shape)}"
         )
     if is_sparse:
         scores = sparse.csr_array(scores)
         if not scores.has_canonical_format:
-            scores = scores.copy()  # it may share its cells with the caller's
+            scores = scores.copy()  # it may share its data with the caller's matrix
             scores.sum_duplicates()
     return ScoreMatrix(scores)
 
 
 def padded_lists(lists: Sequence[Any]) -> Int[np.ndarray, "users k"]:
-    """A list of lists of item rows as one table, -1 at the end of the shorter ones.
+    """A list of lists of item rows as one table, padded with -1 at the end of shorter lists.
 
     Raises:
         TypeError: If a list holds anything but whole numbers.
@@ -226,7 +226,7 @@ def user_slices(
     *,
     num_items: int | None = None,
 ) -> list[slice]:
-    """The batches of users, so that users x items is never held.
+    """The batches of users, so that a table [users, items] is never in memory as a whole.
 
     Args:
         queries: The users.
@@ -242,11 +242,11 @@ def user_slices(
     if isinstance(model, EmbeddingScorer):
         if len(model.items) != num_items:
             raise ValueError(
-                f"items must be one vector an item, {num_items}, got {len(model.items)}"
+                f"items must be one vector per item, {num_items}, got {len(model.items)}"
             )
         if isinstance(model.queries, Tensor) and len(model.queries) != len(queries):
             raise ValueError(
-                f"queries must be one vector a user, {len(queries)}, got {len(model.queries)}"
+                f"queries must be one vector per user, {len(queries)}, got {len(model.queries)}"
             )
     if batch_size is None:
         if isinstance(model, EmbeddingScorer):
@@ -267,7 +267,7 @@ def tile_of(
     *,
     num_items: int | None = None,
 ) -> Tile:
-    """Some users, scored or ready to be; by all items where `num_items` is None.
+    """Some users, with their scores or prepared for scoring; all items if `num_items` is None.
 
     Raises:
         ValueError: If the scores are not floats of shape [batch, items], or one is NaN.
@@ -285,7 +285,7 @@ def tile_of(
             f"scores must be floats of shape [batch, items] = {list(shape)}, "
             f"got {scores.dtype} of shape {list(scores.shape)}"
         )
-    # A sum without NaN proves that there is none, in a tenth of the time of looking at each.
+    # A sum without NaN proves that there is none, in a tenth of the time of checking each score.
     if scores.sum().isnan() and scores.isnan().any():
         user = part.start + int(scores.isnan().any(dim=1).nonzero()[0])
         raise ValueError(f"scores must be numbers, got NaN for user {user}")
@@ -293,10 +293,10 @@ def tile_of(
 
 
 def _call(function: Callable[..., Any], queries: Queries, part: slice) -> Any:
-    """What a function says of some users, by their histories and, if it asks for them, rows.
+    """The result of a function for some users, from their histories and, if it needs them, rows.
 
     Raises:
-        ValueError: If it asks for the rows and the queries do not know them.
+        ValueError: If it needs the rows of the users and the queries do not have them.
     """
     if not _asks_for_users(function):
         return function(queries.histories[part])
@@ -308,11 +308,11 @@ def _call(function: Callable[..., Any], queries: Queries, part: slice) -> Any:
 
 
 def _asks_for_users(function: Callable[..., Any]) -> bool:
-    """Whether a function has a keyword `users` that only its caller can give."""
+    """Whether a function has a required keyword `users`."""
     called = function.forward if isinstance(function, torch.nn.Module) else function
     try:
         users = inspect.signature(called).parameters.get("users")
-    except ValueError:  # compiled code, which may have no signature to ask by
+    except ValueError:  # compiled code may have no signature
         return False
     return users is not None and users.kind is users.KEYWORD_ONLY and users.default is users.empty
 

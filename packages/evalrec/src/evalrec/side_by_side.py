@@ -1,4 +1,4 @@
-"""Which reports may stand side by side, and what is shown of them where nothing is said."""
+"""Which reports may be shown together, and which metrics are shown by default."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def check_same_queries(first: Report, name: str, report: Report) -> None:
     """Refuse a report whose users, histories, targets or items differ from those of the first.
 
     Args:
-        first: What the others are held against.
-        name: What the other report is called.
+        first: The report that the other is compared with.
+        name: The name of the other report.
         report: The other report.
 
     Raises:
-        ValueError: If they differ; it says in what.
+        ValueError: If they differ; the message says in what.
     """
     for what in ("users", "items", "cold_targets"):
         if report.counts[what] != first.counts[what]:
@@ -33,18 +33,18 @@ def check_same_queries(first: Report, name: str, report: Report) -> None:
 
 
 def check_side_by_side(reports: Mapping[str, Report], metrics: Sequence[str]) -> Report:
-    """Refuse reports that cannot stand in the rows of one table.
+    """Refuse reports that cannot be rows of one table.
 
     Args:
         reports: By name.
         metrics: The columns that each must have.
 
     Returns:
-        The first report, whose queries and cut-offs are those of all.
+        The first report; all have its queries and cut-offs.
 
     Raises:
-        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
-            is none of theirs.
+        ValueError: If there is none, they differ in users, items, cold targets or ks, or lack a
+            metric.
     """
     if not reports:
         raise ValueError("reports must be at least one, got none")
@@ -61,6 +61,6 @@ def check_side_by_side(reports: Mapping[str, Report], metrics: Sequence[str]) ->
 
 
 def headline_metrics(report: Report) -> tuple[str, str]:
-    """Recall and NDCG at 10, or at the largest cut-off where 10 is none."""
+    """Recall and NDCG at 10, or at the largest cut-off if 10 is not among them."""
     k = 10 if 10 in report.ks else max(report.ks)
     return f"recall@{k}", f"ndcg@{k}"

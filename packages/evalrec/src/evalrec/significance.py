@@ -1,7 +1,7 @@
 """Is a difference between two systems more than chance would give on other users?
 
-All tests are paired: the two systems are asked the same of the same users. They speak of users
-drawn anew, not of models trained anew, which only several seeds can show.
+All tests are paired: both systems have the same queries of the same users. The tests are about
+users drawn again, not about models trained again, for which several seeds are needed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ LEVEL = 95.0
 def bootstrap_means(
     values: Float[np.ndarray, "users columns"], *, num_samples: int = 5000, seed: int = 0
 ) -> Float[np.ndarray, "samples columns"]:
-    """The means of every column when as many users are drawn with replacement.
+    """The means of every column for samples of users, drawn with replacement.
 
-    All columns of one row are drawn together, so that differences of columns are paired.
+    Each sample has as many users as there are, and all columns of a user are drawn together, so
+    that differences of columns are paired.
+
+    Args:
+        values: The value of every user in every column.
+        num_samples: The number of samples.
+        seed: The seed of the draws.
 
     Raises:
         ValueError: If there is no user, or `num_samples` is not at least 1.
@@ -49,12 +55,12 @@ def interval(means: Float[np.ndarray, " samples"]) -> tuple[float, float]:
 
 
 def bootstrap_p_value(mean_differences: Float[np.ndarray, " samples"]) -> float:
-    """Two-sided: how often the resampled mean difference reaches zero from its side.
+    """Two-sided: how often the resampled mean difference reaches zero or the other side.
 
-    (1 + times) / (1 + samples) for the side that has fewer, twice; so it is never 0.
+    It is 2 (1 + times) / (1 + samples), with the smaller count of the two sides; so never 0.
     """
     samples = len(mean_differences)
-    slack = 1e-12  # equal systems differ by rounding alone
+    slack = 1e-12  # equal systems differ only by rounding errors
     times = min((mean_differences <= slack).sum(), (mean_differences >= -slack).sum())
     return float(min(1.0, 2 * (1 + times) / (1 + samples)))
 
@@ -70,19 +76,20 @@ def paired_t_test(differences: Float[np.ndarray, " users"]) -> float:
     spread = float(differences.std(ddof=1))
     if spread <= 1e-12 * abs(mean) or spread == 0:
         return 1.0 if mean == 0 else 0.0
-    from scipy import stats  # half a second, which only who compares is to wait for
+    from scipy import stats  # takes half a second, so only comparisons import it
 
     t = mean / (spread / np.sqrt(len(differences)))
     return float(2 * stats.t.sf(abs(t), df=len(differences) - 1))
 
 
 def wilcoxon_test(differences: Float[np.ndarray, " users"]) -> float:
-    """The two-sided p-value of Wilcoxon's signed-rank test that differences lie evenly around zero.
+    """The two-sided p-value of Wilcoxon's signed-rank test that differences are even around zero.
 
-    Users who do not differ are left out (Wilcoxon, 1945), which are most of them where hits are
-    counted; 1 where no user differs. It asks how many users gain and in what order, not how much.
+    Users who do not differ are left out (Wilcoxon, 1945); for hits these are most users. The result
+    is 1 if no user differs. The test is about how many users gain, and in which order of size, not
+    about how much they gain.
     """
-    rounded = np.round(differences, 12)  # what differs by rounding alone is equal, or tied
+    rounded = np.round(differences, 12)  # so that rounding errors do not break ties
     if not rounded.any():
         return 1.0
     from scipy import stats
@@ -91,7 +98,7 @@ def wilcoxon_test(differences: Float[np.ndarray, " users"]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected by Holm (1979) for there being several of them, in the order given."""
+    """P-values corrected by Holm (1979) for multiple tests, in the order of the input."""
     corrected = [0.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

@@ -1,4 +1,4 @@
-"""A split that others made, from one file a part."""
+"""A split made by others, from one file per part."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PARTS = ("train", "valid", "test")
 
 
 def read_split(files: Sequence[str | Path], interactions: Interactions) -> Split:
-    """Read a split from files of interactions, to be checked or to be evaluated on.
+    """Read a split from files of interactions, to check it or to evaluate on it.
 
-    The name of each file says its part: one holds "train", one "test", and one may hold "valid".
-    Every row of the latter two is a query; its history is what the user has in the parts before,
-    in order of time. Without a validation file the test takes its place.
+    The name of each file says its part: one contains "train", one "test", and one may contain
+    "valid". Every row of the latter two is a query; its history is what the user has in the parts
+    before, in order of time. Without a validation file, the test is also the validation.
 
     Args:
         files: Files as `read_interactions` takes them.
         interactions: The table that was split; its rows of users and items are the split's.
 
     Raises:
-        DataError: If a part is missing or given twice, or a file cannot be read or holds a user or
+        DataError: If a part is missing or passed twice, or a file cannot be read or holds a user or
             an item that the table lacks.
     """
     paths: dict[str, Path] = {}

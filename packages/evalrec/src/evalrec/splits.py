@@ -1,8 +1,8 @@
-"""Protocols: which interactions train, and which are asked for.
+"""Protocols: which interactions are for training, and which are targets.
 
 Leave-one-out (the last item of each user is the test, the one before it the validation) is the
-field's first choice; `leave_last_n` asks for several; `temporal_split` cuts all users at the same
-two moments, which is how a system in use meets the future.
+field's usual choice. `leave_last_n` has several targets per user. `temporal_split` cuts all users
+at the same two moments, as a deployed system meets the future.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Queries:
-    """What a model is asked, and the answers: one history and one target a query.
+    """The queries to a model with their answers: one history and one target per query.
 
     Attributes:
         histories: Item rows of each history, oldest first.
-        targets: The item row that comes next.
+        targets: The item row that comes next in each query.
         num_items: Size of the catalogue; every item of it is a candidate.
         cold: Whether the target never occurs in any training history. Cold targets are counted in
             the report and stay in the mean.
-        users: The row of the user of each query, in the table that was split, where it is known.
+        users: The user row of each query, in the table that was split, if known.
     """
 
     histories: Histories
@@ -49,7 +49,7 @@ class Queries:
             raise ValueError("queries must be at least one, got none")
         if self.users is not None and len(self.users) != len(self.targets):
             raise ValueError(
-                f"users must be one a query, {len(self.targets)}, got {len(self.users)}"
+                f"users must be one per query, {len(self.targets)}, got {len(self.users)}"
             )
         for name, rows in (("targets", self.targets), ("histories", flatten(self.histories)[1])):
             if len(rows) and not (rows.min() >= 0 and rows.max() < self.num_items):
@@ -62,11 +62,11 @@ class Queries:
         return len(self.targets)
 
     def sample(self, count: int, *, seed: int) -> Queries:
-        """Some of the queries, drawn without repetition, in the order that they have here.
+        """Some of the queries, drawn without repetition, in their order here.
 
         Args:
-            count: How many; where there are no more than that, the queries are all returned.
-            seed: Of the draw.
+            count: How many. If there are no more than this, all queries are returned.
+            seed: The seed of the draw.
 
         Raises:
             ValueError: If `count` is not at least 1.
@@ -87,16 +87,16 @@ class Queries:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """What trains and what is asked. Rows of users are those of the table that was split.
+    """Training histories and queries. User rows are those of the table that was split.
 
     After `leave_one_out`, entry i of `train`, `validation` and `test` is the same user,
     row `users[i]`.
 
     Attributes:
         users: The user of each training history.
-        train: Training histories, oldest first, whole.
-        validation: The queries that choose parameters.
-        test: The queries that count.
+        train: Complete training histories, oldest first.
+        validation: The queries for choosing parameters.
+        test: The queries for the final figures.
         num_items: Size of the catalogue.
         num_dropped: How many users were too short to be in any part.
     """
@@ -115,7 +115,7 @@ class Split:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The sizes of the parts, users dropped and cold targets included."""
+        """The sizes of the parts, with the numbers of dropped users and of cold targets."""
         return {
             "training users": len(self.users),
             "training interactions": sum(len(history) for history in self.train),
@@ -132,14 +132,14 @@ def leave_one_out(
 ) -> Split:
     """Split every user's sequence: last item test, second-last validation, the rest training.
 
-    Users with fewer than `min_interactions` are dropped whole, from training too, and counted in
+    Users with fewer than `min_interactions` are dropped from all parts, and counted in
     `Split.num_dropped`; users without any interaction are not counted.
 
     Args:
-        interactions: What is split.
-        min_interactions: Shortest sequence that stays.
-        max_history: How many items, the last ones, a query's history keeps; None keeps all.
-            Training histories stay whole.
+        interactions: The table to split.
+        min_interactions: Length of the shortest sequence that is kept.
+        max_history: How many of the last items a query's history keeps; None keeps all. Training
+            histories stay complete.
 
     Raises:
         ValueError: If `min_interactions` is below 3, which would leave a user nothing to train on,
@@ -161,13 +161,13 @@ def leave_last_n(
     """Split every user's sequence: last n items test, the n before validation, the rest training.
 
     Each target is a query of its own, whose history is all that the user had before it, earlier
-    targets included. The queries of a user stand together, in order of time.
+    targets included. The queries of a user are adjacent, in order of time.
 
     Args:
-        interactions: What is split.
-        n: Targets a user in validation, and in test.
-        min_interactions: Shortest sequence that stays; None takes the least, 2 n + 1. Others are
-            dropped whole, and counted.
+        interactions: The table to split.
+        n: Targets per user in validation, and in test.
+        min_interactions: Length of the shortest sequence that is kept, at least 2 n + 1, which
+            None takes. Users with shorter sequences are dropped from all parts, and counted.
         max_history: As in `leave_one_out`.
 
     Raises:
@@ -213,16 +213,16 @@ def temporal_split(
     test_time: int,
     max_history: int | None = None,
 ) -> Split:
-    """Split all users at the same two moments; `split_times` finds them.
+    """Split all users at the same two moments; `split_times` computes them.
 
-    What was before `validation_time` trains. A validation query is the first item that a user had
-    from then on and before `test_time`, given all that the user had before `validation_time`; a
-    test query the first item from `test_time` on, given all before. So nothing that trains or is
-    given lies after what is asked. Users without anything before the cut are not asked there;
-    those who are in no part are dropped, and counted.
+    Interactions before `validation_time` are for training. A user's validation query is the first
+    item from `validation_time` on and before `test_time`; its history is all that the user had
+    before `validation_time`. The test query is the first item from `test_time` on; its history is
+    all before that. So no training item and no history is later than the target. Users without
+    any history before a cut have no query there; users in no part are dropped, and counted.
 
     Args:
-        interactions: What is split.
+        interactions: The table to split.
         validation_time: The first moment of validation, in the unit of the timestamps.
         test_time: The first moment of the test.
         max_history: As in `leave_one_out`.
@@ -270,14 +270,19 @@ def temporal_split(
 def split_times(
     interactions: Interactions, *, validation: float = 0.1, test: float = 0.1
 ) -> tuple[int, int]:
-    """The moments from which on about these shares of all interactions lie.
+    """The two moments that leave about these shares of all interactions in the later parts.
+
+    Args:
+        interactions: The table to split.
+        validation: The share of interactions between the two moments.
+        test: The share of interactions from the second moment on.
 
     Returns:
         `validation_time` and `test_time`, for `temporal_split`.
 
     Raises:
-        ValueError: If the shares are not above 0 and below 1 together.
-        DataError: If the timestamps are too few to cut there.
+        ValueError: If the shares, or their sum, are not above 0 and below 1.
+        DataError: If there are too few different timestamps to cut there.
     """
     if not (validation > 0 and test > 0 and validation + test < 1):
         raise ValueError(
@@ -295,7 +300,7 @@ def split_times(
 
 _Rows: TypeAlias = Int[np.ndarray, " _"]
 _Part: TypeAlias = tuple[Histories, _Rows, _Rows, _Rows]
-"""Sequences; for each query its sequence, the place of its target in it, and its user."""
+"""Sequences; for each query its sequence, the position of its target in it, and its user."""
 
 
 def _split(

@@ -1,9 +1,9 @@
-"""Files and folders written beside their place and put there in one step.
+"""Files and folders that are written beside their place and put there in one step.
 
-What is written beside is called `.NAME.TOKEN.evalrec-part`, and is locked by its writer for as long
-as that lives: whoever writes into the same folder later sweeps what nobody holds any more. A folder
-that is replaced changes places with the new one in one step where the system can do that. Elsewhere
-it is `.NAME.TOKEN.evalrec-old` for a moment, from which `recover_folder` brings it back.
+Unfinished data are in `.NAME.TOKEN.evalrec-part`, which its writer locks as long as it lives. Later
+writers in the same folder delete such data if nobody holds the lock. A folder that is replaced is
+exchanged with the new one in one step where the system can do that. Elsewhere it is
+`.NAME.TOKEN.evalrec-old` for a moment, from which `recover_folder` restores it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 try:
     import fcntl
-except ImportError:  # a system without: nothing is locked there, and so nothing is swept
+except ImportError:  # a system without locks: nothing is locked there, and nothing is deleted
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.evalrec-(part|old)", re.DOTALL)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NOT_ABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
-# What a write meets whose path the system does not say.
+# Errors of a write whose path the system does not name.
 _NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE)
 
 
@@ -40,18 +40,18 @@ _NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, er
 def replacing_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yields an empty file to fill; it takes the place of `path` once the block succeeds.
 
-    What was there stays until then, and the content is on the disk before it has the name. The
-    block may also put another file where the empty one is, as safetensors does: the mode follows
-    the umask all the same. A link stays, and what it leads to is replaced. A device or a pipe is
-    never replaced: it is what is yielded, and written to.
+    An older file stays until then, and the content is on the disk before it has the name. The
+    block may also replace the empty file, as safetensors does; the mode follows the umask in any
+    case. A link stays, and its target is replaced. A device or a pipe is never replaced: it is
+    yielded itself, and written to.
 
     Args:
         path: The file.
-        overwrite: Whether a file that is there when the block ends may be replaced.
+        overwrite: Whether a file that exists when the block ends may be replaced.
 
     Raises:
-        FileExistsError: If it is there and may not be replaced.
-        OSError: If it cannot be written; it names the path as it was given.
+        FileExistsError: If it exists and may not be replaced.
+        OSError: If it cannot be written; the message names the path as the caller wrote it.
     """
     place = Path(os.path.realpath(path))
     with _naming(path, place):
@@ -60,7 +60,7 @@ def replacing_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             return
         check_writable(path)
         _sweep(place.parent)
-        # In a folder of its own, which stays the locked one whatever becomes of the file in it.
+        # In a folder of its own, which stays locked whatever happens to the file in it.
         folder, lock = _create(place)
         try:
             beside = folder / "content"
@@ -76,7 +76,7 @@ def replacing_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             else:
                 _link(beside, place)
             sync(place.parent)
-        finally:  # an interrupted write, too, leaves nothing behind
+        finally:  # an interrupted write leaves nothing behind either
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
 
@@ -85,11 +85,11 @@ def replacing_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder to fill; it takes the place of `folder` once the block succeeds.
 
-    What was there stays until then. A link stays, and what it leads to is replaced. Missing folders
+    An older folder stays until then. A link stays, and its target is replaced. Missing folders
     above it are made.
 
     Raises:
-        OSError: If it cannot be written; it names the folder as it was given.
+        OSError: If it cannot be written; the message names the folder as the caller wrote it.
     """
     check_writable(folder, parents=True)
     place = Path(os.path.realpath(folder))
@@ -105,13 +105,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             sync(beside)
             _put(beside, place)
             sync(place.parent)
-        finally:  # an interrupted write, too, leaves nothing behind
+        finally:  # an interrupted write leaves nothing behind either
             shutil.rmtree(beside, ignore_errors=True)
             os.close(lock)
 
 
 def recover_folder(folder: Path) -> None:
-    """Brings back a folder whose replacement was killed between two renames.
+    """Restores a folder whose replacement was killed between two renames.
 
     Only systems that cannot exchange two folders in one step leave one like that.
     """
@@ -121,21 +121,21 @@ def recover_folder(folder: Path) -> None:
     for path in sorted(place.parent.iterdir()):
         match = _LEFTOVER.fullmatch(path.name)
         if match and match.groups() == (place.name, "old") and (lock := _lock(path)) is not None:
-            with suppress(OSError):  # another has brought it back
+            with suppress(OSError):  # another process has restored it
                 path.rename(place)
             os.close(lock)
 
 
 def check_writable(path: Path, *, parents: bool = False) -> None:
-    """Refuses a place that nothing can be written to, before the work whose result goes there.
+    """Refuses a target that cannot be written, before the work whose result goes there.
 
     Args:
-        path: The file that is to be made or replaced, or the pipe or device that is written to.
-        parents: Whether it is a folder that is to be made or replaced, and the folders above it
-            that are missing will be made.
+        path: The file to make or replace, or the pipe or device to write to.
+        parents: Whether it is a folder to make or replace, whose missing parent folders will be
+            made.
 
     Raises:
-        OSError: It names the path as it was given, and what is wrong with it.
+        OSError: It names the path as the caller wrote it, and what is wrong with it.
     """
     place = Path(os.path.realpath(path))
     if parents and place.exists() and not place.is_dir():
@@ -160,7 +160,7 @@ def check_writable(path: Path, *, parents: bool = False) -> None:
 def sync(path: Path) -> None:
     """Waits until a file's content, or the names in a folder, are on the disk.
 
-    A system that cannot say so is not waited for.
+    If the system cannot confirm this, the call does not wait.
 
     Raises:
         OSError: If they cannot be written.
@@ -208,7 +208,7 @@ def _is_stream(path: Path) -> bool:
 
 @contextmanager
 def _naming(path: Path, place: Path) -> Iterator[None]:
-    """Says what goes wrong with a write of the path asked for, not of what is beside it."""
+    """Makes errors of a write name the requested path, not the temporary one."""
     beside = os.path.join(place.parent, f".{place.name}.")
     try:
         yield
@@ -228,14 +228,14 @@ def _create(place: Path) -> tuple[Path, int]:
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):  # swept before it was locked: make another
+        with suppress(FileNotFoundError):  # deleted before it was locked: make another
             if os.path.samestat(os.fstat(lock), beside.stat()):
                 return beside, lock
         os.close(lock)
 
 
 def _lock(path: Path) -> int | None:
-    """The descriptor that locks what a writer has left; None while the writer lives."""
+    """The descriptor that locks leftovers of a writer; None while the writer lives."""
     try:
         lock = os.open(path, os.O_RDONLY)
     except OSError:
@@ -249,7 +249,7 @@ def _lock(path: Path) -> int | None:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes what killed writers have left in a folder, save what `recover_folder` may need."""
+    """Deletes leftovers of killed writers in a folder, except what `recover_folder` may need."""
     if fcntl is None:
         return
     for path in folder.iterdir():
@@ -263,7 +263,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _link(beside: Path, place: Path) -> None:
-    """Gives a new file its name, unless there is another file of that name."""
+    """Gives a new file its name, unless there is another file with that name."""
     try:
         os.link(beside, place)
     except OSError as error:
@@ -276,7 +276,7 @@ def _link(beside: Path, place: Path) -> None:
 
 
 def _put(beside: Path, place: Path) -> None:
-    """Puts a new folder in its place; what was there is deleted, or stands beside for the sweep."""
+    """Puts a new folder in its place; an older one is deleted, or left for the next clean-up."""
     if _renamed(beside, place):
         return
     if not place.is_dir():  # it was a folder when the writing began
@@ -300,10 +300,10 @@ def _put(beside: Path, place: Path) -> None:
 
 
 def _renamed(new: Path, place: Path) -> bool:
-    """Renames a folder to where there is none.
+    """Renames a folder to a place that is free.
 
     Returns:
-        False where there is one, which another writer may have put there a moment ago.
+        False if the place is taken, perhaps by another writer a moment ago.
     """
     if place.exists():
         return False
@@ -317,7 +317,7 @@ def _renamed(new: Path, place: Path) -> bool:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Lets two folders change their names in one step; False where the system cannot.
+    """Exchanges the names of two folders in one step; False if the system cannot.
 
     Raises:
         OSError: If it can, but not these two.

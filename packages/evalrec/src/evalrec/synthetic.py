@@ -1,13 +1,14 @@
-"""A deterministic catalogue with text, and users who can be learned.
+"""A deterministic catalogue with texts, and users whose behaviour can be learned.
 
-Items belong to latent groups, which their titles and categories spell out, and to brands. A user
-walks from group to group by a sparse Markov chain and, within a group, likes well-known items and
-one favourite brand; nothing is had twice. So the last item tells the next group, the whole history
-tells the brand, and the text tells group and brand of items too rare to be learned by their ids.
+Items belong to latent groups, which their titles and categories name, and to brands. A user moves
+from group to group by a sparse Markov chain and, within a group, prefers well-known items and one
+favourite brand; no user has an item twice. So the last item predicts the next group, the whole
+history predicts the brand, and the text shows group and brand of items that are too rare to be
+learned by their ids.
 
-At the default size, Recall@10 on the test items, seen ones kept in: popularity .08, first-order
-Markov .35, transition graph with text .39, and .62 for one who knows the groups, the brands and
-the chain and must guess only each user's favourite.
+Recall@10 on the test items at the default size, seen items not removed: popularity .08, first-order
+Markov .35, transition graph with text .39, and .62 for a model that knows the groups, the brands
+and the chain and must only guess each user's favourite brand.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ _STYLES = (
     *("Slim", "Soft", "Solid"),
 )
 _ITEMS_PER_GROUP = 25
-_STAY = 0.5  # in the same group
-_SUCCESSORS = (0.3, 0.15)  # to two others; what is left goes anywhere
-_BRAND_PULL = 20.0  # how much likelier the favourite brand is
+_STAY = 0.5  # probability to stay in the same group
+_SUCCESSORS = (0.3, 0.15)  # of moves to two other groups; the rest goes to any group
+_BRAND_PULL = 20.0  # how many times more probable the favourite brand is
 _POPULARITY_EXPONENT = 0.6  # of Zipf's law within a group
 
 
@@ -59,10 +60,10 @@ def write_synthetic(
     Args:
         folder: Must not exist yet, or be empty. It appears whole or not at all.
         num_items: Size of the catalogue, at least 50: two groups.
-        num_users: How many histories.
-        min_length: Shortest history.
-        max_length: Longest history, at most half the catalogue.
-        seed: Of everything drawn.
+        num_users: The number of histories.
+        min_length: Length of the shortest history.
+        max_length: Length of the longest history, at most half the catalogue.
+        seed: The seed of everything that is drawn.
 
     Returns:
         The folder.
@@ -175,12 +176,12 @@ def _walks(
 
 
 def _draw(cumulative: Float[np.ndarray, " weights"], rng: np.random.Generator) -> int:
-    """An index, drawn in proportion to the weights whose running sum is given."""
+    """An index, drawn in proportion to weights; the argument is their running sum."""
     return int(np.searchsorted(cumulative[:-1], rng.random() * cumulative[-1], side="right"))
 
 
 def _group_moves(num_groups: int, rng: np.random.Generator) -> Float[np.ndarray, "groups groups"]:
-    """Where a user goes from each group: nowhere, to a few others, or now and then anywhere."""
+    """The probabilities of moves from each group: stay, a few others, or rarely any group."""
     moves = np.full((num_groups, num_groups), (1 - _STAY - sum(_SUCCESSORS)) / num_groups)
     moves += _STAY * np.eye(num_groups)
     for group in range(num_groups):

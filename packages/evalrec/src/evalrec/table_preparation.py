@@ -31,20 +31,20 @@ def prepare_table(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Write a native folder of a table.
+    """Write a native folder from a table of orders and a table of items.
 
     Args:
-        plan: How the files are read, of `plan_table`.
+        plan: How the files are read, from `plan_table`.
         out: The folder, which appears whole or not at all.
-        options: What is kept; None leaves out the users with one interaction, and no others.
+        options: Which interactions are kept; None only leaves out users with one interaction.
         overwrite: Whether a folder that `prepare` or this function wrote before is replaced.
-        progress: Called with a stage, how much of it is done, and how much there is.
+        progress: Called with the name of a stage, the work done and the total work.
 
     Raises:
         DataError: If a file cannot be used, or nothing is left; nothing is written then.
         ValueError: If an option has no effect.
         FileExistsError: If the folder exists, as for `prepare`.
-        OSError: If the folder cannot be written, which is said before anything is read.
+        OSError: If the folder cannot be written; this is checked before anything is read.
     """
     options = options or PrepareOptions(k_core=1, min_interactions=2)
     if "rating" in plan.options.columns and options.min_rating is None:
@@ -103,14 +103,14 @@ def prepare_table(
 
 
 def _with_unused(table: Interactions, item_ids: Sequence[str]) -> tuple[Interactions, int]:
-    """The table with the items that it lacks, as its last ones; how many these are."""
+    """The table with all items of the catalogue, new ones last; and how many are new."""
     known = set(table.item_ids)
     unused = [item for item in item_ids if item not in known]
     return replace(table, item_ids=(*table.item_ids, *unused)), len(unused)
 
 
 def _notes(plan: TablePlan, counts: OrderCounts, items: Items | None) -> list[str]:
-    """What was left out or put together, a sentence each."""
+    """What was left out or merged, a sentence each."""
     notes = [f"{_counted(counts.lines, 'line')} of orders"]
     if counts.events:
         frequent = sorted(counts.events.items(), key=lambda event: (-event[1], event[0]))
@@ -148,7 +148,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _zeros_hint(counts: OrderCounts, items: Items | None) -> str:
-    """A sentence where unknown items would be known but for leading zeros."""
+    """A hint if unknown items would be known without their leading zeros."""
     if items is None:
         return ""
     stripped = {item.lstrip("0") for item in items.records}

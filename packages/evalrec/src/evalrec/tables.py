@@ -1,6 +1,6 @@
 """Tables of reports and of comparisons: for a terminal, in Markdown, in LaTeX.
 
-Reports and comparisons know nothing of tables; everything that is shown of them is made here.
+Reports and comparisons know nothing of tables; all of these are made here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def report_table(report: Report) -> Table:
-    """One report for a terminal: every metric, and what else was measured, in both modes."""
+    """One report for a terminal: all metrics and further figures, in both modes."""
     table = Table(title=cell(report.name) or None, caption=_caption(report), caption_justify="left")
     table.add_column("", no_wrap=True)
     for mode in MODES:
@@ -67,14 +67,14 @@ def reports_table(
     """Several reports for a terminal, one row each; the best mean of every column is bold.
 
     Args:
-        reports: By name, in the order of the rows; all of the same queries and cut-offs.
+        reports: By name, in the order of the rows; all with the same queries and cut-offs.
         metrics: The columns of each mode; None takes Recall and NDCG at 10, or at the largest
-            cut-off where 10 is none.
+            cut-off if 10 is not among them.
         title: Printed above the table.
 
     Raises:
-        ValueError: If there is none, they differ in users, items, cold targets or ks, or a metric
-            is none of theirs.
+        ValueError: If there is none, they differ in users, items, cold targets or ks, or lack a
+            metric.
     """
     first = check_side_by_side(reports, metrics or ())
     metrics = headline_metrics(first) if metrics is None else metrics
@@ -125,14 +125,14 @@ def systems_grid(
     p_values: bool = False,
     facts: Mapping[str, Mapping[str, float | str]] | None = None,
 ) -> Grid:
-    """A row a system: its means, the spread of its seeds, and whatever else is known of it.
+    """A row per system: its means, the spread of its seeds, and further facts.
 
     Args:
-        comparison: What is shown.
-        intervals: Whether each mean has its 95 % interval beside it.
+        comparison: The comparison to show.
+        intervals: Whether each mean is followed by its 95 % interval.
         p_values: Whether each mean is followed by a column with the p-value of its difference
             from the baseline: paired bootstrap over users, Holm-corrected over the comparison.
-        facts: Further columns, the last ones: by system, name and value. A system that lacks one
+        facts: Further columns at the end: by system, name and value. A system that lacks a fact
             has an empty cell.
 
     Raises:
@@ -170,7 +170,7 @@ def systems_grid(
 
 
 def gate_text(gate: Gate) -> str:
-    """What a gate says in four lines: the means, the difference, the verdict and the rule."""
+    """A gate in four lines: the means, the difference, the verdict and the rule."""
     worst = "upper" if is_less_better(gate.metric) else "lower"
     share = f", {gate.tolerance} of OLD" if gate.tolerance.endswith("%") else ""
     verdict = "passed" if gate.passed else "failed"
@@ -193,7 +193,7 @@ def gate_text(gate: Gate) -> str:
 
 
 def _grids(comparison: Comparison) -> list[Grid]:
-    """The systems and, where there are any, their differences from the baseline."""
+    """The systems and, if there are any, their differences from the baseline."""
     grids = [systems_grid(comparison)]
     if comparison.differences:
         grids.append(differences_grid(comparison))
@@ -218,7 +218,7 @@ def differences_grid(comparison: Comparison) -> Grid:
 
 
 def _inflation(report: Report, metric: str, mode: str) -> str:
-    """By how much counting hits on codes flatters a mean: "+12.3 %"."""
+    """How much higher a mean is if hits are counted on codes: "+12.3 %"."""
     honest, flattered = report.metrics[mode][metric].mean, report.on_codes[mode][metric]
     if honest == 0:
         return "+0.0 %" if flattered == 0 else "from nothing"
@@ -226,7 +226,7 @@ def _inflation(report: Report, metric: str, mode: str) -> str:
 
 
 def _caption(report: Report) -> str:
-    """What the figures of a report are."""
+    """The caption of a report."""
     counts = report.counts
     text = (
         f"{counts['users']:,} users, ranked over all {counts['items']:,} items; filtered: less the "
@@ -239,7 +239,7 @@ def _caption(report: Report) -> str:
 
 
 def _comparison_caption(comparison: Comparison) -> str:
-    """What the figures of a comparison are."""
+    """The caption of a comparison."""
     text = (
         f"{comparison.counts['users']:,} users, ranked over all {comparison.counts['items']:,} "
         "items. In brackets, 95 % bootstrap intervals over users"
@@ -267,7 +267,7 @@ def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
 
 
 def _figure(value: float) -> str:
-    """Four places, without the zero before the point."""
+    """Four decimals, without the zero before the point."""
     return f"{value:.4f}".removeprefix("0")
 
 

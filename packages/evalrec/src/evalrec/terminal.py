@@ -1,4 +1,4 @@
-"""What reaches a terminal: one way out, through which no text of a file can steer it."""
+"""All output to a terminal: text from files is escaped, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-# Control characters but tabs and line feeds, halves of surrogate pairs, ends of lines that only
-# some know, and what turns the direction of writing round.
+# Control characters except tabs and line feeds, halves of surrogate pairs, rare kinds of line ends,
+# and characters that change the direction of writing.
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    """A text in which what would steer a terminal is written out, as Python would write it."""
+    """A text with characters that would control a terminal escaped, as Python writes them."""
     return _STEERING.sub(lambda sign: ascii(sign[0])[1:-1], text)
 
 
 def cell(text: str) -> str:
-    """A text for a cell or a title of a table of rich: printable, of one line, and no markup."""
+    """A text for a cell or a title of a rich table: printable, in one line, and without markup."""
     return escape(printable(text).replace("\n", "\\n"))
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a text as it is, save what would steer the terminal."""
+    """Print a text, with characters that would control the terminal escaped."""
     typer.echo(printable(text), err=err)
 
 
 def print_table(table: Any, *, width: int = 100) -> None:
-    """Print a table of rich, as wide as the terminal or else `width`."""
+    """Print a rich table, as wide as the terminal or else `width`."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def print_usage_error(error: Any) -> int:
-    """Print what the parser of the command line says of a wrong call; the exit code."""
+    """Print the message of the command line's parser on a wrong call; returns the exit code."""
     error.message = printable(error.message)
     try:
         from typer.rich_utils import rich_format_error

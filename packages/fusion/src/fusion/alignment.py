@@ -1,4 +1,4 @@
-"""PRORec's stage I: text embeddings adapted to the collaborative space, and pulled to it."""
+"""PRORec's stage I: text embeddings are adapted to the collaborative space and aligned with it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from fusion.contrast import Similarity, contrast_terms, info_nce
 class AdaLN(nn.Module):
     """Layer normalisation whose scale and shift are predicted from the input itself.
 
-    ``AdaLN(x) = LayerNorm(x) * (1 + scale(x)) + shift(x)`` with ``scale, shift = Linear(SiLU(x))``,
-    and that linear layer starting at zero, so that training starts from plain normalisation.
+    ``AdaLN(x) = LayerNorm(x) * (1 + scale(x)) + shift(x)`` with ``scale, shift = Linear(SiLU(x))``.
+    The weights of this linear layer start at zero, so training starts from plain normalisation.
 
     PRORec, eq. 2, after DiT's adaLN-Zero. The paper leaves open what the layer is conditioned on
     beyond "according to the input"; here the input is its own condition.
 
     Args:
         dim: Width of the last axis.
+
+    Raises:
+        ValueError: ``dim`` is less than 1.
     """
 
     def __init__(self, dim: int) -> None:
@@ -43,12 +46,15 @@ class AdaLN(nn.Module):
 class ModalityAdaptionLayer(nn.Module):
     """Maps semantic embeddings into the space of collaborative ones: ``AdaLN(W x + b)``.
 
-    PRORec, eq. 2: ``x`` is E_S and the result E_T. Before training each row of the result has
-    mean 0 and norm close to sqrt(dim).
+    PRORec, eq. 2: ``x`` is E_S and the result is E_T. Before training, each row of the result has
+    mean 0 and a norm close to sqrt(dim).
 
     Args:
         in_dim: Width of the semantic embeddings.
         dim: Width of the collaborative embeddings.
+
+    Raises:
+        ValueError: ``in_dim`` or ``dim`` is less than 1.
     """
 
     def __init__(self, in_dim: int, dim: int) -> None:
@@ -76,27 +82,27 @@ def alignment_loss(
 ) -> Float[Tensor, ""]:
     """Cross-modality alignment: each item's collaborative embedding towards its own adapted text.
 
-    PRORec, eq. 3, with E_C as ``collaborative``, E_T as ``adapted`` and tau as ``temperature``; the
+    PRORec, eq. 3, with E_C as ``collaborative``, E_T as ``adapted`` and tau as ``temperature``. The
     other items of the batch are the negatives, in the direction that the paper writes. The paper
-    leaves sim and tau free.
+    does not fix sim and tau.
 
     Differs: the formula as printed leaves the positive out of the denominator and sums over the
-    items inside the logarithm, where the best aligned item takes nearly all of the gradient. The
-    defaults are the InfoNCE that the text names; both readings are options.
+    items inside the logarithm. The best aligned item then takes nearly all of the gradient. The
+    defaults here are the InfoNCE that the paper's text names; the printed formula is an option.
 
     Args:
         collaborative: Embeddings of the batch's items from interactions.
         adapted: Embeddings of the same items from `ModalityAdaptionLayer`.
-        item_rows: Which item each row is. Give it when items may repeat in a batch, so that two
-            rows of one item are not each other's negatives.
+        item_rows: The item of each row. Give it when items may repeat in a batch: two rows of the
+            same item are then not each other's negatives.
         temperature: Divides the similarities.
         similarity: ``cosine`` or raw ``dot`` product.
         include_positive: Keep the positive in the denominator; False is the paper's "j != i".
         sum_inside_log: Sum over the items inside the logarithm, as printed.
 
     Returns:
-        The mean over the items, or, with ``sum_inside_log``, the one logarithm; 0 where no item of
-        the batch has a negative.
+        The mean over the items, in nats; with ``sum_inside_log``, the single logarithm. 0 if no
+        item of the batch has a negative.
 
     Raises:
         ValueError: ``temperature`` is not positive or ``similarity`` is unknown.

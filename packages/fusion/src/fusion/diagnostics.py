@@ -1,4 +1,4 @@
-"""What fused embeddings look like: modality share, alignment, uniformity. No gradients."""
+"""Measures of fused embeddings: modality share, alignment, uniformity. They have no gradients."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ModalityShare:
     Attributes:
         semantic: Share in [0, 1]; 1 means that the final space is the semantic one.
         collaborative: One minus ``semantic``.
-        kl_semantic: KL(S || E), nats an item.
-        kl_collaborative: KL(C || E), nats an item.
+        kl_semantic: KL(S || E), in nats per item.
+        kl_collaborative: KL(C || E), in nats per item.
     """
 
     semantic: float
@@ -48,18 +48,19 @@ def modality_share(
     leaves open which distributions the KL compares, and the three spaces may have different widths.
     Here each item has, in each space, a distribution over the other items: the softmax of its
     cosine similarities to them, divided by ``temperature``. The KL is taken item by item and
-    averaged. So it compares who is whose neighbour, which rotations and scales leave alone.
+    averaged. So it compares the neighbours of each item, which do not change when a space is
+    rotated or scaled.
 
     Args:
-        semantic: Text embeddings, a row an item.
-        collaborative: Embeddings from interactions alone, the same items on the same device.
-        final: The embeddings that are judged, the same items.
-        temperature: Low values look at the nearest neighbours only.
-        max_items: Larger catalogues are sampled down to this many items.
-        seed: Of that sample.
+        semantic: Text embeddings, one row per item.
+        collaborative: Embeddings from interactions alone, of the same items on the same device.
+        final: The embeddings that are measured, of the same items.
+        temperature: With a low value only the nearest neighbours count.
+        max_items: From a larger catalogue a sample of this many items is drawn.
+        seed: Seed of the sample.
 
     Returns:
-        Shares that sum to 1; one half each where both divergences are 0.
+        Shares that sum to 1; one half each if both divergences are 0.
 
     Raises:
         ValueError: Fewer than three items, unequal numbers of rows, a value that is not finite,
@@ -107,10 +108,10 @@ def alignment_distance(x: Float[Tensor, "items dim"], y: Float[Tensor, "items di
 
 @torch.no_grad()
 def uniformity(x: Float[Tensor, "items dim"]) -> float:
-    """Log of the mean Gaussian potential between all pairs of unit vectors, lower is more even.
+    """Log of the mean Gaussian potential between all pairs of unit vectors; lower is more even.
 
-    Wang & Isola (ICML 2020), uniformity with t = 2: 0 where all vectors agree, towards -4 where
-    they spread over a sphere of many dimensions. Every pair of distinct rows counts once.
+    Wang & Isola (ICML 2020), uniformity with t = 2: 0 if all vectors are equal, close to -4 if they
+    spread evenly over a sphere of many dimensions. Every pair of distinct rows counts once.
 
     Args:
         x: The items' embeddings.
@@ -133,7 +134,7 @@ def uniformity(x: Float[Tensor, "items dim"]) -> float:
 def _sampled_spaces(
     semantic: Tensor, collaborative: Tensor, final: Tensor, *, max_items: int, seed: int
 ) -> list[Tensor]:
-    """The unit vectors of the same at most `max_items` items in each of three spaces."""
+    """The unit vectors of at most `max_items` items, the same items in each of three spaces."""
     num_items = len(final)
     if max_items < 3:
         raise ValueError(f"max_items must be at least 3, got {max_items}")
@@ -169,12 +170,12 @@ def _is_self(rows: Tensor, num_rows: int) -> Tensor:
 
 
 def _log_neighbours(unit: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """Log-softmax of the similarities of ``rows`` to all rows but themselves (whose value is 0)."""
+    """Log-softmax of the similarities of ``rows`` to all other rows; 0 for a row and itself."""
     is_self = _is_self(rows, len(unit))
     logits = (unit[rows] @ unit.T / temperature).masked_fill(is_self, -torch.inf)
     return logits.log_softmax(dim=-1).masked_fill(is_self, 0)
 
 
 def _kl_sum(log_p: Tensor, log_q: Tensor) -> float:
-    # Never negative but for rounding, which must not push a share out of [0, 1].
+    # Only rounding makes it negative, and rounding must not push a share out of [0, 1].
     return float((log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0).sum())

@@ -1,9 +1,9 @@
-"""Content encoders, trained with the model that reads them: an item's content to one vector.
+"""Content encoders map an item's content to a vector and are trained together with the recommender.
 
-Training a pretrained network within a recommender is dear in memory. What brings the price down
-here, together or apart: each chunk of items of similar length passes the network alone; a chunk's
-activations are computed again on the way back instead of kept; bf16; and only the last layers are
-trained, or low-rank adapters. Whoever calls an encoder asks for each distinct item once.
+Training a pretrained network inside a recommender needs much memory. Four measures reduce it, and
+each can be used alone: items pass the network in chunks of similar length; a chunk's activations
+are not kept but computed again in the backward pass; the network computes in bf16; and only the
+last layers are trained, or low-rank adapters. Call an encoder once for each distinct item.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
 Trained = Literal["all", "layers", "lora"]
-"""What of a network is trained: all of it, its last layers, or adapters of its attention."""
+"""Which part of a network is trained: all of it, its last layers, or adapters of its attention."""
 
 Precision = Literal["fp32", "bf16"]
-"""What a network computes in."""
+"""The number format in which a network computes."""
 
-_SAMPLE = 256  # items of which the features' mean and scale are taken
+_SAMPLE = 256  # items from which the mean and the scale of the features are computed
 _ADAPTED = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 M = TypeVar("M", bound=nn.Module)
-E = TypeVar("E", bound="ContentEncoder")  # not `Self`, which the checks in tests do not take
+E = TypeVar("E", bound="ContentEncoder")  # not `Self`: the tests' checks do not support it
 
 
 class VectorTable(nn.Module):
-    """One fixed vector an item: what is left of a content encoder once it is trained.
+    """One fixed vector per item; it replaces a content encoder after training.
 
     Args:
-        vectors: Row i for item i; kept in the weights.
+        vectors: Row i is the vector of item i; the rows are saved with the weights.
     """
 
     vectors: Tensor
@@ -51,34 +51,36 @@ class VectorTable(nn.Module):
         return len(self.vectors)
 
     def forward(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
-        """The vectors of the items in `rows`, or of all."""
+        """The vectors of the items in `rows`, or of all items."""
         return self.vectors if rows is None else self.vectors[rows]
 
 
 class ContentEncoder(nn.Module):
-    """Items' content through a pretrained network and a linear layer, both trained.
+    """Encodes items' content by a pretrained network and a linear layer; both are trained.
 
-    A subclass says what the network reads of an item, `inputs`, and how it embeds that, `embed`;
-    its constructor ends with `add_projection`, which needs both.
+    A subclass defines two methods: `inputs` returns what the network reads of an item, and `embed`
+    computes the embeddings from this. The subclass's constructor ends with a call of
+    `add_projection`, which needs both methods.
 
-    Between the network and the linear layer, features are brought to mean 0 and unit variance by
-    figures taken from the catalogue before training, so that training starts as it does from stored
-    embeddings.
+    Between the network and the linear layer, features are scaled to mean 0 and unit variance. The
+    mean and the scale are computed from the catalogue before training, so training starts as it
+    does from stored embeddings.
 
-    Batch normalisation keeps its pretrained statistics, and what is frozen has no dropout: an
-    item's vector does not depend on the items that are encoded beside it.
+    Batch normalisation keeps its pretrained statistics, and frozen modules have no dropout: an
+    item's vector does not depend on the other items of its batch.
 
     Args:
-        network: What `embed` uses.
+        network: The network that `embed` calls.
         layers: Its layers, from input to output.
-        lengths: How much there is to compute for each item, such as its tokens.
-        trained: As `restrict` takes it, and so the next two.
+        lengths: Size of each item's input, such as its number of tokens.
+        trained: See `restrict`, also for the next two arguments.
         trained_layers: How many layers are trained, for "layers".
         lora_rank: Rank of the adapters, for "lora".
-        checkpointing: Whether a chunk's activations are computed again for its gradients instead of
-            kept: memory for one chunk instead of all, at the price of a second forward pass.
-        precision: "fp32", or "bf16" for autocast, which pays only where the hardware has it.
-        batch_items: Items that pass the network together; the chunk.
+        checkpointing: Whether a chunk's activations are computed again in the backward pass instead
+            of kept: memory for one chunk instead of all, at the cost of a second forward pass.
+        precision: "fp32", or "bf16" for autocast, which is faster only on hardware that supports
+            it.
+        batch_items: Number of items that pass the network together, as one chunk.
 
     Raises:
         ValueError: There is no item, a parameter is out of range, or `trained` does not suit the
@@ -121,10 +123,10 @@ class ContentEncoder(nn.Module):
         )
 
     def add_projection(self, dim: int) -> None:
-        """Adds the linear layer and the figures before it: the last step of a constructor.
+        """Adds the linear layer and the scaling before it: the last step of a constructor.
 
-        The figures are those of up to 256 items, evenly spread over the catalogue, which pass the
-        network for it.
+        The mean and the scale are computed from the features of up to 256 items, evenly spread over
+        the catalogue; these items pass the network once.
 
         Args:
             dim: Width of the vectors.
@@ -147,29 +149,29 @@ class ContentEncoder(nn.Module):
         self.train()
 
     def inputs(self, rows: Int[Tensor, " rows"]) -> tuple[Tensor, ...]:
-        """What the network reads of items of similar length, each tensor with a row an item."""
+        """The network's inputs for items of similar length, each tensor with one row per item."""
         raise NotImplementedError
 
     def embed(self, *inputs: Tensor) -> Float[Tensor, "rows feature_dim"]:
-        """The network's embeddings of what `inputs` returns."""
+        """The network's embeddings for the tensors that `inputs` returns."""
         raise NotImplementedError
 
     def features(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows feature_dim"]:
-        """The network's embeddings of the items in `rows`, chunk by chunk."""
+        """The network's embeddings of the items in `rows`, computed chunk by chunk."""
         order = self.lengths[rows].argsort(stable=True)  # [rows], short items first
         chunks = [self._chunk(part) for part in torch.split(rows[order], self.batch_items)]
         by_length = torch.cat(chunks)  # [rows, feature_dim]
-        return torch.zeros_like(by_length).index_copy(0, order, by_length)  # as in `rows` again
+        return torch.zeros_like(by_length).index_copy(0, order, by_length)  # in the order of `rows`
 
     def forward(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
-        """The vectors of the items in `rows`, or of all; see `precomputed` for those of all."""
+        """The vectors of the items in `rows`, or of all items (then see `precomputed` too)."""
         if rows is None:
             rows = torch.arange(self.num_items, device=self.lengths.device)
         vectors: Tensor = self.projection((self.features(rows) - self.mean) / self.scale)
         return vectors
 
     def train(self: E, mode: bool = True) -> E:
-        """Switches to training, but for what is frozen."""
+        """Switches to training mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self.network.modules():
             parameters = list(module.parameters())
@@ -200,14 +202,14 @@ class ContentEncoder(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A frozen matrix, and added to it a trained product of two narrow ones.
+    """A frozen matrix plus the product of two trained narrow matrices.
 
     LoRA: Hu et al., Low-Rank Adaptation of Large Language Models, ICLR 2022, eq. 3, with alpha = r.
-    B starts at zero, so that training starts from the matrix as it was.
+    B starts at zero, so training starts from the unchanged matrix.
 
     Args:
-        out_dim: Rows of the matrix W.
-        in_dim: Its columns.
+        out_dim: Number of rows of the matrix W.
+        in_dim: Number of columns of W.
         rank: Width r between A and B.
 
     Raises:
@@ -235,22 +237,22 @@ def restrict(
     trained_layers: int = 2,
     lora_rank: int = 8,
 ) -> None:
-    """Freezes what of a network is not to be trained; for "lora", puts adapters into it.
+    """Freezes the parts of a network that are not trained; for "lora", adds adapters to it.
 
-    Adapted are the matrices that make queries and values; where one matrix makes the keys too, as
-    in open_clip's models, all of it.
+    Adapters are put on the matrices that make queries and values. If one matrix makes queries, keys
+    and values, as in open_clip's models, the whole matrix is adapted.
 
     Args:
-        network: A pretrained network; it is changed.
+        network: A pretrained network; it is changed in place.
         layers: Its layers, from input to output.
-        trained: "all" of the network; its last "layers" alone, all before them frozen and without
-            activations kept; or adapters, "lora", of the attention of its otherwise frozen layers.
-        trained_layers: How many, for "layers": of a transformer's layers, or a ResNet's 4 stages.
+        trained: "all": the whole network. "layers": only its last layers; the layers before them
+            are frozen and keep no activations. "lora": only adapters of the attention.
+        trained_layers: For "layers", how many of a transformer's layers or a ResNet's 4 stages.
         lora_rank: Rank of the adapters, for "lora".
 
     Raises:
-        ValueError: A parameter is out of range, or the network has fewer layers, or no attention
-            for adapters.
+        ValueError: A parameter is out of range, the network has fewer than `trained_layers` layers,
+            or "lora" finds no attention to adapt.
     """
     if trained not in get_args(Trained):
         raise ValueError(f"trained must be one of {get_args(Trained)}, got {trained!r}")
@@ -270,7 +272,7 @@ def restrict(
     elif trained == "lora":
         _adapt(layers, lora_rank)
     for name, module in network.named_modules():
-        if name.rpartition(".")[2] == "pooler":  # BERT's, of which embeddings make no use
+        if name.rpartition(".")[2] == "pooler":  # BERT's pooler, which embeddings do not use
             module.requires_grad_(False)
 
 
@@ -295,19 +297,20 @@ def _adapt(layers: Sequence[nn.Module], rank: int) -> None:
 
 @torch.no_grad()
 def precomputed(model: M) -> M:
-    """A copy of a model whose content encoders are tables of what they say of each item now.
+    """A copy of a model in which a table of the current vectors replaces each content encoder.
 
-    For all that needs many items' vectors and no gradients: validation, tests, the model that is
-    kept. The encoders run over the catalogue once. A model without encoders is returned as it is.
+    Use it where many items' vectors are needed without gradients: for validation, tests and the
+    saved model. Each encoder encodes the catalogue once. A model without encoders is returned
+    itself, not a copy.
 
     Args:
-        model: Any module; it is left as it is.
+        model: Any module; it is not changed.
 
     Returns:
         The copy, in evaluation mode, with a `VectorTable` in place of each `ContentEncoder`.
     """
-    # What `deepcopy` finds in its memo it takes for a copy that is made already: so the networks,
-    # large as they are, are never copied.
+    # `deepcopy` takes an object from its memo instead of copying it, so the large networks are
+    # never copied.
     memo: dict[int, Any] = {}
     for module in model.modules():
         if isinstance(module, ContentEncoder):

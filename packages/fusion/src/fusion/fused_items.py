@@ -1,9 +1,9 @@
-"""A catalogue's codes and views, and the semantic-fusion module that makes vectors of them.
+"""A catalogue's codes and views, and the semantic-fusion module that turns them into vectors.
 
-The module is dear for each item that passes it, and an item's vector depends on its own codes and
-views alone. So whoever asks here asks for each distinct item of a batch once, and looks the vectors
-up wherever an item stands. What that does to memory is bounded too: items pass in portions, and the
-activations of one portion at a time are held, computed again on the way back.
+The module is expensive for each item, and an item's vector depends only on its own codes and views.
+So pass each distinct item of a batch once, then look up its vector wherever the item occurs. Memory
+is bounded too: items pass in portions, and the activations of only one portion are held at a time;
+the backward pass computes them again.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from fusion.masking import MaskedCodes, mask_codes
 from fusion.semantic_fusion import SemanticFusion, pool_codes
 
 Pooling = Literal["paper", "code"]
-"""Where Pool(Z^c) is added to Pool(H): everywhere, or not in what a backbone reads."""
+"""Where Pool(Z^c) is added to Pool(H): everywhere, or everywhere but in a backbone's input."""
 
 T = TypeVar("T", bound=tuple[Tensor, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guesses:
-    """Items with masked codes, and what the semantic-fusion module makes of them.
+    """The semantic-fusion module's output for items with masked codes.
 
-    `states` and `targets` are those of `masked_code_loss`, and `inputs` are what a history with
-    masked codes is read as, for `masked_sequence_alignment`.
+    `states` and `targets` are arguments of `masked_code_loss`. `inputs` are a backbone's inputs for
+    a history with masked codes, for `masked_sequence_alignment`.
 
     Attributes:
-        inputs: What a backbone reads of each item.
-        states: h-hat of each code that is to be guessed.
+        inputs: A backbone's input for each item.
+        states: h-hat of each code that is to be predicted.
         targets: The row of the true code among all codes.
-        items: Which of the items each code is of.
+        items: The item of each of these codes, as a row of `inputs`.
     """
 
     inputs: Float[Tensor, "items dim"]
@@ -47,26 +47,27 @@ class Guesses:
 
 
 class FusedItems(nn.Module):
-    """One vector an item, of its codes and views, by the semantic-fusion module (CoCoRec, eq. 1-2).
+    """Makes one vector per item from its codes and views (CoCoRec, eq. 1-2).
 
-    Codes and views are fixed, follow the module to its device, and are no part of its weights.
+    Codes and views are fixed. They move with the module to its device, but are not saved with its
+    weights.
 
     Args:
-        codes: One row an item.
+        codes: One row per item.
         codebook_sizes: Number of codes at each position.
-        views: One embedding a view of each item; their width is that of the module.
+        views: One embedding for each view of each item; its width is the width of the module.
         num_layers: Layers of the semantic-fusion module; L in the paper.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
-        dropout: Of the semantic-fusion module.
-        pooling: Whether Pool(Z^c) is added to Pool(H) in all vectors, as in the "paper", or only
-            in those that a backbone's states are compared with, as in the authors' "code".
-        read_views: False lets the codes attend to themselves in place of the views, the paper's
-            ablation without text.
-        mask_ratio: Probability that a code is chosen to be guessed; rho in the paper.
-        checkpoint_items: Most items that activations are held of. More pass in even portions of at
-            most this size, each computed again in the backward pass: the same numbers, dropout
-            included.
+        dropout: Dropout probability of the semantic-fusion module.
+        pooling: "paper": Pool(Z^c) is added to Pool(H) in all vectors. "code", as in the authors'
+            code: only in the vectors that are compared with a backbone's states.
+        read_views: If False, the codes attend to themselves instead of the views; this is the
+            paper's ablation without text.
+        mask_ratio: Probability that a code is chosen to be predicted; rho in the paper.
+        checkpoint_items: Activations are held for at most this many items. More items pass in
+            portions of equal size, at most this one; the backward pass computes each portion again,
+            with the same numbers and the same dropout.
 
     Raises:
         ValueError: Codes do not fit the views or `codebook_sizes`, or a parameter is out of range.
@@ -92,7 +93,7 @@ class FusedItems(nn.Module):
     ) -> None:
         super().__init__()
         if len(codes) != len(views):
-            raise ValueError(f"codes must have a row an item, {len(views)}, got {len(codes)}")
+            raise ValueError(f"codes must have one row per item, {len(views)}, got {len(codes)}")
         sizes = torch.tensor(codebook_sizes, device=codes.device)
         if len(sizes) != codes.shape[1] or (codes < 0).any() or (codes >= sizes).any():
             raise ValueError(f"codes must be within codebook_sizes, {tuple(codebook_sizes)}")
@@ -120,12 +121,12 @@ class FusedItems(nn.Module):
     def forward(
         self, rows: Int[Tensor, " rows"] | None = None
     ) -> tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]]:
-        """What a backbone reads of some items, or of all, and what its states are compared with.
+        """A backbone's inputs for some items, and the vectors that its states are compared with.
 
-        Both are the same tensor where Pool(Z^c) is added everywhere.
+        Both are the same tensor with ``pooling="paper"``.
 
         Args:
-            rows: The items; each passes the semantic-fusion module as often as it is listed.
+            rows: The items, or None for all. An item that is listed twice is computed twice.
         """
         if rows is None:
             rows = torch.arange(len(self.codes), device=self.codes.device)
@@ -143,11 +144,11 @@ class FusedItems(nn.Module):
     def mask(
         self, rows: Int[Tensor, " rows"], *, generator: torch.Generator | None = None
     ) -> MaskedCodes:
-        """Draws which codes of some items are masked, as `mask_codes` does.
+        """Draws at random which codes of some items are masked, as `mask_codes` does.
 
         Args:
             rows: The items.
-            generator: Of the choice, on the device of the codes; None is torch's default one.
+            generator: Random generator on the device of the codes; None is torch's default one.
         """
         return mask_codes(
             self.codes[rows],  # [rows, codes]
@@ -174,8 +175,8 @@ class FusedItems(nn.Module):
         inputs, states = self._in_portions(
             guesses_of, rows, masked.codes, masked.hidden, masked.chosen
         )
-        # Both follow the order in which `states[chosen]` lists codes: item after item, position
-        # after position, over portions too.
+        # `targets` and `items` have the order in which `states[chosen]` lists codes: item after
+        # item, position after position. Portions do not change it.
         return Guesses(
             inputs=inputs,
             states=states,
@@ -195,16 +196,16 @@ class FusedItems(nn.Module):
         return self.fusion(queries, views), queries
 
     def _in_portions(self, function: Callable[..., T], *arguments: Tensor) -> T:
-        """Calls a function on some items at a time; its activations are held of one portion.
+        """Calls a function on portions of items; only one portion's activations are held.
 
         Args:
-            function: Of a portion of each argument; what it returns is joined along the first axis.
-            arguments: Each with a row an item.
+            function: Takes a portion of each argument; its results are joined along the first axis.
+            arguments: Tensors with one row per item.
         """
         count, most = len(arguments[0]), self.checkpoint_items
         if count <= most:
             return function(*arguments)
-        # As few portions as there can be, and even ones: the largest is as small as it can be.
+        # As few portions as possible, of equal size: then the largest is as small as possible.
         size = -(-count // -(-count // most))
         portions = [
             tuple(argument[start : start + size] for argument in arguments)  # [size, ...] each

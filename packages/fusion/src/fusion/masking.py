@@ -14,19 +14,18 @@ from torch.utils.checkpoint import checkpoint
 _SHOWN_AS_MASK, _SHOWN_AS_RANDOM = 0.8, 0.1
 
 LOGITS_AT_A_TIME = 2**24
-"""Logits that `masked_code_loss` holds at once."""
+"""Number of logits that `masked_code_loss` holds at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedCodes:
-    """Codes of which some are to be guessed.
+    """Codes in which some are masked and to be predicted.
 
     Attributes:
-        codes: The codes with random ones in place of some; what stands where `hidden` is True has
-            no meaning.
+        codes: The codes, some replaced by random ones. Ignore the values where `hidden` is True.
         hidden: True where the mask is shown in place of a code.
-        chosen: True where the true code is to be guessed: every hidden place, every random code,
-            and some that are shown as they are.
+        chosen: True where the true code is to be predicted: every hidden place, every random code,
+            and some codes that are unchanged.
     """
 
     codes: Int[Tensor, "items codes"]
@@ -46,23 +45,23 @@ def mask_codes(
     CoCoRec, 2.4, with `ratio` as rho and the shares of BERT.
 
     Differs: a random code comes from the codebook of its own position; the authors' code draws
-    from all positions' codes, most of which could never stand there.
+    from the codes of all positions, most of which are impossible at this one.
 
     Args:
-        codes: One row an item.
+        codes: One row per item.
         codebook_sizes: Number of codes at each position.
         ratio: Probability that a code is chosen.
-        generator: Of the choice, on the device of `codes`; None is torch's default one.
+        generator: Random generator on the device of `codes`; None is torch's default one.
 
     Raises:
-        ValueError: `ratio` is not in (0, 1], or the sizes do not fit the codes; codes beyond their
-            codebook are looked for on a CPU alone, since any other device would be waited for.
+        ValueError: `ratio` is not in (0, 1], or the sizes do not fit the codes. Codes beyond their
+            codebook are detected on a CPU only: on a GPU the check would make the program wait.
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], got {ratio}")
     if len(codebook_sizes) != codes.shape[1]:
         raise ValueError(
-            f"codebook_sizes must be one a position, {codes.shape[1]}, got {len(codebook_sizes)}"
+            f"codebook_sizes must be one per position, {codes.shape[1]}, got {len(codebook_sizes)}"
         )
     sizes = codes.new_tensor(codebook_sizes)  # [codes]
     if codes.device.type == "cpu":
@@ -73,8 +72,8 @@ def mask_codes(
                 f"codes must be from 0 to {codebook_sizes[position] - 1} at position {position}, "
                 f"got {int(codes[wrong[:, position], position][0])}"
             )
-    # Three numbers a code, all [items, codes]: whether it is chosen, what is then shown in its
-    # place, and which random code that would be.
+    # Three random numbers for each code, all [items, codes]: whether the code is chosen, what is
+    # then shown in its place, and which random code that would be.
     chance, fate, draw = torch.rand(3, *codes.shape, generator=generator, device=codes.device)
     chosen = chance < ratio
     hidden = chosen & (fate < _SHOWN_AS_MASK)
@@ -92,22 +91,23 @@ def masked_code_loss(
     temperature: float,
     weights: Float[Tensor, " masked"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Masked code modelling: guess each chosen code among all codes of all positions.
+    """Masked code modelling: predict each chosen code among all codes of all positions.
 
     CoCoRec, eq. 6: cross-entropy of cosine / `temperature`, with h-hat as `states`, z^c as
-    `code_vectors` and C, "the set of all semantic codes", as its rows. The logits of some 4,000
-    codes of 4,000 are held at a time; more are computed again in the backward pass.
+    `code_vectors` and C, "the set of all semantic codes", as its rows. At most 2**24 logits are
+    held at a time, such as 4,096 predictions over 4,096 codes. If there are more, the backward pass
+    computes them again.
 
     Args:
-        states: The semantic-fusion module's output where a code was chosen.
+        states: The semantic-fusion module's output at each chosen code.
         targets: The row of `code_vectors` of each true code; see `SemanticFusion.tokens`.
         code_vectors: The embeddings of all codes, position after position.
         temperature: Divides the cosines.
-        weights: How much each code counts in the mean, such as how often its item occurs in a
-            batch where each item is guessed once; 1 where none are given.
+        weights: Weight of each code in the mean, such as how often its item occurs in a batch that
+            predicts each item once. Without weights every code counts 1.
 
     Returns:
-        The mean over the chosen codes, in nats; 0 where none was chosen.
+        The mean over the chosen codes, in nats; 0 if no code was chosen.
 
     Raises:
         ValueError: `temperature` is not positive.
@@ -126,7 +126,7 @@ def masked_code_loss(
 
 
 def _in_pieces(rows: Tensor, *parts: Tensor) -> Tensor:
-    """The sum of `_weighted_cross_entropy` over pieces of a size that memory holds.
+    """The sum of `_weighted_cross_entropy` over pieces of at most `LOGITS_AT_A_TIME` logits.
 
     Args:
         rows: [tokens, dim], all code embeddings.

@@ -1,4 +1,4 @@
-"""CoCoRec's semantic-fusion module: an item's codes ask its views for what they need."""
+"""CoCoRec's semantic-fusion module: an item's codes attend to its views."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class SemanticFusion(nn.Module):
-    """Self-attention over an item's codes, cross-attention to its views, feed-forward; stacked.
+    """Layers of self-attention over an item's codes, cross-attention to its views, feed-forward.
 
-    CoCoRec, eq. 1-2: Z^c are the code embeddings, one table a position; Z^t are the views; neither
-    has an order, so that there are no position embeddings. Post-LN layers, as in the authors'
-    code.
+    CoCoRec, eq. 1-2: Z^c are the code embeddings, with one table for each position; Z^t are the
+    views. Neither has an order, so there are no position embeddings. Post-LN layers, as in the
+    authors' code.
 
-    Differs: the row shown in place of a masked code is learned; in the authors' code it is the
-    padding's, which stays as it was drawn.
+    Differs: the vector shown in place of a masked code is learned; in the authors' code it is the
+    vector of the padding, which keeps its random initial value.
 
     Args:
         codebook_sizes: Number of codes at each position.
@@ -27,6 +27,10 @@ class SemanticFusion(nn.Module):
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
+
+    Raises:
+        ValueError: `codebook_sizes` is empty or has a size below 1, `dim` is no multiple of
+            `num_heads`, or `num_layers` is less than 1.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class SemanticFusion(nn.Module):
         self.codebook_sizes = tuple(codebook_sizes)
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ValueError(
-                f"codebook_sizes must be one number of codes a position, got {self.codebook_sizes}"
+                f"codebook_sizes must be one number per position, got {self.codebook_sizes}"
             )
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(
@@ -67,8 +71,8 @@ class SemanticFusion(nn.Module):
             )
             for _ in range(num_layers)
         )
-        # The layers' dropouts give way to a faster one; that of the attention weights stays, since
-        # it lies within torch's kernel.
+        # A faster dropout replaces the layers' own. The dropout of the attention weights stays,
+        # since it is inside torch's kernel.
         for layer in self.layers:
             for name, part in list(layer.named_children()):
                 if isinstance(part, nn.Dropout):
@@ -89,7 +93,7 @@ class SemanticFusion(nn.Module):
         codes: Int[Tensor, "items codes"],
         hidden: Bool[Tensor, "items codes"] | None = None,
     ) -> Float[Tensor, "items codes dim"]:
-        """The code embeddings Z^c, with the mask's where `hidden` is True."""
+        """The code embeddings Z^c, with the mask's vector where `hidden` is True."""
         vectors: Tensor = self.code_vectors(self.tokens(codes))  # [items, codes, dim]
         if hidden is not None:
             vectors = torch.where(hidden[..., None], self.mask_vector.to(vectors.dtype), vectors)
@@ -104,12 +108,11 @@ class SemanticFusion(nn.Module):
 
         Args:
             queries: Code embeddings, from `embed`.
-            views: One embedding a view, in the width of the module (the paper reduces text
-                embeddings by PCA). The code embeddings themselves in their place are the paper's
-                ablation without text.
+            views: One embedding per view, as wide as the module (the paper reduces text embeddings
+                by PCA). For the paper's ablation without text, pass the code embeddings here too.
         """
-        # A decoder layer is what eq. 1 and 2 ask for: self-attention over the codes, then
-        # cross-attention with the views as memory, then feed-forward.
+        # Eq. 1 and 2 are a decoder layer: self-attention over the codes, then cross-attention with
+        # the views as memory, then feed-forward.
         states = queries  # [items, codes, dim]
         for layer in self.layers:
             states = layer(states, views)
@@ -123,14 +126,14 @@ class SemanticFusion(nn.Module):
         hidden: Bool[Tensor, "items codes"] | None = None,
         add_codes: bool = True,
     ) -> Float[Tensor, "items dim"]:
-        """One vector an item: e-tilde = Pool(H) + Pool(Z^c), with means as Pool.
+        """One vector per item: e-tilde = Pool(H) + Pool(Z^c), where Pool is the mean.
 
         Args:
-            codes: One row an item.
-            views: One embedding a view.
+            codes: One row per item.
+            views: One embedding per view.
             hidden: True where the mask is shown in place of a code.
-            add_codes: Whether Pool(Z^c) is added. The paper adds it everywhere; its code for
-                targets only, and not for the items of the history.
+            add_codes: Whether Pool(Z^c) is added. The paper adds it everywhere; the authors' code
+                adds it for targets only, not for the items of the history.
         """
         queries = self.embed(codes, hidden)  # [items, codes, dim]
         return pool_codes(self(queries, views), queries if add_codes else None)
@@ -146,19 +149,20 @@ def pool_codes(
 
 
 class _Dropout(nn.Dropout):
-    """Dropout that draws one byte a value on a CPU.
+    """Dropout that draws one random byte per value on a CPU.
 
-    Torch's own draws a number a value there, which is a sixth of the module's time in training. The
-    probability is rounded to whole 256ths, and the scale is that of the rounded one.
+    Torch's own dropout draws a whole number per value there, which takes a sixth of the module's
+    training time. The probability is rounded to a multiple of 1/256, and values are scaled by the
+    rounded probability.
     """
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Zeroes values at random in training and scales up the rest."""
         if not self.training or not self.p or input.device.type != "cpu":
             return super().forward(input)
-        # Of the 256 bytes, those below `dropped` stand for a zero.
+        # A byte below `dropped` means that the value becomes zero.
         dropped = min(max(round(256 * self.p), 1), 255)
-        # Eight bytes a draw; `None` is 2**63, one past the largest int64.
+        # Each draw gives eight bytes; `None` is 2**63, one past the largest int64.
         words = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         kept = words.view(torch.uint8)[: input.numel()] >= dropped
         return input * kept.view(input.shape).to(input.dtype).mul_(256 / (256 - dropped))

@@ -1,4 +1,4 @@
-"""TSSR's second half: streams that attend to one another, and the gate that joins them."""
+"""TSSR's second half: streams that attend to one another, and a gate that joins them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 
 class CrossModalLayer(nn.Module):
-    """One stream asks another: cross-attention, then feed-forward, each with a residual path.
+    """One stream attends to another: cross-attention, then feed-forward, each with a residual path.
 
-    TSSR, 3.4. Post-LN, and each sub-layer's output is scaled by a number that is learned. It starts
-    at 1e-8 as in the authors' code, so that training starts from the streams as they come.
+    TSSR, 3.4. Post-LN. A learned number scales each sub-layer's output. It starts at 1e-8, as in
+    the authors' code, so the sub-layers add almost nothing at first.
 
     Args:
         dim: Width of the streams.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
-        residual_start: What each sub-layer's output is scaled by at first; 1 is plain post-LN.
+        residual_start: Initial scale of each sub-layer's output; 1 is plain post-LN.
 
     Raises:
         ValueError: `dim` is no multiple of `num_heads`, or `residual_start` is not finite.
@@ -62,10 +62,10 @@ class CrossModalLayer(nn.Module):
         x: Float[Tensor, "batch length dim"],
         other: Float[Tensor, "batch length dim"],
     ) -> Float[Tensor, "batch length dim"]:
-        """The states of `x`, each having seen `other` up to its own step."""
+        """The states of `x`, each of which attends to `other` up to its own step."""
         length = x.shape[1]
         later = x.new_ones(length, length, dtype=torch.bool).triu(1)  # True: must not look
-        # `seen` is [batch, length, dim], as is all that follows.
+        # `seen` and all that follows are [batch, length, dim].
         seen, _ = self.attention(x, other, other, attn_mask=later, need_weights=False)
         x = self.norms[0](x + self.scales[0] * self.dropout(seen))
         out: Tensor = self.norms[1](x + self.scales[1] * self.dropout(self.feedforward(x)))
@@ -73,22 +73,25 @@ class CrossModalLayer(nn.Module):
 
 
 class CrossModalEncoder(nn.Module):
-    """Layers in which every stream attends to another one, side by side (TSSR, 3.4).
+    """Layers in which every stream attends to another one (TSSR, 3.4).
 
-    With two streams each asks the other, as in the paper. With more, stream i asks the ones around
-    it in turn: in layer l the stream l + 1 places further on, itself left out, so that
-    `num_streams - 1` layers let each ask every other.
+    With two streams, each attends to the other, as in the paper. With more, stream i attends in
+    layer 0 to stream i + 1, in layer 1 to stream i + 2, and so on, never to itself. After the last
+    stream comes the first. So in `num_streams - 1` layers each stream attends to every other.
 
-    Padding stands at the end of a sequence, where the causal mask hides it.
+    Padding is at the end of a sequence, where the causal mask hides it.
 
     Args:
-        num_streams: Item ids and one stream a content modality.
+        num_streams: The stream of item ids and one stream for each content modality.
         dim: Width of the streams.
-        num_layers: Layers a direction: L_multi; 1 in the paper, 4 in the authors' code.
+        num_layers: Layers in each direction: L_multi; 1 in the paper, 4 in the authors' code.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
-        residual_start: What each sub-layer's output is scaled by at first.
+        residual_start: Initial scale of each sub-layer's output.
+
+    Raises:
+        ValueError: A number is out of range, or `dim` is no multiple of `num_heads`.
     """
 
     def __init__(
@@ -124,14 +127,14 @@ class CrossModalEncoder(nn.Module):
         """The streams after each has attended to the others.
 
         Raises:
-            ValueError: There are not `num_streams` of them.
+            ValueError: The number of streams is not `num_streams`.
         """
         if len(streams) != self.num_streams:
             raise ValueError(f"streams must be {self.num_streams}, got {len(streams)}")
         current = list(streams)
         for depth, layer in enumerate(self.layers):
             assert isinstance(layer, nn.ModuleList)
-            step = depth % (self.num_streams - 1) + 1  # how far on the stream that is asked stands
+            step = depth % (self.num_streams - 1) + 1  # from a stream to the one it attends to
             current = [
                 cross(current[i], current[(i + step) % self.num_streams])
                 for i, cross in enumerate(layer)
@@ -140,15 +143,18 @@ class CrossModalEncoder(nn.Module):
 
 
 class Gate(nn.Module):
-    """Joins streams by weights that are read off them, dimension by dimension.
+    """Joins streams by weights that are computed from them, one for each dimension.
 
     TSSR, eq. 3: with two streams, `S * first + (1 - S) * second` where S = sigmoid(W [first,
-    second] + b). With more, the weights are a softmax over the streams of which the sigmoid is the
-    case of two: the last stream's logit is 0.
+    second] + b). With more, the weights are a softmax over the streams in which the last stream's
+    logit is 0; for two streams this is the sigmoid.
 
     Args:
-        num_streams: How many are joined.
-        dim: Width of each.
+        num_streams: Number of streams that are joined.
+        dim: Width of each stream.
+
+    Raises:
+        ValueError: `num_streams` is less than 2.
     """
 
     def __init__(self, num_streams: int = 2, dim: int = 128) -> None:
@@ -162,11 +168,15 @@ class Gate(nn.Module):
     def weights(
         self, streams: Sequence[Float[Tensor, "*batch dim"]]
     ) -> Float[Tensor, "*batch streams dim"]:
-        """Each stream's weight in each dimension; they add up to 1."""
+        """Each stream's weight in each dimension; over the streams they sum to 1.
+
+        Raises:
+            ValueError: The number of streams is not `num_streams`.
+        """
         if len(streams) != self.num_streams:
             raise ValueError(f"streams must be {self.num_streams}, got {len(streams)}")
         logits: Tensor = self.projection(torch.cat(list(streams), dim=-1))
-        logits = logits.view(*streams[0].shape[:-1], self.num_streams - 1, -1)  # but the last's
+        logits = logits.view(*streams[0].shape[:-1], self.num_streams - 1, -1)  # all but the last's
         # The softmax of (z, 0) is (sigmoid(z), 1 - sigmoid(z)): eq. 3 for two streams.
         return torch.cat([logits, torch.zeros_like(logits[..., :1, :])], dim=-2).softmax(dim=-2)
 

@@ -1,4 +1,4 @@
-"""Generative recommendation: sequence models, semantic-ID generation, the one training loop."""
+"""Generative recommendation: sequence models, generation of semantic IDs, a training loop."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ __all__ = [
     "with_catalogue",
 ]
 
-# Modules are loaded on first use of a name of theirs: most import torch, which takes seconds.
+# A module is loaded when one of its names is first used: most import torch, which takes seconds.
 _MODULES = {
     "answers": ("Answers",),
     "artifact": ("load_weights", "save_weights"),

@@ -1,7 +1,7 @@
-"""The way from requests to answers, the same for all recommenders.
+"""From requests to answers, in the same way for all recommenders.
 
-Whatever the model, ids become rows, histories are cut and padded, requests with allow-lists of
-their own go together, and a history without any known item gets the popular ones, if there are any.
+For any model, ids become rows, and histories are cut and padded. Requests with their own allow-list
+form one batch. A history without any known item gets popular items, if there are any.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ from genrec.requests import Answer, Recommendation, Request, RowRequest
 
 
 class Answers(ABC):
-    """What all recommenders have in common: a catalogue of ids, and answers to requests.
+    """The base class of all recommenders: a catalogue of ids, and answers to requests.
 
-    What is a recommender's own is `rank`.
+    A subclass defines `rank`.
 
     Args:
-        item_ids: Id of each item row, no two alike.
-        num_items: Items that the model knows.
-        history_length: Most items of a history that the model reads.
-        device: Where the model is.
-        popularity: How often each item was had. With it, a history without any known item is
-            answered with the items had most, none that was never had; without it, or where none of
-            the items that may be returned was ever had, by the model, from nothing.
+        item_ids: Id of each item row, all different.
+        num_items: Number of items that the model knows.
+        history_length: How many of the newest items of a history the model reads.
+        device: Device of the model.
+        popularity: Number of interactions of each item. With it, a history without any known item
+            gets the most popular items, each with at least one interaction. Without it, or if no
+            such item may be returned, the model recommends from an empty history.
 
     Attributes:
-        most_popular: Rows of the items that were ever had, those had most first; none where
-            nobody said how often they were had.
-        num_beams: Prefixes that the search keeps; None where no beams are searched.
+        most_popular: Rows of the items with at least one interaction, most popular first; empty if
+            `popularity` is None.
+        num_beams: Prefixes that the search keeps; None if there is no beam search.
+
+    Raises:
+        TypeError: An id is no string.
+        ValueError: The ids or the popularity do not fit the model.
     """
 
     num_beams: int | None = None
@@ -78,10 +82,10 @@ class Answers(ABC):
 
         Args:
             history: Item rows, oldest first, padded with the number of items.
-            exclude: Each history's items to leave out, padded likewise; None for none.
-            allowed: Each history's items that alone may be returned, padded likewise, or one mark
-                an item that holds for all; None for all items.
-            top_k: How many.
+            exclude: For each history the items to leave out, padded in the same way, or None.
+            allowed: For each history the only items that may be returned, padded in the same way;
+                or one truth value per item for all histories; None allows all items.
+            top_k: How many items.
         """
 
     def with_beams(self, num_beams: int) -> Answers:
@@ -91,10 +95,10 @@ class Answers(ABC):
             num_beams: Prefixes that the search keeps.
 
         Raises:
-            ValueError: It is below 1, or no beams are searched.
+            ValueError: `num_beams` is below 1, or this recommender has no beam search.
         """
         if self.num_beams is None:
-            raise ValueError("num_beams must be left out: this ranking searches no beams")
+            raise ValueError("num_beams must be left out: this ranking has no beam search")
         if num_beams < 1:
             raise ValueError(f"num_beams must be at least 1, got {num_beams}")
         changed = copy.copy(self)
@@ -112,22 +116,21 @@ class Answers(ABC):
         unknown: Literal["skip", "error"] = "skip",
         batch_size: int = 64,
     ) -> list[Answer]:
-        """Answers several histories.
+        """Recommends items for several histories.
 
         Args:
-            histories: Item ids, oldest first; or requests, with lists of their own.
-            top_k: Items an answer.
+            histories: Item ids, oldest first; or requests, which have their own lists.
+            top_k: Items per answer.
             exclude_seen: Whether items of the history are left out of its answer.
-            allow: Ids of the items that alone may be returned to anybody, as those in stock; None
-                for all. Ids that the model does not know, here and in `deny`, change nothing.
-            deny: Ids of items that must not be returned to anybody.
-            unknown: Whether ids of a history that the model does not know are skipped and counted,
-                or refused.
-            batch_size: Histories ranked together.
+            allow: Only items with these ids may be returned, such as those in stock; None allows
+                all. Unknown ids in `allow` and `deny` are ignored.
+            deny: Items with these ids must not be returned.
+            unknown: "skip" skips and counts unknown ids of a history; "error" raises an error.
+            batch_size: Number of histories that are ranked together.
 
         Returns:
-            One answer a history, in order; shorter than `top_k` only where fewer items may be
-            returned, or, for a history without any known item, fewer of them were ever had.
+            One answer per history, in order. It has fewer than `top_k` items only if fewer may be
+            returned or, for a history without any known item, fewer have any interaction.
 
         Raises:
             ValueError: An id is unknown and `unknown` is "error", or a number is out of range.
@@ -156,7 +159,12 @@ class Answers(ABC):
         unknown: Literal["skip", "error"] = "skip",
         batch_size: int = 64,
     ) -> Iterator[Answer]:
-        """Answers histories as they come, a batch at a time; arguments as for `recommend`."""
+        """Recommends batch by batch, while histories arrive; arguments as in `recommend`.
+
+        Raises:
+            ValueError: A number or `unknown` is out of range, or an unknown id is an error.
+            TypeError: A list of ids is a string.
+        """
         if unknown not in ("skip", "error"):
             raise ValueError(f'unknown must be "skip" or "error", got {unknown!r}')
         if top_k < 1:
@@ -169,17 +177,17 @@ class Answers(ABC):
     def permitted(
         self, count: int, exclude: Tensor | None, allowed: Tensor | None
     ) -> Bool[Tensor, "count items"] | None:
-        """What may be returned to each of a batch, one mark an item; None where all may.
+        """Marks which items may be returned for each request of a batch; None if all may.
 
         Args:
-            count: Requests of the batch.
-            exclude: Their items to leave out, padded with the number of items; None for none.
-            allowed: One mark an item that holds for all of them, or their items that alone may be
-                returned, padded likewise; None for all.
+            count: Number of requests in the batch.
+            exclude: For each request the items to leave out, padded with the number of items.
+            allowed: One truth value per item for all requests; or for each request the only items
+                that may be returned, padded in the same way; None allows all.
         """
         if exclude is None and allowed is None:
             return None
-        # A column too many, cut off in the end, takes what is written at the padding.
+        # An extra column takes the writes at the padding; it is cut off at the end.
         marks = torch.ones(count, len(self.item_ids) + 1, dtype=torch.bool, device=self.device)
         if allowed is not None and allowed.ndim == 1:
             marks[:, :-1] = allowed
@@ -192,7 +200,7 @@ class Answers(ABC):
     def _marks(
         self, allow: Collection[str] | None, deny: Collection[str]
     ) -> Bool[Tensor, " items"] | None:
-        """Returns one mark an item, True where anybody may be given it; None where all may."""
+        """Returns one truth value per item, True if it may be returned; None if all may."""
         if allow is None and not deny:
             return None
         marks = torch.full((len(self.item_ids),), allow is None)
@@ -214,7 +222,7 @@ class Answers(ABC):
                 self._row_request(request, first + number, unknown)
                 for number, request in enumerate(batch)
             ]
-            # Popular items answer what has no history; what is left goes to the model together.
+            # Requests without known items get popular items; the model ranks for all others.
             popular = [[] if request.history else search.popular(request) for request in requests]
             ranked = search(
                 [request for request, items in zip(requests, popular, strict=True) if not items]
@@ -228,7 +236,7 @@ class Answers(ABC):
     def _row_request(
         self, request: Sequence[str] | Request, number: int, unknown: str
     ) -> RowRequest:
-        """Returns a request in rows; `number` names it where it is refused."""
+        """Returns a request in item rows; `number` is for the error message."""
         if not isinstance(request, Request):
             request = Request(history=request)
         history = self._known(request.history)
@@ -241,7 +249,11 @@ class Answers(ABC):
         return RowRequest(history, allow, deny, len(request.history) - len(history))
 
     def _known(self, ids: Collection[str]) -> list[int]:
-        """Returns the rows of the ids that are known; a string is no list of letters."""
+        """Returns the rows of the known ids.
+
+        Raises:
+            TypeError: `ids` is a string, which is not a list of ids.
+        """
         if isinstance(ids, str):
             raise TypeError(
                 f"histories, allow and deny must be lists of ids, got the string {ids!r}"
@@ -251,7 +263,7 @@ class Answers(ABC):
 
 @dataclass(frozen=True)
 class _Search:
-    """How all histories of a call are searched."""
+    """The settings of a call, which are the same for all its histories."""
 
     catalogue: Answers
     top_k: int
@@ -259,7 +271,7 @@ class _Search:
     marks: Bool[Tensor, " items"] | None
 
     def __call__(self, requests: list[RowRequest]) -> Iterator[list[Recommendation]]:
-        """Returns the items for each request; those with allow-lists of their own go together."""
+        """Returns the items for each request; requests with an allow-list are one batch."""
         answers: list[list[Recommendation]] = [[]] * len(requests)
         for with_lists in (False, True):
             numbers = [i for i, r in enumerate(requests) if (r.allow is not None) == with_lists]
@@ -270,7 +282,7 @@ class _Search:
         return iter(answers)
 
     def popular(self, request: RowRequest) -> list[Recommendation]:
-        """Returns the items had most, of those that may be returned and were ever had."""
+        """Returns the most popular items that may be returned, each with an interaction."""
         popularity, ids = self.catalogue.popularity, self.catalogue.item_ids
         if popularity is None:
             return []
@@ -290,7 +302,7 @@ class _Search:
         ]
 
     def _rank(self, requests: list[RowRequest], with_lists: bool) -> Iterator[list[Recommendation]]:
-        """Returns what the model ranks first for each request; all or none have allow-lists."""
+        """Returns the model's best items for each request; all or none have allow-lists."""
         newest = [request.history[-self.catalogue.history_length :] for request in requests]
         exclude = [request.deny + request.history * self.exclude_seen for request in requests]
         allow: Tensor | None = self.marks
@@ -312,7 +324,7 @@ class _Search:
             yield [Recommendation(ids[row], score) for row, score in pairs if row >= 0]
 
     def _padded(self, lists: list[list[int]]) -> Int[Tensor, "batch length"]:
-        """Returns a table of at least one column, since models read one or more."""
+        """Returns the lists as a padded table; it has at least one column, as models require."""
         num_items, length = len(self.catalogue.item_ids), max(1, *map(len, lists))
         rows = [rows + [num_items] * (length - len(rows)) for rows in lists]
         return torch.tensor(rows, dtype=torch.long, device=self.catalogue.device)

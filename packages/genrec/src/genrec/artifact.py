@@ -1,16 +1,17 @@
-"""Weights on disk, and the model folder: safetensors, JSON, and nothing that runs code.
+"""Weights on disk, and the model folder: safetensors and JSON; loading runs no code from it.
 
-A model folder holds
+A model folder contains
 
 - `config.json`: the format, the model's class and its settings, a SHA-256 of each other file, and
-  a SHA-256 of all that (format 1 lacked the last, formats 1 and 2 had no class: they are those of
-  `Seq2Seq`; formats 1 to 3 knew no item graph)
+  a SHA-256 of all of this (format 1 lacks the last; formats 1 and 2 have no class and are always a
+  `Seq2Seq`; formats 1 to 3 have no item graph)
 - `weights.safetensors`: parameters and buffers
-- `catalogue.safetensors`: what is known of the items, row by row: codes or content, and how often
-  each was had, where known
+- `catalogue.safetensors`: data of the items, row by row: codes or content, and the number of
+  interactions, if known
 - `item_ids.json`: the items' ids, row by row
 
-What of this is a model's own is in `genrec.saved_seq2seq` and `genrec.saved_backbone`.
+The parts that depend on the kind of model are in `genrec.saved_seq2seq` and
+`genrec.saved_backbone`.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def save_weights(path: str | Path, module: nn.Module) -> None:
     """Writes a module's parameters and buffers to a safetensors file.
 
-    It is written beside first, brought to the disk, then renamed, so that it is whole or absent.
-    A link stays, and what it leads to is replaced.
+    The file appears in one step, complete or not at all. If the path is a link, its target is
+    replaced.
 
     Raises:
-        FileExistsError: The path is that of a folder, a device or the like, which is not replaced.
-        OSError: The system refuses, as a full disk does.
+        FileExistsError: The path exists and is no regular file; it is not replaced.
+        OSError: The system reports an error, such as a full disk.
     """
     real = Path(os.path.realpath(path))
     if real.exists() and not real.is_file():
@@ -75,7 +76,7 @@ def save_weights(path: str | Path, module: nn.Module) -> None:
 
 
 def load_weights(path: str | Path, module: nn.Module) -> None:
-    """Gives a module the weights that `save_weights` wrote.
+    """Loads weights of `save_weights` into a module.
 
     Raises:
         ArtifactError: The file is missing or damaged, or holds the weights of another module.
@@ -86,13 +87,13 @@ def load_weights(path: str | Path, module: nn.Module) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """What a model folder holds, read and checked but not yet made into a model.
+    """The contents of a model folder, read and checked, before the model is made.
 
     Attributes:
         path: The folder.
-        config: What `config.json` says, without its digest.
+        config: The contents of `config.json`, without its digest.
         weights: Parameters and buffers by name.
-        catalogue: What is known of the items, by name.
+        catalogue: Data of the items, by name.
         item_ids: Id of each item row.
     """
 
@@ -103,39 +104,38 @@ class ModelFolder:
     item_ids: list[str]
 
     def fitting_together(self) -> AbstractContextManager[None]:
-        """Tells whatever goes wrong while the model is made as files that do not fit together.
+        """Turns errors in making the model into one: that the files do not fit together.
 
         Raises:
-            ArtifactError: Something went wrong within the block.
+            ArtifactError: There was an error within the block.
         """
         return refusing(f"{self.path} holds files that do not fit together")
 
     def check_count(self, **counts: int) -> None:
-        """Refuses more layers, or other parts, than the weights can hold: each has a tensor.
+        """Checks counts of layers or other parts: each part has at least one of the tensors.
 
         Raises:
-            ValueError: There are more.
+            ValueError: There are more parts than tensors.
         """
         for name, count in counts.items():
             if count > len(self.weights):
                 raise ValueError(
-                    f"{name} must be at most {len(self.weights)}, as many as {WEIGHTS_FILE} has "
-                    f"tensors, got {count}"
+                    f"{name} must be at most {len(self.weights)}, the number of tensors in "
+                    f"{WEIGHTS_FILE}, got {count}"
                 )
 
     def restored(self, make: Callable[[], ModuleT]) -> ModuleT:
-        """Returns what `make` makes, with the weights of this folder, in eval mode.
+        """Returns the module of `make` with the weights of this folder, in eval mode.
 
-        It is made without memory first (on torch's meta device), so that sizes that the weights do
-        not have are refused before anything is allocated. Numbers of parts are to be checked
-        before that.
+        It is first made without memory (on torch's meta device), so wrong sizes are an error before
+        anything is allocated. Check the numbers of parts before, by `check_count`.
 
         Raises:
-            RuntimeError: The weights are those of another model.
+            RuntimeError: The weights are of another model.
         """
         with torch.device("meta"):
             make().load_state_dict(self.weights, assign=True)
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten below
+        with torch.random.fork_rng(devices=[]):  # the random weights are overwritten below
             model = make()
         model.load_state_dict(self.weights)
         return model.eval()
@@ -150,34 +150,34 @@ def write_folder(
     item_ids: Sequence[str],
     info: Mapping[str, Any],
 ) -> None:
-    """Writes a model folder: beside first, then in one step in its place, whole or not at all.
+    """Writes a model folder; it appears in one step, complete or not at all.
 
     Args:
-        folder: Where it goes; a model folder that is there is replaced, and of two that are
-            written at once the later one stays.
-        module: Whose weights are written; its class is named.
-        settings: What `config.json` is to hold beside format, class, `info` and digests.
-        catalogue: What is known of the items, row by row.
+        folder: The folder; an existing model folder is replaced. If two programs write it at once,
+            the later one wins.
+        module: The module; its weights and the name of its class are written.
+        settings: Further entries of `config.json`, beside format, class, `info` and digests.
+        catalogue: Data of the items, row by row.
         item_ids: Id of each item row.
-        info: Whatever else JSON can hold.
+        info: Other values that JSON can hold.
 
     Raises:
-        FileExistsError: The folder holds something else than a model.
-        TypeError: `info` is not what JSON can hold.
+        FileExistsError: The folder exists and is no model folder.
+        TypeError: JSON cannot hold `info`.
         ValueError: A weight is not finite.
-        OSError: The system refuses, as a full disk does.
+        OSError: The system reports an error, such as a full disk.
     """
     weights = module.state_dict()
     name = _not_finite(weights)
     if name is not None:
-        raise ValueError(f"model must have finite weights, got others in {name}")
+        raise ValueError(f"model must have finite weights, got NaN or infinity in {name}")
     config = {
         "format": FORMAT,
         "class": type(module).__name__,
         **settings,
         "info": _as_json(info),
     }
-    real = Path(os.path.realpath(folder))  # a link stays, and what it leads to is replaced
+    real = Path(os.path.realpath(folder))  # the target of a link is replaced, not the link
     with naming(folder):
         real.parent.mkdir(parents=True, exist_ok=True)
         recover(real)
@@ -195,7 +195,7 @@ def write_folder(
 
 
 def read_folder(folder: str | Path) -> ModelFolder:
-    """Reads what `write_folder` wrote, after checking every file against its digest.
+    """Reads a folder of `write_folder`, after checking every file against its digest.
 
     Raises:
         ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete.
@@ -203,7 +203,7 @@ def read_folder(folder: str | Path) -> ModelFolder:
     folder = Path(folder)
     recover(Path(os.path.realpath(folder)))
     config = _read_config(folder)
-    config.setdefault("class", "Seq2Seq")  # formats 1 and 2 knew no other
+    config.setdefault("class", "Seq2Seq")  # the only class of formats 1 and 2
     with reading_config(folder):
         expected = {name: config["files"][name] for name in FILES}
         config["info"] = dict(config["info"])
@@ -233,10 +233,10 @@ def read_folder(folder: str | Path) -> ModelFolder:
 
 
 def reading_config(folder: Path) -> AbstractContextManager[None]:
-    """Tells whatever goes wrong while entries of `config.json` are read as damage of that file.
+    """Turns errors in reading entries of `config.json` into one: that this file is damaged.
 
     Raises:
-        ArtifactError: Something went wrong within the block.
+        ArtifactError: There was an error within the block.
     """
     return refusing(f"{folder / CONFIG_FILE} is damaged")
 
@@ -247,7 +247,7 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _holds_model(folder: Path) -> bool:
-    """Returns whether a folder is one of ours; a `config.json` alone is many a library's."""
+    """Returns whether a folder is a model folder; other libraries write a `config.json` too."""
     try:
         config = read_json(folder / CONFIG_FILE)
     except (OSError, ArtifactError):
@@ -256,7 +256,7 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _as_json(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what JSON makes of it, as which the digest is taken: keys become strings."""
+    """Returns `info` as JSON stores it, for the digest: keys become strings."""
     try:
         return dict(json.loads(json.dumps(dict(info))))
     except (TypeError, ValueError, RecursionError) as error:
@@ -280,7 +280,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "genrec reads: install a newer genrec"
         )
     assert isinstance(config, dict)
-    # Format 1 had no digest: where there is one, the format is what is damaged.
+    # Format 1 had no digest: if there is one, the entry of the format is damaged.
     if (version > 1 or "digest" in config) and config.pop("digest", None) != json_digest(config):
         raise ArtifactError(f"{path} is damaged: its digest disagrees with the rest of it")
     return config

@@ -1,4 +1,4 @@
-"""The class of a sequence model of another package, by its name."""
+"""Finds the class of a sequence model of another package by its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from genrec.errors import ArtifactError
 from genrec.plugins import imported
 
 _NEEDED: dict[type[Backbone], str] = {Backbone: "score", StateBackbone: "forward"}
-"""The method that a class must bring itself, by the class that it is below."""
+"""The method that a subclass must define, by its base class."""
 
 BackboneT = TypeVar("BackboneT", bound=Backbone)
 
@@ -18,14 +18,13 @@ BackboneT = TypeVar("BackboneT", bound=Backbone)
 def plugin_backbone(
     name: str, trust: Collection[str], *, kind: type[BackboneT], where: str = ""
 ) -> type[BackboneT]:
-    """Returns the class that a name stands for.
+    """Returns the class of a name.
 
     Args:
         name: As "package.module:Name".
         trust: The packages whose code may run.
-        kind: What it must be a class of: a `Backbone`, or a `StateBackbone` where it is trained by
-            the states that it gives.
-        where: The folder that holds the name; empty where the user wrote it.
+        kind: Its base class: `Backbone`, or `StateBackbone` if its training needs states.
+        where: The folder that contains the name; empty if the user wrote it.
 
     Raises:
         ArtifactError: The package is not trusted, or has no such sequence model.

@@ -1,9 +1,9 @@
-"""The decoder one position at a time, for beams that lie side by side.
+"""The decoder for one position at a time, for all beams of a batch together.
 
-The same layers as in training, arranged for decoding: weights that meet the same input are joined,
-what a layer adds is added in place by the matrix product itself, the encoder's keys and values are
-projected once a batch and shared by all beams of a user, and each position's keys and values, of
-all layers, are written into one tensor that is allocated before.
+The layers are those of training, prepared for decoding: weights with the same input are joined; a
+matrix product adds a layer's output in place; the encoder's keys and values are projected once per
+batch and shared by all beams of a user; and each position's keys and values, of all layers, are
+written into one tensor that is allocated before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genrec.layers import DecoderLayer, KeysValues, MultiHeadAttention
 
 
 class Attending(NamedTuple):
-    """The weights of one attention, transposed; those of queries hold the scale."""
+    """The weights of one attention, transposed; the queries' weights include the scale."""
 
     query: Float[Tensor, "dim dim"]
     query_bias: Float[Tensor, " dim"]
@@ -39,7 +39,7 @@ class CachedLayer(NamedTuple):
 
 
 def cached_layers(layers: Sequence[DecoderLayer]) -> list[CachedLayer]:
-    """Arranges the weights of layers; what is returned holds while they do not change."""
+    """Prepares the weights of layers for decoding; the result is valid until they change."""
     return [
         CachedLayer(layer, _attending(layer.attention), _attending(layer.cross_attention))
         for layer in layers
@@ -47,13 +47,13 @@ def cached_layers(layers: Sequence[DecoderLayer]) -> list[CachedLayer]:
 
 
 class CachedDecoder:
-    """A decoder before one batch of encoded histories.
+    """A decoder for one batch of encoded histories.
 
     Args:
         layers: The decoder's layers, from `cached_layers`.
         norm: The norm after the last layer.
-        memories: The encoder's keys and values, a layer.
-        padding: True where the encoder's positions are padding; None where none is.
+        memories: The encoder's keys and values for each layer.
+        padding: True where the encoder's positions are padding; None if there is no padding.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class CachedDecoder:
         self.memories = memories
         self.mask: Tensor | None = None
         if padding is not None:
-            # A softmax over no key at all is NaN: users without any history see their padding here,
-            # whose values are zeros.
+            # A softmax over no keys is NaN: so users without any history attend to their padding,
+            # whose values are set to zero.
             blind = padding.all(dim=1)[:, None]  # [users, 1]
             hidden = padding & ~blind  # [users, positions]
             mask = torch.zeros_like(hidden, dtype=memories[0][0].dtype)
@@ -85,9 +85,9 @@ class CachedDecoder:
         """Decodes one position of each beam.
 
         Args:
-            x: The position's input vectors; overwritten.
-            past: Keys and values of each earlier position as this method returned them, entry i
-                those of beam i; or a single entry that all beams of a user share.
+            x: The position's input vectors; they are overwritten.
+            past: Keys and values of each earlier position, as returned by this method, one entry
+                per beam; or a single entry that all beams of a user share.
 
         Returns:
             The states after the last norm, and the position's keys and values.
@@ -111,7 +111,7 @@ class CachedDecoder:
             )
             entries = [*(position[number] for position in past), entry]
             _add(x, _over_beam_past(query.view(shape), entries), self_attention)
-            # Beams of a user are queries side by side before the same keys: its encoded history.
+            # The beams of a user are queries over the same keys: the user's encoded history.
             normed = layer.cross_residual.norm(x)
             query = torch.addmm(cross_attention.query_bias, normed, cross_attention.query)
             read = F.scaled_dot_product_attention(
@@ -129,12 +129,12 @@ class CachedDecoder:
 def beam_rows(
     entry: Float[Tensor, "layers users _ d"], beams: Int[Tensor, "users beams"]
 ) -> Float[Tensor, "layers users _ d"]:
-    """Returns the keys and values that belong to these beams; shared ones stay shared."""
+    """Returns the keys and values of these beams; shared ones stay shared."""
     layers, users, width, dim = entry.shape
     if width == 1:
         return entry
-    # One index_select over users and beams as one axis copies whole rows; a gather would need an
-    # index as large as the result.
+    # With users and beams as one axis, index_select copies whole rows; a gather would need an index
+    # as large as the result.
     first = torch.arange(0, users * width, width, device=beams.device)[:, None]
     rows = entry.view(layers, users * width, dim).index_select(1, (beams + first).flatten())
     return rows.view(layers, users, -1, dim)
@@ -147,7 +147,7 @@ def _linear(module: nn.Module) -> nn.Linear:
 
 def _attending(attention: MultiHeadAttention) -> Attending:
     query, key_value, output = attention.query, attention.key_value, attention.output
-    # The scale of the dot products goes into the query's weights, once instead of at each step.
+    # The query's weights include the scale of the dot products: one product instead of one a step.
     scale = (query.out_features // attention.num_heads) ** -0.5
     return Attending(
         (query.weight * scale).T.contiguous(),
@@ -160,7 +160,7 @@ def _attending(attention: MultiHeadAttention) -> Attending:
 
 
 def _add(x: Tensor, read: Tensor, weights: Attending) -> None:
-    """Adds to the stream, in place, what an attention makes of the values that it has read."""
+    """Adds the output projection of an attention to the stream, in place."""
     x.add_(weights.output_bias).addmm_(read.reshape(x.shape), weights.output)
 
 
@@ -172,8 +172,8 @@ def _over_beam_past(
     pairs = [entry.view(*entry.shape[:2], *shape) for entry in entries]  # [users, beams, 2, ...]
     if len(pairs) == 1:  # a softmax over a single position is 1
         return pairs[0][:, :, 1]
-    # There are as many positions as levels, a handful: products position by position need no copy
-    # of the entries into one tensor, and a shared entry broadcasts over the beams.
+    # There are only as many positions as levels. Products position by position need no copy of the
+    # entries into one tensor, and a shared entry broadcasts over the beams.
     weights = torch.stack([(query * pair[:, :, 0]).sum(dim=-1) for pair in pairs]).softmax(dim=0)
     out: Tensor = weights[-1, ..., None] * pairs[-1][:, :, 1]  # [users, beams, heads, head_dim]
     for weight, pair in zip(weights[:-1], pairs[:-1], strict=True):

@@ -1,10 +1,11 @@
-"""The few numbers that say how much a network and its item graph count, fitted on held-out pairs.
+"""Calibration: the weights of a network and of its item graph are fitted again on held-out pairs.
 
-A network is surer of the pairs that it was trained on than of others, while the graph is told none
-of them. So training gives the graph too little weight. With the network as it is, the scale of its
-logits and the weights and floors of the graph's scores, a set a level, are fitted by likelihood to
-histories that no training saw the next item of. (The weight of popularity is none of these: by
-likelihood it makes up for what the scale takes from a network that knows it, and ranks worse.)
+A network is more certain of its training pairs than of other pairs, but the graph does not contain
+the training pairs. So training gives the graph too little weight. Here the network stays fixed, and
+a few numbers per level are fitted by maximum likelihood: the scale of the network's logits and the
+weights and floors of the graph's scores. The next items of the histories used must not be in the
+training. (The weight of popularity is not fitted: the likelihood would use it to compensate for the
+scale, since the network has learned popularity too, and the ranking would be worse.)
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ _HISTORIES_AT_A_TIME = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a calibration has gained.
+    """The loss before and after a calibration.
 
     Attributes:
-        before: Mean of -log p(target | history) before.
-        after: The same afterwards.
+        before: Mean of -log p(target | history) before, in nats.
+        after: The same mean afterwards.
     """
 
     before: float
@@ -43,7 +44,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Step:
-    """One level of a batch: what does not change while the few numbers do."""
+    """One level of a batch: the tensors that stay fixed during a calibration."""
 
     level: int
     children: Children
@@ -62,20 +63,21 @@ def calibrate(
 ) -> Calibration:
     """Fits the scale of the network's logits, the graph's weights and floors, the history's bias.
 
-    Nothing else in the model changes. L-BFGS on numbers that are few, so that nothing is drawn.
+    Nothing else in the model changes. The numbers are few, so L-BFGS fits them on all pairs at
+    once, without random numbers.
 
     Args:
         model: A model with an item graph; in eval mode afterwards.
-        histories: Item rows of users whose next items were not trained on, oldest first.
-        targets: The item that each had next.
-        steps: Most iterations.
+        histories: Item rows, oldest first, of users whose next items are not in the training.
+        targets: The next item of each history.
+        steps: Largest number of iterations.
 
     Returns:
-        The mean loss before and after; the same where no better numbers exist or are reached,
-        and then none is changed.
+        The mean loss before and after. If the fit finds no better numbers, both are the same and
+        the model is unchanged.
 
     Raises:
-        ValueError: The model has no item graph, or targets are not one a history.
+        ValueError: The model has no item graph, or there is not one target per history.
     """
     numbers = _numbers(model)
     if len(histories) != len(targets) or not len(targets):
@@ -112,8 +114,8 @@ def calibrate(
             after = float(loss().detach())
         is_finite = all(bool(number.isfinite().all()) for number in numbers)
         if not is_finite or not after <= before:
-            # A line search can leave the numbers' range where they hardly matter: few pairs, or
-            # scores that reach no target. Then nothing is gained, and nothing is changed.
+            # If the numbers hardly change the loss (few pairs, or scores that reach no target), a
+            # line search can leave their range. Then the old numbers stay.
             after = before
             _put_back(numbers, kept)
     finally:
@@ -127,10 +129,10 @@ def calibrate(
 def calibrated(
     model: Seq2Seq, histories: Histories, targets: Sequence[int] | NDArray[np.integer]
 ) -> Iterator[Calibration]:
-    """Calibrates within the block, and puts the numbers back at its end.
+    """Calibrates the model within the block, and restores its numbers at the end.
 
-    So a training can ask how good the model would be, and go on as if nobody had asked. Arguments
-    and errors are those of `calibrate`.
+    So a training can validate the calibrated model and then continue without any effect of the
+    calibration. Arguments and errors are those of `calibrate`.
     """
     numbers = _numbers(model)
     before = [number.detach().clone() for number in numbers]
@@ -141,13 +143,13 @@ def calibrated(
 
 
 def _numbers(model: Seq2Seq) -> list[nn.Parameter]:
-    """What a calibration fits.
+    """The parameters that a calibration fits.
 
     Raises:
         ValueError: The model has no item graph.
     """
     if model.score_logits is None:
-        raise ValueError("model must have an item graph to be calibrated, got one without")
+        raise ValueError("model must have an item graph to be calibrated, got a model without")
     logits = model.score_logits
     numbers = [logits.weight, logits.log_floor, logits.scale]
     return numbers if model.history_bias is None else [*numbers, model.history_bias]
@@ -161,7 +163,7 @@ def _put_back(numbers: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None
 
 @torch.no_grad()
 def _levels(model: Seq2Seq, histories: Histories, targets: Tensor) -> list[_Step]:
-    """Goes through the network once, along the targets' paths."""
+    """Computes the network's logits once, along the targets' paths."""
     trie, steps = model.trie, []
     for rows, history in query_batches(
         histories,

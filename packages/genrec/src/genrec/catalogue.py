@@ -1,7 +1,7 @@
-"""A trained model over another catalogue: items added, removed or renumbered, without training.
+"""A trained model for another catalogue, in which items were added, removed or renumbered.
 
-`with_catalogue` gives a model that answers; `grown` one that has room for new codes and goes on
-learning.
+`with_catalogue` returns a model for inference; `grown` returns one with room for new codes, for
+further training.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ def with_catalogue(
     *,
     item_vectors: Float[Tensor, "items vector_dim"] | None = None,
 ) -> Seq2Seq:
-    """Returns the model over another catalogue; the old one stays as it is.
+    """Returns the model for another catalogue; the old model does not change.
 
-    What does not depend on the items is shared between the two, not copied. Where the output
-    vocabulary is by level and the history is read by codes, new items work at once, since all that
-    the model knows of an item is its codes. Where the history reads vectors, new items need theirs.
-    Rows of nodes are learned prefix by prefix: items can be removed, but an item with new codes has
-    rows that no training ever saw, and is refused. In an item graph new items have no edges.
+    The two models share all weights that do not depend on the items. With an output vocabulary of
+    levels and a history of codes, new items work at once, since the model uses only their codes. If
+    the history reads vectors, new items need vectors. If the output vocabulary has nodes, each
+    prefix has its own learned row: items can be removed, but an item with a new prefix is an error,
+    since its row was never trained. In an item graph new items have no edges.
 
     Args:
         model: The trained model.
         trie: The new catalogue over the same codebooks, on the model's device.
-        old_rows: For each item of the new catalogue its row in the old one, -1 where it is new.
-        item_vectors: One vector an item, as those that the model was made with; read for new items
-            only, and needed only where there are some and the history reads vectors.
+        old_rows: For each item of the new catalogue its row in the old one; -1 for a new item.
+        item_vectors: One vector per item, of the same kind as in the model. They are used only for
+            new items, if the history reads vectors.
 
     Raises:
-        ValueError: The codebooks differ, or the model knows nothing of some new items.
+        ValueError: The codebooks differ, or the model has learned nothing about some new items.
     """
     _check_catalogue(model, trie, old_rows)
     new = _shallow(model)
@@ -79,27 +79,28 @@ def grown(
     item_graph: ItemGraph | None = None,
     item_counts: Int[Tensor, " items"] | None = None,
 ) -> Seq2Seq:
-    """Returns a copy of the model over a catalogue with new items, to be trained on.
+    """Returns a copy of the model for a catalogue with new items, to train further.
 
-    What the model knows of old items stays to the bit, and with it the order in which it ranks
-    them below each node, until it is trained or its graph is another. What is new starts as in a
-    model without training: a node with `node_start="vectors"` at the projection of its mean vector,
-    brought to the scale of its level's old nodes; an item of the backbone at its vector.
+    All weights of old items are copied exactly. So below each node the old items keep their order,
+    until the model is trained or its graph changes. New parts start as in an untrained model: with
+    `node_start="vectors"`, a new node starts at the projection of its mean vector, standardised
+    like the old nodes of its level; a new item of the backbone starts at its vector.
 
     Args:
-        model: The trained model; no weight of it is shared with the copy.
+        model: The trained model; the copy shares no weight with it.
         trie: The new catalogue over the same codebooks, on the model's device.
-        old_rows: For each item of the new catalogue its row in the old one, -1 where it is new.
-        item_vectors: One vector an item, of the kind that the model was made with: those of new
-            items for a history of vectors, those of all for nodes that start from vectors.
-        backbone_vectors: One vector an item, of which a backbone takes those of new items.
-        item_graph: Takes the place of the model's, of the same kinds; None keeps that, in which
-            new items have no edges.
-        item_counts: How often each item was had; None keeps the model's, and 0 for new items.
+        old_rows: For each item of the new catalogue its row in the old one; -1 for a new item.
+        item_vectors: One vector per item, of the same kind as in the model. A history of vectors
+            uses those of new items; nodes that start from vectors use those of all items.
+        backbone_vectors: One vector per item; a backbone uses those of new items.
+        item_graph: Replaces the model's graph, with the same kinds of scores; None keeps the
+            model's graph, in which new items have no edges.
+        item_counts: Number of interactions of each item; None keeps the model's counts, with 0 for
+            new items.
 
     Raises:
         ValueError: The codebooks differ, an argument does not fit, vectors of new items are
-            missing, or there are new codes where nodes start at random.
+            missing, or there are new codes but nodes start at random.
     """
     _check_catalogue(model, trie, old_rows)
     new = _shallow(model)
@@ -125,7 +126,11 @@ def grown(
 
 
 def _check_catalogue(model: Seq2Seq, trie: Trie, old_rows: Tensor) -> None:
-    """Refuses a catalogue over other codebooks, and rows that are not one an item."""
+    """Checks that a catalogue has the model's codebooks, and that there is one row per item.
+
+    Raises:
+        ValueError: It has other codebooks, or there are too many or too few rows.
+    """
     if trie.codebook_sizes != model.trie.codebook_sizes:
         raise ValueError(
             f"trie must have the model's codebook_sizes {model.trie.codebook_sizes}, got "
@@ -154,7 +159,7 @@ def _history(
         if old.projection is None:
             raise ValueError(
                 "old_rows must not be -1 where the history reads vectors learned item by item, got "
-                f"-1 for item {int(is_new.nonzero()[0])}: no training ever saw it"
+                f"-1 for item {int(is_new.nonzero()[0])}: it was not in the training"
             )
         if item_vectors is None or item_vectors.shape != vectors.shape:
             got = None if item_vectors is None else tuple(item_vectors.shape)
@@ -171,7 +176,7 @@ def _history(
 
 
 def _old_counts(old: ScoreLogits, old_trie: Trie, old_rows: Tensor) -> Int[Tensor, " items"]:
-    """Returns how often each item of the new catalogue was had; a new one never was."""
+    """Returns the interactions of each item of the new catalogue; a new item has none."""
     counts = old.item_counts(old_trie)[old_rows.clamp(min=0)]
     return counts.masked_fill(old_rows < 0, 0)
 
@@ -198,14 +203,14 @@ def _graph(old: ItemGraph, old_rows: Tensor, new: ItemGraph | None) -> ItemGraph
 def _backbone(
     old: StateBackbone, old_rows: Tensor, vectors: Float[Tensor, "items dim"] | None
 ) -> StateBackbone:
-    """Returns a backbone over the new catalogue; new items have their rows of `vectors`."""
+    """Returns a backbone for the new catalogue; new items get their rows of `vectors`."""
     is_new = old_rows < 0
     rows = old.item_vectors().detach()[old_rows.clamp(min=0)]  # [items, dim]
     if bool(is_new.any()):
         if vectors is None:
             raise ValueError(
                 "old_rows must not be -1 where a backbone reads the history, got -1 for item "
-                f"{int(is_new.nonzero()[0])}: no training ever saw it"
+                f"{int(is_new.nonzero()[0])}: it was not in the training"
             )
         if vectors.shape != rows.shape:
             raise ValueError(
@@ -238,10 +243,10 @@ def _old_nodes(model: Seq2Seq, trie: Trie) -> Int[Tensor, " nodes"]:
 
 
 def _check_known(trie: Trie, nodes: Int[Tensor, " nodes"]) -> None:
-    """Refuses nodes that the model has no rows for.
+    """Checks that the model has a row for each node.
 
     Raises:
-        ValueError: There is one; the first of the highest level is named.
+        ValueError: A node has no row; the message names the first one of the highest level.
     """
     for level, of_level in enumerate(torch.split(nodes, list(trie.level_sizes))):
         (missing,) = (of_level < 0).nonzero(as_tuple=True)
@@ -250,12 +255,12 @@ def _check_known(trie: Trie, nodes: Int[Tensor, " nodes"]) -> None:
             codes = trie.codes_on(trie.paths(item))[: level + 1].tolist()
             raise ValueError(
                 f'codes must be known where output_vocabulary is "node", got {codes} for item '
-                f"{int(item)}: no training ever saw a row for them"
+                f"{int(item)}: their rows were never trained"
             )
 
 
 def _put_nodes(new: Seq2Seq, old: Seq2Seq, trie: Trie, nodes: Int[Tensor, " nodes"]) -> None:
-    """Gives a model the rows of another trie's nodes; new ones have the offset 0."""
+    """Puts the rows of another trie's nodes into a model; new nodes get the offset 0."""
     new.vocabulary = Vocabulary(level_sizes=trie.level_sizes)
     special = torch.arange(old.vocabulary.bos, old.vocabulary.size, device=nodes.device)
     new.tokens = _rows(old.tokens, torch.cat([nodes, special]))
@@ -275,7 +280,7 @@ def _grown_vectors(
     nodes: Int[Tensor, " nodes"],
     item_vectors: Tensor | None,
 ) -> Float[Tensor, "nodes vector_dim"]:
-    """Returns the fixed vector of each node; new ones by the scale of the old ones beside them."""
+    """Returns the fixed vector of each node; new nodes are standardised like their level's old."""
     is_new = nodes < 0
     vectors = old[nodes.clamp(min=0)]
     if not bool(is_new.any()):
@@ -298,7 +303,7 @@ def _grown_vectors(
 
 
 def _shallow(module: ModuleT) -> ModuleT:
-    """Copies a module but nothing in it; what it holds can then be replaced one by one."""
+    """Copies a module but not its parts, which can then be replaced one by one."""
     new = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
         setattr(new, name, copy.copy(getattr(module, name)))

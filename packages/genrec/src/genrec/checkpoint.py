@@ -1,9 +1,10 @@
-"""A training run on disk: one JSON file that names the files that belong to it, with their digests.
+"""Checkpoints of a training: a JSON file lists the checkpoint's files and their digests.
 
-All is written into the folder `.part` within the run's folder and brought to the disk. Then the
-tensors take their places, under new names, then the JSON by one rename, then what it no longer
-names is deleted, as far as it bears a checkpoint's name. So a run that is killed at any moment
-leaves a whole checkpoint, the old one or the new one; what else it leaves, the next one sweeps.
+All files are first written to the folder `.part` in the training's folder, and to the disk. Then
+the tensor files move to their places, under new names, and the JSON file replaces the old one by a
+rename. Last, the tensor files of older checkpoints are deleted. So a training that is killed at any
+moment leaves a complete checkpoint, the old one or the new one. The next save removes other files
+that a killed one has left.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _ENTRIES = {
     "state": dict[str, Any],
     "files": dict[str, str],
 }
-_RECORD = {"epoch", "step", "losses"}  # what each line of a log has, among others
+_RECORD = {"epoch", "step", "losses"}  # keys that each line of a log has, among others
 _RECORD_START = b'{"epoch": '
 
 
@@ -56,21 +57,21 @@ def save_checkpoint(
     kept: Mapping[str, str],
     log_bytes: int,
 ) -> dict[str, str]:
-    """Writes a checkpoint beside the one that is there and then lets it take its place.
+    """Writes a checkpoint, which then replaces the current one.
 
     Args:
-        folder: Where it goes; its log is there already.
-        state: What JSON holds, floats exactly.
-        tensors: What the files hold, by their stem: `last-12`, `best-3` or `final`; None where the
-            present checkpoint's file of that name stays.
-        kept: Digests of the present checkpoint's files, by name.
-        log_bytes: How much of the log is this checkpoint's.
+        folder: The folder; it already contains the log.
+        state: Values for the JSON file, which keeps floats exactly.
+        tensors: Contents of the tensor files by stem: `last-12`, `best-3` or `final`. None keeps
+            the current checkpoint's file of that name.
+        kept: Digests of the current checkpoint's files, by name.
+        log_bytes: Length of the log, in bytes, at this checkpoint.
 
     Returns:
-        Digests of its files, by name, to be `kept` at the next call.
+        Digests of the files, by name; pass them as `kept` in the next call.
 
     Raises:
-        OSError: The system refuses, as a full disk does.
+        OSError: The system reports an error, such as a full disk.
     """
     part = folder / _PART_FOLDER
     with naming(folder):
@@ -101,15 +102,15 @@ def save_checkpoint(
 
 
 def sweep(folder: Path) -> None:
-    """Deletes what a save that was killed has left."""
+    """Deletes the files that a killed save has left."""
     shutil.rmtree(folder / _PART_FOLDER, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """Reads what `save_checkpoint` wrote: the state, and the tensors by the stem of their file.
+    """Reads a checkpoint of `save_checkpoint`: the state, and the tensors by the stem of the file.
 
     Returns:
-        None where there is no checkpoint.
+        State and tensors; None if there is no checkpoint.
 
     Raises:
         ArtifactError: The checkpoint is damaged, incomplete or of another format.
@@ -146,7 +147,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
 
 @contextmanager
 def anew(folder: Path) -> Iterator[None]:
-    """Adds to the refusal of a checkpoint what can be done about it."""
+    """Adds to the error of a checkpoint what the user can do about it."""
     try:
         yield
     except ArtifactError as error:
@@ -154,16 +155,17 @@ def anew(folder: Path) -> Iterator[None]:
 
 
 def resume_log(folder: Path, size: int | None, digest: str | None = None) -> list[dict[str, Any]]:
-    """Reads the log up to where its checkpoint was saved, and cuts off what was written later.
+    """Reads the log up to its checkpoint, and cuts off the lines that were written later.
 
     Args:
-        folder: Where it is; without a log there, an empty one is made.
-        size: Bytes that the log had then; None without a checkpoint, where all of it is cut off:
-            the log of a run that was killed before its first one, maybe in the midst of a line.
+        folder: The folder of the log; if it has no log, an empty one is made.
+        size: Length of the log at the checkpoint, in bytes. None if there is no checkpoint: then
+            the whole log is cut off. It is from a training that was killed before its first
+            checkpoint, and its last line may be incomplete.
         digest: SHA-256 of these bytes; None without a checkpoint.
 
     Raises:
-        ArtifactError: The log is damaged or of something else, and is left as it is.
+        ArtifactError: The log is damaged or no log of a training; it is not changed.
     """
     path = folder / LOG_FILE
     try:
@@ -191,7 +193,11 @@ def resume_log(folder: Path, size: int | None, digest: str | None = None) -> lis
 
 
 def _check_entries(path: Path, about: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that lacks something, or names files that are not one's."""
+    """Checks that a checkpoint is complete and lists only files of a checkpoint.
+
+    Raises:
+        ArtifactError: It is damaged.
+    """
     wrong = [name for name in _ENTRIES if name not in about]
     if wrong:
         raise ArtifactError(f"{path} is damaged: it lacks {', '.join(wrong)}")
@@ -205,14 +211,14 @@ def _check_entries(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def _log_digest(path: Path, size: int) -> str:
-    """Brings the log to the disk; returns the SHA-256 of its first bytes."""
+    """Writes the log through to the disk; returns the SHA-256 of its first `size` bytes."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
         return hashlib.sha256(file.read(size)).hexdigest()
 
 
 def _without_torn_line(content: bytes) -> bytes:
-    """Returns a log without its last line where that is ours and was not written to its end."""
+    """Returns a log without its last line, if this is an incomplete line of a log."""
     whole, _, last = content.rpartition(b"\n")
     is_ours = last.startswith(_RECORD_START) or _RECORD_START.startswith(last)
     return whole if is_ours else content
@@ -229,10 +235,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undoes `optimizer_tensors`; names that are not an optimizer's are passed over.
+    """Loads the tensors of `optimizer_tensors`; other tensors are ignored.
 
     Raises:
-        ValueError: They are those of another optimizer, or of one for other parameters.
+        ValueError: The tensors are of another optimizer, or of other parameters.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The children of several nodes of a trie, laid out one parent after the other."""
+"""The children of several nodes of a trie, one parent after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Children:
 
     Attributes:
         node: The children, those of the first parent first.
-        parent: For each child the position of its parent among all of them.
+        parent: For each child the position of its parent among all parents.
         offsets: Where each parent's children start and end in `node`.
         level_codes: The code of every node of the children's level.
     """
@@ -28,7 +28,7 @@ class Children:
 
     @property
     def codes(self) -> Int[Tensor, " children"]:
-        """The code that each child ends with."""
+        """The last code of each child."""
         return self.level_codes[self.node].long()
 
     @property
@@ -41,10 +41,10 @@ class Children:
         return values.new_zeros(len(self.offsets) - 1).index_add(0, self.parent, values)
 
     def shares(self, values: Float[Tensor, " children"]) -> Float[Tensor, " children"]:
-        """Returns each child's share of its parent's total; equal shares where that is 0.
+        """Returns each child's share of its parent's total; equal shares if the total is 0.
 
         Args:
-            values: At least 0.
+            values: Numbers of at least 0.
         """
         totals = self.totals(values)  # [parents]
         equal = 1 / self.counts[self.parent].to(values.dtype)  # [children]
@@ -56,8 +56,8 @@ class Children:
     def log_softmax(self, logits: Float[Tensor, " children"]) -> Float[Tensor, " children"]:
         """Returns a log-softmax over each parent's children; exactly 0 for an only child."""
         parents = len(self.offsets) - 1
-        # The largest logit of each parent is taken off first, so that no exponential overflows. It
-        # cancels out, hence its gradient is not needed.
+        # The largest logit of each parent is subtracted first, so that no exponential overflows. It
+        # cancels out, so its gradient is not needed.
         top = logits.detach().new_full((parents,), -torch.inf)
         top = top.scatter_reduce(0, self.parent, logits.detach(), "amax")  # [parents]
         shifted = logits - top[self.parent]  # [children]
@@ -72,15 +72,15 @@ class Children:
     ) -> Float[Tensor, " children"]:
         """Returns the dot product of each child's row with its parent's state.
 
-        It is a sampled matrix product: neither all pairs nor a copy of the rows is ever held.
+        It is a sampled matrix product: it holds neither all pairs nor a copy of the rows.
 
         Args:
-            states: One fp32 vector a parent.
+            states: One fp32 vector per parent.
             rows: A table of fp32 vectors.
             row: The row of each child, ascending within a parent.
         """
-        # The wanted pairs of (parent, row) are a sparse matrix in CSR form: `offsets` says where
-        # the children of each parent start, as CSR has it of a matrix's rows.
+        # The wanted pairs of (parent, row) are a sparse matrix in CSR form: `offsets` has the start
+        # of each parent's children, like the start of each row in CSR.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
             pattern = torch.sparse_csr_tensor(

@@ -1,4 +1,4 @@
-"""Sequences with masked items, for models that see both sides of a gap."""
+"""Sequences with masked items, for models that read both sides of a mask."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from genrec.windows import Histories, cut, cut_timestamps
 
 
 class MaskedBatches(SequenceBatches):
-    """Sequences with some items masked, to be filled in from both sides (BERT4Rec, section 3.6).
+    """Sequences with some items masked, to predict from both sides (BERT4Rec, section 3.6).
 
-    A masked place holds `num_items + 1` in the history, and its target is the item that was there;
-    all other targets are `num_items`. Each sequence has at least one mask. A sequence is a window
-    of at most `history_length + 1` items: with the newest one masked, it asks what inference asks.
+    A masked place holds `num_items + 1` in the history, and its target is the masked item; all
+    other targets are `num_items`. Each sequence has at least one mask. A sequence is a window of at
+    most `history_length + 1` items: with only the newest item masked, the task is that of
+    inference.
 
     Args:
-        histories: Item rows of each user, oldest first. Those of one item are passed over.
+        histories: Item rows of each user, oldest first. Histories of one item are skipped.
         num_items: Size of the catalogue, and the padding of histories and targets.
-        history_length: Most items in a window but for its last.
-        batch_size: Most windows in a batch.
-        stride: Distance between the windows of one history; None keeps the last one only.
-        mask_share: Share of a window's items that is masked.
-        last_share: Share of the windows in which the newest item is masked and no other.
-        timestamps: When each item of each history was had, whole numbers in one unit.
-        seed: With the epoch, decides the order, and with the batch's number in it the masks.
-        bucket: Number of batches among which windows are sorted by length; 1 shuffles freely.
-        folder: As for `SequenceBatches`.
+        history_length: Largest number of items in a window without its last item.
+        batch_size: Largest number of windows in a batch.
+        stride: Distance between the windows of one history; None keeps only the last window.
+        mask_share: Probability that an item of a window is masked.
+        last_share: Share of the windows in which only the newest item is masked.
+        timestamps: The time of each item of each history, whole numbers in one unit.
+        seed: Seed of the order, together with the epoch, and of the masks, together with the epoch
+            and the number of the batch.
+        bucket: Number of batches within which windows are sorted by length; 1 does not sort.
+        folder: As in `SequenceBatches`.
 
     Raises:
-        ValueError: As for `SequenceBatches`, or a share is out of range.
+        ValueError: As in `SequenceBatches`, or a share is out of range.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class MaskedBatches(SequenceBatches):
     def __call__(
         self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """Yields the batches of `epoch`, or a share; their targets have one column a position."""
+        """Yields the batches of `epoch`, or a share; targets have one column per position."""
         for number, rows in self._order(epoch, shard, shards, start):
             generator = np.random.default_rng([self.seed, epoch, 1, number])
             users, starts, inputs, _ = self._windows(rows)

@@ -1,4 +1,4 @@
-"""A table of codes before it is a trie: what is wrong with it, and the order of its rows."""
+"""Preparation of a code table for a trie: checks, and the order of its rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def code_dtype(size: int) -> torch.dtype:
 
 
 def code_order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Returns the items in the order of their codes; as many levels at once as fit 63 bits."""
+    """Returns the items sorted by their codes; by as many levels at once as fit 63 bits."""
     groups: list[list[int]] = [[]]
     span = 1
     for level in reversed(range(len(sizes))):
@@ -21,8 +21,8 @@ def code_order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
             span = 1
         span *= sizes[level]
         groups[-1].insert(0, level)
-    # From the last group of levels to the first: a stable sort keeps the order that later levels
-    # have made wherever earlier levels agree.
+    # From the last group of levels to the first: where earlier levels are equal, a stable sort
+    # keeps the order by later levels.
     order = torch.arange(len(codes), device=codes.device)  # [items]
     for number, levels in enumerate(groups):
         key = torch.zeros_like(order)  # [items], the levels' codes as the digits of one number
@@ -33,7 +33,11 @@ def code_order(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 
 def check_table(codes: Tensor, sizes: tuple[int, ...]) -> None:
-    """Says what is wrong with a code table."""
+    """Checks a code table.
+
+    Raises:
+        ValueError: The table is empty, or does not fit the codebook sizes.
+    """
     if codes.ndim != 2 or not codes.numel():
         raise ValueError(
             f"codes must be a table of at least one item and one level, got shape "
@@ -41,7 +45,7 @@ def check_table(codes: Tensor, sizes: tuple[int, ...]) -> None:
         )
     if codes.shape[1] != len(sizes):
         raise ValueError(
-            f"codebook_sizes must have one entry a level, got {len(sizes)} for codes of "
+            f"codebook_sizes must have one entry per level, got {len(sizes)} for codes of "
             f"{codes.shape[1]} levels"
         )
     for level, size in enumerate(sizes):

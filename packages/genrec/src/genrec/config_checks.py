@@ -1,4 +1,4 @@
-"""What configurations share: a choice, and checks that need no torch to refuse a value."""
+"""A type and checks that configurations share; they import no torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ Similarity = Literal["dot", "cosine"]
 
 
 def check_similarity(similarity: Similarity, temperature: float) -> None:
-    """Refuses a similarity that is none, or a temperature that is not positive.
+    """Checks a similarity and its temperature.
 
     Raises:
-        ValueError: One of them is out of range.
+        ValueError: The similarity is unknown, or the temperature is not positive.
     """
     if similarity not in ("dot", "cosine"):
         raise ValueError(f"similarity must be 'dot' or 'cosine', got {similarity!r}")
@@ -20,13 +20,21 @@ def check_similarity(similarity: Similarity, temperature: float) -> None:
 
 
 def check_negatives(num_negatives: int) -> None:
-    """Refuses a number of negatives below 0, which stands for all items."""
+    """Checks a number of negatives; 0 means all items.
+
+    Raises:
+        ValueError: It is below 0.
+    """
     if num_negatives < 0:
         raise ValueError(f"num_negatives must be at least 0, got {num_negatives}")
 
 
 def check_positive(**values: int) -> None:
-    """Refuses counts below 1."""
+    """Checks counts by name.
+
+    Raises:
+        ValueError: A count is below 1.
+    """
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,4 +1,4 @@
-"""Contrast of two copies of each history, told from the copies of the batch's other histories."""
+"""Contrastive loss of two copies of each history; copies of other histories are the negatives."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def contrast_of_copies(
     temperature: float,
     targets: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Returns the mean of what it costs each of all copies to be told which is its other half.
+    """Returns the mean cross-entropy, in nats, of finding each copy's other copy in the batch.
 
-    Of the 2 N copies of N histories each has one positive and the other 2 (N - 1) for negatives:
-    the contrastive losses of CL4SRec and of DuoRec.
+    N histories have 2 N copies. Each copy has one positive and 2 (N - 1) negatives: the contrastive
+    losses of CL4SRec and of DuoRec.
 
     Args:
-        first: One state a history.
-        second: Its other copy's.
+        first: The state of one copy of each history.
+        second: The state of its other copy.
         similarity: Dot product, or cosine.
         temperature: Divides the similarity.
         targets: The next item of each history. With it, copies of histories with the same next

@@ -1,4 +1,4 @@
-"""From a model and histories to items: beam search, the exact score of every item, and of some."""
+"""Decoding: beam search, the exact scores of all items, and the scores of some items."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ranked:
     """Items and their log-probabilities, best first.
 
     Attributes:
-        items: Item rows; -1 where there was nothing more to return.
+        items: Item rows; -1 where there are no more items.
         scores: log p(item | history), PRORec, eq. 1; minus infinity where `items` is -1.
     """
 
@@ -37,13 +37,13 @@ class Ranked:
         items: Int[Tensor, "batch candidates"] | None = None,
         permitted: Bool[Tensor, "batch candidates"] | None = None,
     ) -> Ranked:
-        """Returns the candidates of the highest scores, at most as many as there are.
+        """Returns the candidates with the highest scores.
 
         Args:
-            scores: Of the candidates; minus infinity where there is none.
-            count: Items returned.
-            items: The candidates; None where they are all items in order.
-            permitted: Which of them may be returned; None for all.
+            scores: Scores of the candidates; minus infinity where there is none.
+            count: Number of items; fewer are returned if there are fewer candidates.
+            items: The candidates' item rows; None if the candidates are all items in order.
+            permitted: Which candidates may be returned; None for all.
         """
         if permitted is not None:
             scores = scores.masked_fill(~permitted, -torch.inf)
@@ -66,30 +66,31 @@ def beam_search(
 ) -> Ranked:
     """Returns each history's best items, found by beam search over the trie.
 
-    Every item returned exists and none comes twice. With as many beams as the catalogue has items
-    the answer is that of `exact_scores`.
+    All items exist and none is repeated. With as many beams as items in the catalogue, the ranking
+    is that of `exact_scores`.
 
     Args:
         model: The model, in eval mode.
-        trie: The catalogue's code sequences: `model.trie`, or, where the output vocabulary is by
-            level and the config has no `history_bias`, any other trie over the same codebooks.
+        trie: The catalogue's code sequences: `model.trie`, or any other trie over the same
+            codebooks if the output vocabulary is "level" and the model has neither `history_bias`
+            nor an item graph.
         history: Item rows, oldest first, padded with the number of items on either side.
         num_beams: Prefixes kept at each level.
         top_k: Items returned, at most `num_beams`.
-        exclude: Each user's items that must not be returned, denied or seen, padded with the number
-            of items. They are struck out, and so is every prefix that leads to nothing else, before
-            beams are chosen: each beam that is kept leads to an item that may be returned, hence
-            `top_k` are found wherever that many remain. Scores stay as they are, not renormalised.
-        allow: Each user's items that alone may be returned, padded likewise; or one mark an item,
-            True where it may be returned, that holds for all users. As careful as `exclude`.
-        tables: `model.tables()`, to be passed in where many calls are made with the same weights.
+        exclude: For each user the items that must not be returned, padded with the number of items.
+            They are masked before beams are chosen, and so is every prefix that leads only to such
+            items. So each beam leads to an item that may be returned, and `top_k` items are found
+            if so many remain. Scores are not renormalised.
+        allow: For each user the only items that may be returned, padded in the same way; or one
+            truth value per item for all users. Masked in the same way as `exclude`.
+        tables: `model.tables()`; pass it if you make many calls with the same weights.
 
     Returns:
         The ranked items.
 
     Raises:
-        ValueError: The model is in training mode, the trie is not its, a number is out of range, or
-            `history`, `exclude` or `allow` holds what is no item row.
+        ValueError: The model is in training mode, the trie does not fit the model, a number is out
+            of range, or `history`, `exclude` or `allow` holds a number that is no item row.
     """
     check_beams(model, num_beams, top_k)
     check_rows("history", history, model.trie.num_items)
@@ -101,7 +102,7 @@ def beam_search(
 
 
 def search(walk: Walk[PastT], *, num_beams: int, top_k: int) -> Ranked:
-    """Runs a beam search from the root down; numbers are those of `beam_search`."""
+    """Runs a beam search from the root; `num_beams` and `top_k` are those of `beam_search`."""
     trie, prefixes = walk.trie, walk.start()
     if not prefixes.nodes.shape[0]:
         return Ranked(
@@ -129,21 +130,21 @@ def exact_scores(
     tables: Tables | None = None,
     prefixes_at_once: int = 16384,
 ) -> Float[Tensor, "batch items"]:
-    """Returns log p(item | history) of every item (PRORec, eq. 1).
+    """Returns log p(item | history) of every item, in nats (PRORec, eq. 1).
 
-    Prefixes that items share are computed once. Subtrees are walked one after the other, so that
-    memory beyond the result does not grow with the catalogue.
+    Shared prefixes are computed once. Subtrees are computed one after the other, so only the result
+    grows with the catalogue, not the other memory.
 
     Args:
         model: The model, in eval mode.
         trie: As in `beam_search`.
         history: Item rows, oldest first, padded with the number of items.
-        tables: `model.tables()`, to be passed in where many calls are made with the same weights.
-        prefixes_at_once: Prefixes, times users, that are decoded together.
+        tables: `model.tables()`; pass it if you make many calls with the same weights.
+        prefixes_at_once: Number of prefixes, times users, that are decoded together.
 
     Raises:
-        ValueError: The model is in training mode, the trie is not its, or `history` holds what is
-            no item row.
+        ValueError: The model is in training mode, the trie does not fit the model,
+            `prefixes_at_once` is below 1, or `history` holds a number that is no item row.
     """
     check_mode(model)
     check_rows("history", history, model.trie.num_items)
@@ -153,7 +154,7 @@ def exact_scores(
 
 
 def all_scores(walk: Walk[PastT], prefixes_at_once: int) -> Float[Tensor, "users items"]:
-    """Returns the score of every item; arguments and refusals are those of `exact_scores`."""
+    """Returns the score of every item; arguments and errors are those of `exact_scores`."""
     if prefixes_at_once < 1:
         raise ValueError(f"prefixes_at_once must be at least 1, got {prefixes_at_once}")
     trie, prefixes = walk.trie, walk.start()
@@ -176,21 +177,21 @@ def score_items(
     *,
     tables: Tables | None = None,
 ) -> Float[Tensor, "batch m"]:
-    """Returns log p(item | history) of the items given, to rank candidates from elsewhere.
+    """Returns log p(item | history) of some items, for example to rank another system's candidates.
 
     Args:
         model: The model, in eval mode.
         trie: As in `beam_search`.
         history: Item rows, oldest first, padded with the number of items.
-        items: Item rows, padded with the number of items; several of a user may be alike.
-        tables: `model.tables()`, to be passed in where many calls are made with the same weights.
+        items: Item rows, padded with the number of items; a user's items may repeat.
+        tables: `model.tables()`; pass it if you make many calls with the same weights.
 
     Returns:
-        The log-probabilities; minus infinity where there is no item.
+        The log-probabilities, in nats; minus infinity where there is no item.
 
     Raises:
-        ValueError: The model is in training mode, the trie is not its, or `history` or `items`
-            holds what is no item row.
+        ValueError: The model is in training mode, the trie does not fit the model, or `history` or
+            `items` holds a number that is no item row.
     """
     check_mode(model)
     check_rows("history", history, model.trie.num_items)
@@ -213,7 +214,8 @@ def beam_recall(
 ) -> Float[Tensor, " batch"]:
     """Returns the share of each history's `top_k` best items that beam search finds.
 
-    The best items are those of `exact_scores`; arguments are its and those of `beam_search`.
+    The best items are those of `exact_scores`. Arguments and errors are those of `beam_search` and
+    `exact_scores`.
     """
     beam = beam_search(model, trie, history, num_beams=num_beams, top_k=top_k, tables=tables)
     scores = exact_scores(model, trie, history, tables=tables, prefixes_at_once=prefixes_at_once)
@@ -223,13 +225,17 @@ def beam_recall(
 
 
 def check_beams(model: Seq2Seq, num_beams: int, top_k: int) -> None:
-    """Refuses a model in training mode, and numbers that `beam_search` cannot be run with."""
+    """Checks the mode of a model and the numbers of a beam search.
+
+    Raises:
+        ValueError: The model is in training mode, or a number is out of range.
+    """
     check_top_k(num_beams, top_k)
     check_mode(model)
 
 
 def check_top_k(num_beams: int, top_k: int) -> None:
-    """Refuses numbers that no beam search can be run with.
+    """Checks the numbers of a beam search.
 
     Raises:
         ValueError: `top_k` is below 1 or above `num_beams`.
@@ -241,10 +247,10 @@ def check_top_k(num_beams: int, top_k: int) -> None:
 
 
 def check_mode(model: Seq2Seq) -> None:
-    """Refuses a model in training mode.
+    """Checks the mode of a model.
 
     Raises:
-        ValueError: It is in training mode.
+        ValueError: The model is in training mode.
     """
     if model.training:
         raise ValueError("model must be in eval mode, got training mode: call model.eval()")

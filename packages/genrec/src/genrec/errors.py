@@ -1,14 +1,14 @@
-"""What a caller can act on, and how it is said; importing it imports no torch."""
+"""The error of files that cannot be used, and printable text; importing it imports no torch."""
 
 from __future__ import annotations
 
 
 class ArtifactError(Exception):
-    """A file or folder that cannot be used: damaged, incomplete, newer, or of something else.
+    """A file or folder cannot be used: it is damaged, incomplete, newer, or of another kind.
 
     Args:
-        message: What is wrong. It may quote what a file holds: what no terminal prints as itself,
-            such as escapes and marks of direction, is shown as Python writes it in a string.
+        message: What is wrong. It may quote the contents of a file: characters that a terminal does
+            not print, such as escapes and marks of direction, are shown as in a Python string.
     """
 
     def __init__(self, message: str) -> None:
@@ -16,5 +16,5 @@ class ArtifactError(Exception):
 
 
 def printable(text: str) -> str:
-    r"""Returns the text with each character that is not printable as its escape: "\x1b"."""
+    r"""Returns the text with an escape, such as "\x1b", for each unprintable character."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

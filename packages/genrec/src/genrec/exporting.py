@@ -1,10 +1,10 @@
-"""The parts of a model that other runtimes run, as modules that `torch.export` can trace.
+"""The parts of a model for other runtimes, as modules that `torch.export` can trace.
 
-A generator goes in two parts, since what lies between them, the way down the tree, follows from the
-catalogue and not from the weights: `HistoryEncoder` reads a history once, `DecoderStep` is called
-level by level with the newest token of every beam. Of a dense model `QueryState` is all there is
-to run: what it returns is compared with the rows of a table. Batches, beams and lengths may have
-any size in all of them. (`PaddedBeamSearch` is the whole search in one, for torch itself.)
+A generator is exported in two parts, because the search in the trie between them depends on the
+catalogue and not on the weights: `HistoryEncoder` reads a history once, and `DecoderStep` is called
+for each level with the newest token of every beam. A dense model needs only `QueryState`, whose
+result is compared with the rows of a table. Batches, beams and lengths may have any size in all of
+them. (`PaddedBeamSearch` is the whole search in one module, for torch itself.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from genrec.similarity import unit
 
 
 class HistoryEncoder(nn.Module):
-    """What a generator makes of histories, ready for its decoder.
+    """A generator's encoder, with the decoder's keys and values of its states.
 
     Args:
         model: The generator, in eval mode.
@@ -47,8 +47,8 @@ class HistoryEncoder(nn.Module):
             history: Item rows, oldest first, padded with the number of items on either side.
 
         Returns:
-            Keys and values of each position for each decoder layer; where positions are padding;
-            and the newest position's state.
+            Keys and values of each position for each decoder layer; True where positions are
+            padding; and the newest position's state.
         """
         states, padding = self.model.states(history)
         memory = Memory(states=states, padding=padding, items=history)
@@ -57,11 +57,11 @@ class HistoryEncoder(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """A generator's decoder, one token of each beam further.
+    """A generator's decoder for one more token of each beam.
 
-    The keys and values of a beam's tokens lie in `past`, a place a level; a step reads the places
-    before its level and fills that of its own. A search begins with zeros, and takes along the
-    rows of the beams that it keeps.
+    `past` holds the keys and values of a beam's tokens, with one place for each level. A step reads
+    the places before its level and fills its own place. A search starts with zeros, and after each
+    level it selects the rows of the beams that it keeps.
 
     Args:
         model: The generator, in eval mode.
@@ -90,16 +90,16 @@ class DecoderStep(nn.Module):
         """Decodes one position of each beam.
 
         Args:
-            tokens: The newest token of each beam: <BOS>, or that of its node.
-            level: The level of the nodes that come next, from 0.
-            memory: As `HistoryEncoder` returns it, and so the next two.
-            padding: Where the encoder's positions are padding.
+            tokens: The newest token of each beam: <BOS>, or the token of its node.
+            level: The level of the next nodes, from 0.
+            memory: From `HistoryEncoder`, like the next two arguments.
+            padding: True where the encoder's positions are padding.
             newest: The newest position's state.
             past: The beams' keys and values.
 
         Returns:
-            What is compared with the rows of the head, similarity and temperature included, so that
-            dot products are logits; and the past with this position's keys and values.
+            States whose dot products with the rows of the head are the logits, similarity and
+            temperature included; and `past` with this position's keys and values.
         """
         batch, beams = tokens.shape
         x = F.embedding(tokens, self.tokens)  # [batch, beams, dim]
@@ -124,7 +124,7 @@ class DecoderStep(nn.Module):
 
     @staticmethod
     def dynamic_shapes() -> tuple[dict[int, Dim], ...]:
-        """Returns what `torch.export` is to leave open: batch, beams, and the history's length."""
+        """Returns the open sizes for `torch.export`: batch, beams, and the history's length."""
         batch, beams = Dim("batch", min=1), Dim("beams", min=1)
         history = {0: batch}
         positions = Dim("positions", min=1)
@@ -138,19 +138,19 @@ class DecoderStep(nn.Module):
         )
 
     def _reading(self, number: int, memory: Tensor, padding: Tensor) -> Callable[[Tensor], Tensor]:
-        """Returns what a layer's beams read of the encoded history, from their normed states."""
+        """Returns a layer's attention over the encoded history, as a function of normed states."""
         attention = self.model.decoder_layers[number].cross_attention
         keys, values = memory[:, number, 0], memory[:, number, 1]
         return lambda normed: attention(normed, keys_values=(keys, values), padding=padding)
 
 
 class QueryState(nn.Module):
-    """What a dense model makes of histories, as a query: its dot product with a row is the score.
+    """Computes a dense model's query for a history: its dot product with a row is the score.
 
     Args:
         model: A model that compares one state with the items' vectors, in eval mode.
-        inputs: The item vectors that it reads, where they are others than those that its state is
-            compared with.
+        inputs: The item vectors that the model reads, if they differ from the vectors that its
+            state is compared with.
     """
 
     inputs: Tensor
@@ -170,7 +170,7 @@ class QueryState(nn.Module):
 
         Args:
             history: Item rows, oldest first from column 0, padded with the number of items on the
-                right, in as many columns as the model reads at most.
+                right; at most as many columns as the model reads.
         """
         state = self.model.last_state(history, self.inputs)
         if self.model.similarity == "cosine":
@@ -178,5 +178,5 @@ class QueryState(nn.Module):
         return state / self.model.temperature
 
     def rows(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items dim"]:
-        """Returns the rows that queries are compared with, of the model's item vectors."""
+        """Returns the model's item vectors as the rows that queries are compared with."""
         return unit(vectors) if self.model.similarity == "cosine" else vectors

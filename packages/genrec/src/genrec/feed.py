@@ -1,4 +1,4 @@
-"""Batches made ready ahead of their use, by one thread in the background."""
+"""Batches are made ahead of their use, by one background thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 READY = 2
-"""Batches that are made ready ahead."""
+"""Number of batches that are made ahead."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,22 @@ class _Made(Generic[T]):
 
 @dataclass(frozen=True)
 class _Ended:
-    """There are no more batches, because of an error or because all have been made."""
+    """The end of the batches, by an error or because all have been made."""
 
     error: BaseException | None
 
 
 @contextmanager
 def made_ahead(make: Callable[[], Iterable[T]], ready: int = READY) -> Iterator[Iterator[T]]:
-    """Yields an iterator over what `make` gives, of which the next ones are made meanwhile.
+    """Yields an iterator over the batches of `make`; a thread makes the next ones meanwhile.
 
     Args:
-        make: Called in a thread of its own, in which its result is gone through as well.
-        ready: Most that are ready and not yet used.
+        make: Returns the batches; the thread calls it and iterates over its result.
+        ready: Largest number of batches that are made and not yet used.
 
     Yields:
-        The iterator. What goes wrong in the thread is raised by it, with the thread's traceback.
-        At the end of the block, whatever ends it, the thread has ended: at most the batch that it
-        is at is waited for.
+        The iterator. It raises an error of the thread, with the thread's traceback. The thread ends
+        with the block, also after an error; the block waits at most for the current batch.
     """
     made: SimpleQueue[_Made[T] | _Ended] = SimpleQueue()
     room = threading.Semaphore(ready)
@@ -59,7 +58,7 @@ def made_ahead(make: Callable[[], Iterable[T]], ready: int = READY) -> Iterator[
                 except StopIteration:
                     break
                 made.put(_Made(batch))
-        except BaseException as raised:  # raised again where the batches are used
+        except BaseException as raised:  # raised again by the iterator
             error = raised
         made.put(_Ended(error))
 

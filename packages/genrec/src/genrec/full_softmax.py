@@ -1,4 +1,4 @@
-"""The softmax over a whole catalogue, some rows at a time, gradients on the way forward."""
+"""The softmax over a whole catalogue in chunks of rows, with gradients in the forward pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 
 class FullCrossEntropy(torch.autograd.Function):
-    """Sum of the cross-entropies; both gradients are ready when the forward pass is."""
+    """Sum of the cross-entropies; the forward pass computes both gradients too."""
 
     @staticmethod
     def forward(
@@ -22,14 +22,14 @@ class FullCrossEntropy(torch.autograd.Function):
         chunk_size: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Returns the sum over the rows, and keeps the gradients of both sides for later."""
+        """Returns the sum over the rows, and saves the gradients of both sides."""
         need_states, need_items = ctx.needs_input_grad[:2]
         items = item_vectors.to(dtype)
         grad_states = torch.empty_like(states) if need_states else None
         grad_items = torch.zeros_like(item_vectors) if need_items else None
         wide = torch.promote_types(dtype, torch.float32)
         total = states.new_zeros((), dtype=wide)
-        # One piece of memory for all chunks: fresh pages would cost as much as the exponentials.
+        # One buffer for all chunks: new memory would take as much time as the exponentials.
         held = torch.empty(
             (min(chunk_size, len(states)), len(items)), dtype=dtype, device=states.device
         )
@@ -40,9 +40,9 @@ class FullCrossEntropy(torch.autograd.Function):
                 logits = torch.mm(x, items.T, out=held[: len(x)]).to(wide)
                 at_target = logits.gather(1, y).sum()
                 mean = logits.mean(1).sum() if label_smoothing else at_target
-                # One softmax, in place, gives both the loss and its gradient: `exp_` on its own is
-                # four times slower on a CPU. Its largest value is no smaller than 1 / items, so the
-                # logarithm is exact where that of the target's probability would underflow.
+                # One softmax, in place, gives both the loss and its gradient: `exp_` alone is four
+                # times slower on a CPU. Its largest value is at least 1 / items, so the logarithm
+                # is exact; the target's probability could underflow.
                 top = logits.amax(1)
                 grad = torch.softmax(logits, dim=1, out=logits)
                 normaliser = top - grad.amax(1).log()
@@ -64,13 +64,13 @@ class FullCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """Scales the gradients that are ready."""
+        """Scales the saved gradients."""
         gradients = (g if g is None else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
         return (*gradients, None, None, None, None)
 
 
 def _add_product(out: Tensor, grad: Tensor, x: Tensor) -> None:
-    """Adds `grad.T @ x` to `out`, whose dtype may be a wider one."""
+    """Adds `grad.T @ x` to `out`, whose dtype may be wider."""
     if out.dtype == x.dtype:
         out.addmm_(grad.T, x)
     else:

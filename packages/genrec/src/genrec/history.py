@@ -1,4 +1,4 @@
-"""A history of items as the encoder's input."""
+"""Embedding of item histories as the encoder's input."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from genrec.vocabulary import Vocabulary
 
 
 class HistoryEmbedding(nn.Module):
-    """Histories as input vectors: items by vector, by codes or both, and learned positions.
+    """Histories as input vectors: from item vectors, codes or both, with learned positions.
 
-    Positions are counted in items from the newest, so neither padding nor what was cut moves them.
+    Positions count from the newest item, so they change neither with padding nor when old items are
+    cut off.
 
     Args:
         trie: The items' codes.
         dim: Width of the input vectors.
-        history_length: Newest items that are read.
-        history_input: What stands for an item: "codes", "vectors" or "both".
-        item_vectors: One vector an item, for an input that reads vectors; made up and trained
-            where None.
-        train_item_vectors: Whether the given vectors are trained too.
+        history_length: How many of the newest items are read.
+        history_input: What represents an item: "codes", "vectors" or "both".
+        item_vectors: One vector per item, unless the input is "codes". None: the vectors start at
+            random and are trained.
+        train_item_vectors: Whether `item_vectors` are trained too.
     """
 
     item_vectors: Tensor | None
@@ -68,9 +69,9 @@ class HistoryEmbedding(nn.Module):
     def forward(
         self, history: Int[Tensor, "batch length"]
     ) -> tuple[Float[Tensor, "batch positions dim"], Bool[Tensor, "batch positions"]]:
-        """Returns one vector a position, and True where a position is padding.
+        """Returns one vector per position, and True where a position is padding.
 
-        There are positions for as many items as `newest_items` leaves columns.
+        There is one position for each column of `newest_items`; with codes, one for each code.
         """
         history = newest_items(history, self.num_items, self.history_length)
         length = history.shape[1]
@@ -79,7 +80,7 @@ class HistoryEmbedding(nn.Module):
         ages = torch.arange(length, device=history.device).flip(0)
         x = self.positions(ages).expand(history.shape[0], -1, -1)
         if self.codes is not None:
-            # This look-up refuses rows below 0, which an index would count from the end.
+            # `F.embedding` refuses rows below 0; an index would count them from the end.
             codes = self.codes(F.embedding(items, self.get_buffer("item_codes")))
             if self.split_codes:
                 levels = codes.shape[2]
@@ -95,14 +96,14 @@ def newest_items(
 ) -> Int[Tensor, "batch newest"]:
     """Returns the newest items of each history, the newest in the last column.
 
-    There are as many columns as `history` has, at least one and at most `count`: a batch that is
-    as wide as its longest history, as `query_batches` makes them, costs the least.
+    There are as many columns as in `history`, at least one and at most `count`. A batch costs the
+    least if it is only as wide as its longest history, as `query_batches` makes it.
     """
     if not history.shape[1]:
         history = F.pad(history, (1, 0), value=num_items)
     is_item = history != num_items  # [batch, length]
     newer = is_item.long().flip(1).cumsum(1).flip(1)  # [batch, length], 1 for the newest item
-    # An item goes that far from the end, and padding to a column too many at the end, cut off.
+    # An item moves to this distance from the end; padding moves to an extra column, cut off below.
     place = (history.shape[1] - newer).masked_fill(~is_item, history.shape[1])
     moved = F.pad(torch.full_like(history, num_items), (0, 1)).scatter(1, place, history)
     return moved[:, :-1][:, -count:]

@@ -1,4 +1,4 @@
-"""Checks of item rows and of what is known of each item, and the first of each in a list."""
+"""Checks of item rows, ids, codes and popularity; and `first_of_each`, which drops repeats."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def check_item_ids(item_ids: Sequence[str], num_items: int) -> None:
-    """Refuses ids that are not one string an item, no two alike.
+    """Checks that there is one id per item, and that all ids differ.
 
     Raises:
-        TypeError: One is no string.
-        ValueError: There are too many, too few, or two alike.
+        TypeError: An id is no string.
+        ValueError: There are too many or too few ids, or two are equal.
     """
     if len(item_ids) != num_items:
         raise ValueError(
@@ -30,23 +30,23 @@ def check_item_ids(item_ids: Sequence[str], num_items: int) -> None:
 
 
 def check_codes(codes: Tensor) -> None:
-    """Refuses codes that are not a table of whole numbers.
+    """Checks that codes are a table of whole numbers.
 
     Raises:
-        ValueError: They are of another shape, or of another type.
+        ValueError: They have another shape or type.
     """
     if codes.ndim != 2 or codes.is_floating_point() or codes.dtype == torch.bool:
         raise ValueError(
-            "codes must be a table of whole numbers, one row an item, got shape "
+            "codes must be a table of whole numbers, one row per item, got shape "
             f"{tuple(codes.shape)} of {codes.dtype}"
         )
 
 
 def check_popularity(popularity: Tensor, num_items: int) -> None:
-    """Refuses popularity that is not one count an item.
+    """Checks that popularity is one count per item.
 
     Raises:
-        ValueError: It is of another shape, of fractions, or below 0.
+        ValueError: It has another shape, is no whole number, or is below 0.
     """
     if popularity.shape != (num_items,):
         got = f"shape {tuple(popularity.shape)}"
@@ -62,10 +62,10 @@ def check_popularity(popularity: Tensor, num_items: int) -> None:
 
 
 def check_rows(name: str, rows: Tensor, num_items: int) -> None:
-    """Refuses what is neither an item row nor padding; other devices than a CPU are waited for.
+    """Checks that each number is an item row or padding; on a GPU this waits for the device.
 
     Raises:
-        ValueError: A row is below 0 or too large; below 0 it would be counted from the end.
+        ValueError: A row is below 0 (an index would count it from the end) or too large.
     """
     if not rows.numel():
         return
@@ -78,16 +78,16 @@ def check_rows(name: str, rows: Tensor, num_items: int) -> None:
 
 
 def first_of_each(items: Int[Tensor, "users m"], fill: int) -> Int[Tensor, "users m"]:
-    """Returns each row's items in place, with `fill` wherever an item came earlier in the row.
+    """Returns the items with `fill` wherever an item occurs earlier in the same row.
 
     Args:
         items: Item rows, in any order.
-        fill: What stands where an item is repeated, such as the padding or -1.
+        fill: The number that replaces a repeated item, such as the padding or -1.
     """
     # Equal items are neighbours once sorted, and a stable sort keeps the first of them first.
     ordered, order = items.sort(dim=1, stable=True)  # [users, m]
     is_repeat = torch.zeros_like(ordered, dtype=torch.bool)
     is_repeat[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    # The marks go back to the places that the items came from.
+    # The marks go back to the items' original places.
     is_repeat = torch.zeros_like(is_repeat).scatter(1, order, is_repeat)
     return items.masked_fill(is_repeat, fill)

@@ -1,12 +1,12 @@
-"""Item-to-item scores inside an encoder-decoder: what a history says of items without training.
+"""Item-to-item scores inside an encoder-decoder: scores of next items without training.
 
-An item-to-item matrix, such as a transition graph or the nearest neighbours in text, says what each
-item of a history adds to the score of every other. Summed below the nodes of a trie these scores
-are a distribution over codes, which a model can read while it is trained and while it decodes.
+An item-to-item matrix, such as a transition graph or the nearest neighbours in text, contains the
+score that each item of a history adds to every other item. The sums of these scores below the nodes
+of a trie are a distribution over codes. A model can use it in training and in decoding.
 
-**What a training must not see.** A matrix that was counted from the training histories holds the
-very pair that a training example asks for. So the pairs that a history makes with its own future
-are taken off the counts of that example, exactly: what is left is the matrix of all other users and
+**No leak in training.** A matrix that was counted from the training histories also contains the
+pair that a training example must predict. So the pairs between a history and its own future are
+subtracted from the counts of this example, exactly. The rest is the matrix of all other users and
 of this user's past, as it is when the history is a query.
 """
 
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class ItemScores:
-    """Scores of some items after each history; an item that comes several times has their sum.
+    """Scores of some items after each history; the score of an item is the sum of its entries.
 
-    Sums are at least 0; single entries may be below it, where pairs are taken off.
+    A sum is at least 0. A single entry may be below 0, since it may subtract a pair.
 
     Attributes:
         rows: The history that each entry belongs to.
         items: Item row of each entry.
-        scores: One column a kind of score.
+        scores: One column for each kind of score.
     """
 
     rows: Int[Tensor, " entries"]
@@ -51,11 +51,12 @@ class ItemMatrix:
     Attributes:
         offsets: Where each item's row starts in `neighbours` and `weights`, and the end.
         neighbours: Item rows.
-        weights: At least 0: what an item of the history adds to each neighbour.
-        decay: Weight of each further step into the past, in (0, 1].
-        forward: What two items d steps apart in a training history have added, for d from 1, to
-            the entry from the earlier to the later one; empty where nothing was counted.
-        backward: The same of the entry from the later to the earlier one.
+        weights: The score, at least 0, that an item of the history adds to each neighbour.
+        decay: Factor for each further step into the past, in (0, 1].
+        forward: For d = 1, 2 and so on: the weight that two items of a training history, d steps
+            apart, have added to the entry from the earlier to the later item. Empty if the matrix
+            was not counted from the histories.
+        backward: The same for the entry from the later to the earlier item.
     """
 
     offsets: Int[Tensor, " items_and_one"]
@@ -67,18 +68,21 @@ class ItemMatrix:
 
 
 class ItemGraph(nn.Module):
-    """Scores the items after a history by several item-to-item matrices; nothing is trained.
+    """Scores next items of a history by several item-to-item matrices; nothing is trained.
 
-    The item that came a steps before the newest one weighs `decay ** a`. Its tensors are buffers,
-    so that they move and are saved with the model that reads them. Made by `ItemGraph.build`; the
-    constructor makes one without edges' contents, for weights to be loaded into.
+    The item that is a steps before the newest one has the weight `decay ** a`. The tensors are
+    buffers, so they move and are saved with the model. Make a graph by `ItemGraph.build`; the
+    constructor makes one whose edges are all zero, into which weights can be loaded.
 
     Args:
         num_items: Items of the catalogue.
-        num_edges: Pairs of items with any score.
-        num_kinds: Matrices.
-        last_items: Newest items of a history that count.
-        window: Greatest distance of two items that was counted; 0 where nothing was.
+        num_edges: Number of pairs of items with any score.
+        num_kinds: Number of matrices.
+        last_items: How many of the newest items of a history are used.
+        window: Largest distance of two items that was counted; 0 if nothing was counted.
+
+    Raises:
+        ValueError: `last_items` is below 1.
     """
 
     offsets: Tensor
@@ -98,19 +102,19 @@ class ItemGraph(nn.Module):
         self.register_buffer("neighbours", torch.zeros(num_edges, dtype=torch.int32))
         self.register_buffer("weights", torch.zeros(num_edges, num_kinds))
         self.register_buffer("decays", torch.ones(num_kinds))
-        # What pairs have added, by distance from -window to window.
+        # The weight that a pair has added, by its distance from -window to window.
         self.register_buffer("kernel", torch.zeros(2 * window + 1, num_kinds))
 
     @classmethod
     def build(
         cls, num_items: int, matrices: Sequence[ItemMatrix], *, last_items: int = 20
     ) -> ItemGraph:
-        """Joins matrices of one catalogue; an edge of several has a weight for each.
+        """Joins matrices of the same catalogue; each edge has one weight per matrix.
 
         Args:
             num_items: Items of the catalogue.
             matrices: The kinds of scores.
-            last_items: Newest items of a history that count.
+            last_items: How many of the newest items of a history are used.
 
         Raises:
             ValueError: A matrix does not fit, or a number is out of range.
@@ -146,7 +150,7 @@ class ItemGraph(nn.Module):
 
     @property
     def settings(self) -> dict[str, int]:
-        """What the constructor takes beside the number of items."""
+        """The constructor's arguments without the number of items."""
         return {
             "num_edges": len(self.neighbours),
             "num_kinds": self.num_kinds,
@@ -155,7 +159,7 @@ class ItemGraph(nn.Module):
         }
 
     def check(self) -> None:
-        """Refuses tensors that are no graph, as of a file that another has written.
+        """Checks that the tensors are a graph, since a file may hold any numbers.
 
         Raises:
             ValueError: Offsets, neighbours, weights or decays are out of range.
@@ -173,11 +177,11 @@ class ItemGraph(nn.Module):
             raise ValueError("decays must be in (0, 1]")
 
     def with_items(self, num_items: int, old_rows: Int[Tensor, " items"]) -> ItemGraph:
-        """Returns the graph of another catalogue: new items have no edges, others keep theirs.
+        """Returns the graph for another catalogue: new items have no edges, others keep theirs.
 
         Args:
             num_items: Items of the other catalogue.
-            old_rows: For each of them its row in this one, -1 where it is new.
+            old_rows: For each of its items the row in this catalogue; -1 for a new item.
         """
         new_rows = old_rows.new_full((self.num_items,), -1)
         is_old = old_rows >= 0
@@ -207,15 +211,15 @@ class ItemGraph(nn.Module):
         history: Int[Tensor, "batch length"],
         future: Int[Tensor, "batch ahead"] | None = None,
     ) -> ItemScores:
-        """Scores what may come after each history.
+        """Scores possible next items of each history.
 
         Args:
             history: Item rows, oldest first, padded with `num_items` on either side.
-            future: What the user had next, the target first, padded on the right: a training
-                example's, whose pairs are taken off the counts. None where nothing was counted.
+            future: For a training example, the items after the history, the target first, padded on
+                the right; their pairs are subtracted from the counts. None for a query.
 
         Returns:
-            The scores, those of items of the history among them.
+            The scores; items of the history are scored too.
         """
         is_item = history != self.num_items  # [batch, length]
         age = is_item.long().flip(1).cumsum(1).flip(1) - 1  # [batch, length], newest is 0
@@ -238,15 +242,14 @@ class ItemGraph(nn.Module):
     def _counted(
         self, history: Tensor, future: Tensor, row: Tensor, source: Tensor, faded: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the pairs with a user's future have added to the rows of the history's items."""
+        """The weights that pairs with a user's future have added to the rows of history items."""
         window = len(self.kernel) // 2
-        # Positions count items alone, so that padding on the left moves none.
+        # Positions count only items, so padding on the left does not change them.
         length = (history != self.num_items).sum(dim=1)  # [batch]
         items = torch.cat([history, future], dim=1)  # [batch, both]
         is_item = items != self.num_items
         position = is_item.long().cumsum(1) - 1  # [batch, both]
-        # Where in the whole sequence each counting item of the history stands: once, unless it
-        # comes again.
+        # The places of each history item in the whole sequence: several if the item is repeated.
         same = (items[row] == source[:, None]) & is_item[row]  # [sources, both]
         entry, here = same.nonzero(as_tuple=True)  # [matches]
         owner = row[entry]

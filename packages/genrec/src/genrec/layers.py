@@ -1,8 +1,8 @@
-"""The attention and feed-forward blocks that every sequence model here is built from.
+"""The attention and feed-forward blocks of all sequence models in this package.
 
-Attention goes through `torch.nn.functional.scaled_dot_product_attention`. Keys and values can be
-projected once (`MultiHeadAttention.project`) and attended to many times, which is what a decoder
-that serves many beams with one encoded history needs.
+Attention is `torch.nn.functional.scaled_dot_product_attention`. Keys and values can be projected
+once (`MultiHeadAttention.project`) and used many times, since a decoder has many beams for one
+encoded history.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Norm = Literal["pre", "post"]
-"""Where layer norms stand: before each sub-layer, or after it."""
+"""Position of the layer norms: before each sub-layer, or after it."""
 
 KeysValues = tuple[
     Float[Tensor, "batch heads keys head_dim"], Float[Tensor, "batch heads keys head_dim"]
@@ -36,15 +36,15 @@ def attend(
     """Attends with scaled dot products; a query that sees no key gets zeros, never NaN.
 
     Args:
-        query: One row a query and head.
-        key: Keys, as many heads as the queries.
-        value: Values, one a key.
+        query: One row for each query and head.
+        key: Keys, with as many heads as the queries.
+        value: Values, one for each key.
         padding: True where a key is padding and must not be seen.
         causal: Query i sees keys 0 to i only; needs as many queries as keys.
         dropout: Probability that an attention weight is dropped.
 
     Returns:
-        One row a query and head, in the dtype of `query`.
+        One row for each query and head, in the dtype of `query`.
     """
     blind = None
     mask = None
@@ -56,7 +56,7 @@ def attend(
         mask = mask | blind
     causal = causal and mask is None
     if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
-        # The CPU's backward pass in half precision is some 25 times slower than in fp32.
+        # The CPU's backward pass in half precision is about 25 times slower than in fp32.
         with torch.autocast("cpu", enabled=False):
             out = F.scaled_dot_product_attention(
                 query.float(), key.float(), value.float(), mask, dropout, causal
@@ -69,13 +69,16 @@ def attend(
 class Dropout(nn.Module):
     """Zeroes values at random in training and scales up the rest.
 
-    On a CPU it takes one random byte a value from torch's default generator, where torch's own
-    dropout draws a number a value: some five times faster, and a sixth of a training step's time.
-    The probability is rounded to whole 256ths there, and the scale is that of the rounded one, so
-    that means are kept.
+    On a CPU it draws one random byte per value from torch's default generator. This is about five
+    times faster than torch's own dropout, which draws a whole number per value and takes a sixth of
+    a training step. The probability is then rounded to a multiple of 1/256, and values are scaled
+    by the rounded probability, so the mean does not change.
 
     Args:
         p: Probability that a value is zeroed.
+
+    Raises:
+        ValueError: `p` is not in [0, 1).
     """
 
     def __init__(self, p: float) -> None:
@@ -103,6 +106,9 @@ class MultiHeadAttention(nn.Module):
         dim: Width of queries, keys and outputs; a multiple of `num_heads`.
         num_heads: Number of heads, each `dim / num_heads` wide.
         dropout: Probability that an attention weight is dropped in training.
+
+    Raises:
+        ValueError: `dim` is no positive multiple of `num_heads`.
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
@@ -118,7 +124,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def project(self, memory: Float[Tensor, "batch keys dim"]) -> KeysValues:
-        """Returns the keys and values of `memory`, to be attended to by any number of queries."""
+        """Returns the keys and values of `memory`, for any number of queries."""
         key, value = rearrange(
             self.key_value(memory), "b n (two h d) -> two b h n d", two=2, h=self.num_heads
         )
@@ -132,16 +138,16 @@ class MultiHeadAttention(nn.Module):
         causal: bool = False,
         keys_values: KeysValues | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Attends from `x` to itself, or to keys and values projected before.
+        """Attends from `x` to itself, or to keys and values that were projected before.
 
         Args:
-            x: The queries' sequence.
-            padding: True where the sequence attended to is padding.
+            x: The sequence of queries.
+            padding: True where a key is padding.
             causal: Position i sees positions 0 to i only.
-            keys_values: What `project` returned of the sequence attended to; None for `x` itself.
+            keys_values: Keys and values from `project`; None for those of `x` itself.
 
         Returns:
-            One row a query; rows that see nothing but padding carry the output bias alone.
+            One row per query; a row that sees only padding is the output bias.
         """
         if keys_values is None:
             keys_values = self.project(x)
@@ -176,9 +182,9 @@ class FeedForward(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Joins a sub-layer's output to its input, with a layer norm before the sub-layer or after it.
+    """Adds a sub-layer's output to its input, with a layer norm before or after the sub-layer.
 
-    Before it is `x + f(norm(x))`, pre-LN; after it is `norm(x + f(x))`, post-LN.
+    Pre-LN is `x + f(norm(x))`; post-LN is `norm(x + f(x))`.
 
     Args:
         dim: Width of the stream.
@@ -198,14 +204,14 @@ class Residual(nn.Module):
         self.dropout = Dropout(dropout)
 
     def input(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        """Returns what the sub-layer reads of `x`."""
+        """Returns the sub-layer's input: `x`, normalised if pre-LN."""
         read: Tensor = x if self.is_post else self.norm(x)
         return read
 
     def forward(
         self, x: Float[Tensor, "*batch dim"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "*batch dim"]:
-        """Runs `sublayer` on `x` and joins the two."""
+        """Runs `sublayer` on `x` and adds its output to `x`."""
         out: Tensor = x + self.dropout(sublayer(self.input(x)))
         return self.norm(out) if self.is_post else out
 
@@ -213,14 +219,14 @@ class Residual(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each with a residual path, pre-LN or post-LN.
 
-    A stack of pre-LN layers needs one more layer norm at its end, which is the stack's to add.
+    A stack of pre-LN layers needs one more layer norm at its end; this class does not add it.
 
     Args:
         dim: Width of the stream.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward part.
         dropout: Probability for attention weights, inner activations and sub-layer outputs.
-        norm: Whether layer norms stand before the sub-layers, "pre", or after them, "post".
+        norm: Position of the layer norms: "pre", before the sub-layers, or "post", after them.
     """
 
     def __init__(
@@ -245,7 +251,7 @@ class EncoderLayer(nn.Module):
         padding: Bool[Tensor, "batch length"] | None = None,
         causal: bool = False,
     ) -> Float[Tensor, "batch length dim"]:
-        """Returns the layer's states; those at padded positions mean nothing.
+        """Returns the layer's states; states at padded positions have no meaning.
 
         Args:
             x: Input states.
@@ -265,16 +271,15 @@ class EncoderLayer(nn.Module):
         *,
         padding: Bool[Tensor, "batch length"],
     ) -> Float[Tensor, "batch dim"]:
-        """Returns what `forward` has in one place a row, at the cost of that place.
+        """Returns the state that `forward` computes at one position of each row, for less work.
 
-        The place asks and all others only answer, so of the layer's products one row each is left,
-        save those of keys and values.
+        Only this position is a query, so only keys and values are computed for all positions.
 
         Args:
             x: Input states.
-            places: The column wanted of each row.
-            padding: True where a position must not be seen; the places later than the one that
-                asks among them if the stack is causal.
+            places: The position in each row.
+            padding: True where a position must not be seen; in a causal stack also True at all
+                positions later than the query.
         """
         query = x[torch.arange(x.shape[0], device=x.device), places][:, None]
         memory = self.attention.project(self.attention_residual.input(x))

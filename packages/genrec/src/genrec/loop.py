@@ -48,7 +48,7 @@ logger = logging.getLogger("genrec.training")
 
 
 class TrainingLoop:
-    """A training that is going on; the arguments are those of `genrec.training.fit`."""
+    """A running training; the arguments are those of `genrec.training.fit`."""
 
     def __init__(
         self,

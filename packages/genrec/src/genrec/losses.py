@@ -1,11 +1,12 @@
-"""What sequence models minimise: cross-entropy over the catalogue, and distillation.
+"""The losses of sequence models: cross-entropy over the catalogue, and distillation.
 
 Scores are dot products of states and item vectors, or their cosines, divided by `temperature`.
-Targets equal to the number of items are padding and leave the loss, states and all.
+Targets equal to the number of items are padding; they and their states are left out. All losses are
+in nats.
 
-Nothing here draws from a generator that was not passed, save torch's default one where `generator`
-is None: inside `genrec.training.fit` that one is seeded from `(seed, step)`, so that a resumed run
-draws what the uninterrupted one would have drawn.
+Random numbers come from `generator`, or from torch's default generator if it is None. Inside
+`genrec.training.fit` the default generator is seeded from `(seed, step)`, so a resumed training
+draws the same numbers as one without interruption.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from genrec.similarity import comparable
 
 Reduction = Literal["mean", "sum"]
 
-# Logits held at a time: on a CPU what its caches hold (8 MiB in fp32, some 170 rows of a catalogue
-# of 12,000 items), elsewhere what keeps the device busy; never fewer rows than make a product.
+# Logits held at a time: on a CPU as many as fit in its caches (8 MiB in fp32, about 170 rows of a
+# catalogue of 12,000 items), elsewhere enough to keep the device busy; but at least 16 rows, since
+# products of fewer rows are slow.
 _LOGITS_AT_A_TIME = {"cpu": 2**21}
 _LOGITS_ELSEWHERE = 2**27
 _FEWEST_ROWS = 16
@@ -45,15 +47,15 @@ def full_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Softmax cross-entropy over the whole catalogue (PRORec, eq. 4).
 
-    Equal to `F.cross_entropy` on all the logits, gradients included, but the logits and their
-    gradients are held for `chunk_size` rows at a time only: the gradients with respect to states
-    and item vectors are summed up on the way forward. Under autocast the products run in its
-    dtype, sums and exponentials in fp32.
+    Equal to `F.cross_entropy` on all logits, gradients included, but the logits and their gradients
+    are held for only `chunk_size` rows at a time: the gradients of states and item vectors are
+    summed in the forward pass. Under autocast the products use its dtype, sums and exponentials
+    fp32.
 
     Args:
-        states: What the model says of each history (or of each of its positions).
-        item_vectors: The table that scores.
-        targets: Row of the item that came next; `items` where there is none (padding).
+        states: The model's state for each history, or for each position of it.
+        item_vectors: One vector per item, to score all items.
+        targets: Row of the next item; `items` (the number of items) for padding.
         similarity: Dot product, or cosine.
         temperature: Divides the scores.
         label_smoothing: Share of the target's probability that is spread over all items.
@@ -96,17 +98,17 @@ def sampled_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Softmax cross-entropy over the target and negatives that all rows share.
 
-    A negative that is the row's own target (an accidental hit) is left out of that row.
+    If a negative is the row's own target (an accidental hit), it is left out of this row.
 
     Args:
-        states: What the model says of each history (or of each of its positions).
-        item_vectors: The table that scores.
-        targets: Row of the item that came next; `items` where there is none (padding).
-        negatives: Rows of the negative items, as from `sample_negatives`.
-        log_q: Logarithm of the probability with which each item is drawn. With it, negatives stand
-            for as many items as they are drawn too rarely (the logQ correction), and the loss
-            estimates the full softmax. The target, which is always there, is not corrected. None
-            takes the negatives as they are.
+        states: The model's state for each history, or for each position of it.
+        item_vectors: One vector per item, to score the target and the negatives.
+        targets: Row of the next item; `items` (the number of items) for padding.
+        negatives: Rows of the negative items, for example from `sample_negatives`.
+        log_q: Logarithm of the probability with which each item is drawn. With it, the weight of a
+            negative is the inverse of its expected number of draws (the logQ correction), and the
+            loss estimates the full softmax. The target is always present and is not corrected.
+            None makes no correction.
         similarity: Dot product, or cosine.
         temperature: Divides the scores.
         label_smoothing: Share of the target's probability that is spread over the candidates.
@@ -136,18 +138,18 @@ def in_batch_cross_entropy(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ""]:
-    """Softmax cross-entropy over the batch's targets: each row's negatives are the other rows'.
+    """Softmax cross-entropy over the batch's targets: targets of other rows are the negatives.
 
-    Targets of other rows that are the row's own target again leave that row. Popular items are
-    negatives more often than others; `log_q` makes up for that (Yi et al., RecSys 2019, eq. 5).
+    If another row has the same target, it is left out of this row. Popular items are negatives more
+    often than others; `log_q` corrects for this (Yi et al., RecSys 2019, eq. 5).
 
-    Differs: only negatives are corrected, since the target is there with certainty.
+    Differs: only negatives are corrected, since the target is always present.
 
     Args:
-        states: What the model says of each history (or of each of its positions).
-        item_vectors: The table that scores.
-        targets: Row of the item that came next; `items` where there is none (padding).
-        log_q: Logarithm of each item's share of all targets, its popularity.
+        states: The model's state for each history, or for each position of it.
+        item_vectors: One vector per item, to score the targets.
+        targets: Row of the next item; `items` (the number of items) for padding.
+        log_q: Logarithm of each item's share of all targets, that is, of its popularity.
         similarity: Dot product, or cosine.
         temperature: Divides the scores.
         label_smoothing: Share of the target's probability that is spread over the candidates.
@@ -174,15 +176,18 @@ def candidate_cross_entropy(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ""]:
-    """Softmax cross-entropy over candidates of each row's own, the target in column 0.
+    """Softmax cross-entropy over candidates; each row has its own, with the target in column 0.
 
     Args:
-        scores: One a candidate.
-        candidates: Item rows, to find accidental hits: candidates after the first that are the
-            target again leave the softmax.
-        log_q: Corrects the negatives for how they were drawn: see `sampled_cross_entropy`.
+        scores: One score per candidate.
+        candidates: Item rows, to find accidental hits: if a later candidate is the target again, it
+            is left out.
+        log_q: Corrects the negatives for their sampling: see `sampled_cross_entropy`.
         label_smoothing: Share of the target's probability that is spread over the candidates.
         reduction: Mean or sum over the rows; the mean of none is 0.
+
+    Raises:
+        ValueError: An option is out of range.
     """
     positive, others = scores[:, :1], scores[:, 1:]
     if log_q is not None:
@@ -201,14 +206,14 @@ def binary_cross_entropy(
     temperature: float = 1.0,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ""]:
-    """Logistic loss of each target against negatives of its own (SASRec, eq. 6, with one).
+    """Logistic loss of each target against its own negatives (SASRec, eq. 6, with one negative).
 
     Args:
-        states: What the model says of each history (or of each of its positions).
-        item_vectors: The table that scores.
-        targets: Row of the item that came next; `items` where there is none (padding).
-        negatives: Item rows, as from `sample_negatives(num_items, (*batch, 1))`. Those that are the
-            row's target are left out.
+        states: The model's state for each history, or for each position of it.
+        item_vectors: One vector per item, to score the targets and the negatives.
+        targets: Row of the next item; `items` (the number of items) for padding.
+        negatives: Item rows, for example from `sample_negatives(num_items, (*batch, 1))`. A
+            negative that equals the row's target is left out.
         similarity: Dot product, or cosine.
         temperature: Divides the scores.
         reduction: Mean or sum over the targets that are not padding; the mean of none is 0.
@@ -229,14 +234,17 @@ def candidate_binary_cross_entropy(
     *,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ""]:
-    """Logistic loss over candidates of each row's own, the target in column 0; DIN's eq. 2.
+    """Logistic loss over candidates; each row has its own, the target in column 0 (DIN, eq. 2).
 
     Args:
-        scores: One a candidate.
-        candidates: Item rows, to find accidental hits: candidates after the first that are the
-            target again leave the loss.
-        reduction: Mean or sum over the rows, each the sum over its candidates; the mean of none
-            is 0.
+        scores: One score per candidate.
+        candidates: Item rows, to find accidental hits: if a later candidate is the target again, it
+            is left out.
+        reduction: Mean or sum over the rows; a row's loss is the sum over its candidates. The mean
+            of no rows is 0.
+
+    Raises:
+        ValueError: `reduction` is unknown.
     """
     hits = candidates == candidates[:, :1]
     hits[:, 0] = False
@@ -258,18 +266,18 @@ def distillation_loss(
 ) -> Float[Tensor, ""]:
     """Intra-modality knowledge distillation (PRORec, eq. 7), the mean over the batch.
 
-    The paper's choice is the raw dot product; EAGER's is `similarity="cosine", temperature=0.3,
+    The paper uses the raw dot product; EAGER uses `similarity="cosine", temperature=0.3,
     num_negatives=2048`.
 
     Args:
         states: c_dis, the decoder's last state at the special token.
         item_vectors: E, the integrated embeddings of the first stage.
         targets: Row of the target item; its embedding is E_t, the positive.
-        num_negatives: How many of the other items are drawn as E_neg, shared by the batch; None
-            takes all other items.
+        num_negatives: How many items are drawn as E_neg, shared by the batch; None takes all other
+            items.
         similarity: Dot product, or cosine.
         temperature: Divides the similarities.
-        generator: Draws the negatives.
+        generator: Random generator for the negatives; None is torch's default one.
 
     Raises:
         ValueError: An option is out of range.
@@ -293,7 +301,7 @@ def _candidate_softmax(
     label_smoothing: float,
     reduction: Reduction,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the positive against the others, less those that are the target again."""
+    """Cross-entropy of the positive against the others, without accidental hits."""
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     scores = torch.cat([positive, others.masked_fill(hits, -math.inf)], dim=1)
@@ -307,12 +315,12 @@ def _candidate_softmax(
 
 
 def _wide(scores: Tensor) -> torch.dtype:
-    """Returns fp32, or the dtype of the scores where that is wider."""
+    """Returns fp32, or the dtype of the scores if it is wider."""
     return torch.promote_types(scores.dtype, torch.float32)
 
 
 def _without_padding(states: Tensor, targets: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
-    """Flattens, and drops the rows whose target is padding."""
+    """Flattens states and targets, and drops the rows whose target is padding."""
     kept = targets.flatten() != num_items
     return states.reshape(-1, states.shape[-1])[kept], targets.flatten()[kept]
 

@@ -1,4 +1,4 @@
-"""Large arrays in files, which the processes of a machine then hold in memory once."""
+"""Large arrays in files, so that all processes of a machine share one copy in memory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from genrec.reading import refusing
 from genrec.storage import naming, put_file, working_beside
 
 MAPPED_ABOVE = 2**25
-"""Bytes up to which an array stays in memory."""
+"""An array of at most this many bytes stays in memory."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def shared_in(folder: Path | str | None, array: NDArray[Scalar]) -> NDArray[Scalar]:
-    """Returns an array as it is, or, where it is large, mapped from a file.
+    """Returns an array unchanged or, if it is large, mapped from a file.
 
-    The file is named after what it holds, so that the processes that want the same array use one
-    file, whichever of them comes first, and so does a later training.
+    The name of the file is a digest of its contents. So all processes with the same array use the
+    same file, and so does a later training.
 
     Args:
-        folder: Where the file goes, made if it is not there; None keeps any array in memory.
-        array: Of one dimension.
+        folder: The folder of the file, made if it does not exist; None keeps any array in memory.
+        array: An array of one dimension.
 
     Raises:
         ArtifactError: The file is damaged.
-        OSError: The system refuses, as a full disk does.
+        OSError: The system reports an error, such as a full disk.
     """
     if folder is None or array.nbytes <= MAPPED_ABOVE:
         return array
@@ -51,5 +51,5 @@ def shared_in(folder: Path | str | None, array: NDArray[Scalar]) -> NDArray[Scal
             raise ValueError(
                 f"it must hold {array.dtype} {array.shape}, got {mapped.dtype} {mapped.shape}"
             )
-    plain: NDArray[Scalar] = np.asarray(mapped)  # indexing a memmap costs more
+    plain: NDArray[Scalar] = np.asarray(mapped)  # indexing a memmap is slower
     return plain

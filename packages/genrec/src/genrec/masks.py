@@ -1,4 +1,4 @@
-"""Which items each user may be given: allow-lists, deny-lists, items seen."""
+"""Which items may be returned for each user: allow-lists, deny-lists, seen items."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from genrec.trie import Trie
 class Mask:
     """The items that may be returned, user by user.
 
-    A child of a prefix is struck out where it leads to no item that may be returned, so every beam
-    that is kept leads to such an item. Lists of items are looked up in the trie, without a pass
-    over the catalogue; only marks, one for each item, are counted over all of it, once.
+    A child of a prefix is masked if it leads to no item that may be returned, so every kept beam
+    leads to such an item. Lists of items are looked up in the trie, without a pass over the
+    catalogue; only truth values for all items are counted in one pass.
 
     Args:
         trie: The catalogue.
-        num_users: How many there are.
-        exclude: Each user's items that must not be returned, padded with `num_items`.
-        allow: Each user's items that may be returned and no others, padded with `num_items`; or one
-            mark an item, True where it may, for all users.
+        num_users: Number of users.
+        exclude: For each user the items that must not be returned, padded with `num_items`.
+        allow: For each user the only items that may be returned, padded with `num_items`; or one
+            truth value per item for all users, True if it may be returned.
 
     Raises:
-        ValueError: A list holds what is no item row, there is not one list a user, or there is not
-            one mark an item.
+        ValueError: A list holds a number that is no item row, or there is not one list per user, or
+            not one truth value per item.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Mask:
             return
         if allow.shape != (trie.num_items,):
             raise ValueError(
-                f"allow must hold one mark for each of {trie.num_items} items, got shape "
+                f"allow must hold one value for each of {trie.num_items} items, got shape "
                 f"{tuple(allow.shape)}"
             )
-        # Leaves below a node are neighbours, so running counts over the leaves tell for any node
-        # how many items below it may be returned: the difference of two of them.
+        # Leaves below a node are neighbours, so the difference of two running counts over the
+        # leaves is the number of items below a node that may be returned.
         count = torch.zeros(trie.num_items + 1, dtype=torch.int32, device=allow.device)
         torch.cumsum(allow[trie.leaf_items], dim=0, out=count[1:])  # [leaves + 1]
         self.allowed_before = count
@@ -71,7 +71,7 @@ class Mask:
     def of(
         cls, trie: Trie, num_users: int, exclude: Tensor | None, allow: Tensor | None
     ) -> Mask | None:
-        """Returns the mask of these lists; None where all items may be returned."""
+        """Returns the mask of these lists; None if all items may be returned."""
         if exclude is None and allow is None:
             return None
         return cls(trie, num_users, exclude=exclude, allow=allow)
@@ -79,11 +79,11 @@ class Mask:
     def of_rows(
         self, users: Int[Tensor, " rows"], *, exclude: Int[Tensor, "rows m"] | None = None
     ) -> Mask:
-        """Returns the mask of rows that are these users', as where beams are decoded one by one.
+        """Returns the mask for rows, each of which belongs to a user, such as a beam.
 
         Args:
             users: The user of each row.
-            exclude: Further items that must not be returned, row by row, padded with `num_items`.
+            exclude: For each row further items that must not be returned, padded with `num_items`.
         """
         mask = copy.copy(self)
         mask.exclude = None if self.exclude is None else self.exclude[users]
@@ -102,9 +102,9 @@ class Mask:
         return mask
 
     def _counted(self, items: Tensor, allowed_before: Tensor) -> Tensor:
-        """Returns the items that the marks allow, with the padding in place of the others.
+        """Replaces items that the truth values forbid by the padding.
 
-        What the marks already forbid must not be counted a second time as excluded.
+        They must not be counted a second time as excluded.
         """
         is_item = items < self.trie.num_items
         leaves = self.trie.item_leaves[items.masked_fill(~is_item, 0)].long()
@@ -114,13 +114,13 @@ class Mask:
     def strike(
         self, level: int, parents: Int[Tensor, "users beams"], children: Children, scores: Tensor
     ) -> None:
-        """Sets the scores of children that lead nowhere to minus infinity.
+        """Sets the scores of children that lead to no permitted item to minus infinity.
 
         Args:
             level: The children's level.
-            parents: Each user's prefixes, no two alike but for those whose score is minus infinity.
+            parents: Each user's prefixes; all differ except those with a score of minus infinity.
             children: The children of all prefixes.
-            scores: One score a child.
+            scores: One score per child; changed in place.
         """
         if self.allowed_before is not None:
             first = self.trie.first_leaf(level, children.node)  # [children]
@@ -149,10 +149,10 @@ def _lists(name: str, items: Tensor, trie: Trie, num_users: int) -> Tensor:
 
 
 def _without(items: Tensor, banned: Tensor, num_items: int) -> Tensor:
-    """Returns each row's items, with the padding in place of those banned in the same row."""
+    """Replaces each row's items that are banned in the same row by the padding."""
     if not banned.shape[1]:
         return items
-    # A binary search in the sorted list costs no table of all pairs.
+    # A binary search in the sorted list needs no table of all pairs.
     banned = banned.sort(dim=1).values  # [users, m]
     place = torch.searchsorted(banned, items).clamp(max=banned.shape[1] - 1)  # [users, n]
     return items.masked_fill(banned.gather(1, place) == items, num_items)

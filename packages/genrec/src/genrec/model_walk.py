@@ -1,8 +1,8 @@
-"""The encoder-decoder on its way down the trie, with a key/value cache.
+"""Decoding of the encoder-decoder in the trie, with a key/value cache.
 
-The encoder's keys and values are projected once a call and shared by all prefixes of a user, which
-lie side by side as queries. Each decoding step leaves one entry of keys and values a prefix, and
-nothing is copied but the entries of prefixes that live on.
+The encoder's keys and values are projected once per call and shared by all prefixes of a user,
+which are its queries. Each decoding step adds one entry of keys and values per prefix, and only the
+entries of kept prefixes are copied.
 """
 
 from __future__ import annotations
@@ -25,15 +25,26 @@ from genrec.walk import Past, Prefixes, Walk
 class Positions(Past):
     """The keys and values of the prefixes' positions, oldest first."""
 
-    entries: tuple[Tensor, ...] = ()  # one a level, each [layers, users, beams or 1, 2 * dim]
+    entries: tuple[Tensor, ...] = ()  # one per level, each [layers, users, beams or 1, 2 * dim]
 
     def of_beams(self, beams: Int[Tensor, "users beams"]) -> Positions:
-        """Returns those of some beams, in this order."""
+        """Returns the keys and values of some beams, in this order."""
         return Positions(tuple(beam_rows(entry, beams) for entry in self.entries))
 
 
 class ModelWalk(Walk[Positions]):
-    """One batch of histories on their way down the trie of a `Seq2Seq`."""
+    """Decoding of a batch of histories in the trie of a `Seq2Seq`.
+
+    Args:
+        model: The model, in eval mode.
+        trie: The trie of its catalogue, or of another one over the same codebooks.
+        memory: The encoded histories.
+        tables: `model.tables()`; computed here if None.
+        mask: The items that may be returned; None allows all.
+
+    Raises:
+        ValueError: The trie does not fit the model.
+    """
 
     def __init__(
         self,
@@ -53,9 +64,9 @@ class ModelWalk(Walk[Positions]):
         tells = model.history_bias is not None or model.item_graph is not None
         if tells and trie is not model.trie:
             raise ValueError(
-                "trie must be model.trie where the config has history_bias or the model an item "
-                "graph, got another trie: the history's items are rows of the model's; take "
-                "with_catalogue(...) and its trie"
+                "trie must be model.trie if the config has history_bias or the model has an item "
+                "graph, got another trie: the history's items are rows of the model's catalogue; "
+                "use with_catalogue(...) and its trie"
             )
         super().__init__(trie, mask=mask, settles=model.config.scoring == "renormalized")
         self.model = model
@@ -66,13 +77,13 @@ class ModelWalk(Walk[Positions]):
         )
 
     def start(self) -> Prefixes[Positions]:
-        """Returns the root, once a user."""
+        """Returns the root, once for each user."""
         padding = self.memory.padding
         nodes = torch.zeros(padding.shape[0], 1, dtype=torch.long, device=padding.device)
         return Prefixes(nodes, torch.zeros_like(nodes, dtype=torch.float32), Positions())
 
     def _padding(self) -> Bool[Tensor, "users positions"] | None:
-        """Returns where the encoder's positions are padding; None where no place is."""
+        """Returns True where the encoder's positions are padding; None if there is none."""
         padding = self.memory.padding
         return padding if bool(padding.any()) else None
 
@@ -86,7 +97,7 @@ class ModelWalk(Walk[Positions]):
         scores = self.model.child_log_probs(
             level, states.flatten(0, 1), children, head=self.tables.head, had=had, sums=sums
         )
-        before = prefixes.scores.flatten()[children.parent]  # [children], of what came before
+        before = prefixes.scores.flatten()[children.parent]  # [children], the prefixes' scores
         return scores + before, children, past
 
     def _children(self, level: int, nodes: Int[Tensor, " parents"]) -> Children:

@@ -1,7 +1,7 @@
-"""The loss of a model that scores all items: one softmax, and what stands for it when it is large.
+"""The next-item loss of a model that scores all items: a full softmax, or a sampled one.
 
-A training step draws its negatives first (`draw`), may then compute the vectors of just the items
-that it meets (`rows`), and calls the loss on the states.
+A training step first draws its negatives (`draw`). It may then compute the vectors of only the
+items in the batch (`rows`). Last, it calls the loss on the states.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from genrec.sampling import sample_negatives
 
 @dataclass(frozen=True, kw_only=True)
 class NextItemLoss:
-    """Cross-entropy of next items over the catalogue, or over negatives that a batch shares.
+    """Cross-entropy of next items over the catalogue, or over negatives shared by a batch.
 
     Attributes:
         similarity: How states and item vectors are compared, "dot" or "cosine".
         temperature: Divides the similarity.
-        num_negatives: Drawn uniformly for a batch, with logQ correction, so that the loss estimates
-            that of all items; 0 is the softmax over the whole catalogue.
+        num_negatives: Number of negatives per batch, drawn uniformly. A logQ correction makes the
+            loss an estimate of the full softmax. 0 is the softmax over the whole catalogue.
 
     Raises:
         ValueError: A value is out of range.
@@ -47,12 +47,12 @@ class NextItemLoss:
         *,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, " negatives"]:
-        """Returns the negatives of a batch, no two alike; all items where the softmax is full.
+        """Returns the negatives of a batch, all different; all items if the softmax is full.
 
         Args:
-            num_items: Size of the catalogue; no more are drawn.
-            device: Where they lie.
-            generator: Draws them; torch's default generator when None.
+            num_items: Size of the catalogue; at most so many are drawn.
+            device: Device of the result.
+            generator: Random generator; None is torch's default one.
         """
         if not self.num_negatives:
             return torch.arange(num_items, device=device)
@@ -60,7 +60,7 @@ class NextItemLoss:
         return sample_negatives(num_items, count, generator=generator, device=device)
 
     def rows(self, num_items: int, *parts: Int[Tensor, ...]) -> Int[Tensor, " rows"]:
-        """Returns the items that a batch meets, ascending, each once; padding is left out.
+        """Returns the items of a batch, in ascending order without repeats or padding.
 
         Args:
             num_items: Size of the catalogue, and the padding.
@@ -77,14 +77,14 @@ class NextItemLoss:
         negatives: Int[Tensor, " negatives"],
         num_items: int | None = None,
     ) -> Float[Tensor, ""]:
-        """Returns the cross-entropy of the targets, the mean over those that are not padding.
+        """Returns the mean cross-entropy, in nats, of the targets that are not padding.
 
         Args:
-            states: What the model says of each history (or of each of its positions).
-            item_vectors: Of all items; where negatives are drawn, those of the batch will do.
-            targets: Rows of `item_vectors`, their number for padding.
-            negatives: Rows of `item_vectors`; not read where the softmax is full.
-            num_items: Size of the catalogue, where `item_vectors` are of some of it only.
+            states: The model's state for each history, or for each position of it.
+            item_vectors: Vectors of all items; with sampled negatives, those of the batch suffice.
+            targets: Rows of `item_vectors`; the number of rows is padding.
+            negatives: Rows of `item_vectors`; ignored if the softmax is full.
+            num_items: Size of the catalogue, if `item_vectors` has only some of its items.
         """
         if not self.num_negatives:
             return full_cross_entropy(

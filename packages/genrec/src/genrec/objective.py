@@ -1,4 +1,4 @@
-"""The forward pass of a training step, as Fabric sees it."""
+"""The forward pass of a training step, for Fabric."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class Sealed:
-    """A batch that precision plugins and DDP do not look into: neither casts nor copies it."""
+    """Wraps a batch, so that precision plugins do not cast it and DDP does not copy it."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch
 
 
 class Objective(nn.Module):
-    """Calls the loss inside a forward pass, where precision and DDP see everything it does."""
+    """Calls the loss inside a forward pass, so that precision and DDP apply to all of it."""
 
     def __init__(
         self, module: nn.Module, loss: Callable[[nn.Module, Any], Mapping[str, Tensor]]
@@ -28,10 +28,10 @@ class Objective(nn.Module):
         self.names: tuple[str, ...] = ()
 
     def forward(self, sealed: Sealed) -> Tensor:
-        """Returns the loss terms side by side.
+        """Returns the loss terms in one tensor, in the order of `names`.
 
         Raises:
-            ValueError: They are not scalar tensors by name, or have other names than before.
+            ValueError: The terms are not scalar tensors by name, or their names have changed.
         """
         terms = self.loss(self.module, sealed.batch)
         if not isinstance(terms, Mapping) or not terms:

@@ -1,4 +1,4 @@
-"""What follows from the settings of training: optimizer, rate, averaged weights."""
+"""Optimizer, learning rate and averaged weights of a training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Returns the optimizer that `config` names.
 
-    The fused form goes over the weights once: on a table of 12,000 items it takes a third of the
-    time of the others, on the CPU too.
+    The fused form reads the weights once: on a table of 12,000 items it takes a third of the time
+    of the other forms, on the CPU too.
     """
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
@@ -27,7 +27,7 @@ def build_optimizer(
 
 
 def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> float:
-    """Returns the rate of a step, counted from 0, of `total_steps`."""
+    """Returns the learning rate of a step, from 0 to `total_steps` - 1."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -41,12 +41,12 @@ def learning_rate_at(config: TrainingConfig, step: int, total_steps: int) -> flo
 class WeightAverage:
     """Exponential moving average of a module's trained parameters.
 
-    Early on it forgets faster, by (1 + steps) / (10 + steps) where that is less than `decay`, so
-    that the first random weights are soon out of it.
+    The decay is (1 + steps) / (10 + steps) if this is less than `decay`. So the average soon
+    contains almost nothing of the first random weights.
 
     Args:
-        parameters: What is averaged; the average starts as a copy of it.
-        decay: Share of the average that stays at each step.
+        parameters: The parameters to average; the average starts as a copy of them.
+        decay: Share of the old average in the new one at each step.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
@@ -55,14 +55,14 @@ class WeightAverage:
         self.averages = [p.detach().clone() for p in parameters]
 
     def update(self, steps: int) -> None:
-        """Moves the average towards the parameters, after `steps` updates in all."""
+        """Updates the average with the current parameters, after `steps` updates in all."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
         with torch.no_grad():
             get_ema_multi_avg_fn(decay)(self.averages, list(self.parameters), steps)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Lends the average to the module, and gives it its own weights back."""
+        """Puts the average into the module within the block, then its own weights again."""
         weights = [p.detach().clone() for p in self.parameters]
         _copy(self.averages, self.parameters)
         try:
@@ -71,7 +71,7 @@ class WeightAverage:
             _copy(weights, self.parameters)
 
     def keep(self) -> None:
-        """Gives the average to the module for good."""
+        """Puts the average into the module permanently."""
         _copy(self.averages, self.parameters)
 
 

@@ -1,9 +1,9 @@
-"""Beam search whose shapes follow from the model and the batch alone, for what traces tensors.
+"""Beam search whose shapes depend only on the model and the batch, so that it can be traced.
 
-The search of `genrec.decoding` looks at the data as it goes down: each prefix has as many children
-as the catalogue says, and what is settled is not decoded. A traced program can do neither. Here
-every prefix has as many children as any node of its level has, those that there are not at minus
-infinity, and every prefix is decoded. The answers are the same.
+In the search of `genrec.decoding`, shapes depend on the data: each prefix has as many children as
+in the catalogue, and prefixes that lead to one item are not decoded. A traced program can do
+neither. Here every prefix has as many places for children as the largest node of its level; the
+unused places score minus infinity, and every prefix is decoded. The results are the same.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from genrec.walk import Candidates, Prefixes
 
 @dataclass(frozen=True, kw_only=True)
 class PaddedChildren(Children):
-    """The children of several nodes, as many places for each; unused ones repeat a last child.
+    """The children of several nodes, with equally many places for each node.
+
+    Unused places repeat the last child.
 
     Attributes:
-        missing: Places that are unused.
+        missing: True at unused places.
     """
 
     missing: Bool[Tensor, "parents places"]
@@ -40,10 +42,10 @@ class PaddedChildren(Children):
         """Lists the children of several nodes, as `trie.expand` does.
 
         Args:
-            trie: The tree.
+            trie: The trie.
             level: The children's level.
             parents: Nodes of the level above; at level 0 the root, node 0.
-            places: For the children of each parent, at least as many as any has.
+            places: Places for the children of each parent; no parent has more children.
         """
         first = trie.first_child(level, parents)[:, None]  # [parents, 1]
         end = trie.first_child(level, parents + 1)[:, None]
@@ -75,13 +77,13 @@ class PaddedChildren(Children):
 
 
 class PaddedWalk(ModelWalk):
-    """One batch of histories on their way down the trie, by shapes that no data decide.
+    """Decoding of a batch of histories in the trie, with shapes that do not depend on the data.
 
     Args:
-        model: The model; the trie is its own.
+        model: The model; its own trie is used.
         memory: The encoded histories.
         tables: `model.tables()`.
-        places: The most children that a node has, level by level.
+        places: The largest number of children of a node, level by level.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class PaddedWalk(ModelWalk):
         self.places = places
 
     def expand(self, level: int, prefixes: Prefixes[Positions]) -> Candidates[Positions]:
-        """Returns the children of the prefixes, those at `level`, and unused places."""
+        """Returns the prefixes' children, which are at `level`, and unused places."""
         users, num_beams = prefixes.nodes.shape
         scores, children, past = self.log_probs(level, prefixes)
         assert isinstance(children, PaddedChildren)
@@ -110,13 +112,13 @@ class PaddedWalk(ModelWalk):
 class PaddedBeamSearch(nn.Module):
     """`beam_search` as a module that `torch.export` can trace, with a batch of any size.
 
-    Its answers are those of `beam_search`, which is several times faster where nodes have many
-    children or few of them are open: each level costs `num_beams` times the most children of any
-    of its nodes. It checks nothing of what it reads.
+    Its results are those of `beam_search`. Each level costs `num_beams` times the largest number of
+    children of a node above it. So `beam_search` is several times faster if some nodes have many
+    children, or if most prefixes lead to one item. This module does not check its input.
 
     Args:
-        model: The model, in eval mode, on the device that it is to stay on; what decoding reads of
-            it is computed here, once.
+        model: The model, in eval mode, on its final device; the tables for decoding are computed
+            once, in this constructor.
         num_beams: Prefixes kept at each level.
         top_k: Items returned, at most `num_beams`.
 
@@ -132,7 +134,7 @@ class PaddedBeamSearch(nn.Module):
         self.tables = model.tables()
         self.places = [model.trie.most_children(level) for level in range(model.trie.num_levels)]
         for level in range(model.trie.num_levels):
-            model.trie.item_nodes(level)  # made here, since a trace must not keep its own
+            model.trie.item_nodes(level)  # cached here, since a trace must not cache its tensors
         self.eval()
 
     @torch.no_grad()

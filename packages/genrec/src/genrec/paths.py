@@ -1,4 +1,4 @@
-"""Why items are where they are in a ranking: their paths down the trie, level by level."""
+"""Explains the ranks of items by their paths in the trie, level by level."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ def path_log_probs(
     *,
     tables: Tables | None = None,
 ) -> Float[Tensor, "batch m levels"]:
-    """Returns log p(code | codes before it, history) of each code of the items given.
+    """Returns log p(code | codes before it, history) for each code of some items.
 
-    They are the factors of PRORec, eq. 1: their sum over the levels is `score_items`.
+    These are the logarithms of the factors of PRORec, eq. 1: their sum over the levels is the
+    result of `score_items`.
 
     Args:
         model: The model, in eval mode.
         trie: As in `beam_search`.
         history: Item rows, oldest first, padded with the number of items.
-        items: Item rows, padded with the number of items; several of a user may be alike.
-        tables: `model.tables()`, to be passed in where many calls are made with the same weights.
+        items: Item rows, padded with the number of items; a user's items may repeat.
+        tables: `model.tables()`; pass it if you make many calls with the same weights.
 
     Returns:
-        The log-probabilities; minus infinity where there is no item.
+        The log-probabilities, in nats; minus infinity where there is no item.
 
     Raises:
-        ValueError: The model is in training mode, the trie is not its, or `history` or `items`
-            holds what is no item row.
+        ValueError: The model is in training mode, the trie does not fit the model, or `history` or
+            `items` holds a number that is no item row.
     """
     check_mode(model)
     check_rows("history", history, model.trie.num_items)
@@ -67,26 +68,26 @@ def kept_levels(
 ) -> Int[Tensor, "batch m"]:
     """Returns how many codes of each item a beam search keeps.
 
-    All of them are kept where the item is one of those that `beam_search` returns for a `top_k` of
-    `num_beams`; where it is not, the code after those that are kept is the one at which other
-    prefixes took the item's place among the beams.
+    If `beam_search` returns the item for a `top_k` of `num_beams`, it keeps all codes of the item.
+    Otherwise the first code that it does not keep is the level at which other prefixes took the
+    item's place among the beams.
 
     Args:
         model: The model, in eval mode.
         trie: As in `beam_search`.
         history: Item rows, oldest first, padded with the number of items.
-        items: Item rows, padded with the number of items; several of a user may be alike.
+        items: Item rows, padded with the number of items; a user's items may repeat.
         num_beams: Prefixes kept at each level.
         exclude: As in `beam_search`.
         allow: As in `beam_search`.
-        tables: `model.tables()`, to be passed in where many calls are made with the same weights.
+        tables: `model.tables()`; pass it if you make many calls with the same weights.
 
     Returns:
         Numbers of levels; 0 where there is no item.
 
     Raises:
-        ValueError: The model is in training mode, the trie is not its, `num_beams` is below 1, or
-            a list holds what is no item row.
+        ValueError: The model is in training mode, the trie does not fit the model, `num_beams` is
+            below 1, or a list holds a number that is no item row.
     """
     check_mode(model)
     check_rows("history", history, model.trie.num_items)

@@ -1,4 +1,4 @@
-"""What training needs of the process it runs in: devices, random numbers, signals, memory."""
+"""Devices, random numbers, signals and memory of the process in which a training runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
 
 @contextmanager
 def isolated_randomness(device: torch.device) -> Iterator[None]:
-    """Puts torch's default generators back as they were, whatever is drawn within."""
+    """Restores the state of torch's default generators after the block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
@@ -56,8 +56,8 @@ def isolated_randomness(device: torch.device) -> Iterator[None]:
 def seed_default_generators(device: torch.device, *entropy: int) -> None:
     """Seeds torch's default generators, the CPU's and `device`'s, from several numbers.
 
-    `torch.manual_seed` would cost every step of a CPU run the stack traces that it keeps for the
-    devices that are not in use.
+    Not by `torch.manual_seed`: it stores a stack trace for each unused device, which would slow
+    down every step of a training on a CPU.
     """
     seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
     torch.default_generator.manual_seed(seed)
@@ -67,9 +67,9 @@ def seed_default_generators(device: torch.device, *entropy: int) -> None:
 
 
 class Interrupts:
-    """Within it, a first SIGINT or SIGTERM only sets `received`; a second SIGINT interrupts.
+    """In the block, a first SIGINT or SIGTERM only sets `received`; a second SIGINT interrupts.
 
-    Python gives signals to the main thread, so elsewhere nothing is changed.
+    Python passes signals to the main thread, so in other threads this does nothing.
     """
 
     def __init__(self) -> None:
@@ -88,12 +88,12 @@ class Interrupts:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt("interrupted twice; the last checkpoint is what there is")
+            raise KeyboardInterrupt("interrupted twice; only the last checkpoint is saved")
         self.received = signal.Signals(number)
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Returns the most memory in use so far: on a GPU torch's, else the whole process's."""
+    """Returns the peak of memory so far, in MiB: torch's on a GPU, else the whole process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""What training tells of itself while it goes on: to a callback, a progress bar or loggers."""
+"""Progress of a training: events for a callback, a progress bar, and loggers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from genrec.errors import printable
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEvent:
-    """What a callback is told after each step and each epoch.
+    """The argument of a callback, after each step and each epoch.
 
     Args:
-        kind: "step", or "epoch" when one is over, validated and logged.
-        epoch: The current epoch, counted from 1.
-        epochs: Most epochs there can be.
-        step: Steps done, with those before a resumption.
-        total_steps: Most steps there can be.
-        losses: Loss terms: of the last step whose are known, or their means over the epoch.
-        metrics: What validation gave, if it ran in this epoch ("epoch" only).
+        kind: "step", or "epoch" after an epoch is complete, validated and logged.
+        epoch: Number of the current epoch, from 1.
+        epochs: Largest number of epochs.
+        step: Steps done, including those before a resumption.
+        total_steps: Largest number of steps.
+        losses: Loss terms of the latest step whose losses are known, or means over the epoch.
+        metrics: Validation metrics, if validation ran in this epoch ("epoch" only).
     """
 
     kind: Literal["step", "epoch"]
@@ -38,38 +38,38 @@ class TrainingEvent:
 
 @runtime_checkable
 class MetricsLogger(Protocol):
-    """What keeps curves of a training: a `lightning_fabric.loggers.Logger`, or what has its method.
+    """A logger of training curves: `lightning_fabric.loggers.Logger`, or a class with its method.
 
-    Each call names the optimizer steps done, and figures by their names:
+    Each call has the number of optimizer steps done, and values by name:
 
     - after every 50th step "step/loss/NAME" for each loss term, "step/learning_rate",
-      "step/gradient_norm" and "step/samples_per_second", that of the epoch so far; on several
-      processes losses are those of the first;
+      "step/gradient_norm" and "step/samples_per_second" (the mean over the epoch so far); with
+      several processes, losses are those of the first process;
     - after each epoch "loss/NAME", "validation/NAME", "learning_rate", "gradient_norm",
-      "samples_per_second" and "epoch": the figures of its line of `log.jsonl`.
+      "samples_per_second" and "epoch": the values in its line of `log.jsonl`.
     """
 
     def log_metrics(self, metrics: dict[str, Any], step: int) -> object:
-        """Keeps figures, all of them floats or whole numbers, of a training after `step` steps."""
+        """Logs values, all floats or whole numbers, of a training after `step` steps."""
 
 
 class LoggerError(RuntimeError):
-    """A logger failed, and with it the training that it was to keep the curves of."""
+    """A logger failed, so the training was stopped."""
 
 
 def log_figures(
     loggers: Sequence[MetricsLogger], figures: Mapping[str, float], step: int, *, save: bool
 ) -> None:
-    """Tells loggers figures of a training.
+    """Sends values of a training to loggers.
 
     Args:
-        loggers: Told one after the other.
-        figures: By their names.
+        loggers: Called one after the other.
+        figures: Values by name.
         step: Optimizer steps done.
-        save: Whether those of Lightning Fabric write what they hold back.
+        save: Whether loggers of Lightning Fabric write their buffered values.
 
     Raises:
-        LoggerError: One of them fails, in whatever way.
+        LoggerError: A logger raises any exception.
     """
     from lightning_fabric.loggers.logger import Logger
 
@@ -82,7 +82,7 @@ def log_figures(
             name = type(metrics_logger).__name__
             reason = " ".join(str(error).split()) or type(error).__name__
             raise LoggerError(
-                f"{name} could not log step {step}: {reason}; the same call goes on from its "
+                f"{name} could not log step {step}: {reason}; the same call resumes from the "
                 "last checkpoint, with another logger or none"
             ) from error
 
@@ -92,7 +92,7 @@ def rich_progress(description: str = "training") -> Iterator[Callable[[TrainingE
     """Yields a callback for `fit` that draws a progress bar on the terminal.
 
     Args:
-        description: Its title, drawn as it is: no markup, and escapes as text.
+        description: Its title; markup and escape sequences are shown as text.
     """
     title = printable(description)
     with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn()) as progress:

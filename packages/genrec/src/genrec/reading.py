@@ -1,7 +1,7 @@
-"""Reading what is on disk: one reader of JSON and one of tensors, with one refusal in one sentence.
+"""Reading JSON and tensors from disk; every failure is an `ArtifactError` of one sentence.
 
-What is read may be damaged, or made by somebody else: whatever it holds, it is either what it
-should be, by type, or an `ArtifactError`. Nothing of it runs.
+A file may be damaged, or written by somebody else: either its values have the right types, or an
+`ArtifactError` is raised. Nothing in a file is run as code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from genrec.errors import ArtifactError
 
-# What can go wrong while something is made of values that nobody has vouched for.
+# The errors that wrong values of a file can cause.
 _WRONG_CONTENT = (
     ArithmeticError,
     AssertionError,
@@ -36,13 +36,13 @@ _WRONG_CONTENT = (
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Tells whatever goes wrong while values of a file are used as a fault of that file.
+    """Turns errors in the use of a file's values into an `ArtifactError` about the file.
 
     Args:
         what: The start of the sentence: "folder/config.json is damaged".
 
     Raises:
-        ArtifactError: Something went wrong within the block.
+        ArtifactError: There was an error within the block.
     """
     try:
         yield
@@ -53,7 +53,7 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def unreadable(path: Path, error: OSError) -> ArtifactError:
-    """Returns the refusal of a file that the system does not give; permission is called so."""
+    """Returns the error for a file that cannot be read; it says so if permission is missing."""
     if isinstance(error, PermissionError):
         return ArtifactError(f"{path} may not be read by this user: permission denied")
     return ArtifactError(f"{path} cannot be read: {error.strerror or error}")
@@ -63,8 +63,8 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: It is not there.
-        ArtifactError: It may not be read, or is no JSON in UTF-8, or nested too deep.
+        FileNotFoundError, NotADirectoryError: The file does not exist.
+        ArtifactError: The file cannot be read, is no JSON in UTF-8, or is nested too deeply.
     """
     try:
         content = path.read_bytes()
@@ -80,7 +80,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads a safetensors file.
 
     Raises:
-        ArtifactError: It is missing or damaged, or may not be read.
+        ArtifactError: The file is missing, damaged or cannot be read.
     """
     try:
         return load_file(path)
@@ -94,7 +94,7 @@ def restore_module(module: nn.Module, weights: Mapping[str, Tensor], source: Pat
     """Loads weights into a module.
 
     Raises:
-        ArtifactError: They are those of another module.
+        ArtifactError: The weights are of another module.
     """
     try:
         module.load_state_dict(weights)
@@ -105,12 +105,12 @@ def restore_module(module: nn.Module, weights: Mapping[str, Tensor], source: Pat
 
 
 def _reason(error: Exception) -> str:
-    """Returns an error's words in one line, without the stack that torch may add to them."""
+    """Returns an error's message in one line, without the stack that torch may add to it."""
     return " ".join(str(error).split()).split(" Exception raised from ")[0]
 
 
 def json_digest(value: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 of what JSON says, whatever its order and white space."""
+    """Returns the SHA-256 of a JSON value; order of keys and white space do not change it."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -119,7 +119,7 @@ def file_digest(path: Path) -> str:
     """Returns the SHA-256 of a file.
 
     Raises:
-        ArtifactError: It is missing, or may not be read.
+        ArtifactError: The file is missing or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -129,15 +129,15 @@ def file_digest(path: Path) -> str:
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Refuses values out of JSON that are not of the types that they should have.
+    """Checks the types of values from JSON.
 
     Args:
-        values: What JSON holds, by name; names without a type are passed over.
-        hints: The types, as `typing.get_type_hints` gives them.
+        values: Values by name; names without a type are ignored.
+        hints: The types, as returned by `typing.get_type_hints`.
 
     Raises:
-        TypeError: A value is of another type; a truth value is no number, and a number with a
-            fraction, or of more than 63 bits, is no size.
+        TypeError: A value is of another type. A truth value is no number; a number with a fraction,
+            or of more than 63 bits, is no int.
     """
     for name, value in values.items():
         if name in hints and not _is(value, hints[name]):
@@ -146,7 +146,7 @@ def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Returns whether a value out of JSON is what a type says."""
+    """Returns whether a value from JSON has a type."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return any(_is(value, part) for part in parts)

@@ -1,12 +1,11 @@
-"""How a model is trained, as a part of a system's configuration: recipes that build on each other.
+"""Recipes: how a model is trained, as a part of a system's configuration.
 
-`genrec.TrainingConfig` is what one call of `fit` needs, with the seed and what is monitored. A
-recipe is what stays when these change: what a table of hyperparameters reports, and what a TOML
-file sets. A system's own configuration inherits from the recipe that suits its model and adds its
-fields; `SequenceModelConfig` is the one of the sequence models of this library.
+`genrec.TrainingConfig` is the argument of one call of `fit`, with the seed and the monitored
+metric. A recipe is everything else: the hyperparameters that a table reports and a TOML file sets.
+The configuration of a system inherits from the recipe that suits its model and adds fields;
+`SequenceModelConfig` is the configuration of this library's sequence models.
 
-Importing a recipe, and refusing a wrong value of one, imports no torch: that waits until a recipe
-is asked for batches or for a loss.
+Importing a recipe and checking its values imports no torch; making batches or a loss does.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """How any model is trained; names mean what they mean in `TrainingConfig`.
+    """The training of any model; names have the same meaning as in `TrainingConfig`.
 
     Attributes:
-        learning_rate: The rate after the warm-up.
-        weight_decay: AdamW's; 0 is Adam.
-        warmup_steps: Steps in which the rate climbs linearly.
-        schedule: What follows: "constant", or down to 0 at the last step, "cosine" or "linear".
-        gradient_clip: Most that the gradients' norm may be; 0 leaves them as they are.
+        learning_rate: The learning rate after the warm-up.
+        weight_decay: Weight decay of AdamW; 0 is Adam.
+        warmup_steps: Steps in which the rate rises linearly.
+        schedule: The rate after the warm-up: "constant", or "cosine" or "linear" down to 0 at the
+            last step.
+        gradient_clip: Largest norm of the gradients; 0 does not clip.
         batch_size: Samples in a batch.
-        epochs: Most passes over the batches.
-        patience: Epochs without a better figure before training stops.
+        epochs: Largest number of passes over the batches.
+        patience: Epochs without a better metric before training stops.
 
     Raises:
         ValueError: A value is out of range.
@@ -54,16 +54,16 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         check_positive(batch_size=self.batch_size)
-        self.settings(0, monitor="any")  # refuses what is out of range
+        self.settings(0, monitor="any")  # checks the values
 
     def settings(self, seed: int, *, monitor: str | None) -> TrainingConfig:
-        """Returns what `fit` needs.
+        """Returns the configuration for `fit`.
 
         Args:
-            seed: Decides dropout and drawn negatives.
-            monitor: The figure of `validate` that is greatest in the best epoch. None, for a
-                training without validation, goes through all epochs and keeps the last weights;
-                `patience` is not read then.
+            seed: Seed of dropout and of sampled negatives.
+            monitor: The metric of `validate` that is largest in the best epoch. None is for a
+                training without validation: it runs all epochs, keeps the last weights and ignores
+                `patience`.
 
         Raises:
             ValueError: The seed is below 0.
@@ -84,13 +84,16 @@ class TrainingRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class NextItemRecipe(TrainingRecipe):
-    """The training of a model that scores all items: the softmax, and what stands for it.
+    """The training of a model that scores all items, by a full or a sampled softmax.
 
     Attributes:
-        similarity: Of states and item vectors.
+        similarity: Similarity of states and item vectors.
         temperature: Divides the similarity.
-        num_negatives: Drawn uniformly for a batch, with logQ correction; 0 is the softmax over
-            the whole catalogue.
+        num_negatives: Number of negatives per batch, drawn uniformly, with logQ correction; 0 is
+            the softmax over the whole catalogue.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     similarity: Literal["cosine", "dot"] = "cosine"
@@ -104,7 +107,7 @@ class NextItemRecipe(TrainingRecipe):
 
     @property
     def loss(self) -> NextItemLoss:
-        """The loss of next items by these settings."""
+        """The next-item loss with these settings."""
         from genrec.next_item import NextItemLoss
 
         return NextItemLoss(
@@ -121,10 +124,13 @@ class SequenceRecipe(NextItemRecipe):
     Attributes:
         dim: Width of states and item vectors.
         num_layers: Layers of the model.
-        num_heads: Attention heads in each.
+        num_heads: Attention heads in each layer.
         dropout: Dropout probability.
-        history_length: Most items of a history that are read, the newest ones.
-        data_share: Share of the users whose histories are trained on, drawn by the seed.
+        history_length: How many of the newest items of a history are read.
+        data_share: Share of the users in the training, sampled with the seed.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     dim: int = 128
@@ -147,11 +153,12 @@ class SequenceRecipe(NextItemRecipe):
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
     def training_histories(self, histories: Histories, seed: int) -> Histories:
-        """Returns the histories of the share of users that are trained on, in their order.
+        """Returns the histories of the users in the training, in their order.
 
         Args:
             histories: Item rows of each user, oldest first.
-            seed: Draws the users, at least one; all of them are taken without a draw.
+            seed: Seed of the sample of users, which has at least one user; ignored if `data_share`
+                is 1.
         """
         if self.data_share == 1:
             return histories
@@ -172,9 +179,9 @@ class SequenceRecipe(NextItemRecipe):
         Args:
             histories: Item rows of each user, oldest first.
             num_items: Size of the catalogue, and the padding.
-            seed: Draws the users where `data_share` is below 1, and the order of the batches.
-            kind: `SequenceBatches`, a prediction at every position, where None; or
-                `MaskedBatches`.
+            seed: Seed of the order of the batches and, if `data_share` is below 1, of the sample of
+                users.
+            kind: `MaskedBatches`, or None for `SequenceBatches`, with a target at every position.
 
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.
@@ -204,8 +211,9 @@ class SequenceRecipe(NextItemRecipe):
         Args:
             histories: Item rows of each user, oldest first.
             num_items: Size of the catalogue, and the padding.
-            seed: Draws the users where `data_share` is below 1, and the order of the batches.
-            kind: `PairBatches` where None, or `TwinBatches`.
+            seed: Seed of the order of the batches and, if `data_share` is below 1, of the sample of
+                users.
+            kind: `TwinBatches`, or None for `PairBatches`.
 
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.

@@ -1,4 +1,4 @@
-"""A model that answers histories of item ids with item ids and scores."""
+"""Recommenders: they take histories of item ids and return item ids and scores."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ __all__ = ["Answer", "DenseRecommender", "Recommendation", "Recommender", "Reque
 
 
 class Recommender(Answers):
-    """Answers histories of item ids, in batches, on the device that it was loaded to.
+    """Recommends by beam search with an encoder-decoder, in batches, on the model's device.
 
     Args:
-        model: The model; put into eval mode.
+        model: The model; it is put into eval mode.
         item_ids: Id of each item row.
-        popularity: How often each item was had. With it, a history without any known item is
-            answered with the items had most, none that was never had; without it, or where none of
-            the items that may be returned was ever had, by the model, from nothing.
-        num_beams: Prefixes that the search keeps; as many as items are asked for, where those are
-            more.
+        popularity: Number of interactions of each item. With it, a history without any known item
+            gets the most popular items, each with at least one interaction. Without it, or if no
+            such item may be returned, the model recommends from an empty history.
+        num_beams: Prefixes that the search keeps; at least `top_k` are kept.
 
     Raises:
         ValueError: `num_beams` is below 1, or the ids or the popularity do not fit the model.
@@ -76,11 +75,11 @@ class Recommender(Answers):
         """Loads a model folder.
 
         Args:
-            folder: What `save_model` wrote.
-            device: Where the model goes.
-            codes: The catalogue's codes, to make sure that the model is one of theirs.
-            num_beams: As for the class.
-            trust: The packages whose code may run, where the backbone is of another package.
+            folder: A folder of `save_model`.
+            device: Device for the model.
+            codes: The catalogue's codes; the model must have the same codes.
+            num_beams: As in the constructor.
+            trust: The packages whose code may run, if the backbone is from another package.
 
         Raises:
             ArtifactError: The folder cannot be used, or is of another catalogue or kind of model.
@@ -101,21 +100,21 @@ class Recommender(Answers):
         popularity: Int[Tensor, " items"] | None = None,
         item_vectors: Float[Tensor, "items vector_dim"] | None = None,
     ) -> Recommender:
-        """Returns a recommender of another catalogue by the same model, without any training.
+        """Returns a recommender for another catalogue with the same model, without training.
 
-        Items are told by their ids; those added are recommended, and read in histories, by their
-        codes. This recommender stays as it is and can answer until the new one takes its place;
-        they share the weights. What a model cannot do with new items is said at `with_catalogue`.
+        Items are identified by their ids. New items are recommended, and read in histories, by
+        their codes. This recommender does not change, so it can be used until the new one replaces
+        it; they share the weights. `genrec.with_catalogue` lists the limits for new items.
 
         Args:
             codes: Codes of the new catalogue's items, from the tokenizer that made the old ones.
             item_ids: Id of each row.
-            popularity: How often each item was had.
-            item_vectors: One vector an item, where new items need theirs.
+            popularity: Number of interactions of each item.
+            item_vectors: One vector per item, if new items need them.
 
         Raises:
             ValueError: The codebooks differ, the ids or the popularity do not fit the codes, or the
-                model knows nothing of some new items.
+                model has learned nothing about some new items.
         """
         check_item_ids(item_ids, len(codes))
         trie = Trie.build(codes.to(self.device), self.model.trie.codebook_sizes)
@@ -127,7 +126,7 @@ class Recommender(Answers):
     def rank(
         self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
     ) -> Ranked:
-        """Returns each history's best items, found by beam search; arguments as for `Answers`."""
+        """Returns each history's best items by beam search; arguments as in `Answers.rank`."""
         return beam_search(
             self.model,
             self.model.trie,
@@ -141,17 +140,20 @@ class Recommender(Answers):
 
 
 class DenseRecommender(Answers):
-    """Answers histories of item ids by a model that scores the whole catalogue.
+    """Recommends with a model that scores the whole catalogue.
 
-    Scores are log-probabilities: the model's scores through a log-softmax over all items.
+    Scores are log-probabilities: a log-softmax of the model's scores over all items.
 
     Args:
-        model: The model; put into eval mode. Its item vectors are computed anew for each batch.
+        model: The model; it is put into eval mode. Its item vectors are computed for each batch.
         item_ids: Id of each item row.
-        history_length: Most items of a history that the model reads, the newest ones.
-        popularity: How often each item was had. With it, a history without any known item is
-            answered with the items had most, none that was never had; without it, or where none of
-            the items that may be returned was ever had, by the model, from nothing.
+        history_length: How many of the newest items of a history the model reads.
+        popularity: Number of interactions of each item. With it, a history without any known item
+            gets the most popular items, each with at least one interaction. Without it, or if no
+            such item may be returned, the model recommends from an empty history.
+
+    Raises:
+        ValueError: The ids or the popularity do not fit the model.
     """
 
     def __init__(
@@ -182,9 +184,9 @@ class DenseRecommender(Answers):
         """Loads a model folder.
 
         Args:
-            folder: What `save` or `save_backbone` wrote.
-            device: Where the model goes.
-            trust: The packages whose code may run, where the model is of another package.
+            folder: A folder of `save` or `save_backbone`.
+            device: Device for the model.
+            trust: The packages whose code may run, if the model is from another package.
 
         Raises:
             ArtifactError: The folder cannot be used, or is of another kind of model.
@@ -201,13 +203,13 @@ class DenseRecommender(Answers):
         """Writes the model folder that `load` reads.
 
         Args:
-            folder: Where it goes; a model folder that is there is replaced.
-            info: Whatever else JSON can hold.
+            folder: The folder; an existing model folder is replaced.
+            info: Other values that JSON can hold.
 
         Raises:
-            FileExistsError: The folder holds something else than a model.
-            TypeError: The model or its item encoder is of a class that no folder can hold, or
-                `info` is not what JSON can hold.
+            FileExistsError: The folder exists and is no model folder.
+            TypeError: The model or its item encoder is of a class that cannot be saved, or JSON
+                cannot hold `info`.
         """
         save_backbone(
             folder,
@@ -222,7 +224,7 @@ class DenseRecommender(Answers):
     def rank(
         self, history: Tensor, exclude: Tensor | None, allowed: Tensor | None, top_k: int
     ) -> Ranked:
-        """Returns each history's best items, of all of them; arguments as for `Answers`."""
+        """Returns each history's best items by scores of all; arguments as in `Answers.rank`."""
         scores = self.model.score(history).float().log_softmax(dim=1)
         permitted = self.permitted(len(scores), exclude, allowed)
         return Ranked.best(scores, top_k, permitted=permitted)

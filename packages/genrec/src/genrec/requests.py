@@ -1,4 +1,4 @@
-"""What a recommender is asked, and what it answers."""
+"""Requests to a recommender, and its answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Recommendation(NamedTuple):
 
     Attributes:
         item_id: The item's id.
-        score: Log-probability of the item as the model has it; for popular items the logarithm of
-            the item's share in all interactions.
+        score: The model's log-probability of the item, in nats; for popular items the logarithm of
+            the item's share of all interactions.
     """
 
     item_id: str
@@ -22,12 +22,12 @@ class Recommendation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A history with wishes of its own.
+    """A history with its own lists of allowed and denied items.
 
     Attributes:
         history: Item ids, oldest first.
-        allow: Ids of the items that alone may be returned; None for all.
-        deny: Ids of items that must not be returned.
+        allow: Only items with these ids may be returned; None allows all.
+        deny: Items with these ids must not be returned.
     """
 
     history: Sequence[str]
@@ -37,14 +37,14 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one history is answered with.
+    """The recommendations for one history.
 
     Attributes:
         items: Recommendations, best first.
         unknown: How many ids of the history the model does not know; they were skipped.
-        popular: True where the history held no known item, so that `items` are merely those had
-            most, all of them had at least once. False where the model answered, from nothing if
-            need be.
+        popular: True if the history has no known item and `items` are the most popular items, each
+            with at least one interaction. False if the model made the recommendations, which it
+            can also do from an empty history.
     """
 
     items: list[Recommendation]

@@ -1,4 +1,4 @@
-"""Items drawn as negatives, from a generator or from torch's default one."""
+"""Sampling of negative items, with a given generator or torch's default one."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def sample_negatives(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "*shape"]:
-    """Draws item rows.
+    """Draws item rows at random.
 
     Args:
         num_items: Size of the catalogue.
-        num_negatives: How many. A number gives a list without repetition when drawn uniformly;
-            a shape, such as (batch, 60), draws each row on its own, repetition allowed.
-        weights: How likely each item is to be drawn, in proportion; always with repetition.
-            Their logarithm is the `log_q` of `sampled_cross_entropy`.
-        generator: Draws; torch's default generator when None.
-        device: Where the result lies (and the generator, if there is one).
+        num_negatives: How many. A number gives a list, without repetition unless there are
+            weights. A shape, such as (batch, 60), draws each row independently, with repetition.
+        weights: Relative probability of each item; the draw is then always with repetition. Their
+            logarithm is the `log_q` of `sampled_cross_entropy`.
+        generator: Random generator; None is torch's default one.
+        device: Device of the result, and of the generator if there is one.
 
     Raises:
-        ValueError: More items asked for without repetition than there are, or fewer than 1; or not
-            one weight an item.
+        ValueError: `num_negatives` is below 1 or, without repetition, above `num_items`; or there
+            is not one weight per item.
     """
     shape = (num_negatives,) if isinstance(num_negatives, int) else num_negatives
     if min(shape) < 1:
@@ -60,17 +60,18 @@ def sample_candidates(
     weights: Float[Tensor, " items"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "batch candidates"]:
-    """Returns each target followed by negatives of its own, as `candidate_cross_entropy` wants.
+    """Returns each target followed by its own negatives, for `candidate_cross_entropy`.
 
     Args:
         targets: The positives.
         num_items: Size of the catalogue.
-        num_negatives: Negatives a row, drawn with repetition; hits are the loss's to mask.
-        weights: How likely each item is to be drawn, in proportion; uniform when None.
-        generator: Draws the negatives; torch's default generator when None.
+        num_negatives: Negatives per row, drawn with repetition. They may contain the target, which
+            the loss masks.
+        weights: Relative probability of each item; None is uniform.
+        generator: Random generator for the negatives; None is torch's default one.
 
     Raises:
-        ValueError: `num_negatives` is below 1, or there is not one weight an item.
+        ValueError: `num_negatives` is below 1, or there is not one weight per item.
     """
     negatives = sample_negatives(
         num_items,

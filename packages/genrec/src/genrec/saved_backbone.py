@@ -1,8 +1,8 @@
-"""The model folder of a sequence model: its class, its settings, and where its item vectors are.
+"""The model folder of a sequence model: its class, its settings, and its item tables.
 
-What `config.json` says of the item vectors is a tree of item tables. Learned vectors are among the
-weights; stored content is in `catalogue.safetensors`, as `content.0`, `content.1` and so on, in the
-order in which the tree names its tables.
+`config.json` describes the item vectors as a tree of item tables. Learned vectors are among the
+weights. Stored content is in `catalogue.safetensors`, as `content.0`, `content.1` and so on, in the
+order of the tables in the tree.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ BACKBONES: Mapping[str, type[Backbone]] = {
         *(Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec),
     )
 }
-"""The sequence models that a folder can hold, by the name that `config.json` has of each."""
+"""The sequence models that a folder can hold, by their names in `config.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedBackbone:
-    """What the model folder of a sequence model holds.
+    """The contents of a sequence model's folder.
 
     Attributes:
-        model: In eval mode, on the CPU.
+        model: The model, in eval mode, on the CPU.
         item_ids: Id of each item row.
-        history_length: Most items of a history that the model reads, the newest ones.
-        popularity: How often each item was had in training; None where nobody said.
-        info: What `save_backbone` was called with.
+        history_length: How many of the newest items of a history the model reads.
+        popularity: Number of training interactions of each item; None if it was not saved.
+        info: The `info` of `save_backbone`.
     """
 
     model: Backbone
@@ -85,26 +85,26 @@ def save_backbone(
     popularity: Int[Tensor, " items"] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the model folder of a sequence model: beside first, then in one step in its place.
+    """Writes the model folder of a sequence model; it appears in one step, complete or not at all.
 
     Args:
-        folder: Where it goes; a model folder that is there is replaced.
+        folder: The folder; an existing model folder is replaced.
         model: A model of one of `genrec`'s own classes, such as `SASRec`, or a `Backbone` of
-            another package, whose name and version are kept; its item encoder is an `ItemTable`, a
-            `ContentTable`, `ContentExperts`, or `ConcatenatedTables` or `FeatureTables` of these,
-            and content goes with it.
-        item_ids: Id of each item row, no two alike.
-        history_length: Most items of a history that the model reads, the newest ones.
-        popularity: How often each item was had in training, for users without a history.
-        info: Whatever else JSON can hold; keys become strings.
+            another package, whose name and version are saved. Its item encoder is an `ItemTable`, a
+            `ContentTable`, `ContentExperts`, or `ConcatenatedTables` or `FeatureTables` of these;
+            their content is saved too.
+        item_ids: Id of each item row, all different.
+        history_length: How many of the newest items of a history the model reads.
+        popularity: Number of training interactions of each item, for users without a history.
+        info: Other values that JSON can hold; keys become strings.
 
     Raises:
-        FileExistsError: The folder holds something else than a model.
-        TypeError: The model or its item encoder is of another class, `info` is not what JSON can
-            hold, or an id is no string.
+        FileExistsError: The folder exists and is no model folder.
+        TypeError: The model or its item encoder is of another class, JSON cannot hold `info`, or an
+            id is no string.
         ValueError: `history_length` is below 1, `item_ids` or `popularity` does not fit the
             model, or a weight is not finite.
-        OSError: The system refuses, as a full disk does.
+        OSError: The system reports an error, such as a full disk.
     """
     check_positive(history_length=history_length)
     check_item_ids(item_ids, model.num_items)
@@ -120,16 +120,16 @@ def save_backbone(
 
 
 def load_backbone(folder: str | Path, *, trust: Collection[str] = ()) -> SavedBackbone:
-    """Loads what `save_backbone` wrote, after checking every file against its digest.
+    """Loads a folder of `save_backbone`, after checking every file against its digest.
 
     Args:
         folder: The model folder.
-        trust: The packages whose code may run, where the model is of another package.
+        trust: The packages whose code may run, if the model is from another package.
 
     Raises:
-        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, its
-            files do not belong together, or it holds a model of another class, or of a package
-            that is not trusted.
+        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete; its
+            files do not belong together; or its model is of another class, or of a package that is
+            not trusted.
     """
     saved = read_folder(folder)
     with reading_config(saved.path):
@@ -158,7 +158,7 @@ def load_backbone(folder: str | Path, *, trust: Collection[str] = ()) -> SavedBa
 
 
 def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str, Any]:
-    """Returns what JSON is to say of a sequence model; stored content is added to the catalogue.
+    """Describes a sequence model in values for JSON; adds its stored content to the catalogue.
 
     Raises:
         TypeError: The model or its item encoder is of a class that cannot be saved.
@@ -166,8 +166,8 @@ def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str
     settings = getattr(model, "settings", None)
     if not isinstance(settings, dict):
         raise TypeError(
-            f"model must have its settings to be saved, as genrec.Backbone says, got "
-            f"{type(model).__name__} without"
+            "model must have its settings to be saved (see genrec.Backbone), got a "
+            f"{type(model).__name__} without settings"
         )
     items = _describe(model.item_encoder, catalogue)
     description = {"model": settings, "items": items}
@@ -180,16 +180,16 @@ def describe_backbone(model: Backbone, catalogue: dict[str, Tensor]) -> dict[str
 def backbone_maker(
     description: Mapping[str, Any], saved: ModelFolder, trust: Collection[str]
 ) -> Callable[[int], Backbone]:
-    """Returns what makes the model that `describe_backbone` described, of so many items.
+    """Returns a function that makes the described model for a number of items.
 
     Args:
-        description: As `describe_backbone` gives it.
-        saved: The folder, which has the contents.
+        description: The result of `describe_backbone`.
+        saved: The folder, which has the stored content.
         trust: The packages whose code may run.
 
     Raises:
-        ArtifactError: It is of a class that is not known here, or of a package that is not trusted.
-        KeyError, TypeError: It is no description.
+        ArtifactError: The model's class is unknown, or its package is not trusted.
+        KeyError, TypeError: `description` lacks an entry or has a wrong type.
     """
     check_types(description, {"class": str})
     class_name, settings = description["class"], description["model"]
@@ -219,7 +219,7 @@ def backbone_maker(
 def _plugin_maker(
     description: Mapping[str, Any], saved: ModelFolder, trust: Collection[str]
 ) -> Callable[[int], Backbone]:
-    """Returns what makes a model of another package."""
+    """Returns a function that makes a model of another package."""
     name, settings, place = description["class"], description["model"], str(saved.path)
     kind = plugin_backbone(name, trust, kind=Backbone, where=place)
     check_types(description, {"version": str | None, "model": dict[str, Any]})
@@ -235,7 +235,7 @@ def _plugin_maker(
 
 
 def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
-    """Returns what JSON is to say of an item table; stored content is added to the catalogue."""
+    """Describes an item table in values for JSON; adds its stored content to the catalogue."""
     if type(table) is ItemTable:
         return {"class": "ItemTable", "dim": table.ids.shape[1]}
     if type(table) is ContentTable or type(table) is ContentExperts:
@@ -252,13 +252,13 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
         return {"class": type(table).__name__, "dim": parts[0]["dim"], "tables": parts}
     raise TypeError(
         "item_encoder must be an ItemTable, a ContentTable, ContentExperts, ConcatenatedTables or "
-        f"FeatureTables to be saved, got {type(table).__name__}: an ItemTable can hold what its "
-        "item_vectors() are"
+        f"FeatureTables to be saved, got {type(table).__name__}: copy its item_vectors() into an "
+        "ItemTable"
     )
 
 
 def _contents(saved: ModelFolder) -> Iterator[Tensor]:
-    """Yields stored content in the order in which `_describe` came to it."""
+    """Yields stored content in the order in which `_describe` added it."""
     return (saved.catalogue[f"content.{number}"] for number in count())
 
 

@@ -1,4 +1,4 @@
-"""The model folder of an encoder-decoder: its codes are a file of their own beside the weights."""
+"""The model folder of an encoder-decoder; its codes are in the file of the catalogue."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _GRAPH_SIZES = ("num_edges", "num_kinds", "last_items", "window")
 
 @dataclass(frozen=True, kw_only=True)
 class SavedModel:
-    """What the model folder of an encoder-decoder holds.
+    """The contents of an encoder-decoder's model folder.
 
     Attributes:
-        model: In eval mode, on the CPU.
+        model: The model, in eval mode, on the CPU.
         item_ids: Id of each item row.
-        popularity: How often each item was had in training; None where nobody said.
-        info: What `save_model` was called with.
+        popularity: Number of training interactions of each item; None if it was not saved.
+        info: The `info` of `save_model`.
     """
 
     model: Seq2Seq
@@ -50,22 +50,22 @@ def save_model(
     popularity: Int[Tensor, " items"] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model folder: beside first, then in one step in its place, whole or not at all.
+    """Writes a model folder; it appears in one step, complete or not at all.
 
     Args:
-        folder: Where it goes; a model folder that is there is replaced, and of two that are
-            written at once the later one stays.
-        model: The model; its trie's codes go with it.
-        item_ids: Id of each item row, no two alike.
-        popularity: How often each item was had in training, for users without a history.
-        info: Whatever else JSON can hold: where the model comes from, how well it does; keys
-            become strings.
+        folder: The folder; an existing model folder is replaced. If two programs write it at once,
+            the later one wins.
+        model: The model; the codes of its trie are saved too.
+        item_ids: Id of each item row, all different.
+        popularity: Number of training interactions of each item, for users without a history.
+        info: Other values that JSON can hold, such as the origin of the model and its metrics;
+            keys become strings.
 
     Raises:
-        FileExistsError: The folder holds something else than a model.
-        TypeError: `info` is not what JSON can hold, or an id is no string.
+        FileExistsError: The folder exists and is no model folder.
+        TypeError: JSON cannot hold `info`, or an id is no string.
         ValueError: `item_ids` or `popularity` does not fit the model, or a weight is not finite.
-        OSError: The system refuses, as a full disk does.
+        OSError: The system reports an error, such as a full disk.
     """
     check_item_ids(item_ids, model.trie.num_items)
     catalogue = {"codes": model.trie.codes}
@@ -92,17 +92,17 @@ def load_model(
     codes: Int[Tensor, "items levels"] | None = None,
     trust: Collection[str] = (),
 ) -> SavedModel:
-    """Loads what `save_model` wrote, after checking every file against its digest.
+    """Loads a folder of `save_model`, after checking every file against its digest.
 
     Args:
         folder: The model folder.
-        codes: The catalogue's codes, row by row, to make sure that the model is one of theirs.
-        trust: The packages whose code may run, where the model's backbone is of another package.
+        codes: The catalogue's codes, row by row; the model must have the same codes.
+        trust: The packages whose code may run, if the model's backbone is from another package.
 
     Raises:
-        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete, its
-            files do not belong together, it holds a model of another class, one with other codes
-            than `codes`, or the backbone of a package that is not trusted.
+        ArtifactError: The folder is no model folder, of a newer format, damaged or incomplete; its
+            files do not belong together; or it holds a model of another class, a model with other
+            codes than `codes`, or a backbone of a package that is not trusted.
     """
     saved = read_folder(folder)
     with reading_config(saved.path):
@@ -115,7 +115,7 @@ def load_model(
         check_types(saved.config, {"codebook_sizes": list[int], "vector_dim": int | None})
         config = Seq2SeqConfig(**saved.config["model"])
         codebook_sizes, vector_dim = saved.config["codebook_sizes"], saved.config["vector_dim"]
-        edges = saved.config.get("item_graph")  # formats before 4 knew none
+        edges = saved.config.get("item_graph")  # formats before 4 have none
         if edges is not None:
             check_types(edges, dict.fromkeys(_GRAPH_SIZES, int))
     backbone_of = None
@@ -158,25 +158,29 @@ def load_model(
 
 
 def _compare_codes(folder: Path, saved: Tensor, expected: Tensor) -> None:
-    """Refuses a model whose items have other codes than the caller's catalogue."""
+    """Checks that the saved items have the codes of the caller's catalogue.
+
+    Raises:
+        ArtifactError: They have other codes.
+    """
     if saved.shape != expected.shape:
         raise ArtifactError(
             f"{folder} is a model of another catalogue: it has {len(saved)} items with codes of "
-            f"{saved.shape[1]} levels, given are {len(expected)} with {expected.shape[1]}"
+            f"{saved.shape[1]} levels, but codes has {len(expected)} with {expected.shape[1]}"
         )
     if not torch.equal(saved, expected):
         row = int((saved != expected).any(dim=1).nonzero()[0])
         raise ArtifactError(
             f"{folder} is a model of another catalogue: the codes of item {row} are "
-            f"{saved[row].tolist()}, given are {expected[row].tolist()}"
+            f"{saved[row].tolist()}, but codes has {expected[row].tolist()}"
         )
 
 
 def _any_vectors(saved: ModelFolder, num_items: int, vector_dim: int) -> Tensor:
-    """Returns item vectors to make the model with, of a size that the weights do have.
+    """Returns zeros as item vectors to make the model with, as wide as those among the weights.
 
     Raises:
-        ValueError: They have item or node vectors of another width, or none.
+        ValueError: The weights have no item or node vectors of this width.
     """
     for name in ("history.item_vectors", "node_vectors"):
         if name in saved.weights and saved.weights[name].shape[1:] == (vector_dim,):
@@ -185,10 +189,10 @@ def _any_vectors(saved: ModelFolder, num_items: int, vector_dim: int) -> Tensor:
 
 
 def _reader(backbone: Backbone) -> StateBackbone:
-    """Returns a sequence model that has a state after each item, or refuses it.
+    """Returns a sequence model after checking that it has a state after each item.
 
     Raises:
-        ValueError: It has none.
+        ValueError: It has no states.
     """
     if not isinstance(backbone, StateBackbone):
         raise ValueError(f"backbone must have states, got a {type(backbone).__name__}")
@@ -196,10 +200,10 @@ def _reader(backbone: Backbone) -> StateBackbone:
 
 
 def _check_graph(saved: ModelFolder, num_items: int, edges: Mapping[str, int]) -> None:
-    """Refuses sizes of a graph that the weights do not have, before any is made.
+    """Checks the sizes of a graph against the weights, before the graph is made.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The sizes differ.
     """
     shapes = {
         "offsets": (num_items + 1,),

@@ -1,4 +1,4 @@
-"""From a trained model and any number of histories to the scores or the items of all of them."""
+"""Scores and ranked items of a trained model for any number of histories."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _HISTORIES_AT_A_TIME = 128
 def dense_scorer(
     model: Backbone, history_length: int
 ) -> Callable[[Histories], Float[Tensor, "batch items"]]:
-    """Returns a function from histories to the scores of all items, as a full ranking wants it.
+    """Returns a function from histories to the scores of all items, for a full ranking.
 
     Args:
-        model: The model, in eval mode whenever the function is called.
-        history_length: Most items of a history that it reads, the newest ones.
+        model: The model; it must be in eval mode whenever the function is called.
+        history_length: How many of the newest items of a history are read.
 
     Returns:
-        A function of histories, lists of item rows with the oldest first, that scores all of them
-        together, on the model's device and without gradients. It raises ValueError where the model
-        is in training mode, or a history holds what is no item row.
+        A function that takes histories (lists of item rows, oldest first) and scores all of them in
+        one batch, on the model's device and without gradients. It raises ValueError if the model is
+        in training mode, or a history holds a number that is no item row.
     """
 
     @torch.inference_mode()
@@ -62,28 +62,28 @@ def rank_histories(
     shard: int = 0,
     shards: int = 1,
 ) -> Ranked:
-    """Returns each history's best items, of any number of histories, in bounded memory.
+    """Returns the best items of any number of histories, in bounded memory.
 
-    Histories of similar length are ranked together, which skips padding; the result is in the order
-    in which they came.
+    Histories of similar length are ranked in one batch, which saves padding; the result has the
+    order of `histories`.
 
     Args:
-        model: An encoder-decoder over one code table, or several together, in eval mode.
+        model: An encoder-decoder over one code table, or an `Ensemble`, in eval mode.
         histories: Item rows, oldest first.
-        num_beams: Beams of the search, and items a history; all items where they are fewer.
-        exact: Whether the whole catalogue is scored instead, so that no item is missed that the
-            beam would have lost; for a `Seq2Seq` only.
-        progress: Called with the number of histories done, and of all of them, batch by batch.
-        shard: Which share of the histories is ranked, as one of several processes does; the others
-            have items -1 and scores of minus infinity.
-        shards: How many shares there are.
+        num_beams: Beams of the search, and number of items per history; at most the catalogue.
+        exact: Whether to score the whole catalogue instead, so that no good item is lost as in a
+            beam search; for a `Seq2Seq` only.
+        progress: Called after each batch with the number of histories done, and of all histories.
+        shard: Number of the share of histories that is ranked, for one of several processes; the
+            other histories get items of -1 and scores of minus infinity.
+        shards: Number of shares.
 
     Returns:
         The ranked items of every history, on the CPU.
 
     Raises:
-        ValueError: The model is in training mode, `num_beams` is below 1, `exact` is asked of
-            an `Ensemble`, or a history holds what is no item row.
+        ValueError: The model is in training mode, `num_beams` is below 1, `exact` is True for an
+            `Ensemble`, or a history holds a number that is no item row.
     """
     stream = model.streams[0] if isinstance(model, Ensemble) else model
     num_items, device = stream.trie.num_items, stream.trie.device
@@ -111,11 +111,11 @@ def rank_histories(
 
 
 def _ranker(model: Seq2Seq | Ensemble, top_k: int, exact: bool) -> Callable[[Tensor], Ranked]:
-    """Returns what ranks a batch; the tables that decoding reads are computed once for all."""
+    """Returns a function that ranks a batch; the tables for decoding are computed only once."""
     if isinstance(model, Ensemble):
         if exact:
             raise ValueError(
-                "exact must be False for an Ensemble, got True: they score what they find"
+                "exact must be False for an Ensemble, got True: it scores only items that it finds"
             )
         streams, stream_tables = model, model.tables()
         return lambda history: streams.beam_search(

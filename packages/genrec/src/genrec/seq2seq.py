@@ -26,13 +26,13 @@ from genrec.vocabulary import TokenTable, Vocabulary, node_means
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What the encoder makes of histories.
+    """Encoded histories.
 
     Attributes:
-        states: One state a position; an item takes one position, or one a level.
-        padding: True at padded positions, whose states mean nothing.
-        items: The items of each history, each once, padded with `num_items`.
-        scores: What the history says of items without training; None where nothing is read of it.
+        states: One state per position; an item has one position, or one for each level.
+        padding: True at padded positions, whose states have no meaning.
+        items: The items of each history without repeats, padded with `num_items`.
+        scores: The item graph's scores of items; None if the model has no item graph.
     """
 
     states: Float[Tensor, "batch positions dim"]
@@ -42,24 +42,24 @@ class Memory:
 
     @property
     def newest(self) -> Float[Tensor, "batch dim"]:
-        """The state of the newest position; zeros where there is no history."""
+        """The state of the newest position; zeros for an empty history."""
         return self.states[:, -1].masked_fill(self.padding[:, -1:], 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqOutput:
-    """What a training step needs.
+    """The outputs of a training step, in nats where they are losses or log-probabilities.
 
     Attributes:
-        log_prob: Log-probability of each of the target's codes given those before it (the terms of
-            PRORec, eq. 1 and 6); their sum is that of the item.
-        loss: PRORec, eq. 6 with its sign turned: the mean over the batch of the sum over the
-            levels, with label smoothing where the config has it.
+        log_prob: Log-probability of each code of the target given the codes before it (the terms of
+            PRORec, eq. 1 and 6); their sum is the log-probability of the item.
+        loss: PRORec, eq. 6 with a minus sign: the mean over the batch of the sum over the levels,
+            with label smoothing if the config has it.
         taught: Cross-entropy of the model's distribution with a teacher's, over the siblings of
             each node on the target's path, summed over the levels; the mean over the batch. None
-            where there is no teacher.
-        distillation: Final state of <c_dis>, or that of <BOS>, as `distillation_state` has it,
-            projected to `distillation_dim` (PRORec, eq. 7); None where the config leaves it out.
+            without a teacher.
+        distillation: Final state of <c_dis> or of <BOS>, depending on `distillation_state`,
+            projected to `distillation_dim` (PRORec, eq. 7); None if `distillation_dim` is None.
     """
 
     log_prob: Float[Tensor, "batch levels"]
@@ -69,11 +69,12 @@ class Seq2SeqOutput:
 
 
 class Tables(NamedTuple):
-    """The vectors of all tokens, and the decoder's weights, as decoding reads them.
+    """The vectors of all tokens, and the decoder's weights, prepared for decoding.
 
     Attributes:
-        tokens: What the decoder reads for each token.
-        head: What its states are compared with, fp32; of length 1 where the similarity is cosine.
+        tokens: The decoder's input vector for each token.
+        head: The vector of each code that states are compared with, fp32; a unit vector if the
+            similarity is cosine.
         layers: The decoder's weights.
     """
 
@@ -83,16 +84,17 @@ class Tables(NamedTuple):
 
 
 class ScoreLogits(nn.Module):
-    """Scores of items as logits of codes: the sum over kinds of w log(sum + floor), a pair a level.
+    """Turns scores of items into logits of codes: the sum over kinds of w log(sum + floor).
 
-    Both are learned; what no score reaches keeps a share by the floor. The network's own logits are
-    multiplied by a scale a level, which training leaves at 1: see `genrec.calibration`. And the
-    logarithm of how often the items below a node were had counts by a weight that is chosen by who
-    uses the model: 0 unless it is set, below 0 for a ranking that is less led by popularity.
+    Each level and kind has its own w and floor; both are learned. By the floor, nodes without any
+    score keep a probability above 0. The network's own logits are multiplied by a scale per level,
+    which training leaves at 1: see `genrec.calibration`. The logits also get the logarithm of the
+    number of interactions below a node, times the weight `popularity`. The user of the model can
+    set this weight: 0 is the default, and a value below 0 makes the ranking less popular.
 
     Args:
-        level_sizes: Nodes of each level.
-        num_kinds: Kinds of scores.
+        level_sizes: Number of nodes of each level.
+        num_kinds: Number of kinds of scores.
     """
 
     log_counts: Tensor
@@ -100,17 +102,17 @@ class ScoreLogits(nn.Module):
     def __init__(self, level_sizes: Sequence[int], num_kinds: int) -> None:
         super().__init__()
         levels = len(level_sizes)
-        # Parameters are a tenth of what they stand for, and so learn faster.
+        # Parameters are a tenth of the values used, so they learn faster.
         self.weight = nn.Parameter(torch.full((levels, num_kinds), 0.05))
         self.log_floor = nn.Parameter(torch.full((levels, num_kinds), -0.3))
         self.scale = nn.Parameter(torch.ones(levels), requires_grad=False)
         self.popularity = nn.Parameter(torch.zeros(()), requires_grad=False)
-        # One number a node, level by level; 0 where nobody said how often items were had.
+        # One number per node, level by level; all 0 if the interaction counts are not known.
         self.register_buffer("log_counts", torch.zeros(sum(level_sizes)))
         self.first_nodes = [sum(level_sizes[:level]) for level in range(levels)]
 
     def count(self, trie: Trie, item_counts: Int[Tensor, " items"]) -> None:
-        """Says how often each item was had."""
+        """Sets the number of interactions of each item."""
         paths = trie.paths(torch.arange(trie.num_items, device=trie.device))  # [items, levels]
         first = torch.tensor(self.first_nodes, device=paths.device)
         counts = torch.zeros_like(self.log_counts)
@@ -118,7 +120,7 @@ class ScoreLogits(nn.Module):
         self.log_counts.copy_(counts.log1p())
 
     def item_counts(self, trie: Trie) -> Int[Tensor, " items"]:
-        """Returns how often each item was had, as `count` was told."""
+        """Returns the number of interactions of each item, as set by `count`."""
         leaves = self.log_counts[self.first_nodes[-1] :]  # [leaves]
         return leaves[trie.item_leaves.long()].expm1().round().long()
 
@@ -129,7 +131,7 @@ class ScoreLogits(nn.Module):
         sums: Float[Tensor, "children kinds"],
         nodes: Int[Tensor, " children"],
     ) -> Float[Tensor, " children"]:
-        """Returns the network's logits of these nodes with those of the scores below them."""
+        """Returns the network's logits of these nodes plus the logits from the scores."""
         floor = (10 * self.log_floor[level]).exp()
         told: Tensor = (sums.clamp(min=0) + floor).log() @ (10 * self.weight[level])
         counts = self.log_counts[self.first_nodes[level] + nodes]
@@ -137,22 +139,24 @@ class ScoreLogits(nn.Module):
 
 
 class Seq2Seq(nn.Module):
-    """Reads a history of items and writes the codes of the next one (PRORec, section 3.4).
+    """Reads a history of items and generates the codes of the next one (PRORec, section 3.4).
 
-    Weights start from torch's global generator, as those of any torch module do.
+    Initial weights come from torch's global generator, as in any torch module.
 
     Args:
         config: Sizes and choices.
         trie: The catalogue's codes.
-        item_vectors: One finite vector an item, for what reads them: a history of vectors (left
-            out, vectors of width `dim` are made up and trained) and `node_start="vectors"`.
-        item_graph: Item-to-item scores that enter the logits; they need "renormalized" scoring.
-        item_counts: How often each item was had, to be weighed beside an item graph.
-        backbone: What reads histories where `history_input` is "backbone": a sequence model of
-            width `dim`, as trained by itself. It is part of the model from here on.
+        item_vectors: One finite vector per item, for a history of vectors and for
+            `node_start="vectors"`. Without them, a history of vectors uses vectors of width `dim`
+            that start at random and are trained.
+        item_graph: Item-to-item scores that are added to the logits; needs "renormalized" scoring.
+        item_counts: Number of interactions of each item; used only with an item graph.
+        backbone: The model that reads histories if `history_input` is "backbone": a trained
+            sequence model of width `dim`. It becomes a part of this model.
 
     Raises:
-        ValueError: `item_vectors` is missing, of the wrong length, not finite, or of no effect.
+        ValueError: `item_vectors` are missing, of the wrong length, not finite, or without effect;
+            or `item_graph` or `backbone` does not fit `config` or the catalogue.
     """
 
     node_vectors: Tensor | None
@@ -232,7 +236,7 @@ class Seq2Seq(nn.Module):
     ) -> Memory:
         """Encodes histories.
 
-        It checks no rows, which a device would be waited for: whoever takes them in does.
+        It does not check the rows, since a check would wait for the device: check them before.
 
         Args:
             history: Item rows, oldest first, padded with `num_items` on either side; an empty
@@ -250,7 +254,7 @@ class Seq2Seq(nn.Module):
     def states(
         self, history: Int[Tensor, "batch length"]
     ) -> tuple[Float[Tensor, "batch positions dim"], Bool[Tensor, "batch positions"]]:
-        """Returns the encoder's states, the newest last, and where padding is."""
+        """Returns the encoder's states, the newest last, and True where padding is."""
         if self.backbone is not None:
             return self._backbone_states(self.backbone, history)
         x, padding = self.history(history)
@@ -263,12 +267,12 @@ class Seq2Seq(nn.Module):
     def _backbone_states(
         self, backbone: StateBackbone, history: Tensor
     ) -> tuple[Float[Tensor, "batch positions dim"], Bool[Tensor, "batch positions"]]:
-        """Returns a backbone's states with the newest last, and where padding is."""
+        """Returns a backbone's states with the newest last, and True where padding is."""
         history = newest_items(history, self.trie.num_items, self.config.history_length)
         padding = history == self.trie.num_items  # [batch, length], on the left
         columns = torch.arange(history.shape[1], device=history.device)
         shift = padding.sum(dim=1, keepdim=True)  # [batch, 1]
-        # A backbone reads from the first column on: padding goes to the end, and back again.
+        # A backbone needs padding on the right: it is moved there, and then back to the left.
         to_left, to_right = columns + shift, columns - shift  # [batch, length], around the ends
         to_left = torch.where(to_left < history.shape[1], to_left, to_left - history.shape[1])
         to_right = torch.where(to_right < 0, to_right + history.shape[1], to_right)
@@ -281,7 +285,7 @@ class Seq2Seq(nn.Module):
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
     def project_memory(self, memory: Memory) -> list[KeysValues]:
-        """Returns each decoder layer's keys and values of the encoder's states."""
+        """Returns the keys and values of the encoder's states for each decoder layer."""
         return [layer.cross_attention.project(memory.states) for layer in self.decoder_layers]
 
     def forward(
@@ -292,14 +296,15 @@ class Seq2Seq(nn.Module):
         future: Int[Tensor, "batch ahead"] | None = None,
         teacher: Float[Tensor, "batch items"] | None = None,
     ) -> Seq2SeqOutput:
-        """Scores the target of each history, teacher-forced.
+        """Scores the target of each history, with teacher forcing.
 
         Args:
             history: Item rows, oldest first, padded with `num_items` on either side.
-            targets: Row of the item that came next.
-            future: The target and what came after it, padded on the right: what an item graph that
-                was counted from these very histories must not tell. None where there is none.
-            teacher: A distribution over items after each history, at least 0, of any scale a row.
+            targets: Row of the next item.
+            future: The target and the items after it, padded on the right. If the item graph was
+                counted from these histories, it must not use these pairs. None otherwise.
+            teacher: A distribution over items after each history: values of at least 0; a row need
+                not sum to 1.
 
         Returns:
             Log-probabilities by level, the generation loss and the state of <c_dis>.
@@ -349,15 +354,15 @@ class Seq2Seq(nn.Module):
     def path_states(
         self, memory: Memory, paths: Int[Tensor, "batch levels"]
     ) -> Float[Tensor, "batch levels dim"]:
-        """Returns the decoder's states before each node of a path, one path a history."""
+        """Returns the decoder's states before each node of a path, one path per history."""
         inputs = F.pad(self.path_tokens(paths), (1, 0), value=self.vocabulary.bos)
         return self._decoder_states(memory, inputs[:, :-1])
 
     def dense_state(self, memory: Memory) -> Float[Tensor, "batch distillation_dim"]:
-        """Returns the state that distillation trains, of encoded histories alone.
+        """Returns the state that distillation trains, from encoded histories without targets.
 
         Raises:
-            ValueError: `distillation_state` is not "first", so that it needs the target's codes.
+            ValueError: `distillation_state` is not "first", so the state needs the target's codes.
         """
         if self.distillation is None or self.config.distillation_state != "first":
             raise ValueError(
@@ -390,7 +395,7 @@ class Seq2Seq(nn.Module):
         return self.vocabulary.encode(self.trie.codes_on(paths))
 
     def tables(self) -> Tables:
-        """Returns what decoding reads; it holds while the weights do not change."""
+        """Returns the tables for decoding; they are valid until the weights change."""
         with torch.no_grad():
             everything = torch.arange(self.vocabulary.size, device=self.tokens.weight.device)
             head = self._head_rows(everything[: self.vocabulary.bos])
@@ -413,11 +418,11 @@ class Seq2Seq(nn.Module):
             level: The children's level.
             states: The decoder's state after each prefix.
             children: The children of each prefix, in the same order.
-            head: `tables().head`, if at hand; otherwise the rows needed are computed here.
-            had: Positions of the children that lead to items of the history alone, as
-                `trie.exhausted` finds them; needed where the config has `history_bias`.
-            sums: The item graph's scores of the items under each child, as `trie.sums_below` adds
-                them up; needed where the model has an item graph.
+            head: `tables().head`, if available; otherwise the required rows are computed here.
+            had: Positions of the children that lead only to items of the history, from
+                `trie.exhausted`; required if the config has `history_bias`.
+            sums: The sum of the item graph's scores of the items under each child, from
+                `trie.sums_below`; required if the model has an item graph.
         """
         with torch.autocast(states.device.type, enabled=False):
             if self.config.scoring == "masked":
@@ -433,7 +438,7 @@ class Seq2Seq(nn.Module):
         *,
         head: Float[Tensor, "codes dim"] | None = None,
     ) -> Float[Tensor, " children"]:
-        """Returns what the network alone says of children, before `biased` and the softmax.
+        """Returns the network's own logits of children, before `biased` and the softmax.
 
         Arguments are those of `child_log_probs`.
         """
@@ -478,10 +483,10 @@ class Seq2Seq(nn.Module):
         had: Tensor | None,
         sums: Tensor | None,
     ) -> Tensor:
-        """Returns logits with what the item graph says, and with the history's bias.
+        """Returns logits plus the item graph's logits and the history's bias.
 
-        The bias's parameter is a tenth of it, and so learns faster. Arguments are those of
-        `child_log_probs`.
+        The parameter of the bias is a tenth of the bias, so it learns faster. Arguments are those
+        of `child_log_probs`.
         """
         if self.score_logits is not None:
             assert sums is not None
@@ -496,13 +501,13 @@ class Seq2Seq(nn.Module):
     def told(
         self, trie: Trie, level: int, parents: Tensor, children: Children, memory: Memory
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Returns `had` and `sums` of `child_log_probs`: what histories say of children.
+        """Returns `had` and `sums` of `child_log_probs`, which depend on the histories' items.
 
         Args:
-            trie: The model's, or another catalogue's.
+            trie: The model's trie, or another catalogue's.
             level: The children's level.
             parents: Each history's nodes of the level above, [batch, beams].
-            children: Theirs.
+            children: Their children.
             memory: The encoded histories.
         """
         had, sums = None, None
@@ -542,8 +547,8 @@ def _check_backbone(config: Seq2SeqConfig, num_items: int, backbone: StateBackbo
 def _check_item_graph(config: Seq2SeqConfig, num_items: int, item_graph: ItemGraph) -> None:
     if config.scoring == "masked":
         raise ValueError(
-            'item_graph must be None when scoring is "masked", got one: its scores move codes '
-            "against their siblings"
+            'item_graph must be None when scoring is "masked", got one: its scores change a '
+            "softmax over siblings only"
         )
     if item_graph.num_items != num_items:
         raise ValueError(

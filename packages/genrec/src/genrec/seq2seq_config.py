@@ -16,40 +16,44 @@ DistillationState = Literal["last", "first"]
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqConfig:
-    """Sizes and choices of the encoder-decoder; sizes default to the paper's (section 4.1).
+    """Sizes and choices of the encoder-decoder; default sizes are the paper's (section 4.1).
 
     Attributes:
         dim: Width of every state.
-        num_encoder_layers: Layers over the history; those of a backbone are its own.
+        num_encoder_layers: Layers over the history; a backbone has its own number.
         num_decoder_layers: Layers over the target's codes.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward parts.
         dropout: Dropout probability.
-        history_length: Newest items of a history that are read; older ones are cut.
-        history_input: What stands for an item of the history: "codes", its codes one after the
-            other, as the paper's text has it; "vectors", one vector an item, as in EAGER's code;
-            "both", one position an item, the vector plus the mean of its codes' embeddings;
-            "backbone", the states of a sequence model that was trained before and is trained on.
-        train_item_vectors: Whether item vectors given to the model are trained with it.
-        output_vocabulary: "level", a code means the same under every prefix; "node", each distinct
-            prefix has a row of its own, as in EAGER's code.
-        scoring: "masked", a softmax over all codes of the level, illegal ones struck out
-            afterwards; "renormalized", a softmax over the children of the chosen prefix alone.
-        node_start: Where the rows of nodes start: "random", or "vectors", a learned projection of
-            the mean item vector under the node (standardised by level) plus an offset from zero.
-        similarity: How states meet the rows of codes or nodes: "dot" product or "cosine".
+        history_length: How many of the newest items of a history are read; older ones are cut.
+        history_input: What represents an item of the history. "codes": its codes one after the
+            other, as in the paper's text. "vectors": one vector per item, as in EAGER's code.
+            "both": one position per item, its vector plus the mean of its codes' embeddings.
+            "backbone": the states of a trained sequence model, which is trained further.
+        train_item_vectors: Whether the model's `item_vectors` are trained with it.
+        output_vocabulary: "level": a code has the same row under every prefix. "node": each
+            distinct prefix has its own row, as in EAGER's code.
+        scoring: "masked": a softmax over all codes of the level, then illegal codes are masked.
+            "renormalized": a softmax over only the children of the chosen prefix.
+        node_start: Initial rows of nodes: "random", or "vectors": a learned projection of the mean
+            item vector under the node (standardised by level) plus an offset that starts at zero.
+        similarity: Comparison of states with the rows of codes or nodes: "dot" product or "cosine".
         temperature: Divides the similarity.
-        history_bias: Whether one learned number is added to the logit of a code that leads to
-            nothing but items of the history. Beyond the paper: where nothing is had twice it
-            learns to hold them back, where people come back for more, to bring them forward.
-            Needs "renormalized" scoring.
+        history_bias: Whether one learned number is added to the logit of a code that leads only to
+            items of the history. Not in the paper. If users rarely repeat items, the number learns
+            to rank these items lower; if users repeat them, higher. Needs "renormalized" scoring.
         direct_path: Whether the encoder's state of the newest item is added to the decoder's first
-            input, beside what attention reads. Beyond the paper.
+            input. Not in the paper.
         label_smoothing: Share of the target's probability spread over the children of its parent.
-        distillation_dim: Width of the vectors that <c_dis> is compared with; None leaves it out.
-        distillation_state: Which state that is: "last", that of <c_dis> after the target's codes,
-            as in the paper, which exists in training only; "first", that of <BOS>, which knows the
-            history alone and so ranks items at inference, too (`Seq2Seq.dense_state`).
+        distillation_dim: Width of the vectors that <c_dis> is compared with; with None there is no
+            <c_dis>.
+        distillation_state: The state to compare. "last": the state of <c_dis> after the target's
+            codes, as in the paper; it exists in training only. "first": the state of <BOS>, which
+            depends only on the history, so it can rank items at inference too
+            (`Seq2Seq.dense_state`).
+
+    Raises:
+        ValueError: A value is out of range, or has no effect or no meaning with the others.
     """
 
     dim: int = 128
@@ -74,11 +78,11 @@ class Seq2SeqConfig:
 
     @classmethod
     def tiger(cls, **changes: Any) -> Seq2SeqConfig:
-        """TIGER: four layers on either side that read and write codes, one softmax a level.
+        """TIGER: four encoder and four decoder layers over codes, one softmax per level.
 
-        Its codes are those of a residual quantizer, 3 x 256, and a last level that tells items
-        with equal ones apart. Differs: heads are 4 of width 32, not 6 of width 64; layers are those
-        of this model, pre-LN with learned positions, and not T5's.
+        Its codes are from a residual quantizer, 3 x 256, plus a last level that distinguishes items
+        with equal codes. Differs: 4 heads of width 32, not 6 of width 64; the layers are those of
+        this model, pre-LN with learned positions, not T5's.
 
         Args:
             **changes: Other values for single fields.
@@ -91,7 +95,7 @@ class Seq2SeqConfig:
         self._check_combinations()
 
     def _check_values(self) -> None:
-        """Refuses what is out of range by itself."""
+        """Checks each value alone."""
         for name in (
             "dim",
             "num_encoder_layers",
@@ -126,7 +130,7 @@ class Seq2SeqConfig:
             raise ValueError(f"distillation_dim must be at least 1, got {self.distillation_dim}")
 
     def _check_combinations(self) -> None:
-        """Refuses choices that have no effect, or no sense, beside others."""
+        """Checks that choices have an effect and a meaning together with the others."""
         if self.distillation_state == "first" and self.distillation_dim is None:
             raise ValueError(
                 'distillation_state must be "last" when distillation_dim is None, got "first"'
@@ -138,8 +142,8 @@ class Seq2SeqConfig:
             )
         if self.history_bias and self.scoring == "masked":
             raise ValueError(
-                'history_bias must be false when scoring is "masked", got true: it moves codes '
-                "against their siblings"
+                'history_bias must be false when scoring is "masked", got true: it changes a '
+                "softmax over siblings only"
             )
         if self.output_vocabulary == "level" and self.node_start == "vectors":
             raise ValueError(

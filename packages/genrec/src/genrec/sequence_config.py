@@ -1,7 +1,6 @@
 """A sequence model and its training in one configuration, so that backbones are compared fairly.
 
-Everything but the backbone is then the same by construction: sizes, item vectors, loss, negatives,
-windows and budget.
+Only the backbone differs: sizes, item vectors, loss, negatives, windows and budget are the same.
 """
 
 from __future__ import annotations
@@ -73,18 +72,18 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
 }
 
 _PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
-"""What is trained on pairs, a target a history, in place of a target at every position."""
+"""Backbones trained on pairs, one target per history, instead of a target at every position."""
 
 ITEM_INPUTS: Mapping[str, tuple[ItemInput, ...]] = {
     "fdsa": ("both",),
     "unisrec": ("content", "both"),
 }
-"""What items are told by, for backbones that cannot do with all of it."""
+"""The item inputs that a backbone supports, for backbones that do not support all of them."""
 
 BACKBONE_TITLES: dict[BackboneName, str] = {
     name: kind.__name__ for name, kind in _BACKBONES.items()
 }
-"""What the backbones are called in tables."""
+"""The names of the backbones in tables."""
 
 _SIZES = (
     *("dim", "num_layers", "num_heads", "history_length", "dropout", "similarity", "temperature"),
@@ -101,12 +100,12 @@ def backbone_class(name: BackboneName | str, *, trust: Collection[str] = ()) -> 
     """Returns the class of a sequence model.
 
     Args:
-        name: One of `BACKBONE_TITLES`, or "package.module:Name" of a class of another package.
+        name: One of `BACKBONE_TITLES`, or "package.module:Name" for a class of another package.
         trust: The packages whose code may run.
 
     Raises:
         ArtifactError: The package is not trusted, or has no such sequence model.
-        ValueError: There is none of that name.
+        ValueError: There is no sequence model of this name.
     """
     for known, kind in _BACKBONES.items():
         if known == name:
@@ -127,19 +126,19 @@ def make_backbone(
     item_encoder: nn.Module,
     trust: Collection[str] = (),
 ) -> StateBackbone:
-    """Returns an untrained sequence model, of those sizes of a recipe that its class takes.
+    """Returns an untrained sequence model with the sizes of a recipe.
 
     Args:
-        name: As for `backbone_class`.
+        name: As in `backbone_class`.
         num_items: Size of the catalogue.
-        recipe: Has `dim`, `num_layers`, `num_heads`, `history_length`, `dropout`, `similarity` and
-            `temperature`.
+        recipe: From its `dim`, `num_layers`, `num_heads`, `history_length`, `dropout`, `similarity`
+            and `temperature`, those that the class takes are passed to it.
         item_encoder: Module whose `forward()` returns [num_items, dim].
         trust: The packages whose code may run.
 
     Raises:
         ArtifactError: The package is not trusted, or has no such sequence model.
-        ValueError: There is none of that name, or a size is out of range.
+        ValueError: There is no sequence model of this name, or a size is out of range.
     """
     kind = backbone_class(name, trust=trust)
     takes = inspect.signature(kind).parameters
@@ -155,14 +154,15 @@ class SequenceModelConfig(SequenceRecipe):
     config.settings(seed, monitor=...), validate=...)` is the whole training.
 
     Attributes:
-        backbone: "bert4rec" fills in masked items; "fmlprec" and "duorec" foretell the next item of
-            each prefix, so that their batches are of as many pairs; the others foretell the next
-            one at every step. HSTU goes without timestamps here. GRU4Rec and FMLPRec have no heads,
-            Caser and HGN no heads and no layers: such sizes are nothing to them. Also
-            "package.module:Name", a `StateBackbone` of another package.
-        items: What it reads and ranks: id embeddings, stored content through a linear layer, or
-            both concatenated. FDSA reads "both", content beside the ids that it ranks; UniSRec
-            reads content through experts, to which "both" adds the ids.
+        backbone: The sequence model. "bert4rec" predicts masked items; "fmlprec" and "duorec"
+            predict the next item of each prefix, and a batch has `batch_size` such pairs; the
+            others predict the next item at every step. HSTU reads no timestamps here. GRU4Rec and
+            FMLPRec have no heads, Caser and HGN no heads and no layers, and ignore these sizes.
+            "package.module:Name" is a `StateBackbone` of another package.
+        items: The item vectors that it reads and ranks: id embeddings, stored content through a
+            linear layer, or both concatenated. FDSA requires "both": it reads content beside the
+            ids, and ranks by the ids. UniSRec reads content through experts, and "both" adds the
+            ids.
 
     Raises:
         ValueError: A value is out of range.
@@ -191,7 +191,7 @@ class SequenceModelConfig(SequenceRecipe):
 
     @property
     def title(self) -> str:
-        """What the model is called in tables, with what it reads: "SASRec, ids"."""
+        """The name of the model in tables, with its item vectors: "SASRec, ids"."""
         titles: Mapping[str, str] = dict(BACKBONE_TITLES.items())
         backbone = titles.get(self.backbone, self.backbone.rpartition(":")[2])  # or its class
         return f"{backbone}, {_ITEM_TITLES[self.items]}"
@@ -207,14 +207,13 @@ class SequenceModelConfig(SequenceRecipe):
 
         Args:
             num_items: Size of the catalogue.
-            contents: Content embeddings, row i for item i, one array a modality; not read where
+            contents: Content embeddings, row i for item i, one array per modality; ignored if
                 `items` is "ids".
-            trust: The packages whose code may run, where the backbone is of another package.
+            trust: The packages whose code may run, if the backbone is from another package.
 
         Raises:
             ArtifactError: That package is not trusted, or has no such sequence model.
-            ValueError: There is no content, though the items are to be read by it; or a size is
-                out of range.
+            ValueError: `items` requires content but there is none, or a size is out of range.
         """
         if self.items == "ids":
             table: nn.Module = ItemTable(num_items, self.dim)
@@ -233,15 +232,15 @@ class SequenceModelConfig(SequenceRecipe):
     def batches(
         self, histories: Histories, num_items: int, seed: int
     ) -> SequenceBatches | PairBatches:
-        """Returns what the model is trained on: whole sequences, with masked items for BERT4Rec.
+        """Returns the training batches: whole sequences, with masked items for BERT4Rec.
 
-        FMLPRec and DuoRec are trained on pairs, those of DuoRec with twins.
+        FMLPRec and DuoRec are trained on pairs, which have twins for DuoRec.
 
         Args:
             histories: Item rows of each user, oldest first.
             num_items: Size of the catalogue, and the padding.
-            seed: Draws the users where `data_share` is below 1, the order of the batches and the
-                masks.
+            seed: Seed of the order of the batches, of the masks and, if `data_share` is below 1,
+                of the sample of users.
 
         Raises:
             ValueError: An item is not a row of the catalogue, or no history has two items.
@@ -252,9 +251,9 @@ class SequenceModelConfig(SequenceRecipe):
         return self.sequences(histories, num_items, seed, kind=kind)
 
     def loss_terms(self, model: StateBackbone, batch: Batch) -> dict[str, Tensor]:
-        """Returns the named loss terms that `fit` minimises: "next_item", and the model's own.
+        """Returns the named loss terms that `fit` minimises, in nats.
 
-        The first is the cross-entropy of the targets, against the negatives drawn or all items;
+        "next_item" is the cross-entropy of the targets against sampled negatives or all items.
         CL4SRec and DuoRec add "contrast".
 
         Args:

@@ -1,14 +1,14 @@
-"""Histories to padded batches: training pairs, whole sequences, and queries for inference.
+"""Makes padded batches from histories: training pairs, whole sequences, queries for inference.
 
-A history is the item rows of one user, oldest first. Everything is kept as one flat array of items
-and one of offsets. A pair or a window is a number, from which its user and its place in the flat
-array follow, so that it takes a byte or two beside its item; a batch is cut out by indexing,
-without a Python loop over its rows.
+A history is the item rows of one user, oldest first. All histories are stored in one flat array of
+items and one of offsets. A pair or a window is only a number, from which its user and its place in
+the flat array are computed, so it takes only one or two bytes more than its item. A batch is cut
+out by indexing, without a Python loop over its rows.
 
-Batches are padded on the right with `num_items`, one past the last item, so that a history always
-starts in column 0 and a causal model needs no mask. The order of the batches is a pure function of
-`(seed, epoch)`. Of the batches of an epoch, process r of n takes those with the numbers r, r + n
-and so on in this order, and cuts no others: together they are the same batches for any n.
+Batches are padded on the right with `num_items`, one past the last item, so a history always starts
+in column 0 and a causal model needs no mask. The order of the batches is a pure function of
+`(seed, epoch)`. Process r of n makes only the batches with the numbers r, r + n and so on: together
+the processes make the same batches for any n.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from genrec.windows import (
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Padded histories and what follows them.
+    """Padded histories and their targets.
 
     Args:
         history: Item rows, oldest first from column 0, padded on the right with `num_items`.
         targets: The next item of each history, or the next item of each position (`num_items`
-            where a position has none that counts).
-        users: Which of the given histories each row was cut from.
-        timestamps: When each item of the history was had, 0 at padding; None where nobody said.
-        future: The target and the items after it, padded on the right; None where nobody asked.
-        twins: Another history with the same target, padded on the right; None where nobody asked.
+            at a position without a target).
+        users: The number of the history that each row was cut from.
+        timestamps: The time of each item of the history, 0 at padding; None if not available.
+        future: The target and the items after it, padded on the right; None if not requested.
+        twins: Another history with the same target, padded on the right; None if not requested.
     """
 
     history: Int[Tensor, "batch length"]
@@ -66,11 +66,11 @@ class Batch:
         return len(self.history)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Returns the batch on `device`; from pinned memory it comes while the program goes on."""
+        """Returns the batch on `device`; from pinned memory the copy is asynchronous."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pin_memory(self) -> Batch:
-        """Returns the batch in memory that a GPU reads by itself."""
+        """Returns the batch in pinned memory, which a GPU can read directly."""
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -86,7 +86,7 @@ class Batch:
 
 @runtime_checkable
 class SizedBatch(Protocol):
-    """What a batch must offer: its number of samples, and a way to a device."""
+    """The interface of a batch: its number of samples, and a move to a device."""
 
     def __len__(self) -> int:
         """Returns the number of samples."""
@@ -97,10 +97,10 @@ class SizedBatch(Protocol):
 
 @runtime_checkable
 class PinnedBatch(Protocol):
-    """What a batch offers that a GPU can fetch while it computes."""
+    """The interface of a batch that a GPU can copy while it computes."""
 
     def pin_memory(self) -> Any:
-        """Returns the batch in pinned memory, from which `to` does not wait."""
+        """Returns the batch in pinned memory; its `to` does not wait for the copy."""
 
 
 B = TypeVar("B", bound=SizedBatch)
@@ -111,11 +111,11 @@ B_co = TypeVar("B_co", bound=SizedBatch, covariant=True)
 class Batches(Protocol[B_co]):
     """A source of batches, such as `genrec.sequences.PairBatches`.
 
-    `genrec.training.fit` goes through it in a thread of its own.
+    `genrec.training.fit` iterates over it in a background thread.
     """
 
     def __len__(self) -> int:
-        """Returns the number of batches in an epoch, the same in all."""
+        """Returns the number of batches in an epoch, the same for all epochs."""
 
     def __call__(
         self, epoch: int, /, *, shard: int = 0, shards: int = 1, start: int = 0
@@ -123,34 +123,34 @@ class Batches(Protocol[B_co]):
         """Returns a share of the batches of an epoch.
 
         Args:
-            epoch: Counted from 0. The order of its batches, and what each holds, is a pure function
-                of this.
-            shard: Which share: the batches with the numbers `shard`, `shard + shards` and so on.
-            shards: How many shares there are.
-            start: The number of a batch before which all are passed over.
+            epoch: Number of the epoch, from 0. The order and the contents of its batches are a pure
+                function of this number.
+            shard: Number of the share: the batches `shard`, `shard + shards` and so on.
+            shards: Number of shares.
+            start: Batches before this number are skipped.
         """
 
 
 class PairBatches:
     """Every prefix of every history with its next item, in shuffled batches.
 
-    `batches(epoch)` yields the batches of an epoch and `len(batches)` counts them; all are of
-    nearly equal size, so that no batch is left with a single row. `shard`, `shards` and `start`
-    yield a share of them, as `Batches` says.
+    `batches(epoch)` yields the batches of an epoch, and `len(batches)` is their number. All have
+    nearly the same size, so there is no small last batch. `shard`, `shards` and `start` select a
+    share of them, as in `Batches`.
 
     Args:
         histories: Item rows of each user, oldest first. A history of n items gives n - 1 pairs.
         num_items: Size of the catalogue, and the padding.
-        history_length: How many items before the target are kept, the newest ones.
-        batch_size: Most pairs in a batch.
-        timestamps: When each item of each history was had, whole numbers in one unit.
-        future_length: How many items of a user's future each batch tells, the target first; 0 for
+        history_length: How many of the newest items before the target are kept.
+        batch_size: Largest number of pairs in a batch.
+        timestamps: The time of each item of each history, whole numbers in one unit.
+        future_length: How many items of a user's future are in each batch, the target first; 0 for
             none.
-        seed: With the epoch, decides the order.
-        bucket: Number of batches among which pairs are sorted by length, so that a batch holds
-            histories of similar length and little padding. 1 shuffles freely.
-        folder: Where histories and timestamps of more than 32 MiB lie in files, which all processes
-            of a machine share; None keeps them in the memory of each.
+        seed: Seed of the order, together with the epoch.
+        bucket: Number of batches within which pairs are sorted by length, so that a batch has
+            histories of similar length and little padding. 1 does not sort.
+        folder: Folder for files of histories and timestamps of more than 32 MiB, which all
+            processes of a machine share; None keeps them in the memory of each process.
 
     Raises:
         ValueError: An argument is out of range, an item is not a row of the catalogue, or no
@@ -179,7 +179,7 @@ class PairBatches:
         self._firsts = firsts_of(pairs)  # [users + 1], of each one's pairs
         self._chosen: NDArray[Any] | None = None
         if self.num_pairs == 0:
-            raise ValueError("histories must hold at least one of two items or more, got none")
+            raise ValueError("histories must hold at least one history of two items, got none")
         lengths = lengths_of_all(
             self.num_pairs,
             lambda pairs: np.minimum(self._users_and_places(pairs)[1], history_length),
@@ -196,24 +196,26 @@ class PairBatches:
         self.bucket = bucket
 
     def only(self, pairs: Int[np.ndarray, " pairs"]) -> PairBatches:
-        """Returns batches of some of the pairs; what each pair holds stays as it is.
+        """Returns batches of some of the pairs; the pairs themselves do not change.
 
         Args:
-            pairs: Their numbers, counted user by user, and of each from the oldest target on.
+            pairs: Numbers of the pairs, counted user by user, each user from the oldest target.
 
         Raises:
-            ValueError: There is none, or one that is not there.
+            ValueError: The list is empty, or a number is out of range.
         """
         if not len(pairs) or int(pairs.min()) < 0 or int(pairs.max()) >= self.num_pairs:
             got = f"{pairs.min()} to {pairs.max()}" if len(pairs) else "none"
-            raise ValueError(f"pairs must be at least one in [0, {self.num_pairs}), got {got}")
+            raise ValueError(
+                f"pairs must be at least one number in [0, {self.num_pairs}), got {got}"
+            )
         chosen = copy.copy(self)
         chosen._chosen = pairs if self._chosen is None else self._chosen[pairs]
         return chosen
 
     @property
     def num_pairs(self) -> int:
-        """How many pairs an epoch goes through."""
+        """Number of pairs in an epoch."""
         return int(self._firsts[-1]) if self._chosen is None else len(self._chosen)
 
     def __len__(self) -> int:
@@ -272,25 +274,25 @@ class SequenceBatches:
     """Whole sequences for causal models: the next item at every position in one pass.
 
     Each history is cut into windows of at most `history_length` inputs, counted from its newest
-    item. By default only the last window is used (SASRec's way). With a `stride` the windows end
-    that far apart and each item but the first is a target exactly once: in the window that gives it
-    at least `history_length - stride` items of context, or all there are. `stride=1` amounts to
-    `PairBatches`.
+    item. By default only the last window is used, as in SASRec. With a `stride`, the ends of two
+    windows are `stride` items apart. Then each item but the first is a target exactly once, with at
+    least `history_length - stride` items before it, or all there are. `stride=1` has the same
+    targets and contexts as `PairBatches`.
 
     Args:
-        histories: Item rows of each user, oldest first. One of n items has n - 1 targets.
+        histories: Item rows of each user, oldest first. A history of n items has n - 1 targets.
         num_items: Size of the catalogue, and the padding of histories and targets.
-        history_length: Most inputs in a window.
-        batch_size: Most windows in a batch.
-        stride: Distance between the windows of one history; None keeps the last one only.
-        timestamps: When each item of each history was had, whole numbers in one unit.
-        seed: With the epoch, decides the order.
-        bucket: Number of batches among which windows are sorted by length; 1 shuffles freely.
-        folder: Where histories and timestamps of more than 32 MiB lie in files, which all processes
-            of a machine share; None keeps them in the memory of each.
+        history_length: Largest number of inputs in a window.
+        batch_size: Largest number of windows in a batch.
+        stride: Distance between the windows of one history; None keeps only the last window.
+        timestamps: The time of each item of each history, whole numbers in one unit.
+        seed: Seed of the order, together with the epoch.
+        bucket: Number of batches within which windows are sorted by length; 1 does not sort.
+        folder: Folder for files of histories and timestamps of more than 32 MiB, which all
+            processes of a machine share; None keeps them in the memory of each process.
 
     Raises:
-        ValueError: As for `PairBatches`, or `stride` exceeds `history_length`.
+        ValueError: As in `PairBatches`, or `stride` exceeds `history_length`.
     """
 
     def __init__(
@@ -317,7 +319,7 @@ class SequenceBatches:
         beyond = np.maximum(inputs - history_length, 0)
         windows = np.where(inputs > 0, 1 if stride is None else 1 + -(-beyond // (stride or 1)), 0)
         if not windows.any():
-            raise ValueError("histories must hold at least one of two items or more, got none")
+            raise ValueError("histories must hold at least one history of two items, got none")
         self._firsts = firsts_of(windows)  # [users + 1], of one's windows
         self.history_length = history_length
         self.stride = stride
@@ -339,7 +341,7 @@ class SequenceBatches:
     def __call__(
         self, epoch: int, *, shard: int = 0, shards: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """Yields the batches of `epoch`, or a share; their targets have one column a position."""
+        """Yields the batches of `epoch`, or a share; targets have one column per position."""
         for _, rows in self._order(epoch, shard, shards, start):
             users, starts, lengths, counted = self._windows(rows)
             history, columns = cut(self._items, starts, lengths, self.num_items)
@@ -371,13 +373,13 @@ class SequenceBatches:
     def _windows(
         self, rows: NDArray[Any]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Returns user, first item in the flat array, inputs and targets that count, a window."""
+        """Returns for each window: user, first item in the flat array, inputs, counted targets."""
         users = owners(self._firsts, rows)
         inputs = self._offsets[users + 1] - self._offsets[users] - 1
         later = rows - self._firsts[users]  # windows of the user that end later
         ends = inputs - later * (self.stride or 0)  # inputs up to here
         lengths = np.minimum(ends, self.history_length)
-        # Only the newest `stride` targets count, save in a history's first or only window.
+        # Only the newest `stride` targets count, but all of them in a history's first window.
         is_whole = (ends <= self.history_length) | (self.stride is None)
         counted = np.where(is_whole, lengths, self.stride or 0)
         return users, self._offsets[users] + ends - lengths, lengths, counted
@@ -393,17 +395,17 @@ def query_batches(
     shard: int = 0,
     shards: int = 1,
 ) -> Iterator[tuple[Int[Tensor, " batch"], Int[Tensor, "batch length"]]]:
-    """Yields padded histories for inference, with the row of `histories` that each came from.
+    """Yields padded histories for inference, with their rows in `histories`.
 
     Args:
-        histories: Item rows of each user, oldest first; an empty one gives a row of padding.
+        histories: Item rows of each user, oldest first; an empty history becomes a row of padding.
         num_items: Size of the catalogue, and the padding.
-        history_length: How many items are kept, the newest ones.
-        batch_size: Most histories in a batch.
-        by_length: Go through the histories from the longest to the shortest, which skips padding,
-            in place of the order given.
-        shard: Which share of the batches: those numbered `shard`, `shard + shards` and so on.
-        shards: How many shares there are.
+        history_length: How many of the newest items are kept.
+        batch_size: Largest number of histories in a batch.
+        by_length: Order the histories from the longest to the shortest, which saves padding;
+            otherwise the order of `histories`.
+        shard: Number of the share: the batches `shard`, `shard + shards` and so on.
+        shards: Number of shares.
 
     Yields:
         The rows of `histories` in the batch, and their items, oldest first from column 0; every

@@ -1,4 +1,4 @@
-"""How states and item vectors are compared: the scores that losses and models share."""
+"""Scores of states and item vectors, shared by losses and models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ def item_scores(
     similarity: Similarity = "dot",
     temperature: float = 1.0,
 ) -> Float[Tensor, "batch items"]:
-    """Returns the scores that the losses compare: what a trained model ranks by."""
+    """Returns the scores that the losses compare and by which a trained model ranks.
+
+    Args:
+        states: One state per history.
+        item_vectors: One vector per item.
+        similarity: Dot product, or cosine.
+        temperature: Divides the similarity.
+
+    Raises:
+        ValueError: The similarity or the temperature is out of range.
+    """
     states, item_vectors = comparable(states, item_vectors, similarity, temperature)
     return states @ item_vectors.T
 
@@ -28,7 +38,7 @@ def comparable(
     similarity: Similarity,
     temperature: float,
 ) -> tuple[Float[Tensor, "*batch dim"], Float[Tensor, "items dim"]]:
-    """Returns both sides so that their dot products are the scores.
+    """Returns states and item vectors such that their dot products are the scores.
 
     Raises:
         ValueError: The similarity or the temperature is out of range.
@@ -40,6 +50,6 @@ def comparable(
 
 
 def unit(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-    """Returns vectors of length 1, zeros for zeros; in fp32 where fp16 would come to 0 / 0."""
+    """Returns vectors of length 1, zeros for zeros; fp16 is computed in fp32, to avoid 0 / 0."""
     wide = x.float() if x.dtype == torch.float16 else x
     return F.normalize(wide, dim=-1).to(x.dtype)

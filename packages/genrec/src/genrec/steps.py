@@ -1,9 +1,8 @@
-"""Beam search and exact scoring over any model that can say how likely each next code is.
+"""Beam search and exact scoring with any model that returns probabilities of the next code.
 
-A step function is all that a model has to bring: it takes what it keeps of each row, its state, and
-the codes of each row so far, and returns the log-probability of every code of the next level, and
-the state after it. The search is that of `genrec.beam_search`, over the same walk down the trie:
-beams are chosen, masked and reordered here, and the state with them.
+The model only needs a step function. It takes the state of each row and the codes of each row so
+far, and returns the log-probability of every code of the next level, and the next state. The search
+is that of `genrec.beam_search`: it chooses, masks and reorders the beams, and the state with them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from genrec.walk import Past, Prefixes, Walk
 
 @runtime_checkable
 class StepFunction(Protocol):
-    """What a model of one's own is to the search: a function of a state and the codes so far."""
+    """Your own model, as a function of a state and the codes so far."""
 
     def __call__(
         self, state: Any, codes: Int[Tensor, "rows depth"]
@@ -34,15 +33,15 @@ class StepFunction(Protocol):
         """Scores every code of level `depth` after each row's codes.
 
         Args:
-            state: A tensor, or lists, tuples and dicts of tensors, whose first axis is the rows:
-                what was handed to the search at first, and later what the call before returned,
-                with the rows of the beams that live on.
+            state: A tensor, or lists, tuples and dicts of tensors, whose first axis is the rows. In
+                the first call it is the state passed to the search; later it is the state that the
+                last call returned, with the rows of the kept beams.
             codes: The codes of each row so far, levels 0 to `depth` - 1. A model with a cache reads
-                the last column; a model without any reads all of them.
+                only the last column; a model without a cache reads all columns.
 
         Returns:
-            The log-probability of each code of the level, whether an item goes on with it or not,
-            and the state after it. The state may have other tensors than the one that came in.
+            The log-probability of each code of the level, whether it continues an item or not, and
+            the next state. The tensors of the next state may differ from those of `state`.
         """
 
 
@@ -60,31 +59,31 @@ def step_beam_search(
 ) -> Ranked:
     """Returns each user's best items by a step function, found by beam search over the trie.
 
-    Every item returned exists and none comes twice. With as many beams as the catalogue has items
-    the answer is that of `step_exact_scores`.
+    All items exist and none is repeated. With as many beams as items in the catalogue, the ranking
+    is that of `step_exact_scores`.
 
     Args:
         step: The model.
-        state: What `step` needs to begin with, one row a user, on the trie's device.
+        state: The first state for `step`, one row per user, on the trie's device.
         trie: The catalogue.
         num_beams: Prefixes kept at each level.
         top_k: Items returned, at most `num_beams`.
-        renormalize: Whether log-probabilities are taken among the codes with which an item goes on.
-            Otherwise they are summed as `step` returns them: what it gives to codes of no item is
-            then lost, and the scores of all items do not sum to 1.
-        exclude: Each user's items that must not be returned, padded with the number of items, as
-            for `genrec.beam_search`.
-        allow: Each user's items that alone may be returned, padded likewise; or one mark an item
-            for all users.
+        renormalize: Whether log-probabilities are renormalised over the codes that continue an
+            item. Otherwise they are summed as `step` returns them: probability of other codes is
+            then lost, and the probabilities of all items do not sum to 1.
+        exclude: For each user the items that must not be returned, padded with the number of items,
+            as in `genrec.beam_search`.
+        allow: For each user the only items that may be returned, padded in the same way; or one
+            truth value per item for all users.
 
     Returns:
         The ranked items.
 
     Raises:
-        TypeError: The state, or one that `step` returns, holds something else than tensors.
-        ValueError: A number is out of range, a list holds what is no item row, the state's tensors
-            differ in their number of rows, or `step` returns another shape than one
-            log-probability for each row and code.
+        TypeError: The state, or one that `step` returns, has a leaf that is no tensor.
+        ValueError: A number is out of range, a list holds a number that is no item row, the state's
+            tensors have different numbers of rows, or `step` does not return one log-probability
+            for each row and code.
     """
     check_top_k(num_beams, top_k)
     num_users = _num_rows(state)
@@ -102,21 +101,21 @@ def step_exact_scores(
     renormalize: bool = False,
     prefixes_at_once: int = 16384,
 ) -> Float[Tensor, "users items"]:
-    """Returns log p(item | user) of every item by a step function.
+    """Returns log p(item | user) of every item by a step function, in nats.
 
-    Prefixes that items share are computed once, and subtrees one after the other, so that memory
-    beyond the result does not grow with the catalogue.
+    Shared prefixes are computed once, and subtrees one after the other, so only the result grows
+    with the catalogue, not the other memory.
 
     Args:
-        step: As for `step_beam_search`.
-        state: As for `step_beam_search`.
+        step: As in `step_beam_search`.
+        state: As in `step_beam_search`.
         trie: The catalogue.
-        renormalize: As for `step_beam_search`.
-        prefixes_at_once: Prefixes, times users, that one call of `step` is given.
+        renormalize: As in `step_beam_search`.
+        prefixes_at_once: Number of prefixes, times users, in one call of `step`.
 
     Raises:
-        TypeError: As for `step_beam_search`.
-        ValueError: As for `step_beam_search`.
+        TypeError: As in `step_beam_search`.
+        ValueError: As in `step_beam_search`, or `prefixes_at_once` is below 1.
     """
     walk = StepWalk(step, state, trie, renormalize=renormalize)
     return all_scores(walk, prefixes_at_once)
@@ -131,21 +130,21 @@ def step_score_items(
     *,
     renormalize: bool = False,
 ) -> Float[Tensor, "users m"]:
-    """Returns log p(item | user) of some items by a step function, candidates from elsewhere.
+    """Returns log p(item | user) of some items, such as another system's, by a step function.
 
     Args:
-        step: As for `step_beam_search`.
-        state: As for `step_beam_search`.
+        step: As in `step_beam_search`.
+        state: As in `step_beam_search`.
         trie: The catalogue.
-        items: Item rows, padded with the number of items; several of a user may be alike.
-        renormalize: As for `step_beam_search`.
+        items: Item rows, padded with the number of items; a user's items may repeat.
+        renormalize: As in `step_beam_search`.
 
     Returns:
-        The log-probabilities; minus infinity where there is no item.
+        The log-probabilities, in nats; minus infinity where there is no item.
 
     Raises:
-        TypeError: As for `step_beam_search`.
-        ValueError: As for `step_beam_search`, or there is not one row of `items` a user.
+        TypeError: As in `step_beam_search`.
+        ValueError: As in `step_beam_search`, or there is not one row of `items` per user.
     """
     check_rows("items", items, trie.num_items)
     if len(items) != _num_rows(state):
@@ -162,7 +161,7 @@ class Rows(Past):
     """A caller's state, one row for each beam of each user."""
 
     state: Any
-    width: int  # beams a user
+    width: int  # beams per user
 
     def of_beams(self, beams: Int[Tensor, "users beams"]) -> Rows:
         """Returns the rows of some beams, in this order."""
@@ -173,13 +172,13 @@ class Rows(Past):
 
 
 class StepWalk(Walk[Rows]):
-    """One batch of users on their way down the trie by a step function.
+    """Decoding of a batch of users in the trie by a step function.
 
     Args:
         step: The function.
-        state: One row a user.
+        state: The first state, one row per user.
         trie: The catalogue.
-        renormalize: Whether log-probabilities are taken among the children of each prefix.
+        renormalize: Whether log-probabilities are renormalised over the children of each prefix.
         mask: Which items may be returned; None for all.
     """
 
@@ -197,7 +196,7 @@ class StepWalk(Walk[Rows]):
         self.state = state
 
     def start(self) -> Prefixes[Rows]:
-        """Returns the root, once a user."""
+        """Returns the root, once for each user."""
         nodes = torch.zeros(_num_rows(self.state), 1, dtype=torch.long, device=self.trie.device)
         return Prefixes(nodes, torch.zeros_like(nodes, dtype=torch.float32), Rows(self.state, 1))
 
@@ -217,7 +216,7 @@ class StepWalk(Walk[Rows]):
             )
         if _num_rows(state) != len(nodes):
             raise ValueError(
-                f"step must return a state of {len(nodes)} rows, as many as it was given, got "
+                f"step must return a state of {len(nodes)} rows, as many as in its input, got "
                 f"{_num_rows(state)}"
             )
         children = self.trie.expand(level, nodes)
@@ -229,7 +228,12 @@ class StepWalk(Walk[Rows]):
 
 
 def _num_rows(state: Any) -> int:
-    """Returns the number of rows of a state, or refuses it."""
+    """Returns the number of rows of a state.
+
+    Raises:
+        TypeError: The state has a leaf that is no tensor, or no tensor.
+        ValueError: Its tensors have different numbers of rows.
+    """
     tensors = pytree.tree_leaves(state)
     wrong = [type(leaf).__name__ for leaf in tensors if not isinstance(leaf, Tensor)]
     if wrong or not tensors:
@@ -240,6 +244,7 @@ def _num_rows(state: Any) -> int:
     counts = sorted({len(tensor) if tensor.ndim else 0 for tensor in tensors})
     if len(counts) > 1 or any(not tensor.ndim for tensor in tensors):
         raise ValueError(
-            f"state must hold tensors that all have as many rows, one a user and beam, got {counts}"
+            "state must hold tensors with equally many rows, one for each user and beam, got "
+            f"numbers of rows {counts}"
         )
     return counts[0]

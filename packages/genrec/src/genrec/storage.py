@@ -1,13 +1,14 @@
-"""Writing to disk so that a kill, a full disk or a power cut leaves the old or the new.
+"""Writing to disk so that a kill, a full disk or a power cut leaves either the old or the new.
 
-What is written goes into a working folder beside its place, `.NAME.xxxxxxxx.part`, reaches the
-disk (fsync) and only then takes its place, in one step: a file by a rename; a folder by an
-exchange with the one that is there, where the system has that (`renameat2` of Linux), else by two
-renames, and `recover` completes them if a kill came between. The program that fills a working
-folder holds a lock in it, which the system lets go of when the program ends, however it ends. So
-whoever writes to the same place next can tell what is left over, and sweeps it.
+A new file or folder is first written to a working folder beside its place, `.NAME.xxxxxxxx.part`,
+and to the disk (fsync). Only then it takes its place in one step: a file by a rename; a folder by
+an exchange with the old one, if the system supports it (`renameat2` of Linux). Otherwise a folder
+needs two renames, and `recover` completes them after a kill between the two. The program that fills
+a working folder holds a lock in it, which the system releases when the program ends, even by a
+kill. So the next program that writes to the same place knows which working folders are left over,
+and removes them.
 
-Windows has no such locks here: there nothing is swept, and nothing kept from others.
+On Windows these locks do not exist: nothing is removed, and folders are not locked.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from torch import Tensor
 if sys.platform != "win32":
     import fcntl
 
-_LOCK, _NEW, _OLD = "lock", "new", "old"  # what a working folder holds
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_LOCK, _NEW, _OLD = "lock", "new", "old"  # the entries of a working folder
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -40,10 +41,10 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Tells what the system refuses within the block, as a full disk, with the path as it is here.
+    """Raises errors of the system within the block, such as a full disk, again with this path.
 
     Raises:
-        OSError: The system refused something, and its number is known.
+        OSError: The system reported an error with a number.
     """
     try:
         yield
@@ -54,18 +55,18 @@ def naming(path: str | Path) -> Iterator[None]:
         code = int(number[1])
         raise OSError(code, os.strerror(code), str(path)) from error
     except OSError as error:
-        if error.errno is None:  # a sentence of this package
+        if error.errno is None:  # raised by this package, with its own sentence
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file through to the disk, with the permissions that the umask gives.
+    """Writes a safetensors file through to the disk, with the permissions of the umask.
 
-    Tensors are brought to the CPU; those that share memory, as tied weights, are written each.
+    Tensors are moved to the CPU. Tensors that share memory, such as tied weights, are each written.
     """
     path.touch()
-    mode = path.stat().st_mode  # safetensors puts a private file in its place
+    mode = path.stat().st_mode  # safetensors replaces it by a file with private permissions
     save_file(_unshared(tensors), path)
     path.chmod(mode)
     _sync(path)
@@ -81,19 +82,19 @@ def write_json(path: Path, value: object) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names that a folder holds to the disk."""
-    if sys.platform != "win32":  # Windows opens no folder
+    """Writes the names of a folder's entries through to the disk."""
+    if sys.platform != "win32":  # Windows cannot open a folder
         _sync(folder)
 
 
 def put_file(work: Path, path: Path) -> None:
-    """Lets the file `new` of a working folder take the place of `path`."""
+    """Replaces `path` by the file `new` of a working folder."""
     os.replace(work / _NEW, path)
     sync_folder(path.parent)
 
 
 def put_folder(work: Path, folder: Path) -> None:
-    """Lets the folder `new` of a working folder take the place of `folder`, whole or not at all."""
+    """Replaces `folder` by the folder `new` of a working folder, completely or not at all."""
     new, old = work / _NEW, work / _OLD
     sync_folder(new)
     if not renamed(new, folder) and not exchange(new, folder):
@@ -108,10 +109,10 @@ def put_folder(work: Path, folder: Path) -> None:
 
 
 def renamed(new: Path, place: Path) -> bool:
-    """Renames a folder to where there is none.
+    """Renames a folder, unless the new name exists.
 
     Returns:
-        False where there is one, which another writer may have put there a moment ago.
+        False if it exists; another writer may have made it a moment ago.
     """
     if place.exists():
         return False
@@ -128,7 +129,7 @@ def exchange(first: Path, second: Path) -> bool:
     """Exchanges two paths in one step.
 
     Returns:
-        False where system or file system cannot: nothing has changed then.
+        False if the system or the file system cannot do this; then nothing has changed.
     """
     if sys.platform != "linux":
         return False
@@ -146,9 +147,9 @@ def exchange(first: Path, second: Path) -> bool:
 
 @contextmanager
 def working_beside(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path`, gone afterwards, in which to make `new`.
+    """Yields a new working folder beside `path`, in which to make `new`, and removes it afterwards.
 
-    What programs that are no more have left over beside `path` is swept first.
+    Before this, it removes the working folders that ended programs have left beside `path`.
     """
     recover(path)
     for work in _abandoned(path):
@@ -162,12 +163,12 @@ def working_beside(path: Path) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Completes what a kill between the two renames of `put_folder` left, if there is such."""
+    """Completes `put_folder` after a kill between its two renames, if there was one."""
     if folder.exists() or not folder.parent.is_dir():
         return
     for work in _abandoned(folder):
         if (work / _OLD).is_dir() and (work / _NEW).is_dir():
-            os.rename(work / _NEW, folder)  # whole: it was on the disk before the first rename
+            os.rename(work / _NEW, folder)  # complete: it was on the disk before the first rename
             sync_folder(folder.parent)
             shutil.rmtree(work, ignore_errors=True)
             return
@@ -175,16 +176,16 @@ def recover(folder: Path) -> None:
 
 @contextmanager
 def alone_with(folder: Path, what: str) -> Iterator[None]:
-    """Keeps a folder from other programs and threads that ask for it alone, within the block.
+    """Locks a folder within the block: no other program or thread can lock it too.
 
-    A lock that a killed program left does not count.
+    A lock file that a killed program left is ignored.
 
     Args:
-        folder: An existing folder; the file `.lock` lies in it as long as the block runs.
-        what: Who may have it, for the refusal: "training".
+        folder: An existing folder; it contains the file `.lock` while the block runs.
+        what: The kind of program that locks it, for the error message: "training".
 
     Raises:
-        BlockingIOError: Another one has it.
+        BlockingIOError: The folder is already locked.
     """
     path = folder / ".lock"
     lock = _hold(path)
@@ -200,10 +201,10 @@ def alone_with(folder: Path, what: str) -> Iterator[None]:
 
 
 def _start(path: Path) -> tuple[Path, int]:
-    """Makes a working folder; returns it with the lock in it, held."""
+    """Makes a working folder and locks it; returns both."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        # Before it is locked, somebody who sweeps may come upon it: then there is another one.
+        # Another program may remove the folder before it is locked: then the loop makes a new one.
         with suppress(FileNotFoundError):
             lock = _hold(work / _LOCK)
             if lock is not None:
@@ -211,16 +212,16 @@ def _start(path: Path) -> tuple[Path, int]:
 
 
 def _abandoned(path: Path) -> Iterator[Path]:
-    """Yields the working folders beside `path` whose program is no more, each one locked."""
+    """Yields the working folders beside `path` whose program has ended; each is locked."""
     if sys.platform == "win32":
         return
     ours = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.part")
     for work in [entry for entry in path.parent.iterdir() if ours.fullmatch(entry.name)]:
         try:
             if work.is_symlink() or not {_LOCK, _NEW, _OLD}.issuperset(os.listdir(work)):
-                continue  # not one of these
+                continue  # not a working folder
             lock = _hold(work / _LOCK, needed=True)
-        except OSError:  # just gone, or another user's, or where there are no locks
+        except OSError:  # just removed, or another user's, or a file system without locks
             continue
         if lock is not None:
             try:
@@ -230,15 +231,15 @@ def _abandoned(path: Path) -> Iterator[Path]:
 
 
 def _hold(path: Path, *, needed: bool = False) -> int | None:
-    """Makes a lock file and locks it; returns it opened, or None where another one has it.
+    """Makes a lock file and locks it; returns its descriptor, or None if another program has it.
 
     Args:
         path: The file.
-        needed: Whether a file system without locks is an error; else nothing is kept from others
+        needed: Whether a file system without locks is an error; otherwise the file stays unlocked
             there.
 
     Raises:
-        FileNotFoundError: Its folder is not there.
+        FileNotFoundError: The file's folder does not exist.
     """
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
@@ -250,7 +251,7 @@ def _hold(path: Path, *, needed: bool = False) -> int | None:
         except BlockingIOError:
             os.close(lock)
             return None
-        except FileNotFoundError:  # whoever had it has just removed it
+        except FileNotFoundError:  # the program that held the lock has just removed the file
             pass
         except OSError as error:
             if error.errno in _NO_LOCKS and not needed:
@@ -269,9 +270,9 @@ def _sync(path: Path) -> None:
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns contiguous tensors on the CPU; those that share memory, as tied weights, are copied.
+    """Returns contiguous tensors on the CPU; tensors that share memory are copied (tied weights).
 
-    A safetensors file holds each tensor by itself and refuses two that share memory.
+    A safetensors file stores each tensor separately and refuses two that share memory.
     """
     seen: set[int] = set()
     result = {}

@@ -1,4 +1,4 @@
-"""Several code tables that answer together: whole models, or decoders of one encoder (EAGER)."""
+"""Recommendation with several code tables: by whole models, or decoders of one encoder (EAGER)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from genrec.trie import Trie
 
 
 class Ensemble(nn.Module):
-    """Several encoder-decoders over code tables of the same items, which answer together.
+    """Several encoder-decoders over different code tables of the same items, ranked together.
 
-    Each finds items in its own tree; all of them score what any of them finds.
+    Each finds items in its own trie; all of them score the items that any of them finds.
 
     Args:
         models: At least two, of the same items in the same rows.
@@ -36,15 +36,15 @@ class Ensemble(nn.Module):
 
     @property
     def streams(self) -> list[Seq2Seq]:
-        """The models, one a code table."""
+        """The models, one per code table."""
         return [model for model in self.models if isinstance(model, Seq2Seq)]
 
     def memories(self, history: Int[Tensor, "batch length"]) -> list[Memory]:
-        """Returns what each model's encoder makes of histories."""
+        """Returns the histories as encoded by each model."""
         return [stream.encode(history) for stream in self.streams]
 
     def tables(self) -> list[Tables]:
-        """Returns what decoding reads, stream by stream."""
+        """Returns the tables for decoding, stream by stream."""
         return [stream.tables() for stream in self.streams]
 
     @torch.inference_mode()
@@ -61,24 +61,25 @@ class Ensemble(nn.Module):
     ) -> Ranked:
         """Returns each history's best items among those that any stream finds.
 
-        Each stream searches by itself; the union of what they find is scored by all of them, and
-        ranked by the mean of their log-probabilities.
+        Each stream searches by itself. All streams score the union of the items found, and the
+        items are ranked by the mean of these log-probabilities.
 
         Args:
             history: Item rows, oldest first, padded with the number of items.
             num_beams: Prefixes that each stream keeps.
             top_k: Items returned, at most `candidates`.
-            candidates: Items that each stream contributes, at most and by default `num_beams`.
+            candidates: Items that each stream contributes; at most `num_beams`, which is also the
+                default.
             exclude: As in `genrec.beam_search`.
             allow: As in `genrec.beam_search`.
-            tables: `tables()`, to be passed in where many calls are made with the same weights.
+            tables: `tables()`; pass it if you make many calls with the same weights.
 
         Returns:
             The ranked items; scores are means of log-probabilities.
 
         Raises:
             ValueError: The model is in training mode, a number is out of range, or a list holds
-                what is no item row.
+                a number that is no item row.
         """
         candidates = num_beams if candidates is None else candidates
         if not 1 <= top_k <= candidates <= num_beams:
@@ -103,9 +104,9 @@ class Ensemble(nn.Module):
 
 
 class Streams(Ensemble):
-    """Several decoders that read the states of one encoder and write codes of different tables.
+    """Several decoders that read the states of one encoder and generate codes of different tables.
 
-    The history is read once, by the first stream, with its codes where it reads codes.
+    Only the first stream reads the history. If it reads codes, they are the first table's.
 
     Args:
         config: Sizes and choices, the same for every stream.
@@ -136,13 +137,13 @@ class Streams(Ensemble):
         super().__init__(models)
 
     def memories(self, history: Int[Tensor, "batch length"]) -> list[Memory]:
-        """Returns what the one encoder makes of histories, once a stream."""
+        """Returns the histories as encoded by the shared encoder, once for each stream."""
         return [self.streams[0].encode(history)] * len(self.streams)
 
     def forward(
         self, history: Int[Tensor, "batch length"], targets: Int[Tensor, " batch"]
     ) -> list[Seq2SeqOutput]:
-        """Scores the target of each history by each stream; arguments as for `Seq2Seq`."""
+        """Scores the target of each history by each stream; arguments as in `Seq2Seq.forward`."""
         memory = self.streams[0].encode(history)
         return [stream.decode(memory, targets) for stream in self.streams]
 
@@ -151,12 +152,12 @@ def _check_items(tries: Sequence[Trie]) -> None:
     counts = [trie.num_items for trie in tries]
     if len(counts) < 2 or len(set(counts)) > 1:
         raise ValueError(
-            f"tries must be at least two, of as many items, got numbers of items {counts}"
+            f"tries must be at least two, of equally many items, got numbers of items {counts}"
         )
 
 
 def _ranked_by_all(walks: Sequence[ModelWalk], lists: Sequence[Ranked], top_k: int) -> Ranked:
-    """Scores the union of the streams' lists by every stream; what a stream found it has scored."""
+    """Ranks the union of the streams' lists by all streams; no stream scores its own list again."""
     items = torch.cat([ranked.items for ranked in lists], dim=1)  # [users, candidates]
     total = torch.zeros(items.shape, device=items.device)
     for number, walk in enumerate(walks):
@@ -165,7 +166,7 @@ def _ranked_by_all(walks: Sequence[ModelWalk], lists: Sequence[Ranked], top_k: i
         scores = list(torch.split(rescored, [other.shape[1] for other in others], dim=1))
         scores.insert(number, lists[number].scores)
         total += torch.cat(scores, dim=1)
-    # Sorted by item, so that candidates meet the ranking in an order that no stream decides.
+    # Sorted by item, so that the order of candidates with equal scores depends on no stream.
     items, order = items.sort(dim=1, stable=True)
     missing = first_of_each(items, -1) < 0  # [users, candidates], repeats among them
     total = (total / len(walks)).gather(1, order).masked_fill(missing, -torch.inf)

@@ -1,8 +1,8 @@
-"""The one way to train: `fit` makes a module minimise named loss terms over batches.
+"""Training: `fit` minimises named loss terms of a module over batches.
 
-On Lightning Fabric, so that the same call runs on one CPU, on one GPU, and under `torchrun` on
-several processes. It knows nothing of models and papers: it takes any module, a source of batches
-and a function from the two to loss terms. The loop itself is in `genrec.loop`.
+It uses Lightning Fabric, so the same call runs on one CPU, on one GPU, and under `torchrun` on
+several processes. It does not depend on a model or a paper: it takes any module, a source of
+batches and a function from these to loss terms. The loop itself is in `genrec.loop`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What became of a training.
+    """The result of a training.
 
     Args:
         epochs: Epochs done.
         steps: Optimizer steps done.
-        best_epoch: The epoch whose weights the module now has, counted from 1.
-        metrics: What validation gave for these weights; empty without validation.
-        stopped_early: Whether patience ran out before the epochs did.
-        log: One record an epoch, as in `log.jsonl`.
+        best_epoch: The epoch whose weights the module now has, from 1.
+        metrics: Validation metrics of these weights; empty without validation.
+        stopped_early: Whether `patience` ended the training before the last epoch.
+        log: One record per epoch, as in `log.jsonl`.
     """
 
     epochs: int
@@ -65,32 +65,31 @@ def fit(
     callback: Callable[[TrainingEvent], None] | None = None,
     loggers: Sequence[MetricsLogger] = (),
 ) -> TrainingResult:
-    """Trains `module` where it lies, until the epochs or the patience are used up.
+    """Trains `module` on its device, until the last epoch or until `patience` ends the training.
 
-    With a `folder`, the same call after a kill goes on from the last checkpoint and ends, on a CPU,
-    with the very weights of a run that was not killed; when the training is complete it gives the
-    module its final weights at once. SIGINT and SIGTERM save a checkpoint first. For this to hold,
-    `loss` must draw from torch's default generator alone, which seed, step and place in it seed
-    and which is put back at the end. "The very weights" holds on the same machine, with the same
-    versions and the same number of threads (`torch.get_num_threads()`): other numbers of threads
-    add up in another order, and so differ from the last bits on. A GPU adds up in an order of its
-    own in each run.
+    With a `folder`, the same call after a kill resumes from the last checkpoint. On a CPU it ends
+    with exactly the weights of a training without interruption. If the training is already
+    complete, it only loads the final weights. SIGINT and SIGTERM save a checkpoint first. For exact
+    weights, `loss` must draw random numbers only from torch's default generator, which is seeded by
+    the seed, the step and the batch's place in it, and restored at the end. They also need the same
+    machine, versions and number of threads (`torch.get_num_threads()`): another number of threads
+    changes the order of sums, and so the last bits. On a GPU the order of sums changes in each run.
 
     Args:
-        module: What is trained: its parameters that require gradients, all on one device.
-        batches: The batches of each epoch; a thread in the background goes through them. Under
-            `torchrun`, process r of n takes those numbered r, r + n and so on. A step takes
-            `config.accumulate` batches of each process: two processes with a batch each take the
-            steps of one with two. A training that goes on keeps the batches of a step that it began
-            with, whatever the number of processes is now, and so continues at the same example.
-        loss: Named terms whose sum is minimised, scalar tensors, the same names for each batch;
-            called in training mode, under autocast.
-        config: How to train.
-        validate: Named figures of the module; called in evaluation mode, without gradients, in
-            full precision.
-        folder: Where `log.jsonl` (one line an epoch) and the checkpoint go; None keeps neither. Of
-            several processes the first alone reads and writes there.
-        callback: Told after each step and each epoch.
+        module: The module to train: its parameters that require gradients, all on one device.
+        batches: The batches of each epoch; a background thread iterates over them. Under
+            `torchrun`, process r of n uses the batches numbered r, r + n and so on. A step uses
+            `config.accumulate` batches of each process: two processes with one batch each make the
+            same steps as one with two. A resumed training keeps its number of batches per step,
+            even with another number of processes, and resumes at the same example.
+        loss: Returns named terms whose sum is minimised: scalar tensors, with the same names for
+            each batch. Called in training mode, under autocast.
+        config: The settings of the training.
+        validate: Returns named metrics of the module. Called in evaluation mode, without gradients,
+            in full precision.
+        folder: Folder for `log.jsonl` (one line per epoch) and the checkpoint; None writes neither.
+            Of several processes only the first reads and writes there.
+        callback: Called after each step and each epoch.
         loggers: What keeps curves beside `log.jsonl`, as `MetricsLogger` says; those of Lightning
             Fabric are saved after each epoch, and all are left open. A step has the same number
             before and after a resumption: what is trained again after a kill, from the last

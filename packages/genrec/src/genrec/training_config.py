@@ -8,31 +8,32 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How `genrec.training.fit` trains.
+    """The settings of `genrec.training.fit`.
 
     Args:
-        epochs: Most passes over the batches.
-        learning_rate: The rate after the warm-up.
-        weight_decay: For "adam" added to the gradients, for "adamw" apart from them.
+        epochs: Largest number of passes over the batches.
+        learning_rate: The learning rate after the warm-up.
+        weight_decay: Weight decay; "adam" adds it to the gradients, "adamw" applies it separately.
         optimizer: "adam" or "adamw".
-        warmup_steps: Steps in which the rate climbs linearly to `learning_rate`.
-        schedule: What follows: "constant", or down to 0 at the last step, "cosine" or "linear".
-        gradient_clip: Most that the gradients' norm may be; None leaves them.
-        precision: "32", or "bf16" for autocast. On a CPU, bf16 pays only where the hardware
-            multiplies it (AMX, avx512_bf16); elsewhere it is many times slower.
-        accumulate: Batches of each process to a step. Their losses are averaged, each with its
-            number of samples for its weight: where a loss is a mean over samples, the step is that
-            of one batch as large as all of them. A smaller step ends an epoch that does not divide.
-        monitor: The figure of `validate` that decides on the best weights. None ends with the last
+        warmup_steps: Steps in which the rate rises linearly to `learning_rate`.
+        schedule: The rate after the warm-up: "constant", or "cosine" or "linear" down to 0 at the
+            last step.
+        gradient_clip: Largest norm of the gradients; None does not clip.
+        precision: "32", or "bf16" for autocast. On a CPU, bf16 is faster only if the hardware
+            multiplies it (AMX, avx512_bf16); otherwise it is many times slower.
+        accumulate: Batches of each process in a step. The step's loss is the mean of their losses,
+            weighted by their numbers of samples: if a loss is a mean over samples, the step equals
+            that of one large batch. The last step of an epoch may have fewer batches.
+        monitor: The metric of `validate` that selects the best weights. None keeps the last
             weights.
-        monitor_mode: Whether the "max" or the "min" of the figure is best.
+        monitor_mode: Whether the "max" or the "min" of the metric is best.
         patience: Validations without a better `monitor` before training stops; None never stops.
         validate_every: Epochs between validations; the last epoch is always validated.
-        checkpoint_every: Epochs between checkpoints, where there is a folder.
-        ema_decay: Decay of an exponential moving average of the weights, which then is what is
-            validated, kept as best and returned; None for the weights themselves.
-        seed: With the step, decides what torch's default generator draws: dropout, and negatives
-            whose `generator` is None. The order of the batches is theirs.
+        checkpoint_every: Epochs between checkpoints, if there is a folder.
+        ema_decay: Decay of an exponential moving average of the weights. This average is then
+            validated, kept as best and returned; with None, the weights themselves.
+        seed: Together with the step, the seed of torch's default generator, for dropout and for
+            negatives whose `generator` is None. The order of the batches has its own seed.
 
     Raises:
         ValueError: A setting is out of range, or has no effect beside the others.

@@ -1,4 +1,4 @@
-"""Where a training stands: what the JSON of its checkpoint holds, and what of that can be true."""
+"""The state of a training, as the JSON of its checkpoint holds it, and its checks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from genrec.training_config import TrainingConfig
 
 @dataclass
 class State:
-    """Where a training stands, apart from its tensors: what the checkpoint's JSON holds."""
+    """The state of a training without its tensors: the contents of the checkpoint's JSON."""
 
     step: int = 0
     epochs: int = 0
     finished: bool = False
     best_epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch
-    waited: int = 0  # validations since then
+    waited: int = 0  # validations since the best epoch
     log_bytes: int = 0
-    # Sums over the epoch that is going on.
+    # Sums over the current epoch.
     losses: dict[str, float] = field(default_factory=dict)
     gradient_norm: float = 0.0
     samples: int = 0
@@ -31,21 +31,21 @@ class State:
 def checked_state(
     values: Mapping[str, Any], stems: Collection[str], config: TrainingConfig, steps_per_epoch: int
 ) -> State:
-    """Returns the state that a checkpoint's JSON holds.
+    """Returns the state that a checkpoint's JSON holds, checked.
 
     Args:
-        values: What it holds.
+        values: The contents of the JSON.
         stems: The stems of the checkpoint's tensor files.
-        config: How is trained.
+        config: The configuration of the training.
         steps_per_epoch: Optimizer steps of an epoch.
 
     Raises:
-        TypeError: It is no state.
-        ValueError: It is none of this training with these files.
+        TypeError: The values have wrong names or types.
+        ValueError: The values do not fit this training or these files.
     """
     check_types(values, get_type_hints(State))
     state = State(**values)
-    done = state.step - state.epochs * steps_per_epoch  # in the epoch that is going on
+    done = state.step - state.epochs * steps_per_epoch  # steps in the current epoch
     if not (0 <= state.epochs <= config.epochs and 0 <= done <= steps_per_epoch):
         raise ValueError(
             f"step and epochs must be within {steps_per_epoch * config.epochs} steps and "

@@ -1,10 +1,10 @@
 """The valid code sequences of a catalogue, as tensors.
 
-The root stands above level 0. A node at level l is one distinct prefix of l + 1 codes; the nodes of
-a level are numbered from 0 in the order of their codes, so that the children of a node are
-neighbours, and so are the leaves below it. Hence a table of offsets a level says where the children
-of each node start, another where its leaves do, and neither a search nor a dense table is needed to
-go down. The nodes of the last level, the leaves, are the items.
+The root is above level 0. A node at level l is one distinct prefix of l + 1 codes. The nodes of a
+level are numbered from 0 in the order of their codes, so the children of a node are neighbours, and
+so are the leaves below it. Each level has one table with the start of each node's children and one
+with the start of its leaves, so going down needs neither a search nor a dense table. The nodes of
+the last level, the leaves, are the items.
 
 Five items with codes of three levels, and all arrays of their trie:
 
@@ -21,8 +21,8 @@ Node n of level l has the children child_{l+1}[n] to child_{l+1}[n + 1] - 1 and 
 to leaf_l[n + 1] - 1; the last entry of each table is the end of the last node. `item_leaves` is the
 inverse of `leaf_items`.
 
-Numbers are stored in 32 bits, codes in 16 where they fit, and look-ups return int64. A catalogue
-of 10 million items and three levels of 256 codes takes about 100 MB.
+Numbers are stored in 32 bits, codes in 16 if they fit, and look-ups return int64. A catalogue of
+10 million items and three levels of 256 codes takes about 100 MB.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from genrec.item_graph import ItemScores
 class Trie(nn.Module):
     """A prefix tree over the items' codes; made by `Trie.build`.
 
-    It is a module without parameters, so that `.to(device)` moves it, alone or within a model; its
-    tensors are no part of a model's `state_dict`, since the codes are a file of their own.
+    It is a module without parameters, so `.to(device)` moves it, alone or within a model. Its
+    tensors are not in a model's `state_dict`, since the codes have their own file.
 
     Attributes:
         codebook_sizes: Number of codes that each level may use.
@@ -85,8 +85,8 @@ class Trie(nn.Module):
         """Builds the trie of a code table.
 
         Args:
-            codes: One row an item; no two rows alike. Codes of variable depth are padded to the
-                same number of levels by any fixed code: a node with a single child costs nothing.
+            codes: One row per item; all rows differ. Pad codes of variable depth to the same number
+                of levels by any fixed code: a node with a single child costs nothing.
             codebook_sizes: Number of codes of each level.
 
         Returns:
@@ -100,8 +100,8 @@ class Trie(nn.Module):
         check_table(codes, sizes)
         num_items, num_levels = codes.shape
         order = code_order(codes, sizes)  # [leaves], the item of each leaf
-        # Whether a new node starts at a leaf: wherever the prefix differs from the leaf's before.
-        # A prefix that differs stays different when it grows, so the marks add up level by level.
+        # A new node starts at a leaf if its prefix differs from that of the leaf before. Prefixes
+        # that differ at one level differ at all later levels, so the marks accumulate.
         starts = torch.zeros(num_items, dtype=torch.bool, device=codes.device)  # [leaves]
         starts[0] = True
         end = torch.tensor([num_items], device=codes.device)
@@ -134,7 +134,7 @@ class Trie(nn.Module):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that the trie's tensors take."""
+        """Size of the trie's tensors, in bytes."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
     @property
@@ -144,23 +144,24 @@ class Trie(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.leaf_items.device
 
     def paths(self, items: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch levels"]:
         """Returns the node of each item at each level."""
-        # A look-up of this kind refuses rows below 0, which an index would count from the end.
+        # `embedding` refuses rows below 0; an index would count them from the end.
         leaves = torch.nn.functional.embedding(items, self.item_leaves[:, None]).squeeze(-1)
         return torch.stack([self._node(k, leaves) for k in range(self.num_levels)], dim=-1)
 
     def nodes(self, prefixes: Int[Tensor, "*batch depth"]) -> Int[Tensor, "*batch"]:
-        """Returns the node that each prefix of codes ends at.
+        """Returns the node of each prefix of codes.
 
         Args:
-            prefixes: The first codes of items, as many for each; whatever is no code is allowed.
+            prefixes: The first codes of items, equally many for each; numbers that are no code are
+                allowed.
 
         Returns:
-            Nodes of level `depth` - 1, or the root, node 0, where `depth` is 0; -1 where no item
+            Nodes of level `depth` - 1, or the root, node 0, if `depth` is 0; -1 where no item
             starts with these codes.
 
         Raises:
@@ -178,10 +179,10 @@ class Trie(nn.Module):
         """Returns the item row of each sequence of codes; -1 where no item has these codes.
 
         Args:
-            codes: One code a level; whatever is no code is allowed.
+            codes: One code per level; numbers that are no code are allowed.
 
         Raises:
-            ValueError: There is not one code a level.
+            ValueError: There is not one code per level.
         """
         if codes.shape[-1] != self.num_levels:
             raise ValueError(f"codes must be of {self.num_levels} levels, got {codes.shape[-1]}")
@@ -189,13 +190,13 @@ class Trie(nn.Module):
         return self.leaf_items[leaves.clamp(min=0)].long().masked_fill(leaves < 0, -1)
 
     def allowed(self, prefixes: Int[Tensor, "*batch depth"]) -> Bool[Tensor, "*batch codes"]:
-        """Returns which codes may follow each prefix: those with which an item goes on.
+        """Returns which codes may follow each prefix, that is, continue an item.
 
         Args:
-            prefixes: As for `nodes`, of fewer codes than an item has; of none for the first code.
+            prefixes: As in `nodes`, with fewer codes than an item has; 0 codes for the first level.
 
         Returns:
-            One mark for each code of the next level; all are False after what starts no item.
+            One truth value per code of the next level; all are False if no item has the prefix.
 
         Raises:
             ValueError: The prefixes are as long as the items' codes, or longer.
@@ -227,7 +228,7 @@ class Trie(nn.Module):
         return torch.stack(columns, dim=-1)
 
     def node_codes(self, level: int, nodes: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-        """Returns the code that each of these nodes of a level ends with."""
+        """Returns the last code of each of these nodes of a level."""
         return self.get_buffer(f"codes_{level}")[nodes].long()
 
     def items_below(self, level: int, nodes: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
@@ -235,7 +236,7 @@ class Trie(nn.Module):
         return self.first_leaf(level, nodes + 1) - self.first_leaf(level, nodes)
 
     def first_leaf(self, level: int, nodes: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-        """Returns the first leaf under each node; the node past a level's last has the end."""
+        """Returns the first leaf under each node; for the node after the last one, the end."""
         if level == self.num_levels - 1:
             return nodes
         return self.get_buffer(f"leaf_{level}")[nodes].long()
@@ -245,7 +246,7 @@ class Trie(nn.Module):
         return self.get_buffer(f"child_{level}")[parents].long()
 
     def most_children(self, level: int) -> int:
-        """Returns how many nodes of a level the node with most of them has below it."""
+        """Returns the largest number of children at this level that a node above has."""
         return int(self.get_buffer(f"child_{level}").diff().max())
 
     def expand(self, level: int, parents: Int[Tensor, " parents"]) -> Children:
@@ -262,8 +263,8 @@ class Trie(nn.Module):
         counts = self.first_child(level, parents + 1) - first  # [parents]
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(dim=0)])  # [parents + 1]
         owner = torch.repeat_interleave(counts)  # [children], the parent's position
-        # Children of a parent are neighbours, here and in their level, so that the distance between
-        # the two positions is the same for all of them: that of the first.
+        # Children of a parent are neighbours, here and in their level, so the difference of the two
+        # positions is the same for all of them: that of the first.
         node = torch.arange(len(owner), device=owner.device) + (first - offsets[:-1])[owner]
         return Children(
             node=node,
@@ -279,7 +280,7 @@ class Trie(nn.Module):
         children: Children,
         nodes: Int[Tensor, " parents"],
     ) -> Int[Tensor, " parents"]:
-        """Returns where in `children` one child of each parent stands.
+        """Returns the position in `children` of one child of each parent.
 
         Args:
             level: The children's level.
@@ -299,25 +300,25 @@ class Trie(nn.Module):
         *,
         allowed_before: Int[Tensor, " leaves_and_one"] | None = None,
     ) -> Int[Tensor, " places"]:
-        """Returns the children under which there are no items but those of the lists.
+        """Returns the children under which there are only items of the lists.
 
         Args:
             level: The children's level.
-            parents: Each user's nodes of the level above, no two alike.
+            parents: Each user's nodes of the level above, all different.
             children: `expand(level, parents.flatten())`.
-            items: Each user's list of items, no two alike, padded with `num_items`.
-            allowed_before: How many items count at all, before each leaf and in the end; all do
-                where it is None, and all of `items` must where it is not.
+            items: Each user's list of items, all different, padded with `num_items`.
+            allowed_before: Number of items that count before each leaf, and of all that count; None
+                if all items count. All of `items` must count.
 
         Returns:
-            Positions in `children`; the same position may come several times.
+            Positions in `children`; a position may be repeated.
         """
         is_item = items < self.num_items  # [users, m], False at padding
         leaves = self.item_leaves[items.masked_fill(~is_item, 0)]  # [users, m]
         nodes = self._node(level, leaves)  # [users, m], the node above each listed item
         first, end = self.first_leaf(level, nodes), self.first_leaf(level, nodes + 1)
-        # The leaves of a node are neighbours, so two binary searches in the sorted list count how
-        # many of them are listed; no pass over the catalogue is needed.
+        # The leaves of a node are neighbours, so two binary searches in the sorted list count the
+        # listed ones, without a pass over the catalogue.
         listed = leaves.long().masked_fill(~is_item, self.num_items).sort(dim=1).values
         count = torch.searchsorted(listed, end) - torch.searchsorted(listed, first)  # [users, m]
         if allowed_before is not None:
@@ -350,9 +351,9 @@ class Trie(nn.Module):
 
         Args:
             level: The children's level.
-            parents: Each user's nodes of the level above, no two alike.
+            parents: Each user's nodes of the level above, all different.
             children: `expand(level, parents.flatten())`.
-            scores: What each user's items score.
+            scores: Scores of each user's items.
         """
         num_beams = parents.shape[1]
         rows, items, values = scores.rows, scores.items, scores.scores
@@ -363,8 +364,8 @@ class Trie(nn.Module):
                 is_below = (above == parents[:, 0][rows]).nonzero().squeeze(1)  # [entries below]
                 beam = rows[is_below]
             else:
-                # Nodes of all users in one sorted list, so that one binary search finds the beam
-                # of each entry, if its user has a beam above it at all.
+                # Nodes of all users in one sorted list: one binary search finds the beam of each
+                # entry, if its user has a beam above it.
                 size = self.level_sizes[level - 1]
                 user = torch.arange(parents.shape[0], device=parents.device)[:, None]  # [users, 1]
                 keys, order = (user * size + parents).flatten().sort(stable=True)
@@ -379,7 +380,7 @@ class Trie(nn.Module):
         return sums.index_add_(0, child, values)
 
     def item_nodes(self, level: int) -> Int[Tensor, " items"]:
-        """Returns the node above each item row; a table that the first call makes and keeps."""
+        """Returns the node above each item row; the first call makes this table and caches it."""
         if level == self.num_levels - 1:
             return self.item_leaves
         name = f"item_nodes_{level}"
@@ -391,7 +392,7 @@ class Trie(nn.Module):
     def sums_before_leaves(
         self, values: Float[Tensor, "rows items"]
     ) -> Float[Tensor, "rows leaves_and_one"]:
-        """Returns the sum of the items' values before each leaf, and in the end, in fp64."""
+        """Returns the sum of the items' values before each leaf, and of all, in fp64."""
         ordered = values.double()[:, self.leaf_items.long()]  # [rows, leaves]
         return torch.nn.functional.pad(ordered.cumsum(dim=1), (1, 0))
 
@@ -402,7 +403,7 @@ class Trie(nn.Module):
 
         Args:
             level: The children's level.
-            children: Of one parent a row.
+            children: The children of one parent per row.
             before: `sums_before_leaves` of each row's values.
         """
         row, node = children.parent, children.node
@@ -412,11 +413,11 @@ class Trie(nn.Module):
     def _places(
         self, level: int, parents: Tensor, children: Children, leaves: Tensor, wanted: Tensor
     ) -> Tensor:
-        """Returns where in `children` the nodes above the wanted leaves stand, if they do."""
+        """Returns the positions in `children` of the nodes above the wanted leaves, if present."""
         num_beams = parents.shape[1]
         nodes = self._node(level, leaves)  # [users, m]
         above = self._node(level - 1, leaves) if level else torch.zeros_like(nodes)  # [users, m]
-        # Which beam of the user stands at the node above: a binary search in the sorted parents.
+        # A binary search in the sorted parents finds the user's beam that is at the node above.
         sorted_parents, beams = parents.sort(dim=1, stable=True)  # [users, beams]
         place = torch.searchsorted(sorted_parents, above).clamp(max=num_beams - 1)  # [users, m]
         is_parent = sorted_parents.gather(1, place) == above  # [users, m]
@@ -428,13 +429,13 @@ class Trie(nn.Module):
     def _child(
         self, level: int, parents: Int[Tensor, "*batch"], codes: Int[Tensor, "*batch"]
     ) -> Int[Tensor, "*batch"]:
-        """Returns the child of each parent that ends with a code; -1 without any, or a parent."""
+        """Returns the child of each parent by its code; -1 if there is no child or no parent."""
         has_parent = parents >= 0
         first = self.first_child(level, parents.clamp(min=0))  # [*batch]
         end = self.first_child(level, parents.clamp(min=0) + 1)
         last, level_codes = end - 1, self.get_buffer(f"codes_{level}")
-        # A binary search among the children of each parent, which stand in the order of their
-        # codes. A parent has at most as many as the codebook, so the number of steps is known.
+        # A binary search among the children of each parent, which are in the order of their codes.
+        # A parent has at most as many as the codebook, so the number of steps is known.
         for _ in range(self.codebook_sizes[level].bit_length()):
             middle = (first + last) // 2
             is_before = level_codes[middle] < codes

@@ -1,4 +1,4 @@
-"""Training pairs beside others with the same next item, for models that contrast these."""
+"""Training pairs together with other pairs of the same next item, for contrastive models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from genrec.sequences import Batch, PairBatches
 
 
 class TwinBatches(PairBatches):
-    """Pairs, each with the history of another pair that has the same target, as DuoRec wants them.
+    """Pairs, each with the history of another pair that has the same target (DuoRec).
 
-    Batches are those of `PairBatches`, to which `twins` is added: for each history another one, of
-    any user, that the same item came after, drawn anew in each epoch; the history itself where no
-    other is. Arguments are those of `PairBatches`.
+    Batches are those of `PairBatches` with `twins`: for each history another history, of any user,
+    with the same next item. It is drawn again in each epoch. If there is no other history, it is
+    the history itself. Arguments are those of `PairBatches`.
     """
 
     def __call__(
@@ -42,20 +42,20 @@ class TwinBatches(PairBatches):
         by_target: Int[np.ndarray, " pairs"],
         generator: np.random.Generator,
     ) -> Int[np.ndarray, " batch"]:
-        """Returns a pair with the same target for each of some pairs, another one if there is one.
+        """Returns for each pair another pair with the same target, or itself if there is none.
 
         Args:
             rows: The pairs.
             targets: Their targets.
             ordered: The targets of all pairs, sorted.
             by_target: All pairs, in the order of their targets.
-            generator: Draws them.
+            generator: Random generator.
         """
         first = np.searchsorted(ordered, targets, side="left")
         others = np.searchsorted(ordered, targets, side="right") - first - 1
         drawn = (generator.random(len(rows)) * others).astype(np.int64)
         chosen = by_target[first + drawn]
-        # Where a pair would be its own twin, the last of them stands in its place.
+        # If a pair is drawn for itself, it gets the last pair of its target instead.
         twins: Int[np.ndarray, " batch"] = np.where(
             chosen == rows, by_target[first + others], chosen
         )

@@ -15,10 +15,13 @@ from genrec.trie import Trie
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Numbers the codes of all levels through, then <BOS>, then <c_dis>.
+    """Numbers of tokens: first the codes of all levels, level after level, then <BOS> and <c_dis>.
 
     Attributes:
-        level_sizes: Number of codes (or of trie nodes, where each has a token of its own) a level.
+        level_sizes: Number of codes of each level, or of trie nodes if each node has its own token.
+
+    Raises:
+        ValueError: There is no level, or a size is below 1.
     """
 
     level_sizes: tuple[int, ...]
@@ -41,7 +44,7 @@ class Vocabulary:
 
     @property
     def c_dis(self) -> int:
-        """The token <c_dis>, whose state is distilled into (PRORec, section 3.4)."""
+        """The token <c_dis>, whose state is trained by distillation (PRORec, section 3.4)."""
         return self.bos + 1
 
     @property
@@ -55,16 +58,16 @@ class Vocabulary:
 
 
 class TokenTable(nn.Module):
-    """One vector a token: free, or a learned projection of a fixed vector plus a free offset.
+    """One vector per token: learned, or a learned projection of a fixed vector plus an offset.
 
-    The offsets of tokens with fixed vectors start at zero: a token that is hardly ever seen stays
-    where its fixed vector puts it, near the tokens that are like it.
+    The offsets of tokens with fixed vectors are learned and start at zero. So a rare token stays
+    close to the projection of its fixed vector, near similar tokens.
 
     Args:
         num_tokens: Number of rows.
         dim: Width of a row.
-        num_fixed: Number of tokens, counted from the first, that have fixed vectors.
-        fixed_dim: Width of the fixed vectors; None where there are none.
+        num_fixed: The first `num_fixed` tokens have fixed vectors.
+        fixed_dim: Width of the fixed vectors; None if there are none.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class TokenTable(nn.Module):
 
         Args:
             tokens: Rows of the table.
-            vectors: The fixed vectors, one a row; needed where `fixed_dim` was set.
+            vectors: The fixed vectors, one per row; required if `fixed_dim` is not None.
         """
         rows = F.embedding(tokens, self.weight)
         if self.projection is not None:
@@ -105,10 +108,10 @@ def node_means(
 
     Args:
         trie: The items' codes.
-        item_vectors: One vector an item.
+        item_vectors: One vector per item.
 
     Returns:
-        One row a node, level by level; a dimension without spread is 0 throughout its level.
+        One row per node, level by level; a dimension without variance in a level is 0 there.
     """
     levels = []
     for mean in level_means(trie, item_vectors):
@@ -120,11 +123,11 @@ def node_means(
 def level_means(
     trie: Trie, item_vectors: Float[Tensor, "items vector_dim"]
 ) -> list[Float[Tensor, "nodes vector_dim"]]:
-    """Returns the mean vector of the items under each node, one table a level.
+    """Returns the mean vector of the items under each node, one table per level.
 
     Args:
         trie: The items' codes.
-        item_vectors: One vector an item.
+        item_vectors: One vector per item.
     """
     means = []
     paths = trie.paths(torch.arange(trie.num_items, device=trie.device))  # [items, levels]

@@ -1,11 +1,11 @@
-"""Users on their way down the trie, level by level: what every kind of decoding shares.
+"""Decoding in the trie, level by level: the part that all kinds of decoding share.
 
-What scores the children is a kind of `Walk`: our encoder-decoder in `genrec.model_walk`, any
-function of the caller in `genrec.steps`. What it keeps of each prefix, such as keys and values,
-follows the prefixes that live on.
+A subclass of `Walk` scores the children: the encoder-decoder in `genrec.model_walk`, any function
+of the caller in `genrec.steps`. Its state for each prefix, such as keys and values, is reordered
+with the prefixes that are kept.
 
-Where scores are renormalised over the children of a prefix, a prefix with a single item below it
-is settled: whatever follows has probability 1 and is not computed.
+If scores are renormalised over the children of a prefix, a prefix with a single item below it is
+settled: all further codes have probability 1 and are not computed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ PastT = TypeVar("PastT", bound="Past")
 
 
 class Past(ABC):
-    """What a walk keeps of each prefix, to go on from."""
+    """The state of a walk for each prefix, from which it continues."""
 
     @abstractmethod
     def of_beams(self: PastT, beams: Int[Tensor, "users beams"]) -> PastT:
-        """Returns what belongs to some beams of each user, in this order."""
+        """Returns the state of some beams of each user, in this order."""
 
 
 @dataclass(frozen=True)
 class Prefixes(Generic[PastT]):
-    """Prefixes of one length, as many a user: their last nodes, scores, and what is kept."""
+    """Prefixes of equal length, equally many per user: last nodes, scores, and state."""
 
     nodes: Int[Tensor, "users beams"]
     scores: Float[Tensor, "users beams"]
@@ -46,9 +46,9 @@ class Prefixes(Generic[PastT]):
 
 @dataclass(frozen=True)
 class Candidates(Generic[PastT]):
-    """All children of some prefixes: one row a user, padded with minus infinity.
+    """All children of some prefixes: one row per user, padded with minus infinity.
 
-    `place` says where in `nodes` and `beams` each candidate's node and parent stand.
+    `place` is the index of each candidate in `nodes` and `beams`, which hold its node and parent.
     """
 
     scores: Float[Tensor, "users candidates"]
@@ -68,18 +68,18 @@ class Candidates(Generic[PastT]):
         )
 
     def best(self, count: int) -> Prefixes[PastT]:
-        """Returns the candidates of the highest scores, at most as many as there are."""
+        """Returns the `count` candidates with the highest scores, or all if there are fewer."""
         return self.pick(self.scores.topk(min(count, self.scores.shape[1]), dim=1).indices)
 
 
 class Walk(ABC, Generic[PastT]):
-    """One batch of users on their way down the trie.
+    """Decoding of a batch of users in the trie.
 
     Args:
         trie: The catalogue.
         mask: Which items may be returned; None for all.
-        settles: Whether scores are log-probabilities among the children of a prefix, so that an
-            only child has probability 1 and need not be scored.
+        settles: Whether scores are log-probabilities over the children of a prefix. Then an only
+            child has probability 1 and is not scored.
     """
 
     def __init__(self, trie: Trie, *, mask: Mask | None, settles: bool) -> None:
@@ -89,25 +89,25 @@ class Walk(ABC, Generic[PastT]):
 
     @abstractmethod
     def start(self) -> Prefixes[PastT]:
-        """Returns the root, once a user."""
+        """Returns the root, once for each user."""
 
     @abstractmethod
     def log_probs(self, level: int, prefixes: Prefixes[PastT]) -> tuple[Tensor, Children, PastT]:
-        """Returns the score of each child of the prefixes, the children, and what is kept.
+        """Returns the score of each child of the prefixes, the children, and the new state.
 
         Args:
             level: The children's level.
-            prefixes: What the children go on from.
+            prefixes: The children's parents.
         """
 
     def expand(self, level: int, prefixes: Prefixes[PastT]) -> Candidates[PastT]:
-        """Returns all children of the prefixes, those at `level`, with their scores."""
+        """Returns all children of the prefixes, which are at `level`, with their scores."""
         num_beams = prefixes.nodes.shape[1]
         if not level or not self.settles:
             return self._decode(level, prefixes)
-        # Open prefixes have more than one item below them; the others need no decoder. Each user
-        # has another number of open ones, and as many as the most of them are decoded a user, so
-        # that the batch stays rectangular.
+        # Open prefixes have more than one item below them; the others need no decoder. Users have
+        # different numbers of open prefixes. For each user as many prefixes are decoded as the
+        # largest of these numbers, so that the batch stays rectangular.
         is_open = (self.trie.items_below(level - 1, prefixes.nodes) > 1) & (
             prefixes.scores > -torch.inf
         )  # [users, beams]
@@ -127,7 +127,7 @@ class Walk(ABC, Generic[PastT]):
                 prefixes.nodes.gather(1, open_beams), prefixes.scores.gather(1, open_beams), past
             ),
         )
-        # Both kinds side by side; the settled ones' nodes come after those of the decoded ones.
+        # Both kinds joined; the nodes of settled prefixes come after those of decoded ones.
         return Candidates(
             torch.cat([decoded.scores, settled.scores], dim=1),  # [users, candidates]
             torch.cat([decoded.place, settled.place + len(decoded.nodes)], dim=1),
@@ -144,7 +144,7 @@ class Walk(ABC, Generic[PastT]):
         if level == self.trie.num_levels - 1:
             yield candidates
             return
-        # All users walk the same nodes. Settled ones go together: they need no decoding.
+        # All users have the same nodes. Sorting puts settled nodes together: they need no decoder.
         nodes = candidates.nodes[candidates.place[0]]  # [candidates]
         below = self.trie.items_below(level, nodes)  # [candidates]
         for columns in torch.split(below.argsort(descending=True), at_once):
@@ -158,22 +158,22 @@ class Walk(ABC, Generic[PastT]):
     def score_paths(self, items: Int[Tensor, "users m"]) -> Float[Tensor, "users m levels"]:
         """Returns log p(prefix | history) of every prefix of the codes of some items.
 
-        Prefixes that the items share are computed once.
+        Shared prefixes are computed once.
 
         Args:
-            items: Item rows; several of a user may be alike.
+            items: Item rows; a user's items may repeat.
         """
         if not items.numel():
             return torch.empty(*items.shape, self.trie.num_levels, device=items.device)
         paths, prefixes = self.trie.paths(items), self.start()  # [users, m, levels]
         scores_by_level = []
-        beam = torch.zeros_like(items)  # [users, m], the prefix that each item goes on from
+        beam = torch.zeros_like(items)  # [users, m], the prefix of each item
         user = torch.arange(len(items), device=items.device)[:, None]  # [users, 1]
         for level in range(self.trie.num_levels):
             log_probs, children, past = self.log_probs(level, prefixes)
             nodes, width = paths[..., level], prefixes.nodes.shape[1]  # [users, m]
-            # Children of a parent follow each other, so a node's distance from the first sibling is
-            # that of their positions among all children.
+            # Children of a parent follow one another, so a node's distance from its first sibling
+            # is the distance of their positions among all children.
             first = self.trie.first_child(level, prefixes.nodes.gather(1, beam))  # [users, m]
             scores = log_probs[children.offsets[user * width + beam] + nodes - first]  # [users, m]
             scores_by_level.append(scores)
@@ -182,8 +182,8 @@ class Walk(ABC, Generic[PastT]):
             nodes, order = nodes.sort(dim=1, stable=True)  # [users, m]
             rank = F.pad((nodes[:, 1:] != nodes[:, :-1]).long(), (1, 0)).cumsum(dim=1)
             width = int(rank[:, -1].max()) + 1
-            # A user with fewer distinct nodes than another has places left over, at node 0 with a
-            # score of minus infinity.
+            # A user with fewer distinct nodes than others has unused places: node 0 with a score of
+            # minus infinity.
             above = nodes.new_zeros(len(nodes), width).scatter_(1, rank, beam.gather(1, order))
             prefixes = Prefixes(
                 nodes.new_zeros(len(nodes), width).scatter_(1, rank, nodes),
@@ -196,11 +196,11 @@ class Walk(ABC, Generic[PastT]):
         return torch.stack(scores_by_level, dim=-1)
 
     def _settle(self, level: int, prefixes: Prefixes[PastT], beams: Tensor) -> Candidates[PastT]:
-        """Returns the only child of each of these prefixes, at no cost in score."""
+        """Returns the only child of each of these prefixes, with the score of the prefix."""
         nodes = self.trie.first_child(level, prefixes.nodes.gather(1, beams)).flatten()
-        # One child a prefix, so that [users, beams] flattened is the list of children.
+        # Each prefix has one child, so [users, beams] flattened is the list of children.
         place = torch.arange(len(nodes), device=nodes.device).view_as(beams)
-        # No cache entry of theirs is ever read again, so any row will do: settled stays settled.
+        # Settled prefixes stay settled, so their cache entries are never read: any row will do.
         any_row = torch.zeros_like(nodes)
         scores = prefixes.scores.gather(1, beams)  # [users, beams]
         return Candidates(scores, place, nodes, any_row, prefixes.past)
@@ -211,8 +211,8 @@ class Walk(ABC, Generic[PastT]):
         scores, children, past = self.log_probs(level, prefixes)  # [children]
         if self.mask is not None:
             self.mask.strike(level, prefixes.nodes, children, scores)
-        # Children lie parent by parent, hence user by user: every `num_beams`-th offset is where a
-        # user's children start. Padded to the longest such list, they are one row a user.
+        # Children are ordered by parent, so also by user: every `num_beams`-th offset is the start
+        # of a user's children. Padded to the longest list, they are one row per user.
         bounds = children.offsets[::num_beams]  # [users + 1]
         columns = torch.arange(int(bounds.diff().max()), device=bounds.device)  # [candidates]
         place = bounds[:-1, None] + columns  # [users, candidates]

@@ -1,4 +1,4 @@
-"""Ragged histories in flat arrays, and the windows and batches that are cut out of them."""
+"""Histories of different lengths in flat arrays, and the windows and batches cut from them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from torch import Tensor
 
 Histories = Sequence[Sequence[int] | NDArray[Any]]
 
-_AT_A_TIME = 65_536  # histories or rows that are looked at together
+_AT_A_TIME = 65_536  # histories or rows that are processed together
 
 
 def flatten(histories: Histories, num_items: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Returns all items in one array, and where each history starts (and the last one ends)."""
+    """Returns all items in one array, and the start of each history (and the end of the last).
+
+    Raises:
+        TypeError: The items are no whole numbers.
+        ValueError: `num_items` is out of range, or an item is no row of the catalogue.
+    """
     if not 1 <= num_items < 2**31 - 1:
         raise ValueError(f"num_items must be from 1 to 2**31 - 2, got {num_items}")
     sizes = np.fromiter((len(h) for h in histories), dtype=np.int64, count=len(histories))
@@ -44,7 +49,11 @@ def flatten(histories: Histories, num_items: int) -> tuple[NDArray[np.int32], ND
 def flatten_timestamps(
     timestamps: Histories | None, offsets: NDArray[np.int64]
 ) -> NDArray[np.int64] | None:
-    """Returns all timestamps in one array, in the places of the items that they belong to."""
+    """Returns all timestamps in one array, in the same order as the items; None stays None.
+
+    Raises:
+        ValueError: There is not one timestamp per item, or one is no whole number.
+    """
     if timestamps is None:
         return None
     if len(timestamps) != len(offsets) - 1:
@@ -74,25 +83,25 @@ def flatten_timestamps(
 
 
 def firsts_of(counts: NDArray[np.int64]) -> NDArray[Any]:
-    """Returns the first row of each owner, and the end, in four bytes each where they fit."""
+    """Returns the first row of each owner, and the end; four bytes each if the numbers fit."""
     firsts = np.concatenate([[0], np.cumsum(counts)])
     return firsts.astype(np.int32) if firsts[-1] < 2**31 else firsts
 
 
 def owners(firsts: NDArray[Any], rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Returns whose each row is, where those of owner i are from firsts[i] to firsts[i + 1]."""
+    """Returns the owner of each row; owner i has the rows from firsts[i] to firsts[i + 1]."""
     return np.searchsorted(firsts, rows, side="right") - 1
 
 
 def lengths_of_all(
     num_rows: int, lengths_of: Callable[[NDArray[np.int64]], NDArray[np.int64]], longest: int
 ) -> NDArray[Any]:
-    """Returns the lengths of all rows, of which none is above `longest`, in as few bytes as fit.
+    """Returns the lengths of all rows, in the smallest type that holds `longest`.
 
     Args:
-        num_rows: Rows in all.
-        lengths_of: Lengths of some rows.
-        longest: Decides the type.
+        num_rows: Number of all rows.
+        lengths_of: Returns the lengths of some rows.
+        longest: No row is longer.
     """
     lengths = np.empty(num_rows, dtype=np.min_scalar_type(longest))
     for first in range(0, num_rows, _AT_A_TIME):
@@ -107,7 +116,7 @@ def cut(
     lengths: NDArray[np.integer],
     padding: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cuts `values[start : start + length]` for each row; returns the padded rows, the columns."""
+    """Cuts `values[start : start + length]` for each row; returns padded rows and the columns."""
     columns = np.arange(max(int(lengths.max(initial=0)), 1))
     rows = np.full((len(starts), len(columns)), padding, dtype=np.int64)
     inside = columns < lengths[:, None]
@@ -120,12 +129,16 @@ def cut_timestamps(
     starts: NDArray[np.int64],
     lengths: NDArray[np.integer],
 ) -> Tensor | None:
-    """Cuts timestamps as `cut` does items, with 0 for padding; None stays None."""
+    """Cuts timestamps as `cut` cuts items, with 0 for padding; None stays None."""
     return None if timestamps is None else torch.from_numpy(cut(timestamps, starts, lengths, 0)[0])
 
 
 def check_shard(shard: int, shards: int) -> None:
-    """Refuses a share that there is not."""
+    """Checks the number of a share.
+
+    Raises:
+        ValueError: There is no such share.
+    """
     if not 0 <= shard < shards:
         raise ValueError(f"shard must be from 0 to shards - 1 = {shards - 1}, got {shard}")
 
@@ -144,19 +157,19 @@ def batch_order(
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yields a share of an epoch's batches: rows, shuffled, in `bucket` batches sorted by length.
 
-    All shares go by one order, which `seed` and `epoch` decide. A row takes four bytes of memory,
-    or eight where there are more than 2**31.
+    All shares have the same order, which depends only on `seed` and `epoch`. A row takes four bytes
+    of memory, or eight if there are more than 2**31 rows.
 
     Args:
-        num_rows: Rows in all.
+        num_rows: Number of all rows.
         num_batches: Batches in an epoch, of nearly equal size.
-        lengths_of: Lengths of some rows.
-        bucket: Batches among which rows are sorted; 1 leaves them as they are shuffled.
-        seed: Of the order.
-        epoch: Counted from 0.
-        shard: Which share: batches `shard`, `shard + shards` and so on.
-        shards: How many shares there are.
-        start: The batches before this one are passed over.
+        lengths_of: Returns the lengths of some rows.
+        bucket: Number of batches within which rows are sorted; with 1 they are only shuffled.
+        seed: Seed of the order.
+        epoch: Number of the epoch, from 0.
+        shard: Number of the share: batches `shard`, `shard + shards` and so on.
+        shards: Number of shares.
+        start: Batches before this one are skipped.
 
     Yields:
         The number of a batch in the epoch, and its rows.

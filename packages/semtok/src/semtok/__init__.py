@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from semtok.artifact import load_tokenizer, save_tokenizer
     from semtok.catalog import Catalog, CatalogError, find_catalog, read_catalog, stream_catalog
+    from semtok.code_shards import write_shards
     from semtok.collisions import Collisions, measure_collisions, resolve_collisions
     from semtok.drift import Drift
     from semtok.embedding.cache import EmbeddingCache
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from semtok.quantizers.rqvae import RqVae
     from semtok.quantizers.rqvae_config import RqVaeConfig
     from semtok.quantizers.views import ViewQuantizer
-    from semtok.ray_engine import RayOptions, embed_files, encode_files, write_shards
+    from semtok.ray_engine import RayOptions, embed_files, encode_files
     from semtok.reduction import Pca, Standardisation, standardised
     from semtok.semantic_ids import FittedSemanticIds, SemanticIds
     from semtok.sequences import read_sequences
@@ -117,6 +118,7 @@ __all__ = [
 _MODULES = {
     "artifact": ("load_tokenizer", "save_tokenizer"),
     "catalog": ("Catalog", "CatalogError", "find_catalog", "read_catalog", "stream_catalog"),
+    "code_shards": ("write_shards",),
     "collisions": ("Collisions", "measure_collisions", "resolve_collisions"),
     "drift": ("Drift",),
     "embedding.cache": ("EmbeddingCache",),
@@ -143,7 +145,7 @@ _MODULES = {
     "quantizers.rqvae": ("RqVae",),
     "quantizers.rqvae_config": ("RqVaeConfig",),
     "quantizers.views": ("ViewQuantizer",),
-    "ray_engine": ("RayOptions", "embed_files", "encode_files", "write_shards"),
+    "ray_engine": ("RayOptions", "embed_files", "encode_files"),
     "reduction": ("Pca", "Standardisation", "standardised"),
     "semantic_ids": ("FittedSemanticIds", "SemanticIds"),
     "sequences": ("read_sequences",),

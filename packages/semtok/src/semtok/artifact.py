@@ -41,9 +41,9 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
     """Writes a tokenizer into a folder, which appears complete or not at all.
 
     Args:
-        folder: Where to.
+        folder: The target.
         tokenizer: With or without embedding sources.
-        overwrite: Whether a tokenizer that is there may be replaced.
+        overwrite: Whether an existing tokenizer may be replaced.
 
     Raises:
         FileExistsError: If the folder exists and `overwrite` is not set, or holds anything but a
@@ -83,18 +83,18 @@ def save_tokenizer(folder: str | Path, tokenizer: Tokenizer, *, overwrite: bool 
 
 
 def load_tokenizer(folder: str | Path, *, trust: Collection[str] = ()) -> Tokenizer:
-    """Loads what `save_tokenizer` wrote, each file checked against its digest.
+    """Loads what `save_tokenizer` wrote, checking each file against its digest.
 
-    A folder that a killed run was replacing is put back first. One of format 1, without
-    digests, is checked for types, ranges and numbers that are not finite, as all are.
+    If a killed run was replacing the folder, it is first restored. A folder of format 1 has no
+    digests; like every folder, it is checked for types, ranges and numbers that are not finite.
 
     Args:
-        folder: The tokenizer's.
-        trust: The packages whose code may run, where parts of it are of other packages.
+        folder: The tokenizer's folder.
+        trust: The packages whose code may run, if parts of the tokenizer are from other packages.
 
     Raises:
-        CatalogError: If the folder is absent, damaged, of a newer format or no tokenizer, or wants
-            the code of a package that is not trusted.
+        CatalogError: If the folder is absent, damaged, of a newer format or not a tokenizer, or
+            needs the code of a package that is not trusted.
     """
     folder = Path(folder)
     recover(folder)
@@ -110,7 +110,7 @@ def load_tokenizer(folder: str | Path, *, trust: Collection[str] = ()) -> Tokeni
             codebook_sizes=wholes(config, "codebook_sizes", 1, MOST_CODES),
             allow_collisions=policy == "allow",
         )
-        # Folders of format 1 may have a digest of the codes, and none of files.
+        # Folders of format 1 may have a digest of the codes, but have none of the files.
         if "codes_digest" in config and config["codes_digest"] != _codes_digest(semantic_ids):
             raise ValueError("codes.parquet holds other codes than this tokenizer gave")
         return Tokenizer(
@@ -138,7 +138,7 @@ def _collisions(values: Any) -> Collisions | None:
 
 
 def _codes_digest(semantic_ids: SemanticIds) -> str:
-    """A name for items and codes: those of another tokenizer may fit this one by chance."""
+    """A digest of items and codes: those of another tokenizer might fit by chance."""
     return digest(json.dumps(semantic_ids.item_ids), semantic_ids.codes)
 
 
@@ -146,13 +146,13 @@ def check_replaceable(folder: Path) -> None:
     """Refuses to replace a folder that holds anything but a tokenizer.
 
     Raises:
-        FileExistsError: If it is no tokenizer, or also holds what `save_tokenizer` does not write.
+        FileExistsError: If it is not a tokenizer, or also holds other files than a tokenizer's.
     """
     recover(folder)
     try:
         read_config(folder, _KIND)
     except CatalogError:
-        raise FileExistsError(f"{folder}: is no tokenizer, so it is not replaced") from None
+        raise FileExistsError(f"{folder}: is not a tokenizer, so it is not replaced") from None
     others = sorted({path.name for path in folder.iterdir()} - _CONTENTS)
     if others:
         raise FileExistsError(
@@ -164,7 +164,7 @@ def check_replaceable(folder: Path) -> None:
 def _load_views(
     folder: Path, config: Mapping[str, Any], trust: Collection[str]
 ) -> tuple[View, ...]:
-    if "views" not in config:  # as before there were views: one, beside the quantizer
+    if "views" not in config:  # before there were views: a single one, beside the quantizer
         return (_load_view(folder, "embedding", config, trust),)
     return tuple(
         _load_view(folder / "views" / str(place), string(view, "name"), view, trust)

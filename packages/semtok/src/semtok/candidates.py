@@ -1,4 +1,4 @@
-"""How far a vector is from each code that may come next: by this `reassign` picks a free one."""
+"""Costs of the codes that may follow a prefix: by these, `reassign` chooses among free codes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from semtok.quantizers.hierarchical import HierarchicalKMeans
 from semtok.quantizers.views import ViewQuantizer
 
 CodeCosts = Callable[[np.ndarray, tuple[int, ...]], Float[np.ndarray, " codes"]]
-"""Called with a vector and a prefix of codes; gives one cost a code of the next level."""
+"""Called with a vector and a prefix of codes; returns one cost per code of the next level."""
 
 
 def code_costs(quantizer: Quantizer) -> CodeCosts:
     """The costs of the codes that may follow a prefix, by the quantizer's own distance.
 
-    That is the squared distance from the vector to what the prefix and the code stand for. Codes
-    that stand for nothing, as those of a tree without a node there, cost infinity.
+    A cost is the squared distance from the vector to the vector that the prefix and the code
+    decode to. Codes that decode to nothing (a tree has no such node) cost infinity.
     """
     if isinstance(quantizer, HierarchicalKMeans):
         return _tree_costs(quantizer)
@@ -58,7 +58,7 @@ def _view_costs(quantizer: ViewQuantizer) -> CodeCosts:
     borders = np.cumsum([0, *quantizer.dims])
 
     def costs(x: np.ndarray, prefix: tuple[int, ...]) -> Float[np.ndarray, " codes"]:
-        # The other views' codes are settled or all still open, so they shift all costs alike.
+        # The codes of the other views are the same for all candidates: they shift all costs alike.
         view = int(owner[len(prefix)])
         part = x[borders[view] : borders[view + 1]]
         return parts[view](part, prefix[first_level[view] :])

@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 TEXT_FIELDS = ("title", "brand", "categories", "features", "description")
-"""The fields that make the text of an item unless others are named."""
+"""The fields that make the text of an item if no others are named."""
 
 LONGEST_TEXT = 65_536
-"""Characters of an item's text: more would take memory, and say nothing that a model reads."""
+"""Maximal length of an item's text, in characters: no model reads more, and it costs memory."""
 
 _MOST_CELLS = 1 << 22  # of a chunk
 _FRAME_CHUNK = 16_384
@@ -55,9 +55,9 @@ class Catalog:
 
     Attributes:
         item_ids: The id of each item, no two equal.
-        fields: Field name to one value an item, None where the item lacks the field. The id
+        fields: Field name to one value per item, None where the item lacks the field. The id
             column is not among them.
-        folder: Where the paths of files that fields hold start, unless they are absolute.
+        folder: The folder from which relative paths in fields start.
     """
 
     item_ids: list[str]
@@ -75,7 +75,7 @@ class Catalog:
         for name, values in self.fields.items():
             if len(values) != len(self.item_ids):
                 raise ValueError(
-                    f"fields must hold one value an item ({len(self.item_ids)}), "
+                    f"fields must hold one value per item ({len(self.item_ids)}), "
                     f"got {len(values)} in {name!r}"
                 )
 
@@ -83,24 +83,24 @@ class Catalog:
     def from_frame(
         cls, frame: Any, *, id_column: str = "item_id", folder: str | Path = Path()
     ) -> Catalog:
-        """The items of a data frame, the same as `read_catalog` reads from a parquet file of it.
+        """The items of a data frame, as `read_catalog` would read them from a parquet file of it.
 
         Args:
             frame: A table of pandas, polars, pyarrow or any other library that narwhals knows; a
                 lazy one is collected. Missing cells of any kind are None.
             id_column: The column that holds the item's id: strings, or whole numbers, as their
                 digits.
-            folder: Where the paths of files that fields hold start.
+            folder: The folder from which relative paths in fields start.
 
         Raises:
             CatalogError: If the frame is empty, lacks ids or repeats one, has more than 4,096
-                columns, or holds in a cell anything but texts, numbers, times and lists or objects
-                of these; the sentence names the row, from 1.
-            TypeError: If it is no data frame.
+                columns, or has cells of other types than texts, numbers, times, and lists or
+                objects of these. The message names the row, counted from 1.
+            TypeError: If `frame` is not a data frame.
         """
         from semtok.frames import frame_rows
 
-        chunks = _chunks(frame_rows(frame), "row", "frame", id_column, _FRAME_CHUNK)
+        chunks = catalog_chunks(frame_rows(frame), "row", "frame", id_column, _FRAME_CHUNK)
         return _gathered(chunks, Path(folder))
 
     def __len__(self) -> int:
@@ -127,19 +127,19 @@ class Catalog:
         )
 
     def texts(self, fields: Sequence[str] = TEXT_FIELDS, *, fix_text: bool = False) -> list[str]:
-        """One text an item: the named fields in order, joined by ". ".
+        """One text per item: the named fields in order, joined by ". ".
 
-        Strings, numbers, lists, nested lists and the values of objects are flattened; HTML
-        entities are unescaped, tags and what scripts and styles hold removed; absent and empty
-        fields are skipped. A text has 65,536 characters at most.
+        Strings, numbers, lists, nested lists and the values of objects are flattened. HTML
+        entities are unescaped; tags, scripts and styles are removed. Absent and empty fields are
+        skipped. A text has at most 65,536 characters.
 
         Args:
-            fields: Field names; those that the catalogue lacks are skipped.
-            fix_text: Whether text that was decoded by the wrong encoding, as "cafÃ©" for "café", is
-                repaired (needs `semtok[ftfy]`).
+            fields: Field names; names that the catalogue lacks are skipped.
+            fix_text: Whether to repair text that was decoded by the wrong encoding, such as
+                "cafÃ©" for "café" (needs `semtok[ftfy]`).
 
         Returns:
-            As many texts as items; "" for an item with none of the fields.
+            As many texts as items; "" for an item that has none of the fields.
 
         Raises:
             ImportError: If `fix_text` is set and `semtok[ftfy]` is not installed.
@@ -165,18 +165,18 @@ class Catalog:
 def read_catalog(
     path: str | Path, *, id_column: str = "item_id", format: Format | None = None
 ) -> Catalog:
-    """Reads a whole catalogue: one item a line or row, its order kept.
+    """Reads a whole catalogue: one item per line or row, in the order of the file.
 
     Args:
         path: The file, or "-" for standard input; see `stream_catalog`.
         id_column: The column that holds the item's id: strings, or whole numbers, as their digits.
-        format: What the file is, whatever its name says.
+        format: The format of the file, if not the one that its name says.
 
     Returns:
         The catalogue. In CSV, an empty cell counts as absent.
 
     Raises:
-        CatalogError: As `stream_catalog` does.
+        CatalogError: For the same reasons as `stream_catalog`.
     """
     return _gathered(stream_catalog(path, id_column=id_column, format=format), folder_of(path))
 
@@ -188,29 +188,31 @@ def stream_catalog(
     chunk_size: int = 16_384,
     format: Format | None = None,
 ) -> Iterator[Catalog]:
-    """Reads a catalogue chunk by chunk, holding one of them and 24 bytes an item read so far.
+    """Reads a catalogue chunk by chunk. In memory: one chunk, and 24 bytes per item read so far.
 
     Args:
         path: A .jsonl, .jsonl.gz, .csv, .csv.gz (UTF-8; in CSV the first line names the columns)
             or .parquet file, or "-" for standard input.
         id_column: The column that holds the item's id: strings, or whole numbers, as their digits.
-        chunk_size: Items a chunk; the last may have fewer, and all do where there are so many
-            columns that a chunk would have more than 4,194,304 cells.
-        format: What the file is, whatever its name says; for "-" jsonl (the default) or csv.
+        chunk_size: Items per chunk. The last chunk may have fewer; all have fewer if the file has
+            so many columns that a chunk would have more than 4,194,304 cells.
+        format: The format of the file, if not the one that its name says; for "-" jsonl (the
+            default) or csv.
 
     Yields:
-        Catalogues of `chunk_size` items. Each has the fields that were seen so far in the file.
+        Catalogues of `chunk_size` items. Each has all fields seen so far in the file.
 
     Raises:
-        CatalogError: If the file is missing, of an unknown kind, empty, broken, not UTF-8, or
-            lacks ids or repeats one, or has more than 4,096 columns; the sentence names the file
-            and the line or row.
+        CatalogError: If the file is missing, of an unknown format, empty, broken or not UTF-8, if
+            it lacks ids or repeats one, or has more than 4,096 columns. The message names the
+            file and the line or row.
+        ValueError: If `chunk_size` is below 1.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    # A generator would complain about a missing file only when it is first asked for items.
+    # A generator would report a missing file only when its first item is taken.
     rows, unit = open_rows(path, format)
-    return _chunks(rows, unit, path, id_column, chunk_size)
+    return catalog_chunks(rows, unit, path, id_column, chunk_size)
 
 
 def find_catalog(folder: str | Path) -> Path:
@@ -231,7 +233,7 @@ def find_catalog(folder: str | Path) -> Path:
 
 
 def folder_of(path: str | Path) -> Path:
-    """The folder that relative paths in a catalogue start from."""
+    """The folder from which relative paths in a catalogue start."""
     return Path() if str(path) == "-" else Path(path).parent
 
 
@@ -247,9 +249,21 @@ def _gathered(chunks: Iterator[Catalog], folder: Path) -> Catalog:
     return Catalog(item_ids=item_ids, fields=fields, folder=folder)
 
 
-def _chunks(
+def catalog_chunks(
     rows: Iterator[Row], unit: str, path: str | Path, id_column: str, chunk_size: int
 ) -> Iterator[Catalog]:
+    """The catalogues of numbered rows; see `stream_catalog`.
+
+    Args:
+        rows: Of a file, in order.
+        unit: What their numbers count.
+        path: What errors call the file.
+        id_column: The column that holds the item's id.
+        chunk_size: Items a chunk.
+
+    Raises:
+        CatalogError: If there are no rows, or one has no id or a repeated one.
+    """
     name = "standard input" if str(path) == "-" else str(path)
     seen = KeyRuns()
     columns: dict[str, None] = {}
@@ -303,7 +317,7 @@ def _repeated(name: str, unit: str, item_id: str, number: int, first: int) -> Ca
 
 
 def id_hashes(item_ids: list[str]) -> UInt64[np.ndarray, "items 2"]:
-    """Two hashes an id, for `KeyRuns`. They hold within one process."""
+    """Two hashes per id, for `KeyRuns`. They are valid within one process only."""
     import polars as pl
 
     series = pl.Series(item_ids, dtype=pl.String)
@@ -313,10 +327,10 @@ def id_hashes(item_ids: list[str]) -> UInt64[np.ndarray, "items 2"]:
 def item_id_of(row: Mapping[str, object], id_column: str, place: str) -> str:
     """The id in a row as text: strings as they are, whole numbers as their digits.
 
-    Nothing else is an id: two floats that differ may be written alike, or read as one.
+    Other types are refused: two different floats may be written alike, or be read as one.
 
     Raises:
-        CatalogError: If there is none, or it cannot be one; the sentence begins with `place`.
+        CatalogError: If the id is missing or not valid; the message begins with `place`.
     """
     if id_column not in row:
         names = ", ".join(map(str, row)) or "none"
@@ -354,7 +368,7 @@ def _strings(value: object, repaired: Callable[[str], str]) -> Iterator[str]:
 
 
 def _clean(text: str, repaired: Callable[[str], str]) -> str:
-    # Repaired before spaces are: a hard space may be half of a letter.
+    # The repair comes before the spaces: a no-break space may be half of a broken letter.
     return " ".join(repaired(well_formed(without_markup(text))).split())
 
 
@@ -363,7 +377,7 @@ def _as_it_is(text: str) -> str:
 
 
 def _encoding_fixer() -> Callable[[str], str]:
-    """What repairs a text that was decoded by the wrong encoding, and changes nothing else."""
+    """A function that repairs text decoded by the wrong encoding, and changes nothing else."""
     try:
         from ftfy import fix_encoding
     except ModuleNotFoundError as error:

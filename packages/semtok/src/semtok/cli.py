@@ -63,12 +63,12 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """What stands before the name of a command."""
+    """Options that stand before the name of a command."""
 
 
 _CATALOG = typer.Argument(
     metavar="CATALOG",
-    help="Items, one a line or row: .jsonl, .csv (both also with .gz) or .parquet; - for JSONL "
+    help="Items, one per line or row: .jsonl, .csv (both also with .gz) or .parquet; - for JSONL "
     "from standard input. Or their vectors: .npy or .safetensors with --ids, or .parquet.",
 )
 
@@ -124,8 +124,8 @@ def encode(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="Use this fitted tokenizer: items that it knows keep their codes, new ones get "
-            "codes that are free."
+            help="Use this fitted tokenizer: items that it knows keep their codes, new items get "
+            "free codes."
         ),
     ] = None,
     extend: Annotated[
@@ -135,12 +135,12 @@ def encode(
     refit_above: Annotated[
         float | None,
         typer.Option(
-            help="Advise to fit anew if new items lie farther from their codes than fitted ones "
-            "did by this factor. Default: 1.5."
+            help="Advise to fit again if the distance of new items to their codes exceeds that of "
+            "fitted items by this factor. Default: 1.5."
         ),
     ] = None,
 ) -> None:
-    """Write the codes of every item: one line an item, in order, no two items with the same."""
+    """Write the codes of every item: one line per item, in order. No two items have the same."""
     if tokenizer is None:
         options.check(run)
         refuse_without("--tokenizer", {"--extend": extend, "--refit-above": refit_above})
@@ -182,13 +182,13 @@ def encode(
 
 @dataclass(frozen=True, kw_only=True)
 class _Encoded:
-    """The codes that `encode` writes, how good they are, and what else it says of them.
+    """The codes that `encode` writes, their health, and the lines that it prints about them.
 
     Attributes:
         semantic_ids: The codes.
-        health: Of the codes.
-        collisions: Of those that are new, where they may be a fault.
-        lines: What else there is to say.
+        health: The health of the codes.
+        collisions: The collisions of new codes, where these may be a fault.
+        lines: Further lines to print.
     """
 
     semantic_ids: SemanticIds
@@ -228,12 +228,12 @@ def _encode_with(
     extend: bool,
     refit_above: float | None,
 ) -> _Encoded:
-    """`encode` by the tokenizer in a folder, which remembers the new items if it is to."""
+    """`encode` with the tokenizer in a folder; with `extend`, it remembers the new items."""
     from semtok.artifact import load_tokenizer, save_tokenizer
     from semtok.fitting import encode_items, workspace
     from semtok.health import measure_health
 
-    # From loading to saving, so that no other run gives the same codes.
+    # The folder is locked from loading to saving, so that no other run gives the same codes.
     alone = alone_with_tokenizer(folder if extend else None)
     with alone, console, workspace(output) as work:
         tokenizer = load_tokenizer(folder, trust=run.trust or ())
@@ -244,7 +244,7 @@ def _encode_with(
         )
         health = measure_health(encoding.semantic_ids)
         if extend:
-            # Before the codes: whatever happens in between, the tokenizer gives the same again.
+            # Saved before the codes: if the run dies in between, the next gives the same codes.
             save_tokenizer(folder, tokenizer.extended(encoding.semantic_ids), overwrite=True)
         _write_codes(encoding.semantic_ids, output)
     in_tree = encoding.drift is not None and encoding.drift.in_tree
@@ -257,7 +257,7 @@ def _encode_with(
 
 
 def _warn(console: Console, collisions: Collisions | None) -> None:
-    """Warns, also if quiet, where most items collided."""
+    """Warns if most items collided, even if quiet."""
     from semtok.verdict import collision_warning
 
     warning = None if collisions is None else collision_warning(collisions)
@@ -266,7 +266,7 @@ def _warn(console: Console, collisions: Collisions | None) -> None:
 
 
 def _news(encoding: Encoding, extend: bool) -> list[str]:
-    """What there is to say of the new items, if there are any."""
+    """Lines about the new items, if there are any."""
     drift = encoding.drift
     if drift is None:
         return []
@@ -309,7 +309,7 @@ def _terminated(*_: object) -> None:
 
 
 def _limit_threads(run: RunOptions) -> None:
-    """Before numpy, faiss, torch and polars are imported: they ask once."""
+    """Before numpy, faiss, torch and polars are imported: they read the setting only once."""
     if run.threads is not None:
         for name in ("OMP", "OPENBLAS", "MKL", "POLARS_MAX", "RAYON"):
             suffix = "THREADS" if name.endswith("MAX") else "NUM_THREADS"
@@ -317,7 +317,7 @@ def _limit_threads(run: RunOptions) -> None:
 
 
 def _write_codes(semantic_ids: SemanticIds, output: Path) -> None:
-    """Writes the codes to a file; those for standard output wait until all else is done."""
+    """Writes the codes to a file; codes for standard output are written at the very end."""
     if str(output) != "-":
         semantic_ids.write(output)
 

@@ -24,10 +24,10 @@ _CHUNK = 65_536
 
 
 def code_suffix(path: str | Path) -> str:
-    """The suffix of a file of codes, ".jsonl.gz" as one.
+    """The suffix of a file of codes; ".jsonl.gz" counts as one suffix.
 
     Raises:
-        ValueError: If it is not that of one.
+        ValueError: If files of codes have no such suffix.
     """
     for suffix in CODE_SUFFIXES:
         if Path(path).name.lower().endswith(suffix):
@@ -38,7 +38,12 @@ def code_suffix(path: str | Path) -> str:
 def write_codes(
     path: str | Path, item_ids: Sequence[str], codes: Int64[np.ndarray, "items levels"]
 ) -> None:
-    """Writes a file of codes, beside and renamed; see `SemanticIds.write`."""
+    """Writes a file of codes under another name, then renames it; see `SemanticIds.write`.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If the name has no suffix of a file of codes.
+    """
     path = Path(path)
     suffix = code_suffix(path)
     with replacing_file(path) as beside:
@@ -65,7 +70,7 @@ def write_codes(
 def code_lines(
     item_ids: Sequence[str], codes: Int64[np.ndarray, "items levels"], *, is_csv: bool = False
 ) -> Iterator[str]:
-    """The lines of a file of codes, JSONL unless it is to be CSV."""
+    """The lines of a file of codes: JSONL, or CSV if `is_csv`."""
     if is_csv:
         yield _csv_line(["item_id", *(f"code_{n}" for n in range(1, codes.shape[1] + 1))])
     for start in range(0, len(codes), _CHUNK):
@@ -82,8 +87,8 @@ def read_codes(path: str | Path) -> tuple[list[str], Int64[np.ndarray, "items le
     """Reads a file of codes, or JSONL from standard input for "-".
 
     Raises:
-        CatalogError: If the file is broken, or an item's codes are not as many non-negative
-            integers as the first one's.
+        CatalogError: If the file is broken, or the codes of an item are not non-negative integers
+            or not as many as those of the first item.
     """
     return codes_of(stream_catalog(path), str(path))
 
@@ -91,10 +96,10 @@ def read_codes(path: str | Path) -> tuple[list[str], Int64[np.ndarray, "items le
 def codes_of(
     chunks: Iterable[Catalog], place: str
 ) -> tuple[list[str], Int64[np.ndarray, "items levels"]]:
-    """The codes of items that have them in a field `codes`, or in `code_1`, `code_2` and so on.
+    """The codes of items, from a field `codes`, or from the fields `code_1`, `code_2` and so on.
 
     Raises:
-        CatalogError: As `read_codes`; the sentence begins with `place`.
+        CatalogError: As for `read_codes`; the message begins with `place`.
     """
     item_ids: list[str] = []
     parts: list[np.ndarray] = []
@@ -130,7 +135,7 @@ def _is_path(codes: object, num_levels: int) -> bool:
 
 
 def _integer(cell: object) -> object:
-    """A CSV cell's number, if it is one."""
+    """The number in a CSV cell; a cell that holds no number is returned as it is."""
     if isinstance(cell, str) and cell.isascii() and cell.isdigit() and len(cell) < 11:
         return int(cell)
     return cell
@@ -138,5 +143,5 @@ def _integer(cell: object) -> object:
 
 def _csv_line(cells: Sequence[object]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\r\n").writerow(cells)  # which has \r quoted, too
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # with this terminator, \r is quoted
     return line.getvalue().removesuffix("\r\n") + "\n"

@@ -1,6 +1,6 @@
-"""What a fitted quantizer makes of its vectors: codes, collisions resolved, and how good they are.
+"""From the vectors of a fitted quantizer to codes without collisions, and measures of quality.
 
-One way from vectors to a code table, for `SemanticIds.fit` and `Tokenizer.fit`.
+`SemanticIds.fit` and `Tokenizer.fit` both make their code tables here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class FittedCodes:
     """The codes of the vectors that a quantizer was fitted on.
 
     Attributes:
-        codes: One row a vector, after collisions were resolved.
-        codebook_sizes: Of each level, a suffix level included.
-        collisions: As they were, and what was done about them.
-        distortion: Of the vectors after each level of the quantizer.
-        neighbour_overlap: At 10 neighbours; None with fewer than two vectors.
+        codes: One row per vector, after collisions were resolved: [items, levels].
+        codebook_sizes: The number of codes at each level, a suffix level included.
+        collisions: The collisions before they were resolved, and how they were resolved.
+        distortion: The distortion of the vectors after each level of the quantizer.
+        neighbour_overlap: The overlap at 10 neighbours; None with fewer than two vectors.
     """
 
     codes: Int64[np.ndarray, "items levels"]
@@ -47,18 +47,18 @@ def fitted_codes(
     policy: Policy,
     progress: StageProgress | None = None,
 ) -> FittedCodes:
-    """Encodes the fitted vectors, resolves collisions, and measures what came of it.
+    """Encodes the fitted vectors, resolves collisions, and measures the result.
 
     Args:
         quantizer: Fitted on `x`.
         x: The vectors.
         policy: How collisions are resolved; see `semtok.collisions`.
-        progress: Called with a stage's name, how much is done and of how much.
+        progress: Called with the name of a stage, the work done and the total work.
 
     Raises:
-        ValueError: If there are fewer codes than vectors, and each is to have its own.
+        ValueError: If there are fewer codes than vectors, and the policy is not `allow`.
     """
-    # Identical vectors have codes of their own as fitted, but not as encoded.
+    # As fitted, identical vectors have different codes; encoded anew, they would share them.
     if isinstance(quantizer, HierarchicalKMeans) and _same(quantizer.vectors, x):
         raw = quantizer.codes
     else:
@@ -90,7 +90,7 @@ def fitted_codes(
 def encoded(
     quantizer: Quantizer, x: Float[np.ndarray, "items dim"], progress: Progress | None
 ) -> Int64[np.ndarray, "items levels"]:
-    """The quantizer's codes of vectors, many at a time."""
+    """The quantizer's codes of vectors, computed in large chunks."""
     codes = np.empty((len(x), quantizer.num_levels), dtype=np.int64)
     for start in range(0, len(x), LARGE_CHUNK):
         codes[start : start + LARGE_CHUNK] = quantizer.encode(x[start : start + LARGE_CHUNK])
@@ -99,12 +99,12 @@ def encoded(
 
 
 def code_space(quantizer: Quantizer) -> CodeSpace:
-    """By what codes are near each other: how many agree, if no level refines the one before."""
+    """How codes are compared: by common prefix if levels refine one another, else by agreement."""
     return "hamming" if isinstance(quantizer, ProductQuantizer | ViewQuantizer) else "prefix"
 
 
 def stage(progress: StageProgress | None, name: str) -> Progress | None:
-    """Begins a stage; gives what its progress is told to."""
+    """Begins a stage and returns the function that takes its progress."""
     if progress is None:
         return None
     progress(name, 0, 1)
@@ -112,7 +112,7 @@ def stage(progress: StageProgress | None, name: str) -> Progress | None:
 
 
 def _same(fitted: Float[np.ndarray, "fitted dim"], x: Float[np.ndarray, "items dim"]) -> bool:
-    """Whether vectors are those that were fitted, looking at their numbers only if need be."""
+    """Whether `x` is what was fitted; the numbers are compared only if need be."""
     return fitted.shape == x.shape and (
         np.may_share_memory(fitted, x) or bool(np.array_equal(fitted, x))
     )
@@ -123,7 +123,7 @@ def _distortion(
     x: Float[np.ndarray, "items dim"],
     codes: Int64[np.ndarray, "items levels"],
 ) -> tuple[float, ...]:
-    """What `quantizer.distortion` measures, of codes that are there already."""
+    """What `quantizer.distortion` measures, from codes that exist already."""
     totals = np.zeros(quantizer.num_levels)
     for start in range(0, len(x), LARGE_CHUNK):
         part, part_codes = x[start : start + LARGE_CHUNK], codes[start : start + LARGE_CHUNK]

@@ -18,15 +18,15 @@ cluster with room.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 
 from semtok.code_numbers import number_rows
+from semtok.free_codes import SortedCodes
 from semtok.progress import Progress, report
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from semtok.semantic_ids import SemanticIds
 
 Policy = Literal["suffix", "reassign", "allow"]
-
-_REPORT_EVERY = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,10 @@ def measure_collisions(codes: Int64[np.ndarray, "items levels"]) -> Collisions:
     """Counts the items that share all their codes with another."""
     if len(codes) == 0:
         return Collisions(rate=0.0, largest_bucket=0)
-    _, counts = np.unique(number_rows(codes), return_counts=True)
+    numbers = number_rows(codes)
+    numbers.sort()
+    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
+    counts = np.diff(starts, append=len(numbers))
     return Collisions(
         rate=float(counts[counts > 1].sum() / len(codes)), largest_bucket=int(counts.max())
     )
@@ -133,31 +134,17 @@ def resolve_collisions(
     taken = np.empty((0, len(sizes)), dtype=np.int64)
     if assigned is not None:
         taken, sizes = assigned.codes, assigned.codebook_sizes
-    losers, kept = _losers(taken, codes)
-    if len(losers) == 0:
+    rows = SortedCodes(taken, codes, sizes)
+    if rows.num_moving == 0:
         return codes, sizes, counted
-    free = _FreeCodes(kept, sizes)
-    costs = None if policy == "suffix" else _costs(quantizer)
-    resolved = codes.copy()
-    for done, row in enumerate(losers, start=1):
-        if policy == "suffix":
-            resolved[row] = free.number(tuple(codes[row, :-1].tolist()))
-        else:
-            vector = None if x is None else x[row]
-            resolved[row] = free.nearest(tuple(codes[row].tolist()), costs, vector)
-        if done % _REPORT_EVERY == 0 or done == len(losers):
-            report(progress, done, len(losers))
-    return resolved, sizes, replace(counted, num_moved=len(losers))
-
-
-def _losers(
-    taken: Int64[np.ndarray, "taken levels"], codes: Int64[np.ndarray, "items levels"]
-) -> tuple[Int64[np.ndarray, " losers"], Int64[np.ndarray, "kept levels"]]:
-    """The rows of `codes` whose codes an earlier row has, and all codes that stay."""
-    everything = np.concatenate([taken, codes])
-    is_first = np.zeros(len(everything), dtype=bool)
-    is_first[np.unique(number_rows(everything), return_index=True)[1]] = True
-    return np.flatnonzero(~is_first[len(taken) :]), everything[is_first]
+    if policy == "suffix":
+        rows.number(codes)
+        resolved = codes
+        report(progress, rows.num_moving, rows.num_moving)
+    else:
+        resolved = codes.copy()
+        rows.move(resolved, _costs(quantizer), x, progress)
+    return resolved, sizes, replace(counted, num_moved=rows.num_moving)
 
 
 def _costs(quantizer: Quantizer | None) -> CodeCosts | None:
@@ -166,89 +153,3 @@ def _costs(quantizer: Quantizer | None) -> CodeCosts | None:
     from semtok.candidates import code_costs  # which needs every quantizer, and so faiss
 
     return code_costs(quantizer)
-
-
-class _FreeCodes:
-    """Hands out free paths, each once."""
-
-    def __init__(self, taken: Int64[np.ndarray, "taken levels"], sizes: tuple[int, ...]) -> None:
-        self._sizes = sizes
-        self._taken = taken[np.lexsort(taken.T[::-1])]
-        # How many paths lie below a prefix of 0, 1, ... codes.
-        self._capacity = [min(math.prod(sizes[level:]), 2**62) for level in range(len(sizes) + 1)]
-        self._added: dict[tuple[int, ...], dict[int, int]] = {}
-        self._lowest: dict[tuple[int, ...], int] = {}
-
-    def number(self, prefix: tuple[int, ...]) -> tuple[int, ...]:
-        """The lowest free code below a prefix of all but the last level, after the prefix."""
-        code = self._lowest.get(prefix)
-        if code is None:  # codes are handed out in ascending order: none below this is free again
-            code = int((self._counts(prefix) > 0).argmin())
-            full = len(self._range(prefix)) == self._sizes[-1]
-            code = self._sizes[-1] if full else code
-        while code < self._sizes[-1] and len(self._range((*prefix, code))):
-            code += 1
-        if code >= self._sizes[-1]:
-            raise ValueError(
-                f"codes must leave a free one, got {list(prefix)} with all {self._sizes[-1]} "
-                "codes of the suffix taken: fit with a larger codebook_size"
-            )
-        self._lowest[prefix] = code + 1
-        return (*prefix, code)
-
-    def nearest(
-        self, path: tuple[int, ...], costs: CodeCosts | None, x: np.ndarray | None
-    ) -> tuple[int, ...]:
-        """A free path that shares as long a prefix with `path` as can be, and is near to `x`."""
-        level = len(path) - 1
-        while level >= 0 and not (room := self._room(path[:level])).any():
-            level -= 1
-        if level < 0:
-            raise ValueError(
-                f"codes must leave a free one, got all of {self._sizes} taken: "
-                "fit with a larger codebook_size"
-            )
-        prefix = path[:level]
-        while len(prefix) < len(path):
-            code = int(room.argmax())
-            if costs is not None and x is not None:
-                code = _cheapest(costs(x, prefix), room)
-            prefix = (*prefix, code)
-            if len(prefix) < len(path):
-                room = self._room(prefix)
-        for depth, code in enumerate(prefix):
-            below = self._added.setdefault(prefix[:depth], {})
-            below[code] = below.get(code, 0) + 1
-        return prefix
-
-    def _room(self, prefix: tuple[int, ...]) -> Bool[np.ndarray, " codes"]:
-        """Below which codes after a prefix a path is free."""
-        counts = self._counts(prefix)
-        for code, count in self._added.get(prefix, {}).items():
-            counts[code] += count
-        room: Bool[np.ndarray, " codes"] = counts < self._capacity[len(prefix) + 1]
-        return room
-
-    def _counts(self, prefix: tuple[int, ...]) -> Int64[np.ndarray, " codes"]:
-        """How many paths were taken from the start below each code after a prefix."""
-        rows = self._range(prefix)
-        return np.bincount(
-            self._taken[rows.start : rows.stop, len(prefix)], minlength=self._sizes[len(prefix)]
-        )
-
-    def _range(self, prefix: tuple[int, ...]) -> range:
-        """The rows of `_taken` that begin with a prefix."""
-        start, stop = 0, len(self._taken)
-        for level, code in enumerate(prefix):
-            column = self._taken[start:stop, level]
-            start, stop = (
-                start + int(column.searchsorted(code, "left")),
-                start + int(column.searchsorted(code, "right")),
-            )
-        return range(start, stop)
-
-
-def _cheapest(costs: Float[np.ndarray, " codes"], room: Bool[np.ndarray, " codes"]) -> int:
-    """The cheapest of the codes with room; the lowest of equally cheap ones."""
-    codes = np.flatnonzero(room)
-    return int(codes[costs[codes].argmin()])

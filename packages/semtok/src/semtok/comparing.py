@@ -1,4 +1,4 @@
-"""What `semtok compare` says: several tokenizers or files of codes in one table."""
+"""The output of `semtok compare`: several tokenizers or files of codes in one table."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from semtok.verdict import Verdict, judged
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One of the things compared.
+    """One of the compared code tables.
 
     Attributes:
-        name: The file's or folder's name; its path where several have that name.
-        health: Of its codes.
-        verdict: On its codes.
+        name: The name of the file or folder; its path where several have the same name.
+        health: The health of the codes.
+        verdict: The verdict on the codes.
     """
 
     name: str
@@ -44,14 +44,14 @@ def compared(
     vectors: Float[np.ndarray, "vectors dim"] | None = None,
     trust: Collection[str] = (),
 ) -> list[Entry]:
-    """Measures tokenizers' folders and files of codes.
+    """Measures folders of tokenizers and files of codes.
 
     Args:
-        paths: Of these.
+        paths: The folders and files.
         item_ids: The items of the vectors' rows.
-        vectors: By which neighbour agreement is measured, for all by the same ones; None takes
-            what each tokenizer measured on its own vectors while it was fitted.
-        trust: The packages whose code may run, where parts of tokenizers are theirs.
+        vectors: The vectors by which the neighbour agreement of all entries is measured. None
+            takes what each tokenizer measured on its own vectors while it was fitted.
+        trust: The packages whose code may run, if parts of tokenizers are from other packages.
 
     Raises:
         CatalogError: If a file is missing or broken, or the vectors lack an item.
@@ -94,7 +94,7 @@ def comparison_rows(entries: Sequence[Entry]) -> list[list[str]]:
 
 
 def notes(entries: Sequence[Entry], *, on_same_vectors: bool) -> list[str]:
-    """What has to be known to read the table."""
+    """What a reader has to know to understand the table."""
     lines = ["Several numbers in a cell are those of the levels, in order."]
     if any(_reconstruction_error(entry.health) for entry in entries):
         lines.append(
@@ -109,7 +109,7 @@ def notes(entries: Sequence[Entry], *, on_same_vectors: bool) -> list[str]:
         )
     sizes = {entry.health.num_items for entry in entries}
     if len(sizes) > 1:
-        lines.append("Not all are of as many items: they do not compare one to one.")
+        lines.append("The numbers of items differ, so the figures are not directly comparable.")
     return lines
 
 
@@ -125,7 +125,7 @@ def comparison_table(entries: Sequence[Entry]) -> Table:
 
 
 def write_comparison_page(path: Path, entries: Sequence[Entry], *, on_same_vectors: bool) -> None:
-    """Writes the same as a page."""
+    """Writes the comparison as a page."""
     write_comparison(
         path,
         names=[entry.name for entry in entries],
@@ -136,7 +136,7 @@ def write_comparison_page(path: Path, entries: Sequence[Entry], *, on_same_vecto
 
 
 def comparison_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The same as plain JSON types."""
+    """The comparison as plain JSON types."""
     return [
         {
             "name": entry.name,
@@ -154,7 +154,7 @@ def _agreement(
     rows: dict[str, int],
     vectors: Float[np.ndarray, "vectors dim"],
 ) -> float | None:
-    """How far an item's neighbours by vectors are its neighbours by codes."""
+    """The share of an item's neighbours by vectors that are also its neighbours by codes."""
     table: SemanticIds = inspection.semantic_ids
     missing = next((item_id for item_id in table.item_ids if item_id not in rows), None)
     if missing is not None:

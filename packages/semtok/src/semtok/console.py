@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 _PLAIN_EVERY = 10.0  # seconds between two plain lines of one stage
 
 
-# Beside C0 and C1, what turns the order of characters round or ends a line.
+# Beside C0 and C1: characters that change the direction of text or end a line.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    """A text without what a terminal would obey: control characters escaped, as in Python."""
+    """A text with control characters escaped as in Python: a terminal would obey them."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class Console:
-    """Progress, log lines and warnings on stderr; what a command found out on stdout.
+    """Progress, log lines and warnings on stderr; the results of a command on stdout.
 
     Args:
         quiet: Whether only warnings and errors are shown.
-        stdout_is_taken: Whether stdout is for the results alone.
+        stdout_is_taken: Whether stdout is reserved for the results.
     """
 
     def __init__(self, *, quiet: bool = False, stdout_is_taken: bool = False) -> None:
@@ -82,7 +82,7 @@ class Console:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Shows how far a stage is; a total of 0 is not known yet."""
+        """Shows the progress of a stage; a total of 0 means that it is not known yet."""
         now = time.monotonic()
         if self.quiet:
             return
@@ -90,7 +90,7 @@ class Console:
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=None, amount="")
-            # Until the first item is done there is nothing to fill the bar with: let it pulse.
+            # Until the first item is done, the bar has no length: a pulse shows instead.
             self._bars.update(
                 self._tasks[stage],
                 completed=done,

@@ -44,12 +44,12 @@ class Items:
 
     Attributes:
         item_ids: All ids, in order.
-        fields: All fields.
-        path: The file; standard input is copied to one.
+        fields: The names of all fields.
+        path: The file; standard input is first copied to a file.
         id_column: The field with the id.
-        folder: Where relative paths in fields start.
-        held: The chunks themselves, if there are few items.
-        vectors: Of the items, where the file holds these and no fields.
+        folder: The folder from which relative paths in fields start.
+        held: The chunks in memory, if there are few items.
+        vectors: The vectors of the items, if the file holds vectors instead of fields.
     """
 
     item_ids: list[str]
@@ -122,9 +122,9 @@ class Items:
 
 @contextmanager
 def workspace(output: Path) -> Iterator[Path]:
-    """A folder beside the output for what is too large for memory; gone in the end.
+    """A folder beside the output for arrays too large for memory; it is removed at the end.
 
-    What killed runs have left there is swept first.
+    Folders that killed runs have left there are removed first.
     """
     is_stdout = str(output) == "-"
     place = Path(tempfile.gettempdir()) / "semtok" if is_stdout else output.absolute()
@@ -179,7 +179,7 @@ def encode_items(
     work: Path,
     console: Console,
 ) -> Encoding:
-    """The semantic IDs of all items: those that the tokenizer knows keep theirs."""
+    """The semantic IDs of all items: known items keep theirs."""
     tokenizer = _placed(tokenizer, run)
     threshold = REFIT_ABOVE if refit_above is None else refit_above
     if run.engine == "ray":
@@ -222,7 +222,7 @@ def _encode_by_ray(
     work: Path,
     console: Console,
 ) -> Encoding:
-    """What `encode_items` gives, from the workers of a Ray cluster."""
+    """The result of `encode_items`, computed by the workers of a Ray cluster."""
     from semtok.ray_engine import RayOptions, encode_files
 
     console("embedding and encoding", 0, 1)
@@ -238,7 +238,7 @@ def _encode_by_ray(
 
 
 def _placed(tokenizer: Tokenizer, run: RunOptions) -> Tokenizer:
-    """The tokenizer with its models on the device that was named."""
+    """The tokenizer with its models on the device of `run`."""
     if run.device is None:
         return tokenizer
     views = [
@@ -249,7 +249,7 @@ def _placed(tokenizer: Tokenizer, run: RunOptions) -> Tokenizer:
 
 
 def _new_items(items: Items, tokenizer: Tokenizer) -> Iterator[Catalog]:
-    """The chunks of items, without those that the tokenizer knows."""
+    """The chunks of items, without items that the tokenizer knows."""
     for chunk in items.chunks():
         known = tokenizer.semantic_ids
         rows = [row for row, item_id in enumerate(chunk.item_ids) if not known.has(item_id)]

@@ -1,4 +1,4 @@
-"""Data frames in and out: of pandas, polars, pyarrow and whatever else narwhals knows."""
+"""Data frames in and out: of pandas, polars, pyarrow and other libraries that narwhals knows."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import numpy as np
 from semtok.rows import MOST_COLUMNS, CatalogError, Row
 
 _PLAIN = (str, int, float, Decimal, date, time, timedelta, bytes)
-"""What a cell of a parquet file can be, beside lists and objects of these."""
+"""What a cell of a parquet file can hold, besides lists and objects of these."""
 
 
 def frame_rows(frame: Any) -> Iterator[Row]:
     """The rows of a data frame, numbered from 1, with the cells that a parquet file of it has.
 
-    Missing cells, whatever the library calls them (null, NaN of pandas, NA, NaT), are None;
-    categories are their values; arrays in cells are lists; times are those of the standard
-    library, to the microsecond, in the time zone that they have.
+    Missing cells (null, NaN of pandas, NA, NaT) become None, categories their values, and arrays
+    lists. Times become those of the standard library, to the microsecond, in their time zone.
 
     Args:
         frame: A table of pandas, polars, pyarrow or any other library that narwhals knows; a lazy
             one is collected.
 
     Raises:
-        CatalogError: If columns are not named each by a text of its own, or are too many; while
-            it is read, if a cell holds another kind of object.
-        TypeError: If it is no data frame.
+        CatalogError: If a column name is not a text or repeats, or there are too many columns;
+            while rows are read: if a cell holds another kind of object.
+        TypeError: If `frame` is not a data frame.
     """
     import narwhals.stable.v2 as nw
 
@@ -40,7 +39,7 @@ def frame_rows(frame: Any) -> Iterator[Row]:
             "frame must be a data frame, of pandas, polars, pyarrow or any other library that "
             f"narwhals knows, got {type(frame).__name__}"
         ) from None
-    except ValueError as error:  # a name of two columns, in several lines
+    except ValueError as error:  # a repeated column name; the message has several lines
         reason = " ".join(str(error).split())
         raise CatalogError(f"frame: must name each column once ({reason})") from None
     data = table.collect() if isinstance(table, nw.LazyFrame) else table
@@ -56,12 +55,12 @@ def frame_rows(frame: Any) -> Iterator[Row]:
 
 
 def new_frame(columns: Mapping[str, Any], backend: Any) -> Any:
-    """A data frame of columns by name.
+    """A data frame made of columns.
 
     Args:
-        columns: Lists or arrays, all of one length.
+        columns: Column name to a list or an array, all of the same length.
         backend: "polars", "pandas", "pyarrow" or any other library whose tables narwhals makes; or
-            a data frame, whose kind is taken.
+            a data frame: the result is then of the same library.
 
     Raises:
         ImportError: If the library is not installed.
@@ -98,10 +97,10 @@ def _rows(data: Any) -> Iterator[Row]:
 
 
 def _cell(value: Any) -> object:
-    """A cell as Python has it.
+    """A cell as a Python object.
 
     Raises:
-        TypeError: If it holds another kind of object than files of items can.
+        TypeError: If it holds a kind of object that files of items cannot hold.
     """
     if hasattr(value, "to_pydatetime"):  # of pandas
         return value.to_pydatetime(warn=False)

@@ -1,4 +1,4 @@
-"""How good codes are: how much of each codebook is used, how evenly, and what collides."""
+"""The quality of codes: how much of each codebook is used, how evenly, and what collides."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ class LevelHealth:
     """One level of the codes. Padding counts as code 0.
 
     Attributes:
-        codebook_size: Codes to choose from.
-        used: How many of them at least one item has.
+        codebook_size: The number of codes of this level.
+        used: How many of these codes at least one item has.
         utilisation: `used` as a share of `codebook_size`.
-        entropy: Of the distribution of codes over items, in bits.
-        perplexity: 2 to the entropy: as many evenly used codes would be as hard to guess.
-        distortion: Mean squared distance to what the codes so far stand for, if measured.
-        shared_prefix: Of the pairs of items that follow each other in sequences, the share that
-            have all codes up to this level in common; None without sequences.
-        shared_by_chance: The same, had the second items of all pairs been shuffled; the ratio of
-            the two says how much of a sequence the codes know.
+        entropy: The entropy of the distribution of codes over items, in bits.
+        perplexity: 2 to the power of the entropy: that many codes, all used equally often, would
+            have the same entropy.
+        distortion: Mean squared distance to what the codes up to this level decode to, if measured.
+        shared_prefix: Of the pairs of consecutive items in sequences, the share that have the same
+            codes up to this level; None without sequences.
+        shared_by_chance: The same share after shuffling the second items of all pairs. The ratio of
+            the two shows how much the codes reflect the sequences.
     """
 
     codebook_size: int
@@ -56,14 +57,14 @@ class CodeHealth:
         levels: Each level's health.
         collision_rate: The share of items that share all codes with another, before collisions
             were resolved where that is known.
-        largest_bucket: The most items that share all codes, likewise.
-        resolved_collision_rate: The same share in the table as it is.
-        resolved_largest_bucket: The most items that share all codes in the table as it is.
-        depths: How many items are singled out by their first 1, 2, ... codes and no fewer; for
+        largest_bucket: The largest number of items that share all codes, likewise.
+        resolved_collision_rate: The share of such items in the table itself.
+        resolved_largest_bucket: The largest number of such items in the table itself.
+        depths: How many items are identified by their first 1, 2, ... codes and by no fewer; for
             hierarchical k-means, the lengths of paths before padding.
         neighbour_overlap: The share of an item's 10 nearest neighbours that are also its nearest
             by codes, if measured; see `semtok.neighbour_overlap`.
-        num_pairs: Pairs of consecutive items that `shared_prefix` was counted over.
+        num_pairs: The number of pairs of consecutive items behind `shared_prefix`.
     """
 
     num_items: int
@@ -84,11 +85,11 @@ class CodeHealth:
         return f"CodeHealth({items}, {levels}, used {used}, collisions {collisions})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON types."""
+        """The health as plain JSON types."""
         return asdict(self)
 
     def table(self) -> Table:
-        """A rich table: one row a level, and a caption with the rest."""
+        """A rich table: one row per level, and the other measures as its caption."""
         from rich.table import Table
 
         table = Table(
@@ -123,7 +124,7 @@ class CodeHealth:
             text += f"; once resolved {self.resolved_collision_rate:.2%}, largest bucket "
             text += f"{self.resolved_largest_bucket:,}"
         depths = ", ".join(f"{count:,} with {d}" for d, count in enumerate(self.depths, 1) if count)
-        lines = [text, f"codes that single an item out: {depths}"]
+        lines = [text, f"codes that identify an item: {depths}"]
         if self.neighbour_overlap is not None:
             lines.append(
                 f"neighbour overlap at 10: {self.neighbour_overlap:.2%} "
@@ -131,8 +132,8 @@ class CodeHealth:
             )
         if self.num_pairs is not None:
             lines.append(
-                f"next shares: of {self.num_pairs:,} pairs of consecutive items, those with the "
-                "same codes up to this level"
+                f"next shares: of {self.num_pairs:,} pairs of consecutive items, the share with "
+                "the same codes up to this level"
             )
         return lines
 
@@ -149,16 +150,16 @@ def measure_health(
 
     Args:
         semantic_ids: The table.
-        collisions: As counted before they were resolved; None counts those of the table.
-        distortion: After each level, as `quantizer.distortion` gives it; may be shorter than the
-            codes, as a suffix has none.
+        collisions: Counted before they were resolved; None counts the collisions of the table.
+        distortion: The distortion after each level, as `quantizer.distortion` returns it. It may
+            have fewer levels than the codes, as a suffix has no distortion.
         neighbour_overlap: As `semtok.neighbour_overlap` measured it at 10 neighbours.
         sequences: Items in the order in which they were bought, read or watched, as item ids or
             as rows of the table. An item that follows itself is not counted.
 
     Raises:
-        ValueError: If sequences hold an item that the table lacks, or no two items in a row, or
-            neighbour_overlap is no share.
+        ValueError: If sequences hold an item that the table lacks, or no two different items in a
+            row, or `neighbour_overlap` is not within [0, 1].
     """
     if neighbour_overlap is not None and not 0 <= neighbour_overlap <= 1:
         raise ValueError(f"neighbour_overlap must be within [0, 1], got {neighbour_overlap}")
@@ -203,7 +204,7 @@ def measure_health(
 
 
 def chance_overlap(num_items: int, num_neighbours: int = 10) -> float:
-    """The neighbour overlap of codes that know nothing of the embeddings."""
+    """The expected neighbour overlap of codes that are independent of the embeddings."""
     return min(1.0, num_neighbours / max(num_items - 1, 1))
 
 
@@ -214,7 +215,7 @@ def _cell(value: float | None, form: str) -> str:
 def _consecutive(
     semantic_ids: SemanticIds, sequences: Sequence[Sequence[str | int]]
 ) -> Int64[np.ndarray, "pairs two"]:
-    """The rows of items that follow each other, without those that follow themselves."""
+    """The rows of consecutive items, without pairs of an item with itself."""
     pairs: list[tuple[int, int]] = []
     for sequence in sequences:
         rows = [semantic_ids.row(i) if isinstance(i, str) else int(i) for i in sequence]
@@ -236,8 +237,8 @@ def _shared_prefixes(
 ) -> list[tuple[float | None, float | None]]:
     """How often a pair shares its first 1, 2, ... codes, and how often a shuffled pair would.
 
-    The shuffled pairs join each first item with each second one, again without items that meet
-    themselves: their expectation is a sum over prefixes, so nothing is drawn.
+    Shuffled pairs combine each first item with each second item, again without pairs of an item
+    with itself. Their expectation is computed as a sum over prefixes: nothing is drawn at random.
     """
     num_items, num_pairs = len(codes), len(pairs)
     first = np.bincount(pairs[:, 0], minlength=num_items) / num_pairs

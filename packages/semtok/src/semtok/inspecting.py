@@ -1,4 +1,4 @@
-"""What `semtok inspect` finds out about a tokenizer or a file of codes."""
+"""What `semtok inspect` measures on a tokenizer or a file of codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from semtok.verdict import balance_hint
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A code table, how good it is and, if it came from there, the tokenizer."""
+    """A code table, its health and, if it was read from a tokenizer's folder, the tokenizer."""
 
     semantic_ids: SemanticIds
     health: CodeHealth
@@ -31,10 +31,10 @@ def inspected(
     """Measures a tokenizer's folder or a file of codes.
 
     Args:
-        path: Of these.
-        sequences: A file of interactions; None for none.
-        id_column: Its column with the item's id.
-        trust: The packages whose code may run, where parts of the tokenizer are theirs.
+        path: The folder or the file.
+        sequences: A file of interactions, or None.
+        id_column: The column of that file with the item's id.
+        trust: The packages whose code may run, if parts of the tokenizer are from other packages.
 
     Raises:
         CatalogError: If a file is missing or broken.
@@ -67,7 +67,7 @@ def tokenizer_health(
 
 
 def fitted_lines(tokenizer: Tokenizer) -> list[str]:
-    """What there is to say of a tokenizer that was just fitted, beside its health."""
+    """The lines that describe a tokenizer that was just fitted, besides its health."""
     collisions, hint = tokenizer.collisions, balance_hint(tokenizer.quantizer)
     lines = [] if collisions is None or collisions.rate == 0 else [collisions.outcome]
     return [*lines, hint] if hint else lines
@@ -100,7 +100,7 @@ def write_inspection(
 
 
 def _titles(catalog: Path, table: SemanticIds, id_column: str) -> list[str | None]:
-    """A title for each item of the table that the catalogue has; else its first text."""
+    """A title for each item of the table that the catalogue has, or its first text if untitled."""
     titles: list[str | None] = [None] * len(table)
     for chunk in stream_catalog(catalog, id_column=id_column):
         name = next((name for name in TEXT_FIELDS if name in chunk.fields), None)

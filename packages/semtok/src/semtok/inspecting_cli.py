@@ -15,7 +15,7 @@ from semtok.options import refuse_without
 TrustOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="PACKAGE", help="Let the code of this package run, where a tokenizer is made of it."
+        metavar="PACKAGE", help="Let the code of this package run, if a tokenizer uses it."
     ),
 ]
 
@@ -29,13 +29,13 @@ def inspect(
         typer.Argument(metavar="TOKENIZER|CODES", help="A tokenizer's folder or a file of codes."),
     ],
     catalog: Annotated[
-        Path | None, typer.Option(help="The items' file: their titles stand in the page's tree.")
+        Path | None, typer.Option(help="The file of items: their titles appear in the page's tree.")
     ] = None,
     sequences: Annotated[
         Path | None,
         typer.Option(
-            help="Interactions (user_id, item_id, timestamp): says how often consecutive items "
-            "share a prefix."
+            help="Interactions (user_id, item_id, timestamp): to measure how often consecutive "
+            "items share a prefix."
         ),
     ] = None,
     html: Annotated[
@@ -86,13 +86,13 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Vectors of all items, .npy, .safetensors or .parquet: neighbour agreement is "
-            "measured by them, for all alike.",
+            help="Vectors of all items, .npy, .safetensors or .parquet: the neighbour agreement "
+            "of all entries is measured with these.",
         ),
     ] = None,
     ids: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The ids of the vectors' rows, one a line."),
+        typer.Option(metavar="FILE", help="The ids of the vectors' rows, one per line."),
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Also write the table as a page.")] = None,
     id_column: Annotated[

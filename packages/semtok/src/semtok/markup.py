@@ -1,4 +1,4 @@
-"""Text without markup: only real tags are markup, and what scripts and styles hold is no text."""
+"""Text without markup: only real tags are removed, and the content of scripts and styles."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BARE = (
     "noresize|noshade|novalidate|nowrap|open|readonly|required|reversed|selected|src|style"
 )
 
-# What a browser does not show, with all that is inside; without an end, all that follows.
+# What a browser does not show, with its content; without an end tag, all of the following text.
 _INVISIBLE = re.compile(
     r"<(script|style)\b[^<>]*>.*?(?:</\1\b[^<>]*>|\Z)|<!--.*?(?:-->|\Z)|<!\[CDATA\[|\]\]>",
     re.IGNORECASE | re.DOTALL,
 )
-# The quantifiers are possessive: no text takes more than linear time.
+# The quantifiers are possessive: the time is linear in the length of the text.
 _ATTRIBUTE = rf"""
     (?: [\w:.@-]++ \s*+ = \s*+ (?: "[^"]*+" | '[^']*+' | [^\s"'<>]++ )
       | (?: {_BARE} ) (?![\w:.@-]) )
@@ -49,10 +49,10 @@ def well_formed(text: str) -> str:
 def without_markup(text: str) -> str:
     """A text with entities unescaped and tags, comments, scripts and styles replaced by a space.
 
-    A tag has the name of an element of HTML (or one with a prefix, as `o:p`) and nothing but
-    attributes: "a<b and c>d" has none.
+    A tag has the name of an HTML element (or a name with a prefix, such as `o:p`) and nothing but
+    attributes: "a<b and c>d" contains no tag.
     """
-    if "&" in text:  # feeds escape twice: &amp;amp;
+    if "&" in text:  # some data are escaped twice: &amp;amp;
         text = html.unescape(html.unescape(text))
     if "<" in text:
         text = _TAG.sub(" ", _INVISIBLE.sub(" ", text))

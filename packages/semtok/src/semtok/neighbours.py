@@ -1,4 +1,4 @@
-"""Neighbour overlap: do items that lie close in embedding space share their codes?"""
+"""Neighbour overlap: do items that are close in embedding space have similar codes?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
 
 CodeSpace = Literal["prefix", "hamming"]
-"""How close two items' codes are: the length of their common prefix, or how many codes agree."""
+"""How near two items' codes are: the length of their common prefix, or how many codes agree."""
 
 CHUNK = 4096  # items that are compared with the queries at a time
 NUM_QUERIES = 1024  # items whose neighbours are looked up together
@@ -27,22 +27,22 @@ def neighbour_overlap(
     """The share of an item's nearest neighbours that are also its nearest by codes.
 
     Nearest in embedding space is by squared Euclidean distance, which every quantizer here
-    minimises; on vectors of length 1, as most embedding models give, cosine ranks alike. Nearest
-    by codes is by the longest common prefix, in which thousands of items may be equally close.
-    Ties on either side are broken at random and the expectation is computed exactly: so the figure
-    is deterministic, one code for all items earns what chance earns (`num_neighbours` / items),
-    and the order of the items plays no role. An item is no neighbour of itself.
+    minimises; on vectors of length 1, as most embedding models return, cosine ranks alike. Nearest
+    by codes is by the longest common prefix, so thousands of items may be equally near. Ties on
+    either side count by the exact expectation over random tie-breaking. So the figure is
+    deterministic, does not depend on the order of the items, and is the chance level
+    (`num_neighbours` / items) if all items have the same code. An item is no neighbour of itself.
 
-    Memory stays bounded (some 100 MB) whatever the number of items; embeddings may be a memmap.
+    Memory stays bounded (about 100 MB) for any number of items; embeddings may be a memory map.
 
     Args:
         embeddings: The vectors that were quantized, row i for item i.
-        codes: Of the same items. For the neighbour overlap of the first levels alone, pass those.
-        num_neighbours: How many neighbours count; at most as many as there are other items.
-        space: `hamming` counts the codes that agree wherever they stand: the fair measure for
-            product quantization, whose codes have no order.
-        sample: Items, drawn without replacement, whose neighbours are looked up; None takes all.
-        seed: Draws them.
+        codes: The codes of the same items. For the overlap of the first levels, pass only those.
+        num_neighbours: How many neighbours count; at most the number of other items.
+        space: "prefix", or "hamming", which counts the codes that agree at any level: the fair
+            measure for product quantization, whose codes have no order.
+        sample: How many items, drawn without replacement, to look up; None takes all.
+        seed: Draws the sample.
 
     Returns:
         A share in [0, 1].
@@ -56,7 +56,7 @@ def neighbour_overlap(
         raise ValueError(f"codes must be those of at least two items, got {num_items}")
     if len(embeddings) != num_items:
         raise ValueError(
-            f"embeddings must have one row an item ({num_items}), got {len(embeddings)}"
+            f"embeddings must have one row per item ({num_items}), got {len(embeddings)}"
         )
     if num_neighbours < 1:
         raise ValueError(f"num_neighbours must be at least 1, got {num_neighbours}")
@@ -77,7 +77,7 @@ def neighbour_overlap(
 
 
 class _Queries:
-    """Some items, and how close all others are to them, a chunk of items at a time."""
+    """Some items, and how near all other items are to them, a chunk of items at a time."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class _Queries:
     ) -> None:
         self._embeddings, self._codes, self._rows, self._space = embeddings, codes, rows, space
         x = np.asarray(embeddings[rows], dtype=np.float64)
-        # Distances are differences of squares: about their centre, those are small and exact.
+        # Distances are differences of squares: after centring, these are small and exact.
         self._centre = x.mean(axis=0)
         self._x = (x - self._centre).astype(np.float32)
         self._squares = np.einsum("qd,qd->q", self._x, self._x)
@@ -96,11 +96,11 @@ class _Queries:
     def overlap(self, k: int) -> float:
         """The expected number of common neighbours, summed over the queries."""
         kth, slack, within = self._first_pass(k)
-        # Of items that agree with a query in `level` codes, `within[:, level]` agree in as many or
-        # more and `beyond` in more; they fill what the nearer ones leave of the k places.
+        # `within[:, level]` items agree with a query in `level` or more codes, and `beyond` in
+        # more. Those that agree in `level` fill the places up to k that nearer ones leave.
         beyond = np.column_stack([within[:, 1:], np.zeros(len(within), dtype=np.int64)])
         chance = ((k - beyond) / np.maximum(within - beyond, 1)).clip(0, 1)
-        counts = np.zeros((2, len(kth)))  # of the nearer ones, and of those tied for the rest
+        counts = np.zeros((2, len(kth)))  # of nearer items, and of items tied for the last places
         common = np.zeros((2, len(kth)))
         for start, distances in self._distances():
             close = distances <= (kth + slack)[:, None]
@@ -141,7 +141,7 @@ class _Queries:
     def _agreeing(
         self, queries: Int[np.ndarray, "queries levels"], others: Int[np.ndarray, "others levels"]
     ) -> Int[np.ndarray, "queries others"]:
-        """In how many codes each query agrees with each other item."""
+        """How many codes each query has in common with each other item."""
         agreeing = np.zeros((len(queries), len(others)), dtype=np.int16)
         alive = np.ones(agreeing.shape, dtype=bool)
         for query_codes, codes in zip(queries.T, np.ascontiguousarray(others.T), strict=True):

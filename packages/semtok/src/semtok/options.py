@@ -28,7 +28,7 @@ _RUNNING = "How to run"
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What does not change the codes; None where it was not given."""
+    """Options that do not change the codes; None where an option was not set."""
 
     id_column: Annotated[
         str, typer.Option(help="The field with the item's id.", rich_help_panel=_RUNNING)
@@ -37,8 +37,8 @@ class RunOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where CATALOG is a .npy or .safetensors file of vectors: the ids of its rows, "
-            "one a line.",
+            help="If CATALOG is a .npy or .safetensors file of vectors: a text file with the ids "
+            "of its rows, one per line.",
             rich_help_panel=_RUNNING,
         ),
     ] = None
@@ -52,8 +52,8 @@ class RunOptions:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Keep embeddings here by content: a second run embeds only what changed, a "
-            "killed one resumes.",
+            help="A folder that keeps embeddings by content: a second run embeds only what "
+            "changed, and a killed run resumes.",
             rich_help_panel=_RUNNING,
         ),
     ] = None
@@ -67,7 +67,7 @@ class RunOptions:
     ] = "local"
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads at most. Default: all.", rich_help_panel=_RUNNING),
+        typer.Option(min=1, help="Threads to use at most. Default: all.", rich_help_panel=_RUNNING),
     ] = None
     trust: Annotated[
         list[str] | None,
@@ -89,7 +89,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """What decides the codes; None where it was not given."""
+    """Options that change the codes; None where an option was not set."""
 
     embedding: Annotated[
         str | None,
@@ -104,8 +104,8 @@ class FitOptions:
     fields: Annotated[
         str | None,
         typer.Option(
-            help="Fields that make an item's text, joined by commas. Default: title, brand, "
-            "categories, features and description, as far as there are any.",
+            help="Fields that make an item's text, separated by commas. Default: those of title, "
+            "brand, categories, features and description that exist.",
             rich_help_panel=_FITTING,
         ),
     ] = None
@@ -113,7 +113,7 @@ class FitOptions:
         str | None,
         typer.Option(
             metavar="NAME[=EMBEDDING],...",
-            help="Fields that are embedded each alone, by --embedding or as said here: title,"
+            help="Fields to embed separately, by --embedding or as named here: title,"
             "brand=lsa,sound=sound.npy,image=resnet50. A field image holds paths of images; their "
             "models are resnet50 and open_clip's, MODEL or MODEL@WEIGHTS. Default: ViT-B-32.",
             rich_help_panel=_FITTING,
@@ -123,8 +123,8 @@ class FitOptions:
         bool,
         typer.Option(
             "--fuse",
-            help="Quantize the views side by side as one vector. Default: each alone, the codes "
-            "one after the other.",
+            help="Quantize the concatenated views as one vector. Default: each view alone, and "
+            "the codes concatenated.",
             rich_help_panel=_FITTING,
         ),
     ] = False
@@ -133,21 +133,21 @@ class FitOptions:
         typer.Option(
             min=1,
             metavar="DIM",
-            help="Reduce embeddings, each view's alone, to so many dimensions.",
+            help="Reduce the embeddings of each view to this many dimensions.",
             rich_help_panel=_FITTING,
         ),
     ] = None
     whiten: Annotated[
         bool,
         typer.Option(
-            "--whiten", help="Scale each of them to unit variance.", rich_help_panel=_FITTING
+            "--whiten", help="Scale each dimension to unit variance.", rich_help_panel=_FITTING
         ),
     ] = False
     quantizer: Annotated[
         str,
         typer.Option(
             metavar="|".join(QUANTIZER_NAMES),
-            help="What makes codes of vectors; also package.module:Name of another package.",
+            help="The method that makes codes of vectors; or package.module:Name.",
             rich_help_panel=_FITTING,
         ),
     ] = "hierarchical"
@@ -155,7 +155,7 @@ class FitOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Codes an item, or an item's view. hierarchical finds its own.",
+            help="Codes per item, or per view of an item. hierarchical chooses its own number.",
             rich_help_panel=_FITTING,
         ),
     ] = None
@@ -170,38 +170,36 @@ class FitOptions:
     ] = None
     beams: Annotated[
         int | None,
-        typer.Option(min=1, help="For rq: how many candidates it keeps.", rich_help_panel=_FITTING),
+        typer.Option(min=1, help="For rq: width of the beam search.", rich_help_panel=_FITTING),
     ] = None
     balanced: Annotated[
         bool,
         typer.Option(
             "--balanced",
-            help="For hierarchical: make clusters equal in size.",
+            help="For hierarchical: make all clusters equally large.",
             rich_help_panel=_FITTING,
         ),
     ] = False
     epochs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="For rqvae: how often it sees each item.", rich_help_panel=_FITTING
-        ),
+        typer.Option(min=1, help="For rqvae: passes over the items.", rich_help_panel=_FITTING),
     ] = None
     collisions: Annotated[
         Literal["reassign", "suffix", "allow"] | None,
         typer.Option(
             help="What an item gets whose codes are taken: the nearest free code (the default), "
-            "one level more that numbers such items, or the same codes.",
+            "an additional code that numbers such items, or the same codes.",
             rich_help_panel=_FITTING,
         ),
     ] = None
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
-        typer.Option(help="Of text models. Default: fp32.", rich_help_panel=_FITTING),
+        typer.Option(help="Precision of text models. Default: fp32.", rich_help_panel=_FITTING),
     ] = None
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What text models read before every text. Default: the model's own for documents.",
+            help="Prompt before every text of text models. Default: the model's own for documents.",
             rich_help_panel=_FITTING,
         ),
     ] = None
@@ -209,7 +207,7 @@ class FitOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Leading dimensions that are kept of text models. Default: the model's own.",
+            help="How many leading dimensions of a text model to keep. Default: the model's own.",
             rich_help_panel=_FITTING,
         ),
     ] = None
@@ -217,7 +215,7 @@ class FitOptions:
         bool,
         typer.Option(
             "--fix-text",
-            help="Repair text that was decoded by the wrong encoding, now and of new items "
+            help="Repair text that was decoded by the wrong encoding, now and for new items "
             "(semtok[ftfy]).",
             rich_help_panel=_FITTING,
         ),
@@ -225,8 +223,8 @@ class FitOptions:
     missing_images: Annotated[
         Literal["error", "empty"] | None,
         typer.Option(
-            help="What becomes of an image that is absent or broken: an error that names the item "
-            "(the default), or an empty vector.",
+            help="What to do with an image that is absent or broken: stop with an error that names "
+            "the item (the default), or use an empty vector.",
             rich_help_panel=_FITTING,
         ),
     ] = None
@@ -234,7 +232,7 @@ class FitOptions:
         int | None,
         typer.Option(
             min=0,
-            help="Same seed, same catalogue: same codes. Default: 0.",
+            help="The same seed and catalogue give the same codes. Default: 0.",
             rich_help_panel=_FITTING,
         ),
     ] = None
@@ -259,7 +257,7 @@ class FitOptions:
 
     @property
     def kinds(self) -> dict[str, EmbeddingKind]:
-        """What the embedding of each view is."""
+        """The kind of each view's embedding."""
         from semtok.embedding.kinds import embedding_kind
 
         return {name: embedding_kind(spec, (name,)) for name, spec in self.specs.items()}
@@ -272,17 +270,17 @@ class FitOptions:
         return {name: spec for name, spec in self.specs.items() if is_stored(spec)}
 
     def files_for(self, tokenizer: Tokenizer) -> dict[str, str]:
-        """The files of embeddings by a fitted tokenizer's views: --embedding is for the first."""
+        """The files of embeddings for the views of a tokenizer: --embedding is for the first."""
         files = self.files
         if self.views is None and files:
             return {tokenizer.views[0].name: files["embedding"]}
         return files
 
     def check(self, run: RunOptions) -> None:
-        """Raises BadParameter if an option has no effect beside the others.
+        """Raises BadParameter if an option has no effect together with the others.
 
         Raises:
-            CatalogError: If a part is of a package that is not trusted, or is no such part.
+            CatalogError: If a package is not trusted, or has no such part.
         """
         from semtok.embedding.kinds import check_source
         from semtok.plugins import is_plugin
@@ -327,7 +325,7 @@ class FitOptions:
                 )
 
     def check_capacity(self, num_items: int, run: RunOptions) -> None:
-        """Raises ValueError if items are to have codes of their own and there are too few."""
+        """Raises ValueError if each item needs its own codes and there are too few."""
         defaults = self._defaults(run)
         is_known = {"num_levels", "codebook_size"} <= defaults.keys()
         if self.collisions in ("suffix", "allow") or not is_known:
@@ -359,7 +357,7 @@ class FitOptions:
             )
 
     def quantizer_options(self, run: RunOptions) -> dict[str, Any]:
-        """The options of the quantizer's `fit` that were given."""
+        """The options of the quantizer's `fit` that were set."""
         options = {name: value for _, value, name in self._of_quantizer() if value is not None}
         if "device" in self._defaults(run) and run.device is not None:
             options["device"] = run.device
@@ -380,7 +378,7 @@ class FitOptions:
 
 
 def refuse_fitting(options: FitOptions) -> None:
-    """Raises BadParameter if an option says how to fit what is fitted already.
+    """Raises BadParameter if an option describes the fitting of a tokenizer that is fitted already.
 
     Files of embeddings are not such an option: a tokenizer without a source needs one.
     """
@@ -414,7 +412,7 @@ def refuse_unused(tokenizer: Tokenizer, options: FitOptions, run: RunOptions) ->
 
 
 def refuse_cache_with_ray(run: RunOptions) -> None:
-    """Raises BadParameter if a cache is asked of the Ray engine, which has none."""
+    """Raises BadParameter if a cache is set for the Ray engine, which has none."""
     if run.engine == "ray":
         _refuse(run.cache, "--cache", "has no effect with --engine ray")
 
@@ -425,6 +423,6 @@ def _refuse(value: object, flag: str, reason: str) -> None:
 
 
 def refuse_without(needed: str, values: dict[str, object]) -> None:
-    """Raises BadParameter if a flag was set that means nothing without another one."""
+    """Raises BadParameter if a flag was set that has no meaning without another one."""
     for flag, value in values.items():
         _refuse(value, flag, f"needs {needed}")

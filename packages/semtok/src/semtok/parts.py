@@ -20,9 +20,9 @@ from semtok.rows import unique_keys
 from semtok.storage import replacing_folder
 
 FORMAT = 2
-"""The format of every config.json that this version writes, and the newest that it reads.
+"""The format of every config.json that this version writes, and the newest one that it reads.
 
-From 2 on, a config.json has its own digest and those of the files beside it.
+Since format 2, a config.json holds its own digest and the digests of the files beside it.
 """
 
 _MOST_SHOWN = 60  # characters of a wrong value
@@ -39,11 +39,11 @@ def writing_part(
     """Yields a folder to fill with files and parts; adds config.json, and puts it into place.
 
     Args:
-        folder: Where the part is to be.
-        config: What config.json says, as JSON; the format and the digests come to that.
-        overwrite: Whether what is there may be replaced.
-        every_file: Whether the files of folders within are listed with their digests even where
-            these have a config.json, since that may not be semtok's.
+        folder: The target.
+        config: The content of config.json, as JSON; the format and the digests are added.
+        overwrite: Whether an existing folder may be replaced.
+        every_file: Whether the files of inner folders are listed with their digests even if an
+            inner folder has a config.json, which may not be semtok's.
 
     Raises:
         FileExistsError: If the folder exists and `overwrite` is not set.
@@ -51,7 +51,7 @@ def writing_part(
     with replacing_folder(Path(folder), overwrite=overwrite) as beside:
         yield beside
         said = {"format": FORMAT, **config, "files": _digests(beside, every_file)}
-        # As it will be read: tuples are lists.
+        # As a reader gets it: tuples become lists.
         said = json.loads(json.dumps(said, allow_nan=False))
         said["digest"] = _config_digest(said)
         text = json.dumps(said, indent=2, ensure_ascii=False)
@@ -76,7 +76,7 @@ def read_part(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Reads what `write_part` wrote, after checking each file against its digest.
 
-    A part of format 1 has no digests and is taken as it is.
+    A part of format 1 has no digests and is not checked.
 
     Args:
         folder: The part's folder.
@@ -103,7 +103,7 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """Reads a part's config.json alone, checking it against its own digest.
 
     Raises:
-        CatalogError: As `read_part`.
+        CatalogError: For the same reasons as `read_part`.
     """
     path = folder / "config.json"
     try:
@@ -126,8 +126,8 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
         )
     if (version > 1 or "digest" in config) and config.get("digest") != _config_digest(config):
         raise CatalogError(
-            f"{path}: damaged, its digest differs from what it says; a change by hand is to leave "
-            'out "digest" and "files" and to say "format": 1'
+            f"{path}: damaged, its digest differs from its content; after a change by hand, "
+            'remove "digest" and "files", and set "format": 1'
         )
     if version > 1 and not isinstance(config.get("files"), dict):
         raise CatalogError(f"{path}: damaged, names no files")
@@ -139,7 +139,7 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
 
 @contextmanager
 def refusing(folder: str | Path) -> Iterator[None]:
-    """Turns what goes wrong while a part is rebuilt from its files into a CatalogError."""
+    """Turns errors while a part is rebuilt from its files into a CatalogError."""
     try:
         yield
     except CatalogError:
@@ -155,7 +155,7 @@ def whole(config: Mapping[str, Any], name: str, least: int, most: int) -> int:
 
     Raises:
         KeyError: If it is missing.
-        ValueError: If it is none, or out of its bounds.
+        ValueError: If it is not a whole number, or out of its bounds.
     """
     return _whole(name, config[name], least, most)
 
@@ -200,7 +200,7 @@ def choice(config: Mapping[str, Any], name: str, choices: Sequence[str]) -> Any:
 
 
 def floats(tensors: Mapping[str, np.ndarray], name: str, ndim: int) -> np.ndarray:
-    """A tensor of finite float32.
+    """A tensor of finite float32 with `ndim` dimensions.
 
     Raises:
         KeyError: If it is missing.
@@ -228,7 +228,7 @@ def integers(tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file, with the rights that the user's umask gives."""
+    """Writes a safetensors file, with the permissions that the user's umask sets."""
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     path.write_bytes(save(arrays))
 
@@ -245,7 +245,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Maps the tensors of a safetensors file: nothing is read before it is used.
+    """Maps the tensors of a safetensors file: data is read only when it is used.
 
     bfloat16, which numpy lacks, is read into float32.
 
@@ -273,7 +273,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_npy(path: Path, array: Float32[np.ndarray, "rows dim"]) -> None:
-    """Writes a .npy file, some rows at a time: the array may be a memory map."""
+    """Writes a .npy file in chunks of rows: the array may be a memory map."""
     with path.open("wb") as file:
         write_npy_header(file, array.shape)
         for start in range(0, len(array), 4096):
@@ -287,7 +287,7 @@ def write_npy_header(file: Any, shape: tuple[int, ...]) -> None:
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """Maps the array of a .npy file of numbers: nothing is read before it is used.
+    """Maps the array of a .npy file of numbers: data is read only when it is used.
 
     Raises:
         CatalogError: If the file is missing or corrupt, or holds objects.
@@ -306,7 +306,7 @@ _DTYPES = {
 
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever broken bytes lead to into a CatalogError; permission is called permission."""
+    """Turns all errors of broken bytes into a CatalogError; a PermissionError stays one."""
     try:
         with path.open("rb"):
             pass
@@ -322,7 +322,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 
 def _digests(folder: Path, every_file: bool) -> dict[str, str]:
-    """The digests of the files of a folder; those of a part within are in its config.json."""
+    """The digests of the files of a folder; an inner part has those of its files itself."""
     digests = {}
     for path in sorted(folder.iterdir()):
         if path.is_file():
@@ -350,7 +350,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _config_digest(config: Mapping[str, Any]) -> str:
-    """The digest of what a configuration says, in whatever order and spacing."""
+    """The digest of a configuration's values, independent of their order and spacing."""
     said = {name: value for name, value in config.items() if name != "digest"}
     text = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return str(_hash(text.encode()).hexdigest())
@@ -394,6 +394,6 @@ def _listed(name: str, value: object) -> list[Any]:
 
 
 def _shown(value: object) -> str:
-    """A wrong value, no longer than can be read."""
+    """A wrong value, shortened so that it can be read."""
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

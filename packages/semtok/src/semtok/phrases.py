@@ -1,4 +1,4 @@
-"""What several modules say in the same words."""
+"""Phrases that several modules use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def levels_of_codes(codebook_sizes: Sequence[int]) -> str:
-    """How many levels there are, and of how many codes: "3 levels of 256 codes"."""
+    """The number of levels and of their codes in words: "3 levels of 256 codes"."""
     number = len(codebook_sizes)
     least, most = min(codebook_sizes), max(codebook_sizes)
     levels = "1 level" if number == 1 else f"{number} levels"

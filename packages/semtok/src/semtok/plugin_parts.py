@@ -1,7 +1,7 @@
-"""Quantizers and embedding sources of other packages: what they must have, and their folders.
+"""Quantizers and embedding sources of other packages: their required members, and their folders.
 
-Such a part writes its files into a folder of its own, `part`; `config.json` beside it has the name
-by which its class is imported, the version of its package, and a digest of each of its files.
+Such a part writes its files into an inner folder, `part`. The `config.json` beside it holds the
+name by which its class is imported, the version of its package, and a digest of each file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FILES = "part"
 
 @runtime_checkable
 class Saved(Protocol):
-    """A quantizer or an embedding source, as far as it is saved."""
+    """A quantizer or an embedding source that can be saved."""
 
     def save(self, folder: str | Path) -> None:
         """Writes itself into a new folder."""
@@ -31,12 +31,12 @@ class Saved(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a class of another package must have to be used as a part.
+    """The members that a class of another package must have to be used as a part.
 
     Attributes:
-        what: The part in words.
+        what: The kind of part in words.
         of_class: Methods and class methods.
-        of_instance: What an instance must have beside them.
+        of_instance: Further members of an instance.
     """
 
     what: str
@@ -44,10 +44,11 @@ class Contract:
     of_instance: tuple[str, ...]
 
     def imported(self, name: str, trust: Collection[str], *, where: str = "") -> type[Any]:
-        """The class of a name.
+        """Imports the class with a name.
 
         Raises:
-            CatalogError: Its package is not trusted, or it is no class that can be such a part.
+            CatalogError: If its package is not trusted, or it is not a class that can be such a
+                part.
         """
         kind = imported(name, trust, where=where)
         begin = f"{where}: " if where else ""
@@ -58,7 +59,7 @@ class Contract:
         return kind
 
     def check(self, name: str, part: object) -> None:
-        """Raises CatalogError unless an instance has all that such a part has."""
+        """Raises CatalogError unless an instance has all members of such a part."""
         names = (*self.of_class, *self.of_instance)
         self._refuse(name, [each for each in names if not hasattr(part, each)])
 
@@ -72,20 +73,20 @@ QUANTIZER = Contract(
     of_class=("fit", "load", "save", "encode", "decode", "distortion"),
     of_instance=("dim", "num_levels", "codebook_sizes"),
 )
-"""As `semtok.Quantizer` has it."""
+"""The members of `semtok.Quantizer`."""
 
 SOURCE = Contract(
     what="an embedding source",
     of_class=("fit", "load", "save", "contents", "embed"),
     of_instance=("fingerprint", "dim"),
 )
-"""As `semtok.EmbeddingSource` has it; `fit` makes it of items, `load` of what `save` wrote."""
+"""The members of `semtok.EmbeddingSource`; `fit` takes items, `load` the folder of `save`."""
 
 
 def save_part(folder: str | Path, part: Saved) -> None:
     """Writes a quantizer or an embedding source into a new folder, as the loaders read it.
 
-    One of another package writes its files into a folder within, and its class's name is kept.
+    A part of another package writes its files into an inner folder; the name of its class is kept.
 
     Raises:
         FileExistsError: If the folder exists already.
@@ -105,14 +106,14 @@ def load_part(folder: Path, name: object, trust: Collection[str], contract: Cont
     """Loads a part of another package.
 
     Args:
-        folder: What `save_part` wrote.
-        name: What its config.json says.
+        folder: A folder that `save_part` wrote.
+        name: The name in its config.json.
         trust: The packages whose code may run.
-        contract: What it must have.
+        contract: The members that the class must have.
 
     Raises:
-        CatalogError: If the name is none, its package is not trusted, it is no such part, or a
-            file is damaged.
+        CatalogError: If the name is not one of a class, its package is not trusted, the class is
+            not such a part, or a file is damaged.
     """
     if not isinstance(name, str) or not is_plugin(name):
         raise CatalogError(f"{folder}: unknown kind of {contract.what.split(' ', 1)[1]} {name!r}")

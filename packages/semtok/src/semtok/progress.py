@@ -1,14 +1,14 @@
-"""How work reports how far it is."""
+"""How functions report their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done, and of how much: 0 where that is not known yet."""
+"""Called with the work done and the total work; the total is 0 where it is not known yet."""
 
 StageProgress = Callable[[str, int, int], None]
-"""Called with a stage's name, how much of it is done, and of how much."""
+"""Called with the name of a stage, the work done and the total work."""
 
 
 def report(progress: Progress | None, done: int, total: int) -> None:

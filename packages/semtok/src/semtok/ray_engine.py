@@ -1,39 +1,39 @@
 """Embedding and encoding on all machines of a Ray cluster (needs `semtok[ray]`).
 
-Files are read, embedded and encoded by Ray Data: a task a file, and a pool of actors that hold the
-models. What must see all items, the collisions, is done in the calling process, in the order of the
-files, so that the codes are those of the local engine, bit for bit.
+Files are read, embedded and encoded by Ray Data: a task a shard (a part of a large file), and a
+pool of actors that hold the models. What passes between them is Arrow tables. What must see all
+items, the collisions, is done in the calling process, in the order of the files, so that the codes
+are those of the local engine, bit for bit.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from glob import glob
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from semtok.catalog import CATALOG_SUFFIXES, CatalogError, id_hashes
+from semtok.catalog import CatalogError
+from semtok.checkpoints import Checkpoint
 from semtok.collisions import resolve_collisions
 from semtok.drift import REFIT_ABOVE
 from semtok.embedding.chunks import writing_npy
 from semtok.embedding.contract import EmbeddingSource, first_line
+from semtok.places import catalog_files, version_of
 from semtok.progress import Progress
 from semtok.quantizers.contract import Quantizer
-from semtok.ray_tasks import Worker, packages, packed, read_chunks
-from semtok.runs import KeyRuns
-from semtok.semantic_ids import SemanticIds
-from semtok.storage import replacing_folder
+from semtok.ray_tasks import Worker, packages, packed, read_chunks, rows_of_arrow
+from semtok.shard_checks import FileChecks
+from semtok.shards import SHARD_BYTES, Shard, shards_of
 from semtok.tokenizer import Encoding, Tokenizer
 from semtok.views import View
 
-_SHARD = re.compile(r"part-\d{5,}\.parquet")
 _BLOCK = 8 << 20  # bytes that a task hands on at a time: small, so that all actors have some
 
 
@@ -45,17 +45,25 @@ class RayOptions:
         batch_size: Items that pass an actor together. It does not change the codes.
         num_workers: Actors at most; None takes one a CPU but one, or one a GPU for a cuda device.
         device: Where models run, as torch names it.
+        shard_bytes: How large a part of a file a task reads: parquet by row groups, JSON Lines by
+            lines. Other files are read by a task each.
+        checkpoint: A folder, or a URL of one, where each shard is kept once it is finished: a run
+            that was killed continues there, and gives the same. Delete it after the run.
     """
 
     batch_size: int = 4096
     num_workers: int | None = None
     device: str = "cpu"
+    shard_bytes: int = SHARD_BYTES
+    checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes must be at least 1, got {self.shard_bytes}")
 
 
 def embed_files(
@@ -71,7 +79,8 @@ def embed_files(
 
     Args:
         source: Makes them.
-        inputs: Files, patterns or folders; see `catalog_files`.
+        inputs: Files, folders and patterns, by their paths or by URLs such as s3://bucket/items/;
+            see `semtok.places`.
         path: The .npy file to write.
         id_column: The column that holds the item's id.
         options: How Ray runs.
@@ -89,8 +98,8 @@ def embed_files(
     item_ids: list[str] = []
     with writing_npy(Path(path)) as write:
         for batch in batches:
-            item_ids += batch["item_id"].tolist()
-            write(batch["x"])
+            item_ids += batch.column("item_id").to_pylist()
+            write(rows_of_arrow(batch.column("x")))
     return item_ids, np.load(path, mmap_mode="r")
 
 
@@ -112,7 +121,8 @@ def encode_files(
 
     Args:
         tokenizer: With a source for each of its views.
-        inputs: Files, patterns or folders; see `catalog_files`.
+        inputs: Files, folders and patterns, by their paths or by URLs such as s3://bucket/items/;
+            see `semtok.places`.
         workspace: An existing folder for the vectors.
         id_column: The column that holds the item's id.
         refit_above: The drift above which refitting is advised.
@@ -141,11 +151,11 @@ def encode_files(
         for batch in _run(
             tokenizer.views, tokenizer.quantizer, inputs, id_column, options, progress
         ):
-            ids = batch["item_id"].tolist()
+            ids = batch.column("item_id").to_pylist()
             new = [row for row, item_id in enumerate(ids) if not known.has(item_id)]
             item_ids += ids
-            codes.append(batch["codes"][new])
-            write(batch["x"][new])
+            codes.append(rows_of_arrow(batch.column("codes"))[new])
+            write(rows_of_arrow(batch.column("x"))[new])
     raw = np.concatenate(codes)
     if len(raw) == 0:
         return Encoding(semantic_ids=known.take(item_ids))
@@ -167,64 +177,6 @@ def encode_files(
     )
 
 
-def write_shards(
-    semantic_ids: SemanticIds,
-    folder: str | Path,
-    *,
-    shard_size: int = 1_000_000,
-    overwrite: bool = False,
-) -> None:
-    """Writes a code table as a folder of parquet files, part-00000.parquet and so on, in order.
-
-    Raises:
-        FileExistsError: If the folder exists and `overwrite` is not set, or holds anything but
-            such files.
-    """
-    folder = Path(folder)
-    if folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if not _SHARD.fullmatch(path.name))
-        if others:
-            raise FileExistsError(
-                f"{folder}: also holds {', '.join(others[:5])}, which would be lost, so it is not "
-                "replaced"
-            )
-    with replacing_folder(folder, overwrite=overwrite) as beside:
-        for number, start in enumerate(range(0, len(semantic_ids), shard_size)):
-            stop = start + shard_size
-            part = replace(
-                semantic_ids,
-                codes=semantic_ids.codes[start:stop],
-                item_ids=semantic_ids.item_ids[start:stop],
-            )
-            part.write(beside / f"part-{number:05d}.parquet")
-
-
-def catalog_files(inputs: Sequence[str | Path]) -> list[Path]:
-    """The files that are meant: files as they are, the catalogues in folders, what patterns match.
-
-    Raises:
-        CatalogError: If an input stands for no file, or two for the same one.
-    """
-    files: list[Path] = []
-    for name in inputs:
-        meant = [Path(name)]
-        if Path(name).is_dir():
-            meant = [path for path in sorted(Path(name).iterdir()) if _is_catalog(path)]
-        elif not Path(name).exists():
-            meant = [Path(path) for path in sorted(glob(str(name)))]
-        if not meant:
-            raise CatalogError(f"{name}: no catalogue there")
-        files += meant
-    for number, path in enumerate(sorted_files := sorted(files)):
-        if path in sorted_files[number + 1 : number + 2]:
-            raise CatalogError(f"{path}: is given twice")
-    return files
-
-
-def _is_catalog(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(CATALOG_SUFFIXES)
-
-
 def _run(
     views: Sequence[View],
     quantizer: Quantizer | None,
@@ -232,74 +184,135 @@ def _run(
     id_column: str,
     options: RayOptions,
     progress: Progress | None,
-) -> Iterator[Mapping[str, np.ndarray]]:
-    """Batches of `item_id`, `x` and, with a quantizer, `codes`, in the order of the files."""
-    files = [path.absolute() for path in catalog_files(inputs)]
-    ray = _ray()
-    dataset = _dataset(ray, views, quantizer, files, id_column, options)
-    seen, done, last = KeyRuns(), 0, (0, -1)
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-            ids, number = batch["item_id"].tolist(), int(batch["number"][0])
-            places = list(zip(batch["number"].tolist(), batch["row"].tolist(), strict=True))
-            assert places == sorted(places), "Ray keeps the order"
-            assert last < places[0] <= places[-1] < (number + 1, 0), "Ray keeps the order"
-            last = places[-1]
-            _refuse_repeated(seen, ids, files, number)
-            done += len(ids)
-            if progress is not None:
-                progress(done, 0)
-            yield batch
-    except ray.exceptions.RayError as error:
-        raise _cause(error) from None
+) -> Iterator[Any]:
+    """Arrow tables of `item_id`, `x` and, with a quantizer, `codes`, in the order of the files."""
+    places = catalog_files(inputs)
+    shards = shards_of(places, options.shard_bytes)
+    parts = packed(views, quantizer)
+    checkpoint, first = None, 0
+    if options.checkpoint is not None:
+        checkpoint = Checkpoint(
+            options.checkpoint,
+            inputs=_inputs(places, shards),
+            settings=_settings(parts, id_column, options),
+        )
+        first = checkpoint.num_finished
+    wanted = [list(getattr(view.source, "fields", ())) for view in views]
+    check, done = FileChecks(shards, wanted), 0
+    fresh = _fresh(views, quantizer, parts, shards, first, wanted, id_column, options)
+    for number, table in _resumed(checkpoint, fresh):
+        item_ids = table.column("item_id").to_pylist()
+        check.table(number, item_ids, table.column("seen").to_pylist())
+        done += len(item_ids)
+        if progress is not None:
+            progress(done, 0)
+        yield table
+    check.end()
     if progress is not None:
         progress(done, done)
 
 
-def _dataset(
-    ray: Any,
+def _inputs(places: Sequence[str], shards: Sequence[Shard]) -> list[dict[str, Any]]:
+    """What tells the shards of one version of the files from those of another."""
+    versions = {place: version_of(place) for place in places}
+    return [{**versions[shard.place], "start": shard.start, "stop": shard.stop} for shard in shards]
+
+
+def _settings(parts: Mapping[str, bytes], id_column: str, options: RayOptions) -> dict[str, Any]:
+    """What decides the vectors and codes of an item."""
+    models = sha256()
+    for name, data in sorted(parts.items()):
+        models.update(f"{name} {len(data)} ".encode() + data)
+    return {
+        "models": models.hexdigest(),
+        "id_column": id_column,
+        "batch_size": options.batch_size,
+        "device": options.device,
+    }
+
+
+def _resumed(
+    checkpoint: Checkpoint | None, fresh: Iterator[tuple[int, Any]]
+) -> Iterator[tuple[int, Any]]:
+    """What a checkpoint has, and then what is fresh, which it keeps."""
+    if checkpoint is None:
+        yield from fresh
+        return
+    for number in range(checkpoint.num_finished):
+        for table in checkpoint.read(number):
+            yield number, table
+    yield from checkpoint.recorded(fresh)
+
+
+def _fresh(
     views: Sequence[View],
     quantizer: Quantizer | None,
-    files: Sequence[Path],
+    parts: Mapping[str, bytes],
+    shards: Sequence[Shard],
+    first: int,
+    wanted: Sequence[Sequence[str]],
     id_column: str,
     options: RayOptions,
-) -> Any:
-    """The tasks that read the files and the actors that embed and encode, as Ray Data has them."""
-    kind = "GPU" if options.device.startswith("cuda") else "CPU"
-    total = int(ray.cluster_resources().get(kind, 0))
-    most = options.num_workers or max(1, total - (kind == "CPU"))  # one reads
-    wanted = [list(getattr(view.source, "fields", ())) for view in views]
+) -> Iterator[tuple[int, Any]]:
+    """The shards from `first` on, each with its number, as Ray Data gives them."""
+    if first == len(shards):
+        return
+    ray = _ray()
     dataset = (
         ray.data.from_items(
-            [{"number": number, "path": str(path)} for number, path in enumerate(files)],
-            override_num_blocks=len(files),
+            [{"number": number} for number in range(first, len(shards))],
+            override_num_blocks=len(shards) - first,
         )
         .map_batches(
             read_chunks,
             batch_size=1,
-            batch_format="numpy",
+            batch_format="pyarrow",
             num_cpus=0.5,  # unlike the actors, so that reading is not made a part of them
-            fn_kwargs={"id_column": id_column, "size": options.batch_size, "wanted": wanted},
+            fn_kwargs={
+                "shards": shards,
+                "id_column": id_column,
+                "size": options.batch_size,
+                "wanted": list(dict.fromkeys(name for fields in wanted for name in fields)),
+            },
         )
         .map_batches(
             Worker,
             batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            fn_constructor_args=(
-                ray.put(packed(views, quantizer)),
-                options.device,
-                packages(views, quantizer),
-            ),
-            num_cpus=1 if ray.cluster_resources().get("CPU", 0) > 1 else 0.5,
-            num_gpus=1 if kind == "GPU" else 0,
+            batch_format="pyarrow",
+            fn_constructor_args=(ray.put(parts), options.device, packages(views, quantizer)),
+            **_actors(ray, options),
         )
     )
     context = dataset.context
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.target_max_block_size = _BLOCK
-    return dataset
+    last = (-1, -1)
+    try:
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            if len(table) == 0:
+                continue
+            numbers = table.column("number").to_pylist()
+            rows = list(zip(numbers, table.column("row").to_pylist(), strict=True))
+            assert [last, *rows] == sorted({last, *rows}), "Ray keeps the order"
+            last = rows[-1]
+            for number in dict.fromkeys(numbers):
+                start, count = numbers.index(number), numbers.count(number)
+                yield number, table.slice(start, count)
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from None
+
+
+def _actors(ray: Any, options: RayOptions) -> dict[str, Any]:
+    """How many actors there are, and what each takes of the cluster."""
+    kind = "GPU" if options.device.startswith("cuda") else "CPU"
+    total = int(ray.cluster_resources().get(kind, 0))
+    most = options.num_workers or max(1, total - (kind == "CPU"))  # the one that is left reads
+    return {
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        "num_cpus": 1 if ray.cluster_resources().get("CPU", 0) > 1 else 0.5,
+        "num_gpus": 1 if kind == "GPU" else 0,
+    }
 
 
 def _ray() -> Any:
@@ -316,18 +329,6 @@ def _ray() -> Any:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
-
-
-def _refuse_repeated(seen: KeyRuns, item_ids: list[str], files: list[Path], number: int) -> None:
-    """Raises CatalogError if an item came before, in another file."""
-    keys = id_hashes(item_ids)
-    before = seen.find(keys)
-    if before.max() >= 0:
-        row = int((before >= 0).argmax())
-        raise CatalogError(
-            f"{files[number]}: item id {item_ids[row]!r} is already in {files[int(before[row])]}"
-        )
-    seen.add(keys, np.full(len(keys), number, dtype=np.int64))
 
 
 def _cause(error: BaseException) -> BaseException:

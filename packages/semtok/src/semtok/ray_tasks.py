@@ -1,55 +1,61 @@
-"""What Ray runs elsewhere: a task that reads a file, and an actor that embeds and encodes."""
+"""What Ray runs elsewhere: a task that reads a shard, and an actor that embeds and encodes."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from semtok.catalog import Catalog, CatalogError, stream_catalog
+from semtok.catalog import Catalog
 from semtok.embedding.kinds import load_source
 from semtok.plugin_parts import save_part
 from semtok.quantizers.contract import Quantizer
 from semtok.quantizers.kinds import load_quantizer
 from semtok.quantizers.views import ViewQuantizer
 from semtok.reduction import Pca
+from semtok.shards import Shard, shard_chunks
 from semtok.views import View
 
 
 def read_chunks(
-    batch: Mapping[str, np.ndarray], id_column: str, size: int, wanted: list[list[str]]
-) -> Iterator[dict[str, np.ndarray]]:
-    """The chunks of a file, as JSON, with the fields that are wanted."""
-    path = Path(str(batch["path"][0]))
-    names = dict.fromkeys(name for fields in wanted for name in fields)
-    seen: set[str] = set()
+    tasks: Any, shards: Sequence[Shard], id_column: str, size: int, wanted: Sequence[str]
+) -> Iterator[Any]:
+    """The chunks of a shard, as Arrow tables of one row: the fields are JSON, as they may be any.
+
+    Args:
+        tasks: A table whose one row has the number of a shard.
+        shards: All of them.
+        id_column: The column that holds the item's id.
+        size: Items a chunk.
+        wanted: The fields that are handed on.
+
+    Raises:
+        CatalogError: As `shard_chunks`.
+    """
+    import pyarrow as pa
+
+    number = tasks.column("number")[0].as_py()
     row = 0
-    for catalog in stream_catalog(path, id_column=id_column, chunk_size=size):
-        seen |= catalog.fields.keys()
+    for catalog in shard_chunks(shards[number], id_column, size):
         absent = [None] * len(catalog)
-        fields = {name: list(catalog.fields.get(name, absent)) for name in names}
         chunk = {
             "item_ids": catalog.item_ids,
-            "fields": fields,
+            "fields": {name: list(catalog.fields.get(name, absent)) for name in wanted},
             "folder": str(catalog.folder),
         }
-        text = json.dumps(chunk, default=_as_text)
-        yield {
-            "number": batch["number"],
-            "row": np.array([row]),
-            "chunk": np.array([text], dtype=object),
-        }
+        yield pa.table(
+            {
+                "number": pa.array([number], pa.int64()),
+                "row": pa.array([row], pa.int64()),
+                "chunk": pa.array([json.dumps(chunk, default=_as_text)], pa.large_string()),
+                "seen": pa.array([list(catalog.fields)], pa.list_(pa.string())),
+            }
+        )
         row += len(catalog)
-    for fields_of_view in wanted:
-        if fields_of_view and seen.isdisjoint(fields_of_view):
-            raise CatalogError(
-                f"{path}: has none of the fields {', '.join(fields_of_view)} "
-                f"(fields: {', '.join(sorted(seen)) or 'none'})"
-            )
 
 
 def _as_text(value: object) -> str:
@@ -75,9 +81,11 @@ class Worker:
             quantizer = folder / "quantizer"
             self._quantizer = load_quantizer(quantizer, trust=trust) if quantizer.exists() else None
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The items of a chunk: where they are, their ids, vectors and codes."""
-        chunk = json.loads(str(batch["chunk"][0]))
+    def __call__(self, batch: Any) -> Any:
+        """The items of a chunk: where they are, their ids, vectors and codes, as an Arrow table."""
+        import pyarrow as pa
+
+        chunk = json.loads(batch.column("chunk")[0].as_py())
         catalog = Catalog(
             item_ids=chunk["item_ids"], fields=chunk["fields"], folder=Path(chunk["folder"])
         )
@@ -87,15 +95,39 @@ class Worker:
             part = view.source.embed(catalog)
             parts.append(part if view.reduction is None else view.reduction.transform(part))
         x = np.concatenate(parts, axis=1, dtype=np.float32)
-        result = {
-            "number": np.repeat(batch["number"], len(catalog)),
-            "row": batch["row"] + np.arange(len(catalog)),
-            "item_id": np.array(catalog.item_ids, dtype=object),
-            "x": x,
+        first = batch.column("row")[0].as_py()
+        columns = {
+            "number": pa.repeat(batch.column("number")[0], len(catalog)),
+            "row": pa.array(np.arange(first, first + len(catalog))),
+            # The fields that were seen so far, beside the first item alone.
+            "seen": pa.concat_arrays(
+                [
+                    batch.column("seen").combine_chunks(),
+                    pa.nulls(len(catalog) - 1, pa.list_(pa.string())),
+                ]
+            ),
+            "item_id": pa.array(catalog.item_ids, pa.large_string()),
+            "x": rows_to_arrow(x),
         }
         if self._quantizer is not None:
-            result["codes"] = self._quantizer.encode(x)
-        return result
+            columns["codes"] = rows_to_arrow(self._quantizer.encode(x))
+        return pa.table(columns)
+
+
+def rows_to_arrow(rows: np.ndarray) -> Any:
+    """An array of rows as an Arrow array of lists of one length, which share its memory."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(rows).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+
+
+def rows_of_arrow(column: Any) -> np.ndarray:
+    """The array of rows that `rows_to_arrow` had."""
+    parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    rows: np.ndarray = flat.reshape(len(column), column.type.list_size)
+    return rows
 
 
 def packed(views: Sequence[View], quantizer: Quantizer | None) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""PCA, with or without whitening, and vectors brought to one scale."""
+"""PCA, with or without whitening, and standardisation of vectors."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Pca:
     """A fitted linear map to fewer dimensions.
 
     Attributes:
-        mean: What is subtracted first.
-        components: One direction an output dimension, scaled to unit variance if whitened.
+        mean: Subtracted from a vector first: [dim].
+        components: The directions, scaled to unit variance if whitened: [reduced, dim].
     """
 
     kind: ClassVar[str] = "pca"
@@ -64,11 +64,11 @@ class Pca:
             dim: How many directions to keep, at most the number and the length of the vectors.
             whiten: Whether to scale each direction to unit variance. Directions without variance
                 stay 0.
-            max_training_items: How many vectors, drawn at random, are learned from.
-            seed: Draws them.
+            max_training_items: How many vectors, drawn at random, are used for fitting.
+            seed: Draws these vectors.
 
         Raises:
-            ValueError: If `dim` is out of range or `x` empty or not finite.
+            ValueError: If `dim` is out of range, or `x` is empty or not finite.
         """
         check_options(("max_training_items", max_training_items, 1), ("seed", seed, 0))
         x = training_sample(x, max_training_items=max_training_items, seed=seed)
@@ -79,7 +79,7 @@ class Pca:
             return cls(mean=mean, components=np.eye(dim, x.shape[1], dtype=np.float32))
         with one_thread():
             variance, components = _directions(x, mean, dim)
-        # A direction has no sign of its own: its largest coordinate is made positive.
+        # PCA leaves the sign of a direction open: its largest coordinate is made positive.
         largest = np.abs(components).argmax(axis=1)
         components = components * np.sign(components[np.arange(dim), largest])[:, None]
         if whiten:
@@ -96,7 +96,7 @@ class Pca:
         """The coordinates of vectors along the directions, each row independent of the others.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         reduced = np.empty((len(x), len(self.components)), dtype=np.float32)
         for rows, part in vector_chunks(x, dim=len(self.mean)):
@@ -123,7 +123,7 @@ class Pca:
 def _directions(
     x: Float32[np.ndarray, "items dim"], mean: Float32[np.ndarray, " dim"], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The greatest variances, and their directions, one a row."""
+    """The greatest variances, and their directions, one per row."""
     covariance = np.zeros((x.shape[1], x.shape[1]))
     for _, part in vector_chunks(x):
         gaps = part.astype(np.float64) - mean
@@ -138,15 +138,15 @@ MOST_SCALE = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Standardisation:
-    """PCA, then the mean 0 in each dimension and unit variance over all, as fitted on some vectors.
+    """PCA, then mean 0 in each dimension and unit variance over all dimensions together.
 
-    Others that come later are brought to the same scale by the same map, so that what was learned
-    of the first holds for them.
+    The map is fitted on some vectors and then applied to later ones, so that a model trained on
+    the first vectors stays valid for the later ones.
 
     Attributes:
         pca: The reduction; None where no dimension is dropped.
-        mean: What is subtracted from the reduced vectors.
-        scale: What divides them then.
+        mean: Subtracted from the reduced vectors.
+        scale: Then divides the difference.
     """
 
     kind: ClassVar[str] = "standardisation"
@@ -166,12 +166,12 @@ class Standardisation:
         """Fits the map that `standardised` applies.
 
         Args:
-            vectors: One an item.
-            dim: How many dimensions PCA keeps. No fewer vectors or dimensions than that: none is
-                lost.
+            vectors: One per item.
+            dim: How many dimensions PCA keeps. If there are no more vectors or dimensions than
+                this, none is dropped.
 
         Raises:
-            ValueError: As `standardised` does.
+            ValueError: For the same reasons as `standardised`.
         """
         check_options(("dim", dim, 1))
         if len(vectors) == 0:
@@ -185,10 +185,10 @@ class Standardisation:
     def transform(
         self, vectors: Float[np.ndarray, "items _"]
     ) -> Float32[np.ndarray, "items reduced"]:
-        """Vectors as those that were fitted are: reduced, less their mean, divided by their scale.
+        """Reduces vectors, subtracts the mean and divides by the scale.
 
         Raises:
-            ValueError: The vectors are of another width than those, or not finite.
+            ValueError: If the vectors have another dim than the fitted ones, or are not finite.
         """
         if self.pca is not None:
             vectors = self.pca.transform(vectors)
@@ -228,8 +228,9 @@ def standardised(
     """Vectors reduced by PCA, of mean 0 in each dimension and of unit variance over all of them.
 
     Args:
-        vectors: One an item.
-        dim: How many dimensions PCA keeps. No fewer vectors or dimensions than that: none is lost.
+        vectors: One per item.
+        dim: How many dimensions PCA keeps. If there are no more vectors or dimensions than this,
+            none is dropped.
 
     Raises:
         ValueError: If `dim` is less than 1, `vectors` holds none, or PCA meets a number that is

@@ -12,23 +12,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 Format = Literal["jsonl", "csv", "parquet"]
-"""What a file of items can be."""
+"""The formats of a file of items."""
 
 CATALOG_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 LONGEST_LINE = 1 << 28
-"""Bytes that a line may have: what is longer is no line, and would fill the memory."""
+"""Maximal length of a line in bytes: a longer one is not a line, and would fill the memory."""
 
 
 MOST_COLUMNS = 4096
-"""Columns that a file may have: more are values that stand where names belong."""
+"""Maximal number of columns of a file: with more, the header holds values instead of names."""
 
 
 class CatalogError(ValueError):
-    """A file that semtok was given cannot be used; the message is one sentence that names it.
+    """A file cannot be used; the message is one sentence that names it.
 
     Raised for catalogues, embedding files, code tables and tokenizer folders.
     """
@@ -39,14 +39,14 @@ Row = tuple[int, Mapping[str, object]]
 
 
 class RepeatedKeyError(ValueError):
-    """A JSON object has a key twice."""
+    """A JSON object has the same key twice."""
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object as a dictionary: readers disagree on what a key that comes twice means.
+    """A JSON object as a dictionary. A repeated key is refused: readers disagree on its meaning.
 
     Raises:
-        RepeatedKeyError: If one does.
+        RepeatedKeyError: If a key comes twice.
     """
     values = dict(pairs)
     if len(values) != len(pairs):
@@ -59,7 +59,7 @@ def catalog_suffix(path: Path) -> str:
     """The suffix of a catalogue's name, ".jsonl.gz" as one.
 
     Raises:
-        CatalogError: If it is not that of a catalogue.
+        CatalogError: If it is not the suffix of a catalogue.
     """
     for suffix in CATALOG_SUFFIXES:
         if path.name.lower().endswith(suffix):
@@ -68,10 +68,13 @@ def catalog_suffix(path: Path) -> str:
 
 
 def open_rows(path: str | Path, format: Format | None) -> tuple[Iterator[Row], str]:
-    """The rows of a file, or of standard input if `path` is "-", and what numbers count.
+    """Opens the rows of a file, or of standard input if `path` is "-".
+
+    Returns:
+        The rows, and the unit that their numbers count: "line" or "row".
 
     Raises:
-        CatalogError: At once if the file is missing or of an unknown kind; while it is read if
+        CatalogError: At once if the file is missing or of an unknown format; while it is read if
             it is broken.
     """
     if format is not None and format not in get_args(Format):
@@ -90,27 +93,51 @@ def open_rows(path: str | Path, format: Format | None) -> tuple[Iterator[Row], s
         raise CatalogError(f"{path}: is a folder, not a file")
     if format == "parquet":
         return _parquet_rows(path), "row"
-    read = _csv_rows if format == "csv" else _jsonl_rows
-    return read(str(path), _file_lines(path)), "line"
+    return _file_rows(path, f".{format}"), "line"
 
 
 def _too_wide(count: int) -> str:
     return f"has {count:,} columns, more than the {MOST_COLUMNS:,} that are read"
 
 
-def _file_lines(path: Path) -> Iterator[str]:
+@runtime_checkable
+class Lines(Protocol):
+    """What is read line by line, as an open file is."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """The next line, or `limit` bytes of it; empty at the end."""
+        ...
+
+
+def text_rows(name: str, file: Lines, suffix: str) -> Iterator[Row]:
+    """The rows of an open file of JSON Lines or CSV.
+
+    Args:
+        name: What errors call it.
+        file: Read from where it stands.
+        suffix: Of its name, as `catalog_suffix` gives it; with .gz it is unpacked.
+
+    Raises:
+        CatalogError: While it is read, if it is broken.
+    """
     with ExitStack() as stack:
-        file: BufferedIOBase = stack.enter_context(path.open("rb"))
-        if path.name.lower().endswith(".gz"):
-            file = stack.enter_context(gzip.GzipFile(fileobj=file))
-        yield from _decoded(str(path), file)
+        if suffix.endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(fileobj=cast(BufferedIOBase, file)))
+        read = _csv_rows if suffix.startswith(".csv") else _jsonl_rows
+        yield from read(name, _decoded(name, file))
+
+
+def _file_rows(path: Path, kind: str) -> Iterator[Row]:
+    packing = ".gz" if path.name.lower().endswith(".gz") else ""
+    with path.open("rb") as file:
+        yield from text_rows(str(path), file, kind + packing)
 
 
 def _stdin_lines() -> Iterator[str]:
     yield from _decoded("standard input", cast(BufferedIOBase, sys.stdin.buffer))
 
 
-def _decoded(name: str, file: BufferedIOBase) -> Iterator[str]:
+def _decoded(name: str, file: Lines) -> Iterator[str]:
     """The lines of a file, decoded one by one, without a byte order mark."""
     number = 0
     while True:
@@ -161,7 +188,7 @@ def _jsonl_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
 
 
 def _csv_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
-    # The standard library's reader: it counts lines, and ids such as 007 stay as written.
+    # The standard library's reader: it counts lines, and keeps ids such as 007 as written.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     reader = csv.reader(lines, strict=True)
     header: list[str] = []
@@ -193,7 +220,7 @@ def _csv_rows(name: str, lines: Iterator[str]) -> Iterator[Row]:
 
 
 def _refuse_other_separator(name: str, number: int, header: str) -> None:
-    """Raises CatalogError for a header whose one cell holds another separator than the comma."""
+    """Raises CatalogError if the header is one cell that contains another separator."""
     signs = {";": "';'", "\t": "tabs", "|": "'|'"}
     sign = max(signs, key=header.count)
     if sign in header:
@@ -209,7 +236,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        with path.open("rb"):  # permission is called permission
+        with path.open("rb"):  # a missing permission is reported as such
             pass
         frames = pl.scan_parquet(path, glob=False)
         width = len(frames.collect_schema())

@@ -1,4 +1,4 @@
-"""An index of 128-bit keys that grows: 24 bytes a key, in sorted runs."""
+"""A growing index of 128-bit keys, in sorted runs: 24 bytes per key."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _ENTRY = np.dtype([("key", np.uint64), ("check", np.uint64), ("value", np.int64)
 
 
 class KeyRuns:
-    """Maps keys to numbers. Neighbouring runs are merged when their sizes are alike.
+    """Maps keys to numbers. Neighbouring runs of similar size are merged.
 
-    A key is a pair of hashes. Two keys with the same first hash and another second one, which do
-    not occur by chance below billions of keys, may hide one another, but are never taken for one.
+    A key is a pair of hashes. Two keys with the same first hash and different second hashes (by
+    chance, only with billions of keys) may hide one another, but are never confused.
     """
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
     def find(self, keys: UInt64[np.ndarray, "keys 2"]) -> Int64[np.ndarray, " keys"]:
-        """The number of each key, -1 where there is none."""
+        """The number of each key, or -1 for an unknown key."""
         values = np.full(len(keys), -1, dtype=np.int64)
         for run in self._runs:
             where = np.searchsorted(run["key"], keys[:, 0])
@@ -29,7 +29,7 @@ class KeyRuns:
         return values
 
     def add(self, keys: UInt64[np.ndarray, "keys 2"], values: Int64[np.ndarray, " keys"]) -> None:
-        """Takes in keys that are not there yet."""
+        """Adds keys that are not in the index yet."""
         if len(keys) == 0:
             return
         run = np.empty(len(keys), dtype=_ENTRY)

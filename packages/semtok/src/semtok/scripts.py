@@ -1,4 +1,4 @@
-"""Scripts that put no spaces between words: there, characters stand for words."""
+"""Scripts without spaces between words: each of their characters counts as a word."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ UNSPACED = (
     "\uff66-\uff9f"  # Katakana of half width
     "\U0001b000-\U0001b16f\U00020000-\U000323af"  # older kana, rare Han
 )
-"""Their characters, as a class of a regular expression holds them."""
+"""The characters of these scripts, as the inside of a character class of a regular expression."""
 
 WORD = rf"(?u)[{UNSPACED}]|[^\W{UNSPACED}]+"
-"""A word as `\\b\\w+\\b` matches it, but for those scripts, of which each character is one.
+"""A word as `\\b\\w+\\b` matches it, except that each character of those scripts is a word.
 
-Pairs of neighbouring words are then pairs of characters. A text without these scripts is split as
-`\\b\\w+\\b` splits it.
+Pairs of neighbouring words are then pairs of characters. A text without these scripts is split
+exactly as by `\\b\\w+\\b`.
 """

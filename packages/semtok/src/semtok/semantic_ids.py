@@ -26,15 +26,15 @@ from semtok.vectors import as_vectors
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SemanticIds:
-    """The semantic ID of every item: row i of `codes` is that of item i.
+    """The semantic ID of every item: row i of `codes` belongs to item i.
 
-    The trie over the codes, and decoding that it constrains, are genrec's, and the arrays cross:
-    `genrec.Trie.build(torch.from_numpy(ids.codes), ids.codebook_sizes)`.
+    The trie over the codes and the decoding that it constrains are in genrec, which takes the
+    arrays: `genrec.Trie.build(torch.from_numpy(ids.codes), ids.codebook_sizes)`.
 
     Attributes:
-        codes: Each code at level l lies in [0, codebook_sizes[l]).
-        codebook_sizes: Codes to choose from at each level, a suffix level included.
-        item_ids: The items, no two equal.
+        codes: The codes, [items, levels]. A code at level l lies in [0, codebook_sizes[l]).
+        codebook_sizes: The number of codes at each level, a suffix level included.
+        item_ids: The ids of the items, all different.
         allow_collisions: Whether two items may have the same codes.
     """
 
@@ -46,7 +46,7 @@ class SemanticIds:
     def __post_init__(self) -> None:
         if self.codes.ndim != 2 or self.codes.shape[1] != len(self.codebook_sizes):
             raise ValueError(
-                f"codes must have one level a codebook size ({len(self.codebook_sizes)}), "
+                f"codes must have one level per codebook size ({len(self.codebook_sizes)}), "
                 f"got the shape {list(self.codes.shape)}"
             )
         if self.num_levels == 0 or min(self.codebook_sizes) < 1:
@@ -96,23 +96,24 @@ class SemanticIds:
         """Semantic IDs of vectors in one call: fit, encode, resolve collisions, measure.
 
         Args:
-            vectors: Row i is that of item i. They must not be changed afterwards.
-            quantizer: One of the names in `QUANTIZERS`, or "package.module:Name" of another
+            vectors: Row i is the vector of item i. Do not change the array afterwards.
+            quantizer: A name in `QUANTIZERS`; "package.module:Name" for a quantizer of another
                 package; the configuration of an RQ-VAE; or a fitted quantizer, which then only
                 encodes.
-            item_ids: The items; None calls them by their rows, "0", "1" and so on.
+            item_ids: The ids of the items; None names them by their rows, "0", "1" and so on.
             policy: How collisions are resolved; see `semtok.collisions`.
-            seed: Same seed, same vectors: same codes. None is 0, or what the configuration says.
-            trust: The packages whose code may run, where the quantizer is of another package.
-            progress: Called with a stage's name, how much is done and of how much.
-            options: Of the quantizer's `fit`, such as `num_levels` and `codebook_size`.
+            seed: The same seed and vectors give the same codes. None is 0, or the seed of the
+                configuration.
+            trust: The packages whose code may run, if the quantizer is of another package.
+            progress: Called with the name of a stage, the work done and the total work.
+            options: Options of the quantizer's `fit`, such as `num_levels` and `codebook_size`.
 
         Raises:
             ValueError: If the vectors are empty or not finite, the ids do not fit them, the name
                 is unknown, or an option is out of range or has no effect.
             TypeError: If the quantizer has no such option.
         """
-        # Every quantizer and faiss stand behind it, and a table that is read needs neither.
+        # This imports every quantizer and faiss. Reading a table needs neither.
         from semtok.coding import fitted_codes, stage
 
         x = as_vectors(vectors)
@@ -149,14 +150,14 @@ class SemanticIds:
 
     @property
     def num_levels(self) -> int:
-        """Codes an item."""
+        """Codes per item."""
         return len(self.codebook_sizes)
 
     @cached_property
     def depths(self) -> Int64[np.ndarray, " items"]:
-        """How many codes single each item out, all of them if it shares them with another.
+        """How many codes identify each item: all of them if another item has the same codes.
 
-        For hierarchical k-means as fitted, that is the length of its path before padding.
+        For fitted hierarchical k-means, this is the length of the item's path before padding.
         """
         depths = np.full(len(self), self.num_levels)
         for level in range(self.num_levels, 0, -1):
@@ -181,12 +182,12 @@ class SemanticIds:
         return item_id in self._row_of_item
 
     def rows(self, codes: Int64[np.ndarray, "queries levels"]) -> Int64[np.ndarray, " queries"]:
-        """The row that each sequence of codes stands for, the first if several, -1 if none."""
+        """The row of each sequence of codes: the first of several rows; -1 if there is none."""
         rows = (self._row_of_codes.get(tuple(path), -1) for path in codes.tolist())
         return np.fromiter(rows, dtype=np.int64, count=len(codes))
 
     def groups(self, num_levels: int) -> dict[tuple[int, ...], list[int]]:
-        """The rows below each prefix of `num_levels` codes, prefixes in ascending order.
+        """The rows below each prefix of `num_levels` codes; prefixes are in ascending order.
 
         Raises:
             ValueError: If `num_levels` is not within [0, self.num_levels].
@@ -208,10 +209,10 @@ class SemanticIds:
         return self.table_of(list(item_ids), self.codes[rows])
 
     def table_of(self, item_ids: list[str], codes: Int64[np.ndarray, "rows levels"]) -> SemanticIds:
-        """A table of other items with the same codebooks, and the same rule for collisions.
+        """A table of other items with the same codebooks and the same rule for collisions.
 
         Raises:
-            ValueError: As for any table.
+            ValueError: If the codes do not fit the codebooks, or ids or codes repeat.
         """
         return SemanticIds(
             codes=codes,
@@ -221,14 +222,14 @@ class SemanticIds:
         )
 
     def write(self, path: str | Path) -> None:
-        """Writes one line or row an item, in order; the file replaces an older one in one step.
+        """Writes one line or row per item, in order. An older file is replaced in one step.
 
         Args:
-            path: A .jsonl or .parquet file, with `item_id` and the list `codes`, or a .csv file
-                with a column a level, `code_1` and so on; .jsonl and .csv also with .gz after it.
+            path: A .jsonl or .parquet file, with `item_id` and the list `codes`; or a .csv file
+                with a column per level, `code_1` and so on. .jsonl and .csv may also end in .gz.
 
         Raises:
-            ValueError: If the suffix is another one.
+            ValueError: If the name ends otherwise.
         """
         write_codes(path, self.item_ids, self.codes)
 
@@ -240,11 +241,11 @@ class SemanticIds:
         codebook_sizes: Sequence[int] | None = None,
         allow_collisions: bool = False,
     ) -> SemanticIds:
-        """Reads what `write` wrote.
+        """Reads a file that `write` wrote.
 
         Args:
             path: The file, or "-" for JSONL from standard input.
-            codebook_sizes: Codes at each level; None takes the highest code of each, plus one.
+            codebook_sizes: Codes at each level; None takes the highest code of each level plus 1.
             allow_collisions: Whether two items may have the same codes.
 
         Raises:
@@ -254,11 +255,11 @@ class SemanticIds:
         return cls._of_codes(item_ids, codes, codebook_sizes, allow_collisions, str(path))
 
     def to_frame(self, *, backend: Any = "polars") -> Any:
-        """A data frame of the columns item_id, code_1, code_2 and so on, one row an item, in order.
+        """A data frame with the columns item_id, code_1, code_2 and so on, a row per item in order.
 
         Args:
             backend: "polars", "pandas", "pyarrow" or any other library whose tables narwhals makes;
-                or a data frame, whose kind is taken.
+                or a data frame: the result is then of the same library.
 
         Raises:
             ImportError: If the library is not installed.
@@ -279,19 +280,19 @@ class SemanticIds:
         codebook_sizes: Sequence[int] | None = None,
         allow_collisions: bool = False,
     ) -> SemanticIds:
-        """The semantic IDs of a data frame, such as `to_frame` makes.
+        """Reads semantic IDs from a data frame, such as `to_frame` makes.
 
         Args:
             frame: A table of pandas, polars, pyarrow or any other library that narwhals knows, with
                 the columns code_1, code_2 and so on, or one column `codes` of lists.
             id_column: The column that holds the item's id: strings, or whole numbers, as their
                 digits.
-            codebook_sizes: Codes at each level; None takes the highest code of each, plus one.
+            codebook_sizes: Codes at each level; None takes the highest code of each level plus 1.
             allow_collisions: Whether two items may have the same codes.
 
         Raises:
             CatalogError: If the frame lacks ids or codes, or they are not valid.
-            TypeError: If it is no data frame.
+            TypeError: If `frame` is not a data frame.
         """
         catalog = Catalog.from_frame(frame, id_column=id_column)
         item_ids, codes = codes_of([catalog], "frame")
@@ -306,7 +307,7 @@ class SemanticIds:
         allow_collisions: bool,
         place: str,
     ) -> SemanticIds:
-        """A table of what was read at a place, which a refusal names."""
+        """A table of what was read; errors begin with `place`."""
         sizes = codes.max(axis=0) + 1 if codebook_sizes is None else codebook_sizes
         try:
             return cls(
@@ -332,12 +333,11 @@ class SemanticIds:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FittedSemanticIds(SemanticIds):
-    """What `SemanticIds.fit` gives: the table, what made it, and how good it is.
+    """The result of `SemanticIds.fit`: the table, its quantizer, and measures of its quality.
 
     Attributes:
-        quantizer: Encodes other vectors; `Tokenizer` also resolves their collisions.
-        health: Utilisation, collisions as they were before they were resolved, distortion,
-            neighbour overlap.
+        quantizer: Encodes other vectors. To resolve the collisions of these, use `Tokenizer`.
+        health: Utilisation, collisions before they were resolved, distortion, neighbour overlap.
     """
 
     quantizer: Quantizer
@@ -347,7 +347,7 @@ class FittedSemanticIds(SemanticIds):
 def _item_names(
     item_ids: Sequence[str | int] | Int64[np.ndarray, " items"] | None, num_items: int
 ) -> list[str]:
-    """The ids as strings: as many as items, whole numbers as their digits."""
+    """The ids as strings, one per item; whole numbers become their digits."""
     if item_ids is None:
         return [str(row) for row in range(num_items)]
     values = item_ids.tolist() if isinstance(item_ids, np.ndarray) else item_ids
@@ -366,7 +366,7 @@ def _fitted_quantizer(
     trust: Collection[str],
     **options: Any,
 ) -> Quantizer:
-    """The quantizer of a name or a configuration, fitted."""
+    """Fits the quantizer that a name or a configuration describes."""
     if isinstance(quantizer, RqVaeConfig):
         if seed is not None:
             raise ValueError("seed has no effect: RqVaeConfig has its own")

@@ -1,4 +1,4 @@
-"""Files of interactions, read as sequences of items: for health, not for training."""
+"""Files of interactions, read as sequences of items: to measure codes, not for training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from semtok.rows import open_rows
 
 
 def read_sequences(path: str | Path, *, id_column: str = "item_id") -> list[list[str]]:
-    """Reads who had which items, oldest first.
+    """Reads the items of each user, oldest first.
 
     Args:
-        path: A .jsonl, .csv (both also with .gz) or .parquet file with one interaction a line or
-            row: `user_id`, the item's id and, if there is one, a numeric `timestamp`. Without it,
-            and where timestamps are equal, a user's items are in the file's order.
+        path: A .jsonl, .csv (both also with .gz) or .parquet file with one interaction per line or
+            row: `user_id`, the item's id and possibly a numeric `timestamp`. Without timestamps,
+            or where they are equal, the items of a user keep the order of the file.
         id_column: The column with the item's id.
 
     Returns:
@@ -24,7 +24,7 @@ def read_sequences(path: str | Path, *, id_column: str = "item_id") -> list[list
 
     Raises:
         CatalogError: If the file is missing, broken or empty, or lacks a user, an item or, in
-            some rows only, a timestamp; the sentence names the line or row.
+            some rows only, a timestamp; the message names the line or row.
     """
     rows, unit = open_rows(path, None)
     events: dict[str, list[tuple[float, str]]] = {}

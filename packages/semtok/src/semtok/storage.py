@@ -1,9 +1,9 @@
-"""Files and folders written beside, synced and put into place in one step; locks; leftovers.
+"""Files and folders that are written beside the target and put into place in one step; locks.
 
-What is unfinished lies in a scratch folder beside its target, `.NAME.TOKEN.semtok-part`, or
-`-work` for what is too large for memory. Its owner holds a lock on the file `lock` in it, which
-the system lets go of when the process ends, however it ends: a later command may sweep what has no
-owner any more.
+Unfinished data are in a scratch folder beside the target, `.NAME.TOKEN.semtok-part`, or `-work`
+for arrays that are too large for memory. The owner of the folder locks the file `lock` in it. The
+system releases the lock when the process ends, in whatever way. A later command may remove scratch
+folders that have no owner any more.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from pathlib import Path
 
 _PART, _WORK, _LOCK = "semtok-part", "semtok-work", "semtok-lock"
 _SCRATCH = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}\.({_PART}|{_WORK})", re.DOTALL)
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fs.h
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # from linux/fs.h
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-_LOCK_TRIES = 5  # a sweeping process holds a lock for a moment
+_LOCK_TRIES = 5  # a process that cleans up holds a lock for a moment
 
 
 @contextmanager
 def replacing_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yields a path beside `path` to write to; puts it into place once the block succeeds.
 
-    A link is followed: what it leads to is replaced.
+    A link is followed: its target is replaced.
 
     Args:
         path: The target.
-        durable: Whether the file is to outlive a power cut: it is synced before it is in place.
+        durable: Whether the file must survive a power cut: it is then synced before it is renamed.
 
     Raises:
-        FileExistsError: If `path` is there and no regular file, such as a device or a pipe.
+        FileExistsError: If `path` exists and is not a regular file, but a device or a pipe.
     """
     target = _followed(path)
     check_regular(path)
@@ -59,7 +59,7 @@ def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]
     """Yields a new folder beside `folder` to fill; puts it into place once the block succeeds.
 
     An older folder is exchanged for the new one in one step where the system can do that (Linux).
-    Elsewhere it is renamed first; a run that is killed just then is made good by `recover`.
+    Elsewhere it is renamed first; if a run is killed at that moment, `recover` restores it.
 
     Raises:
         FileExistsError: If `folder` exists and `overwrite` is not set.
@@ -67,7 +67,7 @@ def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]
     recover(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder}: exists already")
-    target = folder.resolve()  # a link stays, and what it leads to is replaced
+    target = folder.resolve()  # a link stays, and its target is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target, part=True) as beside, _naming(folder, beside):
         new, old = beside / "new", beside / "old"
@@ -90,10 +90,10 @@ def replacing_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]
 
 
 def _renamed(new: Path, place: Path) -> bool:
-    """Renames a folder to where there is none.
+    """Renames a folder to a place that is free.
 
     Returns:
-        False where there is one, which another writer may have put there a moment ago.
+        False if the place is taken, perhaps by another writer a moment ago.
     """
     if place.exists():
         return False
@@ -108,18 +108,18 @@ def _renamed(new: Path, place: Path) -> bool:
 
 @contextmanager
 def scratch(path: Path, *, part: bool = False) -> Iterator[Path]:
-    """A folder of this process alone beside `path`, gone in the end.
+    """A folder of this process alone beside `path`; it is removed at the end.
 
     Args:
-        path: What it is for; need not exist.
-        part: Whether it holds what is to become `path`, rather than what is only needed meanwhile.
+        path: The target that the folder is for; need not exist.
+        part: Whether the folder will become `path`, rather than hold temporary data.
     """
     while True:
         kind = _PART if part else _WORK
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-            # Another process may sweep it before it is locked: then the next name is taken.
+            # Another process may remove it before it is locked: then the next name is tried.
             with suppress(FileNotFoundError):
                 lock = _locked(folder / "lock")
                 if lock is not None:
@@ -132,7 +132,7 @@ def scratch(path: Path, *, part: bool = False) -> Iterator[Path]:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Raises OSError if a file of `size` bytes finds no room, which a memory map would die of."""
+    """Raises OSError if there is no room for `size` bytes: a memory map would kill the process."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             try:
@@ -142,9 +142,9 @@ def reserve(path: Path, size: int) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed runs have left in a folder, and puts back what they were replacing.
+    """Removes what killed runs have left in a folder, and restores what they were replacing.
 
-    Nothing is touched whose owner is alive.
+    Scratch folders whose owner is alive are not touched.
     """
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
@@ -157,7 +157,7 @@ def sweep(folder: Path) -> None:
 
 
 def recover(path: Path) -> None:
-    """Puts back a folder that a killed run was replacing, and sweeps what else it has left of it.
+    """Restores a folder that a killed run was replacing, and removes its other leftovers.
 
     Versions before the scratch folders left `.NAME.PID.old`, `.part` and `.work`.
     """
@@ -176,7 +176,7 @@ def recover(path: Path) -> None:
             if (match := earlier.fullmatch(entry.name)) and not _is_alive(int(match[1]))
         ]
     except OSError:
-        return  # no such folder, or not to be listed: whoever opens the target says so
+        return  # no such folder, or not readable: the code that opens the target reports this
     for entry in leftovers:
         _sweep_scratch(entry, target)
     with suppress(OSError):
@@ -189,7 +189,7 @@ def recover(path: Path) -> None:
 
 @contextmanager
 def alone_with(folder: Path) -> Iterator[None]:
-    """Keeps a folder from other programs that ask for it alone, as long as the block runs.
+    """Locks a folder against other programs that call this, as long as the block runs.
 
     Raises:
         BlockingIOError: If another program has it.
@@ -210,7 +210,7 @@ def alone_with(folder: Path) -> Iterator[None]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuses to write to what is there and is no regular file.
+    """Refuses to write to a path that exists and is not a regular file.
 
     Raises:
         FileExistsError: If it is a device, a pipe, a socket or a folder.
@@ -225,7 +225,7 @@ def check_regular(path: Path) -> None:
 
 
 def check_parent(path: Path) -> None:
-    """Refuses a target whose folder is missing or not to be written to.
+    """Refuses a target whose folder is missing or not writable.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -242,13 +242,13 @@ def check_parent(path: Path) -> None:
 
 
 def _followed(path: Path) -> Path:
-    """The path, or what it leads to if it is a link."""
+    """The path, or its target if it is a link."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path.absolute()
 
 
 @contextmanager
 def _naming(path: Path, folder: Path) -> Iterator[None]:
-    """Has errors of what is written into a scratch folder name the file that it is for."""
+    """Makes errors in a scratch folder name the file that it is for."""
     try:
         yield
     except OSError as error:
@@ -259,12 +259,12 @@ def _naming(path: Path, folder: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> int | None:
-    """Makes and locks a file; the descriptor, or None if another process has it."""
+    """Makes and locks a file; returns the descriptor, or None if another process has the lock."""
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # It may have been removed by its last owner in between.
+            # Its last owner may have removed it in between.
             if os.path.samestat(os.stat(path), os.fstat(lock)):
                 return lock
             os.close(lock)
@@ -285,7 +285,7 @@ def _release(path: Path, lock: int | None) -> None:
 
 
 def _sweep_scratch(folder: Path, target: Path) -> None:
-    """Removes a scratch folder whose owner is gone, its old content put back if nothing else is."""
+    """Removes a scratch folder without owner; restores its old content if the target is missing."""
     with suppress(OSError):
         lock = _locked(folder / "lock")
         if lock is None:
@@ -310,18 +310,18 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # another user's
+    except OSError:  # a process of another user
         return True
     return True
 
 
 def _is_scratch(path: Path) -> bool:
-    """Whether a path lies in a scratch folder: it is synced with that, or needs no syncing."""
+    """Whether a path is in a scratch folder: it is synced with that, or needs no syncing."""
     return any(_SCRATCH.fullmatch(parent.name) for parent in path.parents)
 
 
 def _exchange(new: Path, target: Path) -> bool:
-    """Exchanges two folders in one step; False where the system, or the file system, cannot."""
+    """Exchanges two folders in one step; False if the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

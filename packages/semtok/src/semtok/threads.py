@@ -1,4 +1,4 @@
-"""One thread for the sums whose last bits would follow the number of threads."""
+"""One thread for sums whose last bits depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Has BLAS and LAPACK use one thread, in all libraries that are loaded by now."""
+    """Makes BLAS and LAPACK use one thread, in all libraries that are loaded already."""
     with threadpool_limits(limits=1, user_api="blas"):
         yield

@@ -1,4 +1,4 @@
-"""The tokenizer: views, a quantizer and a collision policy as one, with the codes that it gave."""
+"""The tokenizer: views, a quantizer, a collision policy, and the codes that were given so far."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from semtok.storage import reserve
 from semtok.vectors import LARGE_CHUNK
 from semtok.views import View
 
-_ONLY = "embedding"  # what the view is called where there is but one
+_ONLY = "embedding"  # the name of the view if there is only one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoding:
-    """What `Tokenizer.encode` gives.
+    """The result of `Tokenizer.encode`.
 
     Attributes:
-        semantic_ids: Those of all items of the catalogue, in its order.
-        collisions: Of the new items with each other; and how many of them were moved, from codes
-            of known ones, too. None without new items.
-        drift: How far the new items are from the fitted ones; None without new items.
+        semantic_ids: The semantic IDs of all items of the catalogue, in its order.
+        collisions: The collisions of the new items with each other. The number of moved items
+            also counts those whose codes a known item has. None without new items.
+        drift: How far the new items are from the fitted ones. None without new items.
     """
 
     semantic_ids: SemanticIds
@@ -51,17 +51,17 @@ class Encoding:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokenizer:
-    """Turns items into semantic IDs, and remembers those that it has given.
+    """Turns items into semantic IDs, and remembers the IDs it has given.
 
     Attributes:
-        quantizer: Fitted on the views' embeddings, reduced and side by side.
-        semantic_ids: The semantic IDs given so far: they never change.
-        views: Where the embeddings come from, in the order in which they stand side by side.
+        quantizer: Fitted on the embeddings of all views, reduced and concatenated.
+        semantic_ids: The semantic IDs given so far. They never change.
+        views: Where the embeddings come from, in the order in which they are concatenated.
         policy: How collisions are resolved; see `semtok.collisions`.
-        collisions: Among the fitted items, and what was done about them.
-        distortion: Of the fitted items after each level; None if not measured.
-        neighbour_overlap: Of the fitted items at 10 neighbours; None if not measured.
-        info: Anything else worth keeping, as JSON.
+        collisions: The collisions of the fitted items, and how they were resolved.
+        distortion: The distortion of the fitted items after each level; None if not measured.
+        neighbour_overlap: The overlap of the fitted items at 10 neighbours; None if not measured.
+        info: Anything else to keep with the tokenizer, as JSON.
     """
 
     quantizer: Quantizer
@@ -121,23 +121,26 @@ class Tokenizer:
         """Fits reductions and quantizer on a catalogue, and gives its items their semantic IDs.
 
         Args:
-            catalog: The items. Where all embeddings are given, its fields are not looked at.
-            source: Makes the embeddings; for several views, a source by view name.
-            embeddings: Embeddings made already, row i for item i, possibly memory maps; for
-                several views, an array by view name. For a view with a source they stand for what
-                that would make; one without needs embeddings for new items, too. Views are in
-                their order if they are of all views, else in that of the sources, then theirs.
-            fuse: Whether the views, side by side, are quantized as one vector (TIGER, PRORec), or
-                each alone with the codes concatenated (CoCoRec).
+            catalog: The items. Its fields are not read if embeddings are passed for all views.
+            source: Makes the embeddings. For several views: a source for each view name.
+            embeddings: Embeddings that exist already, possibly memory maps: row i for item i. For
+                several views: an array for each view name. For a view that also has a source, they
+                replace what the source would compute; a view without a source needs embeddings
+                for new items, too. If all views have embeddings, this mapping sets the order of
+                the views; otherwise those with a source come first.
+            fuse: Whether the concatenated views are quantized as one vector (TIGER, PRORec), or
+                each view alone, with the codes concatenated (CoCoRec).
             pca_dim: Dimensions of each view to keep by PCA; None keeps embeddings as they are.
             whiten: Whether PCA scales each dimension to unit variance.
-            quantizer: Called with vectors, and with `progress`; gives a fitted quantizer. For
-                options, wrap it in a partial, as `partial(HierarchicalKMeans.fit, seed=1)`.
+            quantizer: A function of the vectors and `progress` that returns a fitted quantizer.
+                Set options with a partial, as in `partial(HierarchicalKMeans.fit, seed=1)`.
             policy: How collisions are resolved.
             info: Kept with the tokenizer.
-            workspace: An existing folder for vectors that need not stay in memory; None holds
-                them there.
-            progress: Called with a stage's name, how much is done and of how much.
+            workspace: An existing folder for large arrays of vectors; None keeps them in memory.
+            progress: Called with the name of a stage, the work done and the total work.
+
+        Returns:
+            The fitted tokenizer.
 
         Raises:
             ValueError: If the embeddings do not fit the catalogue, or an option is out of range.
@@ -183,7 +186,7 @@ class Tokenizer:
         info: Mapping[str, Any],
         progress: StageProgress | None,
     ) -> Tokenizer:
-        """A tokenizer of a fitted quantizer, with the semantic IDs of the fitted items."""
+        """Makes a tokenizer of a fitted quantizer and gives the fitted items semantic IDs."""
         coded = fitted_codes(quantizer, x, policy=policy, progress=progress)
         return cls(
             quantizer=quantizer,
@@ -210,19 +213,22 @@ class Tokenizer:
         workspace: str | Path | None = None,
         progress: StageProgress | None = None,
     ) -> Encoding:
-        """The semantic IDs of a catalogue's items.
+        """Gives all items of a catalogue their semantic IDs.
 
-        Items that have one keep it, whatever the catalogue now says of them. New items are
-        embedded and quantized, and get none of the codes that are taken (unless the policy is
-        `allow`). The tokenizer itself stays as it is; see `extended`.
+        Known items keep their IDs, even if the catalogue now describes them differently. New
+        items are embedded and quantized, and get codes that no other item has (unless the policy
+        is `allow`). The tokenizer itself does not change; see `extended`.
 
         Args:
             catalog: The items, known and new.
-            embeddings: Their embeddings as for `fit`, row i for item i: for views without a
-                source, or where they are made already.
+            embeddings: Embeddings as for `fit`, row i for item i: for views without a source, or
+                where they exist already.
             refit_above: The drift above which refitting is advised.
-            workspace: An existing folder for vectors that need not stay in memory.
-            progress: Called with a stage's name, how much is done and of how much.
+            workspace: An existing folder for large arrays of vectors; None keeps them in memory.
+            progress: Called with the name of a stage, the work done and the total work.
+
+        Returns:
+            The semantic IDs, the collisions and the drift.
 
         Raises:
             ValueError: If embeddings are missing or do not fit.
@@ -256,7 +262,7 @@ class Tokenizer:
         )
 
     def extended(self, semantic_ids: SemanticIds) -> Tokenizer:
-        """This tokenizer, remembering also the new items among `semantic_ids`.
+        """Returns this tokenizer with the new items among `semantic_ids` added to its memory.
 
         Raises:
             ValueError: If a new item has the codes of a remembered one.
@@ -270,7 +276,7 @@ class Tokenizer:
         return replace(self, semantic_ids=table)
 
     def _check_embeddings(self, arrays: Mapping[str, np.ndarray], catalog: Catalog) -> None:
-        """Refuses embeddings of no view, and those of other items than the catalogue's."""
+        """Refuses embeddings of an unknown view, and arrays that do not fit the catalogue."""
         names = [view.name for view in self.views]
         unknown = next((name for name in arrays if name not in names), None)
         if unknown is not None:
@@ -279,11 +285,11 @@ class Tokenizer:
             _check_length(array, catalog)
 
     def drift(self, x: Float[np.ndarray, "items dim"], num_moved: int, threshold: float) -> Drift:
-        """How far new items are from the fitted ones.
+        """Measures how far new items are from the fitted ones.
 
         Args:
-            x: Their vectors, as `quantizer` takes them.
-            num_moved: How many of them got other codes than the quantizer gave.
+            x: Vectors of the new items, as `quantizer` takes them.
+            num_moved: How many new items got other codes than the quantizer chose.
             threshold: The drift above which refitting is advised.
         """
         level = 1 if _has_tree(self.quantizer) else self.quantizer.num_levels
@@ -307,7 +313,7 @@ def _check_fitting(
     pca_dim: int | None,
     whiten: bool,
 ) -> None:
-    """Refuses what `Tokenizer.fit` cannot begin with."""
+    """Refuses arguments with which `Tokenizer.fit` cannot begin."""
     if not sources and not arrays:
         raise ValueError("source or embeddings must be given, got neither")
     if whiten and pca_dim is None:
@@ -319,7 +325,7 @@ def _check_fitting(
 def _embedded(
     view: View, items: Catalog, progress: StageProgress | None
 ) -> Float32[np.ndarray, "items dim"]:
-    """A view's embeddings of new items, by its source."""
+    """The embeddings of new items in one view, computed by its source."""
     if view.source is None:
         raise ValueError(
             f"embeddings must be given for {len(items)} new items: the tokenizer was "
@@ -329,7 +335,7 @@ def _embedded(
 
 
 def _has_tree(quantizer: Quantizer) -> bool:
-    """Whether fitted items are leaves, at distance 0: then only the first clusters compare."""
+    """Whether fitted items are leaves, at distance 0: only their first clusters are comparable."""
     if isinstance(quantizer, ViewQuantizer):
         return any(map(_has_tree, quantizer.parts))
     return isinstance(quantizer, HierarchicalKMeans)
@@ -345,7 +351,7 @@ def _fit_pca(name: str, x: Float[np.ndarray, "items dim"], dim: int, whiten: boo
 def _side_by_side(
     views: Sequence[View], arrays: Mapping[str, np.ndarray], workspace: str | Path | None
 ) -> tuple[Float[np.ndarray, "items dim"], list[int]]:
-    """The reduced views in one array, and how many columns each has."""
+    """The reduced views concatenated into one array, and how many columns each view has."""
     if len(views) == 1 and views[0].reduction is None:
         x = arrays[views[0].name]
         return (x if x.dtype == np.float32 else x.astype(np.float32)), [x.shape[1]]
@@ -386,5 +392,5 @@ def _embedding(view: str) -> str:
 def _check_length(embeddings: Float[np.ndarray, "rows dim"], catalog: Catalog) -> None:
     if len(embeddings) != len(catalog):
         raise ValueError(
-            f"embeddings must have one row an item ({len(catalog)}), got {len(embeddings)}"
+            f"embeddings must have one row per item ({len(catalog)}), got {len(embeddings)}"
         )

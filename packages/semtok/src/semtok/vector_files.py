@@ -1,4 +1,4 @@
-"""Files of vectors in place of a catalogue: their rows, and the ids of their items."""
+"""Files of vectors used as a catalogue: their rows, and the ids of their items."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from semtok.tokenizer import Tokenizer
 def is_of_vectors(
     path: Path, options: FitOptions, run: RunOptions, tokenizer: Tokenizer | None
 ) -> bool:
-    """Whether a command's catalogue is a file of vectors, with all options in place for it.
+    """Whether a command's catalogue is a file of vectors; also checks the options that go with it.
 
-    A parquet file may be read as either: as items where an option says what of them is embedded,
-    or a fitted tokenizer embeds items itself.
+    A parquet file may be read as either. It is read as items if an option says which fields to
+    embed, or if a fitted tokenizer embeds items itself.
 
     Raises:
         BadParameter: If an option has no effect.
@@ -42,7 +42,7 @@ def is_of_vectors(
 def holds_vectors(path: Path) -> bool:
     """Whether a parquet file holds vectors rather than fields of items.
 
-    It does if, beside an id, it has nothing but floats, or one column of lists of numbers, and
+    It holds vectors if, besides an id, it has only floats or one column of lists of numbers, and
     none of the fields that make an item's text.
     """
     if path.suffix != ".parquet" or not path.is_file():
@@ -52,7 +52,7 @@ def holds_vectors(path: Path) -> bool:
     try:
         schema = pl.read_parquet_schema(path)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
-        return False  # which the reader of catalogues says better
+        return False  # the reader of catalogues has a better message for this
     if set(TEXT_FIELDS) & set(schema):
         return False
     lists = [
@@ -69,12 +69,12 @@ def holds_vectors(path: Path) -> bool:
 def read_vectors(
     path: Path, ids: Path | None, *, id_column: str
 ) -> tuple[list[str], Float32[np.ndarray, "items dim"]]:
-    """The ids of items, and row by row their vectors.
+    """The ids of items, and their vectors, [items, dim].
 
     Args:
-        path: A .npy or .safetensors file, whose rows `ids` names, or a .parquet file with an id
-            column; see `semtok.read_embeddings`.
-        ids: A text file with one id a line.
+        path: A .npy or .safetensors file, or a .parquet file with an id column; see
+            `semtok.read_embeddings`.
+        ids: A text file with one id per line: the ids of the rows of a file without ids.
         id_column: The id column of a .parquet file.
 
     Raises:
@@ -90,7 +90,7 @@ def read_vectors(
         return list(stored.item_ids), stored.vectors
     if ids is None:
         raise typer.BadParameter(
-            f"is needed: the rows of {path} have no ids; give a text file with one id a line",
+            f"is needed: the rows of {path} have no ids; give a text file with one id per line",
             param_hint="--ids",
         )
     item_ids = read_ids(ids)
@@ -98,18 +98,18 @@ def read_vectors(
 
 
 def read_ids(path: Path) -> list[str]:
-    """The ids of a text file, one a line.
+    """The ids of a text file, one per line.
 
     Raises:
         CatalogError: If the file is missing, empty or not UTF-8, or a line is blank or repeats an
-            id; the sentence names the line.
+            id; the message names the line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise CatalogError(f"{path}: no such file") from None
     except UnicodeDecodeError:
-        raise CatalogError(f"{path}: must be text in UTF-8, one id a line") from None
+        raise CatalogError(f"{path}: must be text in UTF-8, one id per line") from None
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -127,7 +127,7 @@ def read_ids(path: Path) -> list[str]:
 
 
 def _refuse_beside_vectors(options: FitOptions, run: RunOptions) -> None:
-    """Raises BadParameter if an option says how to embed, and the catalogue is vectors already."""
+    """Raises BadParameter if an option says how to embed although the catalogue holds vectors."""
     flags = {
         "--embedding": options.embedding,
         "--fields": options.fields,
@@ -144,10 +144,11 @@ def _refuse_beside_vectors(options: FitOptions, run: RunOptions) -> None:
 
 
 def refuse_other_vectors(tokenizer: Tokenizer, path: Path, vectors: np.ndarray) -> None:
-    """Refuses vectors that are not of the kind that a tokenizer was fitted on.
+    """Refuses vectors that do not fit the tokenizer.
 
     Raises:
-        CatalogError: If it embeds items itself, has several views, or takes another length.
+        CatalogError: If the tokenizer embeds items itself, has several views, or was fitted on
+            vectors of another length.
     """
     embedding = [view.name for view in tokenizer.views if view.source is not None]
     if embedding:
@@ -172,7 +173,7 @@ def refuse_other_vectors(tokenizer: Tokenizer, path: Path, vectors: np.ndarray) 
 
 
 def refuse_items_without_vectors(tokenizer: Tokenizer, path: Path, num_new: int) -> None:
-    """Refuses a catalogue of items where a tokenizer takes vectors that are made elsewhere.
+    """Refuses a catalogue of items if the tokenizer takes vectors that are made elsewhere.
 
     Raises:
         CatalogError: Always.
@@ -184,7 +185,7 @@ def refuse_items_without_vectors(tokenizer: Tokenizer, path: Path, num_new: int)
         )
     raise CatalogError(
         f"{path}: holds {num_new:,} new items without vectors, but the tokenizer was fitted on "
-        "vectors: give a file of theirs in its place, with --ids, or beside it, by --embedding"
+        "vectors: give a file of their vectors instead, with --ids, or in addition, by --embedding"
     )
 
 

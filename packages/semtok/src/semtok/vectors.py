@@ -1,4 +1,4 @@
-"""Vectors in chunks: checked, drawn and measured without ever copying the whole of them."""
+"""Vectors in chunks: checked, sampled and measured without copying all of them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jaxtyping import Float, Float32, Float64, Int64
 if TYPE_CHECKING:
     from semtok.quantizers.contract import Quantizer
 
-CHUNK = 8192  # rows that are worked on together; results never depend on it
+CHUNK = 8192  # rows that are processed together; results never depend on it
 LARGE_CHUNK = 65_536  # rows that are reduced or quantized at a time, so that memory stays bounded
 
-_BLOCK = 512  # rows of a product
+_BLOCK = 512  # rows of one matrix product
 _LIMIT = 1e15  # squares and sums of greater numbers overflow float32
 
 
 def vector_chunks(
     x: Float[np.ndarray, "items dim"], *, dim: int | None = None, size: int = CHUNK
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "rows dim"]]]:
-    """The rows of `x`, which may be a memory map, and the vectors there as contiguous float32.
+    """The rows of `x`, which may be a memory map, chunk by chunk as contiguous float32.
 
     Args:
         x: Vectors.
-        dim: How long each must be; None takes any length.
-        size: Rows a chunk.
+        dim: The length that each vector must have; None takes any length.
+        size: Rows per chunk.
 
     Raises:
         ValueError: If `x` is not two-dimensional, has another dim, or holds a number that is not
@@ -43,10 +43,10 @@ def vector_chunks(
 def as_vectors(
     x: Float[np.ndarray, "items dim"], *, dim: int | None = None
 ) -> Float32[np.ndarray, "items dim"]:
-    """The vectors as contiguous float32: `x` itself, not a copy, where it is that already.
+    """The vectors as contiguous float32: `x` itself, not a copy, if it is contiguous float32.
 
     Raises:
-        ValueError: As `vector_chunks`.
+        ValueError: For the same reasons as `vector_chunks`.
     """
     check_shape(x, dim)
     for start in range(0, len(x), CHUNK):
@@ -57,12 +57,12 @@ def as_vectors(
 def training_sample(
     x: Float[np.ndarray, "items dim"], *, max_training_items: int, seed: int
 ) -> Float32[np.ndarray, "sample dim"]:
-    """Rows of `x` to learn from, drawn by `seed`: all of them if there are no more than allowed.
+    """Rows of `x` drawn at random by `seed`; all rows if there are at most `max_training_items`.
 
-    All rows are checked, also those that are not drawn. The sample may be `x` itself.
+    All rows are checked, including those that are not drawn. The sample may be `x` itself.
 
     Raises:
-        ValueError: If `x` is empty, or as `vector_chunks`.
+        ValueError: If `x` is empty, or for the same reasons as `vector_chunks`.
     """
     check_shape(x, None)
     if len(x) == 0:
@@ -79,7 +79,7 @@ def mean_vector(x: Float[np.ndarray, "items dim"]) -> Float32[np.ndarray, " dim"
     """The mean of all rows, summed in float64.
 
     Raises:
-        ValueError: If `x` is empty, or as `vector_chunks`.
+        ValueError: If `x` is empty, or for the same reasons as `vector_chunks`.
     """
     check_shape(x, None)
     if len(x) == 0:
@@ -93,7 +93,7 @@ def mean_vector(x: Float[np.ndarray, "items dim"]) -> Float32[np.ndarray, " dim"
 def measured_distortion(
     quantizer: Quantizer, x: Float[np.ndarray, "items dim"]
 ) -> tuple[float, ...]:
-    """Mean squared distance from vectors to what their first 1, 2, ... codes stand for.
+    """Mean squared distance from vectors to the vectors of their first 1, 2, ... codes.
 
     Raises:
         ValueError: If `x` is empty, or does not suit the quantizer.
@@ -110,7 +110,7 @@ def measured_distortion(
 
 
 def check_shape(x: np.ndarray, dim: int | None) -> None:
-    """Checks that `x` is vectors, of `dim` numbers each unless that is None.
+    """Checks that `x` holds vectors, of `dim` numbers each unless `dim` is None.
 
     Raises:
         ValueError: If `x` is not two-dimensional, or has another dim.
@@ -125,7 +125,7 @@ def check_codes(codes: Int64[np.ndarray, "items levels"], codebook_sizes: tuple[
     """Checks codes, or their first few levels.
 
     Raises:
-        ValueError: If there are too few or too many levels, or a code is out of its codebook.
+        ValueError: If there are too few or too many levels, or a code is outside its codebook.
     """
     most = len(codebook_sizes)
     if codes.ndim != 2 or not 1 <= codes.shape[1] <= most:
@@ -139,10 +139,10 @@ def check_codes(codes: Int64[np.ndarray, "items levels"], codebook_sizes: tuple[
 
 
 def check_options(*options: tuple[str, float, float]) -> None:
-    """Checks (name, value, least) of options.
+    """Checks options, each passed as (name, value, least).
 
     Raises:
-        ValueError: If a value is less than its least.
+        ValueError: If a value is less than `least`.
     """
     for name, value, least in options:
         if not value >= least:
@@ -160,7 +160,7 @@ def _check_values(part: np.ndarray, start: int) -> None:
 def stable_product(
     x: Float[np.ndarray, "items dim"], matrix: Float[np.ndarray, "dim out"]
 ) -> Float64[np.ndarray, "items out"]:
-    """`x @ matrix` in float64, in blocks of one shape, so that no row sees the rest of its batch.
+    """`x @ matrix` in float64, in blocks of one shape: a row's result is the same in any batch.
 
     A matrix product alone may round a row differently in batches of different sizes.
     """

@@ -1,4 +1,4 @@
-"""What the numbers of a code table come to: a warning, a hint, a verdict in a sentence or two."""
+"""What the measures of a code table mean: a warning, a hint, a verdict in one or two sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semtok.quantizers.hierarchical import HierarchicalKMeans
 from semtok.semantic_ids import SemanticIds
 
 MANY_COLLISIONS = 0.5
-"""The share of items that collided from which the codes hardly tell items apart."""
+"""The share of collided items above which the codes hardly distinguish items."""
 
 _LEAST_USE = 0.5  # of the codes that a level could use
 _LEAST_EVENNESS = 0.1  # of these, as the perplexity of the first level
@@ -24,11 +24,11 @@ _LEAST_GAIN = 2.0  # neighbour overlap, over chance
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether codes are good, and the two or three numbers that say why.
+    """Whether codes are good, and the two or three numbers that show why.
 
     Attributes:
-        is_good: Whether nothing was found to be wrong.
-        sentence: In words, with the numbers.
+        is_good: Whether no fault was found.
+        sentence: The verdict in words, with the numbers.
     """
 
     is_good: bool
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def collision_warning(collisions: Collisions) -> str | None:
-    """What is wrong where most items collided, and what to do; None where they did not."""
+    """A warning with advice if most items collided, else None."""
     if collisions.rate < MANY_COLLISIONS:
         return None
     return (
@@ -47,7 +47,7 @@ def collision_warning(collisions: Collisions) -> str | None:
 
 
 def balance_hint(quantizer: Quantizer) -> str | None:
-    """What `--balanced` would save of a tree that is deeper than its items need."""
+    """A hint what `--balanced` would save, if a tree is deeper than its items need."""
     if not isinstance(quantizer, HierarchicalKMeans) or quantizer.balanced:
         return None
     num_items, levels = len(quantizer.leaves), 1
@@ -56,7 +56,7 @@ def balance_hint(quantizer: Quantizer) -> str | None:
     if levels == quantizer.num_levels:
         return None
     _, counts = np.unique(number_rows(quantizer.codes[:, :levels]), return_counts=True)
-    deep = int(counts[counts > 1].sum())  # which their first codes do not tell apart
+    deep = int(counts[counts > 1].sum())  # items that their first codes do not identify
     return (
         f"hint: {deep:,} of {counted(num_items, 'item')} need more than "
         f"{counted(levels, 'level')}; with --balanced, all would do with that"
@@ -64,10 +64,11 @@ def balance_hint(quantizer: Quantizer) -> str | None:
 
 
 def needed_codes(semantic_ids: SemanticIds) -> list[int]:
-    """How many codes each level could make use of.
+    """How many codes each level could use.
 
-    As many as the largest group that shares all codes before it, which the level has to tell
-    apart, and no more than its codebook has: a last level that numbers a few items needs few.
+    This is the size of the largest group of items with the same codes before that level, as the
+    level has to tell these apart; at most the codebook size. A last level that numbers a few items
+    needs few codes.
     """
     needed = []
     for level, size in enumerate(semantic_ids.codebook_sizes):
@@ -82,12 +83,12 @@ def needed_codes(semantic_ids: SemanticIds) -> list[int]:
 def judged(health: CodeHealth, semantic_ids: SemanticIds) -> Verdict:
     """The verdict on a code table.
 
-    Codes are good if no two items share all of theirs, few did before that was resolved, each
-    level uses at least half of the codes that it could, the first does so about evenly, and
-    neighbours by codes are neighbours by vectors far more often than by chance.
+    Codes are good if no two items share all codes, few did before collisions were resolved, each
+    level uses at least half of the codes that it could, the first level uses them about evenly,
+    and neighbours by codes are neighbours by vectors far more often than by chance.
 
     Args:
-        health: Of the table.
+        health: The health of the table.
         semantic_ids: The table.
     """
     if not len(semantic_ids):
@@ -126,7 +127,7 @@ def _collision_faults(health: CodeHealth) -> list[str]:
         ]
     if health.collision_rate >= MANY_COLLISIONS:
         return [
-            f"{health.collision_rate:.1%} of items collided before that was resolved, so that "
+            f"{health.collision_rate:.1%} of items collided before this was resolved, so that "
             "their last codes say little"
         ]
     return []
@@ -134,7 +135,7 @@ def _collision_faults(health: CodeHealth) -> list[str]:
 
 def _level_faults(levels: tuple[LevelHealth, ...], needed: list[int]) -> list[str]:
     faults = [
-        f"level {number} uses {level.used:,} of the {count:,} codes that it could"
+        f"level {number} uses {level.used:,} of the {count:,} codes that it could use"
         for number, (level, count) in enumerate(zip(levels, needed, strict=True), start=1)
         if level.used < _LEAST_USE * count
     ]
@@ -142,7 +143,7 @@ def _level_faults(levels: tuple[LevelHealth, ...], needed: list[int]) -> list[st
     if not faults and first.perplexity < _LEAST_EVENNESS * needed[0]:
         faults.append(
             f"the first level uses its codes as unevenly as if there were {first.perplexity:,.1f} "
-            f"of them rather than {first.used:,}"
+            f"of them instead of {first.used:,}"
         )
     return faults
 
@@ -152,6 +153,6 @@ def _neighbour_faults(health: CodeHealth) -> list[str]:
     if overlap is None or chance >= _LEAST_EVENNESS or overlap >= _LEAST_GAIN * chance:
         return []
     return [
-        f"codes know hardly more of neighbours than chance does ({overlap:.1%} of the nearest "
+        f"codes reflect neighbours hardly better than chance ({overlap:.1%} of the nearest "
         f"ones, by chance {chance:.1%})"
     ]

@@ -1,4 +1,4 @@
-"""Views: ways to look at an item, each with an embedding and, if wanted, codes of its own."""
+"""Views: parts of an item's description, each with an embedding and possibly its own codes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from semtok.reduction import Pca
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """One way to look at an item: its title, its image, or all that is said of it.
+    """One view of an item: its title, its image, or all of its fields together.
 
     Attributes:
-        name: How it is called.
-        source: Makes its embeddings of a catalogue; None if they come from elsewhere.
-        reduction: What the embeddings pass before they are quantized.
+        name: The name of the view.
+        source: Computes the embeddings of a catalogue; None if they come from elsewhere.
+        reduction: Applied to the embeddings before they are quantized.
     """
 
     name: str

@@ -35,7 +35,7 @@
     return `${number}${teen ? "th" : ["th", "st", "nd", "rd"][number % 10] || "th"}`;
   };
 
-  // The service. A token is asked for once, and stays in this tab.
+  // The service. The user enters a token once; it is kept in this tab.
   let asking = null;
   const askToken = (words) => {
     asking = asking || new Promise((resolve) => {
@@ -67,7 +67,7 @@
     const content = await response.json();
     if (response.status === 401) {
       if (sessionStorage.getItem(TOKEN) === token) sessionStorage.removeItem(TOKEN);
-      if (!sessionStorage.getItem(TOKEN)) await askToken("That was not the token. Please try again.");
+      if (!sessionStorage.getItem(TOKEN)) await askToken("This token is wrong. Please try again.");
       return call(path, { body, signal });
     }
     if (!response.ok) throw new Error(content.detail);
@@ -79,7 +79,7 @@
     by("alert").hidden = false;
   };
 
-  // What the address holds, so that a page can be kept and sent.
+  // The state in the address, so that a page can be stored and sent.
   const keep = () => {
     const kept = new URLSearchParams();
     state.history.forEach(({ id }) => kept.append("item", id));
@@ -93,7 +93,7 @@
     const known = (ids) => Promise.all(ids.map((id) =>
       call(`items/${encodeURIComponent(id)}`).catch(() => ({ id, title: `${id} (not known here)` }))));
     const [items, denied] = await Promise.all([known(kept.getAll("item")), known(kept.getAll("deny"))]);
-    if (location.hash !== hash) return; // another address came meanwhile, or the page wrote one
+    if (location.hash !== hash) return; // the address has changed meanwhile
     [state.history, state.denied] = [items, denied];
     state.seen = by("seen").checked = kept.get("seen") === "out";
     const ranking = kept.get("ranking") || "";
@@ -160,7 +160,7 @@
       const box = other.getBoundingClientRect();
       return box.top + box.height / 2;
     };
-    // The others move: a line that leaves the document loses focus and pointer.
+    // Moves the other lines: a line that leaves the document loses focus and pointer.
     const follow = ({ clientY }) => {
       for (let other = line.previousElementSibling; other && clientY < middle(other); other = line.previousElementSibling) line.after(other);
       for (let other = line.nextElementSibling; other && clientY > middle(other); other = line.nextElementSibling) line.before(other);
@@ -223,17 +223,17 @@
   };
   const chance = (path) => path.reduce((product, { probability }) => product * probability, 1);
   const STRUCK = {
-    seen: "in the history", denied: "never shown", not_allowed: "not allowed", never_had: "nobody ever had it",
+    seen: "in the history", denied: "never shown", not_allowed: "not allowed", never_had: "no interactions",
   };
   const reason = ({ struck, path }) => {
     if (struck !== "not_generated") return STRUCK[struck];
     const lost = path.findIndex(({ kept }) => kept === false);
-    return lost < 0 ? "generation did not come to it" : `not among the beams from code ${lost + 1} on`;
+    return lost < 0 ? "generation did not reach it" : `not in the beams from code ${lost + 1} on`;
   };
 
   const steps = (path) => {
     const part = element("div"), list = element("ol", "plain");
-    part.append(element("h4", "", "The path down the tree: each code, given those before it"));
+    part.append(element("h4", "", "The path in the tree: the probability of each code, given the codes before it"));
     path.forEach(({ code: value, probability, choices, kept }, number) => {
       const line = level(element("li", kept === false ? "step lost" : "step"), number);
       line.append(code(value, number), bar(probability), element("span", "number", percent(probability)));
@@ -261,7 +261,7 @@
       list.append(line);
     });
     const total = Object.values(parts).reduce((sum, value) => sum + value, 0), sum = element("li", "sum");
-    sum.append(element("span", "", ranked ? "Score" : "Score it would have"), element("span", "number", score(total)));
+    sum.append(element("span", "", ranked ? "Score" : "Score if not excluded"), element("span", "number", score(total)));
     list.append(sum);
     part.append(list);
     return part;
@@ -270,7 +270,7 @@
     const part = element("div", "reasons"), actions = element("div", "actions");
     if (item.path) part.append(steps(item.path));
     if (item.parts) part.append(sums(item.parts, item.rank !== null));
-    if (!item.path) part.append(element("p", "note", state.answer.popular ? "Ranked by how often it was had." : "This ranking walks no tree of codes."));
+    if (!item.path) part.append(element("p", "note", state.answer.popular ? "Ranked by its number of interactions." : "This ranking uses no tree of codes."));
     actions.append(element("span", "small", item.id));
     actions.append(button("link", "Add to the history", "", () => push(item)));
     if (item.struck !== "denied") {
@@ -320,7 +320,7 @@
     unfold(state.open.has(item.id));
     return made;
   };
-  // Whoever stands on an item's button stands on the same one when the list is drawn anew.
+  // The focused button of an item keeps the focus when the list is drawn again.
   const keepingFocus = (draw) => {
     const line = document.activeElement.closest(".item"), list = line && line.parentElement;
     const place = line ? [...line.querySelectorAll("button")].indexOf(document.activeElement) : -1;
@@ -335,8 +335,8 @@
     by("head").hidden = !items.some(({ path }) => path);
     by("items").replaceChildren(...items.map(row));
     by("popular").hidden = !popular && items.length > 0;
-    by("popular").textContent = !popular ? "Nothing may be recommended: all is struck out."
-      : `${state.history.length ? "Nothing of the history is known" : "The history is empty"}, so these are the items that were had most.`;
+    by("popular").textContent = !popular ? "Nothing can be recommended: all items are excluded."
+      : `${state.history.length ? "No item of the history is known" : "The history is empty"}, so these are the most popular items.`;
     by("left-out").replaceChildren(...leftOut.map(row));
     by("left-out-part").hidden = leftOut.length === 0;
     by("looked").replaceChildren(...(looked && looked.answer ? looked.answer.map(row) : []));
@@ -382,7 +382,7 @@
   const light = (id) => document.querySelectorAll(".column li").forEach((line) =>
     line.classList.toggle("same", line.dataset.id === id));
 
-  // One history, asked of all at once; what is asked later replaces what was asked before.
+  // Asks all rankings at once for one history; a later request replaces an earlier one.
   let working = new AbortController();
   const refresh = async () => {
     working.abort();
@@ -426,18 +426,18 @@
     const { run, app, items, levels, rankings, answers_by: answersBy } = state.run;
     const title = { prorec: "PRORec", cocorec: "CoCoRec", tssr: "TSSR" }[app] || app;
     by("title").textContent = document.title = `${title}: ${run}`;
-    by("facts").textContent = [count(items, "item"), levels && count(levels, "code") + " an item"].filter(Boolean).join(" · ");
+    by("facts").textContent = [count(items, "item"), levels && count(levels, "code") + " per item"].filter(Boolean).join(" · ");
     const choice = (name, words) => {
       const option = element("option", "", words);
       option.value = name;
       return option;
     };
     by("ranking").append(
-      choice("", answersBy ? `${answersBy} (what the run answers by)` : "what the run answers by"),
+      choice("", answersBy ? `${answersBy} (used by the run)` : "used by the run"),
       ...rankings.filter(({ name }) => name !== answersBy).map(({ name }) => choice(name, name)),
     );
     document.documentElement.style.setProperty("--codes", `${Math.min(levels || 0, 5) * 2.25}rem`);
-    // At first the models stand side by side, and the last floor, which is the strongest as a rule.
+    // At first the models are compared, and the last floor, which is usually the strongest.
     const floors = rankings.filter(({ is_floor: isFloor }) => isFloor);
     rankings.filter((ranking) => (!ranking.is_floor || ranking === floors.at(-1)) && ranking.name !== answersBy)
       .forEach(({ name }) => state.columns.add(name));
@@ -485,7 +485,7 @@
   by("clear").addEventListener("click", () => { state.history = []; say("History cleared"); changed(); by("search").focus(); });
   by("forget").addEventListener("click", () => { state.looked = null; drawAnswer(); by("search").focus(); });
   by("alert").querySelector("button").addEventListener("click", start);
-  // Another address in an open tab; what `keep` writes itself is not told here.
+  // Another address in an open tab; changes by `keep` itself raise no event.
   addEventListener("hashchange", async () => {
     if (!state.run) return;
     await recall();

@@ -1,4 +1,4 @@
-"""Any table of orders, and of items, to a native folder: looked at, shown, then read."""
+"""Any table of orders, and of items, to a native folder: inspected, shown, then read."""
 
 from evalrec.importing.options import TableOptions
 from evalrec.importing.plan import TablePlan, plan_table

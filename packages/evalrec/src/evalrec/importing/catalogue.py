@@ -1,4 +1,4 @@
-"""The items of a plan: the lines of a catalogue, or what the orders say of them."""
+"""The items of a plan: the lines of a catalogue, or the texts of items in the orders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Items:
 
     Attributes:
         records: The lines of `items.jsonl` by item, in the order of the file.
-        num_doubles: Lines of an item that an earlier line was of.
+        num_doubles: Lines of an item that already had an earlier line.
         num_incomplete: Lines without an id, which were left out.
     """
 
@@ -38,13 +38,13 @@ def read_items(plan: TablePlan, out: Path, *, advance: Advance | None = None) ->
     """Read the catalogue of a plan.
 
     Args:
-        plan: How; it must have a catalogue.
-        out: The folder that is written: relative paths of images start there.
+        plan: The plan; it must have a catalogue.
+        out: The output folder: relative paths of images will start there.
         advance: Called with the bytes read.
 
     Raises:
-        DataError: If the file is malformed, a line lacks an id, or two say different things of
-            one item; it names file and line.
+        DataError: If the file is malformed, a line lacks an id, or two lines describe one item
+            differently; the message names file and line.
     """
     source, columns = plan.catalogue, plan.item_columns
     if source is None:
@@ -75,7 +75,7 @@ def read_items(plan: TablePlan, out: Path, *, advance: Advance | None = None) ->
         else:
             raise DataError(
                 f"{place}: item {item!r} is that of {unit_of(source)} {lines[item]}, but is "
-                "described otherwise: leave one line an item"
+                "described otherwise: leave one line per item"
             )
     if not records:
         raise DataError(f"{source.path} holds no items")
@@ -93,7 +93,7 @@ def items_of_orders(plan: TablePlan, counts: OrderCounts, out: Path) -> dict[str
 def _record(
     item: str, values: Mapping[str, Iterable[Any]], plan: TablePlan, folder: Path, out: Path
 ) -> Record:
-    """A line of `items.jsonl`; what is empty is left out."""
+    """A line of `items.jsonl`; empty fields are left out."""
     fields = {
         meaning: [value for value in texts if value is not None and value != ""]
         for meaning, texts in values.items()
@@ -119,7 +119,7 @@ def _record(
 
 
 def _image(image: str, folder: Path, out: Path) -> str:
-    """The path of an image, from the folder that is written; addresses stay."""
+    """The path of an image, relative to the output folder; web addresses stay as they are."""
     if "://" in image or Path(image).is_absolute():
         return image
     return Path(os.path.relpath(folder / image, out)).as_posix()

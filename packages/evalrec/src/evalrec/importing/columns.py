@@ -1,4 +1,4 @@
-"""Which column of a file holds what: as named by the caller, else guessed from the header."""
+"""The meaning of a file's columns: as the caller names them, or guessed from the header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evalrec.importing.vocabulary import REQUIRED, are_levels, candidates
 from evalrec.interactions import DataError
 
 Choice = Mapping[str, tuple[str, ...]]
-"""The columns of each meaning; `categories` alone may have several."""
+"""The columns of each meaning; only `categories` may have several."""
 
 _IN_WORDS = {
     "user": "the user",
@@ -35,15 +35,15 @@ def choose_columns(
     """The columns of a file by their meanings.
 
     Args:
-        path: The file, for refusals.
+        path: The file, for error messages.
         header: The names of its columns.
-        meanings: What may be in the file.
-        named: Columns that are not to be guessed.
+        meanings: The meanings that may occur in the file.
+        named: Columns that the caller named, so that they are not guessed.
         item_column: The item's column in the orders; a catalogue's column of that name is its id.
 
     Raises:
-        DataError: If a column that is named is missing, a guess is ambiguous, or no column can be
-            guessed of a meaning that must have one.
+        DataError: If a named column is missing, a guess is ambiguous, or no column can be guessed
+            for a meaning that is required.
     """
     chosen: dict[str, tuple[str, ...]] = {}
     for meaning in meanings:

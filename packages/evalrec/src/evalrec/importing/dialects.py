@@ -1,4 +1,4 @@
-"""How a delimited file is written: encoding, separator, quote, decimal sign; by its beginning."""
+"""The form of a delimited file (encoding, separator, quote, decimal sign), from its beginning."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _OF_UTF8 = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How a delimited file is written, and its first rows.
+    """The form of a delimited file, and its first rows.
 
     Attributes:
-        layout: For `read_delimited`; it holds the header where the file has none of its own.
+        layout: For `read_delimited`; it holds the header if the file has none.
         header: The names of the columns.
-        rows: Its first rows, as texts.
-        decimal: The decimal sign; None where the sample does not tell.
-        text: All that in words: "; separated, UTF-8 with BOM, decimal comma".
+        rows: The first rows, as texts.
+        decimal: The decimal sign; None if the sample does not show it.
+        text: The form in words: "; separated, UTF-8 with BOM, decimal comma".
     """
 
     layout: Layout
@@ -66,19 +66,19 @@ def sniff_dialect(
     encoding: str | None = None,
     headers: Sequence[tuple[str, ...]] = (),
 ) -> Dialect:
-    """Look at the beginning of a delimited file, and for its encoding at all of it.
+    """Detect the form of a file from its beginning; for the encoding, all of it is read.
 
     Args:
         path: The file, packed or not.
-        separator: Between cells; None looks.
-        quote: The sign that cells may stand between, "none" for no sign; None looks.
-        encoding: As Python names it; None looks.
-        headers: Where the file has no header: the names of its columns, for each number of
-            columns that it may have.
+        separator: The sign between cells; None detects it.
+        quote: The sign around cells, "none" for no sign; None detects it.
+        encoding: The encoding, as Python names it; None detects it.
+        headers: If the file has no header: the names of its columns, for each number of columns
+            that it may have.
 
     Raises:
-        DataError: If the file is missing, empty or no text, or could be read in several ways.
-        ValueError: If an option is none.
+        DataError: If the file is missing, empty or not text, or could be read in several ways.
+        ValueError: If an option is not valid.
     """
     check_file(path)
     check_signs(separator, quote)
@@ -98,7 +98,7 @@ def sniff_dialect(
     body = [row for row in (rows if layout.header else rows[1:]) if len(row) == len(header)]
     if not body:
         for _ in read_records(path, layout):
-            break  # the reader refuses the first row by its line
+            break  # the reader refuses the first row, and names its line
         raise DataError(f"{path} holds a header and no line")
     decimal = sniff_decimal(cell for row in body for cell in row)
     sign = layout.separator
@@ -119,11 +119,11 @@ def sniff_dialect(
 
 
 def check_signs(separator: str | None, quote: str | None) -> None:
-    """Refuse signs that no file is written with.
+    """Refuse signs that cannot occur in a delimited file.
 
     Raises:
-        ValueError: If one is empty, holds a line's end, both are the same, or a quote is not one
-            sign of ASCII.
+        ValueError: If a sign is empty or contains a line end, both are the same, or the quote is
+            not one ASCII character.
     """
     if separator is not None and (not separator or set(separator) & set("\r\n\"'\0")):
         raise ValueError(f"separator must be a sign such as ';' or '\\t', got {separator!r}")
@@ -181,7 +181,7 @@ def _encoding(path: Path, sample: bytes, encoding: str | None) -> tuple[str, str
 
 
 def _unmarked(path: Path) -> tuple[str, str]:
-    """UTF-8 where all of the file is; else Windows-1252, unless it is UTF-8 with an error."""
+    """UTF-8 if the whole file is UTF-8; else Windows-1252, unless it is UTF-8 with an error."""
     if text_encoding(path) == "utf-8":
         return "utf-8", "UTF-8"
     num_high = num_of_utf8 = 0
@@ -191,7 +191,7 @@ def _unmarked(path: Path) -> tuple[str, str]:
         num_of_utf8 += sum(map(len, _OF_UTF8.findall(chunk)))
         is_undefined |= any(byte in chunk for byte in b"\x81\x8d\x8f\x90\x9d")
     if 2 * num_of_utf8 > num_high:
-        return "utf-8", "UTF-8"  # whoever reads the lines says which one is not
+        return "utf-8", "UTF-8"  # the reader of the lines reports which one is not
     if is_undefined:
         raise DataError(f"{path} is neither UTF-8 nor Windows-1252: --encoding names what it is")
     return "cp1252", "Latin-1 (Windows-1252)"
@@ -210,28 +210,28 @@ def _signs(
     ]
     best = _widest(path, text, whole, tried)
     if quote is None and not _is_sound(text, best, whole):
-        # Quotes that stand within cells, as in 5" pipe, are text: no cell stands between two.
+        # Quotes inside cells, as in 5" pipe, are text: there are then no quoted cells.
         plain = _widest(path, text, whole, [replace(each, quote=None) for each in tried])
         cells = [cell for row in _rows(text, plain, whole=whole) for cell in row if len(cell) > 1]
         if not any(cell[0] == cell[-1] == sign for cell in cells):
             best = plain
     if separator is None and len(_rows(text, best, whole=whole)[0]) == 1:
         raise DataError(
-            f"{path}: no comma, semicolon, tab or bar cuts its first lines into cells, as many in "
-            "each: --separator names what does, --quote what cells stand in"
+            f"{path}: no comma, semicolon, tab or bar splits its first lines into equally many "
+            "cells: name the sign by --separator, and the quote around cells by --quote"
         )
     return best
 
 
 def _quote(text: str) -> str:
-    """What cells stand between: single quotes where the whole first line does."""
+    """The quote sign: single quotes if all cells of the first line have them."""
     first = text.lstrip().split("\n", 1)[0].strip()
     is_single = len(first) > 1 and first[0] == first[-1] == "'" and '"' not in first
     return "'" if is_single else '"'
 
 
 def _widest(path: Path, text: str, whole: bool, layouts: Sequence[Layout]) -> Layout:
-    """The layout by which most cells stand in each row, as many as in the first for most rows."""
+    """The layout with the most cells per row, for which most rows are as long as the first."""
     scores = []
     for layout in layouts:
         widths = [len(row) for row in _rows(text, layout, whole=whole)]
@@ -246,7 +246,7 @@ def _widest(path: Path, text: str, whole: bool, layouts: Sequence[Layout]) -> La
 
 
 def _is_sound(text: str, layout: Layout, whole: bool) -> bool:
-    """Whether the sample is well-formed by a layout."""
+    """Whether the sample is well-formed in a layout."""
     try:
         for _ in islice(_cells(io.StringIO(text, newline=""), layout), SAMPLE_ROWS):
             pass
@@ -256,7 +256,7 @@ def _is_sound(text: str, layout: Layout, whole: bool) -> bool:
 
 
 def _rows(text: str, layout: Layout, *, whole: bool) -> list[list[str]]:
-    """The first rows of a sample, up to one that is malformed or that the sample cuts."""
+    """The first rows of a sample, up to one that is malformed or that the sample truncates."""
     rows: list[list[str]] = []
     try:
         for row in _cells(io.StringIO(text, newline=""), layout):
@@ -279,7 +279,7 @@ def _cells(lines: io.StringIO, layout: Layout) -> Iterator[list[str]]:
 def _header(
     path: Path, rows: Sequence[Sequence[str]], headers: Sequence[tuple[str, ...]]
 ) -> tuple[str, ...]:
-    """The names of the columns: the first row's, or those that a file without a header has."""
+    """The names of the columns: from the first row, or from `headers` for files without one."""
     header = tuple(rows[0])
     if headers:
         fitting = [names for names in headers if len(names) == len(header)]

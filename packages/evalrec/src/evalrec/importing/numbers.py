@@ -19,9 +19,9 @@ _WITH_POINT = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+\.[0-9]+|-?[0-9]+\.[0-9]+")
 
 
 def sniff_decimal(cells: Iterable[str]) -> Decimal | None:
-    """What stands before the decimals of numbers; None where nothing tells, or both occur.
+    """The decimal sign of numbers; None if they do not show it, or both signs occur.
 
-    "1.234" alone tells nothing: it may be a thousand or one.
+    "1.234" alone does not show it: it may be a thousand or one.
     """
     comma = point = False
     for cell in cells:
@@ -42,8 +42,8 @@ class DecimalColumn(Column):
     """A column of finite numbers, which may be texts.
 
     Attributes:
-        decimal: What stands before the decimals. With a comma, points may group thousands by
-            three; with a point, nothing may.
+        decimal: The decimal sign. With a comma, points may separate groups of three digits; with
+            a point, no sign may.
     """
 
     kind: Literal["key", "whole", "number", "time", "text"] = "number"
@@ -69,7 +69,7 @@ class DecimalColumn(Column):
             ) from None
 
     def checked(self, values: pl.Series) -> pl.Series | None:
-        """The numbers of a whole column; None where one needs a closer look."""
+        """The numbers of a whole column; None if cells have to be checked one by one."""
         if self.decimal == "," and values.dtype == pl.String:
             if values.str.contains(".", literal=True).any():
                 return None

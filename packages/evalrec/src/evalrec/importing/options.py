@@ -1,4 +1,4 @@
-"""What a caller may say of a table: how it is written, which column is what, what is kept."""
+"""The options for a table: its form, the meaning of its columns, and which lines are kept."""
 
 from __future__ import annotations
 
@@ -26,30 +26,32 @@ class TableOptions:
     """How a table of orders, and perhaps one of items, is read.
 
     Attributes:
-        columns: The names of columns by what they hold: `user`, `item`, `time`, `rating`,
-            `weight`, `event` of the orders; `item_id`, `title`, `brand`, `categories` (one or
-            several), `description`, `image` of the catalogue, or but the first of the orders where
-            there is no catalogue. What is not named is guessed.
-        separator: Between cells; None looks, as with the three that follow.
-        quote: The sign that cells may stand between; "none" for no sign.
-        decimal: "," or ".".
-        encoding: As Python names it.
-        split_categories: What stands between the categories of one text; None keeps it whole.
-        timezone: Of times that name no zone, by its IANA name; None takes UTC.
-        time_unit: The unit of times that are numbers, or that texts are kept in; None looks.
-        time_format: How times are written, as in `datetime.strptime`; None looks.
+        columns: The names of columns by what they hold. In the orders: `user`, `item`, `time`,
+            `rating`, `weight`, `event`. In the catalogue: `item_id`, `title`, `brand`,
+            `categories` (one or several), `description`, `image`; without a catalogue, these
+            except `item_id` are columns of the orders. Other columns are guessed.
+        separator: The sign between cells; None detects it, as for the next three options.
+        quote: The sign around cells; "none" for no sign.
+        decimal: The decimal sign, "," or ".".
+        encoding: The encoding, as Python names it.
+        split_categories: The sign between several categories in one text; None does not split.
+        timezone: The time zone of times that name none, by its IANA name; None takes UTC.
+        time_unit: The unit of times that are numbers; for texts, the unit in which they are kept.
+            None detects it.
+        time_format: The format of times, as in `datetime.strptime`; None detects it.
         quantity: Quantities become weights of the interactions, as many interactions, or nothing.
             A line with a quantity of zero or less, a return, is left out in any case.
-        doubles: Lines of one user, item and time are merged, their quantities added up, or kept.
+        doubles: Lines with the same user, item and time are merged, with the sum of their
+            quantities, or kept.
         unknown_items: Items that the catalogue lacks are left out, kept without texts, or an error.
         unused_items: Items of the catalogue without interactions are kept, as the last ones, or
-            left out; None takes what the preset has, "keep" for "table".
-        incomplete: Lines without user, item or time are an error, or left out; None takes what the
-            preset has, "refuse" for "table".
+            left out; None takes the preset's choice, "keep" for "table".
+        incomplete: Lines without user, item or time are an error, or left out; None takes the
+            preset's choice, "refuse" for "table".
         only_events: The events that count; None counts all.
 
     Raises:
-        ValueError: If one is none of its values, or a meaning is unknown or has several columns.
+        ValueError: If a value is not allowed, or a meaning is unknown or has several columns.
     """
 
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -85,6 +87,6 @@ class TableOptions:
                 raise ValueError(f"columns must name one for {meaning}, got {list(names)}")
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from the defaults, for `dataset.json`."""
+        """The options that differ from the defaults, for `dataset.json`."""
         default = asdict(TableOptions())
         return {name: value for name, value in asdict(self).items() if value != default[name]}

@@ -1,4 +1,4 @@
-"""The interactions of a plan, read as a stream; what is left out of them is counted."""
+"""The interactions of a plan, read as a stream; lines that are left out are counted."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from evalrec.readers.blocks import Advance
 from evalrec.readers.collect import Read, collect
 
 MOST_REPEATS = 1000
-"""Of one line: a larger quantity is a weight, or a mistake."""
+"""Maximal number of repetitions of one line: a larger quantity is a weight, or a mistake."""
 
 _SHOWN = 3  # examples of unknown items
 
 
 @dataclass(frozen=True, kw_only=True)
 class _OptionalKey(Column):
-    """A key that may be missing; it is the empty text then."""
+    """A key that may be missing; it is then the empty text."""
 
     kind: Literal["key", "whole", "number", "time", "text"] = "key"
 
@@ -43,17 +43,17 @@ class _OptionalKey(Column):
 
 @dataclass
 class OrderCounts:
-    """What became of the lines of orders.
+    """Counts of the lines of orders.
 
     Attributes:
-        lines: How many there are.
-        incomplete: Those without user, item or time.
-        returns: Those with a quantity of zero or less.
-        other_events: Those of events that do not count.
-        unknown: Those of items that the catalogue lacks, by item.
-        merged: Those that were added to another of the same user, item and time.
+        lines: All lines.
+        incomplete: Lines without user, item or time.
+        returns: Lines with a quantity of zero or less.
+        other_events: Lines of events that do not count.
+        unknown: Lines of items that the catalogue lacks, by item.
+        merged: Lines that were merged with another one of the same user, item and time.
         events: How often each event occurs.
-        texts: What the orders say of each item, where there is no catalogue.
+        texts: The texts of each item in the orders, if there is no catalogue.
     """
 
     lines: int = 0
@@ -67,7 +67,7 @@ class OrderCounts:
 
     @property
     def num_unknown(self) -> int:
-        """The lines of unknown items."""
+        """The number of lines of unknown items."""
         return self.unknown.total()
 
     def unknown_examples(self) -> str:
@@ -86,14 +86,14 @@ def read_orders(
     """Read the interactions of a plan.
 
     Args:
-        plan: How.
-        known: The items of the catalogue; None where there is none.
-        min_rating: Interactions rated lower are left out, and counted.
+        plan: The plan.
+        known: The items of the catalogue; None without a catalogue.
+        min_rating: Interactions with a lower rating are left out, and counted.
         advance: Called with the bytes read.
 
     Raises:
-        DataError: If the file is malformed or nothing is left; it names file and line.
-        ValueError: If ratings are asked for and there is no column of them.
+        DataError: If the file is malformed or nothing is left; the message names file and line.
+        ValueError: If `min_rating` is set and there is no column of ratings.
     """
     if min_rating is not None and "rating" not in plan.order_columns:
         raise ValueError("min_rating must not be given: no column holds ratings, see --rating")
@@ -187,7 +187,7 @@ def _kept(
 
 
 def _filtered(frame: pl.DataFrame, keep: pl.Expr, count: int) -> tuple[pl.DataFrame, int]:
-    """The rows that are kept, and the count with those added that are not."""
+    """The rows to keep, and the count increased by the number of the others."""
     kept = frame.filter(keep)
     return kept, count + frame.height - kept.height
 
@@ -205,7 +205,7 @@ def _refuse_fractions(batch: Batch, frame: pl.DataFrame, column: str) -> None:
 def _known(
     batch: Batch, frame: pl.DataFrame, catalogue: pl.Series, plan: TablePlan, counts: OrderCounts
 ) -> pl.DataFrame:
-    """The rows of items that the catalogue has, or all of them."""
+    """The rows of items that the catalogue has; all rows if unknown items are kept."""
     is_known = frame["item_id"].is_in(catalogue.implode())
     if is_known.all():
         return frame
@@ -220,7 +220,7 @@ def _known(
 
 
 def _note_texts(frame: pl.DataFrame, plan: TablePlan, counts: OrderCounts) -> None:
-    """Keep what the orders say of each item, the first of each that is not empty."""
+    """Keep the texts of each item in the orders; the first one that is not empty counts."""
     for meaning, sources in plan.item_columns.items():
         names = [f"{meaning} {place}" for place in range(len(sources))]
         said = frame.filter(pl.any_horizontal(pl.col(name) != "" for name in names))
@@ -233,7 +233,7 @@ def _note_texts(frame: pl.DataFrame, plan: TablePlan, counts: OrderCounts) -> No
 
 
 def _merged(table: Interactions) -> tuple[Interactions, int]:
-    """One interaction of each user, item and time, the first, with the sum of their weights."""
+    """One interaction per user, item and time (the first), with the sum of the weights."""
     order = np.lexsort((table.items, table.timestamps, table.users))  # stable
     users, items, times = table.users[order], table.items[order], table.timestamps[order]
     starts = np.ones(len(order), dtype=bool)
@@ -260,7 +260,7 @@ def _merged(table: Interactions) -> tuple[Interactions, int]:
 
 
 def _repeated(table: Interactions) -> Interactions:
-    """Each interaction as often as its weight says, without weights."""
+    """Repeats each interaction as often as its weight says; the result has no weights."""
     if table.weights is None:
         raise AssertionError("quantities are read wherever they are to be repeated")
     rows = np.repeat(np.arange(len(table)), table.weights.astype(np.int64))

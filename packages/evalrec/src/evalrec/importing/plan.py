@@ -1,4 +1,4 @@
-"""What an import will do, before anything is read in full or written."""
+"""What an import will do, before a file is read in full or anything is written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class TablePlan:
 
     Attributes:
         preset: The data set, or `table`.
-        options: What the caller said, completed by the preset.
+        options: The caller's options, completed by the preset.
         orders: The file of interactions.
         order_columns: Its columns by their meanings.
-        catalogue: The file of items; None where the orders say what is known of them.
+        catalogue: The file of items; None if items are described in the orders.
         item_columns: The columns of items by their meanings, in the catalogue or in the orders.
-        time: How times are read.
+        time: The rule by which times are read.
         decimal: The decimal sign of numbers.
     """
 
@@ -51,7 +51,7 @@ class TablePlan:
         return (self.orders.path, *([self.catalogue.path] if self.catalogue else []))
 
     def to_json(self) -> dict[str, Any]:
-        """What the plan is, for `dataset.json`."""
+        """The plan as a dict, for `dataset.json`."""
         return {
             "options": self.options.to_json(),
             "form": [source.text for source in (self.orders, self.catalogue) if source],
@@ -69,14 +69,15 @@ def plan_table(
     name: str = "table",
     options: TableOptions | None = None,
 ) -> TablePlan:
-    """Look at the first rows of a table of orders and a table of items.
+    """Make a plan from the first rows of a table of orders and a table of items.
 
     Args:
-        orders: A line an interaction: .csv, .tsv, .txt, .dat, .jsonl or .json, each perhaps packed
-            as .gz or .zst, or .parquet or .xlsx.
-        catalogue: A line an item, in any of these; None takes what the orders say of items.
+        orders: A file with a line per interaction: .csv, .tsv, .txt, .dat, .jsonl or .json, each
+            perhaps packed as .gz or .zst, or .parquet or .xlsx.
+        catalogue: A file with a line per item, in any of these formats; None takes the texts of
+            items from the orders.
         name: A public data set of `PRESETS`, or "table".
-        options: What is not to be guessed, and what is kept.
+        options: Settings that are not to be guessed, and which lines are kept.
 
     Raises:
         DataError: If a file cannot be used or could be read in several ways; it says what to do.
@@ -118,7 +119,7 @@ def plan_table(
 
 
 def _completed(options: TableOptions, preset: Preset) -> TableOptions:
-    """The options, and of the preset what they leave open."""
+    """The options; those that are None are taken from the preset."""
     settings: dict[str, Any] = {"columns": {**preset.columns, **options.columns}}
     for name in _OF_PRESET:
         if getattr(options, name) is None:
@@ -145,7 +146,7 @@ def _item_columns(
     columns: Mapping[str, tuple[str, ...]],
     options: TableOptions,
 ) -> dict[str, tuple[str, ...]]:
-    """The columns that say something of items, in the catalogue or else in the orders."""
+    """The columns that describe items, in the catalogue or else in the orders."""
     if items is not None:
         return choose_columns(
             items.path,
@@ -163,7 +164,7 @@ def _item_columns(
 
 
 def _decimal(table: Source, columns: Mapping[str, str], options: TableOptions) -> str:
-    """The decimal sign: as said, as the columns of numbers show it, or else the file as a whole."""
+    """The decimal sign: as set, or as the columns of numbers show it, or else as the file does."""
     if options.decimal is not None:
         return options.decimal
     cells = [
@@ -176,7 +177,7 @@ def _decimal(table: Source, columns: Mapping[str, str], options: TableOptions) -
 
 
 def _refuse_without_effect(plan: TablePlan, options: TableOptions) -> None:
-    """Refuse options of the caller that nothing would follow from.
+    """Refuse options that would have no effect.
 
     Raises:
         ValueError: It names the option.

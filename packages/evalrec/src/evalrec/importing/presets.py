@@ -1,4 +1,4 @@
-"""Public data sets that are plain tables: each a value, read by the one reader of tables."""
+"""Public data sets that are plain tables: each is a value for the one reader of tables."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from evalrec.importing.times import Unit
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How the files of a public data set are written.
+    """The form of the files of a public data set.
 
     Attributes:
-        name: As on the command line.
-        title: As people call it.
+        name: The name on the command line.
+        title: The usual name of the data set.
         files: Its files of interactions and of items, in words.
         columns: The names of columns by what they hold, as in `TableOptions`.
-        headers: The columns of its interactions where the file has no header; of several layouts
-            that one counts which has as many columns as the file.
-        item_headers: The same of its items.
-        separator: Between cells.
-        time_unit: Of its times; None looks.
+        headers: The names of the columns of interactions, if the file has no header; of several
+            layouts, the one with as many columns as the file is taken.
+        item_headers: The same for the file of items.
+        separator: The sign between cells.
+        time_unit: The unit of its times; None detects it.
         literal: Whether its JSON lines are Python literals.
-        split_categories: What stands between the categories of one text.
+        split_categories: The sign between several categories in one text.
         unused_items: Whether items without interactions are kept.
         incomplete: Whether lines without user, item or time are an error.
-        contradictions: Of lines that describe one item differently, the first counts, or they are
-            an error.
+        contradictions: Whether lines that describe one item differently are an error, or the first
+            one counts.
     """
 
     name: str
@@ -90,8 +90,8 @@ YOOCHOOSE = Preset(
     files="yoochoose-clicks.dat or yoochoose-buys.dat",
     columns={"user": ("session_id",), "item": ("item_id",), "time": ("timestamp",)},
     headers=(
-        # Neither is what its published name says: the "category" is a click's context, and the
-        # "quantity" is 0 where it is not known.
+        # The published names of two columns mislead: the "category" is the context of a click, and
+        # the "quantity" is 0 where it is not known.
         ("session_id", "timestamp", "item_id", "context"),
         ("session_id", "timestamp", "item_id", "price", "pieces"),
     ),

@@ -1,4 +1,4 @@
-"""The files of an import, whatever they are: their columns, their first rows, and all of them."""
+"""The files of an import, of any kind: their columns, their first rows, and all rows."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Source:
 
     Attributes:
         path: The file.
-        kind: What it is; "literal" is a Python literal a line.
+        kind: Its kind; "literal" is a Python literal per line.
         header: The names of its columns.
         rows: Its first rows.
         text: Its form in words.
-        layout: Of a delimited file.
-        decimal: The decimal sign that its first rows tell.
-        dtypes: The types of the columns, where the file has types.
+        layout: The layout of a delimited file.
+        decimal: The decimal sign in its first rows.
+        dtypes: The types of the columns, if the file has types.
     """
 
     path: Path
@@ -72,20 +72,20 @@ def open_source(
     headers: tuple[tuple[str, ...], ...] = (),
     literal: bool = False,
 ) -> Source:
-    """Find out what a file is.
+    """Detect the kind and the form of a file.
 
     Args:
-        path: Its suffix says the kind; .gz or .zst may stand behind that of a text file.
-        separator: Of a delimited file; None looks, as with the two that follow.
-        quote: The sign that cells may stand between; "none" for no sign.
-        encoding: What it is written in.
+        path: Its suffix says the kind; .gz or .zst may follow the suffix of a text file.
+        separator: The separator of a delimited file; None detects it, as for the next two.
+        quote: The sign around cells; "none" for no sign.
+        encoding: The encoding of the file.
         headers: The names of the columns of a delimited file that has no header.
         literal: Whether JSON lines may be Python literals.
 
     Raises:
-        DataError: If the file is missing, empty, of no known kind, or cannot be read.
-        ImportError: If it needs an extra.
-        ValueError: If an option is wrong.
+        DataError: If the file is missing, empty, of an unknown kind, or cannot be read.
+        ImportError: If it needs an extra that is not installed.
+        ValueError: If an option is not valid.
     """
     check_file(path)
     kind = _kind(path)
@@ -125,7 +125,7 @@ def read_columns(
     """Some columns of a file, checked, in batches.
 
     Raises:
-        DataError: If the file is malformed, or holds a value that is not what it must be.
+        DataError: If the file is malformed, or holds an invalid value.
     """
     if source.kind == "delimited":
         return read_delimited(source.path, columns, source.layout or Layout(), advance=advance)
@@ -157,7 +157,7 @@ def read_rows(
 
 
 def unit_of(source: Source) -> str:
-    """What the number of a place in the file counts."""
+    """The unit of places in the file: "line" or "row"."""
     return "row" if source.kind in ("parquet", "excel") else "line"
 
 
@@ -176,7 +176,7 @@ def _kind(path: Path) -> Kind:
 
 
 def _json_source(path: Path, literal: bool) -> Source:
-    """A file of JSON lines, by its first thousand."""
+    """A file of JSON lines, from its first thousand lines."""
     records = read_json_records(path, id_field="", literal=literal)
     try:
         sample = [record for _, record in islice(records, SAMPLE_ROWS)]
@@ -194,7 +194,7 @@ def _json_source(path: Path, literal: bool) -> Source:
         kind="literal" if literal else "json",
         header=header,
         rows=tuple(tuple(record.get(name) for name in header) for record in sample),
-        text="a Python literal a line" if literal else "JSON lines",
+        text="a Python literal per line" if literal else "JSON lines",
         dtypes={},
     )
 
@@ -208,16 +208,16 @@ def _head(path: Path, kind: Kind) -> pl.DataFrame:
 def _frames(
     path: Path, kind: Kind, names: list[str] | None, advance: Advance | None
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The rows of a table with types, each part with the number of its first row.
+    """The rows of a table with types, in parts, each with the number of its first row.
 
-    An Excel sheet is read as text, as it shows its cells; its rows count the header.
+    An Excel sheet is read as text, as its cells are shown; the header counts as a row.
     """
     start = 2 if kind == "excel" else 1
     try:
         if kind == "excel":
             frames: Iterable[pl.DataFrame] = _excel(path).iter_slices(_ROWS_AT_ONCE)
         else:
-            with path.open("rb"):  # so that a missing permission is called that
+            with path.open("rb"):  # a missing permission is then reported as such
                 pass
             table = pl.scan_parquet(path, glob=False)
             frames = table.collect_batches(chunk_size=_ROWS_AT_ONCE)
@@ -283,7 +283,7 @@ def _literal_batches(path: Path, columns: Columns, advance: Advance | None) -> I
 
 
 def shown(value: Any) -> str:
-    """A value as an example, in one line."""
+    """A value in one line, as an example."""
     if isinstance(value, str):
         return value
     if isinstance(value, list | dict):

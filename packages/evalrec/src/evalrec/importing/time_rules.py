@@ -1,4 +1,4 @@
-"""Which rule the first values of a column of times follow, and what of it the caller overrules."""
+"""The rule of a column of times, from its first values and the caller's options."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def time_rule(
     time_unit: Unit | None = None,
     time_format: str | None = None,
 ) -> TimeRule:
-    """The rule that a column of times follows, from its first values.
+    """The rule by which a column of times is read, from its first values.
 
     Args:
-        path: The file, for refusals.
+        path: The file, for error messages.
         column: The column's name.
         values: Its first values.
-        dtype: The polars type of the column, where the file has types.
-        timezone: Of times without a zone, by its IANA name; None takes UTC.
-        time_unit: The unit of numbers; or that in which texts are kept. None looks at the values.
-        time_format: How texts are written, as in `datetime.strptime`; None looks at the values.
+        dtype: The polars type of the column, if the file has types.
+        timezone: The time zone of times without one, by its IANA name; None takes UTC.
+        time_unit: The unit of numbers; for texts, the unit in which they are kept. None detects it.
+        time_format: The format of texts, as in `datetime.strptime`; None detects it.
 
     Raises:
-        DataError: If the values are no times that are known, or several readings are possible.
+        DataError: If the values are not known as times, or several readings are possible.
         ValueError: If an option is wrong or has no effect.
     """
     zone = check_timezone(timezone or "UTC")
@@ -76,10 +76,10 @@ def time_rule(
 
 
 def check_timezone(name: str) -> str:
-    """The name of a time zone that there is.
+    """Checks the name of a time zone, and returns it.
 
     Raises:
-        ValueError: If there is none of the name.
+        ValueError: If there is no time zone of this name.
     """
     try:
         ZoneInfo(name)
@@ -89,7 +89,7 @@ def check_timezone(name: str) -> str:
 
 
 def pattern_of(time_format: str) -> str:
-    """The regular expression of a format of `strptime`.
+    """The regular expression of a `strptime` format.
 
     Raises:
         ValueError: If a directive is not known, or the format lacks the year, month or day.
@@ -161,7 +161,7 @@ def _unit_of(size: int) -> Unit:
 
 
 def _finest(decimals: int) -> Unit:
-    """The coarsest unit that holds so many decimals of a second."""
+    """The coarsest unit that holds this many decimals of a second."""
     if not decimals:
         return "s"
     return "ms" if decimals <= 3 else "us" if decimals <= 6 else "ns"
@@ -189,7 +189,7 @@ def _is_date(match: re.Match[str]) -> bool:
 def _written(
     path: Path, column: str, texts: Sequence[str], time_unit: Unit | None, zone: str
 ) -> TimeRule:
-    """The rule of texts, by the form that most of them have."""
+    """The rule of times written as text, by the form that most of them have."""
     forms = {_YEAR_FIRST: "the year first", _COMPACT: "as 20251231"}
     for sign in (r"\.", "/", "-"):
         forms[rf"{_DAY}{sign}{_MONTH}{sign}{_LATER_YEAR}{_AFTER_DATE}"] = "the day first"

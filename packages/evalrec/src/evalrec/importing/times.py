@@ -1,7 +1,7 @@
-"""Times as files write them, to whole ticks since 1970: epochs, ISO times, dates, day first.
+"""Times in files, read as whole ticks since 1970: epochs, ISO times, dates, day first.
 
-A `TimeRule` says how one column is read. It is made from the first values of the column, and what
-departs from it later is refused with its line: nothing is rounded to fit.
+A `TimeRule` says how one column is read. It is made from the first values of the column. A later
+value that does not follow it is refused with its line: nothing is rounded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNIT_NAMES = {
     **{"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"},
     "any": "any",
 }
-# From 1973 to the year 5138 each; below the first, numbers are positions, or times of no epoch.
+# Each range is from 1973 to the year 5138. Smaller numbers are positions, or not times since 1970.
 RANGES: dict[str, tuple[int, int]] = {
     "s": (10**8, 10**11),
     "ms": (10**11, 10**14),
@@ -40,16 +40,16 @@ class TimeRule:
     """How the values of a column are read as times.
 
     Attributes:
-        kind: An epoch: numbers of `file_unit`; a text that matches `pattern`; or a column whose
-            type is a time.
-        unit: Of the whole numbers that are made; "any" where numbers are mere positions.
-        file_unit: Of an epoch's numbers.
-        checked: Whether an epoch's number must lie in the range in which its unit was recognised.
+        kind: "epoch": numbers of `file_unit`; "text": texts that match `pattern`; "typed": a column
+            whose type is a time.
+        unit: The unit of the resulting whole numbers; "any" if numbers are only positions.
+        file_unit: The unit of an epoch's numbers.
+        checked: Whether an epoch's number must be in the range by which its unit was recognised.
         pattern: A regular expression with groups y, m, d and perhaps H, M, S, f, p and z.
-        timezone: Of times that name no zone, by its IANA name. An hour that comes twice when
-            clocks go back is the first one; one that never was is refused.
+        timezone: The time zone of times that name none, by its IANA name. Of an hour that occurs
+            twice when clocks are set back, the first is taken; an hour that never was is refused.
         text: The rule in words.
-        form: Of a text, what it looks like, in words.
+        form: The form of a text, in words.
     """
 
     kind: Literal["epoch", "text", "typed"]
@@ -62,7 +62,7 @@ class TimeRule:
     form: str = ""
 
     def ticks(self, value: Any, column: str) -> int:
-        """One time.
+        """The ticks of one time.
 
         Raises:
             ValueError: "<column> must be <rule>, got <value>".
@@ -79,7 +79,7 @@ class TimeRule:
         return number
 
     def column_ticks(self, values: pl.Series) -> pl.Series | None:
-        """The times of a whole column; None where one needs a closer look."""
+        """The times of a whole column; None if values have to be checked one by one."""
         if values.null_count():
             return None
         if self.kind == "text":
@@ -129,7 +129,9 @@ class TimeRule:
             moment = _moment(parts)
             local = moment - _offset(parts["z"]) if "z" in parts else _in_utc(moment, self.timezone)
         except ValueError as error:
-            raise ValueError(f"{column} must be a time that was, got {value!r}: {error}") from None
+            raise ValueError(
+                f"{column} must be a time that exists, got {value!r}: {error}"
+            ) from None
         fraction, rest = divmod(int(parts.get("f", "").ljust(9, "0")), 10**9 // TICKS[self.unit])
         if rest:
             raise ValueError(
@@ -142,11 +144,11 @@ class TimeRule:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeColumn(Column):
-    """A column of times, read by a rule to int64 ticks.
+    """A column of times, read as int64 ticks.
 
     Attributes:
-        rule: How.
-        optional: Whether a time may be missing; it is null then.
+        rule: The rule by which times are read.
+        optional: Whether a time may be missing; it is then null.
     """
 
     kind: Literal["key", "whole", "number", "time", "text"] = "time"
@@ -160,7 +162,7 @@ class TimeColumn(Column):
         return self.rule.ticks(value, self.source)
 
     def checked(self, values: pl.Series) -> pl.Series | None:
-        """The ticks of a whole column; None where a value needs a closer look."""
+        """The ticks of a whole column; None if values have to be checked one by one."""
         values = typed_ticks(values, self.rule.timezone) if values.dtype.is_temporal() else values
         missing = values.is_null()
         if values.dtype == pl.String:
@@ -179,10 +181,10 @@ class TimeColumn(Column):
 def typed_ticks(values: pl.Series, timezone: str) -> pl.Series:
     """The ticks of a column whose type is a date or a time, in the unit of the type.
 
-    A date is its midnight, in seconds.
+    A date counts as its midnight, in seconds.
 
     Raises:
-        ValueError: If a time without a zone never was in `timezone`, or it is a time of day.
+        ValueError: If a time without a zone never was in `timezone`, or it is a time of day only.
     """
     if values.dtype == pl.Date:
         values = values.cast(pl.Datetime("ms"))
@@ -205,7 +207,7 @@ def _local_ticks(values: pl.Series, timezone: str) -> pl.Series:
 
 
 def _parsed(values: pl.Series, rule: TimeRule) -> pl.Series | None:
-    """The ticks of texts, in compiled code; None where one of them needs a closer look."""
+    """The ticks of texts, in compiled code; None if they have to be parsed one by one."""
     parts = values.str.strip_chars().str.extract_groups(rf"^(?:{rule.pattern})$").struct.unnest()
     frame = parts.with_columns(
         pl.col(name).cast(pl.Int32, strict=False) for name in "ymdHMS" if name in parts.columns
@@ -219,7 +221,7 @@ def _parsed(values: pl.Series, rule: TimeRule) -> pl.Series | None:
         hour = pl.when(half.is_null()).then(hour).otherwise(hour % 12 + half)
     year = pl.col("y")
     year = year + pl.when(year < 69).then(2000).when(year < 100).then(1900).otherwise(0)
-    # A date that is none would be an error of the whole column, where this is a null.
+    # An invalid date would be an error of the whole column; this way it is a null.
     date = pl.concat_str(year, pl.lit("-"), "m", pl.lit("-"), "d").str.to_date(
         "%Y-%m-%d", strict=False
     )
@@ -245,7 +247,7 @@ def _parsed(values: pl.Series, rule: TimeRule) -> pl.Series | None:
 
 
 def _offsets() -> pl.Expr:
-    """The seconds that zones are ahead of UTC, of the texts in z."""
+    """The offset from UTC, in seconds, of the zones in the texts of z."""
     digits = pl.col("z").str.replace_all(r"[^0-9]", "").str.pad_end(4, "0").cast(pl.Int64)
     seconds = digits // 100 * 3600 + digits % 100 * 60
     return pl.when(pl.col("z").str.starts_with("-")).then(-seconds).otherwise(seconds)
@@ -260,12 +262,12 @@ def _moment(parts: dict[str, str]) -> datetime:
 
 
 def full_year(year: int) -> int:
-    """A year of four digits, of one of two perhaps: 69 is 1969, as POSIX has it, and 68 2068."""
+    """A year of four digits, from two or four: 69 is 1969, as in POSIX, and 68 is 2068."""
     return year + (2000 if year < 69 else 1900) if year < 100 else year
 
 
 def _offset(zone: str) -> timedelta:
-    """How far a zone is ahead of UTC: "Z", "+02", "+02:00"."""
+    """The offset of a zone from UTC: "Z", "+02", "+02:00"."""
     digits = "".join(sign for sign in zone if sign.isdigit()).ljust(4, "0")
     size = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
     return -size if zone.startswith("-") else size
@@ -281,5 +283,5 @@ def _in_utc(moment: datetime, timezone: str) -> datetime:
 
 
 def sample_texts(values: Sequence[Any]) -> list[str]:
-    """The values of a sample that say something, as texts."""
+    """The values of a sample that are not empty, as texts."""
     return [str(value).strip() for value in values if value is not None and str(value).strip()]

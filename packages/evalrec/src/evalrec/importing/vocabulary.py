@@ -1,6 +1,6 @@
-"""The words for columns: what a column can mean, and what people call it in nine languages.
+"""The vocabulary for columns: what a column can mean, and its usual names in nine languages.
 
-A name is compared without case, accents, spaces and signs. What marks a number or a key ("Nr",
+Names are compared without case, accents, spaces and signs. A mark for a number or a key ("Nr",
 "id", "code") may stand before or after the word: "Kunden-Nr.", "idCliente", "customer_id".
 """
 
@@ -92,8 +92,8 @@ _IMAGE = _words(
     "bildpfad foto imagen urlimagen immagine afbeelding imagem obraz zdjecie"
 )
 
-# The first tier of which a column is counts; each is a set of words and whether a mark must stand
-# beside the word, may, or must not.
+# The tiers of each meaning; the first one that matches a column counts. Each is a set of words and
+# whether a mark must stand beside the word, may, or must not.
 _TIERS: dict[str, tuple[tuple[frozenset[str], bool], ...]] = {
     "user": ((_USER, True), (_USER, False), (_SESSION, True), (_SESSION, False)),
     "item": ((_ITEM, True), (_ITEM_KEY, False), (_BARCODE, False), (_ITEM, False)),
@@ -120,9 +120,9 @@ def plain(name: str) -> str:
 
 
 def candidates(meaning: str, header: tuple[str, ...]) -> list[str]:
-    """The columns that a meaning could be of: those of the best tier that has any.
+    """The columns that may have a meaning: those of the best tier that has any.
 
-    Categories may stand in several numbered columns, which count as one candidate in their order.
+    Categories may be in several numbered columns, which count as one candidate in their order.
     """
     for words, marked in _TIERS[meaning]:
         names = [name for name in header if _is_called(plain(name), words, marked)]
@@ -134,7 +134,7 @@ def candidates(meaning: str, header: tuple[str, ...]) -> list[str]:
 
 
 def are_levels(names: list[str]) -> bool:
-    """Whether several columns are numbered levels of categories, and so belong together."""
+    """Whether several columns are numbered levels of categories, so that they belong together."""
     return len(names) > 1 and all(map(_level, names))
 
 

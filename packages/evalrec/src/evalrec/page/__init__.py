@@ -1,8 +1,8 @@
-"""Pages: one self-contained HTML file from the numbers of an evaluation, charts included.
+"""Pages: one self-contained HTML file with the figures of an evaluation, charts included.
 
-`report_page` and `comparison_page` write a page of reports at once. A page of your own is made of
+`report_page` and `comparison_page` write a complete page of reports. Your own page is made of
 `Section`s, whose fragments the functions below return, and written by `write_page`. Text is escaped
-where it enters a fragment; colours follow the reader's light or dark mode; the same input gives the
+when it becomes a fragment. Colours follow the reader's light or dark mode. The same input gives the
 same bytes. Charts need matplotlib: `pip install 'evalrec[page]'`.
 """
 

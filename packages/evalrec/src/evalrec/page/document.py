@@ -1,9 +1,9 @@
-"""The page itself: sections under a heading, escaped text, and a policy that lets nothing in.
+"""The page itself: sections under a heading, escaped text, and a policy that loads nothing.
 
-Whatever comes from data, titles of items above all, may hold markup, control characters or marks
-that set the direction of writing. What a template shows goes through `text`, unless it is a
-fragment already: `text` escapes markup, shows control characters as U+FFFD, and keeps the direction
-of a text to that text. Behind it stands the autoescape of jinja2.
+Data, especially titles of items, may hold markup, control characters or marks for the direction of
+writing. All values of a template go through `text`, unless they are fragments already: `text`
+escapes markup, shows control characters as U+FFFD, and limits the direction of a text to that text.
+As a second guard, jinja2 escapes values too.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Html(Markup):
 
 
 NUM_COLOURS = 8
-"""The colours of series that page.css has: --series-0 and so on, and the swatches of each."""
+"""The colours of series in page.css: --series-0 and so on, and the swatches of each."""
 
-# C0 but tab and the ends of lines, C1, the paragraph separator, which ends an isolate, and halves
-# of surrogate pairs, which JSON can hold and UTF-8 cannot.
+# Control characters except tab and line ends; the paragraph separator, which ends an isolate; and
+# halves of surrogate pairs, which JSON can hold and UTF-8 cannot.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2029\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 
@@ -68,18 +68,18 @@ def write_page(
 ) -> None:
     """Write the page beside its place and rename it, so that ``path`` is never half a page.
 
-    The page loads nothing and runs nothing, and its Content-Security-Policy holds it to that.
+    The page loads nothing and runs nothing, and its Content-Security-Policy enforces this.
 
     Args:
-        path: Where the page goes; its folder exists.
-        title: Its heading.
+        path: The file to write; its folder exists.
+        title: The heading of the page.
         lead: One sentence under the heading.
         summary: Groups of facts for the first card, such as data, configuration and times.
         sections: The cards, in order.
-        opening: A card before the summary, such as what the page comes to; None for none.
+        opening: A card before the summary, such as the main result; None for none.
 
     Raises:
-        OSError: The file cannot be written; what was there stays.
+        OSError: If the file cannot be written; an older file then stays.
     """
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     page = render(
@@ -101,7 +101,7 @@ def facts(groups: Mapping[str, Mapping[str, object]]) -> Html:
 
 
 def render(template: str, **values: Any) -> Html:
-    """A fragment by one of the templates, in which every value that is no fragment is a text."""
+    """A fragment from one of the templates; values that are not fragments are escaped as text."""
     return Html(_templates().get_template(template).render(values))
 
 
@@ -113,20 +113,20 @@ def _templates() -> Environment:
         finalize=_fragment,
         undefined=StrictUndefined,
     )
-    environment.filters["plain"] = lambda value: _escaped(str(value))  # where no element may be
+    environment.filters["plain"] = lambda value: _escaped(str(value))  # where elements are invalid
     return environment
 
 
 def _fragment(value: object) -> Markup:
-    """What a template shows of a value."""
+    """The fragment that a template shows for a value."""
     return value if isinstance(value, Markup) else text(value)
 
 
 def text(value: object) -> Html:
-    """Any value as escaped text: integers in thousands, floats to four digits.
+    """Any value as escaped text: integers with thousands separators, floats with four digits.
 
-    Text that is written from right to left, or that holds marks of direction, is put into `<bdi>`,
-    so that it turns nothing round but itself.
+    A text that is written from right to left, or that holds marks of direction, is put into
+    `<bdi>`, so that it cannot change the direction of other text.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = f"{value:,}"
@@ -139,7 +139,7 @@ def text(value: object) -> Html:
 
 
 def tag(name: str, *content: Html, css: str = "", **attributes: str) -> Html:
-    """An element around fragments, any other text in it escaped; ``css`` is its class."""
+    """An element around fragments; other text in it is escaped; ``css`` is its class."""
     if css:
         attributes = {"class": css, **attributes}
     inside = "".join(f' {key}="{_escaped(value)}"' for key, value in attributes.items())
@@ -156,9 +156,9 @@ def _escaped(value: str) -> Html:
 
 
 def _balanced(value: str) -> str:
-    """A text that closes the isolates that it opens, and no others, such as the `<bdi>` around it.
+    """A text that closes exactly the isolates that it opens, and no others, such as `<bdi>`.
 
-    What is embedded or overridden in an isolate ends with it (UAX #9, X6a).
+    Embeddings and overrides within an isolate end with it (UAX #9, X6a).
     """
     signs, depth = [], 0
     for sign in value:

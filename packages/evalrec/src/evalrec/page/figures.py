@@ -50,7 +50,7 @@ _VARIABLES = {
     **{colour: f"series-{i}" for i, colour in enumerate(_SERIES)},
 }
 _WIDTH = 4.2
-"""Inches: beside another chart letters are as large as the page's, on a telephone still legible."""
+"""Inches. Beside another chart, letters are as large as the page's; on a phone still legible."""
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -81,7 +81,7 @@ Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One line chart; the best point of each line may be marked, its value stands in the legend."""
+    """One line chart; the best point of each line may be marked, with its value in the legend."""
 
     title: str
     lines: Lines
@@ -91,15 +91,15 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """One bar a row: name to value and the ends of its interval.
+    """One bar per row: name to value and the ends of its interval.
 
     Attributes:
-        title: Above the bars.
+        title: Text above the bars.
         values: Name to value, lower end and upper end; the first row is on top.
-        highlighted: The row in another colour than the rest, from 0; None for none.
+        highlighted: The row with another colour than the rest, from 0; None for none.
 
     Raises:
-        ValueError: There is no row.
+        ValueError: If there is no row.
     """
 
     title: str
@@ -124,12 +124,12 @@ def read_series(path: str | Path, names: Mapping[str, str]) -> Lines:
     """Lines of a `Panel` from the log of a training: label to (epoch, value) points.
 
     Args:
-        path: JSONL, one record an epoch: `{"epoch": 3, "losses": {"next": 2.5}, ...}`.
-        names: Label to the value's place in a record, such as "losses.next". Records without it
-            are passed over.
+        path: JSONL, one record per epoch: `{"epoch": 3, "losses": {"next": 2.5}, ...}`.
+        names: Label to the place of the value in a record, such as "losses.next". Records without
+            this value are skipped.
 
     Raises:
-        ValueError: A line is no JSON object with an epoch; the message names file and line.
+        ValueError: If a line is not a JSON object with an epoch; the message names file and line.
     """
     lines: dict[str, list[tuple[float, float]]] = {label: [] for label in names}
     for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
@@ -150,7 +150,7 @@ def curves(panels: Sequence[Panel]) -> Html:
     """Line charts side by side.
 
     Raises:
-        ImportError: matplotlib is not installed; as of every chart.
+        ImportError: If matplotlib is not installed; the same holds for every chart.
     """
 
     def draw(axes: Axes, panel: Panel) -> None:
@@ -163,7 +163,7 @@ def curves(panels: Sequence[Panel]) -> Html:
             if panel.mark and points:
                 best = (max if panel.mark == "max" else min)(points, key=lambda p: p[1])
                 axes.plot(*best, "o", color=colour, markersize=5)
-                # Beside the lines: above their best points, two such values would overlap.
+                # In the legend: above the best points, two such values would overlap.
                 label = f"{label}, best {best[1]:.4g} at {best[0]:.4g}"
             axes.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=label)
         axes.margins(y=0.1)
@@ -189,7 +189,7 @@ def bars(panels: Sequence[Bars]) -> Html:
         plain = 0 if panel.highlighted is None else 1
         colours = [_SERIES[0 if place == panel.highlighted else plain] for place in places]
         axes.barh(places, values, color=colours, height=0.62, antialiased=False)
-        # Where all users have the same value, rounding may put the mean outside its interval.
+        # If all users have the same value, rounding may put the mean outside its interval.
         reach = np.maximum([values - low, high - values], 0.0)
         axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=_INK, lw=1)
         axes.set_yticks(places, [_two_lines(name) for name in names])
@@ -198,7 +198,7 @@ def bars(panels: Sequence[Bars]) -> Html:
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         if low.min() >= 0:
-            axes.set_xlim(0.0, None)  # a bar is as long as what it says
+            axes.set_xlim(0.0, None)  # the length of a bar is proportional to its value
 
     figures = [
         _figure(p.title, partial(draw, panel=p), size=(_WIDTH, 0.6 + 0.36 * len(p.values)))
@@ -208,19 +208,19 @@ def bars(panels: Sequence[Bars]) -> Html:
 
 
 def _two_lines(name: str) -> str:
-    """A name beside a bar, in lines that leave most of the width to the bar."""
+    """A name beside a bar, in lines that leave most of the width for the bar."""
     return "\n".join(textwrap.wrap(_shortened(name), 21, break_long_words=True)[:2])
 
 
 def _whole_numbers() -> MaxNLocator:
-    """Where the labels of an axis of whole numbers stand."""
+    """The positions of labels on an axis of whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=8, integer=True)
 
 
 def _shortened(name: str, most: int = 40) -> str:
-    """A name that leaves room for the chart: the middle of a long one is cut, as of a path."""
+    """A name shortened to leave room for the chart: the middle of a long one is cut."""
     name = visible(name)
     if len(name) <= most:
         return name
@@ -228,10 +228,15 @@ def _shortened(name: str, most: int = 40) -> str:
 
 
 def histogram(counts: Mapping[int, int], *, title: str, x_label: str) -> Html:
-    """Columns: how often each whole number occurs, such as items a bucket or levels an item.
+    """Columns: how often each whole number occurs, such as items per bucket or levels per item.
+
+    Args:
+        counts: Number to how often it occurs.
+        title: The caption.
+        x_label: The label of the axis of numbers.
 
     Raises:
-        ValueError: ``counts`` is empty.
+        ValueError: If ``counts`` is empty.
     """
     if not counts:
         raise ValueError("counts must have at least one entry, got none")
@@ -261,22 +266,22 @@ def tsne_panel(
 ) -> Scatter:
     """t-SNE of sampled items, coloured by k-means in the embedding space (PRORec, figure 5).
 
-    Panels of the same number of items and the same seed show the same items. 2,000 points take
-    some 20 seconds of one core.
+    Panels with the same number of items and the same seed show the same items. 2,000 points take
+    about 20 seconds on one core.
 
     Args:
-        title: Above the points.
-        embeddings: A row an item.
+        title: Text above the points.
+        embeddings: A row per item, [items, dim].
         max_points: How many items are sampled at most.
-        clusters: How many colours.
-        seed: Of the sample, of k-means and of t-SNE.
+        clusters: The number of clusters, each with a colour.
+        seed: The seed of the sample, of k-means and of t-SNE.
 
     Raises:
-        ValueError: There are fewer than 2 items or dimensions.
+        ValueError: If there are fewer than 2 items or dimensions.
     """
     if min(embeddings.shape) < 2:
         raise ValueError(f"embeddings must be at least 2 x 2, got {embeddings.shape}")
-    from sklearn.cluster import KMeans  # takes seconds, and few commands draw
+    from sklearn.cluster import KMeans  # takes seconds, and few commands draw this chart
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -292,7 +297,7 @@ def tsne_panel(
 
 
 def scatter_panels(panels: Sequence[Scatter]) -> Html:
-    """Scatter plots side by side, a colour a cluster; from the eleventh on they come again."""
+    """Scatter plots side by side, a colour per cluster; after the tenth, colours repeat."""
 
     def draw(axes: Axes, panel: Scatter) -> None:
         axes.set_axis_off()
@@ -312,7 +317,7 @@ def check_matplotlib() -> None:
     """Refuse to draw without matplotlib.
 
     Raises:
-        ImportError: It is not installed; the message names the extra.
+        ImportError: If it is not installed; the message names the extra.
     """
     try:
         import_module("matplotlib")
@@ -328,7 +333,7 @@ def _figure(title: str, draw: Callable[[Axes], None], *, size: tuple[float, floa
 
     buffer = io.StringIO()
     with rc_context(_STYLE), warnings.catch_warnings():
-        # The reader's browser writes the labels, in fonts of its own.
+        # The reader's browser writes the labels, in its own fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size, dpi=160, layout="constrained")
         draw(figure.add_subplot())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_page", "report_page"]
 
-_FILTERED = "Filtered: the items of a user's own history are struck out first."
+_FILTERED = "Filtered: the items of a user's own history are removed first."
 
 
 def report_page(
@@ -33,19 +33,19 @@ def report_page(
     """Write a page of reports: their means in a table, and bars with 95 % intervals.
 
     Args:
-        reports: By name, in the order of the rows; all of the same queries and cut-offs.
-        path: Where the page goes; its folder exists.
-        title: Its heading.
-        metrics: What the table and the bars show; None takes Recall and NDCG, at every cut-off in
-            the table and at 10, or the largest cut-off where 10 is none, in the bars.
-        model: The report that the page is about, in a colour of its own; None for none.
-        summary: Further groups of facts for the first card, beside that of the data.
+        reports: By name, in the order of the rows; all with the same queries and cut-offs.
+        path: The file to write; its folder exists.
+        title: The heading of the page.
+        metrics: The metrics of the table and the bars. None takes Recall and NDCG, at every cut-off
+            in the table, and in the bars at 10 or, if 10 is not among them, the largest cut-off.
+        model: The report that the page is about, in its own colour; None for none.
+        summary: Further groups of facts for the first card, besides the facts about the data.
 
     Raises:
-        ImportError: matplotlib is not installed; the message names the extra.
-        OSError: The page cannot be written; what was there stays.
-        ValueError: There is no report, they are not of the same queries and cut-offs, or a metric
-            or the model is none of theirs.
+        ImportError: If matplotlib is not installed; the message names the extra.
+        OSError: If the page cannot be written; an older file then stays.
+        ValueError: If there is no report, the reports have different queries or cut-offs, lack a
+            metric, or `model` is none of them.
     """
     first = check_side_by_side(reports, metrics or ())
     charted = headline_metrics(first) if metrics is None else metrics
@@ -76,13 +76,13 @@ def comparison_page(comparison: Comparison, path: str | Path, *, title: str) -> 
     """Write a page of a comparison: means in a table, bars with 95 % intervals, differences.
 
     Args:
-        comparison: What `compare` returned; the baseline has a colour of its own.
-        path: Where the page goes; its folder exists.
-        title: Its heading.
+        comparison: The result of `compare`; the baseline has its own colour.
+        path: The file to write; its folder exists.
+        title: The heading of the page.
 
     Raises:
-        ImportError: matplotlib is not installed; the message names the extra.
-        OSError: The page cannot be written; what was there stays.
+        ImportError: If matplotlib is not installed; the message names the extra.
+        OSError: If the page cannot be written; an older file then stays.
     """
     from evalrec.tables import differences_grid  # loads scipy.stats, which takes a second
 
@@ -119,7 +119,7 @@ def _results(
     charted: Sequence[str],
     model: str | None,
 ) -> list[Html]:
-    """The table of all figures, by name and (mode, metric), and a chart a mode of those charted."""
+    """The table of all figures, by name and (mode, metric), and charts per mode of some of them."""
     means: dict[str, dict[str, dict[str, float]]] = {name: {} for name in figures}
     for name, estimates in figures.items():
         for (mode, metric), estimate in estimates.items():

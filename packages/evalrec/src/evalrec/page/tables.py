@@ -17,10 +17,10 @@ _NUMBER = re.compile(r"((?:< )?[+-]?[\d.]+( ± [\d.]+)?%?)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One user's history (oldest first), what was recommended (best first), what came next.
+    """One user's history (oldest first), the recommendations (best first), and the next item.
 
-    All are titles, which several items may share; `hit` is the place of the target among what was
-    recommended, from 0, or None.
+    All are titles, which several items may share. `hit` is the position of the target among the
+    recommendations, from 0, or None.
     """
 
     history: Sequence[str]
@@ -36,11 +36,11 @@ def results_table(
 
     Args:
         results: Row name to mode (``unfiltered``, ``filtered``) to metric to value. A row may lack
-            a mode or a metric, as a published figure does; it shows as a dash.
-        model: The row that the page is about, tinted; None tints no row.
+            a mode or a metric, as published figures do; a dash is shown there.
+        model: The row that the page is about, in a tint; None for no row.
 
     Raises:
-        ValueError: ``model`` is none of the rows.
+        ValueError: If ``model`` is none of the rows.
     """
     if model is not None and model not in results:
         raise ValueError(f"model must be one of {', '.join(results)}, got {model!r}")
@@ -75,10 +75,10 @@ def results_table(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
-    """A plain table; columns of numbers are set to the right, those with a spread or a sign too.
+    """A plain table; columns of numbers are aligned right, also numbers with a spread or a sign.
 
     Raises:
-        ValueError: A row is not as long as the header.
+        ValueError: If a row is not as long as the header.
     """
     for row in rows:
         if len(row) != len(header):
@@ -88,17 +88,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number, is written as one, or is left out among numbers."""
+    """Whether a value is a number, is written as one, or is missing among numbers."""
     return isinstance(value, int | float) or bool(_NUMBER.fullmatch(str(value)))
 
 
 def examples_table(examples: Sequence[Example]) -> Html:
-    """Histories beside their recommendations, the hit marked, the item that came next below."""
+    """Histories beside their recommendations; the hit is marked, the next item is shown below."""
     return render("examples.html", examples=examples)
 
 
 def share_bars(rows: Mapping[str, Mapping[str, float]]) -> Html:
-    """One bar a row, row name to part name to share in [0, 1]; what is missing to 1 stays empty."""
+    """One bar per row: row name to part name to share in [0, 1]; the rest to 1 stays empty."""
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     shown = [
         (
@@ -113,5 +113,5 @@ def share_bars(rows: Mapping[str, Mapping[str, float]]) -> Html:
 
 
 def _swatch(part: int) -> str:
-    """The class of a part's colour; from the ninth part on the colours come again."""
+    """The class of a part's colour; from the ninth part on, colours repeat."""
     return f"swatch-{part % NUM_COLOURS}"

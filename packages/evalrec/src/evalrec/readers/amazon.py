@@ -1,8 +1,8 @@
 """Amazon product reviews: 2014, 2018 and 2023.
 
-2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review a line, and
-`meta_*.json.gz`, in 2014 one Python literal or one JSON object a line. 2023: `Beauty.jsonl.gz` and
-`meta_Beauty.jsonl.gz`, or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`,
+2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review per line, and
+`meta_*.json.gz`, in 2014 with one Python literal or JSON object per line. 2023: `Beauty.jsonl.gz`
+and `meta_Beauty.jsonl.gz`, or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`,
 `.valid.csv` and `.test.csv`, with or without a column of histories.
 """
 
@@ -28,7 +28,7 @@ from evalrec.readers.json_lines import read_json_columns, read_json_records
 
 _LOG = logging.getLogger(__name__)
 
-# What stands for the title of thousands of items of 2018: the page's first lines of JavaScript.
+# The titles of thousands of items of 2018 are the first lines of JavaScript of their pages.
 _SCRIPT = re.compile(r"\bvar \w+ ?=|\.getTime\(\)|\bfunction ?\(")
 
 _REVIEWS = {
@@ -64,16 +64,16 @@ def _read_items(
 
     Args:
         path: The file.
-        keep: The ids that are wanted.
-        id_field: The field of the id.
-        texts: What a record says of its item.
-        literal: Whether its lines may be Python literals.
-        other_years: The fields of other years' files, which this one's texts would miss, and the
-            formats that read them.
+        keep: The ids of the wanted items.
+        id_field: The field with the id.
+        texts: Extracts the texts of an item from its record.
+        literal: Whether lines may be Python literals.
+        other_years: Fields of other years' files, in which `texts` would find nothing, and the
+            formats that read these files.
         advance: Called with the bytes read.
 
     Raises:
-        DataError: If the file is of another year, or cannot be read.
+        DataError: If the file is from another year, or cannot be read.
     """
     records = read_json_records(
         path, id_field=id_field, keep=keep, literal=literal, advance=advance
@@ -145,7 +145,7 @@ def _require_new_users(batch: Batch, seen: set[str]) -> None:
         if user in seen:
             raise DataError(
                 f"{batch.place(row)}: user {user!r} occurs twice, "
-                "but a file of targets holds one line a user"
+                "but a file of targets holds one line per user"
             )
         seen.add(user)
 
@@ -153,8 +153,8 @@ def _require_new_users(batch: Batch, seen: set[str]) -> None:
 class _Histories:
     """The longest history of each user, and the time of the user's first row.
 
-    The rows of train, valid and test together are the sequence; what only a history names (where
-    a part is not given) has no time of its own and comes before the first row.
+    The rows of train, valid and test together are the sequence. Items that only a history names
+    (if a part is not passed) have no time and come before the first row.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class _Histories:
         self.first: dict[str, int] = {}
 
     def add(self, batch: Batch) -> None:
-        """Take the histories of a batch."""
+        """Add the histories of a batch."""
         longest = (
             batch.frame.with_columns(pl.col("history").str.len_bytes().alias("length"))
             .group_by("user_id")
@@ -174,7 +174,7 @@ class _Histories:
             self.first[user] = min(time, self.first.get(user, time))
 
     def batch(self, path: Path) -> Batch:
-        """What the histories name, oldest first."""
+        """The items that the histories name, oldest first."""
         users = list(self.longest)
         frame = pl.DataFrame(
             {

@@ -1,8 +1,8 @@
-"""Batches of checked rows: what every reader of interactions yields.
+"""Batches of checked rows, which every reader of interactions yields.
 
-Each format has two ways to the same rows. The fast one parses a whole block in compiled code and
-is believed only where nothing is unusual; else the block is read again row by row, which accepts
-whatever is right and names the line of what is not.
+Each format has two ways to the same rows. The fast way parses a whole block in compiled code and
+is only used if nothing is unusual. Otherwise the block is read again row by row: all correct rows
+are accepted, and the error names the line of a wrong one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Batch:
 
     Attributes:
         path: The file.
-        frame: `user_id`, `item_id`, `timestamp` and, where the format has one, `rating`; or
-            whatever columns were asked for.
+        frame: `user_id`, `item_id`, `timestamp` and, if the format has one, `rating`; or the
+            requested columns.
         places: The line (or row) of the file that each row came from.
         unit: "line" or "row".
         before: Whether these rows come before all others of their users, although they are read
-            later: clicks that a file keeps in a history without times.
-        only_missing: Whether, of these, only pairs count that no other row holds.
+            later: for example clicks in a history without times.
+        only_missing: Whether only those of these pairs count that no other row holds.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Batch:
     only_missing: bool = False
 
     def place(self, row: int) -> str:
-        """File and line of a row."""
+        """The file and line of a row, for messages."""
         return f"{self.path}, {self.unit} {self.places[row]}"
 
 
@@ -54,13 +54,13 @@ def batch_of_rows(
     """Check rows one by one.
 
     Args:
-        path: The file, for refusals.
+        path: The file, for error messages.
         rows: The place of each row, and its values in the order of `columns`.
-        columns: What the values must be.
-        unit: What a place is.
+        columns: The rules for the values.
+        unit: The unit of places.
 
     Raises:
-        DataError: At the first value that is not what it must be.
+        DataError: At the first value that breaks its rule.
     """
     places: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in columns}
@@ -79,7 +79,7 @@ def require_columns(path: Path, columns: Columns, existing: Sequence[str]) -> No
     """Refuse a file that lacks a column.
 
     Raises:
-        DataError: It names the column, and those that there are.
+        DataError: It names the missing column, and the existing ones.
     """
     for column in columns.values():
         if column.source not in existing:

@@ -1,7 +1,7 @@
-"""Text files as blocks of whole lines: unpacked, in UTF-8 and numbered, once for every format.
+"""Text files as blocks of whole lines, unpacked, in UTF-8 and numbered; used by every format.
 
 A block is some megabytes, so that a parser in compiled code takes thousands of lines at once and
-memory stays bounded; each knows its first line, so that every refusal can name file and line.
+memory stays bounded. Each block knows its first line, so that every error can name file and line.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import IO, TypeAlias
 
 from evalrec.interactions import DataError
 
-READ_BYTES = 2**18  # of the text that are read at once
-BLOCK_BYTES = 2**24  # from which on whole lines are handed on
-LINE_BYTES = 2**24  # at most of a line, so that a file of one line cannot fill the memory
-QUOTED_BYTES = 2**24  # at most of a field in quotes, so that a stray quote ends the search
+READ_BYTES = 2**18  # of text that are read at once
+BLOCK_BYTES = 2**24  # once this many bytes are read, their whole lines become a block
+LINE_BYTES = 2**24  # maximal length of a line, so that a file of one line cannot fill the memory
+QUOTED_BYTES = 2**24  # maximal length of a quoted field, so that a stray quote ends the search
 _PACKED_BYTES = 2**16  # of a gzip file that are read at once
 
 Advance: TypeAlias = Callable[[int], None]
@@ -34,7 +34,7 @@ class Block:
     Attributes:
         path: The file.
         first_line: The number of the first line, from 1.
-        data: The bytes: valid UTF-8, whatever the file is written in.
+        data: The bytes: valid UTF-8, whatever the encoding of the file.
         num_lines: How many lines the block holds; the last may lack its line feed.
     """
 
@@ -51,11 +51,11 @@ class Block:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file, or an empty one.
+    """Refuse a path that is not a file, and an empty file.
 
     Raises:
-        DataError: If the path is missing, a folder, a device or a file of no bytes.
-        PermissionError: If nobody may look.
+        DataError: If the path is missing, a folder, a device or an empty file.
+        PermissionError: If this user may not look.
     """
     try:
         status = path.stat()
@@ -75,18 +75,18 @@ def read_blocks(
     quote: str | None = None,
     advance: Advance | None = None,
 ) -> Iterator[Block]:
-    """The lines of a text file, packed where its name ends in .gz or .zst, in blocks.
+    """The lines of a text file, unpacked if its name ends in .gz or .zst, in blocks.
 
     Args:
         path: The file.
-        encoding: What the file is written in, as Python names it, with or without a byte order
-            mark; UTF-16 must say which byte comes first: "utf-16-le" or "utf-16-be".
-        quote: The sign between two of which a field may hold line feeds; no block ends inside.
-        advance: Called with the bytes read, compressed ones where the file is.
+        encoding: The encoding of the file, as Python names it, with or without a byte order
+            mark; UTF-16 must name its byte order: "utf-16-le" or "utf-16-be".
+        quote: The quote sign of fields that may hold line feeds; no block ends inside such a field.
+        advance: Called with the bytes read; for a packed file, these are compressed bytes.
 
     Raises:
         DataError: If the file is missing or empty, its gzip stream or its text is broken, a line
-            is longer than 16 MiB, or a field in quotes does not end.
+            is longer than 16 MiB, or a quoted field does not end.
     """
     check_file(path)
     line = 1
@@ -104,8 +104,8 @@ def read_blocks(
             if quote and end == 0 and len(pending) >= QUOTED_BYTES:
                 name = "a double quote" if quote == '"' else f"the quote {quote}"
                 raise DataError(
-                    f"{path}, line {line}: {name} opens a field that is open still after "
-                    f"{QUOTED_BYTES:,} bytes: one that is text is doubled, and its field quoted"
+                    f"{path}, line {line}: {name} opens a field that does not end within "
+                    f"{QUOTED_BYTES:,} bytes: double a quote that is text, and quote its field"
                 )
             with memoryview(pending) as view:
                 data = bytes(view[:end])
@@ -131,16 +131,14 @@ def read_blocks(
 
 
 def _refuse_long_line(path: Path, pending: bytearray, first_line: int) -> None:
-    """Refuse a line of more than LINE_BYTES, of bytes that are not twice as many."""
+    """Refuse a line of more than LINE_BYTES; `pending` has fewer than twice as many bytes."""
     if len(pending) <= LINE_BYTES:
         return
-    middle = len(pending) // 2  # which such a line holds
+    middle = len(pending) // 2  # a line that is too long contains this byte
     start, end = pending.rfind(b"\n", 0, middle) + 1, pending.find(b"\n", middle)
     if (len(pending) if end < 0 else end) - start > LINE_BYTES:
         line = first_line + pending.count(b"\n", 0, start)
-        raise DataError(
-            f"{path}, line {line}: is longer than {LINE_BYTES:,} bytes, the most there is"
-        )
+        raise DataError(f"{path}, line {line}: is longer than {LINE_BYTES:,} bytes, the maximum")
 
 
 def read_lines(
@@ -149,7 +147,7 @@ def read_lines(
     """Every line that is not blank, with its number.
 
     Raises:
-        DataError: As `read_blocks`.
+        DataError: For the same reasons as `read_blocks`.
     """
     for block in read_blocks(path, encoding=encoding, advance=advance):
         for number, line in block.lines():
@@ -158,7 +156,7 @@ def read_lines(
 
 
 def text_encoding(path: Path) -> str:
-    """What a file is written in: "utf-8" where all of it is that, else "latin-1".
+    """The encoding of a file: "utf-8" if all of it is UTF-8, else "latin-1".
 
     Raises:
         DataError: If the file is missing or empty.
@@ -171,12 +169,12 @@ def text_encoding(path: Path) -> str:
     except UnicodeDecodeError:
         return "latin-1"
     except (EOFError, zlib.error):
-        return "utf-8"  # whoever reads the lines can say in which of them it breaks
+        return "utf-8"  # the reader of the lines reports where its encoding breaks
     return "utf-8"
 
 
 def end_of_lines(pending: bytearray, quote: str | None) -> int:
-    """Where the last whole line ends; with a `quote`, the last that ends outside."""
+    """The end of the last whole line; with a `quote`, of the last one that ends outside quotes."""
     end = pending.rfind(b"\n") + 1
     sign = (quote or "").encode()
     if not sign or sign not in pending:
@@ -190,7 +188,7 @@ def end_of_lines(pending: bytearray, quote: str | None) -> int:
 
 
 def read_chunks(path: Path, advance: Advance | None = None) -> Iterator[bytes]:
-    """The bytes of a file, unpacked where it is packed, and at the end none."""
+    """The bytes of a file, unpacked if it is packed; an empty chunk at the end."""
     if path.name.lower().endswith(".zst"):
         yield from _zstandard_lines(path)
         if advance is not None:
@@ -209,14 +207,14 @@ def read_chunks(path: Path, advance: Advance | None = None) -> Iterator[bytes]:
 
 
 def _unpacked(raw: IO[bytes]) -> Iterator[bytes]:
-    """The bytes of the members of a gzip file, READ_BYTES of them at most at once.
+    """The bytes of the members of a gzip file, at most READ_BYTES of them at once.
 
-    Unlike the standard library it hands on all that there is before a truncated end, so that the
-    lines can be counted.
+    Unlike the standard library, it yields everything before a truncated end, so that lines can be
+    counted.
 
     Raises:
         EOFError: If the file ends within a member.
-        zlib.error: If it is no gzip file, or damaged.
+        zlib.error: If it is not a gzip file, or damaged.
     """
     packed = raw.read(_PACKED_BYTES)
     while packed:
@@ -227,17 +225,17 @@ def _unpacked(raw: IO[bytes]) -> Iterator[bytes]:
             if chunk := member.decompress(packed, READ_BYTES):
                 yield chunk
             packed = member.unconsumed_tail
-        # Zeros may fill up what is behind a member.
+        # A member may be followed by zeros as padding.
         packed = member.unused_data.lstrip(b"\0")
         while not packed and (behind := raw.read(_PACKED_BYTES)):
             packed = behind.lstrip(b"\0")
 
 
 def _zstandard_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a Zstandard file, unpacked by polars, some ten thousand at once.
+    """The lines of a Zstandard file, unpacked by polars, about ten thousand at once.
 
     Raises:
-        DataError: If it is no such file, damaged, or not UTF-8.
+        DataError: If it is not such a file, damaged, or not UTF-8.
     """
     import polars as pl
 
@@ -254,7 +252,7 @@ def _zstandard_lines(path: Path) -> Iterator[bytes]:
 
 
 def _as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Chunks of another encoding in UTF-8; what is right before a wrong byte comes first.
+    """Chunks of another encoding as UTF-8; everything before a wrong byte is yielded first.
 
     Raises:
         UnicodeError: If a byte is wrong; the message names it.

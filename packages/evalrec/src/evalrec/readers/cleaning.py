@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# The elements of HTML, old ones included. "a<b and c>d" looks like one, but gives no values.
+# The elements of HTML, including old ones. "a<b and c>d" looks like one, but has no values.
 _ELEMENTS = (
     "abbr|acronym|address|applet|area|article|aside|audio|a|basefont|base|bdi|bdo|big|blink|"
     "blockquote|body|br|button|b|canvas|caption|center|cite|code|colgroup|col|data|datalist|dd|del|"
@@ -23,7 +23,7 @@ _FLAGS = (  # the attributes that need no value
     "hidden|ismap|loop|multiple|muted|nohref|noresize|noshade|novalidate|nowrap|open|readonly|"
     "required|reversed|selected"
 )
-# Nothing of a tag goes back once it is read, so that the time follows the text.
+# The groups are atomic: there is no backtracking, so the time is linear in the text.
 _VALUE = r"""(?>"[^"<]*"|'[^'<]*'|[^\s<>]*)"""
 _ATTRIBUTES = rf"(?>[\s/]*(?:[\w:.-]+\s*=\s*{_VALUE}|(?:{_FLAGS})(?=[\s/>])))*+[\s/]*+"
 _INVISIBLE = re.compile(
@@ -37,12 +37,12 @@ _LONG_REFERENCE = re.compile(r"&#(?:([xX])([0-9a-fA-F]{9,})|([0-9]{9,}))")
 
 
 def unescape(text: str) -> str:
-    """A text with characters for HTML's references to them, which may be of any length."""
+    """A text with HTML's references, which may be of any length, replaced by their characters."""
     return html.unescape(_LONG_REFERENCE.sub(_shortened, text)) if "&" in text else text
 
 
 def _shortened(reference: re.Match[str]) -> str:
-    """The same reference in eight digits, beyond every character; thousands, Python refuses."""
+    """The same reference with at most eight digits: Python refuses to read thousands of them."""
     hexadecimal, *digits = reference.groups(default="")
     return f"&#{hexadecimal}{''.join(digits).lstrip('0')[:8] or '0'}"
 
@@ -50,18 +50,18 @@ def _shortened(reference: re.Match[str]) -> str:
 def clean_text(text: str) -> str:
     """A text without tags, scripts, style sheets, entities, line breaks and double spaces.
 
-    A "<" that opens no tag of HTML stays: "size < 5", "a<b and c>d".
+    A "<" that does not open an HTML tag stays: "size < 5", "a<b and c>d".
     """
-    text = unescape(unescape(text))  # feeds escape twice: &amp;amp;
+    text = unescape(unescape(text))  # some data are escaped twice: &amp;amp;
     if "<" in text:
         text = _TAG.sub(" ", _INVISIBLE.sub(" ", text))
     return " ".join(text.encode(errors="replace").decode().split())
 
 
 def clean_texts(value: Any) -> list[str]:
-    """The cleaned texts of a field that is a text, a list or a list of lists; none empty or twice.
+    """The cleaned texts of a field (a text, a list or a list of lists); no empty or equal ones.
 
-    Numbers become text; what is neither is left out.
+    Numbers become text; other types are left out.
     """
     return list(dict.fromkeys(text for text in map(clean_text, _strings(value)) if text))
 
@@ -75,7 +75,7 @@ def item_record(
     features: Any = None,
     description: Any = None,
 ) -> dict[str, Any]:
-    """A line of `items.jsonl`: the id, and of the five fields those that hold text.
+    """A line of `items.jsonl`: the id, and those of the five fields that hold text.
 
     Title, brand and description are one text each; categories and features are lists.
     """

@@ -16,12 +16,12 @@ from evalrec.readers.batches import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """What was read.
+    """The interactions that were read, and counts.
 
     Attributes:
         interactions: The table.
         num_rows: Interactions in the files.
-        num_below_rating: How many of them had less than the rating asked for.
+        num_below_rating: How many of them had a rating below the minimum.
     """
 
     interactions: Interactions
@@ -41,14 +41,14 @@ def collect(
 
     Args:
         batches: In the order of the files.
-        source: What is read, for the refusal of an empty file.
+        source: A description of the input, for the error on an empty file.
         user_ids: The keys of the users in row order; any other user is refused.
         item_ids: The keys of the catalogue in row order; any other item is refused.
-        min_rating: Rows below it are left out and counted, and so are items that only a history
-            names, which have no rating.
+        min_rating: Rows with a lower rating are left out and counted, and so are items that only a
+            history names, which have no rating.
 
     Raises:
-        DataError: If there is no row at all, none with the rating, or a user or item is
+        DataError: If there is no row at all, none with that rating, or a user or item is
             unknown.
         ValueError: If `user_ids` or `item_ids` holds a key twice.
     """
@@ -79,7 +79,7 @@ def collect(
         left = f" of at least {min_rating:g}" if num_rows and min_rating is not None else ""
         raise DataError(f"{source} holds no interactions{left}")
     timed = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else []
-    parts.clear()  # as large as the table itself
+    parts.clear()  # they take as much memory as the table itself
     front = [
         _missing(rows, timed, len(items_of.rows)) if only_missing and timed else rows
         for only_missing, rows in earlier
@@ -112,7 +112,7 @@ def _missing(
     timed: Sequence[Int[np.ndarray, " timed"]],
     num_items: int,
 ) -> tuple[Int[np.ndarray, " missing"], ...]:
-    """The rows whose pair of user and item no timed row has."""
+    """The rows whose pair of user and item is not among the timed rows."""
     known = np.isin(rows[0] * num_items + rows[1], timed[0] * num_items + timed[1])
     return tuple(column[~known] for column in rows)
 

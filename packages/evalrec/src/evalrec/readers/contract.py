@@ -1,4 +1,4 @@
-"""What a raw format is: the names of its files, and how they are read."""
+"""The definition of a raw format: the names of its files, and how they are read."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from evalrec.readers.blocks import Advance
 
 @runtime_checkable
 class ReadInteractions(Protocol):
-    """From the files of interactions, in the order given, to batches of checked rows."""
+    """Reads the files of interactions, in their order, as batches of checked rows."""
 
     def __call__(
         self, paths: Sequence[Path], *, rated: bool, advance: Advance | None
     ) -> Iterator[Batch]:
-        """Batches of `user_id`, `item_id`, `timestamp` and, where `rated`, `rating`."""
+        """Batches of `user_id`, `item_id`, `timestamp` and, if `rated`, `rating`."""
 
 
 @runtime_checkable
 class ReadItems(Protocol):
-    """From a file of items to records as `items.jsonl` holds them, with their lines."""
+    """Reads a file of items as records like those of `items.jsonl`, with their lines."""
 
     def __call__(
         self, path: Path, keep: Container[str], *, advance: Advance | None
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The records of the items in `keep`; others may or may not come too."""
+        """The records of the items in `keep`; it may yield others too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +38,16 @@ class Format:
     """A raw format.
 
     Attributes:
-        name: As on the command line.
-        title: As people call it.
-        interaction_files: What the names of its files of interactions look like, as globs.
-        item_files: The same for its files of items.
-        time_unit: Of its timestamps: "seconds", "milliseconds", or "any" where it has none of
-            its own.
+        name: The name on the command line.
+        title: The usual name of the data set.
+        interaction_files: Patterns (globs) for the names of its files of interactions.
+        item_files: Patterns for the names of its files of items.
+        time_unit: The unit of its timestamps: "seconds", "milliseconds", or "any" if it has no
+            fixed unit.
         has_ratings: Whether interactions have a rating.
         unique_items: Whether an item that is listed twice is an error; else the first one counts.
-        read_interactions: Reads the former.
-        read_items: Reads one of the latter.
+        read_interactions: Reads the files of interactions.
+        read_items: Reads one file of items.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Format:
 
 
 def with_rating(columns: dict[str, Column], rating: str | None, rated: bool) -> dict[str, Column]:
-    """The columns and, where ratings are wanted and the format has them, the rating's."""
+    """The columns, with the column of ratings if ratings are wanted and the format has them."""
     if rated and rating is not None:
         return {**columns, "rating": Column(source=rating, kind="number")}
     return columns
@@ -72,7 +72,7 @@ def item_key(path: Path, line: int, record: dict[str, Any], field: str) -> str:
     """The id of an item's record.
 
     Raises:
-        DataError: If there is none.
+        DataError: If it has no valid id.
     """
     try:
         return key(record.get(field), field)

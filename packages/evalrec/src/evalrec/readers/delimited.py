@@ -21,14 +21,14 @@ from evalrec.readers.blocks import Advance, Block, read_blocks
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a delimited file is written.
+    """The signs and the encoding of a delimited file.
 
     Attributes:
-        separator: Between fields.
-        header: The names of the fields, where the file does not name them itself.
-        quote: The sign that a field may stand between, doubled where the field holds it; None
-            where no sign has that meaning, as with a separator of several characters.
-        encoding: What the file is written in, as `read_blocks` takes it.
+        separator: The sign between fields.
+        header: The names of the fields, if the file has no header.
+        quote: The sign around a field, doubled inside the field; None if no sign has that meaning,
+            as with a separator of several characters.
+        encoding: The encoding of the file, as `read_blocks` takes it.
     """
 
     separator: str = ","
@@ -48,7 +48,7 @@ def read_delimited(
 
     Raises:
         DataError: If the file is missing, empty or malformed, lacks a column, has a row with more
-            or fewer fields than the header, or a value that is not what it must be.
+            or fewer fields than the header, or holds an invalid value.
     """
     header = layout.header
     for block in read_blocks(path, encoding=layout.encoding, quote=layout.quote, advance=advance):
@@ -64,7 +64,7 @@ def read_delimited(
 
 
 def read_header(path: Path, layout: Layout) -> tuple[str, ...]:
-    """The names that the first line gives the fields.
+    """The names of the fields in the first line.
 
     Raises:
         DataError: If the file is missing or empty, or the line is malformed.
@@ -77,7 +77,7 @@ def read_header(path: Path, layout: Layout) -> tuple[str, ...]:
 def read_records(
     path: Path, layout: Layout, *, advance: Advance | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Every row of a delimited file with its line, as a mapping of all its fields.
+    """Every row of a delimited file as a mapping of all its fields, with its line.
 
     Raises:
         DataError: If the file is missing, empty or malformed, or a row has more or fewer fields
@@ -93,7 +93,7 @@ def read_records(
 
 
 def _take_header(block: Block, layout: Layout) -> tuple[tuple[str, ...], Block]:
-    """The names in the first line that is not blank, and what is left of the block."""
+    """The names in the first line that is not blank, and the rest of the block."""
     number, text = next(((n, line) for n, line in block.lines() if line.strip()), (0, ""))
     number = number or block.first_line + block.num_lines - 1
     try:
@@ -116,7 +116,7 @@ def _take_header(block: Block, layout: Layout) -> tuple[tuple[str, ...], Block]:
 def parse_whole(
     block: Block, columns: Columns, layout: Layout, header: Sequence[str]
 ) -> Batch | None:
-    """The block parsed by polars, or None where anything is unusual."""
+    """The block parsed by polars, or None if anything is unusual."""
     data, separator = block.data, layout.separator
     quotes = layout.quote is not None and layout.quote.encode() in data
     if not quotes:
@@ -150,10 +150,10 @@ def parse_whole(
 
 
 def _refuse_other_separator(path: Path, columns: Columns, header: str) -> None:
-    """Refuse a file whose first line holds no separator but another one.
+    """Refuse a file whose first line holds another separator than the layout's.
 
     Raises:
-        DataError: It names that one, and what reads the file.
+        DataError: It names that separator, and the command that reads the file.
     """
     signs = {";": "';'", "\t": "tabs", "|": "'|'", ",": "','"}
     sign = max(signs, key=header.count)
@@ -165,9 +165,9 @@ def _refuse_other_separator(path: Path, columns: Columns, header: str) -> None:
 
 
 def _are_whole(block: Block, layout: Layout, num_fields: int) -> bool:
-    """Whether there are as many separators outside quotes as rows of so many fields have.
+    """Whether there are as many separators outside quotes as complete rows would have.
 
-    Then no row lacks its last fields, since polars refuses a row that has too many.
+    Then no row lacks its last fields, as polars refuses a row that has too many.
     """
     signs = np.frombuffer(block.data, dtype=np.uint8)
     is_inside = np.cumsum(signs == ord(layout.quote or ""), dtype=np.int64) % 2 == 1
@@ -212,7 +212,7 @@ def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence
     reader = csv_reader(text, layout)
     try:
         for fields in reader:
-            if len(fields) > 1 or "".join(fields).strip():  # else the line is blank
+            if len(fields) > 1 or "".join(fields).strip():  # otherwise the line is blank
                 yield block.first_line + reader.line_num - 1, fields
     except csv.Error as error:
         line = block.first_line + max(reader.line_num, 1) - 1
@@ -220,7 +220,7 @@ def _quoted_fields(block: Block, layout: Layout) -> Iterator[tuple[int, Sequence
 
 
 def csv_reader(lines: Iterable[str], layout: Layout) -> Any:
-    """Python's reader of a layout, which counts lines."""
+    """Python's CSV reader for a layout; it counts lines."""
     return csv.reader(
         lines,
         delimiter=layout.separator,

@@ -1,4 +1,4 @@
-"""All formats by name, which file of each is what, and reading them."""
+"""All formats by name; sorting files by their role, and reading them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evalrec.readers.native import ITEM_SUFFIXES, SUFFIXES, read_items, read_nat
 from evalrec.readers.yelp import YELP
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is done, how much of it is done, and how much there is in all."""
+"""Called with the name of a stage, the work done and the total work."""
 
 _PARTS = (".train", ".valid", ".test")
 _NATIVE_COLUMNS = {
@@ -66,15 +66,15 @@ class Files:
 
 
 def get_format(name: str, trust: Collection[str] = ()) -> Format:
-    """The format of a name.
+    """The format with a name.
 
     Args:
         name: One of `FORMATS`, or "package.module:NAME" of a `Format` of another package.
         trust: The packages whose code may run.
 
     Raises:
-        DataError: If the package is not trusted, or what is named is no `Format`.
-        ValueError: If there is none; it names those that there are.
+        DataError: If the package is not trusted, or the name stands for something else.
+        ValueError: If there is no such format; the message names all formats.
     """
     if name in FORMATS:
         return FORMATS[name]
@@ -90,13 +90,13 @@ def get_format(name: str, trust: Collection[str] = ()) -> Format:
 
 
 def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
-    """Which of the files hold interactions and which items, by their names.
+    """Divides files into files of interactions and files of items, by their names.
 
     A folder stands for those of its files whose names the format knows.
 
     Raises:
-        DataError: If a path is missing, a name says nothing, no file holds interactions, or two of
-            a folder hold the same ones, by their names.
+        DataError: If a path is missing, a name is unknown, no file holds interactions, or, by their
+            names, two files of a folder hold the same interactions.
     """
     named: list[Path] = []
     for path in map(Path, paths):
@@ -113,7 +113,7 @@ def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
             raise DataError(f"{path} is missing")
         role = _role(form, path)
         if role is None:
-            raise DataError(f"{path} is no file of {form.title}, by its name: {_wanted(form)}")
+            raise DataError(f"{path} is not a file of {form.title} by its name: {_wanted(form)}")
         if path in roles[role]:
             raise DataError(f"{path} is given twice")
         roles[role].append(path)
@@ -139,13 +139,13 @@ def read_raw(
     Args:
         name: One of `FORMATS`, or "package.module:NAME" of another package.
         files: Its files, or folders of them; several files of interactions are one table.
-        min_rating: Interactions rated lower are left out, and counted.
+        min_rating: Interactions with a lower rating are left out, and counted.
         trust: The packages whose code may run.
         progress: Called with "reading", the bytes read and the bytes in all.
 
     Raises:
-        DataError: If a file is missing, empty or malformed; it names file and line.
-        ValueError: If the format is unknown, or has no ratings though `min_rating` is given.
+        DataError: If a file is missing, empty or malformed; the message names file and line.
+        ValueError: If the format is unknown, or `min_rating` is set and it has no ratings.
     """
     form = get_format(name, trust)
     if min_rating is not None and not form.has_ratings:
@@ -170,17 +170,17 @@ def read_catalogue(
     Args:
         name: As for `read_raw`.
         files: As for `read_raw`.
-        keep: The ids that are wanted; the others are passed over.
+        keep: The ids of the wanted items; others are skipped.
         trust: The packages whose code may run.
         progress: Called with "reading items", the bytes read and the bytes in all.
 
     Returns:
-        Id to record, for those of `keep` that the files hold: `item_id` and, as far as there are
-        any, `title`, `brand`, `categories`, `features` and `description`.
+        Id to record, for those of `keep` that the files hold: `item_id` and, if there are any,
+        `title`, `brand`, `categories`, `features` and `description`.
 
     Raises:
-        DataError: If a file is missing, empty or malformed, or an item occurs twice where the
-            format has each once; it names file and line.
+        DataError: If a file is missing, empty or malformed, or an item occurs twice and the format
+            has unique items; the message names file and line.
         ValueError: If the format is unknown.
     """
     form = get_format(name, trust)
@@ -200,7 +200,7 @@ def read_catalogue(
 
 
 def _refuse_doubles(paths: Sequence[Path]) -> None:
-    """Refuses a table in two encodings, and a whole one beside its parts."""
+    """Refuses one table in two formats, and a whole table beside its parts."""
     tables: dict[Path, Path] = {}
     for path in paths:
         table = path.with_name(path.name.lower().removesuffix(".gz")).with_suffix("")
@@ -234,7 +234,7 @@ def _wanted(form: Format) -> str:
 
 
 def byte_counter(stage: str, paths: Sequence[Path], progress: Progress | None) -> Advance | None:
-    """Adds up the bytes read, of those of all files."""
+    """A function that adds up the bytes read and reports them, with the size of all files."""
     if progress is None or not paths:
         return None
     total = sum(path.stat().st_size for path in paths)

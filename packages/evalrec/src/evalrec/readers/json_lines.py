@@ -1,4 +1,4 @@
-"""One record a line: JSON, or the Python literals of Amazon's 2014 metadata."""
+"""One record per line: JSON, or the Python literals of Amazon's 2014 metadata."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from evalrec.interactions import DataError
 from evalrec.readers.batches import Batch, batch_of_rows, require_columns
 from evalrec.readers.blocks import Advance, Block, read_blocks, read_lines
 
-# What polars writes where a string was asked for and the record holds something else, or half of
-# a surrogate pair; numbers, whose digits alone do not tell what they were, are looked up.
+# Texts that polars returns if the record holds another type, or half of a surrogate pair. Digits
+# are not among them: whether these were numbers is checked separately.
 _NOT_PLAIN_TEXT = r'[\[{"\x00]|^(?:true|false)$'
 _NUMBER = r"^-?[0-9]+(?:\.[0-9]+)?$"
-LITERAL_BYTES = 2**20  # of a line that is a Python literal, whose parsing takes much memory
+LITERAL_BYTES = 2**20  # maximal length of a Python literal, whose parsing takes much memory
 
 
 def read_json_columns(
     path: Path, columns: Columns, *, advance: Advance | None = None
 ) -> Iterator[Batch]:
-    """Some fields of a file of JSON objects, one a line, block by block.
+    """Some fields of a file of JSON objects, one per line, block by block.
 
     Raises:
-        DataError: If the file is missing, empty or malformed, a line lacks a field or holds a
-            value that is not what it must be.
+        DataError: If the file is missing, empty or malformed, or a line lacks a field or holds an
+            invalid value.
     """
     first = True
     for block in read_blocks(path, advance=advance):
@@ -52,14 +52,14 @@ def read_json_records(
     literal: bool = False,
     advance: Advance | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a file, one a line, with their lines.
+    """The records of a file, one per line, with their lines.
 
     Args:
         path: The file.
         id_field: The field of the id, for `keep`.
-        keep: The ids that are wanted; a line whose id can be seen to be another is not parsed.
+        keep: The ids of the wanted records; a line that visibly has another id is not parsed.
         literal: Whether a line may be a Python literal as well as JSON. It is read by
-            `ast.literal_eval`, which runs nothing.
+            `ast.literal_eval`, which runs no code.
         advance: Called with the bytes read.
 
     Raises:
@@ -76,13 +76,13 @@ def read_json_records(
 
 
 class _Record(dict[str, Any]):
-    """A JSON object that knows which keys it was given twice."""
+    """A JSON object that knows which of its keys occurred twice."""
 
     repeated: frozenset[str] = frozenset()
 
     @classmethod
     def of_pairs(cls, pairs: list[tuple[str, Any]]) -> _Record:
-        """What the parser makes of an object's keys and values; the last one of a key counts."""
+        """Made by the parser from an object's keys and values; the last value of a key counts."""
         record = cls(pairs)
         if len(record) < len(pairs):
             counts = Counter(name for name, _ in pairs)
@@ -91,7 +91,7 @@ class _Record(dict[str, Any]):
 
 
 class _RepeatedKey(ValueError):
-    """A key that an object, or a dictionary, has twice."""
+    """An object, or a dictionary, has a key twice."""
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,18 +109,18 @@ def parse_json(path: Path, line: int, text: str) -> dict[str, Any]:
     """The JSON object of a line, in which no key occurs twice.
 
     Raises:
-        DataError: If it is none.
+        DataError: If the line is not such an object.
     """
     return _parse(path, line, text, _WHOLE.decode, "JSON")
 
 
 def parse_literal(path: Path, line: int, text: str) -> dict[str, Any]:
-    """The dictionary that a line spells as a Python literal, or as strict JSON.
+    """The dictionary in a line, written as a Python literal or as strict JSON.
 
     Raises:
         DataError: If it is neither, or a literal longer than 1 MiB.
     """
-    if text.lstrip().startswith('{"'):  # as a literal never does: its keys are in single quotes
+    if text.lstrip().startswith('{"'):  # not a literal, whose keys are in single quotes
         return parse_json(path, line, text)
     if len(text) > LITERAL_BYTES:
         raise DataError(f"{path}, line {line}: is longer than {LITERAL_BYTES:,} characters")
@@ -128,7 +128,7 @@ def parse_literal(path: Path, line: int, text: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> Any:
-    """What `ast.literal_eval` reads, which runs nothing; the dictionary has no key twice."""
+    """Reads a literal with `ast.literal_eval`, which runs no code; keys must not repeat."""
     node = ast.parse(text, mode="eval").body
     if isinstance(node, ast.Dict):
         names = [key.value for key in node.keys if isinstance(key, ast.Constant)]
@@ -145,7 +145,7 @@ def _parse(
         record = parse(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
         reason = str(error).split("\n")[0][:120] or type(error).__name__
-        if reason.startswith("malformed node"):  # which goes on with an address in memory
+        if reason.startswith("malformed node"):  # the message continues with a memory address
             reason = "it holds a name, a call or an operation where a value must stand"
         if kind == "JSON" and text.lstrip().startswith("{'"):
             reason += "; a Python literal, as it seems, which the format amazon2014 reads"
@@ -156,7 +156,7 @@ def _parse(
 
 
 def _require_first(block: Block, columns: Columns) -> None:
-    """A first record without a field means another kind of file, which is said as that."""
+    """Refuses a first record that lacks a field: the file is then of another kind."""
     for line, text in block.lines():
         if text.strip():
             record = _parse(block.path, line, text, _COLUMNS.decode, "JSON")
@@ -165,7 +165,7 @@ def _require_first(block: Block, columns: Columns) -> None:
 
 
 def parse_whole(block: Block, columns: Columns) -> Batch | None:
-    """The block parsed by polars, or None where anything is unusual."""
+    """The block parsed by polars, or None if anything is unusual."""
     if not _names_each_once(block, columns):
         return None
     schema: dict[str, Any] = {}
@@ -188,10 +188,11 @@ def parse_whole(block: Block, columns: Columns) -> Batch | None:
 
 
 def _names_each_once(block: Block, columns: Columns) -> bool:
-    """Whether each field that is read is named as often as there are lines, and never escaped.
+    """Whether each requested field is named as often as there are lines, and never escaped.
 
-    Where in addition every line has each of them, none has one twice. Within a text a quote is
-    escaped, so what is counted is a name, or a text that is one, which calls for a closer look.
+    If in addition every line has each field, no line has one twice. Quotes inside a text are
+    escaped, so each match is a name, or a text that equals a name; then lines are checked one by
+    one.
     """
     names = {column.source for column in columns.values()}
     if not all(re.fullmatch(r"[\w ]+", name, re.ASCII) for name in names):
@@ -203,7 +204,7 @@ def _names_each_once(block: Block, columns: Columns) -> bool:
 
 
 def _are_plain(values: pl.Series, block: Block) -> bool:
-    """Whether the keys that polars read are texts, or whole numbers that it kept as they were."""
+    """Whether the keys that polars read are texts, or whole numbers that it left unchanged."""
     if values.str.contains(_NOT_PLAIN_TEXT).any():
         return False
     if not values.str.contains(_NUMBER).any():

@@ -1,8 +1,8 @@
 """MIND, the Microsoft News Dataset: `behaviors.tsv` and `news.tsv`.
 
-A user's interactions are the clicks of the history, which have no times, and then the news that
-were clicked in each impression. Histories grow from one impression to the next, so only that of a
-user's earliest impression is taken.
+A user's interactions are the clicks of the history, which have no times, and then the news clicked
+in each impression. Histories grow from one impression to the next, so only the history of a user's
+earliest impression is read.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _read_interactions(
 
 
 def _clicks(batch: Batch) -> Batch:
-    """One row for each news that was clicked."""
+    """One row for each news item that was clicked."""
     places = pl.Series("place", batch.places, dtype=pl.Int64)
     shown = (
         batch.frame.with_columns(places)

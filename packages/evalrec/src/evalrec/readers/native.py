@@ -35,8 +35,8 @@ def read_interactions(
 ) -> Interactions:
     """Read a file of interactions; its suffix names the format.
 
-    Ids may be strings or whole numbers, which become strings. User rows are given in the order of
-    first appearance, and so are item rows where `item_ids` is not given.
+    Ids may be strings or whole numbers, which become strings. User rows are numbered in the order
+    of first appearance; so are item rows without `item_ids`.
 
     Args:
         path: A file that ends in .parquet, .csv, .csv.gz, .jsonl or .jsonl.gz.
@@ -48,7 +48,7 @@ def read_interactions(
             other user is refused.
         item_ids: The keys of the catalogue in row order: item row i is `item_ids[i]`, and an
             interaction with any other item is refused.
-        advance: Called now and then with the bytes of the file that were read since.
+        advance: Called from time to time with the bytes of the file read since the last call.
 
     Raises:
         DataError: If the file is missing, empty or malformed, lacks a column, holds a null id or a
@@ -117,11 +117,11 @@ def read_items(
 
 
 def read_native(path: Path, columns: Columns, *, advance: Advance | None = None) -> Iterator[Batch]:
-    """Some columns of a parquet, CSV or JSONL file, as its suffix says.
+    """Some columns of a parquet, CSV or JSONL file; its suffix names the format.
 
     Raises:
-        DataError: If the file is missing, empty or malformed, lacks a column, or holds a value
-            that is not what it must be.
+        DataError: If the file is missing, empty or malformed, lacks a column, or holds an invalid
+            value.
     """
     check_file(path)
     suffix = next((known for known in SUFFIXES if path.name.lower().endswith(known)), None)
@@ -150,7 +150,7 @@ def _find(folder: Path, name: str, suffixes: Sequence[str]) -> Path:
 
 
 def _numbered(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The order of the file as timestamps."""
+    """Batches with the order of the file as timestamps."""
     start = 0
     for batch in batches:
         frame = batch.frame.with_row_index("timestamp", offset=start).cast({"timestamp": pl.Int64})

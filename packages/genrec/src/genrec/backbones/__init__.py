@@ -1,4 +1,4 @@
-"""Sequence models behind one contract: histories in, item vectors and scores of all items out."""
+"""Sequence models with a common interface: from histories to scores of all items."""
 
 from __future__ import annotations
 

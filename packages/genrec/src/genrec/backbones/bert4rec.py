@@ -13,11 +13,11 @@ from genrec.layers import Dropout, EncoderLayer
 
 
 class BERT4Rec(StateBackbone):
-    """Bidirectional self-attention that fills in masked items; the next one is masked at the end.
+    """Bidirectional self-attention that predicts masked items; a mask at the end is the next item.
 
-    Train it on `MaskedBatches`, whose histories hold `mask_item` in some places and whose targets
-    are the items that were there; `forward` gives those places states that predict them. Unlike the
-    causal backbones' states, one in another place has seen its own item and those after it.
+    Train it on `MaskedBatches`. Their histories have `mask_item` at some positions, and the targets
+    are the masked items; the states of `forward` at these positions predict them. Unlike the causal
+    backbones' states, a state at another position has seen its own item and later ones.
 
     Differs: layer norm before the sub-layers, no bias for each item, and positions counted from the
     oldest item of the history.
@@ -27,8 +27,8 @@ class BERT4Rec(StateBackbone):
         dim: Width of states and item vectors.
         num_layers: Self-attention layers.
         num_heads: Heads in each.
-        history_length: Most items in a history, without the mask at its end.
-        dropout: For item vectors with their positions, attention weights and layer outputs.
+        history_length: Largest number of items in a history, without the mask at its end.
+        dropout: Probability for item vectors with positions, attention weights and layer outputs.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
@@ -87,7 +87,7 @@ class BERT4Rec(StateBackbone):
 
     @property
     def mask_item(self) -> int:
-        """What stands in a history where an item is to be filled in."""
+        """The number in a history where an item is masked."""
         return self.num_items + 1
 
     def forward(
@@ -95,7 +95,7 @@ class BERT4Rec(StateBackbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """Returns the state of each place, zero at padding; that of a mask predicts its item.
+        """Returns the state of each position, zero at padding; a mask's state predicts its item.
 
         Raises:
             ValueError: The history is longer than `history_length + 1`.
@@ -109,7 +109,7 @@ class BERT4Rec(StateBackbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Returns the state of a mask put after the newest item, for the item that comes next.
+        """Returns the state of a mask after the newest item, which predicts the next item.
 
         Raises:
             ValueError: The history is longer than `history_length`.
@@ -122,7 +122,7 @@ class BERT4Rec(StateBackbone):
         return state
 
     def _encode(self, history: Tensor, item_vectors: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the last layer's input, and where padding is."""
+        """Returns the last layer's input, and True at padding."""
         length = history.shape[1]
         if length > len(self.position_vectors):
             raise ValueError(

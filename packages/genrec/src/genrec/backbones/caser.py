@@ -13,24 +13,24 @@ from genrec.layers import Dropout
 
 
 class Caser(StateBackbone):
-    """Convolutions over the last `window` items as over an image of one row an item.
+    """Convolutions over the last `window` items, as over an image with one row per item.
 
-    Horizontal filters of each height slide down the rows and keep their greatest value, so that
-    they find patterns of neighbouring items wherever these stand; vertical filters weigh the rows
-    of each column (both section 3.2); a layer with ReLU sums them up (section 3.3). A state sees
-    the `window` items that end at its own, with zeros before the first, whatever comes later.
+    Horizontal filters of each height slide over the rows, and max pooling keeps their largest
+    value, so they find patterns of neighbouring items at any place. Vertical filters weight the
+    rows of each column (both section 3.2). A layer with ReLU joins them (section 3.3). A state sees
+    the `window` items up to its own, with zeros before the first, and no later item.
 
-    Differs: histories come without users, so that there is no vector of the user beside what the
-    filters found; a linear layer stands there, to the width of the item vectors, which are
-    the same that are read. Any loss of `genrec.losses` in place of the binary cross-entropy.
+    Differs: histories have no users, so there is no user vector beside the filters' outputs.
+    Instead a linear layer follows, as wide as the item vectors; the same item vectors are read and
+    scored. Any loss of `genrec.losses` replaces the binary cross-entropy.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
-        window: Newest items that are read: L in the paper.
+        window: How many of the newest items are read: L in the paper.
         num_horizontal: Horizontal filters of each height from 1 to `window`.
         num_vertical: Vertical filters.
-        dropout: Probability that a value that the filters found is dropped in training.
+        dropout: Probability that an output of the filters is dropped in training.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
         temperature: Divides the similarity.
@@ -85,9 +85,9 @@ class Caser(StateBackbone):
     ) -> Float[Tensor, "batch length dim"]:
         """Returns the state after each item of the history, zero at padding."""
         vectors, padding = self.look_up(history, item_vectors)
-        # Zeros before the first item, so that a whole window ends at each.
+        # Zeros before the first item, so that a whole window ends at each item.
         rows = F.pad(vectors, (0, 0, self.window - 1, 0))  # [batch, window - 1 + length, dim]
-        # A filter of height h has window - h + 1 places in a window; its greatest value counts.
+        # A filter of height h has window - h + 1 places in a window; its largest value counts.
         patterns = [
             F.max_pool1d(F.relu(filters(rows.mT)), self.window - height, stride=1)
             for height, filters in enumerate(self.horizontal)

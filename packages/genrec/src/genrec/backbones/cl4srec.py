@@ -1,4 +1,4 @@
-"""CL4SRec: SASRec, and histories told by changed copies of themselves (Xie et al., ICDE 2022)."""
+"""CL4SRec: SASRec with a contrastive loss over changed histories (Xie et al., ICDE 2022)."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from genrec.sequences import Batch
 
 
 class CL4SRec(Contrasting):
-    """SASRec whose training also pulls two changed copies of each history together.
+    """SASRec whose training also makes the states of two changed copies of a history similar.
 
-    A copy is cropped, masked or reordered, each with the same probability (the paper's item crop,
-    item mask and item reorder), and is told from those of the batch's other histories, among which
-    the other copy of its own history is to be known again (its contrastive loss).
+    Each copy is cropped, masked or reordered, with equal probability (the paper's item crop, item
+    mask and item reorder). The two copies of a history are each other's positives; copies of the
+    batch's other histories are the negatives (its contrastive loss).
 
-    Differs: layers and positions are those of `SASRec` here; copies are compared as states and
-    items are, by the dot product or the cosine, over a temperature of their own.
+    Differs: layers and positions are those of this library's `SASRec`. Copies are compared like
+    states and items, by the dot product or the cosine, but with their own temperature.
 
     Args:
         num_items: Size of the catalogue; also the padding. `num_items + 1` is the mask.
-        dim: As of `SASRec`, as are all that are not named here.
+        dim: As in `SASRec`, like all arguments that are not explained here.
         num_layers: Self-attention layers.
-        num_heads: Heads in each.
-        history_length: Most items in a history.
+        num_heads: Heads in each layer.
+        history_length: Largest number of items in a history.
         dropout: Dropout probability.
         feedforward_dim: Inner width of the feed-forward parts.
         positions: Which item has position 0.
-        norm: Where layer norms stand.
-        crop_share: Share of a history that a crop keeps, neighbours: eta in the paper.
+        norm: Position of the layer norms.
+        crop_share: Share of a history that a crop keeps, a contiguous part: eta in the paper.
         mask_share: Share of its items that are masked: gamma.
-        reorder_share: Share of its items that are shuffled, neighbours: beta.
-        contrast_weight: Of the contrast beside the next item: lambda.
+        reorder_share: Share of its items that are shuffled, a contiguous part: beta.
+        contrast_weight: Weight of the contrastive loss: lambda.
         contrast_temperature: Divides the similarity of copies: tau.
         item_encoder: Module whose `forward()` returns [num_items, dim].
         similarity: How states and item vectors are compared, "dot" or "cosine".
@@ -137,7 +137,7 @@ def cropped(
     *,
     padding: int,
 ) -> Int[Tensor, "batch length"]:
-    """Returns a stretch of each history, at least one item, padded anew."""
+    """Returns a contiguous part of each history, at least one item, padded on the right."""
     columns = torch.arange(history.shape[1], device=history.device)
     start, size = _stretch(lengths, share, least=1)
     moved = history.gather(1, (columns + start).clamp(max=history.shape[1] - 1))
@@ -154,19 +154,19 @@ def masked(
     """Returns each history with some of its items masked."""
     columns = torch.arange(history.shape[1], device=history.device)
     drawn = torch.rand(history.shape, device=history.device).masked_fill(columns >= lengths, 2.0)
-    rank = drawn.argsort(1).argsort(1)  # of each place among those of its history, at random
+    rank = drawn.argsort(1).argsort(1)  # a random rank of each place in its history
     return history.masked_fill(rank < (share * lengths).long(), mask)
 
 
 def reordered(
     history: Int[Tensor, "batch length"], lengths: Int[Tensor, "batch 1"], share: float
 ) -> Int[Tensor, "batch length"]:
-    """Returns each history with a stretch of it shuffled."""
+    """Returns each history with a contiguous part of it shuffled."""
     columns = torch.arange(history.shape[1], device=history.device).expand_as(history)
     start, size = _stretch(lengths, share, least=0)
     inside = (columns >= start) & (columns < start + size)
     drawn = start + size * torch.rand(history.shape, device=history.device)
-    # Sorted by these, what is inside stays between what is before and after it.
+    # After sorting by these numbers, the part is still between the items before and after it.
     order = torch.where(inside, drawn, columns.to(drawn.dtype)).argsort(dim=1, stable=True)
     return history.gather(1, order)
 
@@ -174,7 +174,7 @@ def reordered(
 def _stretch(
     lengths: Int[Tensor, "batch 1"], share: float, *, least: int
 ) -> tuple[Int[Tensor, "batch 1"], Int[Tensor, "batch 1"]]:
-    """Returns where a stretch of this share of each history begins, at random, and its size."""
+    """Returns a random start and the size of a contiguous part of each history."""
     size = (share * lengths).long().clamp(min=least)
     latest = (lengths - size).clamp(min=0)
     drawn = torch.rand(lengths.shape, device=lengths.device) * (latest + 1)

@@ -1,4 +1,4 @@
-"""SASRec with a contrast of two copies of each history beside the next item."""
+"""SASRec with a contrastive loss of two copies of each history, beside the next-item loss."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from genrec.sequences import Batch
 
 
 class Contrasting(SASRec):
-    """What CL4SRec and DuoRec share: a term that tells two copies of a history from others.
+    """The base class of CL4SRec and DuoRec: SASRec with a contrastive loss of two copies.
 
     Args:
         num_items: Size of the catalogue; also the padding.
-        dim: As of `SASRec`, as are all that are not named here.
+        dim: As in `SASRec`, like all arguments that are not explained here.
         num_layers: Self-attention layers.
-        num_heads: Heads in each.
-        history_length: Most items in a history.
+        num_heads: Heads in each layer.
+        history_length: Largest number of items in a history.
         dropout: Dropout probability.
         feedforward_dim: Inner width of the feed-forward parts.
         positions: Which item has position 0.
-        norm: Where layer norms stand.
-        contrast_weight: Of the contrast beside the next item.
+        norm: Position of the layer norms.
+        contrast_weight: Weight of the contrastive loss.
         contrast_temperature: Divides the similarity of copies.
         item_encoder: Module whose `forward()` returns [num_items, dim].
         similarity: How states and item vectors are compared, "dot" or "cosine".
@@ -87,13 +87,13 @@ class Contrasting(SASRec):
         raise NotImplementedError
 
     def same_target(self, batch: Batch) -> Int[Tensor, " batch"] | None:
-        """Returns what histories share that are not to be told from one another; None for none."""
+        """Returns a number per history; equal ones are no negatives. None: all are negatives."""
         return None
 
     def further_losses(
         self, batch: Batch, item_vectors: Float[Tensor, "items dim"]
     ) -> dict[str, Tensor]:
-        """Returns the term "contrast", weighed."""
+        """Returns the weighted loss term "contrast", in nats."""
         first, second = (self.last_state(copy, item_vectors) for copy in self.copies(batch))
         contrast = contrast_of_copies(
             first,

@@ -12,34 +12,34 @@ from torch.nn import functional as F
 
 from genrec.backbones.items import Backbone
 
-# While the whole catalogue is scored: activations held at a time, 16 MiB in fp32, and histories.
+# Activations (16 MiB in fp32) and histories at a time, while the whole catalogue is scored.
 ACTIVATIONS_AT_A_TIME = 2**22
 HISTORIES_AT_A_TIME = 4
 
 
 class DIN(Backbone):
-    """Deep interest network: the history seen from each candidate, and a score for the pair.
+    """Deep interest network: scores each pair of a history and a candidate.
 
-    An attention network weighs each item of the history against the candidate, from both vectors,
-    their difference and their product; the weighted sum, the candidate and their product go through
-    an output network. The weights are not normalised, as in DIN's section 4.3. There is no single
-    state a history: a score needs its candidate. Train it with `candidate_cross_entropy` on
-    `sample_candidates(targets, num_items, 60)`, and take `item_vectors()` for the collaborative
-    embeddings (E_C in PRORec, section 3.3).
+    An attention network computes the weight of each item of the history for the candidate, from
+    both vectors, their difference and their product. The weighted sum, the candidate and their
+    product are the input of an output network. The weights are not normalised, as in DIN's section
+    4.3. A history has no single state: a score needs its candidate. Train the model with
+    `candidate_cross_entropy` on `sample_candidates(targets, num_items, 60)`. Its `item_vectors()`
+    are the collaborative embeddings (E_C in PRORec, section 3.3).
 
     Defaults are those of EAGER, which PRORec's first stage follows.
 
-    Differs: SiLU in place of Dice. Dice gates by batch statistics, which would let padding and the
-    batch's other rows into a score; SiLU is Dice with mean 0 and variance 1.
+    Differs: SiLU instead of Dice. Dice uses batch statistics, so a score would depend on padding
+    and on the batch's other rows; SiLU is Dice with mean 0 and variance 1.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of the item vectors.
         attention_sizes: Hidden sizes of the attention network.
         output_sizes: Hidden sizes of the output network.
-        recency: None for DIN as published, which does not see the order of the history. A number:
-            the longest history, and the attention also sees how many items before the newest one
-            each item lies (by a learned bias of its first layer).
+        recency: None for DIN as published, which ignores the order of the history. A number is the
+            length of the longest history; the attention then also uses each item's distance from
+            the newest item (by a learned bias of its first layer).
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
 
     Raises:
@@ -96,16 +96,16 @@ class DIN(Backbone):
         return self._compare(items, padding, F.embedding(candidates, vectors))
 
     def score(self, history: Int[Tensor, "batch length"]) -> Float[Tensor, "batch items"]:
-        """Scores the whole catalogue for each history, some items at a time.
+        """Scores the whole catalogue for each history, in chunks of items.
 
-        Memory stays bounded without gradients only: call it under `torch.no_grad()`.
+        Memory is bounded only without gradients: call it under `torch.no_grad()`.
 
         Raises:
             ValueError: The history is longer than `recency`.
         """
         vectors = self.item_vectors()
         items, padding = self.look_up(history, vectors)
-        # A few histories at a time, so that each meets enough items to fill a matrix product.
+        # Only a few histories at a time, so that a chunk has enough items for a fast product.
         activations = HISTORIES_AT_A_TIME * history.shape[1] * self.from_item.out_features
         chunk = max(ACTIVATIONS_AT_A_TIME // activations, 1)
         parts = torch.split(vectors, chunk)
@@ -131,12 +131,12 @@ class DIN(Backbone):
         padding: Bool[Tensor, "batch length"],
         candidates: Float[Tensor, "batch candidates dim"],
     ) -> Float[Tensor, "batch candidates"]:
-        """Scores candidates, given as vectors, against histories, given as vectors."""
+        """Scores the vectors of candidates for the vectors of histories."""
         of_item = self.from_item(items) + self.from_candidate.bias
         if self.from_distance is not None:
             of_item = of_item + self._distances(padding)
-        # The first layer's part of the candidate and of the product, folded into the history, so
-        # that all of it is one matrix product, and [batch, candidates, length, dim] never is.
+        # The first layer's weights for the candidate and for the product are folded into the
+        # history. So it is one matrix product, without a [batch, candidates, length, dim] tensor.
         folded = items[:, :, None] * self.from_product.weight + self.from_candidate.weight
         hidden = torch.baddbmm(
             rearrange(of_item, "b l first -> b 1 (l first)"),
@@ -151,7 +151,7 @@ class DIN(Backbone):
         return scores
 
     def _distances(self, padding: Tensor) -> Tensor:
-        """Returns the attention's bias for how many items before the newest each item lies."""
+        """Returns the attention's bias for each item's distance from the newest item."""
         assert self.from_distance is not None
         length = padding.shape[1]
         if length > len(self.from_distance):
@@ -164,7 +164,7 @@ class DIN(Backbone):
 
 
 def _network(sizes: Sequence[int]) -> nn.Sequential:
-    """Returns what follows a network's first linear layer: activations, layers, one output."""
+    """Returns a network after its first linear layer: activations, layers, one output."""
     layers: list[nn.Module] = [nn.SiLU()]
     for size, following in zip(sizes, [*sizes[1:], 1], strict=True):
         layers.append(nn.Linear(size, following))

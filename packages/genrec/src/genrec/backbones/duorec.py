@@ -1,4 +1,4 @@
-"""DuoRec: SASRec, and histories told by others before the same item (Qiu et al., WSDM 2022)."""
+"""DuoRec: SASRec with a contrastive loss over histories (Qiu et al., WSDM 2022)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from genrec.sequences import Batch
 
 
 class DuoRec(Contrasting):
-    """SASRec whose training also pulls each history towards another one before the same item.
+    """SASRec whose training also makes the states of histories with the same next item similar.
 
-    Of a history, one copy is itself under another dropout (the paper's unsupervised augmentation)
-    and one the history that `TwinBatches` drew beside it (its supervised augmentation); both are
-    told from the copies of the batch's other histories, but for those before the same item (its
-    contrastive regularization). Train it on `TwinBatches`.
+    One copy of a history is itself with another dropout (the paper's unsupervised augmentation),
+    the other is its twin from `TwinBatches` (its supervised augmentation). Copies of the batch's
+    other histories are the negatives, except those with the same next item (its contrastive
+    regularization). Train it on `TwinBatches`.
 
-    Differs: layers and positions are those of `SASRec` here; copies are compared as states and
-    items are, by the dot product or the cosine, over a temperature of their own.
+    Differs: layers and positions are those of this library's `SASRec`. Copies are compared like
+    states and items, by the dot product or the cosine, but with their own temperature.
 
     Its arguments are those of `SASRec` with `contrast_weight`, lambda in the paper, and
     `contrast_temperature`, tau.
@@ -27,7 +27,7 @@ class DuoRec(Contrasting):
     def copies(
         self, batch: Batch
     ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch twin_length"]]:
-        """Returns each history as it is, and its twin.
+        """Returns each history itself, and its twin.
 
         Raises:
             ValueError: The batch has no twins.
@@ -37,5 +37,5 @@ class DuoRec(Contrasting):
         return batch.history, batch.twins
 
     def same_target(self, batch: Batch) -> Int[Tensor, " batch"]:
-        """Returns the targets: histories before the same item are not told from one another."""
+        """Returns the targets: histories with the same next item are not negatives."""
         return batch.targets

@@ -1,4 +1,4 @@
-"""FDSA: self-attention over the items and, beside it, their features (Zhang et al., IJCAI 2019)."""
+"""FDSA: self-attention over items and over their features (Zhang et al., IJCAI 2019)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from genrec.config_checks import Similarity
 class FDSA(StateBackbone):
     """Two stacks of self-attention: one reads the items of a history, the other their features.
 
-    An item's features are weighed against one another, number by number, and summed up (the paper's
-    vanilla attention layer); the last states of both stacks, side by side, go through a linear
-    layer (its fully-connected layer) and are compared with the vectors of the items.
+    The vector of an item's features is their weighted sum, with a softmax over the features in each
+    dimension (the paper's vanilla attention layer). A linear layer joins the last states of both
+    stacks (its fully-connected layer); its output is compared with the vectors of the items.
 
-    Differs: layers and positions are those of `SASRec` here, and any loss of `genrec.losses` stands
-    in place of the binary cross-entropy.
+    Differs: layers and positions are those of this library's `SASRec`, and any loss of
+    `genrec.losses` replaces the binary cross-entropy.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
         num_layers: Self-attention layers of each stack.
         num_heads: Heads in each.
-        history_length: Most items in a history.
-        dropout: As of `SASRec`.
+        history_length: Largest number of items in a history.
+        dropout: As in `SASRec`.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
         item_encoder: The items and their features, as `FeatureTables`; by default all are learned,
-            two features an item.
+            with two features per item.
         similarity: How states and item vectors are compared, "dot" or "cosine".
         temperature: Divides the similarity.
 
@@ -78,7 +78,7 @@ class FDSA(StateBackbone):
             "feedforward_dim": feedforward_dim,
         }
         self.settings = {**sizes, "similarity": similarity, "temperature": temperature}
-        # The stacks have no tables of their own: each is told the vectors that it reads.
+        # The stacks have no item tables: the vectors are passed to each.
         self.items = SASRec(num_items, item_encoder=nn.Identity(), **sizes)  # type: ignore[arg-type]
         self.features = SASRec(num_items, item_encoder=nn.Identity(), **sizes)  # type: ignore[arg-type]
         self.weigh = nn.Linear(dim, dim)
@@ -118,7 +118,7 @@ class FDSA(StateBackbone):
         return state
 
     def feature_vectors(self) -> Float[Tensor, "items dim"]:
-        """Returns one vector an item of all its features."""
+        """Returns one vector per item, from all its features."""
         features = self.item_encoder.features()  # [items, features, dim]
         vectors: Tensor = (self.weigh(features).softmax(dim=1) * features).sum(dim=1)
         return vectors

@@ -15,21 +15,21 @@ class FMLPRec(StateBackbone):
     """An all-MLP model: each layer filters the sequence by its frequencies, then feeds forward.
 
     A filter is a circular convolution over the whole window, in which each place sees all others,
-    later ones too: only the state at the end of a history predicts. So it is trained on pairs, as
-    its authors do it, a target a window (`PairBatches`, `last_state`); `forward` gives each item
-    the state of the history that ends with it, at the cost of as many windows. As in the authors'
-    code the newest item stands at the window's end, and the places before the first item hold their
-    position vectors alone, which the filters see.
+    also later ones. So only the state at the end of a history predicts, and the model is trained on
+    pairs, one target per window, as by its authors (`PairBatches`, `last_state`). `forward` returns
+    for each item the state of the history that ends with it, which costs one window per item. As in
+    the authors' code, the newest item is at the window's end. The places before the first item have
+    only their position vectors, which the filters see.
 
-    Differs: any loss of `genrec.losses` in place of the pairwise one, and GELU between the linear
-    layers, as in the authors' code, where the paper writes ReLU.
+    Differs: any loss of `genrec.losses` replaces the pairwise one. GELU is between the linear
+    layers, as in the authors' code; the paper writes ReLU.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
         num_layers: Filter layers, each with a feed-forward part.
         history_length: Most items in a history, and the length of the window.
-        dropout: For item vectors with their positions and for what layers put out.
+        dropout: Probability for item vectors with their positions and for layer outputs.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
@@ -100,7 +100,7 @@ class FMLPRec(StateBackbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Returns the state after the newest item of each history; an empty one has its own.
+        """Returns the state after the newest item of each history, also for an empty history.
 
         Raises:
             ValueError: The history is longer than `history_length`.
@@ -125,14 +125,14 @@ class FilterLayer(nn.Module):
 
     Args:
         dim: Width of the stream.
-        length: Of the window that is filtered.
+        length: Length of the window that is filtered.
         feedforward_dim: Inner width of the feed-forward part.
-        dropout: Probability for what the filter and the feed-forward part put out.
+        dropout: Probability for the outputs of the filter and of the feed-forward part.
     """
 
     def __init__(self, dim: int, length: int, feedforward_dim: int, *, dropout: float) -> None:
         super().__init__()
-        # Real and imaginary part of each frequency; those above half of all mirror the others.
+        # Real and imaginary part of each frequency of the lower half; the upper half mirrors it.
         self.filter = nn.Parameter(torch.empty(length // 2 + 1, dim, 2))
         nn.init.normal_(self.filter, std=0.02)
         self.feedforward = FeedForward(dim, feedforward_dim)
@@ -147,7 +147,7 @@ class FilterLayer(nn.Module):
 
     def filtered(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         """Returns the circular convolution of each feature with its filter."""
-        frequencies = torch.fft.rfft(x.float(), dim=1)  # no transform is there in half precision
+        frequencies = torch.fft.rfft(x.float(), dim=1)  # torch has no transform in half precision
         weighed = frequencies * torch.view_as_complex(self.filter.float())
         filtered: Tensor = torch.fft.irfft(weighed, n=x.shape[1], dim=1)
         return filtered.to(x.dtype)

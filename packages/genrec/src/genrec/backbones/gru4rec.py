@@ -14,12 +14,12 @@ from genrec.layers import Dropout
 class GRU4Rec(StateBackbone):
     """Gated recurrent units over item vectors, then a linear layer to the width of the items.
 
-    It reads histories of any length. Padding is on the right, after everything that a state has
-    seen, and `forward` zeroes its own states; an empty history has the zero state, which prefers no
-    item.
+    It reads histories of any length. Padding is on the right, so no state depends on it, and
+    `forward` sets the states at padding to zero. An empty history has the zero state, which prefers
+    no item.
 
-    Differs: whole sequences in a batch and any loss of `genrec.losses`, where the original steps
-    through parallel sessions with pairwise losses.
+    Differs: batches of whole sequences and any loss of `genrec.losses`; the original processes
+    parallel sessions step by step, with pairwise losses.
 
     Args:
         num_items: Size of the catalogue; also the padding.
@@ -84,7 +84,7 @@ class GRU4Rec(StateBackbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Returns the state after the newest item of each history; zeros where there is none.
+        """Returns the state after the newest item of each history; zeros for an empty history.
 
         The steps over padding are skipped.
         """

@@ -1,4 +1,4 @@
-"""HGN: gates that let through what matters of the newest items (Ma et al., KDD 2019)."""
+"""HGN: hierarchical gates over the newest items (Ma et al., KDD 2019)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from genrec.layers import Dropout
 class HGN(StateBackbone):
     """Hierarchical gates over the last `window` items.
 
-    A gate for each feature of an item (the paper's feature gating), then one for each item (its
-    instance gating), and the mean of what they let through; the sum of the items themselves is
-    added, which compares each of them with the item that is scored (its item-item product), and a
-    vector for the long-term taste. A state sees the `window` items that end at its own, whatever
-    comes later.
+    There is a gate for each feature of an item (the paper's feature gating), then one for each item
+    (its instance gating). The state is the mean of the gated items, plus the sum of the items
+    themselves, which compares each of them with the scored item (its item-item product), plus a
+    vector for the long-term taste. A state sees the `window` items up to its own, and no later one.
 
-    Differs: histories come without users, so that one vector stands for all of them: what their
-    vectors add to the gates are learned biases, of the features and of the places in the window,
-    and the vector itself is the bias of the last layer. That linear layer makes of the vectors that
-    are read those that are scored, which are a second table in the paper. The mean is over the
-    items that there are, where a window is not full. Any loss of `genrec.losses` in place of BPR.
+    Differs: histories have no users, so one vector replaces all user vectors. Their parts in the
+    gates are learned biases, for features and for places in the window, and the vector itself is
+    the bias of the last layer. This linear layer maps the input vectors to the scored ones, which
+    are a second table in the paper. If a window is not full, the mean is over its items only. Any
+    loss of `genrec.losses` replaces BPR.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
-        window: Newest items that are read: |L| in the paper.
+        window: How many of the newest items are read: |L| in the paper.
         dropout: Probability that a value of the item vectors is dropped in training.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
@@ -82,7 +81,7 @@ class HGN(StateBackbone):
         vectors, padding = self.look_up(history, item_vectors)
         vectors = self.dropout(vectors)
         gated = vectors * torch.sigmoid(self.feature_gate(vectors))  # [batch, length, dim]
-        # The gate of an item depends on its place in each of the windows that it is in.
+        # The gate of an item depends on its place in the window, so it differs between windows.
         gates = torch.sigmoid(self._windows(self.item_gate(gated))[:, :, 0] + self.place_bias)
         passed = torch.einsum("blw,bldw->bld", gates, self._windows(gated))
         places = torch.arange(1, history.shape[1] + 1, device=history.device)

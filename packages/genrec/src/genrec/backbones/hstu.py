@@ -22,24 +22,24 @@ class HSTU(StateBackbone):
     In each layer, with phi = SiLU (eq. 1 to 3 of the paper):
 
         U, V, Q, K = phi(f1(norm(x)))
-        A = phi(Q K^T + rab) / history_length, for earlier positions and the own one
+        A = phi(Q K^T + rab) / history_length, for a position itself and earlier ones
         y = x + f2(norm(A V) * U)
 
-    Weights that do not sum to one let a state tell how often, not only in which proportion. The
-    bias `rab` is one learned number a head for how many items lie between two, and, where
-    timestamps are given, one for how much time does, by powers of two.
+    The weights do not sum to one, so a state can depend on counts, not only on proportions. The
+    bias `rab` is one learned number per head for the distance of two items in the history. With
+    timestamps, a second number for their distance in time, by powers of two, is added.
 
-    Differs: the time between two items counts, where the public code looks up the time of the next
-    event, which is not known when the next item is asked for; the input is layer-normalised as
-    SASRec's here, where that code scales it.
+    Differs: the bias uses the time between two items; the public code uses the time of the next
+    event, which is not known when the next item is predicted. The input is layer-normalised, as in
+    this library's SASRec; the public code scales it.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
         num_layers: Layers.
-        num_heads: Heads in each.
-        history_length: Most items in a history; divides the attention weights.
-        dropout: For item vectors and for what the layers add.
+        num_heads: Heads in each layer.
+        history_length: Largest number of items in a history; divides the attention weights.
+        dropout: Probability for item vectors and for the outputs of layers.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
         temperature: Divides the similarity.
@@ -97,8 +97,8 @@ class HSTU(StateBackbone):
 
         Args:
             history: Item rows, oldest first, padded on the right with `num_items`.
-            item_vectors: What `item_vectors()` returned, if at hand.
-            timestamps: When each item was had, in one unit throughout; anything at padding.
+            item_vectors: The result of `item_vectors()`, if available.
+            timestamps: The time of each item, all in the same unit; any number at padding.
 
         Raises:
             ValueError: The history is longer than `history_length`.
@@ -123,7 +123,7 @@ class HSTU(StateBackbone):
         *,
         timestamps: Int[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Returns the state after the newest item of each history; zeros where there is none."""
+        """Returns the state after the newest item of each history; zeros for an empty history."""
         states = self(history, item_vectors, timestamps=timestamps)
         return self.newest(states, history)
 
@@ -144,8 +144,8 @@ class HSTULayer(nn.Module):
     Args:
         dim: Width of the stream; a multiple of `num_heads`.
         num_heads: Heads.
-        history_length: Most positions; divides the weights.
-        dropout: Probability that a value of what the layer adds is dropped in training.
+        history_length: Largest number of positions; divides the weights.
+        dropout: Probability that a value of the layer's output is dropped in training.
 
     Raises:
         ValueError: `dim` is no multiple of `num_heads`.
@@ -175,7 +175,7 @@ class HSTULayer(nn.Module):
 
         Args:
             x: Input states.
-            buckets: Which row of the time bias each pair of positions has; None for no such bias.
+            buckets: The row of the time bias for each pair of positions; None for no such bias.
         """
         gate, *attended = F.silu(self.input(self.norm(x))).chunk(4, dim=-1)
         value, query, key = (
@@ -194,6 +194,6 @@ class HSTULayer(nn.Module):
 
 
 def time_buckets(timestamps: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length length"]:
-    """Returns floor(log2) of the time between any two positions, 0 where it is below 2."""
+    """Returns floor(log2) of the time between any two positions, 0 if the time is below 2."""
     between = (timestamps[:, :, None] - timestamps[:, None, :]).abs()
     return between.clamp(min=1).double().log2().long().clamp(max=_TIME_BUCKETS - 1)

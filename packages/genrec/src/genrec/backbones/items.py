@@ -1,4 +1,4 @@
-"""Where a backbone's item vectors come from, and what all backbones have in common."""
+"""The item vectors of backbones, and the base classes of all backbones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from genrec.sequences import Batch
 from genrec.similarity import item_scores
 
 ItemInput = Literal["ids", "content", "both"]
-"""What stands for an item in a model: a vector of its own, its stored content, or both."""
+"""The vector of an item in a model: learned for its id, from its stored content, or both."""
 
 
 class ItemTable(nn.Module):
-    """One learned vector an item.
+    """One learned vector per item.
 
-    Any module whose `forward()` returns [items, dim] can take its place in a backbone: stored
-    content (`ContentTable`), for instance, or several tables joined (`ConcatenatedTables`).
+    Any module whose `forward()` returns [items, dim] can replace it in a backbone, for instance
+    stored content (`ContentTable`) or several tables joined (`ConcatenatedTables`).
 
     Args:
         num_items: Size of the catalogue.
@@ -45,11 +45,11 @@ class ItemTable(nn.Module):
 
 
 class ContentTable(nn.Module):
-    """Stored content embeddings through a learned linear layer: one vector an item.
+    """A learned linear layer over stored content embeddings: one vector per item.
 
-    The layer starts so that the vectors spread as those of an `ItemTable` do, whatever the scale
-    of the features. The features are no part of the state dict: they can be large, and whoever
-    makes the table has them; a model folder holds them in a file of their own.
+    The layer is initialised so that the vectors have the same spread as those of an `ItemTable`,
+    for any scale of the features. The features are not in the state dict: they can be large, and
+    the caller has them; a model folder stores them in their own file.
 
     Args:
         features: Content embeddings, row i for item i; not trained.
@@ -76,13 +76,13 @@ class ContentTable(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, rows: Int[Tensor, " rows"] | None = None) -> Float[Tensor, "rows dim"]:
-        """Returns the vectors of these items, or of all."""
+        """Returns the vectors of these items, or of all items."""
         vectors: Tensor = self.projection(self.features if rows is None else self.features[rows])
         return vectors
 
 
 class ConcatenatedTables(nn.Module):
-    """Several item tables side by side, through a linear layer: TSSR's SASRec-Hybrid.
+    """A linear layer over several concatenated item tables: TSSR's SASRec-Hybrid.
 
     Args:
         tables: Modules whose `forward()` returns [items, dim].
@@ -109,11 +109,11 @@ class ConcatenatedTables(nn.Module):
 
 
 class FeatureTables(nn.Module):
-    """Item vectors and, beside them, a vector for each of an item's features: what FDSA reads.
+    """Item vectors, and one vector for each feature of an item, for FDSA.
 
     Args:
         ids: Module whose `forward()` returns the vectors of all items, [items, dim].
-        features: The same of each feature.
+        features: For each feature a module of the same kind.
 
     Raises:
         ValueError: There is no feature.
@@ -126,7 +126,7 @@ class FeatureTables(nn.Module):
         self.tables = nn.ModuleList([ids, *features])
 
     def forward(self) -> Float[Tensor, "items dim"]:
-        """Returns the vectors of all items, which score."""
+        """Returns the vectors of all items, by which they are scored."""
         vectors: Tensor = self.tables[0]()
         return vectors
 
@@ -142,22 +142,22 @@ def item_table(
 
     Args:
         item_input: "ids" for an `ItemTable`, "content" for the content embeddings, "both" for all
-            of them; more than one table is concatenated, the ids first.
-        contents: Content embeddings, row i for item i, one array a modality. With "ids" they say
-            how many items there are and are not read.
+            of them; several tables are concatenated, the ids first.
+        contents: Content embeddings, row i for item i, one array per modality. With "ids" only
+            their number of rows is used.
         dim: Width of the vectors.
 
     Raises:
-        ValueError: `item_input` is none of these, there is no content, or the arrays differ in
-            their number of rows.
+        ValueError: `item_input` is none of these, there is no content, or the arrays have different
+            numbers of rows.
     """
     if item_input not in get_args(ItemInput):
         raise ValueError(f"item_input must be one of {get_args(ItemInput)}, got {item_input!r}")
     counts = [len(content) for content in contents]
     if len(set(counts)) != 1:
         raise ValueError(
-            "contents must be at least one array, all of as many rows as there are items, got "
-            f"numbers of rows {counts}"
+            "contents must be at least one array, each with one row per item, got numbers of rows "
+            f"{counts}"
         )
     ids = [ItemTable(counts[0], dim)] if item_input != "content" else []
     from_content = [ContentTable(content, dim) for content in contents if item_input != "ids"]
@@ -166,10 +166,10 @@ def item_table(
 
 
 class Backbone(nn.Module):
-    """What every backbone offers: item vectors, and scores of the whole catalogue.
+    """The base class of all backbones: item vectors, and scores of the whole catalogue.
 
-    Within a training step the item vectors are wanted twice, by the model and by the loss: compute
-    them once, `vectors = model.item_vectors()`, and give them to both.
+    A training step uses the item vectors twice, in the model and in the loss: compute them once,
+    `vectors = model.item_vectors()`, and pass them to both.
 
     Args:
         num_items: Size of the catalogue; also the padding in histories.
@@ -177,8 +177,8 @@ class Backbone(nn.Module):
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
 
     Attributes:
-        settings: The other arguments that the model was made with, by name, as JSON can hold
-            them: with the item encoder and the weights, all that it takes to make it again.
+        settings: The other constructor arguments by name, as values that JSON can hold. Together
+            with the item encoder and the weights they are enough to make the model again.
     """
 
     settings: dict[str, Any]
@@ -190,7 +190,7 @@ class Backbone(nn.Module):
         self.item_encoder = ItemTable(num_items, dim) if item_encoder is None else item_encoder
 
     def item_vectors(self) -> Float[Tensor, "items dim"]:
-        """Returns the table that scores, from the item encoder.
+        """Returns the vectors by which items are scored, from the item encoder.
 
         Raises:
             ValueError: The encoder's table is not [num_items, dim].
@@ -208,7 +208,7 @@ class Backbone(nn.Module):
         history: Int[Tensor, "*batch"],
         item_vectors: Float[Tensor, "items dim"] | None,
     ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
-        """Returns the vectors of the items in `history`, zero at padding, and where padding is."""
+        """Returns the vectors of the items in `history`, zero at padding, and True at padding."""
         vectors = self.item_vectors() if item_vectors is None else item_vectors
         padding = history == self.num_items
         looked_up = F.embedding(history.masked_fill(padding, 0), vectors)
@@ -220,14 +220,17 @@ class Backbone(nn.Module):
 
 
 class StateBackbone(Backbone):
-    """A backbone that sums a history up in one state, compared with each item's vector.
+    """A backbone that computes one state from a history and compares it with each item's vector.
 
     Args:
         num_items: Size of the catalogue; also the padding in histories.
         dim: Width of states and item vectors.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
-        temperature: Divides the similarity; a loss on the states must be given the same two.
+        temperature: Divides the similarity; pass the same similarity and temperature to a loss.
+
+    Raises:
+        ValueError: The similarity or the temperature is out of range.
     """
 
     def __init__(
@@ -249,7 +252,7 @@ class StateBackbone(Backbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """Returns the state after each item of the history, for the next item of each."""
+        """Returns the state after each item of the history, which predicts the next item."""
         raise NotImplementedError
 
     def last_state(
@@ -257,19 +260,19 @@ class StateBackbone(Backbone):
         history: Int[Tensor, "batch length"],
         item_vectors: Float[Tensor, "items dim"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """Returns the state after the newest item of each history; zeros where there is none."""
+        """Returns the state after the newest item of each history; zeros for an empty history."""
         return self.newest(self(history, item_vectors), history)
 
     def further_losses(
         self, batch: Batch, item_vectors: Float[Tensor, "items dim"]
     ) -> dict[str, Tensor]:
-        """Returns the loss terms, weighed, that its training has beside the next item's."""
+        """Returns the weighted loss terms of its training in addition to the next-item loss."""
         return {}
 
     def newest(
         self, states: Float[Tensor, "batch length dim"], history: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch dim"]:
-        """Returns, of states in all places, that of the newest item of each history."""
+        """Selects, from the states at all positions, that of the newest item of each history."""
         place = (history != self.num_items).sum(1).sub(1).clamp(min=0)
         return states[torch.arange(states.shape[0], device=states.device), place]
 
@@ -288,10 +291,10 @@ class StateBackbone(Backbone):
 
 
 def check_sizes(**sizes: int) -> None:
-    """Refuses sizes below 1.
+    """Checks sizes by name.
 
     Raises:
-        ValueError: One is.
+        ValueError: A size is below 1.
     """
     for name, size in sizes.items():
         if size < 1:

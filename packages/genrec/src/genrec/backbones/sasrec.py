@@ -17,25 +17,26 @@ class SASRec(StateBackbone):
     """Causal self-attention over the last `history_length` items.
 
     Histories are padded on the right with `num_items`, oldest item in column 0. A position never
-    sees a later column, so padding cannot reach any state, and `forward` zeroes its own.
+    sees a later column, so no state depends on padding, and `forward` sets the states at padding to
+    zero.
 
-    Differs: positions are counted from the oldest item (`positions="oldest"`), where the original
-    pads on the left and so counts from the newest, in training too. Counted from the oldest, a
-    state depends on nothing after it, and one pass over a sequence trains what inference computes.
-    `positions="newest"` gives the newest item always the same position: right for training on
-    pairs by `last_state`.
+    Differs: positions are counted from the oldest item (`positions="oldest"`). The original pads on
+    the left, so it counts from the newest item, in training too. Counted from the oldest, a state
+    does not depend on later items, so one pass over a sequence trains the same states as inference
+    computes. With `positions="newest"` the newest item always has the same position; use it for
+    training on pairs by `last_state`.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
         num_layers: Self-attention layers.
-        num_heads: Heads in each.
-        history_length: Most items in a history.
-        dropout: For item vectors with their positions, attention weights and layer outputs.
+        num_heads: Heads in each layer.
+        history_length: Largest number of items in a history.
+        dropout: Probability for item vectors with positions, attention weights and layer outputs.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
         positions: Which item has position 0.
-        norm: Whether layer norms stand before the sub-layers, "pre", or after them, "post", as in
-            BERT and so in the backbones of RecBole.
+        norm: Position of the layer norms: "pre", before the sub-layers, or "post", after them, as
+            in BERT and in the backbones of RecBole.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.
         similarity: How states and item vectors are compared, "dot" or "cosine".
         temperature: Divides the similarity.
@@ -118,8 +119,8 @@ class SASRec(StateBackbone):
     ) -> Float[Tensor, "batch dim"]:
         """Returns the state after the newest item of each history, at less cost than `forward`.
 
-        In the last layer only the newest position asks; the others just answer. An empty history
-        has a state of its own, the same for all.
+        In the last layer only the newest position is a query. All empty histories have the same
+        state.
 
         Raises:
             ValueError: The history is longer than `history_length`.
@@ -134,7 +135,7 @@ class SASRec(StateBackbone):
         return state
 
     def _input(self, history: Tensor, item_vectors: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns item vectors with their positions, and where padding is."""
+        """Returns item vectors with their positions, and True at padding."""
         length = history.shape[1]
         if length > len(self.position_vectors):
             raise ValueError(

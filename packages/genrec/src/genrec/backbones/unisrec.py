@@ -1,4 +1,4 @@
-"""UniSRec: SASRec over texts that experts adapt (Hou et al., KDD 2022)."""
+"""UniSRec: SASRec over text embeddings from a mixture of experts (Hou et al., KDD 2022)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from genrec.backbones.sasrec import SASRec
 
 
 class UniSRec(SASRec):
-    """SASRec whose items are told by their texts through `ContentExperts`, with or without ids.
+    """SASRec whose item vectors come from texts through `ContentExperts`, with or without ids.
 
-    The item encoder is all that sets it apart. The paper compares by the cosine.
+    Only the item encoder differs from `SASRec`. The paper uses cosine similarity.
 
-    Differs: layers and positions are those of `SASRec` here; it is trained on one catalogue from
-    the start, without the contrastive tasks that pretrain the original on others.
+    Differs: layers and positions are those of this library's `SASRec`. It is trained on one
+    catalogue from the start; the original is pretrained on others by contrastive tasks.
 
     Its arguments are those of `SASRec`.
     """
 
 
 class ContentExperts(nn.Module):
-    """Stored content through a mixture of linear experts: UniSRec's MoE-enhanced adaptor.
+    """A mixture of linear experts over stored content: UniSRec's MoE-enhanced adaptor.
 
     Each expert subtracts a learned vector and multiplies by a matrix (the paper's parametric
-    whitening); a softmax over the experts, which depends on the content, weighs them. In training,
-    noise whose scale depends on the content is added to its logits.
+    whitening). The weights of the experts are a softmax that depends on the content. In training,
+    noise is added to its logits; the scale of the noise depends on the content too.
 
     Args:
-        features: Content embeddings, row i for item i; not trained, and no part of the state dict.
+        features: Content embeddings, row i for item i; not trained, and not in the state dict.
         dim: Width of the vectors.
-        num_experts: Experts: G in the paper.
-        with_ids: Whether a learned vector an item is added, as in the paper's transductive setting.
+        num_experts: Number of experts: G in the paper.
+        with_ids: Whether a learned vector per item is added (the paper's transductive setting).
 
     Raises:
         ValueError: A size is not positive, or the features are not finite or all alike.
@@ -62,7 +62,7 @@ class ContentExperts(nn.Module):
         self.shifts = nn.Parameter(torch.zeros(num_experts, feature_dim))
         self.experts = nn.Parameter(torch.empty(num_experts, feature_dim, dim))
         nn.init.normal_(self.experts, std=0.02 / spread)
-        # The gate starts from equal weights, and its noise from the same scale for all.
+        # The gate starts with equal weights, and its noise with the same scale for all items.
         self.gate = nn.Parameter(torch.zeros(feature_dim, num_experts))
         self.noise = nn.Parameter(torch.zeros(feature_dim, num_experts))
         self.ids = nn.Parameter(torch.empty(num_items, dim)) if with_ids else None

@@ -1,7 +1,7 @@
-"""Where Hugging Face's models and folders meet ours (needs `genrec[hf]`).
+"""Generation with Hugging Face's models, and recommenders on its hub (needs `genrec[hf]`).
 
-`TrieLogitsProcessor` holds `generate` of any language model to the items of a `Trie`.
-`HubRecommender` gives our recommenders `save_pretrained`, `from_pretrained` and `push_to_hub`.
+`TrieLogitsProcessor` restricts `generate` of any language model to the items of a `Trie`.
+`HubRecommender` adds `save_pretrained`, `from_pretrained` and `push_to_hub` to recommenders.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""`generate` of a Hugging Face model, held to the items of a trie.
+"""`generate` of a Hugging Face model, restricted to the items of a trie.
 
-An item is a fixed number of codes, so where generation stands follows from the number of tokens
-since the prompt: all rows are at the same level of the same item, and what may follow is a matter
-of one walk down the trie for all of them. Nothing of a row is remembered from step to step: however
-beams are reordered between two calls, the tokens of a row say where it is.
+Every item has the same number of codes, so the number of tokens since the prompt gives the current
+level: all rows are at the same level of the same item. One pass through the trie finds the legal
+tokens of all rows. Nothing is stored between two steps, so beams can be reordered: the tokens of a
+row alone define its node.
 """
 
 from __future__ import annotations
@@ -23,62 +23,61 @@ from genrec.trie import Trie
 
 
 class Continuations(NamedTuple):
-    """What may follow some rows: each of these tokens where it is legal, and their end.
+    """The legal next tokens of some rows, and whether a row may end.
 
-    `parents` says which row each token follows; at the root it is one for all rows, number 0.
+    `parents` is the row that each token follows; at the root all rows share the parent 0.
     """
 
     parents: Int[Tensor, " continuations"]
     tokens: Int[Tensor, " continuations"]
     legal: Bool[Tensor, " continuations"]
     num_parents: int
-    is_dead: Bool[Tensor, " rows"]  # nothing follows but the end
+    is_dead: Bool[Tensor, " rows"]  # only the end may follow
     may_end: Bool[Tensor, " rows"]
 
 
 class TrieLogitsProcessor(LogitsProcessor):
-    """Strikes out every token with which no item goes on, for decoder-only and T5-like models.
+    """Masks every token that continues no item, for decoder-only and T5-like models.
 
-    Make one for each call of `generate`, since it knows the prompt's length and each prompt's
-    lists, and pass it as `logits_processor=[processor]`; `processor.items(sequences)` then turns
-    the answer into item rows. Greedy search, sampling and beam search all work, and prompts of any
-    length in one batch, padded on the left as `generate` wants them. All rows are masked together
-    on the model's device, at a cost that the size of the catalogue hardly enters.
+    Make a new processor for each call of `generate`, since it stores the prompt's length and each
+    prompt's lists. Pass it as `logits_processor=[processor]`; `processor.items(sequences)` then
+    turns the sequences into item rows. Greedy search, sampling and beam search all work. Prompts of
+    one batch may have any length; pad them on the left, as for `generate`. All rows are masked
+    together on the model's device, and the cost hardly depends on the size of the catalogue.
 
-    Without `eos_token_id` nothing follows the last item: give `generate` the `max_new_tokens` of
-    the processor, its levels times its items and the separators between them. With it the end of a
-    sequence follows, one token more.
+    Without `eos_token_id` a sequence ends with its last item: pass the processor's `max_new_tokens`
+    to `generate`, that is, levels times items plus separators. With `eos_token_id` the sequence has
+    one more token, its end.
 
-    `generate` adds up log-probabilities over the whole vocabulary: what the model gives to tokens
-    that are struck out is lost to the beam. With `renormalize_logits=True` they are taken among the
-    legal tokens instead, as `scoring="renormalized"` does in a `Seq2Seq`; an end of sequence that
-    must come then costs nothing.
+    `generate` adds log-probabilities over the whole vocabulary, so the probability of masked tokens
+    is lost. With `renormalize_logits=True` the softmax is over the legal tokens instead, as with
+    `scoring="renormalized"` in a `Seq2Seq`. An end of sequence that must come then costs nothing.
 
-    Where beams are more than items that may be returned, `generate` fills up with repeats:
-    `genrec.first_of_each(items, -1)` leaves each item its first place.
+    If there are more beams than items that may be returned, `generate` returns repeats:
+    `genrec.first_of_each(items, -1)` keeps only the first of each item.
 
     Args:
         trie: The catalogue, on the model's device.
-        token_ids: For each level the token id of each code, as `CodeTokens` takes them.
-        prompt_length: Columns of `input_ids` when generation starts: for a decoder-only model
-            `inputs["input_ids"].shape[1]`, padding included, or 0 where it is given embeddings; for
-            an encoder-decoder 1, its start token, or the length of `decoder_input_ids`.
-        eos_token_id: The end of a sequence, the one that the model's `generation_config` has; None
-            where items alone are generated.
-        separator_token_id: What stands between two items; None where they follow directly.
-        num_items: Most items in a row.
-        min_items: Fewest items in a row, after which the sequence may end; `num_items` by default.
-            A row ends earlier where no item may follow.
-        distinct: Whether no item may come twice in a row.
+        token_ids: For each level the token id of each code, as for `CodeTokens`.
+        prompt_length: Columns of `input_ids` when generation starts. For a decoder-only model this
+            is `inputs["input_ids"].shape[1]`, padding included, or 0 if its inputs are embeddings;
+            for an encoder-decoder 1 (the start token), or the length of `decoder_input_ids`.
+        eos_token_id: The end of a sequence, as in the model's `generation_config`; None if only
+            items are generated.
+        separator_token_id: The token between two items; None if they follow directly.
+        num_items: Largest number of items in a row.
+        min_items: Smallest number of items in a row, after which the sequence may end; by default
+            `num_items`. A row ends earlier if no item may follow.
+        distinct: Whether the items of a row must all differ.
         exclude: Each prompt's items that must not be returned, padded with the number of items.
-            Every prefix that leads to nothing else is struck out as well.
-        allow: Each prompt's items that alone may be returned, padded likewise; or one mark an item,
-            True where it may be returned, for all prompts.
+            A prefix that leads only to such items is masked as well.
+        allow: For each prompt the only items that may be returned, padded in the same way; or one
+            truth value per item for all prompts, True if it may be returned.
 
     Raises:
-        TypeError: The token ids are no whole numbers.
+        TypeError: The token ids are no whole numbers, or `exclude` or `allow` is no tensor.
         ValueError: `token_ids` does not fit the trie, a token has two meanings, a number is out of
-            range, or a list holds what is no item row.
+            range, or a list holds a number that is no item row.
     """
 
     supports_continuous_batching = False
@@ -117,16 +116,16 @@ class TrieLogitsProcessor(LogitsProcessor):
                     f"shape {tuple(items.shape)}"
                 )
         lists = [items for items in (exclude, allow) if items is not None and items.ndim == 2]
-        self.num_prompts = len(lists[0]) if lists else None  # None where no prompt has its lists
+        self.num_prompts = len(lists[0]) if lists else None  # None if prompts have no lists
         self._mask = Mask.of(trie, self.num_prompts or 0, exclude, allow)
-        self._period = trie.num_levels + (separator_token_id is not None)  # tokens an item
+        self._period = trie.num_levels + (separator_token_id is not None)  # tokens per item
         self._has_begun = False
-        # What a row gets that nothing may follow: it can then be no part of an item.
+        # The token for a row that no legal token may follow; it is never a part of an item.
         self._end = self.tokens.smallest_other() if eos_token_id is None else eos_token_id
 
     @property
     def max_new_tokens(self) -> int:
-        """Most tokens that are ever generated, the end of the sequence included."""
+        """Largest number of generated tokens, the end of the sequence included."""
         without_end = self.num_items * self._period - (self.separator_token_id is not None)
         return without_end + (self.eos_token_id is not None)
 
@@ -136,13 +135,14 @@ class TrieLogitsProcessor(LogitsProcessor):
         """Returns the scores, minus infinity at every token that must not come next.
 
         Args:
-            input_ids: The prompts and what was generated; the rows of a prompt are neighbours.
+            input_ids: The prompts and the generated tokens; the rows of a prompt are neighbours.
             scores: Logits or log-probabilities of the next token.
 
         Raises:
-            ValueError: The trie is on another device, the vocabulary has not all tokens, the rows
-                are shorter than the prompt or not as many for each prompt, the first rows are
-                longer than the prompt, or `generate` goes on after the last item.
+            ValueError: The trie is on another device; the vocabulary lacks some of the tokens; the
+                rows are shorter than the prompt; prompts have different numbers of rows; the rows
+                of the first call are longer than the prompt; or `generate` continues after the
+                last item.
         """
         self._check_call(input_ids, scores)
         users = None
@@ -161,11 +161,11 @@ class TrieLogitsProcessor(LogitsProcessor):
         """Returns the token ids that may follow one row: a `prefix_allowed_tokens_fn`.
 
         `generate` calls such a function in Python for each beam and masks beam by beam, which takes
-        many times as long; it is there for what takes nothing else.
+        many times as long. Use it only with code that accepts no logits processor.
 
         Args:
             batch_id: Number of the prompt.
-            input_ids: Its prompt and what was generated.
+            input_ids: The prompt and the generated tokens.
 
         Raises:
             ValueError: There are no lists for this prompt, or the row is shorter than the prompt.
@@ -182,13 +182,13 @@ class TrieLogitsProcessor(LogitsProcessor):
         return allowed + [self._end] * int(following.may_end)
 
     def items(self, sequences: Int[Tensor, "rows length"]) -> Int[Tensor, "rows num_items"]:
-        """Returns the items that generated sequences hold, in their order.
+        """Returns the items in generated sequences, in their order.
 
         Args:
-            sequences: What `generate` returned, prompt included.
+            sequences: The result of `generate`, prompt included.
 
         Returns:
-            Item rows; -1 where there is no item, or the sequence has ended before.
+            Item rows; -1 where there is no item, or after the end of the sequence.
 
         Raises:
             ValueError: The sequences are shorter than the prompt.
@@ -206,11 +206,11 @@ class TrieLogitsProcessor(LogitsProcessor):
     def _continuations(
         self, generated: Int[Tensor, "rows length"], users: Int[Tensor, " rows"] | None
     ) -> Continuations:
-        """Returns what may follow tokens that were generated.
+        """Returns the tokens that may follow.
 
         Args:
             generated: Tokens since the prompt.
-            users: The prompt of each row; None where no prompt has lists.
+            users: The prompt of each row; None if prompts have no lists.
         """
         num_rows, device = len(generated), generated.device
         number, level = divmod(generated.shape[1], self._period)
@@ -223,7 +223,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         if is_between and complete >= self.num_items:
             none, over = generated.new_empty(0), torch.ones_like(has_ended)
             return Continuations(none, none, none.bool(), 1, is_dead=over, may_end=over)
-        # After a complete item a further one begins; a separator is legal where one could.
+        # After a complete item the next one begins; a separator is legal if an item could begin.
         prefixes = generated[:, number * self._period :][:, : 0 if at_separator else level]
         depth = prefixes.shape[1]
         nodes = self.trie.nodes(self.tokens.codes(prefixes))  # [rows]
@@ -250,7 +250,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         return Continuations(children.parent, tokens, legal, len(parents), is_dead, may_end)
 
     def _row_mask(self, generated: Tensor, complete: int, users: Tensor | None) -> Mask | None:
-        """Returns which items may follow in each row; None where all may."""
+        """Returns which items may follow in each row; None if all may."""
         num_rows = len(generated)
         if users is None:
             users = torch.zeros(num_rows, dtype=torch.long, device=generated.device)
@@ -263,7 +263,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         return Mask.of(self.trie, num_rows, repeats, None)
 
     def _item(self, generated: Tensor, number: int) -> Int[Tensor, " rows"]:
-        """Returns the item of this number in each row; -1 where there is none."""
+        """Returns the item number `number` of each row; -1 where there is none."""
         first = number * self._period
         return self.trie.items(
             self.tokens.codes(generated[:, first : first + self.trie.num_levels])
@@ -274,18 +274,18 @@ class TrieLogitsProcessor(LogitsProcessor):
             raise ValueError(f"prompt_length must be at least 0, got {self.prompt_length}")
         if not 1 <= self.min_items <= self.num_items:
             raise ValueError(
-                "num_items must be at least min_items, and this at least 1, got "
+                "num_items must be at least min_items, and min_items at least 1, got "
                 f"{self.num_items} and {self.min_items}"
             )
         if self.min_items < self.num_items and self.eos_token_id is None:
             raise ValueError(
                 f"min_items must be num_items where there is no eos_token_id, got {self.min_items} "
-                f"and {self.num_items}: nothing says where a shorter sequence ends"
+                f"and {self.num_items}: the end of a shorter sequence is not marked"
             )
         for name in ("eos_token_id", "separator_token_id"):
             token = getattr(self, name)
             if token is not None and (token < 0 or token in self.tokens):
-                raise ValueError(f"{name} must be a token of no code, got {token}")
+                raise ValueError(f"{name} must not be the token of a code, got {token}")
         if self.eos_token_id is not None and self.eos_token_id == self.separator_token_id:
             raise ValueError(
                 f"separator_token_id must differ from eos_token_id, got {self.eos_token_id} twice"

@@ -1,4 +1,4 @@
-"""Recommenders on the Hugging Face hub: our model folder, with a model card beside."""
+"""Recommenders on the Hugging Face hub: a model folder with a model card."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class HubRecommender(ModelHubMixin):
     """A recommender with `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
     The folder is that of `genrec.save_model` or `genrec.save_backbone`: JSON and safetensors with a
-    digest of each file, nothing of which runs, and a README.md that is the model card. What loads
-    the one loads the other, so `Recommender.load` reads it too.
+    digest of each file, none of which is run as code, and a README.md, which is the model card. So
+    `Recommender.load` and `DenseRecommender.load` read it too.
 
     `push_to_hub` and `save_pretrained` take `model_card_kwargs`, the arguments of `model_card`.
 
     Args:
         recommender: The recommender.
-        info: Whatever else JSON can hold, which goes into `config.json`.
+        info: Other values, which JSON can hold, for `config.json`.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> HubRecommender:
-        """Without the mixin's copy of all arguments: our folder has a configuration of its own."""
+        """Skips the mixin's copy of all arguments: the model folder has its own configuration."""
         return object.__new__(cls)
 
     def __init__(
@@ -38,19 +38,19 @@ class HubRecommender(ModelHubMixin):
         self.info = dict(info or {})
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Writes the model folder and its card, and pushes it to the hub where that is asked for.
+        """Writes the model folder and its card, and with `push_to_hub=True` pushes it to the hub.
 
         Args:
-            save_directory: A folder that is not there yet, or empty.
+            save_directory: A folder that does not exist or is empty.
             **options: As for `huggingface_hub.ModelHubMixin.save_pretrained`, such as
                 `model_card_kwargs`, `push_to_hub` and `repo_id`.
 
         Returns:
-            The address of the commit where it was pushed.
+            The address of the commit if it was pushed, else None.
 
         Raises:
             FileExistsError: The folder is not empty.
-            TypeError: A `config` is handed in, or `info` is not what JSON can hold.
+            TypeError: `options` has a `config`, or JSON cannot hold `info`.
         """
         if options.get("config") is not None:
             raise TypeError("config must be left out: the model folder has its own")
@@ -61,7 +61,7 @@ class HubRecommender(ModelHubMixin):
         return address
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_directory.rmdir()  # the mixin has made it; ours takes its place whole, in one step
+        save_directory.rmdir()  # made by the mixin; the model folder appears in one step instead
         if isinstance(self.recommender, DenseRecommender):
             self.recommender.save(save_directory, info=self.info)
             return
@@ -85,7 +85,7 @@ class HubRecommender(ModelHubMixin):
         token: str | bool | None,
         **options: Any,
     ) -> HubRecommender:
-        """Loads a folder, or what a repository of the hub holds; `from_pretrained` calls it."""
+        """Loads a local folder or a repository of the hub; `from_pretrained` calls it."""
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(
@@ -99,14 +99,14 @@ class HubRecommender(ModelHubMixin):
                 )
             )
         config = read_folder(folder).config
-        # The mixin hands on what it has read of config.json itself, without any check.
+        # The mixin passes on what it has read from config.json, without any check.
         if options.pop("info", config["info"]) != config["info"]:
             raise TypeError("info must be left out: it is read from the folder")
         kind = Recommender if config["class"] == "Seq2Seq" else DenseRecommender
         return cls(kind.load(folder, **options), info=config["info"])
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Returns the card; arguments are those of `model_card`, all of which may be left out."""
+        """Returns the card; arguments are those of `model_card`, all optional."""
         name = type(self.recommender.model).__name__
         title = {"title": f"{name} over {len(self.recommender.item_ids):,} items"}
         return model_card(*args, **(kwargs if args else {**title, **kwargs}))
@@ -119,14 +119,14 @@ def model_card(
     tables: Mapping[str, Mapping[str, Any]] | None = None,
     **metadata: Any,
 ) -> ModelCard:
-    """Returns a model card that says what the caller knows of a model.
+    """Returns a model card with the caller's text and tables.
 
     Args:
         title: The card's title.
-        text: A paragraph or more below it, in Markdown.
+        text: One or more paragraphs below the title, in Markdown.
         tables: Further sections by title, each a table of names and values: the data, the protocol,
             the floors, the metrics with their intervals.
-        **metadata: Of `huggingface_hub.ModelCardData`, such as `license` and `datasets`.
+        **metadata: Arguments of `huggingface_hub.ModelCardData`, such as `license` and `datasets`.
     """
     data = ModelCardData(
         **{"library_name": "genrec", "tags": ["recommendation", "semantic-ids"], **metadata}
@@ -144,5 +144,5 @@ def model_card(
 
 
 def _cell(value: Any) -> str:
-    """Returns a text that stays in its cell."""
+    """Returns a value as the text of one cell of a Markdown table."""
     return " ".join(str(value).replace("|", "\\|").split())

@@ -1,4 +1,4 @@
-"""The tokens by which a language model writes codes: a table from (level, code) to token ids."""
+"""The tokens of codes in a language model: a table from (level, code) to token ids."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class CodeTokens:
 
     Args:
         trie: The catalogue; the tensors are on its device.
-        token_ids: For each level the token id of each code: lists, or arrays of whole numbers, or
+        token_ids: For each level the token id of each code: lists or arrays of whole numbers, or
             one array of [levels, codes] in which shorter levels are padded with -1.
 
     Raises:
         TypeError: The ids are no whole numbers.
-        ValueError: There is not one row a level, a code has no token or a token no code, or two
+        ValueError: There is not one row per level, a code has no token or a token no code, or two
             codes have the same token.
     """
 
@@ -30,7 +30,7 @@ class CodeTokens:
         rows = [torch.as_tensor(row, device=trie.device) for row in token_ids]
         if len(rows) != trie.num_levels:
             raise ValueError(
-                f"token_ids must have one row a level, got {len(rows)} for a trie of "
+                f"token_ids must have one row per level, got {len(rows)} for a trie of "
                 f"{trie.num_levels} levels"
             )
         levels = []
@@ -48,7 +48,7 @@ class CodeTokens:
             )
         self.ids = levels
         self.largest = int(ordered[-1])
-        # By token id, and one entry more for all ids beyond the largest; -1 where no code is.
+        # Indexed by token id, with one last entry for all larger ids; -1 if the id is of no code.
         self._levels = torch.full((self.largest + 2,), -1, device=trie.device)
         self._codes = torch.full((self.largest + 2,), -1, device=trie.device)
         for level, row in enumerate(levels):
@@ -57,21 +57,26 @@ class CodeTokens:
 
     def codes(self, tokens: Int[Tensor, "*batch depth"]) -> Int[Tensor, "*batch depth"]:
         """Returns the code of each token; -1 where column l holds no token of level l."""
-        places = tokens.clamp(min=-1, max=self.largest + 1)  # -1 is the last entry, as is one more
+        places = tokens.clamp(min=-1, max=self.largest + 1)  # both limits index the last entry
         level = torch.arange(tokens.shape[-1], device=tokens.device)
         return self._codes[places].masked_fill(self._levels[places] != level, -1)
 
     def __contains__(self, token_id: int) -> bool:
-        """Returns whether a token id is that of a code."""
+        """Returns whether a token id belongs to a code."""
         return 0 <= token_id <= self.largest and int(self._codes[token_id]) >= 0
 
     def smallest_other(self) -> int:
-        """Returns the smallest token id that is no code's."""
+        """Returns the smallest token id that belongs to no code."""
         return int((self._codes < 0).nonzero()[0])
 
 
 def _check_row(level: int, row: Tensor, size: int) -> None:
-    """Refuses a row that does not hold one token id for each code of a level."""
+    """Checks that a row holds one token id for each code of a level.
+
+    Raises:
+        TypeError: The ids are no whole numbers.
+        ValueError: A code has no token, or the row has tokens beyond the last code.
+    """
     if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
         raise TypeError(f"token_ids must be whole numbers, got {row.dtype} at level {level}")
     if row.ndim != 1 or len(row) < size or bool((row[:size] < 0).any()):
@@ -88,7 +93,7 @@ def _check_row(level: int, row: Tensor, size: int) -> None:
 
 
 def _name(place: int, sizes: Sequence[int]) -> str:
-    """Returns the words for a code, counted through all levels."""
+    """Returns the words for a code from its position among the codes of all levels."""
     for level, size in enumerate(sizes):
         if place < size:
             return f"code {place} of level {level}"

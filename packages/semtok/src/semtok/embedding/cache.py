@@ -22,16 +22,16 @@ _SHARD = 4096
 
 
 class EmbeddingCache:
-    """A folder of embeddings, each under its source's fingerprint and its item's content.
+    """A folder of embeddings, by the fingerprint of their source and the content of their item.
 
-    What was embedded is written in shards, beside and renamed, so a killed run loses one shard of
-    4,096 items at most. Items with the same content are embedded once. Several programs may use
-    one folder at a time. A shard that is broken is deleted, with a warning in the log, and its
+    Embeddings are written in shards, each under another name first, so a killed run loses one
+    shard of at most 4,096 items. Items with the same content are embedded once. Several programs
+    may use one folder at a time. A broken shard is deleted, with a warning in the log, and its
     items are embedded again.
 
     Attributes:
-        source: Makes the embeddings that the cache lacks.
-        folder: Holds the shards of this source.
+        source: Computes the embeddings that the cache lacks.
+        folder: The folder with the shards of this source.
     """
 
     def __init__(self, folder: str | Path, source: EmbeddingSource) -> None:
@@ -47,11 +47,11 @@ class EmbeddingCache:
     def embed(
         self, catalog: Catalog, *, progress: Progress | None = None
     ) -> Float32[np.ndarray, "items dim"]:
-        """The embeddings of a catalogue's items: those that are kept, and the others anew."""
+        """The embeddings of a catalogue's items: from the cache, and new ones from the source."""
         keys = _keys(self.source.contents(catalog))
         while True:
             new = np.flatnonzero(self._index.find(keys) < 0)
-            # Of several items with the same content, the first is embedded.
+            # If several items have the same content, the first one is embedded.
             new = new[np.sort(np.unique(keys[new], axis=0, return_index=True)[1])]
             done = len(catalog) - len(new)
             if progress is not None and done:
@@ -71,7 +71,7 @@ class EmbeddingCache:
 
     def _open_all(self) -> None:
         self._index = KeyRuns()
-        self._shards: list[Path] = []  # not mapped: so many files may not be open at once
+        self._shards: list[Path] = []  # not mapped: so many open files may exceed the limit
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 self._open(path)
@@ -79,7 +79,7 @@ class EmbeddingCache:
                 _drop(path, str(error))
 
     def _open(self, path: Path) -> None:
-        """Takes a shard into the index."""
+        """Adds a shard to the index."""
         tensors = map_tensors(path)
         shapes = {name: (array.dtype.str, array.shape) for name, array in tensors.items()}
         keys = tensors.get("keys", np.empty((0, 2), dtype=np.uint64))
@@ -97,7 +97,7 @@ class EmbeddingCache:
         self._shards.append(path)
 
     def _read(self, places: Int64[np.ndarray, " items"]) -> np.ndarray | None:
-        """The vectors at some places; None if a shard turned out broken and was deleted."""
+        """The vectors at some places; None if a shard was broken, which is then deleted."""
         embeddings = np.empty((len(places), self.source.dim), dtype=np.float32)
         shards, rows = places >> 32, places & 0xFFFFFFFF
         for number in np.unique(shards).tolist():
@@ -122,7 +122,7 @@ class EmbeddingCache:
     ) -> None:
         name = blake2b(keys.tobytes(), digest_size=16).hexdigest()
         path = self.folder / f"{name}.safetensors"
-        # Not synced: a shard that a power cut has broken is embedded again.
+        # Not synced: if a power cut breaks a shard, its items are embedded again.
         with replacing_file(path, durable=False) as beside:
             tensors = {"keys": keys, "checks": _checks(vectors), "vectors": vectors}
             write_tensors(beside, tensors)
@@ -138,7 +138,7 @@ def _keys(contents: Sequence[str | bytes]) -> UInt64[np.ndarray, "items 2"]:
 
 
 def _checks(vectors: Float32[np.ndarray, "items dim"]) -> np.ndarray:
-    """The exclusive or of a vector's bits: no single flipped bit leaves it as it is."""
+    """The exclusive or of a vector's bits, which changes if any single bit flips."""
     checks: np.ndarray = np.bitwise_xor.reduce(np.ascontiguousarray(vectors).view("<u4"), axis=1)
     return checks
 

@@ -27,21 +27,21 @@ def embed_chunks(
     total: int | None = None,
     progress: Progress | None = None,
 ) -> Float32[np.ndarray, "items dim"]:
-    """The embeddings of the items of some catalogues, one after the other.
+    """The embeddings of the items of some catalogues, one catalogue after the other.
 
     Args:
-        source: Makes the embeddings.
-        catalogs: The chunks, as of `stream_catalog`; consumed once, one in memory at a time.
-        path: A .npy file to write; what is returned is then mapped from it. None holds all
-            embeddings in memory.
+        source: Computes the embeddings.
+        catalogs: Chunks, as from `stream_catalog`; consumed once, one in memory at a time.
+        path: A .npy file to write; the result is then mapped from it. None keeps all embeddings
+            in memory.
         cache: A folder that keeps embeddings by content: only what it lacks is embedded, and a
-            killed run goes on where it was. See `EmbeddingCache`.
-        total: How many items there will be, if that is known.
-        progress: Called with the items done, and of how many: `total`, or 0 where that is unknown
-            until all are done.
+            killed run continues where it was. See `EmbeddingCache`.
+        total: How many items there will be, if known.
+        progress: Called with the number of items done and of all items: `total`, or 0 if that is
+            unknown.
 
     Returns:
-        One row an item, in the order of the chunks. A mapped file is read-only.
+        One row per item, in the order of the chunks. A mapped file is read-only.
 
     Raises:
         ValueError: If there are no items, or `path` does not end in .npy.
@@ -81,7 +81,7 @@ def embed_chunks(
 def writing_npy(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
     """Yields a function that appends rows to a .npy file of float32.
 
-    How many there are goes into the header at the end. The file appears complete or not at all.
+    The header gets the number of rows at the end. The file appears complete or not at all.
 
     Raises:
         ValueError: At the end, if there are no rows.

@@ -1,4 +1,4 @@
-"""What every embedding source can do."""
+"""The methods that every embedding source has."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from semtok.progress import Progress
 
 @runtime_checkable
 class EmbeddingSource(Protocol):
-    """Turns a catalogue into one vector an item, row i for item i."""
+    """Computes one vector per item of a catalogue, row i for item i."""
 
     @property
     def fingerprint(self) -> str:
-        """Names what decides the vectors: the same name and the same content, the same vector."""
+        """A name for all settings: equal names and equal contents mean equal vectors."""
         ...
 
     @property
     def dim(self) -> int:
-        """Length of the vectors."""
+        """The length of the vectors."""
         ...
 
     def contents(self, catalog: Catalog) -> Sequence[str | bytes]:
@@ -39,12 +39,12 @@ class EmbeddingSource(Protocol):
         ...
 
     def save(self, folder: str | Path) -> None:
-        """Writes what `load_source` needs into a new folder."""
+        """Writes the files that `load_source` needs into a new folder."""
         ...
 
 
 def digest(*parts: str | bytes | np.ndarray) -> str:
-    """A hexadecimal name for a sequence of parts, another one for any other sequence."""
+    """A hexadecimal digest of a sequence of parts; other sequences have other digests."""
     state = blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -57,7 +57,7 @@ def digest(*parts: str | bytes | np.ndarray) -> str:
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError unless torch can use a device here."""
+    """Raises ValueError unless torch can use this device."""
     import torch
 
     try:
@@ -69,5 +69,5 @@ def check_device(device: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -25,7 +25,7 @@ class ImageEmbedding:
     """Embeds the images whose paths a field of the catalogue holds.
 
     A path is absolute, relative to the catalogue's folder, or a file:// URL; of a list, the first
-    is taken. Nothing is downloaded but the model's weights.
+    path is used. Nothing is downloaded except the weights of the model.
 
     Attributes:
         model: An open_clip model's name, or "resnet50" for the 2,048 pooled features of a
@@ -34,8 +34,8 @@ class ImageEmbedding:
             .safetensors file of the model's state; "" takes laion2b_s34b_b79k for ViT-B-32 and
             IMAGENET1K_V2 for resnet50.
         image_field: The field with the path.
-        missing: What an item gets whose image is absent or cannot be read: an error that names
-            it, or with "empty" a vector of zeros.
+        missing: "error" raises an error that names an item whose image is absent or cannot be
+            read; "empty" gives it a vector of zeros.
         normalize: Whether embeddings have length 1.
         batch_size: Images that are decoded and pass the model together.
         device: Where the model runs, as torch names it. Not saved.
@@ -66,7 +66,7 @@ class ImageEmbedding:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the network's weights and what becomes of missing images; loads the network."""
+        """A name for the network's weights and the rule for missing images; loads the network."""
         parts: list[str | bytes | np.ndarray] = [self.model, self.missing, str(self.normalize)]
         for name, tensor in sorted(self._network.network.state_dict().items()):
             parts += [name, tensor.float().cpu().numpy()]
@@ -74,7 +74,7 @@ class ImageEmbedding:
 
     @cached_property
     def dim(self) -> int:
-        """Length of the embeddings; loads the model."""
+        """The length of the embeddings; loads the model."""
         import torch
         from PIL import Image
 
@@ -83,7 +83,7 @@ class ImageEmbedding:
             return int(self._network.network(image.to(self.device)).shape[1])
 
     def contents(self, catalog: Catalog) -> list[bytes]:
-        """The digest of each image's file, nothing for a missing one."""
+        """The digest of each image's file; empty for a missing one."""
         return [
             b"" if data is None else blake2b(data, digest_size=32).digest()
             for data in self._files(catalog)
@@ -94,12 +94,12 @@ class ImageEmbedding:
     ) -> Float32[np.ndarray, "items dim"]:
         """The embeddings of a catalogue's images.
 
-        Every batch has `batch_size` images, the last filled up, so that an image's embedding does
-        not depend on those beside it.
+        Every batch has `batch_size` images (the last one is filled up), so that the embedding of
+        an image does not depend on the other images.
 
         Raises:
-            CatalogError: If the field is absent, or holds what is no path, or a URL of the web;
-                and, unless `missing` is "empty", if an image is missing or broken.
+            CatalogError: If the field is absent, or holds a URL of the web or something else than
+                a path; unless `missing` is "empty", also if an image is missing or broken.
             ImportError: If `semtok[image]` is not installed, or does not fit the installed torch.
             OSError: If the weights cannot be found or downloaded.
         """

@@ -1,4 +1,4 @@
-"""Files of images: which file is an item's, and the pixels in it (needs pillow to read them)."""
+"""Files of images: the file of each item, and its pixels (needs pillow to read them)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from semtok.embedding.contract import first_line
 
 
 def image_paths(catalog: Catalog, field: str = "image") -> list[Path]:
-    """Where each item's image lies.
+    """The path of each item's image.
 
     Args:
         catalog: The items.
         field: The field with the path: absolute, relative to the catalogue's folder, or a file://
-            URL; of a list, the first.
+            URL; of a list, the first path.
 
     Raises:
-        CatalogError: If the field is absent, or an item's is no path of a file that exists.
+        CatalogError: If the field is absent, or an item has no path of an existing file.
     """
     paths = []
     for item_id, path in named_images(catalog, field):
@@ -37,12 +37,13 @@ def image_paths(catalog: Catalog, field: str = "image") -> list[Path]:
 
 
 def named_images(catalog: Catalog, field: str) -> Iterator[tuple[str, Path | None]]:
-    """Each item's id, and the path that its field names; None where it names none.
+    """Each item's id and the path in its field; None where the field is empty.
 
-    Nobody looks whether a file is there. Relative paths start at the catalogue's folder.
+    It is not checked whether a file exists. Relative paths start at the catalogue's folder.
 
     Raises:
-        CatalogError: If the field is absent, or holds what is no path, or a URL of the web.
+        CatalogError: If the field is absent, or holds a URL of the web or something else than a
+            path.
     """
     if field not in catalog.fields:
         known = ", ".join(catalog.fields) or "none"
@@ -52,14 +53,14 @@ def named_images(catalog: Catalog, field: str) -> Iterator[tuple[str, Path | Non
 
 
 def read_image(path: str | Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """An image's pixels, upright, cut to the square in its middle and resized (bicubic).
+    """The pixels of an image, upright, cropped to the central square and resized (bicubic).
 
     Args:
         path: A file that Pillow can read.
         size: Height and width of the result, in pixels.
 
     Returns:
-        Red, green and blue from 0 to 255, in memory that may be written to.
+        Red, green and blue from 0 to 255, in writable memory.
 
     Raises:
         CatalogError: If the file is absent or broken.
@@ -69,28 +70,28 @@ def read_image(path: str | Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     try:
         with Image.open(path) as image:
             square = ImageOps.fit(_upright(image), (size, size), Image.Resampling.BICUBIC)
-    except Exception as error:  # whatever one of Pillow's decoders makes of broken bytes
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on broken bytes
         raise CatalogError(f"image {str(path)!r} cannot be read ({first_line(error)})") from None
     return np.array(square)
 
 
 def decode_image(data: bytes) -> Any:
-    """The image in a file's bytes: Pillow's `Image`, upright and of three channels.
+    """The image in a file's bytes: Pillow's `Image`, upright, with three channels.
 
     Raises:
-        CatalogError: If they are broken, or not an image that Pillow can read.
+        CatalogError: If the bytes are broken, or not an image that Pillow can read.
     """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _upright(image)
-    except Exception as error:  # whatever one of Pillow's decoders makes of broken bytes
+    except Exception as error:  # Pillow's decoders raise many kinds of errors on broken bytes
         raise CatalogError(f"image is broken ({first_line(error)})") from None
 
 
 def _upright(image: Any) -> Any:
-    """The image turned as its camera says that it must be, as RGB."""
+    """The image rotated as its camera recorded, as RGB."""
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(image)
@@ -100,7 +101,7 @@ def _upright(image: Any) -> Any:
 
 
 def _path(value: object, item_id: str) -> Path | None:
-    """The path that a field's value names; of a list, the first."""
+    """The path in a field's value; of a list, the first one."""
     while isinstance(value, list | tuple):
         value = value[0] if value else None
     if value is None or value == "":

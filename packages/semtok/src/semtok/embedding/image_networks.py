@@ -1,4 +1,4 @@
-"""Networks of images by name: a ResNet-50 and open_clip's models (needs `semtok[image]`)."""
+"""Image networks by name: a ResNet-50 and open_clip's models (needs `semtok[image]`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semtok.embedding.contract import first_line
 from semtok.phrases import counted
 
 RANDOM = "random"
-"""Names weights drawn at random, where a network is wanted as it is before pretraining."""
+"""The name of weights drawn at random, for a network without pretraining."""
 
 _USUAL = {"ViT-B-32": "laion2b_s34b_b79k", "resnet50": "IMAGENET1K_V2"}
 
@@ -27,10 +27,10 @@ class ImageNetwork:
     Attributes:
         network: A torch module, from float [images, 3, height, width] to [images, feature_dim].
         layers: Its layers from input to output: a vision transformer's blocks, or a ResNet's four
-            stages; empty for networks of another make.
-        transform: Makes the network's input, float [3, height, width], of a Pillow image.
-        mean: Of each channel, subtracted from pixels in [0, 1]; a part of `transform`.
-        scale: Of each channel, divides the difference; a part of `transform`.
+            stages; empty for other kinds of networks.
+        transform: Computes the network's input, float [3, height, width], from a Pillow image.
+        mean: The mean of each channel, subtracted from pixels in [0, 1]; a part of `transform`.
+        scale: The scale of each channel, divides the difference; a part of `transform`.
     """
 
     network: Any
@@ -44,14 +44,14 @@ class ImageNetwork:
 
 
 def image_network(model: str, weights: str = "", image_size: int | None = None) -> ImageNetwork:
-    """A network of images, on the CPU.
+    """An image network by name, on the CPU.
 
     Args:
         model: "resnet50" of torchvision, whose output is its 2,048 pooled features (TSSR); or the
-            name of an open_clip model, whose image half is taken.
+            name of an open_clip model, of which the image encoder is used.
         weights: As `weights_of` takes them, or "random", drawn from torch's global generator.
-        image_size: The height and width, in pixels, that images will have; must be the model's
-            for open_clip. None takes the model's.
+        image_size: The height and width of images, in pixels. For open_clip it must be the model's
+            size. None takes the model's.
 
     Raises:
         CatalogError: If the file is not the weights of this model.
@@ -77,7 +77,7 @@ def weights_of(model: str, weights: str) -> str:
             model's state; or "" for laion2b_s34b_b79k of ViT-B-32 and IMAGENET1K_V2 of resnet50.
 
     Raises:
-        ValueError: If a model without usual weights is to have them, or a file can run code.
+        ValueError: If `weights` is "" for another model, or a file that can run code.
     """
     if not weights and model not in _USUAL:
         raise ValueError(f"weights must be given for model {model!r}, got none")
@@ -135,7 +135,7 @@ def _open_clip(name: str, weights: str, local: Path | None, image_size: int | No
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     if image_size not in (None, size):
         raise ValueError(f"image_size must be {size} for {name}, got {image_size}")
-    if getattr(visual, "output_tokens", False):  # CoCa's, beside the embedding
+    if getattr(visual, "output_tokens", False):  # CoCa returns tokens besides the embedding
         visual.output_tokens = False
     return ImageNetwork(
         network=visual,
@@ -147,14 +147,14 @@ def _open_clip(name: str, weights: str, local: Path | None, image_size: int | No
 
 
 def _layers(visual: Any) -> list[Any]:
-    """The layers of open_clip's own networks; none of those that it takes from elsewhere."""
+    """The layers of open_clip's own networks; none for networks of other libraries."""
     if hasattr(visual, "layer4"):
         return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
     return list(visual.transformer.resblocks) if hasattr(visual, "transformer") else []
 
 
 def _import(module: str) -> Any:
-    """A module of `semtok[image]`, or one sentence about what is wrong."""
+    """Imports a module of `semtok[image]`; an error says in one sentence what is wrong."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -171,7 +171,7 @@ def _import(module: str) -> Any:
 
 
 def _fill(model: Any, path: Path) -> None:
-    """Puts a file's tensors into a model.
+    """Loads a file's tensors into a model.
 
     Raises:
         CatalogError: If the file is broken, or its tensors are not those of the model.

@@ -1,4 +1,4 @@
-"""What names an embedding: "lsa", "minilm", a model, a file of vectors, or another package's."""
+"""Embeddings by name: "lsa", "minilm", a model, a file of vectors, or another package's class."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from semtok.progress import Progress, report
 EmbeddingKind = Literal["stored", "lsa", "image", "text", "plugin"]
 
 IMAGE_FIELD = "image"
-"""The field of a catalogue that holds paths of images unless another is named."""
+"""The field of a catalogue that holds paths of images if no other is named."""
 
 IMAGE_MODEL = "ViT-B-32"
-"""The model of images where none is named."""
+"""The image model if none is named."""
 
 
 def embedding_source(
@@ -57,22 +57,23 @@ def embedding_source(
 
     Args:
         spec: The name.
-        catalog: The items, or chunks of them as of `stream_catalog`: learned from by "lsa", named
-            in the order of the rows by a file, and not looked at by models.
-        fields: The fields that make an item's text, those that the catalogue lacks being skipped;
+        catalog: The items, or chunks of them as from `stream_catalog`. "lsa" is fitted on them; a
+            file must have its rows in their order, if it has no ids; models do not read them.
+        fields: The fields that make an item's text (fields that the catalogue lacks are skipped),
             or the one field with the path of an item's image.
-        image_field: Where that is the only one of `fields`, `spec` names a model of images.
+        image_field: If this is the only one of `fields`, `spec` names an image model.
         device: Where a model runs, as torch names it.
-        seed: Of the decomposition of "lsa".
-        precision: Of a model of texts.
-        prompt: What a model of texts reads before every text; its own where None.
-        truncate_dim: Leading dimensions that are kept of a model of texts; its own where None.
-        fix_text: Whether "lsa" and models of texts repair wrongly decoded texts first; see
+        seed: The seed of the decomposition of "lsa".
+        precision: The precision of a text model.
+        prompt: The text that a text model reads before every text; None takes the model's own.
+        truncate_dim: How many leading dimensions of a text model to keep; None takes the model's
+            own number.
+        fix_text: Whether "lsa" and text models repair wrongly decoded texts first; see
             `Catalog.texts`.
         missing_images: What an item gets whose image is absent or broken; see `ImageEmbedding`.
         id_column: The id column of a parquet file.
         trust: The packages whose code may run.
-        progress: Called with 0 of 1 and 1 of 1, before and after a source is fitted.
+        progress: Called with (0, 1) before and (1, 1) after a source is fitted.
 
     Raises:
         CatalogError: If a file does not fit the catalogue, or a package is not trusted or has no
@@ -123,7 +124,7 @@ def embedding_source(
 def embedding_kind(
     spec: str, fields: Sequence[str] = (), *, image_field: str = IMAGE_FIELD
 ) -> EmbeddingKind:
-    """What a name stands for; the arguments are those of `embedding_source`."""
+    """The kind of embedding that a name stands for; arguments as of `embedding_source`."""
     if is_stored(spec):
         return "stored"
     if is_plugin(spec):
@@ -136,7 +137,7 @@ def embedding_kind(
 
 
 def is_stored(spec: str) -> bool:
-    """Whether a name is that of a file of vectors, rather than of a model.
+    """Whether a name stands for a file of vectors rather than a model.
 
     "ViT-B-32@weights.safetensors" is a model with its weights; "/mnt/a@b/x.safetensors" is a file.
     """
@@ -144,13 +145,13 @@ def is_stored(spec: str) -> bool:
 
 
 def _names_weights(spec: str) -> bool:
-    """Whether a name is MODEL@WEIGHTS: no model of images has a slash in its name."""
+    """Whether a name is MODEL@WEIGHTS: the name of an image model contains no slash."""
     model, at, weights = spec.partition("@")
     return bool(at) and "/" not in model and not weights.endswith((".npy", ".parquet"))
 
 
 def _stored(path: str, catalog: Catalog | Iterable[Catalog], id_column: str) -> StoredEmbedding:
-    """The embeddings of exactly these items."""
+    """The embeddings of these items, from a file that has no others."""
     chunks = [catalog] if isinstance(catalog, Catalog) else catalog
     item_ids = [item_id for chunk in chunks for item_id in chunk.item_ids]
     return StoredEmbedding(
@@ -170,10 +171,10 @@ def on_device(source: EmbeddingSource, device: str) -> EmbeddingSource:
 
 
 def check_source(spec: str, *, trust: Collection[str] = ()) -> None:
-    """Refuses an embedding of another package that cannot be used, before anything is read.
+    """Refuses an embedding class of another package that cannot be used, before data are read.
 
     Args:
-        spec: As for `embedding_source`; other names than "package.module:Name" are passed over.
+        spec: As for `embedding_source`; names other than "package.module:Name" are ignored.
         trust: The packages whose code may run.
 
     Raises:
@@ -186,16 +187,16 @@ def check_source(spec: str, *, trust: Collection[str] = ()) -> None:
 def load_source(
     folder: str | Path, *, device: str = "cpu", trust: Collection[str] = ()
 ) -> EmbeddingSource:
-    """Loads whichever embedding source a folder holds.
+    """Loads the embedding source in a folder, of whatever kind.
 
     Args:
-        folder: What `save_part` wrote, or the source's `save`.
+        folder: A folder that `save_part`, or the source's `save`, wrote.
         device: Where its model runs, if it has one.
-        trust: The packages whose code may run, where it is a source of another package.
+        trust: The packages whose code may run, if the source is from another package.
 
     Raises:
-        CatalogError: If it holds none that this version knows, or one of a package that is not
-            trusted.
+        CatalogError: If the folder holds no source that this version knows, or one of a package
+            that is not trusted.
     """
     kind = read_config(Path(folder)).get("kind")
     for source in (LsaEmbedding, TextEmbedding, ImageEmbedding, StoredEmbedding):

@@ -20,12 +20,12 @@ from semtok.scripts import WORD
 from semtok.threads import one_thread
 
 _CHUNK = 16_384
-_WORD_OF_OLD = r"(?u)\b\w+\b"  # of what was fitted before characters were split
+_WORD_OF_OLD = r"(?u)\b\w+\b"  # for embeddings that were fitted before characters were split
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LsaEmbedding:
-    """Embeds texts by the words and word pairs that they share with the fitted ones.
+    """Embeds texts by the words and word pairs that they share with the fitted texts.
 
     In scripts that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese),
     each character counts as a word.
@@ -33,10 +33,10 @@ class LsaEmbedding:
     Attributes:
         fields: The fields of a catalogue that make an item's text.
         vocabulary: Words and pairs of neighbouring words, sorted.
-        idf: The inverse document frequency of each.
+        idf: The inverse document frequency of each word and pair.
         components: The directions of the truncated SVD.
-        splits_characters: Whether characters of those scripts are words. False in what versions
-            wrote that took all text between two spaces for one word: it embeds as it was fitted.
+        splits_characters: Whether characters of those scripts are words. False in folders of older
+            versions, which took all text between two spaces for one word: they embed as fitted.
         fix_text: Whether wrongly decoded texts are repaired first; see `Catalog.texts`.
     """
 
@@ -68,15 +68,15 @@ class LsaEmbedding:
         seed: int = 0,
         fix_text: bool = False,
     ) -> LsaEmbedding:
-        """Fits the vocabulary and the directions, the same whatever the number of threads.
+        """Fits the vocabulary and the directions; the number of threads does not change them.
 
         Args:
-            catalog: Items whose texts are learned from, or chunks of them, as of `stream_catalog`.
+            catalog: The items to fit on, or chunks of them, as from `stream_catalog`.
             fields: The fields that make an item's text; those that the catalogue lacks are skipped.
             dim: Length of the embeddings; fewer if there are fewer items or terms.
-            max_terms: The vocabulary's size at most; the most frequent terms are kept.
-            sample_size: Items to learn from at most. Of more, these are drawn, and memory is
-                bounded by them. The draw does not depend on how the items are chunked.
+            max_terms: Maximal size of the vocabulary; the most frequent terms are kept.
+            sample_size: Maximal number of items to fit on. If there are more, a sample is drawn,
+                which also bounds the memory. The sample does not depend on the chunks.
             seed: Draws the sample and the start of the randomized SVD.
             fix_text: Whether wrongly decoded texts are repaired first, here and whenever this
                 embeds a catalogue; see `Catalog.texts`.
@@ -193,7 +193,7 @@ class LsaEmbedding:
 
 
 def _sample(chunks: Iterable[list[str]], size: int, seed: int) -> list[str]:
-    """The texts of a uniform sample, in their order; all of them if there are no more."""
+    """The texts of a uniform sample, in their order; all texts if there are no more than `size`."""
     generator = np.random.default_rng(seed)
     texts: list[str] = []
     draws = np.empty(0)

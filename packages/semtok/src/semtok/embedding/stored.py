@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     import polars as pl
 
 ARRAY_SUFFIXES = (".npy", ".safetensors")
-"""Of files whose rows have no ids."""
+"""Suffixes of files whose rows have no ids."""
 
 STORED_SUFFIXES = (*ARRAY_SUFFIXES, ".parquet")
-"""Of all files of embeddings."""
+"""Suffixes of all files of embeddings."""
 
 _CHUNK = 65_536
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredEmbedding:
-    """Looks embeddings up by the items' ids.
+    """Looks up embeddings by the ids of items.
 
     Attributes:
-        path: The file that they come from.
-        item_ids: The items that have one.
-        vectors: Their embeddings, mapped from the file where its format allows.
-        id_column: The id column, if the file has ids of its own.
+        path: The file with the embeddings.
+        item_ids: The items that have an embedding.
+        vectors: Their embeddings, mapped from the file if its format allows this.
+        id_column: The id column, if the file has ids.
     """
 
     kind: ClassVar[str] = "stored"
@@ -94,7 +94,7 @@ class StoredEmbedding:
 
     @property
     def dim(self) -> int:
-        """Length of the embeddings."""
+        """The length of the embeddings."""
         return int(self.vectors.shape[1])
 
     def contents(self, catalog: Catalog) -> list[bytes]:
@@ -107,7 +107,7 @@ class StoredEmbedding:
         """The embeddings of a catalogue's items.
 
         Raises:
-            CatalogError: If an item has none.
+            CatalogError: If an item has no embedding.
         """
         rows = self._rows
         missing = next((item_id for item_id in catalog.item_ids if item_id not in rows), None)
@@ -119,7 +119,7 @@ class StoredEmbedding:
         return embeddings
 
     def save(self, folder: str | Path) -> None:
-        """Writes config.json into a new folder: where the file is, not what it holds.
+        """Writes config.json into a new folder: the path of the file, not its content.
 
         Raises:
             ValueError: If the file has no ids: its rows mean nothing without the catalogue.
@@ -151,11 +151,11 @@ class StoredEmbedding:
 def read_embeddings(
     path: str | Path, item_ids: Sequence[str], *, id_column: str = "item_id"
 ) -> Float32[np.ndarray, "items dim"]:
-    """Reads one embedding an item, in the order of `item_ids`.
+    """Reads one embedding per item, in the order of `item_ids`.
 
     Args:
-        path: A .npy or .safetensors file (one tensor) whose row i is that of item i, or a .parquet
-            file with an id column and either one column of lists or one number a column.
+        path: A .npy or .safetensors file (one tensor) whose row i belongs to item i; or a .parquet
+            file with an id column and either one column of lists or one number per column.
         item_ids: The items.
         id_column: The id column of a parquet file.
 
@@ -164,8 +164,8 @@ def read_embeddings(
         float32; in memory otherwise.
 
     Raises:
-        CatalogError: If the file is missing, broken or of an unknown kind, has not exactly one
-            row an item, or holds a number that is not finite; the sentence names file and row.
+        CatalogError: If the file is missing, broken or of an unknown format, does not have exactly
+            one row per item, or holds a number that is not finite. The message names file and row.
     """
     path = Path(path)
     _check_path(path)
@@ -189,7 +189,7 @@ def _check_path(path: Path) -> None:
 def _converted(
     path: Path, array: np.ndarray, item_ids: Sequence[str], first: int
 ) -> Float32[np.ndarray, "rows dim"]:
-    """The array as finite float32; its row 0 is row `first` of the file, as people count."""
+    """The array as finite float32; its row 0 is row `first` of the file, counted from 1."""
     if array.dtype.kind not in "fiu":
         raise CatalogError(f"{path}: must hold numbers, got {array.dtype}")
     is_ready = array.dtype == np.float32 and array.flags.c_contiguous
@@ -251,7 +251,7 @@ def _parquet_parts(path: Path, id_column: str) -> Iterator[tuple[list[str], np.n
     first_row: dict[str, int] = {}
     dim = None
     try:
-        with path.open("rb"):  # permission is called permission
+        with path.open("rb"):  # a missing permission is reported as such
             pass
         for frame in pl.scan_parquet(path, glob=False).collect_batches(chunk_size=_CHUNK):
             if frame.is_empty():
@@ -282,7 +282,7 @@ def _parquet_parts(path: Path, id_column: str) -> Iterator[tuple[list[str], np.n
 def _numbers(
     path: Path, frame: pl.DataFrame, id_column: str, start: int, dim: int | None
 ) -> np.ndarray:
-    """The vectors of some rows, of which the first is row `start`, counted from 0."""
+    """The vectors of some rows; the first is row `start` of the file, counted from 0."""
     import polars as pl
 
     if frame.width == 0:

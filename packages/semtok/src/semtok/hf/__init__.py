@@ -1,7 +1,7 @@
 """Semantic IDs in Hugging Face models: tokens, embeddings, prompts, batches and the hub.
 
-Needs `semtok[hf]`. What must know which codes are items (a trie, constrained decoding) is genrec's:
-`ItemTokens.token_ids` and `SemanticIds.codes` cross as arrays.
+Needs `semtok[hf]`. Which codes are items (the trie, constrained decoding) is a matter of genrec,
+which takes `ItemTokens.token_ids` and `SemanticIds.codes` as arrays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "start_embeddings",
 ]
 
-# Only the hub's module cannot be imported without the extra; all others need it when they are used.
+# Only the hub's module needs the extra when it is imported; the others need it when they are used.
 _MODULES = {
     "collator": ("ItemCollator",),
     "embeddings": ("code_vectors", "start_embeddings"),

@@ -1,4 +1,4 @@
-"""Batches of texts and items for a language model, with labels on what is to be learned."""
+"""Batches of texts and items for a language model, with labels for the tokens to be learned."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-"""The label of what is not learned, as the losses of transformers have it."""
+"""The label of tokens that are not learned, as the losses of transformers define it."""
 
 Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemCollator:
-    """Makes batches of examples in which items stand among text.
+    """Makes batches of examples in which items appear in text.
 
-    An example is `{"text": ...}`, all of which is learned, or `{"prompt": ..., "completion": ...}`,
-    of which the completion is. Prompt and completion are texts or lists of messages; those of
-    `HistoryTemplate` are both. Texts may hold items, as `ItemTokens.interleaved` writes them.
+    An example is `{"text": ...}`, which is learned as a whole, or `{"prompt": ..., "completion":
+    ...}`, of which the completion is learned. Prompt and completion are both texts, or both lists
+    of messages, as `HistoryTemplate` makes them. Texts may contain items, as
+    `ItemTokens.interleaved` writes them.
 
-    A text begins as the tokenizer begins it and ends with its end-of-text token, which is learned;
-    messages are as its chat template writes them. For an encoder-decoder, the prompt is the input
-    and the completion is the labels.
+    A text begins as the tokenizer begins it and ends with its end-of-text token, which is learned.
+    Messages are written by the tokenizer's chat template. For an encoder-decoder, the prompt is
+    the input and the completion is the labels.
 
     Attributes:
-        tokenizer: With the items' tokens added.
-        is_encoder_decoder: Whether batches are for such a model.
-        padding_side: Where inputs are filled up; None for the tokenizer's side.
-        max_length: Tokens that an input may have; a longer one is refused. None for no limit.
+        tokenizer: A tokenizer that has the items' tokens.
+        is_encoder_decoder: Whether batches are for an encoder-decoder.
+        padding_side: The side on which inputs are padded; None for the tokenizer's side.
+        max_length: Maximal length of an input in tokens; a longer one is refused. None for no
+            limit.
         multiple_of: Lengths of batches are rounded up to a multiple of this.
     """
 
@@ -55,30 +57,29 @@ class ItemCollator:
 
         Returns:
             `input_ids`, `attention_mask` and `labels`, int64 [examples, length]. Labels are -100
-            on prompts and padding. Those of a decoder-only model stand where their inputs do, as
-            transformers shifts them itself.
+            on prompts and padding. For a decoder-only model, labels are at the positions of their
+            inputs, as transformers shifts them itself.
 
         Raises:
             ImportError: If `semtok[hf]` is not installed.
-            ValueError: If there is no example, or one is of another form, without a completion, or
-                too long.
+            ValueError: If there is no example, or one is too long, lacks a completion, or is of
+                another form.
         """
         _check_some(examples)
         pairs = [self._learned(example) for example in examples]
         side: Any = self.padding_side or self.tokenizer.padding_side
         batch = self._inputs([inputs for inputs, _ in pairs], side)
-        # A decoder reads its labels from the left.
+        # A decoder reads labels from the left.
         label_side: Side = "right" if self.is_encoder_decoder else side
         labels = [labels for _, labels in pairs]
         return {**batch, "labels": _padded(labels, IGNORED, label_side, self.multiple_of)}
 
     def prompts(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """A batch of prompts to be answered by `generate`; completions are left out.
+        """A batch of prompts for `generate`; completions are left out.
 
         Returns:
-            `input_ids` and `attention_mask`, int64 [examples, length]. Those of a decoder-only
-            model are filled up on the left, whatever `padding_side` is: the answer stands right
-            after the prompt.
+            `input_ids` and `attention_mask`, int64 [examples, length]. Inputs of a decoder-only
+            model are always padded on the left, so that the answer directly follows the prompt.
 
         Raises:
             ImportError: If `semtok[hf]` is not installed.
@@ -123,7 +124,7 @@ class ItemCollator:
             return self._written(prompt, add_generation_prompt=True)
         numbers: list[int] = list(self.tokenizer(prompt)["input_ids"])
         if not self.is_encoder_decoder and self._end and numbers[-1:] == self._end:
-            numbers.pop()  # the text goes on
+            numbers.pop()  # the text continues
         return numbers
 
     def _completion(self, example: Mapping[str, Any], prompt: list[int]) -> list[int]:
@@ -162,9 +163,9 @@ class ItemCollator:
             )
 
     def _inputs(self, rows: list[list[int]], side: Any) -> dict[str, Tensor]:
-        """Inputs filled up, and the mask of what is not filling."""
+        """Padded inputs, and the mask of positions that are not padding."""
         filling = self.tokenizer.pad_token_id
-        if filling is None:  # it is masked: any token will do
+        if filling is None:  # padding is masked, so any token will do
             filling = self._end[0] if self._end else 0
         ones = [[1] * len(row) for row in rows]
         return {

@@ -1,4 +1,4 @@
-"""Where the embeddings of the items' tokens start: at the codebooks, or in the middle of words."""
+"""Initial embeddings of the items' tokens: from the codebooks, or near the mean of all words."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_ALIKE = 1e-5  # relative: what differs by less differs by rounding
-_NOISE = 0.01  # of the spread of the embeddings, where nothing tells two tokens apart
+_ALIKE = 1e-5  # relative: smaller differences are rounding errors
+_NOISE = 0.01  # share of the spread of the embeddings, for tokens without a vector
 
 
 def code_vectors(
     quantizer: Quantizer, semantic_ids: SemanticIds
 ) -> list[Float32[np.ndarray, "_codes _dim"]]:
-    """What each code stands for: what it adds to the levels before it, in the mean over items.
+    """The vector of each code: what it adds to the levels before it, as the mean over items.
 
-    For residual quantizers these are the codebooks; for hierarchical k-means the way from a
-    cluster's centroid to that of the cluster within; for product quantizers the codebooks, each in
-    its stretch of the vector.
+    For residual quantizers these are the codebooks; for hierarchical k-means the difference from a
+    cluster's centroid to the centroid of the cluster inside it; for product quantizers the
+    codebooks, each in its part of the vector.
 
     Args:
         quantizer: Fitted.
-        semantic_ids: The codes that it gave.
+        semantic_ids: The codes that the quantizer chose.
 
     Returns:
-        An array a level; the levels of different views may have vectors of different length.
+        An array per level; the levels of different views may have vectors of different length.
         Codes that no item has, and the level that numbers collisions, are zeros.
 
     Raises:
-        ValueError: If the codes are none of this quantizer's.
+            ValueError: If the codes are not codes of this quantizer.
     """
     vectors = _code_vectors(quantizer, semantic_ids.codes[:, : quantizer.num_levels])
     suffix = semantic_ids.codebook_sizes[quantizer.num_levels :]
@@ -55,23 +55,24 @@ def start_embeddings(
     vectors: Sequence[Float[np.ndarray, "_codes _dim"]] | None = None,
     seed: int = 0,
 ) -> None:
-    """Gives a model embeddings for the items' tokens, and sets where these start.
+    """Adds embeddings of the items' tokens to a model, and initialises them.
 
-    The embeddings grow as far as the tokens need, input and output alike, and never shrink. No
-    other token's embedding changes. Calling it again sets the same.
+    The input and output embeddings grow as far as the tokens need, and never shrink. The embeddings
+    of other tokens do not change. A second call sets the same values.
 
-    Each level's vectors are centred on their mean; where they are not as long as the embeddings,
-    a random matrix with orthonormal rows (or columns, where they are longer), drawn from the seed,
-    maps them; they are scaled so that they spread about the mean of the model's other embeddings
-    as those do. Tokens without a vector start at that mean, with a hundredth of that spread as
-    noise, so that no two are the same. Output embeddings that are not tied to the input start from
-    the same vectors, with mean and spread of their own; a bias starts at the mean of the others.
+    The vectors of each level are centred. If their length differs from that of the embeddings, a
+    random matrix with orthonormal rows (or columns, if the vectors are longer), drawn from the
+    seed, maps them. They are scaled so that their spread around the mean of the model's other
+    embeddings equals the spread of those. Tokens without a vector start at that mean plus noise of
+    a hundredth of that spread, so that no two are equal. Output embeddings that are not tied to the
+    input start from the same vectors, with their own mean and spread; a bias starts at the mean of
+    the others.
 
     Args:
         model: Changed in place.
-        tokens: Added to the model's tokenizer.
-        vectors: An array a level, as of `code_vectors`; None to start all tokens at the mean.
-        seed: Draws the map and the noise.
+        tokens: The tokens, already added to the model's tokenizer.
+        vectors: An array per level, as from `code_vectors`; None starts all tokens at the mean.
+        seed: Draws the matrix and the noise.
 
     Raises:
         ImportError: If `semtok[hf]` is not installed.
@@ -86,12 +87,12 @@ def start_embeddings(
         raise ValueError("vectors must be finite; codes that nothing has may be zeros")
     if vectors is not None and [len(level) for level in vectors] != list(sizes):
         raise ValueError(
-            f"vectors must be one a code, an array a level, for the codebook sizes {sizes}, "
+            f"vectors must be one per code, an array per level, for the codebook sizes {sizes}, "
             f"got {[len(level) for level in vectors]}"
         )
     num_tokens = int(tokens.token_ids.max()) + 1
     if num_tokens > _weights(model.get_input_embeddings()).shape[0]:
-        # The rows between are drawn from torch's global generator, which is left as it was.
+        # The rows in between are drawn from torch's global generator, whose state is restored.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model.resize_token_embeddings(num_tokens, mean_resizing=False)
@@ -110,7 +111,7 @@ def start_embeddings(
 
 
 def _weights(layer: object) -> Tensor:
-    """The table of an embedding or of a linear layer, [tokens, width]."""
+    """The weights of an embedding or of a linear layer, [tokens, width]."""
     weight = getattr(layer, "weight", None)
     if weight is None:
         raise ValueError("model must have embeddings with weights")
@@ -119,7 +120,7 @@ def _weights(layer: object) -> Tensor:
 
 
 def _is_item(tokens: ItemTokens, num_tokens: int) -> Bool[np.ndarray, " tokens"]:
-    """Which tokens are those of items."""
+    """Which tokens are tokens of items."""
     is_item = np.zeros(num_tokens, dtype=np.bool_)
     is_item[tokens.token_ids[tokens.token_ids >= 0]] = True
     return is_item
@@ -152,7 +153,7 @@ def _start(
 
 
 def _centred(vectors: Float[np.ndarray, "codes dim"]) -> Float[np.ndarray, "codes dim"] | None:
-    """Vectors about their mean; None where they are all the same, and tell no two codes apart."""
+    """Centred vectors; None if they are all equal, so that they do not distinguish codes."""
     if len(vectors) == 0:
         return None
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
@@ -187,7 +188,7 @@ def _code_vectors(
             level += part.num_levels
         return vectors
     if isinstance(quantizer, HierarchicalKMeans):
-        codes = quantizer.codes  # items that came later may stand beside the tree
+        codes = quantizer.codes  # codes of later items may not be paths of the tree
     vectors = []
     before = np.zeros((len(codes), quantizer.dim), dtype=np.float32)
     for level, size in enumerate(quantizer.codebook_sizes):

@@ -1,4 +1,4 @@
-"""Tokenizers on the Hugging Face hub: our folder, with a model card beside."""
+"""Tokenizers on the Hugging Face hub: the tokenizer's folder and a model card."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ except ModuleNotFoundError as error:
 class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
     """A tokenizer with `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
-    The folder is that of `save_tokenizer`, without pickles and with a digest of each file, and a
-    model card (README.md) filled from what the tokenizer knows. `load_tokenizer` reads it too.
+    The folder is written by `save_tokenizer`, without pickles and with a digest of each file. It
+    also holds a model card (README.md) that describes the tokenizer. `load_tokenizer` reads it too.
 
     Attributes:
         tokenizer: The tokenizer itself.
@@ -31,7 +31,7 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
     tokenizer: Tokenizer
 
     def __new__(cls, *args: Any, **kwargs: Any) -> HubTokenizer:
-        """Without the mixin's copy of all arguments: our folder has a configuration of its own."""
+        """Skips the mixin's copy of all arguments: the folder has its own configuration."""
         return object.__new__(cls)
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -45,24 +45,24 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
 
         Args:
             save_directory: The folder.
-            **options: As of `huggingface_hub.ModelHubMixin.save_pretrained`, such as
+            **options: Options of `huggingface_hub.ModelHubMixin.save_pretrained`, such as
                 `push_to_hub` and `repo_id`.
 
         Raises:
-            FileExistsError: If the folder is there and not empty.
-            TypeError: If a configuration is given: the folder has one of its own.
+            FileExistsError: If the folder exists and is not empty.
+            TypeError: If a configuration is passed: the folder has its own.
         """
         if options.get("config") is not None:
             raise TypeError("config has no effect: a tokenizer's folder has its own")
         folder = Path(save_directory)
         if folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f"{folder}: exists already")
-        self._hub_mixin_config = None  # the mixin's, of a folder that was read
+        self._hub_mixin_config = None  # the mixin's configuration of a folder that was read
         address: str | None = super().save_pretrained(save_directory, **options)
         return address
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_directory.rmdir()  # the mixin has made it, and ours appears in one step
+        save_directory.rmdir()  # the mixin has made it; the tokenizer's appears in one step
         save_tokenizer(save_directory, self.tokenizer)
 
     @classmethod
@@ -78,7 +78,7 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
         **model_kwargs: Any,
     ) -> HubTokenizer:
         if model_kwargs:
-            raise TypeError(f"{next(iter(model_kwargs))} is no option of a tokenizer")
+            raise TypeError(f"{next(iter(model_kwargs))} is not an option of a tokenizer")
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(
@@ -94,11 +94,14 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
         return cls(load_tokenizer(folder))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card, filled from what the tokenizer knows.
+        """The model card, which describes the tokenizer.
 
         Args:
-            *args: None: the words are ours.
+            *args: Must be empty: the text of the card is fixed.
             **kwargs: Fields of the card's metadata, such as `license` and `datasets`.
+
+        Raises:
+            TypeError: If there are positional arguments.
         """
         if args:
             raise TypeError("a tokenizer's model card takes fields of its metadata by name only")
@@ -108,7 +111,7 @@ class HubTokenizer(ModelHubMixin, library_name="semtok", tags=["semantic-ids"]):
 
 
 def card_text(tokenizer: Tokenizer) -> str:
-    """What a model card says of a tokenizer, in Markdown."""
+    """The text of a tokenizer's model card, in Markdown."""
     table, health = tokenizer.semantic_ids, tokenizer_health(tokenizer)
     views = ", ".join(f"`{view.name}` ({_source(view.source)})" for view in tokenizer.views)
     facts = {
@@ -162,5 +165,5 @@ def _source(source: object) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that stays in its cell."""
+    """A text that does not break its table cell."""
     return " ".join(text.replace("|", "\\|").split())

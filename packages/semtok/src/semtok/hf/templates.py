@@ -16,19 +16,19 @@ _PLACE = "{history}"
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryTemplate:
-    """Turns the history of a user, and what came next, into a prompt and its completion.
+    """Turns a user's history and next items into a prompt and its completion.
 
-    The examples are those that libraries for fine-tuning take: `{"prompt": ..., "completion": ...}`
-    of two texts, or of two lists of messages where `is_chat` is set. `ItemCollator` makes batches
+    Examples have the form that libraries for fine-tuning take: `{"prompt": ..., "completion": ...}`
+    with two texts, or with two lists of messages if `is_chat` is set. `ItemCollator` makes batches
     of them in which the prompt is not learned.
 
     Attributes:
-        prompt: The text, with "{history}" where the items stand.
-        separator: What stands between two items.
+        prompt: The text, with "{history}" in place of the items.
+        separator: The text between two items.
         is_chat: Whether prompt and completion are messages of a user and an assistant, which
-            the tokenizer's chat template writes out.
-        system: What a system's message says before that of the user; "" for none.
-        max_items: The latest items of a history that are shown; None for all.
+            the tokenizer's chat template writes.
+        system: The text of a system message before the user's; "" for none.
+        max_items: How many of the latest items of a history are shown; None for all.
     """
 
     prompt: str = "A customer chose, oldest first: {history}\nNext:"
@@ -56,17 +56,17 @@ class HistoryTemplate:
         """The prompt of a history, with the completion if there is a target.
 
         Args:
-            tokens: Of the items.
+            tokens: The tokens of the items.
             history: Rows of items, oldest first.
-            target: Rows of the items that came next; None for a prompt to be answered.
-            titles: What each item of the table is called, which the prompt then says after its
-                tokens; None for tokens alone. A completion is of tokens alone.
+            target: Rows of the next items; None for a prompt to be answered.
+            titles: The title of each item of the table, which the prompt then gives after the
+                item's tokens; None for tokens only. A completion always has tokens only.
 
         Returns:
             "prompt" and, with a target, "completion": texts, or lists of messages.
 
         Raises:
-            ValueError: If there is no such item, or `target` has none.
+            ValueError: If there is no such item, or `target` is empty.
         """
         shown = history if self.max_items is None else history[-self.max_items :]
         text = tokens.text(shown, self.separator)

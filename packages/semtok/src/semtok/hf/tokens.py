@@ -1,4 +1,4 @@
-"""The codes of items as tokens of a Hugging Face tokenizer, and the text of items and back."""
+"""The codes of items as tokens of a Hugging Face tokenizer; items as text, and text as items."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Invalid = Literal["error", "mark"]
-"""What becomes of tokens in a text that are no item: an error, or a row of -1."""
+"""What to do with tokens in a text that are no item: an error, or a row of -1."""
 
 _TOKEN = re.compile(r"<([a-z]+)_(0|[1-9][0-9]{0,8})>")
 
 
 def item_token_names(codebook_sizes: Sequence[int]) -> list[list[str]]:
-    """The tokens of each level: "<a_0>", "<a_1>" and so on, "<b_0>" and so on.
+    """The names of the tokens of each level: "<a_0>", "<a_1>" and so on; "<b_0>" and so on.
 
     The levels are called a to z, then aa, ab and so on.
 
     Args:
-        codebook_sizes: Codes to choose from at each level.
+        codebook_sizes: The number of codes at each level.
     """
     return [
         [f"<{_level_name(level)}_{code}>" for code in range(size)]
@@ -43,8 +43,8 @@ class ItemTokens:
 
     Attributes:
         semantic_ids: The items and their codes.
-        token_ids: The tokenizer's number of each code's token; -1 where a level has fewer codes.
-            With the codes it is all that constrained decoding needs: genrec's
+        token_ids: The tokenizer's id of each code's token, [levels, codes]; -1 where a level has
+            fewer codes. With the codes, this is all that constrained decoding needs: genrec's
             `TrieLogitsProcessor` takes both as arrays.
     """
 
@@ -71,25 +71,25 @@ class ItemTokens:
 
     @classmethod
     def add_to(cls, tokenizer: PreTrainedTokenizerBase, semantic_ids: SemanticIds) -> ItemTokens:
-        """Adds a token for each code to a tokenizer; those that it has already stay as they are.
+        """Adds a token for each code to a tokenizer; tokens that it already has are left alone.
 
-        They are no special tokens: `decode(..., skip_special_tokens=True)` keeps them. The model's
-        embeddings are not touched; see `start_embeddings`.
+        They are not special tokens: `decode(..., skip_special_tokens=True)` keeps them. The model's
+        embeddings are not changed; see `start_embeddings`.
 
         Args:
-            tokenizer: Changed in place, and saved with its new tokens by its `save_pretrained`.
+            tokenizer: Changed in place; its `save_pretrained` also saves the new tokens.
             semantic_ids: The items and their codes.
 
         Raises:
             ImportError: If `semtok[hf]` is not installed.
-            ValueError: If the tokenizer splits a name, as one does that is not made for new tokens.
+            ValueError: If the tokenizer splits a new token, as it does not support added tokens.
         """
         try:
             from transformers import AddedToken
         except ModuleNotFoundError as error:
             raise extra_is_needed("tokens of a language model", error) from None
         names = item_token_names(semantic_ids.codebook_sizes)
-        # Not normalized: lower-casing tokenizers would not know them again.
+        # Not normalized: a tokenizer that lower-cases would not recognise them.
         tokenizer.add_tokens(
             [AddedToken(name, normalized=False) for level in names for name in level]
         )
@@ -110,7 +110,7 @@ class ItemTokens:
         """The tokens of codes.
 
         Raises:
-            ValueError: If a code is out of its level's codebook.
+            ValueError: If a code is outside its codebook.
         """
         sizes = np.array(self.semantic_ids.codebook_sizes)
         if codes.shape[1] != len(sizes) or (codes < 0).any() or (codes >= sizes).any():
@@ -123,14 +123,14 @@ class ItemTokens:
     def codes_of(
         self, token_ids: Int64[np.ndarray, "items levels"]
     ) -> Int64[np.ndarray, "items levels"]:
-        """The codes of tokens, -1 for a token that is none of its level's.
+        """The codes of tokens; -1 for a token that is not a token of its level.
 
         Raises:
-            ValueError: If there are not as many tokens an item as levels.
+            ValueError: If there are not as many tokens per item as levels.
         """
         if token_ids.shape[1] != self.semantic_ids.num_levels:
             raise ValueError(
-                f"token_ids must be {self.semantic_ids.num_levels} an item, one a level, "
+                f"token_ids must be {self.semantic_ids.num_levels} per item, one per level, "
                 f"got {token_ids.shape[1]}"
             )
         inside = (token_ids >= 0) & (token_ids < self._code_of_token.shape[1])
@@ -143,7 +143,7 @@ class ItemTokens:
 
         Args:
             rows: Rows of `semantic_ids`.
-            separator: What stands between two items.
+            separator: The text between two items.
 
         Raises:
             ValueError: If there is no such row.
@@ -151,10 +151,10 @@ class ItemTokens:
         return separator.join(map(self._text, rows))
 
     def interleaved(self, parts: Sequence[str | int]) -> str:
-        """A text in which items stand among words.
+        """A text in which items appear among words.
 
         Args:
-            parts: Texts, which are left as they are, and rows of `semantic_ids`.
+            parts: Texts, which are kept as they are, and rows of `semantic_ids`.
 
         Raises:
             ValueError: If there is no such row.
@@ -164,18 +164,18 @@ class ItemTokens:
     def codes_in(
         self, text: str, *, invalid: Invalid = "error"
     ) -> Int64[np.ndarray, "items levels"]:
-        """The codes of the items that a text names, in order; there may be any words among them.
+        """The codes of the items that a text names, in order; other words may be among them.
 
-        Tokens belong to one item as long as nothing but spaces stands between them and the first
-        level does not come again. An item is whole if it has each level once, in order.
+        Consecutive tokens belong to one item if only spaces stand between them, until the first
+        level comes again. An item is complete if it has each level once, in order.
 
         Args:
-            text: Such as a model's answer.
-            invalid: What becomes of tokens that are no whole item: "error", or "mark", which gives
-                them a row of -1.
+            text: A text such as a model's answer.
+            invalid: What to do with tokens that are not a complete item: "error", or "mark", which
+                returns a row of -1 for them.
 
         Raises:
-            ValueError: If tokens are no whole item, unless `invalid` is "mark".
+            ValueError: If tokens are not a complete item, unless `invalid` is "mark".
         """
         rows: list[tuple[int, ...]] = []
         for tokens, start, end in self._groups(text):
@@ -194,8 +194,8 @@ class ItemTokens:
         """The rows of the items that a text names, in order; see `codes_in`.
 
         Raises:
-            ValueError: If tokens are no whole item, or are codes that no item has, unless `invalid`
-                is "mark", which gives them -1.
+            ValueError: If tokens are not a complete item, or no item has their codes, unless
+                `invalid` is "mark", which returns -1 for them.
         """
         codes = self.codes_in(text, invalid=invalid)
         rows = self.semantic_ids.rows(codes)
@@ -218,7 +218,7 @@ class ItemTokens:
 
     @cached_property
     def _code_of_token(self) -> Int64[np.ndarray, "levels tokens"]:
-        """The code of each token at each level, -1 where it is none of the level's."""
+        """The code of each token at each level; -1 where it is not a token of the level."""
         codes = np.full((len(self.token_ids), self.token_ids.max() + 1), -1, dtype=np.int64)
         for level, (row, size) in enumerate(zip(self.token_ids, self._sizes, strict=True)):
             codes[level, row[:size]] = np.arange(size)
@@ -233,12 +233,12 @@ class ItemTokens:
         return "".join(names[code] for names, code in zip(self._names, codes, strict=True))
 
     def _groups(self, text: str) -> Iterator[tuple[list[tuple[int, int]], int, int]]:
-        """The (level, code) of tokens that stand together, and where in the text they do."""
+        """The (level, code) of each run of adjacent tokens, and its place in the text."""
         group: list[tuple[int, int]] = []
         start = end = 0
         for match in _TOKEN.finditer(text):
             level = self._level_of_name.get(match[1])
-            if level is None:  # some other text in angle brackets
+            if level is None:  # other text in angle brackets
                 continue
             if group and (level == 0 or text[end : match.start()].strip()):
                 yield group, start, end

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: on a code table, with figures and a tree to browse; on several."""
+"""Self-contained HTML pages: on one code table, with figures and a tree; or on several tables."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ def write_page(
     details: Mapping[str, object] | None = None,
     max_items: int = 20_000,
 ) -> None:
-    """Writes the page, which appears complete or not at all and replaces what is there.
+    """Writes the page, which appears complete or not at all and replaces an existing file.
 
-    It needs nothing from elsewhere: figures are inline, and the page forbids itself to load
-    anything. The same input gives the same bytes.
+    The page loads nothing: figures are inline, and its policy forbids all requests. The same input
+    gives the same bytes.
 
     Args:
         path: The .html file.
-        health: Of `semantic_ids`.
+        health: The health of `semantic_ids`.
         semantic_ids: The table that the tree shows.
-        titles: One an item, row i for item i, None where there is none; None shows ids alone.
+        titles: One per item, row i for item i; None for an item without a title. None in place of
+            the list shows ids only.
         heading: The page's heading, such as the tokenizer's name.
-        details: Names and values of what else is worth saying, such as quantizer and embedding.
-        max_items: How many items the tree lists at most; the counts are of all items, and the
-            page says what it leaves out.
+        details: Names and values of further facts, such as quantizer and embedding.
+        max_items: How many items the tree lists at most. The counts are of all items, and the
+            page says how many it leaves out.
 
     Raises:
-        ValueError: If health or titles are not those of as many items as the table has, or
-            max_items is below 1.
+        ValueError: If health or titles do not have as many items as the table, or `max_items` is
+            below 1.
     """
     num_items = len(semantic_ids)
     if health.num_items != num_items or len(health.levels) != semantic_ids.num_levels:
@@ -96,10 +97,10 @@ def write_comparison(
 
     Args:
         path: The .html file.
-        names: Of the tables.
-        verdicts: On each.
+        names: The names of the tables.
+        verdicts: The verdict on each table.
         rows: A line for each measure: its name, then a cell for each table.
-        notes: What has to be known to read them.
+        notes: What a reader has to know to understand the rows.
     """
     lines = [
         part
@@ -117,7 +118,7 @@ def write_comparison(
 
 
 def _tiles(health: CodeHealth) -> Html:
-    """The figures to look at first."""
+    """The most important figures, at the top of the page."""
     first = health.levels[0]
     rate, bucket = health.collision_rate, health.largest_bucket
     resolved = (health.resolved_collision_rate, health.resolved_largest_bucket)

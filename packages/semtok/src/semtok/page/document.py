@@ -1,4 +1,4 @@
-"""What every page is made of: a document that loads nothing, and cards in it."""
+"""The parts of every page: a document that loads nothing, and cards in it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'u
 
 
 def document(heading: str, body: Sequence[Html]) -> str:
-    """A whole page; it forbids itself to load anything, and to run any script but its own."""
+    """A whole page, whose policy forbids to load anything or to run other scripts than its own."""
     folder = Path(__file__).parent
     style = Html((folder / "page.css").read_text(encoding="utf-8"))
     script = Html((folder / "page.js").read_text(encoding="utf-8"))
-    # No script but this one runs, whatever the data.
+    # No script but this one runs, whatever the data are.
     policy = f"{_POLICY}script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -43,6 +43,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
 
 
 def verdict_line(verdict: Verdict) -> Html:
-    """What the page begins with: good or not, and the numbers that say so."""
+    """The first line of the page: good or not, and the numbers that show it."""
     word, css = ("Good.", "good") if verdict.is_good else ("Worth a look.", "bad")
     return tag("p", tag("b", text(word)), Html(" "), text(verdict.sentence), css=f"verdict {css}")

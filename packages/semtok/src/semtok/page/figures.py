@@ -16,14 +16,14 @@ _POINTS = 512
 
 
 def frequencies(counts: Sequence[Int64[np.ndarray, " _"]]) -> list[Html]:
-    """How many items each code has, most used first, beside even use: a chart a level, one scale.
+    """How many items each code has, most used first, beside even use: a chart per level, one scale.
 
     Args:
-        counts: For each level, items a code, unused codes included.
+        counts: For each level, items per code, unused codes included.
     """
     tops = [int(level.max(initial=0)) for level in counts]
     even = [level.sum() / len(level) for level in counts]
-    # One code for most items, such as padding, would press all others onto the axis.
+    # A code that most items have, such as padding, would press all others onto the axis.
     is_log = any(top > 20 * max(share, 1) for top, share in zip(tops, even, strict=True))
     scale = _Scale(float(max(tops)), log=is_log)
     return [_frequencies(number, level, scale) for number, level in enumerate(counts)]
@@ -49,7 +49,7 @@ def _frequencies(level: int, counts: Int64[np.ndarray, " codes"], scale: _Scale)
         _note("end", _WIDTH - _RIGHT, "least used code"),
     ]
     used = int((counts > 0).sum())
-    scale_name = "items a code, log scale" if scale.is_log else "items a code"
+    scale_name = "items per code, log scale" if scale.is_log else "items per code"
     caption = f"Level {level + 1}: {used:,} of {len(counts):,} codes used"
     return _figure(
         caption,
@@ -75,11 +75,11 @@ def distortion_bars(values: Sequence[float]) -> Html:
 def bucket_bars(sizes: Mapping[int, Int64[np.ndarray, " _"]], *, last: int) -> list[Html]:
     """The share of items whose first codes are shared by 1, 2, 3 to 4, 5 to 8, ... items.
 
-    One chart a level, all with the same bars on one scale.
+    One chart per level, all with the same bars on one scale.
 
     Args:
-        sizes: By level, from 0: codes up to it make a bucket; items in each that has any.
-        last: The last level: buckets are of all codes, so that sharing is colliding.
+        sizes: For each level from 0: the sizes of the buckets of items that agree up to this level.
+        last: The last level: items in one of its buckets share all codes, so they collide.
     """
     most = max((int(level.max()) for level in sizes.values()), default=1)
     shares = {level: _bucket_shares(buckets, most) for level, buckets in sizes.items()}
@@ -93,7 +93,7 @@ def bucket_bars(sizes: Mapping[int, Int64[np.ndarray, " _"]], *, last: int) -> l
 def _bucket_shares(
     sizes: Int64[np.ndarray, " buckets"], most: int
 ) -> tuple[list[str], list[float]]:
-    """The bars' names up to buckets of `most` items, and the share of items in each."""
+    """The labels of the bars up to buckets of `most` items, and the share of items in each."""
     edges = [1, 2, 4, 8, 16]
     while edges[-1] < most:
         edges.append(edges[-1] * 4)
@@ -129,11 +129,11 @@ def _bucket_chart(
 
 
 def comparison(rows: Mapping[str, tuple[float, float]], *, names: tuple[str, str]) -> Html:
-    """Two shares a row, one over the other, and how many times the first is the second.
+    """Two shares per row, one above the other, and their ratio.
 
     Args:
-        rows: Row name to measured share and the share by chance.
-        names: What the two are.
+        rows: Row name to the measured share and the share by chance.
+        names: The names of the two shares.
     """
     top = max((share for pair in rows.values() for share in pair), default=0.0) or 1.0
     lines = []
@@ -167,7 +167,7 @@ def comparison(rows: Mapping[str, tuple[float, float]], *, names: tuple[str, str
 
 
 class _Scale:
-    """Values from 0 upwards to heights in the chart, and its grid."""
+    """Maps values from 0 upwards to heights in the chart, and draws the grid."""
 
     def __init__(self, top: float, *, log: bool = False) -> None:
         self._top, self.is_log = max(top, 1e-300), log

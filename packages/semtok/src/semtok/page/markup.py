@@ -1,4 +1,4 @@
-"""Fragments of HTML and SVG whose text is escaped where it enters."""
+"""Fragments of HTML and SVG; text is escaped when it becomes a fragment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Html = NewType("Html", str)
 
 
 def text(value: object) -> Html:
-    """Any value as escaped text: integers in thousands, floats to four digits."""
+    """Any value as escaped text: integers with thousands separators, floats with four digits."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = f"{value:,}"
     elif isinstance(value, float):
@@ -22,7 +22,7 @@ def text(value: object) -> Html:
 
 
 def isolated(value: object) -> Html:
-    """A text from data as an element: what it says of direction ends with it."""
+    """A text from data as an element of its own, so that its text direction ends with it."""
     return tag("bdi", text(value))
 
 

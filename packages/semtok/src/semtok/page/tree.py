@@ -1,4 +1,4 @@
-"""What the page's tree of prefixes shows: items in code order, and how many lie below each."""
+"""The page's tree of prefixes: items in the order of their codes, and how many are below each."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Tree:
     """The items that the tree shows, in the order of their codes.
 
     Attributes:
-        rows: Their rows in the table.
-        counts: For each level, how many items of the table have each prefix of that many codes
-            that a shown item has, prefixes in ascending order.
+        rows: The rows of these items in the table.
+        counts: For each level and each prefix of that length that a shown item has: how many items
+            of the table have this prefix. Prefixes are in ascending order.
         order: The rows of all items, in the order of their codes.
-        starts: For each level, where in that order each prefix begins.
+        starts: For each level, the position in that order at which each prefix begins.
         shown: For each level, which of these prefixes a shown item has.
-        cut_level: 0 if all items are shown; else the first items of every prefix of as many codes
-            as `cut_level - 1` are.
-        cut_size: How many of each.
+        cut_level: 0 if all items are shown; else the first items of every prefix of
+            `cut_level - 1` codes are shown.
+        cut_size: How many items of each such prefix are shown.
     """
 
     rows: Int64[np.ndarray, " shown"]
@@ -44,13 +44,13 @@ class Tree:
 def make_tree(semantic_ids: SemanticIds, *, max_items: int) -> Tree:
     """Chooses the items that the tree shows, the same number below every prefix.
 
-    With more than `max_items` items, the longest prefixes that are no more than that many each
-    keep their first items in code order, as many as fit.
+    With more than `max_items` items, a prefix length is chosen: the longest of which there are at
+    most `max_items` prefixes. Each prefix keeps its first items in code order, as many as fit.
     """
     codes = semantic_ids.codes
     order = np.lexsort(codes.T[::-1])
     ordered = codes[order]
-    # Where each row opens a new prefix of 1, 2, ... codes.
+    # True where a row begins a new prefix of 1, 2, ... codes.
     opens = np.ones(ordered.shape, dtype=bool)
     opens[1:] = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
     kept, cut_level, cut_size = np.ones(len(order), dtype=bool), 0, 0
@@ -59,7 +59,7 @@ def make_tree(semantic_ids: SemanticIds, *, max_items: int) -> Tree:
         starts = np.flatnonzero(opens[:, level - 1]) if level else np.zeros(1, dtype=np.int64)
         sizes = np.diff(starts, append=len(order))
         rank = np.arange(len(order)) - np.repeat(starts, sizes)
-        within = np.bincount(rank).cumsum()  # items kept if ranks up to this one are
+        within = np.bincount(rank).cumsum()  # items kept if all ranks up to this one are kept
         cut_size = int((within <= max_items).sum())
         kept, cut_level = rank < cut_size, level + 1
     all_starts = [np.flatnonzero(opens[:, level]) for level in range(codes.shape[1])]
@@ -77,7 +77,7 @@ def make_tree(semantic_ids: SemanticIds, *, max_items: int) -> Tree:
 
 
 def tree_note(tree: Tree, num_items: int) -> str:
-    """What is left out of the tree, "" if nothing is."""
+    """Says what the tree leaves out; "" if it shows all items."""
     if not tree.cut_level:
         return ""
     listed = f"the first {tree.cut_size:,} items" if tree.cut_size > 1 else "the first item"
@@ -90,7 +90,7 @@ def tree_note(tree: Tree, num_items: int) -> str:
 
 
 def tree_json(tree: Tree, semantic_ids: SemanticIds, titles: Sequence[str | None] | None) -> str:
-    """The tree as JSON that may stand inside a script element."""
+    """The tree as JSON that is safe inside a script element."""
     rows = tree.rows.tolist()
     data = {
         "levels": semantic_ids.num_levels,
@@ -100,12 +100,12 @@ def tree_json(tree: Tree, semantic_ids: SemanticIds, titles: Sequence[str | None
         "titles": None if titles is None else [_shortened(titles[row]) for row in rows],
         "words": None if titles is None else _words(tree, titles),
     }
-    # No "<" may be left: "</script>" and "<!--" would end or change the element.
+    # No "<" may remain: "</script>" and "<!--" would end or change the element.
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _words(tree: Tree, titles: Sequence[str | None]) -> list[list[str]]:
-    """The typical words of each prefix that is shown, as `counts` has them."""
+    """The typical words of each shown prefix, in the order of `counts`."""
     ordered = [titles[row] for row in tree.order.tolist()]
     return [
         [words for words, is_shown in zip(level, mask.tolist(), strict=True) if is_shown]

@@ -1,4 +1,4 @@
-"""The words that name a cluster: those that its items have, and its siblings' do not."""
+"""The words that name a cluster: words of its items that sibling clusters do not have."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def typical_words(
 ) -> list[list[str]]:
     """Up to three words for each group of items, level by level.
 
-    A word is scored by the share p of a group's items that have it, and the share q of the items
-    of the group that it is a part of: p log(p / q), as far as at least two items have it. Where
-    fewer than three words tell a group from its siblings, those follow that tell it from all
-    items, by the same formula.
+    A word is scored by p log(p / q), where p is the share of a group's items that have it, and q
+    the share in the group's parent. At least two items must have it. If fewer than three words
+    distinguish a group from its siblings, the next ones distinguish it from all items, by the same
+    formula.
 
     Args:
-        texts: One an item, items in the order of their codes.
+        texts: One per item, items in the order of their codes.
         starts: For each level, the first item of each group, in ascending order; the groups of a
             level are parts of those of the level before.
 
@@ -66,15 +66,15 @@ def words_of(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Groups:
-    """How many items of each group have each word, one entry for each such pair.
+    """How many items of each group have each word, one entry for each pair of group and word.
 
     Attributes:
         starts: The first item of each group.
-        sizes: How many items each has.
-        group: Of each entry, ascending.
-        word: Of each entry, ascending within a group.
+        sizes: The number of items of each group.
+        group: The group of each entry, ascending.
+        word: The word of each entry, ascending within a group.
         counts: How many items of the group have the word.
-        num_words: In the vocabulary.
+        num_words: The size of the vocabulary.
     """
 
     starts: Int64[np.ndarray, " groups"]
@@ -102,7 +102,7 @@ class _Groups:
         )
 
     def scores(self, above: _Groups) -> Float[np.ndarray, " entries"]:
-        """P log(p / q) of each entry, q being of the group of `above` that it is a part of."""
+        """P log(p / q) of each entry, where q is the share in the parent, a group of `above`."""
         parent = np.searchsorted(above.starts, self.starts, side="right") - 1  # [groups]
         keys = above.group * self.num_words + above.word  # ascending
         entry = np.searchsorted(keys, parent[self.group] * self.num_words + self.word)
@@ -112,7 +112,7 @@ class _Groups:
         return np.where(scores > _LEAST, scores, 0)
 
     def best(self, scores: Float[np.ndarray, " entries"], vocabulary: Sequence[str]) -> list[str]:
-        """The highest words of each group, the first in the alphabet of equal ones."""
+        """The words with the highest scores in each group; ties are in alphabetical order."""
         order = np.lexsort((self.word, -scores, self.group))
         order = order[scores[order] > 0]
         group = self.group[order]
@@ -124,7 +124,7 @@ class _Groups:
 
 
 def _incidence(texts: Sequence[str | None]) -> tuple[list[str], csr_array]:
-    """The words, in alphabetical order, and which item has which, [items, words]."""
+    """The words, in alphabetical order, and which item has which word, [items, words]."""
     columns: dict[str, int] = {}
     indices: list[int] = []
     ends = [0]

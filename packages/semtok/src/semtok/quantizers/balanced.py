@@ -1,8 +1,8 @@
 """Balanced k-means: clusters whose sizes differ by at most one.
 
-Each centroid carries a price that is added to its squared distances. Prices of crowded clusters
-rise by just what makes their surplus rows look elsewhere (an auction); what surplus is left is
-moved at the least regret. All rows are visited in chunks, so memory stays bounded.
+Each centroid has a price that is added to its squared distances. The prices of overfull clusters
+rise until their surplus rows prefer another cluster (an auction). Rows that are still surplus are
+moved where this costs least. Rows are visited in chunks, so memory stays bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from semtok.quantizers.nearest import best_two
 from semtok.vectors import CHUNK
 
-_CANDIDATES = 4  # rows that are considered for each one that must leave its cluster
+_CANDIDATES = 4  # rows that are considered for each row that must leave its cluster
 
 
 def balanced_kmeans(
@@ -29,16 +29,18 @@ def balanced_kmeans(
 
     Args:
         x: All vectors.
-        rows: Those to be clustered, at least as many as centroids.
+        rows: The rows of `x` to be clustered, at least as many as centroids.
         sample: Vectors of some or all of these rows, from which the prices are learned.
-        centroids: Where to start.
-        iterations: Rounds of assignment and update, which see the sample only.
+        centroids: The initial centroids.
+        iterations: Rounds of assignment and update, on the sample only.
 
     Returns:
         The cluster of each row, and the centroids: the means of the clusters.
     """
     if len(centroids) > len(rows):
-        raise ValueError(f"centroids must be at most {len(rows)}, one a row, got {len(centroids)}")
+        raise ValueError(
+            f"centroids must be at most {len(rows)}, one per row, got {len(centroids)}"
+        )
     prices = np.zeros(len(centroids), dtype=np.float32)
     sample_rows = np.arange(len(sample))
     for _ in range(iterations if len(centroids) > 1 else 0):
@@ -57,23 +59,23 @@ def balanced_assignment(
 ) -> Int64[np.ndarray, " rows"]:
     """Assigns rows to their cheapest centroid, then moves the surplus of overfull clusters.
 
-    In each round the rows of overfull clusters that are least attached to them name their cheapest
-    cluster with room; the moves that cost least are made, as many as leave no source too small and
-    no target too large.
+    In each round, the rows of overfull clusters with the smallest loss choose their cheapest
+    cluster with room. The cheapest moves are made, as long as no source gets too small and no
+    target too large.
 
     Returns:
         The cluster of each row; the sizes differ by at most one.
     """
     labels, costs, margins = _cheapest(x, rows, centroids, prices)  # [rows] each
     counts = np.bincount(labels, minlength=len(centroids))  # [codes]
-    # Where the rows do not divide evenly, the clusters that are largest now hold one row more.
+    # If the rows do not divide evenly, the clusters that are largest now hold one more row.
     capacity = np.full(len(centroids), len(rows) // len(centroids))
     capacity[np.argsort(-counts, kind="stable")[: len(rows) % len(centroids)]] += 1
     while True:
         surplus = np.bincount(labels, minlength=len(centroids)) - capacity  # [codes]
         if (surplus <= 0).all():
             return labels
-        # The rows of overfull clusters that are least attached to them, a few for each that must
+        # The rows of overfull clusters that lose least by moving, a few for each row that must
         # leave: [crowded], positions in `rows`.
         crowded = np.flatnonzero(surplus[labels] > 0)
         crowded = crowded[np.argsort(margins[crowded], kind="stable")]
@@ -81,8 +83,8 @@ def balanced_assignment(
         room = np.flatnonzero(surplus < 0)  # [codes with room]
         choice, moved, _ = _cheapest(x, rows[crowded], centroids[room], prices[room])
         target = room[choice]  # [crowded], the cluster that each would move to
-        # The moves that cost least, of each source as many as its surplus, and of those to each
-        # target as many as it has room for.
+        # The cheapest moves: from each source as many as its surplus, and of these, to each target
+        # as many as it has room for.
         order = np.argsort(moved - costs[crowded], kind="stable")
         order = order[_rank(labels[crowded[order]]) < surplus[labels[crowded[order]]]]
         order = order[_rank(target[order]) < -surplus[target[order]]]
@@ -96,7 +98,7 @@ def _cheapest(
     centroids: Float32[np.ndarray, "codes dim"],
     prices: Float32[np.ndarray, " codes"],
 ) -> tuple[Int64[np.ndarray, " rows"], Float32[np.ndarray, " rows"], Float32[np.ndarray, " rows"]]:
-    """The cheapest centroid of each row, its cost, and how much more the second would cost."""
+    """The cheapest centroid of each row, its cost, and how much more the second one would cost."""
     labels = np.empty(len(rows), dtype=np.int64)
     costs, margins = np.empty((2, len(rows)), dtype=np.float32)
     for start in range(0, len(rows), CHUNK):
@@ -118,7 +120,7 @@ def _raised(
     by_margin = np.lexsort((margins, labels))  # [items], cluster by cluster
     starts = np.cumsum(counts) - counts  # where each cluster's rows begin there
     raised: Float32[np.ndarray, " codes"] = prices.copy()
-    # By the margin of the last of the surplus rows, which are those with the smallest margins.
+    # By the margin of the last surplus row; surplus rows are those with the smallest margins.
     raised[crowded] += margins[by_margin[starts[crowded] + surplus[crowded] - 1]]
     raised -= raised.min()
     return raised
@@ -140,12 +142,12 @@ def _means(
     labels: Int64[np.ndarray, " rows"],
     centroids: Float32[np.ndarray, "codes dim"],
 ) -> Float32[np.ndarray, "codes dim"]:
-    """The mean of each cluster; what it was before where the cluster is empty."""
+    """The mean of each cluster; for an empty cluster, its centroid stays."""
     sums = np.zeros(centroids.shape, dtype=np.float64)
     for start in range(0, len(rows), CHUNK):
         part = labels[start : start + CHUNK]
         ends = np.bincount(part, minlength=len(centroids)).cumsum()
-        # [codes, chunk], 1 where a row belongs to a cluster; times the rows, the clusters' sums.
+        # [codes, chunk], 1 where a row belongs to a cluster; its product with the rows is the sums.
         members = csr_array(
             (
                 np.ones(len(part), dtype=np.float32),

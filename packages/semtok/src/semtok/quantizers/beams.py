@@ -1,11 +1,11 @@
-"""Beam search over residual codebooks, with the same answer whatever the batch."""
+"""Beam search over residual codebooks, with the same result in any batch."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-NUM_COSTS = 2**22  # costs that are held at a time
+NUM_COSTS = 2**22  # costs that are in memory at a time
 
 
 def nearest_beams(
@@ -15,8 +15,8 @@ def nearest_beams(
 ) -> Int64[np.ndarray, "items levels"]:
     """The best path of codes that a beam search over the levels finds.
 
-    Level by level, the `num_beams` sums nearest to a vector are kept, the first path of equally
-    near ones. Candidates within rounding error of the last kept one are compared in float64.
+    At each level, the `num_beams` sums nearest to the vector are kept; of equally near ones, the
+    first path. Candidates within rounding error of the last kept one are compared in float64.
     """
     num_codes = codebooks.shape[1]
     size = max(1, NUM_COSTS // (num_codes * min(num_beams, num_codes) + num_beams * x.shape[1]))
@@ -55,7 +55,7 @@ def _extend(
     # The squared distance |gap - code|^2 of every extension, in float32: [items, beams * codes].
     costs = sizes - 2 * (single.reshape(-1, dim) @ codebook.T)
     costs = (costs.reshape(num_items, num_beams, -1) + squares[..., None]).reshape(num_items, -1)
-    # How far these may be from the truth; whatever may be among the cheapest is a candidate.
+    # How far these may be from the exact costs. All that may be among the cheapest are candidates.
     eps = 8 * np.finfo(np.float32).eps * np.float32(np.sqrt(dim))
     slack = eps * (np.sqrt(squares.max(axis=1)) + np.sqrt(sizes.max())) ** 2  # [items]
     limit = np.partition(costs, keep - 1, axis=1)[:, keep - 1] + 2 * slack

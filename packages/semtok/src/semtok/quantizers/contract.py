@@ -1,4 +1,4 @@
-"""What every quantizer can do."""
+"""The methods that every quantizer has."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jaxtyping import Float, Float32, Int64
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """A fitted quantizer: made by its class's `fit` or `load`, never half-made.
+    """A fitted quantizer, made by its class's `fit` or `load`.
 
     Vectors may be a memory map larger than memory: `fit` learns from a sample drawn by the seed,
-    and all else works in chunks. The codes of a vector depend on nothing but the vector.
+    and all other methods work in chunks. The codes of a vector depend on that vector only.
     """
 
     @classmethod
@@ -23,9 +23,9 @@ class Quantizer(Protocol):
 
         Args:
             x: Vectors.
-            *args: A configuration, for a class that takes one; options are named.
-            **options: `seed`, `progress` (called with how much is done, and of how much), and
-                those that only this class has.
+            *args: A configuration, for a class that takes one; options are passed by name.
+            **options: `seed`, `progress` (called with the work done and the total work), and the
+                options of this class.
 
         Raises:
             ValueError: If `x` is empty or not finite, or an option is out of range.
@@ -39,22 +39,22 @@ class Quantizer(Protocol):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item."""
+        """Codes per item."""
         ...
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Codes to choose from at each level."""
+        """The number of codes at each level."""
         ...
 
-    if TYPE_CHECKING:  # else, up to Python 3.11, each isinstance would make the codes
+    if TYPE_CHECKING:  # else, up to Python 3.11, each isinstance would compute the codes
 
         @property
         def codes(self) -> Int64[np.ndarray, "items levels"]:
-            """The codes of the vectors that it was fitted on, in their order.
+            """The codes of the vectors that the quantizer was fitted on, in their order.
 
-            Those of hierarchical k-means are unique, also where vectors are equal; those of all
-            others are what `encode` gives, made at first use and not kept in a folder.
+            For hierarchical k-means they are unique, even if vectors are equal. For all others
+            they are what `encode` returns, computed at first use and not saved.
 
             Raises:
                 ValueError: If the quantizer was loaded, and is not hierarchical k-means.
@@ -62,23 +62,23 @@ class Quantizer(Protocol):
             ...
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
-        """The codes of any vectors, each row's independent of the others.
+        """The codes of any vectors, each row independent of the others.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         ...
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
-        """The vectors that codes, or their first few levels, stand for.
+        """The vectors that codes, or their first few levels, decode to.
 
         Raises:
-            ValueError: If the codes are none of this quantizer's.
+            ValueError: If the codes are not codes of this quantizer.
         """
         ...
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
-        """Mean squared distance to what the first 1, 2, ... levels stand for."""
+        """Mean squared distance to the vectors that the first 1, 2, ... levels decode to."""
         ...
 
     def save(self, folder: str | Path) -> None:

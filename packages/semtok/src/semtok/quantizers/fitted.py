@@ -1,4 +1,4 @@
-"""What quantizers that keep no vectors of their own share: the codes of the fitted ones."""
+"""The codes of the fitted vectors, for quantizers that do not keep these vectors themselves."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from semtok.quantizers.contract import Quantizer
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FittedQuantizer:
-    """Remembers which vectors it was fitted on, as long as it is in memory.
+    """Remembers the vectors it was fitted on, as long as it is in memory.
 
     Attributes:
-        fitted_vectors: The very array that was fitted, not a copy, so it must not be changed
-            afterwards; None in a quantizer that was loaded, as a folder does not keep it.
+        fitted_vectors: The array that was fitted, not a copy, so it must not be changed
+            afterwards. None in a loaded quantizer, as it is not saved.
     """
 
     fitted_vectors: Float[np.ndarray, "items dim"] | None = field(default=None)
 
     @cached_property
     def codes(self: Quantizer) -> Int64[np.ndarray, "items levels"]:
-        """The codes of the fitted vectors, in their order; they are made at first use.
+        """The codes of the fitted vectors, in their order; computed at first use.
 
         Raises:
             ValueError: If the quantizer was loaded.

@@ -1,4 +1,4 @@
-"""Hierarchical k-means: codes are the path from the root of a tree of clusters to an item."""
+"""Hierarchical k-means: an item's codes are its path from the root of a tree of clusters."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from semtok.vectors import (
     vector_chunks,
 )
 
-ENCODED_NUMBERS = 2**24  # of vectors that are encoded together, so that many meet at a node
-_SCATTERED = 512  # distances at a node below which many nodes are searched together
+ENCODED_NUMBERS = 2**24  # numbers in vectors that are encoded together, so that many share a node
+_SCATTERED = 512  # with fewer distances at a node than this, many nodes are searched together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -44,18 +44,18 @@ class HierarchicalKMeans:
     """A tree of k-means clusters whose leaves are the fitted items (PRORec, section 3.3).
 
     The vectors are split into `codebook_size` clusters, and each cluster again, until it holds at
-    most `codebook_size` items: then every item becomes a child of its own. So each fitted item has
-    its own path, even where vectors are identical. Paths that end early are padded with code 0,
-    which keeps them unique, as nothing lies below an item.
+    most `codebook_size` items: these become children of their own. So each fitted item has its
+    own path, even where vectors are identical. Shorter paths are padded with code 0, and stay
+    unique, as no node lies below an item.
 
     Attributes:
-        codebook_size: The most children that a node has (the paper's K).
+        codebook_size: The maximal number of children of a node (the paper's K).
         balanced: Whether the clusters of each split differ by at most one item in size.
-        centroids: One vector a node with children, the root first, then level by level.
-        num_children: How many children each node has; those of a node lie side by side.
+        centroids: One vector per node with children, the root first, then level by level.
+        num_children: The number of children of each node; the children of a node are adjacent.
         leaves: The node of each fitted item.
-        vectors: The fitted vectors, which the leaves stand for: the very array that was fitted if
-            that is float32, not a copy.
+        vectors: The fitted vectors, which the leaves decode to: the array that was fitted if it
+            is float32, not a copy.
     """
 
     kind: ClassVar[str] = "hierarchical_kmeans"
@@ -77,7 +77,7 @@ class HierarchicalKMeans:
         if not np.array_equal(np.sort(self.leaves), np.flatnonzero(self.num_children == 0)):
             raise ValueError("leaves must name every node without children once")
         if self.vectors.shape != (len(self.leaves), self.centroids.shape[1]):
-            raise ValueError("vectors must be one a leaf, as long as the centroids")
+            raise ValueError("vectors must be one per leaf, as long as the centroids")
         if num_nodes < 2 or (self._parents[1:] >= np.arange(1, num_nodes)).any():
             raise ValueError("num_children must list parents before their children")
 
@@ -95,14 +95,14 @@ class HierarchicalKMeans:
         """Fits the tree by recursive k-means (faiss).
 
         Args:
-            x: One vector an item; finite. May be a memory map. It becomes part of the tree, so it
+            x: One vector per item; finite. May be a memory map. It becomes part of the tree, so it
                 must not be changed afterwards.
-            codebook_size: Children of a node at most, the paper's K.
-            balanced: Whether to make the clusters of each split equal in size: all paths then
+            codebook_size: The maximal number of children of a node, the paper's K.
+            balanced: Whether to make the clusters of each split equally large. All paths then
                 have about the same length, at somewhat greater distances to the centroids.
-            seed: Same seed, same vectors: same tree.
+            seed: The same seed and vectors give the same tree.
             iterations: Iterations of each k-means.
-            progress: Called with the number of items that have their path, and of all items.
+            progress: Called with the number of items that have their path and of all items.
 
         Raises:
             ValueError: If `x` is empty or not finite, or an option is out of range.
@@ -133,7 +133,7 @@ class HierarchicalKMeans:
 
     @cached_property
     def num_levels(self) -> int:
-        """Codes an item: the length of the longest path."""
+        """Codes per item: the length of the longest path."""
         return int(self._depths.max())
 
     @property
@@ -156,12 +156,12 @@ class HierarchicalKMeans:
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         """The codes of vectors.
 
-        A vector that was fitted has the codes of its item (of the first of those with identical
-        vectors). Any other follows the nearest centroid from the root down to an item, whose codes
-        it shares until collisions are resolved.
+        A fitted vector has the codes of its item (of the first one if several vectors are
+        identical). Any other vector follows the nearest centroid from the root down to an item,
+        and shares that item's codes until collisions are resolved.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, part in vector_chunks(x, dim=self.dim, size=max(1, ENCODED_NUMBERS // self.dim)):
@@ -172,7 +172,7 @@ class HierarchicalKMeans:
         return codes
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
-        """The vectors that codes stand for: the item's own, or for a prefix its cluster's centroid.
+        """The vectors of codes: the item's vector, or for a prefix the centroid of its cluster.
 
         Args:
             codes: Codes, or their first few levels.
@@ -183,10 +183,10 @@ class HierarchicalKMeans:
         return self._vectors_of(self._nodes(codes))
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
-        """Mean squared distance from vectors to what their first 1, 2, ... codes stand for.
+        """Mean squared distance from vectors to the vectors of their first 1, 2, ... codes.
 
-        For fitted vectors the last is 0, as each item is a leaf; the others tell how tight the
-        clusters of each level are.
+        For fitted vectors the last distortion is 0, as each item is a leaf; the others show how
+        narrow the clusters of each level are.
         """
         return measured_distortion(self, x)
 
@@ -261,7 +261,7 @@ class HierarchicalKMeans:
         return places
 
     def _vectors_of(self, nodes: Int64[np.ndarray, " some"]) -> Float32[np.ndarray, "some dim"]:
-        """What nodes stand for."""
+        """The vectors of nodes."""
         vectors = np.empty((len(nodes), self.dim), dtype=np.float32)
         is_leaf = self.num_children[nodes] == 0
         vectors[is_leaf] = self.vectors[self._places[nodes[is_leaf]]]
@@ -296,7 +296,7 @@ class HierarchicalKMeans:
         return codes
 
     def _nodes(self, codes: Int64[np.ndarray, "items levels"]) -> Int64[np.ndarray, " items"]:
-        """The node that each path, or prefix of one, leads to."""
+        """The node to which each path, or prefix of a path, leads."""
         if not 1 <= codes.shape[1] <= self.num_levels:
             raise ValueError(f"codes must have 1 to {self.num_levels} levels, got {codes.shape[1]}")
         nodes = np.zeros(len(codes), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which quantizers there are, by the names that command lines and folders have for them."""
+"""All quantizers, by the names that command lines and folders use."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class QuantizerKind:
     """A quantizer by name; its module is imported on first use.
 
     Attributes:
-        module: Where the class is, below `semtok.quantizers`.
-        class_name: Its name there.
-        kind: What its config.json says.
-        options: Of its `fit`, set by the name.
-        config: Module, below `semtok.quantizers`, and name of the configuration that its `fit`
-            takes after the vectors; None where `fit` takes all options by name.
-        holds_others: Whether its folder holds those of other quantizers.
-        plugin: The class, where it is of another package.
+        module: The module of the class, below `semtok.quantizers`.
+        class_name: The name of the class in that module.
+        kind: The value of "kind" in its config.json.
+        options: Options of `fit` that the name sets.
+        config: Module, below `semtok.quantizers`, and name of the configuration that `fit` takes
+            after the vectors; None where `fit` takes all options by name.
+        holds_others: Whether its folder holds folders of other quantizers.
+        plugin: The class, if it is from another package.
     """
 
     module: str
@@ -54,7 +54,7 @@ class QuantizerKind:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What `fit` takes by name, with the defaults: of the class, and of its configuration."""
+        """The options of `fit`, or of its configuration, with their defaults."""
         parameters = inspect.signature(self.quantizer_class.fit).parameters.values()
         defaults = {
             parameter.name: parameter.default
@@ -67,16 +67,16 @@ class QuantizerKind:
         return {**defaults, **self.options}
 
     def fit(self, x: Float[np.ndarray, "items dim"], **options: Any) -> Quantizer:
-        """Fits the class with the name's options and any others that it, or its config, has.
+        """Fits the class with the options of the name and further ones.
 
         Args:
             x: Vectors.
-            **options: By the names of `defaults`.
+            **options: Options by the names in `defaults`.
 
         Raises:
-            ValueError: As the class's `fit`.
-            TypeError: If it has no such option.
-            CatalogError: If a class of another package gives what is no quantizer.
+            ValueError: For the same reasons as `fit` of the class.
+            TypeError: If there is no such option.
+            CatalogError: If a class of another package returns something else than a quantizer.
         """
         options = {**self.options, **options}
         arguments = []
@@ -108,19 +108,19 @@ QUANTIZERS: Mapping[str, QuantizerKind] = {
         module="views", class_name="ViewQuantizer", kind="views", holds_others=True
     ),
 }
-"""Every quantizer by name. "views" fits another one, hierarchical k-means by default, a view."""
+"""Every quantizer by name. "views" fits a quantizer per view, by default hierarchical k-means."""
 
 
 def quantizer_kind(name: str, *, trust: Collection[str] = ()) -> QuantizerKind:
-    """The quantizer of a name.
+    """The quantizer with a name.
 
     Args:
         name: One of `QUANTIZERS`, or "package.module:Name" of a class of another package.
         trust: The packages whose code may run.
 
     Raises:
-        ValueError: If there is none of that name.
-        CatalogError: If its package is not trusted, or it is no quantizer.
+        ValueError: If no quantizer has that name.
+        CatalogError: If its package is not trusted, or it is not a quantizer.
     """
     if name in QUANTIZERS:
         return QUANTIZERS[name]
@@ -135,15 +135,15 @@ def quantizer_kind(name: str, *, trust: Collection[str] = ()) -> QuantizerKind:
 
 
 def load_quantizer(folder: str | Path, *, trust: Collection[str] = ()) -> Quantizer:
-    """Loads whichever quantizer a folder holds.
+    """Loads the quantizer in a folder, of whatever kind.
 
     Args:
-        folder: What `save_part` wrote, or the quantizer's `save`.
-        trust: The packages whose code may run, where it is a quantizer of another package.
+        folder: A folder that `save_part`, or the quantizer's `save`, wrote.
+        trust: The packages whose code may run, if the quantizer is from another package.
 
     Raises:
-        CatalogError: If it holds none that this version knows, or one of a package that is not
-            trusted.
+        CatalogError: If the folder holds no quantizer that this version knows, or one of a package
+            that is not trusted.
     """
     kind = read_config(Path(folder)).get("kind")
     for known in QUANTIZERS.values():

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from semtok.quantizers.nearest import vector_keys
 
-SAMPLE_PER_CODE = 256  # k-means learns from at most so many vectors a centroid
+SAMPLE_PER_CODE = 256  # k-means is fitted on at most this many vectors per centroid
 
 
 def kmeans(
@@ -23,24 +23,24 @@ def kmeans(
 ) -> Float32[np.ndarray, "codes dim"]:
     """Centroids of a sample of the vectors.
 
-    Where no more than `num_codes` vectors are distinct, those are the centroids, in their order,
-    the last of them repeated: `nearest` never chooses a repetition.
+    If at most `num_codes` vectors are distinct, these are the centroids, in their order, with the
+    last one repeated; `nearest` never chooses a repetition.
 
     Args:
-        x: Vectors, at least one; a sample of 256 a centroid is drawn from more.
-        num_codes: How many centroids.
+        x: Vectors, at least one. If there are more than 256 per centroid, a sample is drawn.
+        num_codes: The number of centroids.
         iterations: Rounds of assignment and update.
         progressive: Whether to start in the first few principal directions and add others step by
-            step, each with as many iterations: slower, and at lower distortion where the variance
-            is spread over many directions, as that of residuals is. Fewer vectors than dimensions
-            have no principal direction for each, and start as they do without.
+            step, each with as many iterations. This is slower, and gives lower distortion if the
+            variance is spread over many directions, as for residuals. With fewer vectors than
+            dimensions there are not enough principal directions: the start is then the plain one.
         seed: Draws the sample and the start.
     """
     generator = np.random.default_rng(seed)
     if len(x) > SAMPLE_PER_CODE * num_codes:
         rows = generator.choice(len(x), SAMPLE_PER_CODE * num_codes, replace=False)
         x = x[np.sort(rows)]
-    # A few vectors mostly show that enough are distinct.
+    # A few vectors are mostly enough to see that sufficiently many are distinct.
     if len(np.unique(vector_keys(x[: 2 * num_codes]))) <= num_codes:
         _, firsts = np.unique(vector_keys(x), return_index=True)
         if len(firsts) <= num_codes:

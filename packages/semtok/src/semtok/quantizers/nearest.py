@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float32, Int64, UInt64
 from semtok.quantizers.threads import in_threads
 from semtok.vectors import CHUNK
 
-_EXACT = 2**21  # numbers that an exact comparison holds at a time
-_FEW = 2**15  # numbers to compare exactly at once, without a product first
+_EXACT = 2**21  # numbers in memory at a time in an exact comparison
+_FEW = 2**15  # with at most this many numbers, all are compared exactly, without a product first
 _BLOCK = 2**18  # costs that are searched at a time, in the cache
-_LEAST = 64  # vectors of a product at least, however many the centroids
+_LEAST = 64  # minimal number of vectors of a product, however many centroids there are
 
 
 def nearest(
@@ -22,9 +22,9 @@ def nearest(
 ) -> Int64[np.ndarray, " items"]:
     """The nearest centroid of each vector by squared distance, the first of equally near ones.
 
-    The best two are found in float32, both sides moved to where the centroids lie. Only where
-    they are within rounding error of each other are rivals compared in float64. So a row's answer
-    never depends on its batch.
+    The best two are found in float32, after subtracting the mean of the centroids from both sides.
+    Only where they are within rounding error of each other are rivals compared in float64. So the
+    result of a row never depends on its batch.
     """
     if len(centroids) == 1:
         return np.zeros(len(x), dtype=np.int64)
@@ -55,17 +55,17 @@ def best_two(
     Float32[np.ndarray, " items"],
     Float32[np.ndarray, " items"],
 ]:
-    """The centroid that costs each vector least, in float32, and what the second would cost.
+    """The centroid with the least cost for each vector, in float32, and the second least cost.
 
-    Vectors x and centroids c are both moved by the mean of the centroids. A cost is the squared
-    distance |x - c|^2 plus the centroid's price, less |x|^2, which is the same for all centroids:
-    |c|^2 + price - 2 x.c. One product gives them all: a further coordinate, which is 1 in every
-    vector, holds |c|^2 + price. Blocks are so small that their costs stay in the cache, where two
-    searches for the least take a tenth of the product's time. Each thread has its blocks.
+    The mean of the centroids is subtracted from vectors x and centroids c. A cost is the squared
+    distance |x - c|^2 plus the centroid's price, minus |x|^2, which is the same for all centroids:
+    |c|^2 + price - 2 x.c. One product computes all costs: an additional coordinate, which is 1 in
+    every vector, holds |c|^2 + price. Blocks are so small that their costs stay in the cache, where
+    two searches for the least take a tenth of the product's time. Each thread has its own blocks.
 
     Returns:
-        The centroids, their costs, the second costs (infinite where there is but one centroid),
-        and the squares.
+        The centroids, their costs, the second costs (infinite if there is only one centroid),
+        and the squares of the vectors.
     """
     num_codes, dim = centroids.shape
     middle = centroids.mean(axis=0)  # [dim]
@@ -78,7 +78,7 @@ def best_two(
     costs, seconds, squares = (np.empty(len(x), dtype=np.float32) for _ in range(3))
 
     def search(rows: slice) -> None:
-        # Slices of the results are views: what is written into them stands in the results.
+        # Slices of the results are views: what is written into them is in the results.
         results = labels[rows], costs[rows], seconds[rows], squares[rows]
         _search_blocks(x[rows], middle, factors, *results)
 
@@ -98,7 +98,7 @@ def _search_blocks(
     """Fills what `best_two` returns, block by block."""
     wide, num_codes = factors.shape
     size = block_size(len(x), num_codes)
-    # Memory for a block, used again by the next: the last coordinate of each vector stays 1.
+    # Memory for a block, used again for the next: the last coordinate of each vector stays 1.
     block_memory = np.ones((size, wide), dtype=np.float32)
     cost_memory = np.empty((size, num_codes), dtype=np.float32)
     for start in range(0, len(x), size):
@@ -135,12 +135,12 @@ def two_least(
 def rounding_slack(
     lengths: Float32[np.ndarray, " items"], longest: float, dim: int
 ) -> Float32[np.ndarray, " items"]:
-    """How far squared distances in float32 may be from the truth, generously.
+    """An upper bound on the rounding error of squared distances in float32.
 
     Args:
-        lengths: Of the vectors.
+        lengths: Lengths of the vectors.
         longest: The length of the longest centroid.
-        dim: How many numbers a vector has.
+        dim: The number of dimensions.
     """
     eps = 8 * np.finfo(np.float32).eps * np.float32(np.sqrt(dim))
     slack: Float32[np.ndarray, " items"] = eps * (lengths + np.float32(longest)) ** 2
@@ -150,7 +150,7 @@ def rounding_slack(
 def _blocks(
     rows: Int64[np.ndarray, " rows"], centroids: Float32[np.ndarray, "codes dim"]
 ) -> list[Int64[np.ndarray, " _"]]:
-    """Rows in blocks whose comparison with all centroids stays small."""
+    """Rows in blocks, so small that a block's comparison with all centroids fits in memory."""
     size = max(1, _EXACT // centroids.size)
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -168,7 +168,7 @@ def _nearest_rivals(
     centroids: Float32[np.ndarray, "codes dim"],
     rivals: Bool[np.ndarray, "items codes"],
 ) -> Int64[np.ndarray, " items"]:
-    """The nearest among each row's rivals, of which it has at least one, in float64."""
+    """The nearest rival of each row, which has at least one, in float64."""
     rows, codes = np.nonzero(rivals)  # [pairs] each
     gaps = x[rows].astype(np.float64) - centroids[codes]  # [pairs, dim]
     costs = np.full(rivals.shape, np.inf)  # [items, codes]
@@ -183,16 +183,16 @@ def nearest_of_each(
     counts: Int64[np.ndarray, " items"],
     vectors_of: Callable[[Int64[np.ndarray, " _"]], Float32[np.ndarray, "_ dim"]],
 ) -> Int64[np.ndarray, " items"]:
-    """As `nearest`, where each vector has candidates of its own: `counts` of them from `firsts`.
+    """As `nearest`, where each vector has its own candidates: `counts` of them from `firsts` on.
 
     Args:
         x: Vectors.
-        firsts: The number of the first candidate of each.
-        counts: How many candidates each has, at least one.
-        vectors_of: Gives the vectors of candidates by their numbers.
+        firsts: The number of each vector's first candidate.
+        counts: How many candidates each vector has, at least one.
+        vectors_of: Returns the vectors of candidates by their numbers.
     """
     labels = np.empty(len(x), dtype=np.int64)
-    ends = np.cumsum(counts)  # of each item's candidates, were all laid side by side
+    ends = np.cumsum(counts)  # of each item's candidates, if all are concatenated
     most = max(int(counts.max(initial=1)), _EXACT // x.shape[1])  # candidates of a block
     start = 0
     while start < len(x):
@@ -200,7 +200,7 @@ def nearest_of_each(
         stop = max(start + 1, int(np.searchsorted(ends, done + most, side="right")))
         block_counts = counts[start:stop]  # [block], items
         begins = np.cumsum(block_counts) - block_counts  # where each item's candidates begin
-        # All candidates of the block side by side, each as its number among its item's: [pairs].
+        # All candidates of the block concatenated, each as its number within its item: [pairs].
         within = np.arange(block_counts.sum()) - np.repeat(begins, block_counts)
         candidates = np.repeat(firsts[start:stop], block_counts) + within
         gaps = vectors_of(candidates).astype(np.float64)  # [pairs, dim]
@@ -208,7 +208,7 @@ def nearest_of_each(
         costs = (gaps * gaps).sum(axis=1)
         least = np.minimum.reduceat(costs, begins)  # [block]
         best = np.flatnonzero(costs == np.repeat(least, block_counts))
-        # Of an item's equally near candidates the first: `best` ascends, as `begins` does.
+        # The first of an item's equally near candidates: `best` ascends, as `begins` does.
         labels[start:stop] = within[best[np.searchsorted(best, begins)]]
         start = stop
     return labels
@@ -224,12 +224,12 @@ class VectorIndex:
         self._keys = keys[self._order]
 
     def find(self, x: Float32[np.ndarray, "queries dim"]) -> Int64[np.ndarray, " queries"]:
-        """The first row that equals each vector, -1 where none does."""
+        """The first row that equals each vector; -1 if no row does."""
         keys = vector_keys(x)
         places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
         rows = self._order[places]  # [queries]
         is_known = self._keys[places] == keys
-        # Equal keys are equal vectors almost always: only their numbers decide.
+        # Equal keys almost always mean equal vectors; only a comparison of their numbers decides.
         is_known[is_known] = (self._vectors[rows[is_known]] == x[is_known]).all(axis=1)
         return np.where(is_known, rows, -1)
 
@@ -237,7 +237,7 @@ class VectorIndex:
 def vector_keys(
     x: Float32[np.ndarray, "items dim"], *, seed: int = 0
 ) -> UInt64[np.ndarray, " items"]:
-    """A 64-bit key a row: equal rows have equal keys, and others almost never."""
+    """A 64-bit key per row: equal rows have equal keys, and different rows almost never do."""
     factors = np.random.default_rng(seed).integers(2**63, size=x.shape[1], dtype=np.uint64) * 2 + 1
     keys = np.empty(len(x), dtype=np.uint64)
     for start in range(0, len(x), CHUNK):

@@ -30,15 +30,15 @@ _ROTATIONS = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ProductQuantizer(FittedQuantizer):
-    """PQ (Jegou et al., 2011): the dimensions in equal parts, each with a codebook of its own.
+    """PQ (Jegou et al., 2011): the dimensions in equal parts, each part with its own codebook.
 
-    Level l is the nearest of `codebook_size` centroids to the l-th part of the vector. Where the
-    dimensions do not divide by the levels, the last parts are padded with zeros.
+    The code of level l is the nearest of `codebook_size` centroids to the l-th part of the vector.
+    If the levels do not divide the dimensions, the last parts are padded with zeros.
 
     Attributes:
         codebooks: The centroids of each part.
-        mean: Of the vectors learned from: stands for the levels that a prefix leaves out.
-        rotation: Of `OptimizedProductQuantizer`: orthogonal, as long as all parts together.
+        mean: The mean of the fitted vectors: decodes the levels that a prefix leaves out.
+        rotation: Only for `OptimizedProductQuantizer`: orthogonal, as long as all parts together.
     """
 
     kind: ClassVar[str] = "product"
@@ -72,12 +72,12 @@ class ProductQuantizer(FittedQuantizer):
 
         Args:
             x: Vectors; may be a memory map.
-            num_levels: How many parts, at most as many as dimensions.
-            codebook_size: Centroids a part.
+            num_levels: The number of parts, at most the number of dimensions.
+            codebook_size: Centroids per part.
             iterations: Iterations of each k-means.
-            max_training_items: How many vectors, drawn at random, are learned from.
-            seed: Same seed, same vectors: same quantizer.
-            progress: Called with the number of fitted parts, and of all.
+            max_training_items: How many vectors, drawn at random, are used for fitting.
+            seed: The same seed and vectors give the same quantizer.
+            progress: Called with the number of fitted parts and of all parts.
 
         Raises:
             ValueError: If `x` is empty or not finite, or an option is out of range.
@@ -110,7 +110,7 @@ class ProductQuantizer(FittedQuantizer):
     def _fit_rotation(
         cls, x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int, seed: int
     ) -> Float32[np.ndarray, "padded padded"] | None:
-        """The rotation before the parts are taken; plain PQ has none."""
+        """The rotation that is applied before the split into parts; plain PQ has none."""
         return None
 
     @property
@@ -120,7 +120,7 @@ class ProductQuantizer(FittedQuantizer):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item: one a part."""
+        """Codes per item: one per part."""
         return len(self.codebooks)
 
     @property
@@ -129,10 +129,10 @@ class ProductQuantizer(FittedQuantizer):
         return (self.codebooks.shape[1],) * self.num_levels
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
-        """The nearest centroid of each part of vectors, the first of equally near ones.
+        """The nearest centroid for each part of vectors; of equally near ones, the first.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, chunk in vector_chunks(x, dim=self.dim):
@@ -141,10 +141,10 @@ class ProductQuantizer(FittedQuantizer):
         return codes
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
-        """The vectors that codes stand for; the mean in the parts of levels that are left out.
+        """The vectors that codes decode to; levels that are left out decode to the mean.
 
         Raises:
-            ValueError: If a code is out of its codebook.
+            ValueError: If a code is outside its codebook.
         """
         check_codes(codes, self.codebook_sizes)
         parts = list(_parts(self._rotated(self.mean[None]), self.num_levels))
@@ -156,7 +156,7 @@ class ProductQuantizer(FittedQuantizer):
         return np.ascontiguousarray(vectors[:, : self.dim])
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
-        """Mean squared distance from vectors to what their first 1, 2, ... codes stand for."""
+        """Mean squared distance from vectors to the vectors of their first 1, 2, ... codes."""
         return measured_distortion(self, x)
 
     def save(self, folder: str | Path) -> None:
@@ -172,7 +172,7 @@ class ProductQuantizer(FittedQuantizer):
 
     @classmethod
     def load(cls, folder: str | Path) -> ProductQuantizer:
-        """Reads what `save` wrote: an `OptimizedProductQuantizer` where there is a rotation.
+        """Reads what `save` wrote: an `OptimizedProductQuantizer` if there is a rotation.
 
         Raises:
             CatalogError: If the folder is absent, corrupt or of a newer format.
@@ -198,7 +198,7 @@ class ProductQuantizer(FittedQuantizer):
 class OptimizedProductQuantizer(ProductQuantizer):
     """OPQ (Ge et al., 2013): PQ after a rotation that makes the parts easy to quantize.
 
-    Its options and its folder are those of `ProductQuantizer`.
+    Its options and its folder are the same as for `ProductQuantizer`.
     """
 
     def __post_init__(self) -> None:
@@ -216,7 +216,7 @@ class OptimizedProductQuantizer(ProductQuantizer):
 def _padded(
     x: Float32[np.ndarray, "items dim"], num_levels: int
 ) -> Float32[np.ndarray, "items padded"]:
-    """The vectors with zeros up to the next multiple of the levels."""
+    """The vectors padded with zeros up to the next multiple of the number of levels."""
     missing = -x.shape[1] % num_levels
     return np.pad(x, ((0, 0), (0, missing))) if missing else x
 
@@ -235,9 +235,9 @@ def _learned_rotation(
 ) -> Float32[np.ndarray, "padded padded"]:
     """The rotation of OPQ, to be multiplied from the right: the best of a few rounds.
 
-    The first shares out the principal directions so that the variances of each part have about
-    the same product; each other fits the vectors to what the codes of the last stand for. (The
-    OPQ of faiss ends the process where there are few vectors or dimensions.)
+    The first round distributes the principal directions so that the variances of each part have
+    about the same product. Each further round fits the vectors to what the codes of the previous
+    round decode to. (The OPQ of faiss ends the process if there are few vectors or dimensions.)
     """
     rotation = _shared_directions(x, num_levels)
     best = (np.inf, rotation)
@@ -261,7 +261,7 @@ def _learned_rotation(
 def _shared_directions(
     x: Float32[np.ndarray, "items padded"], num_levels: int
 ) -> Float32[np.ndarray, "padded padded"]:
-    """Principal directions, dealt out to equal parts (Ge et al., eigenvalue allocation)."""
+    """Principal directions, distributed to equal parts (Ge et al., eigenvalue allocation)."""
     gaps = x - mean_vector(x)
     variances, directions = np.linalg.eigh(_cross_product(gaps, gaps))
     logs = np.log(np.maximum(variances, variances.max() * 1e-12 + 1e-300))

@@ -25,14 +25,14 @@ from semtok.vectors import (
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RandomCodes(FittedQuantizer):
-    """Codes that say nothing of a vector but which it is: a hash of it, keyed by the seed.
+    """Codes that depend only on a hash of the vector, keyed by the seed.
 
-    Equal vectors have equal codes, and others as good as independent ones.
+    Equal vectors have equal codes; the codes of different vectors are practically independent.
 
     Attributes:
-        codebook_sizes: Codes to choose from at each level.
+        codebook_sizes: The number of codes at each level.
         seed: The key of the hash.
-        mean: Of the fitted vectors, which is all that the codes can be decoded to.
+        mean: The mean of the fitted vectors, to which all codes decode.
     """
 
     kind: ClassVar[str] = "random"
@@ -61,9 +61,9 @@ class RandomCodes(FittedQuantizer):
 
         Args:
             x: Vectors.
-            num_levels: Codes an item.
-            codebook_size: Codes to choose from at each level.
-            seed: Same seed, same vectors: same codes.
+            num_levels: Codes per item.
+            codebook_size: The number of codes at each level.
+            seed: The same seed and vectors give the same codes.
             progress: Called once, at the end.
 
         Raises:
@@ -83,14 +83,14 @@ class RandomCodes(FittedQuantizer):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item."""
+        """Codes per item."""
         return len(self.codebook_sizes)
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         """The codes of vectors, by their exact float32 values.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, part in vector_chunks(x, dim=self.dim):
@@ -103,13 +103,13 @@ class RandomCodes(FittedQuantizer):
         """The mean of the fitted vectors, whatever the codes.
 
         Raises:
-            ValueError: If a code is out of its codebook.
+            ValueError: If a code is outside its codebook.
         """
         check_codes(codes, self.codebook_sizes)
         return np.tile(self.mean, (len(codes), 1))
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
-        """Mean squared distance to the mean, the same at every level."""
+        """Mean squared distance to the mean; it is the same at every level."""
         return measured_distortion(self, x)
 
     def save(self, folder: str | Path) -> None:
@@ -138,7 +138,7 @@ class RandomCodes(FittedQuantizer):
 
 
 def _mixed(keys: np.ndarray, level: int) -> np.ndarray:
-    """The splitmix64 finalizer over keys, each level a stream of its own."""
+    """The splitmix64 finalizer over keys, with a stream for each level."""
     z = keys + np.uint64((level + 1) * 0x9E3779B97F4A7C15 % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -149,7 +149,7 @@ def _mixed(keys: np.ndarray, level: int) -> np.ndarray:
 def random_codes(
     num_items: int, *, codebook_size: int = 256, seed: int = 0
 ) -> Int64[np.ndarray, "items levels"]:
-    """Unique random codes with as few levels as hold all items.
+    """Unique random codes with the fewest levels that can hold all items.
 
     Args:
         num_items: How many items, at least 1.

@@ -1,4 +1,4 @@
-"""RQ-VAE: residual quantization of what an encoder makes of vectors (TIGER, section 3.1)."""
+"""RQ-VAE: residual quantization of an encoder's latent vectors (TIGER, section 3.1)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Mlp:
     """Linear layers with ReLU between them.
 
     Attributes:
-        weights: Of each layer, [out, in].
-        biases: Of each layer.
+        weights: The weights of each layer, [out, in].
+        biases: The biases of each layer, [out].
     """
 
     weights: tuple[Float32[np.ndarray, "_ _"], ...]
@@ -63,7 +63,7 @@ class Mlp:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, np.ndarray], name: str, num_layers: int) -> Mlp:
-        """What `tensors` named."""
+        """The layers from tensors that `tensors` named."""
         return cls(
             weights=tuple(
                 floats(tensors, f"{name}.{layer}.weight", 2) for layer in range(num_layers)
@@ -79,12 +79,12 @@ class RqVae(FittedQuantizer):
     Fitting needs torch and vector-quantize-pytorch (`semtok[neural]`); all else is numpy.
 
     Attributes:
-        mean: What is subtracted from vectors first.
-        scale: What they are divided by then.
-        encoder: Makes latent vectors of these.
+        mean: Subtracted from vectors first.
+        scale: Divides the difference.
+        encoder: Computes latent vectors from these standardised vectors.
         latent: Quantizes latent vectors.
-        decoder: Makes vectors of what the codes stand for.
-        info: How it was trained, and what it reached.
+        decoder: Computes standardised vectors from what the codes decode to.
+        info: How the quantizer was trained, and which quality it reached.
     """
 
     kind: ClassVar[str] = "rqvae"
@@ -116,16 +116,17 @@ class RqVae(FittedQuantizer):
     ) -> RqVae:
         """Trains an RQ-VAE.
 
-        Each epoch's health goes to the logger `semtok.quantizers.rqvae` at level INFO; a level
-        that uses less than half of the codes that it could is a WARNING.
+        The health of each epoch goes to the logger `semtok.quantizers.rqvae` at level INFO; a level
+        that uses less than half of the codes that it could use is a WARNING.
 
         Args:
             x: Vectors; may be a memory map.
-            config: How it is built and trained.
+            config: The configuration of the model and its training.
             device: Where to train, as torch names it.
-            progress: Called with the number of epochs done, and of all.
-            log: Called with each epoch's health: `epoch`, `reconstruction` (mean squared error as
-                a share of the variance), `commitment`, `used` and `perplexity` (both a level).
+            progress: Called with the number of epochs done and of all epochs.
+            log: Called with the health of each epoch: `epoch`, `reconstruction` (mean squared error
+                as a share of the variance), `commitment`, `used` and `perplexity` (a list with one
+                value per level).
 
         Raises:
             ValueError: If `x` is empty or not finite, or training diverges.
@@ -156,19 +157,19 @@ class RqVae(FittedQuantizer):
 
     @property
     def num_levels(self) -> int:
-        """Codes an item."""
+        """Codes per item."""
         return self.latent.num_levels
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Codes to choose from at each level."""
+        """The number of codes at each level."""
         return self.latent.codebook_sizes
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         """The nearest codes, level by level, of the latent vectors.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, latent in self._latent_chunks(x):
@@ -176,10 +177,10 @@ class RqVae(FittedQuantizer):
         return codes
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
-        """The decoder's output for what codes, or their first few levels, stand for.
+        """The decoder's output for the latent vectors of codes, or of their first few levels.
 
         Raises:
-            ValueError: If a code is out of its codebook.
+            ValueError: If a code is outside its codebook.
         """
         check_codes(codes, self.codebook_sizes)
         vectors = self.decoder(self.latent.decode(codes))
@@ -188,7 +189,7 @@ class RqVae(FittedQuantizer):
         return vectors
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
-        """Mean squared distance from vectors to what their first 1, 2, ... codes stand for."""
+        """Mean squared distance from vectors to the vectors of their first 1, 2, ... codes."""
         return measured_distortion(self, x)
 
     def save(self, folder: str | Path) -> None:
@@ -238,7 +239,7 @@ class RqVae(FittedQuantizer):
 
 
 def _trainer() -> Callable[..., Any]:
-    """The training loop, or one sentence about what it needs."""
+    """The training loop; raises one sentence if the extra that it needs is missing."""
     try:
         from semtok.quantizers.rqvae_training import train
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How an RQ-VAE is built and trained: its configuration."""
+"""The configuration of an RQ-VAE and its training."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from semtok.vectors import check_options
 
 @dataclass(frozen=True, kw_only=True)
 class RqVaeConfig:
-    """How an RQ-VAE is built and trained.
+    """The configuration of an RQ-VAE and its training.
 
     Attributes:
-        num_levels: Codes an item.
-        codebook_size: Codes to choose from at each level.
-        latent_dim: Dimensions that are quantized. The fewer, the fewer collisions at the same
-            distortion, and the longer the training that reaches it.
-        hidden_dims: Widths of the encoder's hidden layers; the decoder's in reverse.
+        num_levels: Codes per item.
+        codebook_size: The number of codes at each level.
+        latent_dim: Dimensions that are quantized. Fewer dimensions mean fewer collisions at the
+            same distortion, and a longer training to reach it.
+        hidden_dims: Widths of the encoder's hidden layers; the decoder has them in reverse order.
         epochs: Passes over the training vectors.
-        batch_size: Vectors a step.
-        learning_rate: Of AdamW, at its highest: it falls to 0 along a cosine.
-        weight_decay: Of AdamW.
-        commitment_weight: How strongly the encoder is drawn towards its codes (TIGER's beta).
+        batch_size: Vectors per step.
+        learning_rate: Peak learning rate of AdamW; it falls to 0 along a cosine.
+        weight_decay: Weight decay of AdamW.
+        commitment_weight: Weight of the loss that draws the encoder to its codes (TIGER's beta).
         codebook_decay: Codebooks are moving averages that keep this share at each step.
         dead_code_share: A code that has less than this share of the mean use is set to a vector of
             the batch, except in the last tenth of the epochs; 0 revives none.
-        sinkhorn: Temperature, as a share of the mean squared distance, at which codes are shared
-            out evenly within a batch while training; 0 takes the nearest code.
-        max_training_items: How many vectors, drawn at random, are learned from.
-        seed: Same seed, same vectors, same machine: same quantizer.
+        sinkhorn: Temperature, as a share of the mean squared distance, at which training spreads
+            codes evenly within a batch; 0 takes the nearest code.
+        max_training_items: How many vectors, drawn at random, are used for fitting.
+        seed: The same seed and vectors on the same machine give the same quantizer.
     """
 
     num_levels: int = 3

@@ -1,4 +1,4 @@
-"""How an RQ-VAE is trained (needs `semtok[neural]`)."""
+"""The training of an RQ-VAE (needs `semtok[neural]`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from semtok.quantizers.nearest import nearest
 from semtok.quantizers.rqvae_config import RqVaeConfig
 
 _LOGGER = logging.getLogger("semtok.quantizers.rqvae")
-_BATCH = 4096  # vectors that pass the encoder together where nothing is trained
+_BATCH = 4096  # vectors per batch of the encoder outside of training
 _SINKHORN_ROUNDS = 20
 
 Layers = tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]
@@ -42,7 +42,7 @@ def train(
     """Trains encoder, codebooks and decoder on the standardised vectors.
 
     Returns:
-        The encoder, the codebooks, the decoder, and what is worth keeping of how it went.
+        The encoder, the codebooks, the decoder, and a record of the training.
 
     Raises:
         ValueError: If the loss does not stay finite.
@@ -95,13 +95,13 @@ class _Batches:
         self._generator = np.random.default_rng(config.seed)
 
     def epoch(self) -> Iterator[Float[Tensor, "batch dim"]]:
-        """All vectors but a last few in a new order, in batches of one size."""
+        """All vectors except a last few, in a new order, in batches of equal size."""
         order = self._generator.permutation(len(self._x))
         for start in range(0, len(order) - self._size + 1, self._size):
             yield self._take(order[start : start + self._size])
 
     def sample(self, most: int) -> Iterator[Float[Tensor, "rows dim"]]:
-        """Some vectors, at most so many, in large batches."""
+        """At most `most` vectors, in large batches."""
         rows = np.arange(len(self._x))
         if len(rows) > most:
             rows = np.sort(self._generator.choice(rows, most, replace=False))
@@ -123,7 +123,7 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     epoch: int,
 ) -> dict[str, Any]:
-    """One pass over the vectors, and its health."""
+    """One pass over the vectors; returns its health."""
     losses = []
     counts = torch.zeros(codebooks.num_quantizers, codebooks.codebook_size, dtype=torch.int64)
     codebooks.train()
@@ -153,7 +153,7 @@ def _epoch(
 
 
 def _residual_vq(config: RqVaeConfig, batch_size: int) -> Any:
-    """The codebooks, as moving averages, with revival and with Sinkhorn if wanted."""
+    """The codebooks, as moving averages, with revival of codes and Sinkhorn as configured."""
     codebooks = ResidualVQ(
         dim=config.latent_dim,
         num_quantizers=config.num_levels,
@@ -172,7 +172,7 @@ def _residual_vq(config: RqVaeConfig, batch_size: int) -> Any:
 def _start_codebooks(
     codebooks: Any, encoder: nn.Module, batches: _Batches, config: RqVaeConfig
 ) -> None:
-    """Sets the codebooks to a k-means a level of what the untrained encoder gives."""
+    """Sets each level's codebook by a k-means of the untrained encoder's output."""
     with torch.no_grad():
         parts = [encoder(part).cpu() for part in batches.sample(SAMPLE_PER_CODE * 256)]
     residual = torch.cat(parts).numpy()
@@ -190,7 +190,7 @@ def _start_codebooks(
 
 
 def sinkhorn_choice(temperature: float) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Chooses codes in training so that a batch uses all about equally, elsewhere the nearest."""
+    """Chooses codes evenly within a batch during training, and the nearest code otherwise."""
 
     def choose(
         distances: Tensor, *, training: bool = True, **_: Any
@@ -211,7 +211,7 @@ def sinkhorn_choice(temperature: float) -> Callable[..., tuple[Tensor, Tensor]]:
 def _used_codes(
     encoder: nn.Module, codebooks: Float32[np.ndarray, "levels codes latent"], batches: _Batches
 ) -> list[int]:
-    """How many codes of each level some vectors have."""
+    """How many codes of each level are used by some of the vectors."""
     used = np.zeros(codebooks.shape[:2], dtype=bool)
     for part in batches.sample(SAMPLE_PER_CODE * codebooks.shape[1]):
         with torch.no_grad():
@@ -227,7 +227,7 @@ def _warn_of_collapse(used: list[int], possible: int) -> None:
     for level, count in enumerate(used, start=1):
         if possible > 1 and count < possible / 2:
             _LOGGER.warning(
-                "level %d collapsed: it uses %d of the %d codes that it could; a smaller "
+                "level %d collapsed: it uses %d of the %d codes that it could use; a smaller "
                 "learning_rate, a larger dead_code_share or sinkhorn above 0 may help",
                 level,
                 count,

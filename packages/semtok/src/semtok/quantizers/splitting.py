@@ -1,4 +1,4 @@
-"""How the tree of hierarchical k-means grows: level by level, each cluster split in turn."""
+"""The tree of hierarchical k-means grows level by level: each cluster is split in turn."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from semtok.vectors import CHUNK, mean_vector
 
 @dataclass(frozen=True, kw_only=True)
 class Splitter:
-    """Splits the vectors of a cluster, of which no more than a chunk and a sample is copied.
+    """Splits the vectors of a cluster; at most a chunk and a sample of them are copied.
 
     Attributes:
         x: All vectors.
-        codebook_size: The most groups of a split.
+        codebook_size: The maximal number of groups of a split.
         balanced: Whether the groups are equally large.
-        iterations: Of each k-means.
-        seed: Of all of them; each cluster draws for itself.
+        iterations: Iterations of each k-means.
+        seed: The seed of all splits; each cluster derives its own.
     """
 
     x: Float32[np.ndarray, "items dim"]
@@ -40,8 +40,8 @@ class Splitter:
         """Splits rows into 2 to `codebook_size` groups, none empty.
 
         Returns:
-            The rows, those of a group side by side; the sizes of the groups; and the centroids of
-            the groups of more than one row.
+            The rows, group by group; the sizes of the groups; and the centroids of the groups with
+            more than one row.
         """
         seed = (self.seed, node)
         sample, most = rows, SAMPLE_PER_CODE * self.codebook_size
@@ -56,7 +56,7 @@ class Splitter:
             for start in range(0, len(rows), CHUNK):
                 part = self.x[rows[start : start + CHUNK]]
                 labels[start : start + CHUNK] = nearest(part, centroids)
-            if (labels == labels[0]).all():  # identical vectors: only an even split makes progress
+            if (labels == labels[0]).all():  # identical vectors: only an even split helps
                 labels = np.arange(len(rows)) * self.codebook_size // len(rows)
                 centroids = np.repeat(self.x[rows[:1]], self.codebook_size, axis=0)
         sizes = np.bincount(labels, minlength=self.codebook_size)
@@ -68,16 +68,16 @@ def grow(
 ) -> tuple[
     Float32[np.ndarray, "inner dim"], Int64[np.ndarray, " nodes"], Int64[np.ndarray, " items"]
 ]:
-    """Grows a tree until each item is a leaf of its own.
+    """Grows a tree until each item is a leaf.
 
     Returns:
-        A centroid for each node that has children, the number of children of each node, both level
-        by level from the root, and the node of each item.
+        A centroid for each node that has children and the number of children of each node, both
+        level by level from the root; and the node of each item.
     """
     num_items, size = len(splitter.x), splitter.codebook_size
     centroids, num_children = [mean_vector(splitter.x)[None]], []
     leaves = np.empty(num_items, dtype=np.int64)
-    rows = np.arange(num_items)  # those of the level's nodes, side by side
+    rows = np.arange(num_items)  # the rows of the level's nodes, node by node
     sizes = np.array([num_items])
     first, placed, told = 0, 0, 0
     while len(sizes):

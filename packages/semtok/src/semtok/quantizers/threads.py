@@ -1,4 +1,4 @@
-"""Rows shared out among threads: numpy lets others run while it computes, but uses one itself."""
+"""Rows distributed to threads: numpy lets others run while it computes, but uses one itself."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from itertools import pairwise
 import faiss
 from threadpoolctl import ThreadpoolController
 
-_LEAST_ROWS = 4096  # rows that are worth a thread of their own
+_LEAST_ROWS = 4096  # with fewer rows, an additional thread does not pay
 
 
 def in_threads(work: Callable[[slice], None], num_rows: int) -> None:
-    """Calls `work` for slices that make up all rows, at once, as many as faiss has threads.
+    """Calls `work` for slices that cover all rows, in parallel, in as many threads as faiss has.
 
-    Matrix products within it use one thread each: together they use them all. Nor does a single
-    slice use more: numpy's threads go on spinning when they are done, and faiss waits for them.
+    Matrix products within `work` use one thread each, so that all calls together use all threads.
+    This holds even for one slice: numpy's threads would go on spinning, and faiss would wait.
     """
     count = max(1, min(faiss.omp_get_max_threads(), num_rows // _LEAST_ROWS))
     bounds = [number * num_rows // count for number in range(count + 1)]

@@ -1,4 +1,4 @@
-"""A quantizer of several views as one: each view's stretch of the vector has codes of its own."""
+"""A quantizer of several views: each view's part of the vector has its own codes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from semtok.vectors import LARGE_CHUNK, check_shape
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ViewQuantizer(FittedQuantizer):
-    """Quantizes each stretch of a vector, one a view, alone, and concatenates the codes.
+    """Quantizes each view's part of a vector separately, and concatenates the codes.
 
-    With product quantizers of k codes a view, these are CoCoRec's codes (section 4.1); with
+    With product quantizers of k codes per view, these are CoCoRec's codes (section 4.1); with
     residual quantizers, its RQ variant.
 
     Attributes:
-        parts: One quantizer a view.
-        means: The mean of the fitted vectors: what a view stands for as long as none of its codes
-            is known.
+        parts: One quantizer per view.
+        means: The mean of the fitted vectors: decodes a view as long as none of its codes is
+            known.
     """
 
     kind: ClassVar[str] = "views"
@@ -58,14 +58,14 @@ class ViewQuantizer(FittedQuantizer):
         progress: Progress | None = None,
         **options: Any,
     ) -> ViewQuantizer:
-        """Fits one quantizer a view.
+        """Fits one quantizer per view.
 
         Args:
-            x: The views' vectors side by side.
-            dims: How many columns each view has; by default all are one view.
+            x: The vectors of the views, concatenated.
+            dims: How many columns each view has; by default all columns are one view.
             quantizer: Called with the columns of each view and `progress`; hierarchical k-means
                 by default.
-            progress: Called with how much is done, over all views, and of how much.
+            progress: Called with the work done and the total work over all views.
             options: Passed on to `quantizer`.
 
         Raises:
@@ -95,24 +95,24 @@ class ViewQuantizer(FittedQuantizer):
 
     @property
     def dim(self) -> int:
-        """The length of the vectors: all views side by side."""
+        """The length of the vectors, over all views."""
         return sum(self.dims)
 
     @property
     def num_levels(self) -> int:
-        """Codes an item, over all views."""
+        """Codes per item, over all views."""
         return sum(part.num_levels for part in self.parts)
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Codes to choose from at each level, view after view."""
+        """The number of codes at each level, view after view."""
         return tuple(size for part in self.parts for size in part.codebook_sizes)
 
     def encode(self, x: Float[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
         """The codes of each view, view after view.
 
         Raises:
-            ValueError: If `x` is not finite or its dim is not that of the fitted vectors.
+            ValueError: If `x` is not finite or has another dim than the fitted vectors.
         """
         check_shape(x, self.dim)
         encoded = [part.encode(columns) for part, columns in self._split(x)]
@@ -120,10 +120,10 @@ class ViewQuantizer(FittedQuantizer):
         return codes
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
-        """The vectors that codes, or their first few levels, stand for.
+        """The vectors that codes, or their first few levels, decode to.
 
         Raises:
-            ValueError: If the codes are none of this quantizer's.
+            ValueError: If the codes are not codes of this quantizer.
         """
         if not 1 <= codes.shape[1] <= self.num_levels:
             raise ValueError(f"codes must have 1 to {self.num_levels} levels, got {codes.shape[1]}")
@@ -137,19 +137,19 @@ class ViewQuantizer(FittedQuantizer):
         return x
 
     def distortion(self, x: Float[np.ndarray, "items dim"]) -> tuple[float, ...]:
-        """Mean squared distance to what the first 1, 2, ... levels stand for."""
-        # View by view: what the other views add does not change while one is being spelled out.
-        spelled_out = [part.distortion(columns) for part, columns in self._split(x)]
-        unspelled = []  # of each view, the distortion where none of its codes is known
+        """Mean squared distance to the vectors that the first 1, 2, ... levels decode to."""
+        # View by view: while the codes of one view are added, the error of the others is constant.
+        known = [part.distortion(columns) for part, columns in self._split(x)]
+        unknown = []  # for each view, its distortion while none of its codes is known
         for (_, columns), mean in zip(self._split(x), self._split_means, strict=True):
             total = 0.0
             for first in range(0, len(x), LARGE_CHUNK):
                 gaps = columns[first : first + LARGE_CHUNK] - mean
                 total += float(np.einsum("nd,nd->", gaps, gaps, dtype=np.float64))
-            unspelled.append(total / len(x))
+            unknown.append(total / len(x))
         totals, before = [], 0.0
-        for view, levels in enumerate(spelled_out):
-            totals += [before + level + sum(unspelled[view + 1 :]) for level in levels]
+        for view, levels in enumerate(known):
+            totals += [before + level + sum(unknown[view + 1 :]) for level in levels]
             before += levels[-1]
         return tuple(totals)
 
@@ -170,7 +170,7 @@ class ViewQuantizer(FittedQuantizer):
 
         Args:
             folder: The folder.
-            trust: The packages whose code may run, where views have their quantizers.
+            trust: The packages whose code may run, if a view's quantizer is from one.
 
         Raises:
             CatalogError: If the folder is absent, corrupt or of a newer format, or holds the
