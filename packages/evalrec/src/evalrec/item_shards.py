@@ -213,8 +213,8 @@ def held(tile: Tile, items: Int[Tensor, " pairs"]) -> Bool[Tensor, " pairs"]:
 
 def total(tile: Tile, counts: Int[Tensor, " batch"]) -> Int[np.ndarray, " batch"]:
     """Counts over all items: those of every process, where each has some of the items."""
-    own = counts.cpu().numpy()
-    return add_up([own.copy()])[0] if isinstance(tile, ShardedTile) else own
+    held_here = counts.cpu().numpy()
+    return add_up([held_here.copy()])[0] if isinstance(tile, ShardedTile) else held_here
 
 
 def best_of_all(
