@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: demo test browser reliability lint format docs docs-serve dist bench reproduce-beauty install image docker-check clean
+.PHONY: demo test browser reliability lint format docs docs-serve dist bench reproduce-beauty reproduce-games install image docker-check clean
 
 install: $(VENV)/.installed
 
@@ -30,7 +30,7 @@ demo: install
 
 test: image
 	$(QUIET) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
-	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image
+	$(QUIET) PYTHONPATH=$(IMAGE) $(BIN)/python -m pytest packages/semtok/tests_image apps/tests_image
 
 # The page of `serve` in Debian's chromium, which root installs where it is missing.
 browser: install
@@ -73,9 +73,9 @@ dist:
 bench: install
 	@echo "Each file under benchmarks/ runs alone: .venv/bin/python benchmarks/NAME.py --help"; ls benchmarks
 
-# The README's figures of Amazon Beauty from its raw files, in the folder DATA.
-reproduce-beauty: install
-	$(BIN)/python benchmarks/reproduce.py "$(or $(DATA),.)"
+# The figures of Amazon Beauty, or Games, from their raw files in the folder DATA.
+reproduce-beauty reproduce-games: install
+	$(BIN)/python benchmarks/reproduce.py "$(or $(DATA),.)" --data-set $(@:reproduce-%=%)
 
 # Builds the service's image, runs it with a complete run and asks it once.
 docker-check:

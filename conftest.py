@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -18,6 +20,31 @@ from urllib.parse import unquote
 
 import jaxtyping
 import pytest
+
+
+def _import_torchvision() -> None:
+    """Import torchvision beside a torch that it was not built for.
+
+    It then cannot register its own operators, which no image embedding needs: their schemas are
+    declared in their place.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+        from torch import library
+
+        boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        for name in ("torchvision::nms", "torchvision::qnms"):
+            library.define(name, boxes)
+        for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        importlib.import_module("torchvision")
+
+
+if importlib.util.find_spec("open_clip") is not None:  # the environment of `make image`
+    _import_torchvision()
 
 # Not by jaxtyping's own pytest option, which cannot read a checker's name with parentheses.
 jaxtyping.install_import_hook(

@@ -1,4 +1,4 @@
-"""`make reproduce-beauty`: missing files are named, other data is told from the right one."""
+"""`make reproduce-beauty` and `-games`: missing files are named, other data is told apart."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -19,11 +21,12 @@ USERS, ITEMS = 6, 7
 
 
 @pytest.fixture
-def reproduce() -> ModuleType:
+def reproduce(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -60,22 +63,51 @@ def test_other_data_is_refused(reproduce: ModuleType, raw: Path, tmp_path: Path)
         reproduce.main(raw, tmp_path / "out", prepare_only=True)
 
 
+def change(reproduce: ModuleType, name: str, **values: Any) -> None:
+    reproduce.SETS[name] = replace(reproduce.SETS[name], **values)
+
+
 def test_the_sequences_are_compared(
     reproduce: ModuleType,
     raw: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(reproduce, "COUNTS", (USERS, ITEMS, USERS * ITEMS))
+    change(reproduce, "beauty", counts=(USERS, ITEMS, USERS * ITEMS))
     reproduce.main(raw, tmp_path / "out", prepare_only=True)
     printed = capsys.readouterr().out
     assert "not those of the published figures" in printed
     assert f"next: {ROOT / 'apps/prorec.py'} run --data {tmp_path / 'out/data'}" in printed
     lines = "".join(f"{user} 1 2 3 4 5 6 7\n" for user in range(1, USERS + 1))
     sha256 = hashlib.sha256(lines.encode()).hexdigest()
-    monkeypatch.setattr(reproduce, "SEQUENCES_SHA256", sha256)
+    change(reproduce, "beauty", sha256=sha256)
     reproduce.main(raw, tmp_path / "out", prepare_only=True)  # what is prepared already is taken
     printed = capsys.readouterr().out
     assert "wrote" not in printed
     assert printed.startswith("the sequences are those of the published figures\n")
+
+
+def test_games_are_made_as_lc_rec_makes_them(
+    reproduce: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pair counts once, by its earliest rating, and only items of the metadata count."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    ratings = [
+        f"{item},U{user},5.0,{86400 * (place + 1)}\n"
+        for user in range(USERS)
+        for place, item in enumerate(("A0", "A1", "A2", "A3", "no metadata", "A4", "A0"))
+    ]
+    (raw / "Video_Games.csv").write_text("".join(sorted(ratings)))
+    items = [{"asin": f"A{item}", "title": f"Game {item}"} for item in range(5)]
+    text = "".join(json.dumps(item) + "\n" for item in items)
+    (raw / "meta_Video_Games.json.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(SystemExit, match=r"452,989 interactions, this data has 6, 5 and 30"):
+        reproduce.main(raw, tmp_path / "out", prepare_only=True, data_set="games")
+    pairs = "".join(f"U{user} A{item}\n" for user in range(USERS) for item in range(5))
+    change(reproduce, "games", counts=(USERS, 5, USERS * 5))
+    change(reproduce, "games", sha256=hashlib.sha256(pairs.encode()).hexdigest())
+    reproduce.main(raw, tmp_path / "out", prepare_only=True, data_set="games")
+    printed = capsys.readouterr().out
+    assert "the pairs of a user and an item are those of the published figures\n" in printed
+    assert f"run --data {tmp_path / 'out/games-data'} --out {tmp_path / 'out/games'}" in printed

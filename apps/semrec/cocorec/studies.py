@@ -10,7 +10,14 @@ from operator import attrgetter
 
 import torch
 from evalrec.page import Panel, curves
-from genrec import BACKBONE_TITLES, ITEM_INPUTS, BackboneName, ItemInput, query_batches
+from genrec import (
+    BACKBONE_TITLES,
+    CODED_BACKBONES,
+    ITEM_INPUTS,
+    BackboneName,
+    ItemInput,
+    query_batches,
+)
 
 from semrec.cocorec.system import BASELINES, MODEL, CoCoRecPipeline
 from semrec.shared.findings import seconds_an_epoch
@@ -22,8 +29,11 @@ _BACKBONES: tuple[BackboneName, ...] = (
     "bert4rec",
     "fmlprec",
     "duorec",
+    "s3rec",
     "fdsa",
     "unisrec",
+    "vqrec",
+    "tedrec",
 )
 _WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
@@ -170,16 +180,21 @@ def backbones(pipeline: CoCoRecPipeline, seeds: Sequence[int]) -> Outcome:
     """Other sequence models on ids, text and both, as far as each supports it (table 3)."""
     systems = tested({MODEL: pipeline}, seeds, attrgetter("cocorec"))
     sources: dict[ItemInput, str] = {"ids": "ids", "content": "text", "both": "ids and text"}
+    coded = pipeline.varied(codes=_source("text"))
     for backbone in _BACKBONES:
         for items, source in sources.items():
             if items not in ITEM_INPUTS.get(backbone, sources):
                 continue
             rival = partial(CoCoRecPipeline.baseline, items=items, backbone=backbone)
-            systems |= tested({f"{BACKBONE_TITLES[backbone]}, {source}": pipeline}, seeds, rival)
+            reads_codes = backbone in CODED_BACKBONES
+            title = f"{BACKBONE_TITLES[backbone]}, {'codes of the text' if reads_codes else source}"
+            systems |= tested({title: coded if reads_codes else pipeline}, seeds, rival)
     return Outcome(
         title="other sequence models",
         note="Table 3. The same sizes, negatives, optimiser and maximum of epochs; text means the "
-        "views with a trained projection. p-values: CoCoRec compared with each.",
+        "views with a trained projection. VQRec reads CoCoRec's codes. MAERec and MMSR are left "
+        "out; docs/packages/genrec_models.md has the reasons. p-values: CoCoRec compared with "
+        "each.",
         systems=systems,
     )
 

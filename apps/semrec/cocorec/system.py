@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from evalrec import Report
 from genrec import (
+    CODED_BACKBONES,
     Backbone,
     BackboneName,
     DenseRecommender,
@@ -288,23 +289,28 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         return {title: self.baseline(items) for items, title in wanted.items()}
 
     def baseline(self, items: ItemInput, backbone: BackboneName = "sasrec") -> Stage[Report]:
-        """A sequence model on ids, on the views' texts, or on both."""
+        """A sequence model on ids, on the views' texts, on both, or on the codes."""
         reads = ("model", "evaluation.baseline_dropout")
-        reads_views = items != "ids"
+        reads_codes = backbone in CODED_BACKBONES
+        reads_views = items != "ids" and not reads_codes
         return baseline_stage(
             self,
             f"{backbone}_{items}",
             self._baseline(items, backbone),
             self._contents,
             reads=(*reads, "views") if reads_views else reads,
-            after=self.view_stages if reads_views else (),
+            after=(self.tokenizer,) if reads_codes else self.view_stages if reads_views else (),
+            codes=self._code_table if reads_codes else None,
         )
 
     def trained_baseline(self, items: ItemInput, backbone: BackboneName = "sasrec") -> Backbone:
         """The trained model of a baseline."""
-        contents = self._contents() if items != "ids" else []
+        reads_codes = backbone in CODED_BACKBONES
+        contents = self._contents() if items != "ids" and not reads_codes else []
         num_items = len(self.item_ids if self.inputs is None else self.data.catalog)
-        model = self._baseline(items, backbone).model(num_items, contents)
+        model = self._baseline(items, backbone).model(
+            num_items, contents, codes=self._code_table() if reads_codes else None
+        )
         load_weights(self.baseline(items, backbone).file("weights.safetensors"), model)
         return model.eval()
 
@@ -315,6 +321,9 @@ class CoCoRecPipeline(AnsweringPipeline[Config]):
         if dropout is not None:
             sizes["dropout"] = dropout
         return SequenceModelConfig(**{**sizes, "items": items, "backbone": backbone})
+
+    def _code_table(self) -> Int[Tensor, "items levels"]:
+        return torch.from_numpy(self.codes().codes)
 
     def _contents(self) -> list[Float[Tensor, "items dim"]]:
         return [torch.from_numpy(view).to(self.device) for view in self.views]

@@ -16,7 +16,7 @@ from semrec.shared.configuration import check_at_least
 from semrec.shared.data import AppConfig, Choosing, Data, check_texts
 from semrec.shared.plugins import check_part, part_field
 
-_QUANTIZERS = ("hierarchical", "pq", "rq", "rqvae", "random")
+_QUANTIZERS = ("hierarchical", "pq", "opq", "rq", "rqvae", "random")
 
 _DRAWS = 1_000_003
 """The difference between the seeds of two draws of the codes."""
@@ -144,9 +144,9 @@ class Codes:
             "integrated", those of stage I; "semantic", E_S alone; "collaborative", E_C of a model
             trained on ids alone; "concatenated", E_C and E_S reduced to the same width;
             "concatenated_unit", the same with both scaled to length 1 first (table 5).
-        quantizer: Hierarchical k-means, product quantization, residual quantization, RQ-VAE, or
-            codes at random (figure 8); or "package.module:Name", a `semtok.Quantizer` of another
-            package.
+        quantizer: Hierarchical k-means, product quantization, the same after a rotation ("opq"),
+            residual quantization, RQ-VAE, or codes at random (figure 8); or "package.module:Name",
+            a `semtok.Quantizer` of another package.
         codebook_size: Codes per level; the K of k-means.
         balanced: Hierarchical k-means: whether clusters have equal sizes, which is the default.
         num_levels: The other quantizers: the number of levels; 3 by default.
@@ -172,8 +172,8 @@ class Codes:
             raise ValueError(f"codebook_size must be at least 2, got {self.codebook_size}")
         for name, quantizers in (
             ("balanced", ("hierarchical",)),
-            ("num_levels", ("pq", "rq", "rqvae", "random")),
-            ("collisions", ("pq", "rq", "rqvae", "random")),
+            ("num_levels", ("pq", "opq", "rq", "rqvae", "random")),
+            ("collisions", ("pq", "opq", "rq", "rqvae", "random")),
             ("epochs", ("rqvae",)),
         ):
             value = getattr(self, name)

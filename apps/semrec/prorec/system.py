@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from evalrec import Report, evaluate, pair_shares, read_report
 from genrec import (
+    CODED_BACKBONES,
     DIN,
     Backbone,
     BackboneName,
@@ -258,8 +259,12 @@ class PaperPipeline(Pipeline[Config]):
     @property
     def trie(self) -> Trie:
         """The catalogue's codes as a tree."""
-        ids = self.tokenizer.result().semantic_ids.take(self.data.catalog.item_ids)
+        ids = self._catalogue_codes()
         return Trie.build(torch.from_numpy(ids.codes), ids.codebook_sizes)
+
+    def _catalogue_codes(self) -> SemanticIds:
+        """The codes of the data's items, for a stage that is being filled."""
+        return self.tokenizer.result().semantic_ids.take(self.data.catalog.item_ids)
 
     # Section 3.4: stage II, generation with distillation.
 
@@ -517,18 +522,23 @@ class PaperPipeline(Pipeline[Config]):
     # Table 3: sequence models with the sizes, budget and loss of stage I.
 
     def rival(self, backbone: BackboneName, items: ItemInput) -> Stage[Report]:
-        """The stage of a sequence model on ids, text or both."""
+        """The stage of a sequence model on ids, text or both, or on this variant's codes."""
         self.check_rivals()
         sizes = {name: getattr(self.config.stage_one, name) for name in _SIZES}
-        reads_text = items != "ids"
+        reads_codes = backbone in CODED_BACKBONES
+        reads_text = items != "ids" and not reads_codes
         return baseline_stage(
             self,
             f"rival_{backbone}_{items}",
             SequenceModelConfig(backbone=backbone, items=items, **sizes),
             lambda: [self.semantic],
             reads=(*_TEXT, *_SEQUENCE) if reads_text else _SEQUENCE,
-            after=self.texts if reads_text else (),
+            after=(self.tokenizer,) if reads_codes else self.texts if reads_text else (),
+            codes=self._code_table if reads_codes else None,
         )
+
+    def _code_table(self) -> Int[Tensor, "items levels"]:
+        return torch.from_numpy(self._catalogue_codes().codes)
 
     def check_rivals(self) -> None:
         """Raises ValueError if other sequence models cannot share stage I's sizes."""

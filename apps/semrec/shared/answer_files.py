@@ -233,7 +233,7 @@ def kept_parts(output: Path, identity: Mapping[str, Any]) -> Iterator[Parts]:
         try:
             yield Parts(folder)
         except BaseException:
-            if not any(folder.glob("*.part")):  # nothing to go on with
+            if not any(folder.glob("*.part")):  # nothing to continue from
                 shutil.rmtree(folder)
             raise
     shutil.rmtree(folder)

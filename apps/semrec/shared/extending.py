@@ -86,7 +86,7 @@ def kept_and_new(old: Pipeline[Any], items: Path, screen: Screen) -> Data:
     read = read_catalog(items, id_column=old.config.columns.catalog_item)
     catalog, num_known = with_new(kept, read, f"--items {items}", old.run.path)
     interactions = kept_interactions(users.histories, catalog.item_ids)
-    known = f", {num_known:,} that the run has already passed over" if num_known else ""
+    known = f", {num_known:,} that the run has already, skipped" if num_known else ""
     screen.say(f"items: {len(catalog) - len(kept):,} new{known}")
     return Data(
         catalog=catalog,

@@ -20,7 +20,7 @@ from genrec import (
     fit,
     save_weights,
 )
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from semrec.shared.stage import Facts, Setting, Stage
@@ -139,6 +139,7 @@ def baseline_stage(
     *,
     reads: tuple[str, ...],
     after: tuple[Stage[Any], ...] = (),
+    codes: Callable[[], Int[Tensor, "items levels"]] | None = None,
 ) -> Stage[Report]:
     """A stage that trains a baseline sequence model and tests its ranking of all items.
 
@@ -149,7 +150,8 @@ def baseline_stage(
         contents: Returns content embeddings, row i for item i, one array per modality; called only
             if the model reads content.
         reads: The configuration keys that determine the model and its contents.
-        after: The stages that `contents` uses.
+        after: The stages that `contents` and `codes` use.
+        codes: Returns the codes of each item, if the model reads content by its codes.
 
     Returns:
         A stage whose result is the test report; it stores "weights.safetensors".
@@ -157,10 +159,15 @@ def baseline_stage(
 
     def plan() -> DenseTraining:
         num_items = len(setting.data.catalog)
+
+        def untrained() -> Backbone:
+            if codes is not None:
+                return config.model(num_items, codes=codes()).to(setting.device)
+            read = contents() if config.items != "ids" else ()
+            return config.model(num_items, read).to(setting.device)
+
         return DenseTraining(
-            model=lambda: config.model(num_items, contents() if config.items != "ids" else ()).to(
-                setting.device
-            ),
+            model=untrained,
             loss=config.loss_terms,
             batches=config.batches(setting.data.split.train, num_items, setting.config.seed),
             training=config,

@@ -9,6 +9,7 @@ from typing import Any
 
 from evalrec import Report
 from evalrec.page import Scatter, scatter_panels, tsne_panel
+from genrec import BackboneName, ItemInput
 
 from semrec.shared.studies import Outcome, Study, default_first, tested
 from semrec.tssr.report import agreement, stream_tables
@@ -22,15 +23,29 @@ _WITHOUT = {
 }
 
 
+_RIVALS: dict[str, tuple[BackboneName, ItemInput]] = {
+    "GRU4Rec, ids": ("gru4rec", "ids"),
+    "MV-RNN: GRU4Rec, ids and content": ("gru4rec", "both"),
+    "CL4SRec, ids": ("cl4srec", "ids"),
+    "FDSA, ids and content": ("fdsa", "both"),
+}
+"""The paper's other sequence models; its MV-TRM is SASRec on both, a baseline of a run."""
+
+
 def hybrid(pipeline: TSSRPipeline, seeds: Sequence[int]) -> Outcome:
-    """TSSR and SASRec on ids, on content, and on both concatenated (table 1)."""
+    """TSSR, SASRec on ids, on content and on both, GRU4Rec, CL4SRec and FDSA (table 1)."""
     systems = tested({MODEL: pipeline}, seeds, attrgetter("tssr"))
     for items, title in BASELINES.items():
         systems |= tested({title: pipeline}, seeds, partial(TSSRPipeline.baseline, items=items))
+    for title, (backbone, items) in _RIVALS.items():
+        rival = partial(TSSRPipeline.rival, backbone=backbone, items=items)
+        systems |= tested({title: pipeline}, seeds, rival)
     return Outcome(
         title="one source of item embeddings, or both",
-        note="Table 1. All have the same maximum of epochs, optimiser, batches, depth and loss. "
-        "p-values: TSSR compared with each.",
+        note="Table 1. All have the same maximum of epochs, optimiser, batches, depth and loss; "
+        "CL4SRec adds its contrast. MV-TRM is SASRec on ids and content. MFN4Rec and BPR-MF are "
+        "left out; docs/packages/genrec_models.md has the reasons. p-values: TSSR compared "
+        "with each.",
         systems=systems,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +12,16 @@ import numpy as np
 import torch
 from evalrec import Report
 from fusion import ContentEncoder, VectorTable, encoder_counts, precomputed
-from genrec import Backbone, Batch, DenseRecommender, ItemInput, item_table, load_weights
+from genrec import (
+    Backbone,
+    BackboneName,
+    Batch,
+    DenseRecommender,
+    ItemInput,
+    SequenceModelConfig,
+    item_table,
+    load_weights,
+)
 from jaxtyping import Float
 from semtok import Standardisation
 from torch import Tensor, nn
@@ -21,7 +31,7 @@ from semrec.shared.exporting import ItemIndex
 from semrec.shared.files import save_anew
 from semrec.shared.stage import Stage
 from semrec.shared.stages import Vectors, embedding_stage, kept_standardisation
-from semrec.shared.training import DenseTraining, dense_stage, keep_weights
+from semrec.shared.training import DenseTraining, baseline_stage, dense_stage, keep_weights
 from semrec.tssr.config import Config, Model
 from semrec.tssr.encoders import content_encoders
 from semrec.tssr.model import TwoStream, baseline_loss, kept_model, sasrec, tssr_loss
@@ -184,13 +194,31 @@ class TSSRPipeline(AnsweringPipeline[Config]):
             f"sasrec_{items}", untrained, baseline_loss, self.content_stages, reads=reads
         )
 
+    def rival(self, backbone: BackboneName, items: ItemInput) -> Stage[Report]:
+        """Another sequence model, as deep as the baselines, on ids, on content or on both."""
+        names = {field.name for field in dataclasses.fields(SequenceModelConfig)}
+        sizes = {name: value for name, value in vars(self.config.model).items() if name in names}
+        sizes |= {"num_layers": self._baseline_depth, "backbone": backbone, "items": items}
+        reads = ("model", "evaluation.baseline_layers")
+        reads_content = items != "ids"
+        return baseline_stage(
+            self,
+            f"{backbone}_{items}",
+            SequenceModelConfig(**sizes),
+            lambda: self.contents,
+            reads=(*reads, "content") if reads_content else reads,
+            after=self.content_stages if reads_content else (),
+        )
+
     def _untrained_baseline(self, items: ItemInput) -> Backbone:
         config = self.config.model
         table = item_table(items, self.contents, config.dim)
-        depth = self.config.evaluation.baseline_layers
-        if depth is None:
-            depth = config.num_layers + config.num_cross_layers
-        return sasrec(config, len(self.contents[0]), table, depth)
+        return sasrec(config, len(self.contents[0]), table, self._baseline_depth)
+
+    @property
+    def _baseline_depth(self) -> int:
+        config, depth = self.config.model, self.config.evaluation.baseline_layers
+        return config.num_layers + config.num_cross_layers if depth is None else depth
 
     def _trained(
         self,

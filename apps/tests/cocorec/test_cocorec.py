@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evalrec import evaluate
+from genrec import dense_scorer
 
 from semrec.cocorec import app, studies
 from semrec.cocorec.system import padded, reduction
@@ -82,6 +84,28 @@ def test_random_codes_stand_beside_those_of_any_quantizer(
     for study, name in (("ablation", "random codes"), ("code-type", "random codes")):
         variants: Any = studies.STUDIES[study](pipeline, [0]).systems
         assert variants[name].config.codes.source == "random"
+
+
+def test_other_models_read_what_they_can_read(
+    data: Path, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipeline = app.APP.open(data, tmp_path / "run", load_config(app.APP.config, config), "cpu")
+    monkeypatch.setattr(studies, "tested", lambda variants, *_: variants)
+    rows: Any = studies.backbones(pipeline, [0]).systems
+    text = {f"{name}, ids and text" for name in ("FDSA", "UniSRec", "S3Rec", "TedRec")}
+    assert text | {"S3Rec, ids", "UniSRec, text", "VQRec, codes of the text"} <= set(rows)
+    # Its codes are those of the text, whatever the run's own are made of.
+    random_codes = pipeline.varied(codes={"source": "random"})
+    rows = studies.backbones(random_codes, [0]).systems
+    assert rows["VQRec, codes of the text"].config.codes.source == "text"
+    assert rows["TedRec, ids and text"].config.codes.source == "random"
+
+    report = pipeline.baseline("content", "vqrec").result()
+    model: Any = pipeline.trained_baseline("content", "vqrec")
+    assert model.item_encoder.codes.tolist() == pipeline.codes().codes.tolist()
+    score = dense_scorer(model, pipeline.config.model.history_length)
+    again = evaluate(pipeline.data.split.test, score, ks=pipeline.config.evaluation.ks)
+    assert again.metrics == report.metrics
 
 
 def test_what_is_deployed_answers_as_the_whole_model(

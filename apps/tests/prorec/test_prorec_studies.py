@@ -14,18 +14,19 @@ import torch
 import typer
 from evalrec import cooccurrences, evaluate, write_synthetic
 from evalrec.page import Section
-from genrec import BACKBONE_TITLES, Batch, Recommender
+from genrec import BACKBONE_TITLES, LIGER, Batch, Recommender, dense_scorer, rank_histories
 from semtok import CatalogError
 
 from semrec.prorec.app import APP as PRORec
-from semrec.prorec.config import Codes, Config, Joining, StageTwo, Text
+from semrec.prorec.config import PLAIN_STAGE_TWO, Codes, Config, Joining, StageTwo, Text
 from semrec.prorec.joined import PRORecPipeline
 from semrec.prorec.model import concatenated, integrated, item_graph
 from semrec.prorec.recommender import JoinedRecommender
 from semrec.prorec.report import modality_spaces
-from semrec.prorec.studies import rivals
+from semrec.prorec.studies import newer, rivals
 from semrec.prorec.studies.beyond import joining
-from semrec.prorec.studies.rivals import GENERATOR_TRIALS, prorec, searched, tiger
+from semrec.prorec.studies.newer import liger, ranked_items, with_rpg_codes
+from semrec.prorec.studies.rivals import GENERATOR_TRIALS, prorec, recforest, searched, tiger
 from semrec.prorec.studies.speed import timed
 from semrec.prorec.studies.tables import STUDIES, encoders
 from semrec.prorec.studies.two_codes import load_two_codes, two_codes, two_codes_loss
@@ -267,22 +268,51 @@ def test_encoders_of_several_views(pipeline: PRORecPipeline) -> None:
 def test_rivals_have_as_many_trials_each(
     pipeline: PRORecPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = {"num_encoder_layers": 1, "num_decoder_layers": 1, "feedforward_dim": 16}
+    short = {"num_decoder_layers": 1, "epochs": 1, "warmup_steps": 5}
+    monkeypatch.setattr(rivals, "PLAIN_STAGE_TWO", {**PLAIN_STAGE_TWO, **short})
+    tiny = {**short, "num_encoder_layers": 1, "feedforward_dim": 16}
     monkeypatch.setattr(rivals, "TIGER", {**rivals.TIGER, **tiny})
     codes = {**rivals.TIGER_CODES, "codebook_size": 8, "epochs": 2}
     monkeypatch.setattr(rivals, "TIGER_CODES", codes)
     kept = study(pipeline, "rivals", "1")
     assert names(kept)[:2] == ["PRORec", "SASRec, ids, full softmax"]
-    of_text = {"fdsa", "unisrec"}
+    of_text = {"fdsa", "unisrec", "s3rec"}
+    elsewhere = {"sasrec", "tedrec", "vqrec", "rpg", "ensrec"}
     classics = {
         f"{title}, {'ids and text' if backbone in of_text else 'ids'}"
         for backbone, title in BACKBONE_TITLES.items()
-        if backbone != "sasrec"
+        if backbone not in elsewhere
     }
-    assert classics | {"TIGER", "EAGER's two codes", "graph + text"} <= set(names(kept))
+    generators = {"TIGER", "EAGER's two codes", "RecForest's two trees"}
+    assert classics | generators | {"graph + text"} <= set(names(kept))
+    forest = recforest(pipeline).pipeline.varied(seed=0)
+    trees = [forest.varied(codes={"draw": draw}) for draw in (0, 1)]
+    assert torch.equal(trees[0].embeddings, trees[1].embeddings)
+    assert trees[0].codes().codes.tolist() != trees[1].codes().codes.tolist()
     variant = tiger(pipeline).pipeline
     assert variant.tokenizer.result().semantic_ids.num_levels == 4
     assert variant.stage_two.result().config.output_vocabulary == "level"
+
+
+def test_newer_rivals_read_codes_of_the_text_and_rank_what_is_generated(
+    pipeline: PRORecPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = {"num_decoder_layers": 1, "epochs": 1, "warmup_steps": 5}
+    monkeypatch.setattr(newer, "PLAIN_STAGE_TWO", {**PLAIN_STAGE_TWO, **short})
+    kept = study(pipeline, "newer", "1")
+    ligers, rpg = "LIGER, ranked by stage I", "RPG, codes of the text"
+    assert names(kept) == ["PRORec", rpg, "EnsRec, ids and text", ligers]
+    ids = with_rpg_codes(pipeline).varied(seed=0).codes()
+    assert ids.num_levels == 8  # as many as the text has dimensions, where 32 are too many
+    variant = liger(pipeline).pipeline.varied(seed=0)
+    generator = variant.stage_two.result().eval()
+    ranker = variant.trained_backbone(variant.semantic).eval()
+    histories = variant.data.split.test.histories[:5]
+    ranked = ranked_items(LIGER(generator, ranker), histories, 20, num_beams=6)
+    scores = dense_scorer(ranker, 20)(histories)
+    for row, items in enumerate(ranked.tolist()):
+        beam = rank_histories(generator, histories[row : row + 1], num_beams=6).items[0].tolist()
+        assert items == sorted(beam, key=lambda item: -float(scores[row, item]))
 
 
 def test_the_best_trial_on_validation_is_tested(pipeline: PRORecPipeline) -> None:

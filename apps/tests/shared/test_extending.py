@@ -120,7 +120,7 @@ def extended(
         before = digests(run)
         done = extend(name, run, news, out)
         assert done.returncode == 0, done.stderr
-        assert "items: 8 new, 2 that the run has already passed over" in done.stderr
+        assert "items: 8 new, 2 that the run has already, skipped" in done.stderr
         return Extended(run=run, out=out, printed=done.stdout, left_alone=digests(run) == before)
 
     return extended

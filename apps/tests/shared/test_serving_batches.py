@@ -129,7 +129,7 @@ def test_a_full_queue_refuses_and_takes_on_again() -> None:
             await until_queued(batcher, 2)
             tasks.append(asyncio.create_task(batcher.call(lambda: "called")))
             await until_queued(batcher, 3)
-            with pytest.raises(RefusedError, match="3 histories wait already") as refused:
+            with pytest.raises(RefusedError, match="3 histories are waiting") as refused:
                 await batcher.answers(way(echo), histories("c", "d"))
             assert refused.value.status_code == 503
             assert refused.value.headers == {"Retry-After": "1"}

@@ -198,7 +198,7 @@ def test_what_is_not_known_is_refused(completed: OfApp, talking: Talking) -> Non
         "items must have at most 500 items": (422, {"history": [], "items": ["x"] * 501}),
         "items.0 must be a valid string": (422, {"history": [], "items": [7]}),
         "top_k must be less than or equal to 500": (422, {"history": [], "top_k": 501}),
-        "'num_beams' is no field": (422, {"history": [], "num_beams": 5}),
+        "'num_beams' is not a field": (422, {"history": [], "num_beams": 5}),
     }
     responses = ask(talking, run, *(request for _, request in requests.values()))
     for (words, (status, _)), response in zip(requests.items(), responses, strict=True):

@@ -189,6 +189,21 @@ def test_studies_stand_in_the_report_and_share_what_they_train(
     assert "Study: item embeddings with and without contrast" in page
 
 
+def test_the_papers_other_models_stand_beside_it(
+    complete: Path, data: Path, config: Path, launch: Launch
+) -> None:
+    done = launch("tssr", "study", "hybrid", "--data", data, "--out", complete, "--config", config)
+    assert done.returncode == 0, done.stderr
+    study = json.loads((complete / "studies/hybrid.json").read_text())
+    assert [system["name"] for system in study["comparison"]["systems"]] == [
+        *("TSSR", "SASRec, ids", "SASRec, content", "SASRec, ids and content"),
+        *("GRU4Rec, ids", "MV-RNN: GRU4Rec, ids and content"),
+        *("CL4SRec, ids", "FDSA, ids and content"),
+    ]
+    trained = {"gru4rec_ids", "gru4rec_both", "cl4srec_ids", "fdsa_both"}
+    assert trained <= {path.name for path in complete.iterdir()}
+
+
 def test_a_wrong_study_is_refused_before_anything_is_done(
     data: Path, launch: Launch, tmp_path: Path
 ) -> None:

@@ -5,9 +5,6 @@ What is trained of a network, and at what cost in memory, is tested with `fusion
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,6 @@ from semrec.tssr.encoders import ImageEncoder, TextEncoder, content_encoders
 from semrec.tssr.model import TwoStream, kept_model, tssr_loss
 
 WORDS = [f"w{number}" for number in range(40)]
-IMAGE_ENV = Path(__file__).resolve().parents[3] / ".image-env"
 
 
 @pytest.fixture(scope="module")
@@ -359,84 +355,6 @@ def test_wrong_values_are_refused(bert: str, texts: list[str], tmp_path: Path) -
         Content(streams=("title", "brand")).check(catalog)
     with pytest.raises(CatalogError, match="image field 'image' is not among the fields: title"):
         Content(streams=("title", "image")).check(catalog)
-
-
-REAL = """
-import json, sys, torch
-from pathlib import Path
-from torch import library
-try:
-    import torchvision
-except RuntimeError:  # built for another torch: declare what no image encoder needs
-    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    for name in ("nms", "qnms"):
-        library.define(f"torchvision::{name}", boxes)
-    for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[module]
-    import torchvision
-import open_clip
-from fusion import precomputed
-from semrec.tssr.config import Encoder
-from semrec.tssr.encoders import ImageEncoder
-from semrec.tssr.config import Model
-from semrec.tssr.model import TwoStream
-
-folder = Path(sys.argv[1])
-paths = sorted(folder.glob("*.png"))
-tiny = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
-}
-(folder / "tiny-clip.json").write_text(json.dumps(tiny))
-open_clip.add_model_config(folder / "tiny-clip.json")
-rows = torch.tensor([2, 0])
-cases = (("resnet50", "layers"), ("tiny-clip", "layers"), ("tiny-clip", "lora"))
-for model, trained in cases:
-    torch.manual_seed(0)
-    options = Encoder(image_size=32, trained=trained, trained_layers=1)
-    content = ImageEncoder(paths, 8, model=model, weights="random", options=options)
-    vectors = content(rows)
-    vectors.sum().backward()
-    assert all((p.grad is not None) == p.requires_grad for p in content.parameters())
-    assert vectors.std() > 0
-    sizes = {"dim": 8, "num_heads": 2, "feedforward_dim": 16, "head": "ids"}
-    whole = TwoStream(Model(**sizes), [content])
-    history = torch.tensor([[0, 1]])
-    scores = precomputed(whole).score(history), whole.eval().score(history)
-    torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-4)
-    print(model, content.counts, content.projection.in_features)
-for model, trained, weights, words in (
-    ("resnet50", "lora", "random", "got 'lora'"),
-    ("resnet50", "all", "none", "weights of resnet50 must be"),
-    ("unknown", "all", "random", "got 'unknown'"),
-):
-    try:
-        options = Encoder(image_size=32, trained=trained)
-        ImageEncoder(paths, 8, model=model, weights=weights, options=options)
-    except ValueError as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(words)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (IMAGE_ENV / "torchvision").is_dir(), reason="needs make image")
-def test_resnet_and_open_clip_with_random_weights(images: Catalog) -> None:
-    apps = Path(__file__).resolve().parents[2]
-    packages = os.pathsep.join([str(apps), str(IMAGE_ENV)])
-    done = subprocess.run(
-        [sys.executable, "-c", REAL, str(images.folder)],
-        env={**os.environ, "PYTHONPATH": packages},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "resnet50" in done.stdout
-    assert done.stdout.split()[-1] == "16"
 
 
 @pytest.mark.slow

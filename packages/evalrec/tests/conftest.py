@@ -49,7 +49,7 @@ def amazon2014() -> dict[str, str]:
     items = [
         {
             **{"asin": f"B00{item}", "title": f"Soap &amp; <b>Water</b> {item}", "price": 3.17},
-            **{"imUrl": "http://example.org/1.jpg", "related": {"also_bought": ["B001", "B002"]}},
+            **{"imUrl": f"http://e.org/{item}.jpg", "related": {"also_bought": ["B001", "B002"]}},
             **{"salesRank": {"Beauty": 211836}, "brand": "L'Or", "description": "It's\n<br/>new"},
             **{"categories": [["Beauty", "Bath"], ["Beauty", "Soap"]]},
         }
@@ -74,7 +74,9 @@ def amazon2018() -> dict[str, str]:
             **{"category": ["Beauty", "Soap &amp; Bath"], "tech1": "", "fit": "", "also_buy": []},
             **{"description": ["One.", "<p>Two.</p>"], "title": f"Soap {item}", "brand": "Lor"},
             **{"feature": ["Soft", "", "Mild &lt; 5"], "rank": "21 in Beauty", "main_cat": "All"},
-            **{"date": "", "price": "$3.17", "asin": f"B00{item}", "imageURL": []},
+            **{"date": "", "price": "$3.17", "asin": f"B00{item}"},
+            **{"imageURL": [f"http://e.org/small{item}.jpg"]},
+            **{"imageURLHighRes": [f"http://e.org/{item}.jpg"] if item != 6 else []},
         }
         for item in range(NUM_ITEMS)
     ]
@@ -95,7 +97,12 @@ def amazon2023() -> dict[str, str]:
         {
             **{"main_category": "All Beauty", "title": f"Soap {item}", "average_rating": 4.8},
             **{"rating_number": 10, "features": ["Soft"], "description": ["Clean."]},
-            **{"price": None, "images": [{"thumb": "x"}], "videos": [], "store": "Store"},
+            **{"price": None, "videos": [], "store": "Store"},
+            "images": [
+                {"thumb": "t.jpg", "large": "side.jpg", "hi_res": "side.jpg", "variant": "PT01"},
+                {"thumb": "t.jpg", "large": f"http://e.org/{item}.jpg", "hi_res": None}
+                | {"variant": "MAIN"},
+            ],
             **{"categories": ["Beauty", "Soap"], "details": {"Brand": "Lor"}},
             **{"parent_asin": f"B00{item}", "bought_together": None},
         }
@@ -116,6 +123,33 @@ def amazon2023_last_out(with_history: bool) -> dict[str, str]:
             rows[part].append(row + ("," + " ".join(had) if with_history else ""))
             had.append(f"B00{item}")
     return {f"All_Beauty.{part}.csv": "\n".join(lines) + "\n" for part, lines in rows.items()}
+
+
+def amazon2023_ratings() -> dict[str, str]:
+    """The benchmark's `rating_only`."""
+    rows = "".join(
+        f"AE{user},B00{item},{rating},{seconds(day) * 1000}\n"
+        for user, item, day, rating in SHUFFLED
+    )
+    return {"All_Beauty.csv.gz": "user_id,parent_asin,rating,timestamp\n" + rows}
+
+
+def amazon2023_timestamps() -> dict[str, str]:
+    """The benchmark's three files of one split at two moments: many targets a user, or none."""
+    head = "user_id,parent_asin,rating,timestamp\n"
+    parts = {"train": head, "valid": head, "test": head}
+    for user, item, day, rating in EVENTS:
+        part = "train" if day < 25 else "valid" if day < 37 else "test"
+        parts[part] += f"AE{user},B00{item},{rating},{seconds(day) * 1000}\n"
+    return {f"All_Beauty.{part}.csv": text for part, text in parts.items()}
+
+
+def amazon2018_ratings() -> dict[str, str]:
+    """The ratings alone, without a header, beside the metadata."""
+    rows = "".join(
+        f"B00{item},A{user},{rating},{seconds(day)}\n" for user, item, day, rating in SHUFFLED
+    )
+    return {"Beauty.csv": rows, "meta_Beauty.json.gz": amazon2018()["meta_Beauty.json.gz"]}
 
 
 def movielens_100k() -> dict[str, str]:
@@ -232,6 +266,9 @@ LAYOUTS: dict[str, tuple[str, Callable[[], dict[str, str]], str, str, int]] = {
     "amazon2014": ("amazon2014", amazon2014, "A{}", "B00{}", 1),
     "amazon2018": ("amazon2018", amazon2018, "A{}", "B00{}", 1),
     "amazon2023": ("amazon2023", amazon2023, "AE{}", "B00{}", 1000),
+    "ratings-2018": ("amazon2018", amazon2018_ratings, "A{}", "B00{}", 1),
+    "ratings-2023": ("amazon2023", amazon2023_ratings, "AE{}", "B00{}", 1000),
+    "timestamps": ("amazon2023", amazon2023_timestamps, "AE{}", "B00{}", 1000),
     "last-out": ("amazon2023", lambda: amazon2023_last_out(False), "AE{}", "B00{}", 1000),
     "last-out-history": ("amazon2023", lambda: amazon2023_last_out(True), "AE{}", "B00{}", 1000),
     "movielens-100k": ("movielens", movielens_100k, "{+}", "{+}", 1),
@@ -253,6 +290,11 @@ class Raw:
         self.texts = make()
         for name, text in self.texts.items():
             self.write(name, self.encoded(name, text))
+
+    @property
+    def has_items(self) -> bool:
+        """Whether a file says what the items are."""
+        return self.layout not in ("ratings-2023", "timestamps", "last-out", "last-out-history")
 
     def encoded(self, name: str, text: str) -> bytes:
         latin = name in ("u.item", "movies.dat")

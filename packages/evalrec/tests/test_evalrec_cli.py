@@ -78,10 +78,14 @@ def test_prepare_takes_its_options(evalrec, make_raw, tmp_path):
     description = json.loads((out / "dataset.json").read_text())
     assert description["options"] == {
         "min_rating": 4.0,
+        "unknown_items": "keep",
         "duplicates": "first",
         "min_interactions": 1,
         "k_core": 1,
+        "sample_users": None,
         "max_history": 2,
+        "seed": 0,
+        "keep_images": False,
     }
     code, _, stderr = evalrec("prepare", "movielens", raw.folder, "-o", out)
     assert (code, stderr.count("\n")) == (1, 1)

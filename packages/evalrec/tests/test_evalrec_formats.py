@@ -102,6 +102,9 @@ TITLES = {
     "amazon2018": (
         *("Soap 3", "Lor", ["Beauty", "Soap & Bath"], ["Soft", "Mild < 5"], "One. Two."),
     ),
+    "ratings-2018": (
+        *("Soap 3", "Lor", ["Beauty", "Soap & Bath"], ["Soft", "Mild < 5"], "One. Two."),
+    ),
     "amazon2023": ("Soap 3", "Lor", ["Beauty", "Soap"], ["Soft"], "Clean."),
     "movielens-100k": ("Café 3 (1995)", None, ["Action", "Comedy"], None, None),
     "movielens-1m": ("Café 3 (1995)", None, ["Action", "Comedy"], None, None),
@@ -210,12 +213,14 @@ def reviews(raw) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["last-out", "last-out-history"])
-def test_targets_with_a_user_twice_are_refused(make_raw, layout):
+def test_a_target_listed_twice_is_refused(make_raw, layout):
     raw = make_raw(layout)
     name = "All_Beauty.test.csv"
     text = raw.texts[name]
     raw.write(name, (text + text.splitlines(keepends=True)[1]).encode())
-    with pytest.raises(DataError, match=r"test.csv, line 10: user 'AE0' occurs twice"):
+    with pytest.raises(
+        DataError, match=r"test.csv, line 10: user 'AE0' has the target 'B00\d' twice"
+    ):
         read_raw("amazon2023", [raw.folder])
 
 
@@ -326,6 +331,9 @@ BREAKS = {
         '"timestamp": null, "x": 1',
         "must be a whole number, got None",
     ),
+    "ratings-2018": (",1", ",day 1", "unixReviewTime must be a whole number, got 'day 1"),
+    "ratings-2023": (",1", ",day 1", "timestamp must be a whole number, got 'day 1"),
+    "timestamps": (",1", ",day 1", "timestamp must be a whole number, got 'day 1"),
     "last-out": (",1", ",2014-05-14 1", "timestamp must be a whole number, got '2014-05-14 1"),
     "last-out-history": (",B00", ",,B00", "6 fields, but the header names 5"),
     "movielens-100k": ("\t1", "\tday 1", "timestamp must be a whole number, got 'day 1"),

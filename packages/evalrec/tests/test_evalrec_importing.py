@@ -19,7 +19,7 @@ import pytest
 from evalrec import DataError, TableOptions, plan_table, prepare_table
 from evalrec.cli import main
 from evalrec.importing import PRESETS
-from evalrec.preparation import PrepareOptions
+from evalrec.reduction import PrepareOptions
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -462,6 +462,14 @@ LOOK_ALIKES = {
         {"UserBehavior.csv": "1,2268318,2520377,pv,1511544070\n1,2333346,2520771,buy,1511561733\n"},
         [("1", "2268318", 1511544070), ("1", "2333346", 1511561733)],
         {"item_id": "2268318", "categories": ["2520377"]},
+    ),
+    "tmall": (
+        {
+            "user_log_format1.csv": "user_id,item_id,cat_id,seller_id,brand_id,time_stamp,"
+            "action_type\n328862,323294,833,2882,2661.0,0829,0\n328862,844400,1271,2882,,1111,2\n"
+        },
+        [("328862", "323294", 829), ("328862", "844400", 1111)],
+        {"item_id": "323294", "categories": ["833"], "brand": "2661.0"},
     ),
     "gowalla": (
         {

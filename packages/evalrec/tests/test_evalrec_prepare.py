@@ -53,18 +53,22 @@ def test_every_layout_becomes_a_native_folder(raw, tmp_path):
     assert description["interactions"] == description["interactions_read"] == 48
     assert description["options"] == {
         "min_rating": None,
+        "unknown_items": "keep",
         "duplicates": "keep",
         "min_interactions": 1,
         "k_core": 5,
+        "sample_users": None,
         "max_history": None,
+        "seed": 0,
+        "keep_images": False,
     }
     assert description["content_sha256"] == prepared.content_sha256
     with gzip.open(out / "items.jsonl.gz", "rt", encoding="utf-8") as lines:
         items = [json.loads(line) for line in lines]
     assert [item["item_id"] for item in items] == list(table.item_ids)
-    has_items = not raw.layout.startswith("last-out")
-    assert all(("title" in item) == has_items for item in items)
-    assert prepared.num_without_text == (0 if has_items else 7)
+    assert all(("title" in item) == raw.has_items for item in items)
+    assert not any("image" in item for item in items)
+    assert prepared.num_without_text == (0 if raw.has_items else 7)
 
 
 def test_the_same_input_writes_the_same_bytes(raw, tmp_path):
@@ -204,6 +208,8 @@ def test_a_write_that_fails_leaves_the_old_folder(make_raw, tmp_path, monkeypatc
 
 def test_options_out_of_range_are_refused(make_raw, tmp_path):
     for options, words in (
+        ({"sample_users": 0}, "sample_users must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"k_core": 0}, "k_core must be at least 1, got 0"),
         ({"max_history": 0}, "max_history must be at least 1, got 0"),
         ({"min_rating": float("nan")}, "min_rating must be a number, got nan"),

@@ -13,21 +13,27 @@ from genrec.backbones import (
     FDSA,
     HGN,
     HSTU,
+    RPG,
     BERT4Rec,
     Caser,
     CL4SRec,
+    CodeTable,
     DuoRec,
+    EnsRec,
     FMLPRec,
     GRU4Rec,
+    S3Rec,
     SASRec,
     StateBackbone,
+    TedRec,
     UniSRec,
+    VQRec,
 )
 from genrec.backbones.hstu import time_buckets
 from genrec.cloze import MaskedBatches
 from genrec.losses import full_cross_entropy
 from genrec.scoring import dense_scorer
-from genrec.sequences import PairBatches, SequenceBatches
+from genrec.sequences import Batch, PairBatches, SequenceBatches
 from genrec.training import TrainingConfig, fit
 from genrec.twins import TwinBatches
 from torch import Tensor
@@ -35,8 +41,10 @@ from torch.nn import functional as F
 
 NUM_ITEMS = 12
 ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], []]
-CAUSAL = [SASRec, GRU4Rec, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec]
+OF_TEXTS = [FDSA, UniSRec, S3Rec, TedRec, VQRec, RPG, EnsRec]
+CAUSAL = [SASRec, GRU4Rec, HSTU, Caser, HGN, FMLPRec, CL4SRec, DuoRec, *OF_TEXTS]
 ALL = [*CAUSAL, BERT4Rec]
+CODES = torch.tensor([[row // 4, row % 4] for row in range(NUM_ITEMS)])
 
 
 def takes(kind: type[StateBackbone], name: str) -> bool:
@@ -47,6 +55,8 @@ def model(kind: type[StateBackbone], **options) -> StateBackbone:
     torch.manual_seed(0)
     if takes(kind, "history_length"):
         options = {"history_length": 8, **options}
+    if kind is RPG:
+        options = {"item_encoder": CodeTable(CODES, (3, 4), 16), **options}
     backbone = kind(NUM_ITEMS, dim=16, **options).eval()
     with torch.no_grad():
         for parameter in backbone.parameters():
@@ -109,13 +119,18 @@ def test_the_order_matters(kind):
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_parameter_learns(kind):
-    backbone = model(kind).train()
+    options = {"mask_share": 0.5} if kind is S3Rec else {}
+    backbone = model(kind, **options).train()
     history, targets = padded(ROWS[:3], 8), padded([[1, 4, 1, 5, 0], [2, 2], [7]], 8)
-    if hasattr(kind, "mask_item"):
+    if hasattr(kind, "mask_item") and kind is not S3Rec:  # its tasks mask items themselves
         history[0, 2] = history[1, 0] = NUM_ITEMS + 1
     vectors = backbone.item_vectors()
     options = {"timestamps": torch.arange(8).expand(3, -1)} if kind is HSTU else {}
-    full_cross_entropy(backbone(history, vectors, **options), vectors, targets).backward()
+    states = backbone(history, vectors, **options)
+    loss = backbone.next_item_loss(states, vectors, targets, full_cross_entropy)
+    batch = Batch(history=history, targets=targets, users=torch.arange(3))
+    further = backbone.further_losses(batch, vectors) if kind is S3Rec else {}
+    sum(further.values(), loss).backward()
     for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -137,6 +152,10 @@ WALKS = [[(start + step) % NUM_ITEMS for step in range(5)] for start in range(NU
         (CL4SRec, SequenceBatches),
         (DuoRec, TwinBatches),
         (FDSA, SequenceBatches),
+        (S3Rec, SequenceBatches),
+        (TedRec, PairBatches),
+        (RPG, SequenceBatches),
+        (EnsRec, SequenceBatches),
         (BERT4Rec, partial(MaskedBatches, last_share=0.5)),
     ],
 )
@@ -144,6 +163,8 @@ def test_each_learns_a_walk(kind, source):
     torch.manual_seed(0)
     sizes = {"num_layers": 1, "history_length": 6}
     options = {name: size for name, size in sizes.items() if takes(kind, name)}
+    if kind is RPG:
+        options["item_encoder"] = CodeTable(CODES, (3, 4), 16)
     backbone = kind(NUM_ITEMS, dim=16, dropout=0.0, **options)
     batches = source(WALKS, num_items=NUM_ITEMS, history_length=4, batch_size=NUM_ITEMS)
 
@@ -152,7 +173,8 @@ def test_each_learns_a_walk(kind, source):
         by_pair = batch.targets.dim() == 1
         states = (backbone.last_state if by_pair else backbone)(batch.history, vectors)
         further = backbone.further_losses(batch, vectors)
-        return {"next": full_cross_entropy(states, vectors, batch.targets), **further}
+        next_item = backbone.next_item_loss(states, vectors, batch.targets, full_cross_entropy)
+        return {"next": next_item, **further}
 
     steps = 200 if kind is BERT4Rec else 80
     config = TrainingConfig(
@@ -235,6 +257,10 @@ def test_hstu_tells_times_apart_and_does_not_need_them():
         (CL4SRec, {"mask_share": 0.0}, r"mask_share must be in \(0, 1\], got 0.0"),
         (DuoRec, {"contrast_weight": 0.0}, "contrast_weight must be positive, got 0.0"),
         (DuoRec, {"contrast_temperature": 0.0}, "contrast_temperature must be positive, got 0.0"),
+        (S3Rec, {"mask_share": 1.0}, "mask_share must be between 0 and 1, got 1.0"),
+        (S3Rec, {"item_feature_weight": -1.0}, "item_feature_weight must be at least 0, got -1.0"),
+        (TedRec, {"history_length": 0}, "history_length must be at least 1, got 0"),
+        (EnsRec, {"num_layers": 0}, "num_layers must be at least 1, got 0"),
     ],
 )
 def test_refusals(kind, options, words):
@@ -253,7 +279,7 @@ def test_what_is_no_item_row_is_refused(kind, row):
         backbone.score(torch.tensor([[1, row]]))
 
 
-@pytest.mark.parametrize("kind", [HSTU, FMLPRec])
+@pytest.mark.parametrize("kind", [HSTU, FMLPRec, TedRec])
 def test_a_history_too_long_is_refused(kind):
     with pytest.raises(ValueError, match="history must have at most 8 columns, got 9"):
         model(kind).score(torch.zeros(1, 9, dtype=torch.long))

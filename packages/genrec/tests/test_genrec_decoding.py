@@ -170,7 +170,7 @@ def test_codes_by_level_can_be_searched_in_a_smaller_catalogue():
         beam_search(by_node, half, history)
     biased = big_model(scoring="renormalized", history_bias=True)
     for trie in (half, Trie.build(biased.trie.codes.flip(0), biased.trie.codebook_sizes)):
-        with pytest.raises(ValueError, match=r"trie must be model.trie where .* with_catalogue"):
+        with pytest.raises(ValueError, match=r"trie must be model.trie if .* with_catalogue"):
             exact_scores(biased, trie, history)
 
 

@@ -14,25 +14,31 @@ from genrec import (
     FDSA,
     HGN,
     HSTU,
+    RPG,
     ArtifactError,
     Backbone,
     BERT4Rec,
     Caser,
     CL4SRec,
+    CodeTable,
     ContentExperts,
     ContentTable,
     DenseRecommender,
     DuoRec,
+    EnsRec,
     FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemTable,
     Recommender,
+    S3Rec,
     SASRec,
     Seq2Seq,
     Seq2SeqConfig,
+    TedRec,
     Trie,
     UniSRec,
+    VQRec,
     item_table,
     load_backbone,
     save_backbone,
@@ -57,10 +63,23 @@ SASREC = {
 }
 CONTRAST = {"contrast_weight": 0.2, "contrast_temperature": 0.3}
 SHARES = {"crop_share": 0.5, "mask_share": 0.4, "reorder_share": 0.7}
+TASKS = {
+    "mask_share": 0.4,
+    "masked_item_weight": 0.3,
+    "masked_segment_weight": 0.6,
+    "item_feature_weight": 0.9,
+    "masked_feature_weight": 0.8,
+}
+PLAIN_SASREC = {name: SASREC[name] for name in SASREC if name not in ("positions", "norm")}
 OTHER_THAN_DEFAULT = {
     SASRec: SASREC,
-    FDSA: {name: SASREC[name] for name in SASREC if name not in ("positions", "norm")},
+    FDSA: PLAIN_SASREC,
+    TedRec: PLAIN_SASREC,
+    EnsRec: PLAIN_SASREC,
     UniSRec: SASREC,
+    VQRec: SASREC,
+    RPG: SASREC,
+    S3Rec: {**SASREC, **TASKS},
     DuoRec: {**SASREC, **CONTRAST},
     CL4SRec: {**SASREC, **CONTRAST, **SHARES},
     Caser: {
@@ -113,9 +132,15 @@ def make(kind: type[Backbone], item_input: str = "ids", **options: object) -> Ba
     torch.manual_seed(0)
     contents = [torch.randn(NUM_ITEMS, 3), torch.randn(NUM_ITEMS, 5)]
     table = item_table(item_input, contents, DIM)
-    if kind is FDSA:
+    if kind is FDSA or (kind is S3Rec and item_input == "both"):
         tables = [ContentTable(content, DIM) for content in contents]
         table = FeatureTables(ItemTable(NUM_ITEMS, DIM), tables)
+    if kind is TedRec:
+        table = FeatureTables(ItemTable(NUM_ITEMS, DIM), [ContentExperts(contents[0], DIM)])
+    if kind is EnsRec:
+        table = FeatureTables(ItemTable(NUM_ITEMS, DIM), [item_table("content", contents, DIM)])
+    if kind in (VQRec, RPG):
+        table = CodeTable(torch.randint(4, (NUM_ITEMS, 3)), (4, 4, 5), DIM)
     if kind is UniSRec and item_input != "ids":
         with_ids = item_input == "both"
         table = ContentExperts(contents[0], DIM, num_experts=3, with_ids=with_ids)
@@ -173,7 +198,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path: Path):
         save_backbone(folder, make(Doubled), IDS, history_length=3)
     model = make(SASRec)
     model.item_encoder = Sum()
-    with pytest.raises(TypeError, match=r"item_encoder must be an ItemTable, .* got Sum: an Item"):
+    with pytest.raises(TypeError, match=r"item_encoder must be an ItemTable, .* got Sum: copy its"):
         save_backbone(folder, model, IDS, history_length=3)
     model.item_encoder = ItemTable(NUM_ITEMS, DIM)
     with pytest.raises(ValueError, match="history_length must be at least 1, got 0"):
@@ -243,6 +268,10 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path, name: str):
             {"items": {"class": "ContentTable", "dim": 8}},
             "do not fit together: it lacks 'content.0'",
         ),
+        (
+            {"items": {"class": "CodeTable", "dim": 8, "codebook_sizes": "many"}},
+            "codebook_sizes must be list",
+        ),
         ({"items": {}}, "do not fit together: it lacks 'class'"),
     ],
 )
@@ -263,7 +292,7 @@ def test_configurations_that_do_not_fit_are_refused(
     [
         *(
             (kind, {"num_layers": 10**7}, "num_layers must be at most .* got 10000000")
-            for kind in (SASRec, BERT4Rec, GRU4Rec, HSTU)
+            for kind in (SASRec, BERT4Rec, GRU4Rec, HSTU, EnsRec)
         ),
         *(
             (kind, {name: 2**40}, "in loading state_dict|size|overflow|memory")

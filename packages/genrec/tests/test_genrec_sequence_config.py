@@ -34,8 +34,15 @@ WALKS = [[(start + step) % NUM_ITEMS for step in range(6)] for start in range(NU
 SMALL = {"dim": 16, "num_heads": 2, "dropout": 0.0, "temperature": 0.2, "num_negatives": 0}
 FAST = {"learning_rate": 0.01, "warmup_steps": 5, "epochs": 80}
 BACKBONES = get_args(BackboneName)
-BY_PAIR = {"fmlprec": PairBatches, "duorec": TwinBatches}
+BY_PAIR = {"fmlprec": PairBatches, "duorec": TwinBatches, "tedrec": PairBatches}
 CONTENTS = [torch.randn(NUM_ITEMS, 8, generator=torch.Generator().manual_seed(0))]
+CODES = torch.tensor([[row // 5, row % 5] for row in range(NUM_ITEMS)])
+FURTHER = {
+    "cl4srec": {"contrast"},
+    "duorec": {"contrast"},
+    "s3rec": {"masked_item", "masked_segment"},
+}
+"""Loss terms beside the next item's."""
 WITHOUT = {
     "gru4rec": {"num_heads", "history_length"},
     "fmlprec": {"num_heads"},
@@ -53,7 +60,7 @@ def config_of(backbone: BackboneName, **options: Any) -> SequenceModelConfig:
 
 def model_and_batch(config: SequenceModelConfig) -> tuple[StateBackbone, Batch]:
     torch.manual_seed(0)
-    model = config.model(NUM_ITEMS, CONTENTS).eval()
+    model = config.model(NUM_ITEMS, CONTENTS, codes=CODES).eval()
     return model, next(iter(config.batches(WALKS, NUM_ITEMS, 0)(0)))
 
 
@@ -179,12 +186,18 @@ def test_the_loss_term_is_a_plain_cross_entropy(backbone: BackboneName):
         counted = batch.targets < NUM_ITEMS
         if backbone == "bert4rec":  # is asked for masked items only
             assert torch.equal(counted, batch.history == NUM_ITEMS + 1)
-        logits = F.normalize(states[counted], dim=1) @ F.normalize(vectors, dim=1).T / 0.2
-        expected = F.cross_entropy(logits, batch.targets[counted])
+        states, targets = states[counted], batch.targets[counted]
         terms = config.loss_terms(model, batch)
+        if backbone == "rpg":  # log p of an item is the sum over its two codes
+            expected = F.nll_loss(model.compare(states, vectors), targets) / 2
+        else:
+            sides = 2 if backbone == "ensrec" else 1  # a loss of ids, and one of content
+            expected = sum(
+                F.cross_entropy(F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / 0.2, targets)
+                for x, y in zip(states.chunk(sides, 1), vectors.chunk(sides, 1), strict=True)
+            )
         torch.testing.assert_close(terms["next_item"], expected)
-        further = {"contrast"} if backbone in ("cl4srec", "duorec") else set()
-        assert set(terms) - {"next_item"} == further
+        assert set(terms) - {"next_item"} == FURTHER.get(backbone, set())
 
 
 def test_negatives_are_drawn_before_dropout():
@@ -214,7 +227,7 @@ def test_sizes_reach_the_model(backbone: BackboneName):
     }
     for name in WITHOUT.get(backbone, ()):
         del expected[name]
-    settings = config.model(NUM_ITEMS, CONTENTS).settings
+    settings = config.model(NUM_ITEMS, CONTENTS, codes=CODES).settings
     assert not settings.keys() & WITHOUT.get(backbone, set())
     assert {name: settings[name] for name in expected} == expected
 
@@ -291,6 +304,11 @@ def test_titles_are_those_of_tables():
         "duorec": "DuoRec",
         "fdsa": "FDSA",
         "unisrec": "UniSRec",
+        "s3rec": "S3Rec",
+        "tedrec": "TedRec",
+        "vqrec": "VQRec",
+        "rpg": "RPG",
+        "ensrec": "EnsRec",
     }
     assert SequenceModelConfig(backbone="gru4rec", items="content").title == "GRU4Rec, content"
     assert SequenceModelConfig(items="both").title == "SASRec, ids and content"
@@ -316,7 +334,7 @@ def test_titles_are_those_of_tables():
         (
             SequenceModelConfig,
             {"backbone": "nextitnet"},
-            r"backbone must be one of \('sasrec', 'gru4rec', .*'unisrec'\), got 'nextitnet'",
+            r"backbone must be one of \('sasrec', 'gru4rec', .*'ensrec'\), got 'nextitnet'",
         ),
         (
             SequenceModelConfig,

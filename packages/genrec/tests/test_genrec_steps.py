@@ -176,7 +176,7 @@ def test_refusals():
         step_exact_scores(uniform, {"a": torch.zeros(2), "b": "text"}, TRIE)
     with pytest.raises(TypeError, match="got no tensor at all"):
         step_exact_scores(uniform, [], TRIE)
-    with pytest.raises(ValueError, match=r"as many rows, one a user and beam, got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"user and beam, got numbers of rows \[2, 3\]"):
         step_exact_scores(uniform, [torch.zeros(2), torch.zeros(3, 1)], TRIE)
     with pytest.raises(ValueError, match="items must have one row for each of 2 users, got 1"):
         step_score_items(uniform, torch.zeros(2), TRIE, torch.zeros(1, 1, dtype=torch.long))

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from semtok.catalog import Catalog, CatalogError, read_catalog
 from semtok.checkpoints import Checkpoint
+from semtok.embedding.chunks import writing_npy
 from semtok.places import file_system
 from semtok.ray_tasks import rows_of_arrow, rows_to_arrow
 from semtok.shard_checks import FileChecks
@@ -160,6 +161,18 @@ def test_rows_cross_as_arrow_without_a_copy(dtype: type) -> None:
     assert again.tolist() == rows.tolist()
     assert np.shares_memory(again, rows)
     assert rows_of_arrow(pa.table({"x": column}).slice(1, 2)["x"]).tolist() == rows[1:3].tolist()
+
+
+def test_parts_without_rows_leave_an_array_readable(tmp_path: Path) -> None:
+    """As where all items of a shard are known already."""
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with writing_npy(tmp_path / "x.npy") as write:
+        for part in (rows[:0], rows, rows[:0], rows):
+            write(part)
+    assert np.load(tmp_path / "x.npy").tolist() == [*rows.tolist(), *rows.tolist()]
+    with writing_npy(tmp_path / "none.npy") as write:
+        write(rows[:0])
+    assert np.load(tmp_path / "none.npy").shape == (0, 3)
 
 
 INPUTS = [{"place": f"x{number}", "size": "1", "start": number} for number in range(4)]

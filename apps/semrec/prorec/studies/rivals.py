@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import typer
 from evalrec import Report
 from genrec import BACKBONE_TITLES, BackboneName, ItemInput
 
 from semrec.prorec.config import PLAIN_STAGE_TWO
 from semrec.prorec.joined import PRORecPipeline
+from semrec.prorec.studies.generation import two_trees
 from semrec.prorec.studies.two_codes import two_codes
 from semrec.shared.stage import Stage
 
@@ -174,6 +176,28 @@ def eager(pipeline: PRORecPipeline) -> Contestant:
     )
 
 
+def recforest(pipeline: PRORecPipeline) -> Contestant:
+    """RecForest: two trees of the behaviour's embeddings, a generator each, ranked by both.
+
+    Differs: the trees have the run's own branching and the generators its own sizes, each with an
+    encoder of its own; trials are chosen by the first tree alone.
+    """
+    changes = {
+        **PLAIN_STAGE_TWO,
+        "output_vocabulary": "node",
+        "scoring": "renormalized",
+        "beta": 0.0,
+        "distillation_state": "last",
+    }
+    return Contestant(
+        pipeline=pipeline.varied(codes={"source": "collaborative"}, stage_two=changes),
+        part="stage_two",
+        trials=GENERATOR_TRIALS,
+        trained=attrgetter("stage_two"),
+        test=two_trees,
+    )
+
+
 def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
     """Sequence models with the sizes of stage I that rank the catalogue, by title."""
     sampled = pipeline.config.stage_one.num_negatives or 2048
@@ -191,17 +215,64 @@ def dense_rivals(pipeline: PRORecPipeline) -> dict[str, Contestant]:
         ("cl4srec", "ids", "", sampled),
         ("duorec", "ids", "", sampled),
         ("fdsa", "both", "", sampled),
+        ("s3rec", "both", "", sampled),
         ("unisrec", "content", "", sampled),
         ("unisrec", "both", "", sampled),
     ]
     read = {"ids": "ids", "content": "text", "both": "ids and text"}
     return {
-        f"{BACKBONE_TITLES[backbone]}, {read[items]}{loss}": Contestant(
-            pipeline=pipeline.varied(stage_one={"num_negatives": negatives}),
-            part="stage_one",
-            trials=DENSE_TRIALS,
-            trained=partial(PRORecPipeline.rival, backbone=backbone, items=items),
-            test=partial(PRORecPipeline.rival, backbone=backbone, items=items),
+        f"{BACKBONE_TITLES[backbone]}, {read[items]}{loss}": dense_rival(
+            pipeline.varied(stage_one={"num_negatives": negatives}), backbone, items
         )
         for backbone, items, loss, negatives in kinds
+    }
+
+
+def dense_rival(pipeline: PRORecPipeline, backbone: BackboneName, items: ItemInput) -> Contestant:
+    """A sequence model that ranks the catalogue, in the sizes and by the loss of stage I."""
+    stage = partial(PRORecPipeline.rival, backbone=backbone, items=items)
+    return Contestant(
+        pipeline=pipeline, part="stage_one", trials=DENSE_TRIALS, trained=stage, test=stage
+    )
+
+
+def contest(
+    pipeline: PRORecPipeline,
+    contestants: Mapping[str, Contestant],
+    seeds: Sequence[int],
+    values: Sequence[int],
+) -> tuple[int, dict[str, Searched]]:
+    """Searches all contestants with as many trials each.
+
+    Args:
+        pipeline: The run.
+        contestants: The models, by their rows.
+        seeds: For the tests.
+        values: One number of trials, as the command line has it.
+
+    Returns:
+        The number of trials, and what was found of each.
+
+    Raises:
+        typer.BadParameter: `values` is not one number that all have so many settings for.
+    """
+    possible = min(len(settings(contestant)) for contestant in contestants.values())
+    (trials,) = values if len(values) == 1 else (0,)
+    if not 1 <= trials <= possible:
+        raise typer.BadParameter(
+            f"--values must be one number of trials, from 1 to {possible}, "
+            f"got {','.join(map(str, values))}"
+        )
+    results: dict[str, Searched] = {}
+    for number, (name, contestant) in enumerate(contestants.items(), start=1):
+        pipeline.run.screen.say(f"-- {name} ({number} of {len(contestants)})")
+        results[name] = searched(contestant, trials, seeds)
+    return trials, results
+
+
+def chosen_facts(results: Mapping[str, Searched]) -> dict[str, dict[str, float | str]]:
+    """What a table says of each search beside the tests."""
+    return {
+        name: {"validation NDCG@10": f"{result.validation:.4f}", "chosen": result.chosen}
+        for name, result in results.items()
     }

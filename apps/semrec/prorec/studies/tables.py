@@ -8,7 +8,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import typer
 from evalrec.page import Bars, Panel, bars, curves, scatter_panels, share_bars, tsne_panel
 from fusion import modality_share
 
@@ -16,13 +15,14 @@ from semrec.prorec.config import PLAIN_STAGE_TWO, UNJOINED
 from semrec.prorec.joined import PRORecPipeline
 from semrec.prorec.studies.beyond import beyond, joining
 from semrec.prorec.studies.generation import generation
+from semrec.prorec.studies.newer import newer
 from semrec.prorec.studies.rivals import (
-    Searched,
+    chosen_facts,
+    contest,
     dense_rivals,
     eager,
     prorec,
-    searched,
-    settings,
+    recforest,
     tiger,
 )
 from semrec.prorec.studies.speed import AT_ONCE, speed_stage
@@ -233,7 +233,7 @@ def speed(pipeline: PRORecPipeline, seeds: Sequence[int]) -> Outcome:
 def rivals(
     pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (4,)
 ) -> Outcome:
-    """Sequence models, TIGER, EAGER's two codes, the floors (table 3); --values: trials of each."""
+    """Sequence models, TIGER, EAGER, RecForest, the floors (table 3); --values: trials of each."""
     pipeline.check_rivals()
     pipeline = pipeline.varied(joining=UNJOINED)
     contestants = {
@@ -241,18 +241,9 @@ def rivals(
         **dense_rivals(pipeline),
         "TIGER": tiger(pipeline),
         "EAGER's two codes": eager(pipeline),
+        "RecForest's two trees": recforest(pipeline),
     }
-    possible = min(len(settings(contestant)) for contestant in contestants.values())
-    (trials,) = values if len(values) == 1 else (0,)
-    if not 1 <= trials <= possible:
-        raise typer.BadParameter(
-            f"--values must be one number of trials, from 1 to {possible}, "
-            f"got {','.join(map(str, values))}"
-        )
-    results: dict[str, Searched] = {}
-    for number, (name, contestant) in enumerate(contestants.items(), start=1):
-        pipeline.run.screen.say(f"-- {name} ({number} of {len(contestants)})")
-        results[name] = searched(contestant, trials, seeds)
+    trials, results = contest(pipeline, contestants, seeds, values)
     systems = {name: result.reports for name, result in results.items()}
     systems |= {name: [report] for name, report in pipeline.floors.result().items()}
     return Outcome(
@@ -261,10 +252,7 @@ def rivals(
         f"Trials of each model, ours included, without floors: {trials}. The trial with the best "
         "NDCG@10 on validation, seen items filtered, with the first seed is tested with all seeds.",
         systems=systems,
-        facts={
-            name: {"validation NDCG@10": f"{result.validation:.4f}", "chosen": result.chosen}
-            for name, result in results.items()
-        },
+        facts=chosen_facts(results),
     )
 
 
@@ -277,6 +265,7 @@ STUDIES: dict[str, Study[PRORecPipeline]] = {
     "scaling": scaling,
     "speed": speed,
     "rivals": rivals,
+    "newer": newer,
     "generation": generation,
     "joining": joining,
     "beyond": beyond,

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     )
     from evalrec.matrix_factorization import MatrixFactorizationFloor, fit_matrix_factorization
     from evalrec.metrics import average_precision, hit_rate, mrr, ndcg, precision, recall
-    from evalrec.preparation import Prepared, PrepareOptions, prepare
+    from evalrec.preparation import Prepared, prepare
+    from evalrec.published import PUBLISHED, CountDifference, PublishedSet
     from evalrec.ranking import rank_items
     from evalrec.readers import (
         FORMATS,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         read_raw,
     )
     from evalrec.recommendations import Recommendations, recommend
+    from evalrec.reduction import PrepareOptions
     from evalrec.report import MODES, Estimate, Report, read_report
     from evalrec.scorers import EmbeddingScorer
     from evalrec.split_files import read_split
@@ -85,6 +87,7 @@ __all__ = [
     "FORMATS",
     "MODES",
     "PRESETS",
+    "PUBLISHED",
     "Batch",
     "Calibration",
     "Candidates",
@@ -92,6 +95,7 @@ __all__ = [
     "CodeDiversity",
     "Column",
     "Comparison",
+    "CountDifference",
     "DataError",
     "Difference",
     "EmbeddingScorer",
@@ -110,6 +114,7 @@ __all__ = [
     "PopularityFloor",
     "PrepareOptions",
     "Prepared",
+    "PublishedSet",
     "Queries",
     "Recommendations",
     "Report",
@@ -197,13 +202,15 @@ _MODULES = {
         "VectorDiversity",
     ),
     "metrics": ("average_precision", "hit_rate", "mrr", "ndcg", "precision", "recall"),
-    "preparation": ("PrepareOptions", "Prepared", "prepare"),
+    "preparation": ("Prepared", "prepare"),
+    "published": ("PUBLISHED", "CountDifference", "PublishedSet"),
     "ranking": ("rank_items",),
     "readers": (
         *("FORMATS", "Batch", "Column", "Format", "batch_of_rows", "find_interactions"),
         *("find_items", "read_catalogue", "read_interactions", "read_item_ids", "read_raw"),
     ),
     "recommendations": ("Recommendations", "recommend"),
+    "reduction": ("PrepareOptions",),
     "report": ("MODES", "Estimate", "Report", "read_report"),
     "scorers": ("EmbeddingScorer",),
     "split_files": ("read_split",),

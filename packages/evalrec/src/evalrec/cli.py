@@ -14,6 +14,7 @@ from evalrec import prepare_cli, reporting_cli, terminal
 if TYPE_CHECKING:
     from evalrec.findings import Finding
     from evalrec.interactions import Interactions
+    from evalrec.published import PublishedSet
     from evalrec.splits import Split
 
 app = typer.Typer(
@@ -60,19 +61,32 @@ def check(
             "give the option once per part. Default: leave-one-out.",
         ),
     ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Print the counts of a paper's data set, such as prorec-beauty, beside these.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Report what would mislead: order, ties, repeats, cold targets, leaks. Exit 1 on an error."""
     from evalrec.checks import check_interactions
     from evalrec.findings import by_severity
     from evalrec.leaks import check_split
+    from evalrec.prepare_screen import print_published
+    from evalrec.published import get_published
+    from evalrec.reduction import counts_of
 
+    paper = None if published is None else get_published(published)
     table, parts = _read(directory, split or [])
     findings = by_severity([*check_interactions(table), *check_split(parts, table)])
     if as_json:
-        _print_json(table, parts, findings)
+        _print_json(table, parts, findings, paper)
     else:
         _print_findings(directory, table, parts, findings)
+        if paper is not None:
+            print_published(paper, paper.compare(counts_of(table)))
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -159,8 +173,13 @@ def _print_findings(
     terminal.print_table(shown)
 
 
-def _print_json(table: Interactions, parts: Split, findings: list[Finding]) -> None:
+def _print_json(
+    table: Interactions, parts: Split, findings: list[Finding], paper: PublishedSet | None
+) -> None:
     import json
+    from dataclasses import asdict
+
+    from evalrec.reduction import counts_of
 
     counts = {
         "users": table.num_users,
@@ -168,5 +187,11 @@ def _print_json(table: Interactions, parts: Split, findings: list[Finding]) -> N
         "interactions": len(table),
         **{name.replace(" ", "_"): count for name, count in parts.counts.items()},
     }
-    report = {"counts": counts, "findings": [finding.to_dict() for finding in findings]}
+    report: dict[str, object] = {"counts": counts}
+    report["findings"] = [finding.to_dict() for finding in findings]
+    if paper is not None:
+        report["published"] = {
+            **{"name": paper.name, "source": paper.source, "note": paper.note},
+            "counts": [asdict(count) for count in paper.compare(counts_of(table))],
+        }
     typer.echo(json.dumps(report, indent=2))

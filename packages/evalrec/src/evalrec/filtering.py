@@ -1,7 +1,8 @@
-"""Fewer interactions: k-core, repeated pairs, short users, the last interactions of each user."""
+"""Fewer interactions: known items, one of repeated pairs, the k-core, a sample, the last ones."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Literal
 
 import numpy as np
@@ -80,6 +81,35 @@ def drop_short(interactions: Interactions, *, n: int) -> Interactions:
     if not keep.any():
         raise DataError(f"no user has {n} interactions or more")
     return _only(interactions, keep)
+
+
+def keep_items(interactions: Interactions, item_ids: Container[str]) -> Interactions:
+    """Keep the interactions with some items.
+
+    Raises:
+        DataError: If nothing is left.
+    """
+    wanted = np.array([item in item_ids for item in interactions.item_ids])
+    keep = wanted[interactions.items]
+    if not keep.any():
+        raise DataError("no item of an interaction is one that a file of items describes")
+    return _only(interactions, keep)
+
+
+def sample_users(interactions: Interactions, *, n: int, seed: int = 0) -> Interactions:
+    """Keep n users, drawn at random; users stay in their order, and items may then have none.
+
+    Raises:
+        ValueError: If n is below 1.
+        DataError: If there are fewer users.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if n > interactions.num_users:
+        raise DataError(f"{n:,} users cannot be drawn of {interactions.num_users:,}")
+    drawn = np.zeros(interactions.num_users, dtype=bool)
+    drawn[np.random.default_rng(seed).choice(interactions.num_users, n, replace=False)] = True
+    return _only(interactions, drawn[interactions.users])
 
 
 def _only(interactions: Interactions, keep: Bool[np.ndarray, " interactions"]) -> Interactions:

@@ -53,10 +53,10 @@ def imported(name: str, trust: Collection[str], *, where: str = "") -> Any:
 
 
 def plugin_name(kind: type) -> str:
-    """The name by which `imported` gives a class.
+    """The name by which `imported` finds a class.
 
     Raises:
-        TypeError: There is none, as of a class within a function or of a script.
+        TypeError: If there is none, as for a class within a function or of a script.
     """
     name = f"{kind.__module__}:{kind.__qualname__}"
     if not is_plugin(name) or kind.__module__ == "__main__":
@@ -68,7 +68,7 @@ def plugin_name(kind: type) -> str:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of the package of a name; None where it is not known."""
+    """The installed version of the package that a name begins with; None if it is not known."""
     package = re.split(r"[.:]", name)[0]
     try:
         return metadata.version(package)
@@ -78,7 +78,7 @@ def package_version(name: str) -> str | None:
 
 
 def version_note(name: str, version: str | None, *, where: str) -> str | None:
-    """What there is to say where another version of a package wrote a folder than is installed."""
+    """A note if another version of a package wrote a folder than is installed, else None."""
     now = package_version(name)
     if version == now:
         return None

@@ -1,4 +1,4 @@
-"""From raw files to a native folder: ratings, duplicates, k-core, order and truncation.
+"""From raw files to a native folder.
 
 The folder holds `interactions.parquet` (sorted by user, then time), `items.jsonl.gz` (line i is
 item row i) and `dataset.json`: what was read, with which options, what was left out at each step,
@@ -12,18 +12,28 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from evalrec.documents import has_format, read_json
-from evalrec.filtering import drop_repeats, drop_short, k_core, keep_last
 from evalrec.interactions import DataError, Interactions
 from evalrec.plugins import is_plugin, package_version
 from evalrec.readers.collect import Read
-from evalrec.readers.formats import Progress, get_format, read_catalogue, read_raw, sort_files
+from evalrec.readers.formats import (
+    Progress,
+    get_format,
+    image_paths,
+    read_catalogue,
+    read_images,
+    read_raw,
+    sort_files,
+)
+from evalrec.readers.images import image_beside, image_from, is_image_in
+from evalrec.reduction import PrepareOptions, reduce
 from evalrec.storage import (
     check_writable,
     recover_folder,
@@ -33,42 +43,6 @@ from evalrec.storage import (
 
 _FORMAT_VERSION = 1
 FILE_NAMES = ("interactions.parquet", "items.jsonl.gz", "dataset.json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareOptions:
-    """Which interactions are kept. The steps are applied in the order of the fields.
-
-    Attributes:
-        min_rating: Interactions rated lower are left out; None keeps all.
-        duplicates: Which of repeated pairs of a user and an item to keep: all, the first or the
-            last.
-        min_interactions: Users with fewer interactions are left out; 1 keeps all.
-        k_core: Users and items with fewer interactions among themselves are left out, until all
-            have as many; 1 keeps all.
-        max_history: How many of the last interactions of a user are kept; None keeps all. Items
-            may then fall below the k-core again.
-
-    Raises:
-        ValueError: If an option is out of range.
-    """
-
-    min_rating: float | None = None
-    duplicates: Literal["keep", "first", "last"] = "keep"
-    min_interactions: int = 1
-    k_core: int = 5
-    max_history: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.min_rating is not None and not np.isfinite(self.min_rating):
-            raise ValueError(f"min_rating must be a number, got {self.min_rating}")
-        if self.duplicates not in ("keep", "first", "last"):
-            raise ValueError(f"duplicates must be keep, first or last, got {self.duplicates!r}")
-        for name in ("min_interactions", "k_core"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_history is not None and self.max_history < 1:
-            raise ValueError(f"max_history must be at least 1, got {self.max_history}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +66,11 @@ class Prepared:
     num_without_text: int
     content_sha256: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The users, items and interactions that were kept; items that nobody has do not count."""
+        return {name: self.steps[-1][name] for name in ("users", "items", "interactions")}
 
 
 def prepare(
@@ -126,12 +105,31 @@ def prepare(
     form, out = get_format(name, trust), Path(out)
     check_place(out, overwrite)
     paths = sort_files(form, files)
-    all_paths = (*paths.interactions, *paths.items)
+    with_images = image_paths(form, paths) if options.keep_images else ()
+    all_paths = tuple(dict.fromkeys((*paths.interactions, *paths.items, *with_images)))
     refuse_input(out, all_paths)
+    if options.unknown_items != "keep" and not paths.items:
+        raise ValueError(
+            f"unknown_items must be keep without a file of items, got {options.unknown_items!r}"
+        )
     read = read_raw(name, files, min_rating=options.min_rating, trust=trust, progress=progress)
-    table, steps = reduce(read.interactions, options, progress)
-    wanted = dict.fromkeys(table.item_ids)
-    records = read_catalogue(name, files, wanted, trust=trust, progress=progress)
+    catalogue = partial(read_catalogue, name, files, trust=trust, progress=progress)
+    if options.unknown_items == "keep":
+        table, steps = reduce(read.interactions, options, progress)
+        records = catalogue(dict.fromkeys(table.item_ids))
+    else:
+        records = catalogue(dict.fromkeys(read.interactions.item_ids))
+        table, steps = reduce(read.interactions, options, progress, described=records)
+    for record in records.values():
+        _keep_path(record, paths.items[0].parent, out)
+    notes = []
+    if options.keep_images:
+        images = read_images(form, with_images, dict.fromkeys(table.item_ids), progress)
+        for item, image in images.items():
+            record = records.setdefault(item, {"item_id": item})
+            record["image"] = image_beside(image, out)
+        num_without = table.num_items - len(images)
+        notes.append(f"{num_without:,} of {table.num_items:,} items have no image")
     version = {"version": package_version(name)} if is_plugin(name) else {}
     return write_dataset(
         out,
@@ -144,8 +142,15 @@ def prepare(
             **{"files": file_sizes(all_paths), "options": asdict(options)},
         },
         time_unit=form.time_unit,
+        notes=tuple(notes),
         progress=progress,
     )
+
+
+def _keep_path(record: dict[str, Any], folder: Path, out: Path) -> None:
+    """Let the path of an image, where a record has one already, start at the folder written."""
+    if is_image_in(record.get("image"), folder):
+        record["image"] = image_from(record["image"], folder, out)
 
 
 def check_place(out: Path, overwrite: bool) -> None:
@@ -237,34 +242,6 @@ def _content(prepared: Prepared, table: Interactions) -> dict[str, Any]:
     }
 
 
-def reduce(
-    table: Interactions, options: PrepareOptions, progress: Progress | None
-) -> tuple[Interactions, list[dict[str, Any]]]:
-    """Apply the steps of the options; returns the remaining table, and the counts after each step.
-
-    Raises:
-        DataError: If nothing is left.
-    """
-    steps = [_step("read", table)]
-    if progress is not None:
-        progress("filtering", 0, 1)
-    if options.duplicates != "keep":
-        table = drop_repeats(table, keep=options.duplicates)
-        steps.append(_step(f"{options.duplicates} of repeated pairs", table))
-    if options.min_interactions > 1:
-        table = drop_short(table, n=options.min_interactions)
-        steps.append(_step(f"users of {options.min_interactions} or more", table))
-    table = k_core(table, k=options.k_core)
-    if options.k_core > 1:
-        steps.append(_step(f"{options.k_core}-core", table))
-    if options.max_history is not None:
-        table = keep_last(table, n=options.max_history)
-        steps.append(_step(f"last {options.max_history} of each user", table))
-    if progress is not None:
-        progress("filtering", 1, 1)
-    return table, steps
-
-
 def renumbered(table: Interactions) -> Interactions:
     """Items in the order of their first appearance, so that preparing again changes nothing.
 
@@ -278,11 +255,6 @@ def renumbered(table: Interactions) -> Interactions:
     return replace(
         table, items=rows[table.items], item_ids=tuple(table.item_ids[row] for row in order)
     )
-
-
-def _step(name: str, table: Interactions) -> dict[str, Any]:
-    users, items = (np.count_nonzero(np.bincount(rows)) for rows in (table.users, table.items))
-    return {"step": name, "users": int(users), "items": int(items), "interactions": len(table)}
 
 
 def _num_repeats(table: Interactions) -> int:

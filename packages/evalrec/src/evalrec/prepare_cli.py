@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalrec import terminal
-
 if TYPE_CHECKING:
-    from evalrec.importing import TableOptions, TablePlan
-    from evalrec.importing.sources import Source
+    from evalrec.importing import TableOptions
     from evalrec.preparation import Prepared
+    from evalrec.published import PublishedSet
+    from evalrec.reduction import PrepareOptions
 
 FORMAT_NAMES = (
     *("native", "amazon2014", "amazon2018", "amazon2023", "movielens", "mind", "hm", "yelp"),
 )
-TABLE_NAMES = ("table", "steam", "taobao", "gowalla", "yoochoose", "microlens", "retailrocket")
+TABLE_NAMES = (
+    *("table", "steam", "taobao", "tmall", "gowalla", "yoochoose", "microlens", "retailrocket"),
+)
 
 _KEPT, _FORM = "What is kept", "How a table is written"
-_COLUMNS, _LINES = "Meanings of a table's columns", "Treatment of a table's lines"
+_COLUMNS, _LINES = "Which column of a table is what", "What becomes of a table's lines"
+_KEPT_NAMES = (  # fields of PrepareOptions
+    *("min_rating", "unknown_items", "duplicates", "min_interactions", "k_core", "sample_users"),
+    *("max_history", "seed", "keep_images"),
+)
 
 
 def _column(help_text: str) -> Any:
@@ -71,19 +76,43 @@ def prepare(
         float | None, typer.Option(help="Leave out lower ratings.", rich_help_panel=_KEPT)
     ] = None,
     duplicates: Annotated[
-        Literal["keep", "first", "last"],
+        Literal["keep", "first", "last"] | None,
         typer.Option(
-            help="Which of a user's interactions with one item to keep.", rich_help_panel=_KEPT
+            help="Of a user's interactions with one item, which stay. Default: keep.",
+            rich_help_panel=_KEPT,
         ),
-    ] = "keep",
+    ] = None,
+    sample_users: Annotated[
+        int | None,
+        typer.Option(help="Draw so many users, after the k-core.", rich_help_panel=_KEPT),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the drawing of users. Default: 0.", rich_help_panel=_KEPT),
+    ] = None,
     max_history: Annotated[
         int | None,
         typer.Option(
             help="Keep this many of the last interactions of each user.", rich_help_panel=_KEPT
         ),
     ] = None,
-    separator: Annotated[str | None, _form("Sign between cells; `tab` is a tab.", "SIGN")] = None,
-    quote: Annotated[str | None, _form("Quote around cells, or none.", "SIGN")] = None,
+    keep_images: Annotated[
+        bool | None,
+        typer.Option(
+            help="Keep the address or the path of each item's image, as the field `image`.",
+            rich_help_panel=_KEPT,
+        ),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Make the data set of a paper, such as prorec-beauty, and print its counts "
+            "beside those reached. Other options go before what it sets.",
+        ),
+    ] = None,
+    separator: Annotated[str | None, _form("Between cells; `tab` is a tab.", "SIGN")] = None,
+    quote: Annotated[str | None, _form("What cells may stand between, or none.", "SIGN")] = None,
     decimal: Annotated[str | None, _form("The decimal sign.", ",|.")] = None,
     encoding: Annotated[str | None, _form("Such as utf-8, utf-16, windows-1252.", "NAME")] = None,
     timezone: Annotated[
@@ -124,7 +153,10 @@ def prepare(
     ] = None,
     unknown_items: Annotated[
         Literal["drop", "keep", "refuse"] | None,
-        _line("Lines with items that the catalogue lacks. Default: drop."),
+        _line(
+            "Lines of items that the catalogue lacks, of a public format too. Default: drop; of "
+            "formats keep."
+        ),
     ] = None,
     unused_items: Annotated[
         Literal["keep", "drop"] | None,
@@ -150,33 +182,18 @@ def prepare(
 ) -> None:
     """Make a native folder of a table or a public format: interactions, items, a description."""
     arguments = dict(locals())
-    from evalrec.preparation import PrepareOptions
-    from evalrec.preparation import prepare as prepare_format
-    from evalrec.progress import ProgressScreen
+    from evalrec.prepare_screen import print_prepared, print_published
 
-    is_table = source == "table"
-    options = PrepareOptions(
-        min_rating=min_rating,
-        duplicates=duplicates,
-        min_interactions=_or(min_interactions, 2 if is_table else 1),
-        k_core=_or(k_core, 1 if is_table else 5),
-        max_history=max_history,
-    )
+    paper = None if published is None else _published(published, source)
+    options = _options(source, arguments, paper)
     if source in TABLE_NAMES:
-        _prepare_table(source, files, out, options, _table_options(arguments), force)
-        return
-    _refuse_table_options(source, arguments)
-    with ProgressScreen() as screen:
-        prepared = prepare_format(
-            source,
-            files,
-            out,
-            options=options,
-            overwrite=force,
-            trust=trust or (),
-            progress=screen,
-        )
-    _print_prepared(prepared)
+        prepared = _prepare_table(source, files, out, options, _table_options(arguments), force)
+    else:
+        _refuse_table_options(source, arguments)
+        prepared = _prepare_format(source, files, out, options, trust or [], force)
+    print_prepared(prepared)
+    if paper is not None:
+        print_published(paper, paper.compare(prepared.counts))
 
 
 _COLUMN_NAMES = (
@@ -190,8 +207,34 @@ _TABLE_SETTINGS = (
 )
 
 
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
+def _published(name: str, source: str) -> PublishedSet:
+    """The data set of a name, which the files at hand can make."""
+    from evalrec.published import get_published
+
+    published = get_published(name)
+    if source != published.format:
+        raise typer.BadParameter(
+            f"{name} is made of {published.format}: {published.files}; got {source}",
+            param_hint="--published",
+        )
+    return published
+
+
+def _options(
+    source: str, arguments: dict[str, Any], published: PublishedSet | None
+) -> PrepareOptions:
+    """What is kept, of the arguments that were given, the paper's way and the defaults."""
+    from dataclasses import replace
+
+    from evalrec.reduction import PrepareOptions
+
+    names = [name for name in _KEPT_NAMES if name != "unknown_items" or source not in TABLE_NAMES]
+    chosen = {name: arguments[name] for name in names if arguments[name] is not None}
+    if published is not None:
+        return replace(published.options, **chosen)
+    if source == "table":
+        return PrepareOptions(**{"k_core": 1, "min_interactions": 2, **chosen})
+    return PrepareOptions(**chosen)
 
 
 def _is_given(value: Any) -> bool:
@@ -220,17 +263,40 @@ def _table_options(arguments: dict[str, Any]) -> TableOptions:
 
 def _refuse_table_options(source: str, arguments: dict[str, Any]) -> None:
     for name in (*_COLUMN_NAMES, *_TABLE_SETTINGS):
-        if _is_given(arguments[name]):
+        if name != "unknown_items" and _is_given(arguments[name]):
             raise typer.BadParameter(
                 f"is for {', '.join(TABLE_NAMES)}, not for {source}",
                 param_hint="--" + name.replace("_", "-"),
             )
 
 
+def _prepare_format(
+    name: str,
+    files: list[Path],
+    out: Path,
+    options: PrepareOptions,
+    trust: list[str],
+    force: bool,
+) -> Prepared:
+    from evalrec.preparation import prepare
+    from evalrec.progress import ProgressScreen
+
+    with ProgressScreen() as screen:
+        return prepare(
+            name, files, out, options=options, overwrite=force, trust=trust, progress=screen
+        )
+
+
 def _prepare_table(
-    name: str, files: list[Path], out: Path, options: Any, table: TableOptions, force: bool
-) -> None:
+    name: str,
+    files: list[Path],
+    out: Path,
+    options: PrepareOptions,
+    table: TableOptions,
+    force: bool,
+) -> Prepared:
     from evalrec.importing import plan_table
+    from evalrec.prepare_screen import print_plan
     from evalrec.progress import ProgressScreen
     from evalrec.table_preparation import prepare_table
 
@@ -239,62 +305,4 @@ def _prepare_table(
     plan = plan_table(files[0], *files[1:], name=name, options=table)
     print_plan(plan)
     with ProgressScreen() as screen:
-        prepared = prepare_table(plan, out, options=options, overwrite=force, progress=screen)
-    _print_prepared(prepared)
-
-
-def print_plan(plan: TablePlan) -> None:
-    """Show how the files will be read: their form, and the meaning of each column."""
-    of_orders = {column: meaning for meaning, column in plan.order_columns.items()}
-    of_items = {
-        column: meaning for meaning, columns in plan.item_columns.items() for column in columns
-    }
-    if plan.catalogue is None:
-        _print_source(plan, plan.orders, of_items | of_orders)
-    else:
-        _print_source(plan, plan.orders, of_orders)
-        _print_source(plan, plan.catalogue, of_items)
-    terminal.say(f"times: {plan.time.text}")
-
-
-def _print_source(plan: TablePlan, source: Source, meanings: dict[str, str]) -> None:
-    from rich.table import Table
-
-    from evalrec.importing.sources import shown
-
-    title = f"{source.path}: {source.text}"
-    table = Table(title=terminal.cell(title), title_justify="left")
-    for name in ("column", "is", "examples"):
-        table.add_column(name, overflow="fold")
-    for column in source.header:
-        values = dict.fromkeys(shown(value) for value in source.values(column))
-        examples = [text if len(text) <= 24 else text[:23] + "…" for text in list(values)[:3]]
-        meaning = meanings.get(column, "")
-        table.add_row(
-            terminal.cell(column),
-            f"[bold]{meaning}[/bold]" if meaning else "[dim]not used[/dim]",
-            terminal.cell("  ".join(examples)),
-        )
-    terminal.print_table(table)
-
-
-def _print_prepared(prepared: Prepared) -> None:
-    from rich.table import Table
-
-    table = Table(title=terminal.cell(str(prepared.folder)), title_justify="left")
-    table.add_column("step")
-    for name in ("users", "items", "interactions"):
-        table.add_column(name, justify="right")
-    for step in prepared.steps:
-        cells = [f"{step[name]:,}" for name in ("users", "items", "interactions")]
-        table.add_row(step["step"], *cells)
-    terminal.print_table(table)
-    for note in prepared.notes:
-        terminal.say(note)
-    if prepared.num_below_rating:
-        terminal.say(f"{prepared.num_below_rating:,} interactions are rated too low")
-    if prepared.num_repeats:
-        terminal.say(f"{prepared.num_repeats:,} interactions repeat a pair of a user and an item")
-    if prepared.num_without_text:
-        terminal.say(f"{prepared.num_without_text:,} items have no text")
-    terminal.say(f"wrote {prepared.folder}, content {prepared.content_sha256[:12]}")
+        return prepare_table(plan, out, options=options, overwrite=force, progress=screen)

@@ -13,14 +13,13 @@ from evalrec.importing.times import UNIT_NAMES
 from evalrec.interactions import Interactions
 from evalrec.preparation import (
     Prepared,
-    PrepareOptions,
     check_place,
     file_sizes,
-    reduce,
     refuse_input,
     write_dataset,
 )
 from evalrec.readers.formats import Progress, byte_counter
+from evalrec.reduction import PrepareOptions, reduce
 
 
 def prepare_table(
@@ -49,6 +48,10 @@ def prepare_table(
     options = options or PrepareOptions(k_core=1, min_interactions=2)
     if "rating" in plan.options.columns and options.min_rating is None:
         raise ValueError("rating must not be named without min_rating, which alone reads it")
+    if options.unknown_items != "keep":
+        raise ValueError("unknown_items of a table must be said by TableOptions.unknown_items")
+    if options.keep_images:
+        raise ValueError("keep_images must not be set of a table, whose images are always kept")
     out = Path(out)
     check_place(out, overwrite)
     refuse_input(out, plan.paths)

@@ -1,7 +1,7 @@
 """Parts of other packages by name, "package.module:Name"; their code runs only if it is trusted.
 
-semtok, genrec and evalrec have this module each, since none of them imports another: the copies
-differ in the error alone.
+semtok, genrec and evalrec each have this module, since none of them imports another. The copies
+differ only in the error.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def is_plugin(name: str) -> bool:
-    """Whether a name is that of a part of another package: "package.module:Name"."""
+    """Whether a name stands for a part of another package: "package.module:Name"."""
     return _NAME.fullmatch(name) is not None
 
 
 def imported(name: str, trust: Collection[str], *, where: str = "") -> Any:
-    """What a name stands for, once its package is known to be trusted.
+    """Imports what a name stands for, if its package is trusted.
 
     Args:
-        name: As "package.module:Name".
+        name: A name of the form "package.module:Name".
         trust: The packages whose code may run; all modules of a package are trusted with it.
-        where: The folder that holds the name; empty where the user wrote it.
+        where: The folder that holds the name; empty if the user wrote it.
 
     Raises:
-        RefusedError: The package is not trusted, cannot be imported, or has no such name.
-        TypeError: `trust` is a string.
+        RefusedError: If the package is not trusted, cannot be imported, or has no such name.
+        TypeError: If `trust` is a string.
     """
     if isinstance(trust, str):
         raise TypeError(f"trust must be a tuple of packages, such as ({trust!r},), got {trust!r}")
@@ -53,10 +53,10 @@ def imported(name: str, trust: Collection[str], *, where: str = "") -> Any:
 
 
 def plugin_name(kind: type) -> str:
-    """The name by which `imported` gives a class.
+    """The name by which `imported` finds a class.
 
     Raises:
-        TypeError: There is none, as of a class within a function or of a script.
+        TypeError: If there is none, as for a class within a function or of a script.
     """
     name = f"{kind.__module__}:{kind.__qualname__}"
     if not is_plugin(name) or kind.__module__ == "__main__":
@@ -68,7 +68,7 @@ def plugin_name(kind: type) -> str:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of the package of a name; None where it is not known."""
+    """The installed version of the package that a name begins with; None if it is not known."""
     package = re.split(r"[.:]", name)[0]
     try:
         return metadata.version(package)
@@ -78,7 +78,7 @@ def package_version(name: str) -> str | None:
 
 
 def version_note(name: str, version: str | None, *, where: str) -> str | None:
-    """What there is to say where another version of a package wrote a folder than is installed."""
+    """A note if another version of a package wrote a folder than is installed, else None."""
     now = package_version(name)
     if version == now:
         return None

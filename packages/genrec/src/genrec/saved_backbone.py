@@ -24,20 +24,26 @@ from genrec.backbones import (
     FDSA,
     HGN,
     HSTU,
+    RPG,
     Backbone,
     BERT4Rec,
     Caser,
     CL4SRec,
+    CodeTable,
     ConcatenatedTables,
     ContentExperts,
     ContentTable,
     DuoRec,
+    EnsRec,
     FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemTable,
+    S3Rec,
     SASRec,
+    TedRec,
     UniSRec,
+    VQRec,
 )
 from genrec.config_checks import check_positive
 from genrec.errors import ArtifactError
@@ -52,6 +58,7 @@ BACKBONES: Mapping[str, type[Backbone]] = {
     for kind in (
         *(SASRec, GRU4Rec, BERT4Rec, DIN, HSTU),
         *(Caser, HGN, FMLPRec, CL4SRec, DuoRec, FDSA, UniSRec),
+        *(S3Rec, TedRec, VQRec, RPG, EnsRec),
     )
 }
 """The sequence models that a folder can hold, by their names in `config.json`."""
@@ -91,8 +98,8 @@ def save_backbone(
         folder: The folder; an existing model folder is replaced.
         model: A model of one of `genrec`'s own classes, such as `SASRec`, or a `Backbone` of
             another package, whose name and version are saved. Its item encoder is an `ItemTable`, a
-            `ContentTable`, `ContentExperts`, or `ConcatenatedTables` or `FeatureTables` of these;
-            their content is saved too.
+            `ContentTable`, `ContentExperts`, a `CodeTable`, or `ConcatenatedTables` or
+            `FeatureTables` of these; their content and codes are saved too.
         item_ids: Id of each item row, all different.
         history_length: How many of the newest items of a history the model reads.
         popularity: Number of training interactions of each item, for users without a history.
@@ -238,9 +245,14 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
     """Describes an item table in values for JSON; adds its stored content to the catalogue."""
     if type(table) is ItemTable:
         return {"class": "ItemTable", "dim": table.ids.shape[1]}
-    if type(table) is ContentTable or type(table) is ContentExperts:
+    if type(table) in (ContentTable, ContentExperts, CodeTable):
         number = sum(name.startswith("content.") for name in catalogue)
-        catalogue[f"content.{number}"] = table.features
+        catalogue[f"content.{number}"] = getattr(
+            table, "codes" if type(table) is CodeTable else "features"
+        )
+    if type(table) is CodeTable:
+        sizes = list(table.codebook_sizes)
+        return {"class": "CodeTable", "dim": table.vectors.shape[1], "codebook_sizes": sizes}
     if type(table) is ContentTable:
         return {"class": "ContentTable", "dim": table.projection.out_features}
     if type(table) is ContentExperts:
@@ -251,9 +263,9 @@ def _describe(table: nn.Module, catalogue: dict[str, Tensor]) -> dict[str, Any]:
         parts = [_describe(part, catalogue) for part in table.tables]
         return {"class": type(table).__name__, "dim": parts[0]["dim"], "tables": parts}
     raise TypeError(
-        "item_encoder must be an ItemTable, a ContentTable, ContentExperts, ConcatenatedTables or "
-        f"FeatureTables to be saved, got {type(table).__name__}: copy its item_vectors() into an "
-        "ItemTable"
+        "item_encoder must be an ItemTable, a ContentTable, ContentExperts, a CodeTable, "
+        f"ConcatenatedTables or FeatureTables to be saved, got {type(table).__name__}: copy its "
+        "item_vectors() into an ItemTable"
     )
 
 
@@ -267,7 +279,8 @@ def _make(
 ) -> nn.Module:
     """Makes the item table that `_describe` described."""
     hints = {"class": str, "dim": int, "tables": list[dict[str, Any]]}
-    check_types(description, {**hints, "num_experts": int, "with_ids": bool})
+    hints |= {"num_experts": int, "with_ids": bool, "codebook_sizes": list[int]}
+    check_types(description, hints)
     class_name, dim = description["class"], description["dim"]
     if class_name == "ItemTable":
         return ItemTable(num_items, dim)
@@ -277,6 +290,8 @@ def _make(
         num_experts, with_ids = description["num_experts"], description["with_ids"]
         saved.check_count(num_experts=num_experts)
         return ContentExperts(next(contents), dim, num_experts=num_experts, with_ids=with_ids)
+    if class_name == "CodeTable":
+        return CodeTable(next(contents), description["codebook_sizes"], dim)
     if class_name in ("ConcatenatedTables", "FeatureTables"):
         saved.check_count(tables=len(description["tables"]))
         parts = [_make(part, saved, num_items, contents) for part in description["tables"]]

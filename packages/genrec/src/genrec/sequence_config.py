@@ -6,12 +6,13 @@ Only the backbone differs: sizes, item vectors, loss, negatives, windows and bud
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from genrec.backbone_names import plugin_backbone
@@ -19,20 +20,26 @@ from genrec.backbones import (
     FDSA,
     HGN,
     HSTU,
+    RPG,
     BERT4Rec,
     Caser,
     CL4SRec,
+    CodeTable,
     ContentExperts,
     ContentTable,
     DuoRec,
+    EnsRec,
     FeatureTables,
     FMLPRec,
     GRU4Rec,
     ItemInput,
     ItemTable,
+    S3Rec,
     SASRec,
     StateBackbone,
+    TedRec,
     UniSRec,
+    VQRec,
     item_table,
 )
 from genrec.cloze import MaskedBatches
@@ -54,6 +61,11 @@ BackboneName = Literal[
     "duorec",
     "fdsa",
     "unisrec",
+    "s3rec",
+    "tedrec",
+    "vqrec",
+    "rpg",
+    "ensrec",
 ]
 """The sequence models that a `SequenceModelConfig` can name."""
 
@@ -69,14 +81,28 @@ _BACKBONES: dict[BackboneName, type[StateBackbone]] = {
     "duorec": DuoRec,
     "fdsa": FDSA,
     "unisrec": UniSRec,
+    "s3rec": S3Rec,
+    "tedrec": TedRec,
+    "vqrec": VQRec,
+    "rpg": RPG,
+    "ensrec": EnsRec,
 }
 
-_PAIRS: dict[BackboneName, type[PairBatches]] = {"fmlprec": PairBatches, "duorec": TwinBatches}
+_PAIRS: dict[BackboneName, type[PairBatches]] = {
+    "fmlprec": PairBatches,
+    "duorec": TwinBatches,
+    "tedrec": PairBatches,
+}
 """Backbones trained on pairs, one target per history, instead of a target at every position."""
 
 ITEM_INPUTS: Mapping[str, tuple[ItemInput, ...]] = {
     "fdsa": ("both",),
     "unisrec": ("content", "both"),
+    "s3rec": ("ids", "both"),
+    "tedrec": ("both",),
+    "vqrec": ("content",),
+    "rpg": ("content",),
+    "ensrec": ("both",),
 }
 """The item inputs that a backbone supports, for backbones that do not support all of them."""
 
@@ -84,6 +110,9 @@ BACKBONE_TITLES: dict[BackboneName, str] = {
     name: kind.__name__ for name, kind in _BACKBONES.items()
 }
 """The names of the backbones in tables."""
+
+CODED_BACKBONES = ("vqrec", "rpg")
+"""The backbones that read content by its codes."""
 
 _SIZES = (
     *("dim", "num_layers", "num_heads", "history_length", "dropout", "similarity", "temperature"),
@@ -154,15 +183,16 @@ class SequenceModelConfig(SequenceRecipe):
     config.settings(seed, monitor=...), validate=...)` is the whole training.
 
     Attributes:
-        backbone: The sequence model. "bert4rec" predicts masked items; "fmlprec" and "duorec"
-            predict the next item of each prefix, and a batch has `batch_size` such pairs; the
-            others predict the next item at every step. HSTU reads no timestamps here. GRU4Rec and
-            FMLPRec have no heads, Caser and HGN no heads and no layers, and ignore these sizes.
+        backbone: The sequence model. "bert4rec" predicts masked items; "fmlprec", "tedrec" and
+            "duorec" predict the next item of each prefix, and a batch has `batch_size` such pairs;
+            the others predict the next item at every step. HSTU reads no timestamps here. GRU4Rec
+            and FMLPRec have no heads, Caser and HGN no heads and no layers, and ignore these sizes.
             "package.module:Name" is a `StateBackbone` of another package.
         items: The item vectors that it reads and ranks: id embeddings, stored content through a
-            linear layer, or both concatenated. FDSA requires "both": it reads content beside the
-            ids, and ranks by the ids. UniSRec reads content through experts, and "both" adds the
-            ids.
+            linear layer, or both concatenated. FDSA and TedRec require "both": they read content
+            beside the ids, and rank by the ids. EnsRec requires "both" and ranks by both. S3Rec
+            ranks by the ids, and "both" adds its tasks on content. UniSRec reads content through
+            experts, and "both" adds the ids. VQRec and RPG read content by its codes.
 
     Raises:
         ValueError: A value is out of range.
@@ -201,6 +231,7 @@ class SequenceModelConfig(SequenceRecipe):
         num_items: int,
         contents: Sequence[Float[Tensor, "items _"]] = (),
         *,
+        codes: Int[Tensor, "items levels"] | None = None,
         trust: Collection[str] = (),
     ) -> StateBackbone:
         """Returns the untrained model; its weights come from torch's default generator.
@@ -208,33 +239,54 @@ class SequenceModelConfig(SequenceRecipe):
         Args:
             num_items: Size of the catalogue.
             contents: Content embeddings, row i for item i, one array per modality; ignored if
-                `items` is "ids".
+                `items` is "ids" or the backbone reads codes.
+            codes: Codes of the content of each item, for "vqrec" and "rpg".
             trust: The packages whose code may run, if the backbone is from another package.
 
         Raises:
             ArtifactError: That package is not trusted, or has no such sequence model.
-            ValueError: `items` requires content but there is none, or a size is out of range.
+            ValueError: The model requires content or codes but there are none, or a size is out of
+                range.
         """
-        if self.items == "ids":
-            table: nn.Module = ItemTable(num_items, self.dim)
+        if self.backbone in CODED_BACKBONES:
+            if codes is None:
+                raise ValueError(f"codes must be given where backbone is {self.backbone!r}")
+            sizes = (codes.amax(dim=0) + 1).tolist()
+            table: nn.Module = CodeTable(codes, sizes, self.dim)
+        elif self.items == "ids":
+            table = ItemTable(num_items, self.dim)
         elif not contents:
             raise ValueError(f"contents must be given where items is {self.items!r}, got none")
-        elif self.backbone == "fdsa":
-            ids = ItemTable(num_items, self.dim)
-            table = FeatureTables(ids, [ContentTable(content, self.dim) for content in contents])
-        elif self.backbone == "unisrec":
-            content = torch.cat(list(contents), dim=1)
-            table = ContentExperts(content, self.dim, with_ids=self.items == "both")
         else:
-            table = item_table(self.items, contents, self.dim)
+            table = self._content_tables(num_items, contents)
         return make_backbone(self.backbone, num_items, self, item_encoder=table, trust=trust)
+
+    def _content_tables(
+        self, num_items: int, contents: Sequence[Float[Tensor, "items _"]]
+    ) -> nn.Module:
+        """Returns the tables of a model that reads content as it is stored."""
+
+        def experts(*, with_ids: bool = False) -> nn.Module:
+            return ContentExperts(torch.cat(list(contents), dim=1), self.dim, with_ids=with_ids)
+
+        if self.backbone == "unisrec":
+            return experts(with_ids=self.items == "both")
+        features: dict[str, Callable[[], list[nn.Module]]] = {
+            "fdsa": lambda: [ContentTable(content, self.dim) for content in contents],
+            "s3rec": lambda: [ContentTable(content, self.dim) for content in contents],
+            "tedrec": lambda: [experts()],
+            "ensrec": lambda: [item_table("content", contents, self.dim)],
+        }
+        if self.items == "both" and self.backbone in features:
+            return FeatureTables(ItemTable(num_items, self.dim), features[self.backbone]())
+        return item_table(self.items, contents, self.dim)
 
     def batches(
         self, histories: Histories, num_items: int, seed: int
     ) -> SequenceBatches | PairBatches:
         """Returns the training batches: whole sequences, with masked items for BERT4Rec.
 
-        FMLPRec and DuoRec are trained on pairs, which have twins for DuoRec.
+        FMLPRec, TedRec and DuoRec are trained on pairs, which have twins for DuoRec.
 
         Args:
             histories: Item rows of each user, oldest first.
@@ -253,8 +305,9 @@ class SequenceModelConfig(SequenceRecipe):
     def loss_terms(self, model: StateBackbone, batch: Batch) -> dict[str, Tensor]:
         """Returns the named loss terms that `fit` minimises, in nats.
 
-        "next_item" is the cross-entropy of the targets against sampled negatives or all items.
-        CL4SRec and DuoRec add "contrast".
+        "next_item" is the cross-entropy of the targets against sampled negatives or all items; for
+        EnsRec it is the sum over its two models, for RPG the mean over the targets' codes. CL4SRec
+        and DuoRec add "contrast", S3Rec one term per task.
 
         Args:
             model: A model of this configuration.
@@ -265,7 +318,8 @@ class SequenceModelConfig(SequenceRecipe):
         vectors = model.item_vectors()
         by_pair = batch.targets.ndim == 1
         states = (model.last_state if by_pair else model)(batch.history, vectors)
+        softmax = partial(loss, negatives=negatives)
         return {
-            "next_item": loss(states, vectors, batch.targets, negatives),
+            "next_item": model.next_item_loss(states, vectors, batch.targets, softmax),
             **model.further_losses(batch, vectors),
         }

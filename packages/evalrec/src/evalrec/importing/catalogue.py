@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from evalrec.importing.sources import read_rows, unit_of
 from evalrec.interactions import DataError
 from evalrec.readers.blocks import Advance
 from evalrec.readers.cleaning import item_record
+from evalrec.readers.images import image_from
 
 Record = dict[str, Any]
 
@@ -114,12 +114,5 @@ def _record(
         description=fields.get("description"),
     )
     for image in fields.get("image", []):
-        record["image"] = _image(str(image), folder, out)
+        record["image"] = image_from(str(image), folder, out)
     return record
-
-
-def _image(image: str, folder: Path, out: Path) -> str:
-    """The path of an image, relative to the output folder; web addresses stay as they are."""
-    if "://" in image or Path(image).is_absolute():
-        return image
-    return Path(os.path.relpath(folder / image, out)).as_posix()

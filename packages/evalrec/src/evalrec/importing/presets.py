@@ -76,6 +76,15 @@ TAOBAO = Preset(
     separator=",",
     time_unit="s",
 )
+TMALL = Preset(
+    name="tmall",
+    title="Tmall (IJCAI 2015)",
+    files="user_log_format1.csv",
+    columns={"user": ("user_id",), "item": ("item_id",), "time": ("time_stamp",)}
+    | {"event": ("action_type",), "categories": ("cat_id",), "brand": ("brand_id",)},
+    separator=",",
+    time_unit="any",  # month and day, such as 0829 or 829, of one year
+)
 GOWALLA = Preset(
     name="gowalla",
     title="Gowalla",
@@ -120,6 +129,6 @@ RETAILROCKET = Preset(
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
-    for preset in (TABLE, STEAM, TAOBAO, GOWALLA, YOOCHOOSE, MICROLENS, RETAILROCKET)
+    for preset in (TABLE, STEAM, TAOBAO, TMALL, GOWALLA, YOOCHOOSE, MICROLENS, RETAILROCKET)
 }
 """The tables that `plan_table` and `evalrec prepare` know by name; `table` is any other."""

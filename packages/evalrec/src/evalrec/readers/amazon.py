@@ -1,16 +1,17 @@
 """Amazon product reviews: 2014, 2018 and 2023.
 
-2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review per line, and
-`meta_*.json.gz`, in 2014 with one Python literal or JSON object per line. 2023: `Beauty.jsonl.gz`
-and `meta_Beauty.jsonl.gz`, or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`,
-`.valid.csv` and `.test.csv`, with or without a column of histories.
+2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review a line, and
+`meta_*.json.gz`, in 2014 one Python literal or one JSON object a line. Of 2018 there are ratings
+alone too: `Video_Games.csv`, without a header. 2023: `Beauty.jsonl.gz` and `meta_Beauty.jsonl.gz`,
+or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`, `.valid.csv` and `.test.csv`
+(of the last items, or of those after a moment), with or without a column of histories.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _REVIEWS = {
     "item_id": Column(source="asin", kind="key"),
     "timestamp": Column(source="unixReviewTime", kind="whole"),
 }
+_RATINGS_2018 = Layout(header=("asin", "reviewerID", "overall", "unixReviewTime"))
 _REVIEWS_2023 = {
     "user_id": Column(source="user_id", kind="key"),
     "item_id": Column(source="parent_asin", kind="key"),
@@ -46,8 +48,16 @@ _REVIEWS_2023 = {
 def _read_reviews(
     paths: Sequence[Path], *, rated: bool, advance: Advance | None
 ) -> Iterator[Batch]:
+    columns = with_rating(_REVIEWS, "overall", rated)
     for path in paths:
-        yield from read_json_columns(path, with_rating(_REVIEWS, "overall", rated), advance=advance)
+        if _is_csv(path):
+            yield from read_delimited(path, columns, _RATINGS_2018, advance=advance)
+        else:
+            yield from read_json_columns(path, columns, advance=advance)
+
+
+def _is_csv(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".csv")
 
 
 def _read_items(
@@ -96,6 +106,46 @@ def _read_items(
         _LOG.warning("%s: %d titles are scripts, which are left out", path, num_scripts)
 
 
+def _read_images(
+    paths: Sequence[Path],
+    keep: Collection[str],
+    *,
+    id_field: str,
+    address: Callable[[dict[str, Any]], Any],
+    literal: bool = False,
+    advance: Advance | None,
+) -> dict[str, str]:
+    """The address of each item's main image; of an item listed twice, the first one counts."""
+    images: dict[str, str] = {}
+    for path in paths:
+        for line, record in read_json_records(
+            path, id_field=id_field, keep=keep, literal=literal, advance=advance
+        ):
+            item, image = item_key(path, line, record, id_field), address(record)
+            if item in keep and isinstance(image, str) and image:
+                images.setdefault(item, image)
+    return images
+
+
+def _address_2014(record: dict[str, Any]) -> Any:
+    return record.get("imUrl")
+
+
+def _address_2018(record: dict[str, Any]) -> Any:
+    """The first of the large images; else of the small ones."""
+    images = record.get("imageURLHighRes") or record.get("imageURL")
+    return images[0] if isinstance(images, list) and images else images
+
+
+def _address_2023(record: dict[str, Any]) -> Any:
+    """The largest form of the main image, which is listed first where none is called so."""
+    listed = record.get("images")
+    images = [image for image in listed if isinstance(image, dict)] if listed else []
+    images.sort(key=lambda image: image.get("variant") != "MAIN")
+    sizes = [image.get(size) for image in images[:1] for size in ("hi_res", "large", "thumb")]
+    return next(filter(None, sizes), None)
+
+
 def _texts_2014(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record.get(name) for name in ("title", "brand", "categories", "description")}
 
@@ -121,17 +171,17 @@ def _read_interactions_2023(
     histories = _Histories()
     for path in paths:
         columns = with_rating(_REVIEWS_2023, "rating", rated)
-        if not path.name.lower().removesuffix(".gz").endswith(".csv"):
+        if not _is_csv(path):
             yield from read_json_columns(path, columns, advance=advance)
             continue
         with_history = "history" in read_header(path, Layout())
         if with_history:
             columns = {**columns, "history": Column(source="history", kind="text")}
-        unique_users = any(part in path.name for part in (".valid.csv", ".test.csv"))
-        seen: set[str] = set()
+        holds_targets = any(part in path.name for part in (".valid.csv", ".test.csv"))
+        targets: set[tuple[str, str]] = set()
         for batch in read_delimited(path, columns, Layout(), advance=advance):
-            if unique_users:
-                _require_new_users(batch, seen)
+            if holds_targets:
+                _require_new_targets(batch, targets)
             if with_history:
                 histories.add(batch)
             yield batch
@@ -139,15 +189,15 @@ def _read_interactions_2023(
         yield histories.batch(paths[-1])
 
 
-def _require_new_users(batch: Batch, seen: set[str]) -> None:
-    users = batch.frame["user_id"].to_list()
-    for row, user in enumerate(users):
-        if user in seen:
+def _require_new_targets(batch: Batch, targets: set[tuple[str, str]]) -> None:
+    """Refuses a target that is listed twice: the benchmark's files hold no repeated pair."""
+    for row, (user, item) in enumerate(batch.frame.select("user_id", "item_id").iter_rows()):
+        if (user, item) in targets:
             raise DataError(
-                f"{batch.place(row)}: user {user!r} occurs twice, "
-                "but a file of targets holds one line per user"
+                f"{batch.place(row)}: user {user!r} has the target {item!r} twice, "
+                "but a file of targets holds each once"
             )
-        seen.add(user)
+        targets.add((user, item))
 
 
 class _Histories:
@@ -206,12 +256,13 @@ AMAZON_2014 = Format(
         literal=True,
         other_years={"category": "amazon2018", "parent_asin": "amazon2023"},
     ),
+    read_images=partial(_read_images, id_field="asin", address=_address_2014, literal=True),
 )
 
 AMAZON_2018 = Format(
     name="amazon2018",
     title="Amazon 2018",
-    interaction_files=("*.json", "*.json.gz"),
+    interaction_files=("*.json", "*.json.gz", "*.csv", "*.csv.gz"),
     item_files=("meta_*.json", "meta_*.json.gz"),
     time_unit="seconds",
     has_ratings=True,
@@ -223,6 +274,7 @@ AMAZON_2018 = Format(
         texts=_texts_2018,
         other_years={"categories": "amazon2014", "parent_asin": "amazon2023"},
     ),
+    read_images=partial(_read_images, id_field="asin", address=_address_2018),
 )
 
 AMAZON_2023 = Format(
@@ -240,4 +292,5 @@ AMAZON_2023 = Format(
         texts=_texts_2023,
         other_years={"category": "amazon2018", "salesRank": "amazon2014"},
     ),
+    read_images=partial(_read_images, id_field="parent_asin", address=_address_2023),
 )

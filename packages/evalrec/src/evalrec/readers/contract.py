@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -33,21 +33,38 @@ class ReadItems(Protocol):
         """The records of the items in `keep`; it may yield others too."""
 
 
+@runtime_checkable
+class ReadImages(Protocol):
+    """From the files that tell of images to one image an item."""
+
+    def __call__(
+        self, paths: Sequence[Path], keep: Collection[str], *, advance: Advance | None
+    ) -> dict[str, str]:
+        """Item to an address of the web, or to a path as the working directory sees it.
+
+        Only items in `keep`, and only those that have an image.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """A raw format.
 
     Attributes:
-        name: The name on the command line.
-        title: The usual name of the data set.
-        interaction_files: Patterns (globs) for the names of its files of interactions.
-        item_files: Patterns for the names of its files of items.
-        time_unit: The unit of its timestamps: "seconds", "milliseconds", or "any" if it has no
-            fixed unit.
+        name: As on the command line.
+        title: As people call it.
+        interaction_files: What the names of its files of interactions look like, as globs.
+        item_files: The same for its files of items.
+        image_files: The same for files that say which image is of which item; empty where the
+            files of items say it, or nothing does.
+        time_unit: Of its timestamps: "seconds", "milliseconds", or "any" where it has none of
+            its own.
         has_ratings: Whether interactions have a rating.
         unique_items: Whether an item that is listed twice is an error; else the first one counts.
-        read_interactions: Reads the files of interactions.
-        read_items: Reads one file of items.
+        read_interactions: Reads the former.
+        read_items: Reads one of the latter.
+        read_images: Reads the files of images, or those of items where there are none; None where
+            the format has no images of items.
     """
 
     name: str
@@ -59,6 +76,8 @@ class Format:
     unique_items: bool
     read_interactions: ReadInteractions
     read_items: ReadItems
+    image_files: tuple[str, ...] = ()
+    read_images: ReadImages | None = None
 
 
 def with_rating(columns: dict[str, Column], rating: str | None, rated: bool) -> dict[str, Column]:

@@ -63,6 +63,7 @@ class Files:
 
     interactions: tuple[Path, ...]
     items: tuple[Path, ...]
+    images: tuple[Path, ...] = ()
 
 
 def get_format(name: str, trust: Collection[str] = ()) -> Format:
@@ -90,7 +91,7 @@ def get_format(name: str, trust: Collection[str] = ()) -> Format:
 
 
 def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
-    """Divides files into files of interactions and files of items, by their names.
+    """Which of the files hold interactions, which items and which images, by their names.
 
     A folder stands for those of its files whose names the format knows.
 
@@ -107,7 +108,7 @@ def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
         if not inside:
             raise DataError(f"{path} holds no file of {form.title}: {_wanted(form)}")
         named.extend(inside)
-    roles: dict[str, list[Path]] = {"items": [], "interactions": []}
+    roles: dict[str, list[Path]] = {"items": [], "interactions": [], "images": []}
     for path in named:
         if not path.exists():
             raise DataError(f"{path} is missing")
@@ -123,7 +124,7 @@ def sort_files(form: Format, paths: Sequence[str | Path]) -> Files:
             f"{' or '.join(form.interaction_files)}"
         )
     _refuse_doubles(roles["interactions"])
-    return Files(interactions=tuple(roles["interactions"]), items=tuple(roles["items"]))
+    return Files(**{role: tuple(files) for role, files in roles.items()})
 
 
 def read_raw(
@@ -199,6 +200,47 @@ def read_catalogue(
     return records
 
 
+def image_paths(form: Format, files: Files) -> tuple[Path, ...]:
+    """The files that say which image is of which item.
+
+    Raises:
+        DataError: If there is none.
+        ValueError: If the format has no images of items.
+    """
+    if form.read_images is None:
+        raise ValueError(f"keep_images must not be set: {form.title} says nothing of images")
+    paths = files.images if form.image_files else files.items
+    if not paths:
+        names = " or ".join(form.image_files or form.item_files)
+        raise DataError(
+            f"no file that tells of images is given, as keep_images needs it: {form.title} calls "
+            f"them {names}"
+        )
+    return paths
+
+
+def read_images(
+    form: Format, paths: Sequence[Path], keep: Collection[str], progress: Progress | None
+) -> dict[str, str]:
+    """Which image is of which item.
+
+    Args:
+        form: The format.
+        paths: Of `image_paths`.
+        keep: The items that are wanted.
+        progress: Called with "reading images", the bytes read and the bytes in all.
+
+    Returns:
+        Item to an address of the web, or to a path as the working directory sees it.
+
+    Raises:
+        DataError: If a file is malformed.
+    """
+    if form.read_images is None:
+        return {}
+    return form.read_images(paths, keep, advance=byte_counter("reading images", paths, progress))
+
+
 def _refuse_doubles(paths: Sequence[Path]) -> None:
     """Refuses one table in two formats, and a whole table beside its parts."""
     tables: dict[Path, Path] = {}
@@ -223,13 +265,16 @@ def _role(form: Format, path: Path) -> str | None:
         return "items"
     if any(fnmatch(name, known) for known in form.interaction_files):
         return "interactions"
+    if any(fnmatch(name, known) for known in form.image_files):
+        return "images"
     return None
 
 
 def _wanted(form: Format) -> str:
+    images = f", images {' or '.join(form.image_files)}" if form.image_files else ""
     return (
         f"interactions are {' or '.join(form.interaction_files)}, "
-        f"items {' or '.join(form.item_files)}"
+        f"items {' or '.join(form.item_files)}{images}"
     )
 
 

@@ -1,8 +1,12 @@
-"""H&M: `transactions_train.csv` and `articles.csv`. Article ids keep their leading zeros."""
+"""H&M: `transactions_train.csv` and `articles.csv`. Article ids keep their leading zeros.
+
+Images lie in a folder `images` beside `articles.csv`: `images/010/0108775015.jpg`. Some articles
+have none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,21 @@ def _read_items(
             )
 
 
+def _read_images(
+    paths: Sequence[Path], keep: Collection[str], *, advance: Advance | None
+) -> dict[str, str]:
+    """The image of each article whose file is there."""
+    images: dict[str, str] = {}
+    for path in paths:
+        for item in keep:
+            image = path.parent / "images" / item[:3] / f"{item}.jpg"
+            if item not in images and image.is_file():
+                images[item] = str(image)
+        if advance is not None:
+            advance(path.stat().st_size)
+    return images
+
+
 HM = Format(
     name="hm",
     title="H&M",
@@ -60,4 +79,5 @@ HM = Format(
     unique_items=True,
     read_interactions=_read_interactions,
     read_items=_read_items,
+    read_images=_read_images,
 )

@@ -1,8 +1,11 @@
-"""Yelp: `yelp_academic_dataset_review.json` and `yelp_academic_dataset_business.json`."""
+"""Yelp: `yelp_academic_dataset_review.json` and `yelp_academic_dataset_business.json`.
+
+Photos are a download of their own: `photos.json`, and a folder `photos` of images beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,22 @@ def _read_items(
         )
 
 
+def _read_images(
+    paths: Sequence[Path], keep: Collection[str], *, advance: Advance | None
+) -> dict[str, str]:
+    """The first photo of each business, as the file lists them."""
+    images: dict[str, str] = {}
+    for path in paths:
+        for line, record in read_json_records(
+            path, id_field="business_id", keep=keep, advance=advance
+        ):
+            item = item_key(path, line, record, "business_id")
+            if item in keep and item not in images:
+                photo = item_key(path, line, record, "photo_id")
+                images[item] = str(path.parent / "photos" / f"{photo}.jpg")
+    return images
+
+
 YELP = Format(
     name="yelp",
     title="Yelp",
@@ -53,4 +72,6 @@ YELP = Format(
     unique_items=True,
     read_interactions=_read_interactions,
     read_items=_read_items,
+    image_files=("*photo*.json", "*photo*.json.gz", "*photo*.jsonl*"),
+    read_images=_read_images,
 )

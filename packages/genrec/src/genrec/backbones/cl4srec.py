@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from genrec.backbones.contrasting import Contrasting
+from genrec.backbones.masked_items import MaskedItems
 from genrec.config_checks import Similarity
 from genrec.layers import Norm
 from genrec.sequences import Batch
 
 
-class CL4SRec(Contrasting):
+class CL4SRec(MaskedItems, Contrasting):
     """SASRec whose training also makes the states of two changed copies of a history similar.
 
     Each copy is cropped, masked or reordered, with equal probability (the paper's item crop, item
@@ -97,19 +98,6 @@ class CL4SRec(Contrasting):
         self.mask_vector = nn.Parameter(torch.empty(dim))
         nn.init.normal_(self.mask_vector, std=0.02)
 
-    @property
-    def mask_item(self) -> int:
-        """What stands in a copy where an item is masked."""
-        return self.num_items + 1
-
-    def look_up(
-        self, history: Int[Tensor, "*batch"], item_vectors: Float[Tensor, "items dim"] | None
-    ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
-        """Returns the vectors of the items in `history`, masks among them, and where padding is."""
-        masked = history == self.mask_item
-        vectors, padding = super().look_up(history.masked_fill(masked, 0), item_vectors)
-        return torch.where(masked[..., None], self.mask_vector.to(vectors.dtype), vectors), padding
-
     def copies(
         self, batch: Batch
     ) -> tuple[Int[Tensor, "batch length"], Int[Tensor, "batch length"]]:
@@ -138,8 +126,19 @@ def cropped(
     padding: int,
 ) -> Int[Tensor, "batch length"]:
     """Returns a contiguous part of each history, at least one item, padded on the right."""
-    columns = torch.arange(history.shape[1], device=history.device)
     start, size = _stretch(lengths, share, least=1)
+    return stretch_of(history, start, size, padding=padding)
+
+
+def stretch_of(
+    history: Int[Tensor, "batch length"],
+    start: Int[Tensor, "batch 1"],
+    size: Int[Tensor, "batch 1"],
+    *,
+    padding: int,
+) -> Int[Tensor, "batch length"]:
+    """Returns the items of each history from `start` on, `size` of them, padded on the right."""
+    columns = torch.arange(history.shape[1], device=history.device)
     moved = history.gather(1, (columns + start).clamp(max=history.shape[1] - 1))
     return moved.masked_fill(columns >= size, padding)
 

@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from genrec.backbones.items import StateBackbone, check_sizes
+from genrec.backbones.items import check_sizes
+from genrec.backbones.whole_window import WholeWindow
 from genrec.config_checks import Similarity
 from genrec.layers import Dropout, FeedForward, Residual
 
 
-class FMLPRec(StateBackbone):
+class FMLPRec(WholeWindow):
     """An all-MLP model: each layer filters the sequence by its frequencies, then feeds forward.
 
     A filter is a circular convolution over the whole window, in which each place sees all others,
@@ -77,23 +78,6 @@ class FMLPRec(StateBackbone):
             FilterLayer(dim, history_length, feedforward_dim or 4 * dim, dropout=dropout)
             for _ in range(num_layers)
         )
-
-    def forward(
-        self,
-        history: Int[Tensor, "batch length"],
-        item_vectors: Float[Tensor, "items dim"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
-        """Returns the state of the history that ends with each item, zero at padding.
-
-        Raises:
-            ValueError: The history is longer than `history_length`.
-        """
-        batch, length = history.shape
-        ends = torch.arange(length, device=history.device)
-        # Every prefix of every history as a history of its own.
-        prefixes = history[:, None].masked_fill(ends > ends[:, None], self.num_items)
-        states = self.last_state(prefixes.flatten(0, 1), item_vectors).view(batch, length, -1)
-        return states.masked_fill((history == self.num_items)[..., None], 0.0)
 
     def last_state(
         self,

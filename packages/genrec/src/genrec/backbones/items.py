@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -262,6 +262,23 @@ class StateBackbone(Backbone):
     ) -> Float[Tensor, "batch dim"]:
         """Returns the state after the newest item of each history; zeros for an empty history."""
         return self.newest(self(history, item_vectors), history)
+
+    def next_item_loss(
+        self,
+        states: Float[Tensor, "*batch dim"],
+        item_vectors: Float[Tensor, "items dim"],
+        targets: Int[Tensor, "*batch"],
+        loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Float[Tensor, ""]:
+        """Returns the loss of the next items: what `loss` makes of these, where no class says more.
+
+        Args:
+            states: What the model says of each history, or of each of its positions.
+            item_vectors: `item_vectors()`.
+            targets: Rows of the next items, `num_items` for padding.
+            loss: Any loss of states, item vectors and targets.
+        """
+        return loss(states, item_vectors, targets)
 
     def further_losses(
         self, batch: Batch, item_vectors: Float[Tensor, "items dim"]

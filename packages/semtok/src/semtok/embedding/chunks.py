@@ -84,21 +84,21 @@ def writing_npy(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
     The header gets the number of rows at the end. The file appears complete or not at all.
 
     Raises:
-        ValueError: At the end, if there are no rows.
+        ValueError: At the end, if nothing was written, not even a part without rows.
     """
     rows, dim, start = 0, 0, 0
     with replacing_file(path) as beside, beside.open("wb") as file:
 
         def write(part: np.ndarray) -> None:
             nonlocal rows, dim, start
-            if rows == 0:
+            if start == 0:
                 dim = part.shape[1]
                 start = _write_header(file, 0, dim)
             file.write(np.ascontiguousarray(part, dtype=np.float32).data)
             rows += len(part)
 
         yield write
-        if rows == 0:
+        if start == 0:
             raise ValueError("catalogs must hold at least one item, got none")
         file.seek(0)
         end = _write_header(file, rows, dim)

@@ -1,0 +1,125 @@
+"""Rivals that came after the paper: RPG, EnsRec and LIGER, tuned as those of its table 3 are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from evalrec import Report, evaluate, read_report
+from genrec import LIGER, query_batches
+from jaxtyping import Int
+from torch import Tensor
+
+from semrec.prorec.config import PLAIN_STAGE_TWO, UNJOINED
+from semrec.prorec.joined import PRORecPipeline
+from semrec.prorec.studies.rivals import (
+    GENERATOR_TRIALS,
+    Contestant,
+    chosen_facts,
+    contest,
+    dense_rival,
+    prorec,
+)
+from semrec.prorec.system import MODEL
+from semrec.shared.stage import Facts, Stage
+from semrec.shared.studies import Outcome
+from semrec.shared.training import ndcg
+
+_RPG_LEVELS = 32
+
+_AT_A_TIME = 128
+
+
+def newer(
+    pipeline: PRORecPipeline, seeds: Sequence[int], *, values: Sequence[int] = (4,)
+) -> Outcome:
+    """RPG, EnsRec, LIGER, which the paper does not name (ours); --values: trials of each."""
+    pipeline.check_rivals()
+    pipeline = pipeline.varied(joining=UNJOINED)
+    contestants = {
+        MODEL: prorec(pipeline),
+        "RPG, codes of the text": dense_rival(with_rpg_codes(pipeline), "rpg", "content"),
+        "EnsRec, ids and text": dense_rival(pipeline, "ensrec", "both"),
+        "LIGER, ranked by stage I": liger(pipeline),
+    }
+    trials, results = contest(pipeline, contestants, seeds, values)
+    return Outcome(
+        title="newer rivals",
+        note="Beyond the paper, on the same split, epochs at most, batches, and users of early "
+        f"stopping. Trials of each, ours included: {trials}; the best by NDCG@10 on validation, "
+        "seen items filtered, with the first seed is shown with all seeds. LIGER ranks what the "
+        "paper's generator finds by stage I.",
+        systems={name: result.reports for name, result in results.items()},
+        facts=chosen_facts(results),
+    )
+
+
+def with_rpg_codes(pipeline: PRORecPipeline) -> PRORecPipeline:
+    """The variant with RPG's codes: an optimised product quantizer of the text, 32 levels."""
+    levels = min(_RPG_LEVELS, pipeline.config.text.dim)
+    codes = {"source": "semantic", "quantizer": "opq", "balanced": None, "num_levels": levels}
+    return pipeline.varied(codes=codes)
+
+
+def liger(pipeline: PRORecPipeline) -> Contestant:
+    """LIGER: the paper's generator finds candidates, stage I ranks them."""
+    return Contestant(
+        pipeline=pipeline.varied(stage_two=PLAIN_STAGE_TWO),
+        part="stage_two",
+        trials=GENERATOR_TRIALS,
+        trained=liger_stage,
+        test=liger_stage,
+    )
+
+
+def liger_stage(pipeline: PRORecPipeline) -> Stage[Report]:
+    """The stage "liger": what the generator finds, ranked by stage I; nothing is trained."""
+    evaluation = pipeline.config.evaluation
+
+    def fill(folder: Path) -> Facts:
+        ranker = pipeline.trained_backbone(pipeline.semantic)
+        model = LIGER(pipeline.stage_two.result(), ranker).eval()
+        history_length = pipeline.config.stage_one.history_length
+        validation, queries = pipeline.validation, pipeline.data.split.test
+        beams = evaluation.validation_beams
+        items = ranked_items(model, validation.histories, history_length, num_beams=beams)
+        facts: Facts = {"validation": ndcg(evaluate(validation, items, ks=(10,)))}
+        beams = evaluation.num_beams
+        items = ranked_items(model, queries.histories, history_length, num_beams=beams)
+        evaluate(queries, items, ks=evaluation.ks).write_json(folder / "report.json")
+        return facts
+
+    stage: Stage[Report] = pipeline.stage(
+        "liger",
+        reads=(
+            *("evaluation.ks", "evaluation.num_beams"),
+            *("evaluation.validation_users", "evaluation.validation_beams"),
+        ),
+        after=(pipeline.stage_one, pipeline.stage_two),
+        fill=fill,
+        load=lambda folder: read_report(folder / "report.json"),
+    )
+    return stage
+
+
+def ranked_items(
+    model: LIGER, histories: Sequence[Any], history_length: int, *, num_beams: int
+) -> Int[Tensor, "users beams"]:
+    """The candidates of many histories, best first, on the CPU; -1 where there are fewer."""
+    num_items = model.ranker.num_items
+    num_beams = min(num_beams, num_items)
+    items = torch.full((len(histories), num_beams), -1)
+    tables = model.generator.tables()
+    for rows, history in query_batches(
+        histories,
+        num_items=num_items,
+        history_length=history_length,
+        batch_size=_AT_A_TIME,
+        by_length=True,
+    ):
+        on_device = history.to(model.generator.trie.device)
+        ranked = model.rank(on_device, num_beams=num_beams, top_k=num_beams, tables=tables)
+        items[rows] = ranked.items.cpu()
+    return items

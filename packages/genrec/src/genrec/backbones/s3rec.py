@@ -1,0 +1,192 @@
+"""S3-Rec: SASRec, and tasks that tell what histories hide (Zhou et al., CIKM 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from genrec.backbones.cl4srec import stretch_of
+from genrec.backbones.items import FeatureTables
+from genrec.backbones.masked_items import MaskedItems
+from genrec.backbones.sasrec import SASRec
+from genrec.config_checks import Similarity
+from genrec.layers import Norm
+from genrec.losses import in_batch_cross_entropy
+from genrec.sequences import Batch
+
+
+class S3Rec(MaskedItems, SASRec):
+    """SASRec whose layers, read in both directions, are also trained on what histories hide.
+
+    `further_losses` are the paper's four tasks, each a choice among what the batch has: the item
+    that was masked (its masked item prediction), the stretch of a history that was (its segment
+    prediction) and, where the item encoder is a `FeatureTables`, the features of an item (its
+    associated attribute prediction) and of a masked one (its masked attribute prediction).
+    Minimised alone before the next item, they are the paper's pretraining.
+
+    Differs: `SequenceModelConfig` trains all at once, and not one after the other. A feature is a
+    vector of stored content, which is an item's own, in place of attributes that items share. The
+    two sides of a task meet in a matrix of its own and are then compared as states and items are;
+    what is told apart is all that the batch asks, in place of one negative.
+
+    Args:
+        num_items: Size of the catalogue; also the padding. `num_items + 1` is the mask.
+        dim: As of `SASRec`, as are all that are not named here.
+        num_layers: Self-attention layers.
+        num_heads: Heads in each.
+        history_length: Most items in a history.
+        dropout: Dropout probability.
+        feedforward_dim: Inner width of the feed-forward parts.
+        positions: Which item has position 0.
+        norm: Where layer norms stand.
+        mask_share: Share of the items that are masked.
+        masked_item_weight: Of the masked items; this and the other weights are the authors'.
+        masked_segment_weight: Of the masked stretches.
+        item_feature_weight: Of the features of items.
+        masked_feature_weight: Of the features of masked items.
+        item_encoder: Module whose `forward()` returns [num_items, dim]; the features of a
+            `FeatureTables` are read in training only.
+        similarity: How states and item vectors are compared, "dot" or "cosine".
+        temperature: Divides the similarity.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        dim: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 2,
+        history_length: int = 50,
+        dropout: float = 0.2,
+        feedforward_dim: int | None = None,
+        positions: Literal["oldest", "newest"] = "oldest",
+        norm: Norm = "pre",
+        mask_share: float = 0.2,
+        masked_item_weight: float = 0.2,
+        masked_segment_weight: float = 0.5,
+        item_feature_weight: float = 1.0,
+        masked_feature_weight: float = 1.0,
+        item_encoder: nn.Module | None = None,
+        similarity: Similarity = "dot",
+        temperature: float = 1.0,
+    ) -> None:
+        if not 0 < mask_share < 1:
+            raise ValueError(f"mask_share must be between 0 and 1, got {mask_share}")
+        weights = {
+            "masked_item_weight": masked_item_weight,
+            "masked_segment_weight": masked_segment_weight,
+            "item_feature_weight": item_feature_weight,
+            "masked_feature_weight": masked_feature_weight,
+        }
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name} must be at least 0, got {weight}")
+        super().__init__(
+            num_items,
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            history_length=history_length,
+            dropout=dropout,
+            feedforward_dim=feedforward_dim,
+            positions=positions,
+            norm=norm,
+            item_encoder=item_encoder,
+            similarity=similarity,
+            temperature=temperature,
+        )
+        self.settings |= {"mask_share": mask_share, **weights}
+        self.mask_share = mask_share
+        self.weights = {name.removesuffix("_weight"): value for name, value in weights.items()}
+        self.mask_vector = nn.Parameter(torch.empty(dim))
+        nn.init.normal_(self.mask_vector, std=0.02)
+        tasks = ["masked_item", "masked_segment"]
+        if isinstance(self.item_encoder, FeatureTables):
+            tasks += ["item_feature", "masked_feature"]
+        # The paper's W, one a task.
+        self.meet = nn.ModuleDict({task: nn.Linear(dim, dim, bias=False) for task in tasks})
+
+    def further_losses(
+        self, batch: Batch, item_vectors: Float[Tensor, "items dim"]
+    ) -> dict[str, Tensor]:
+        """Returns a term a task, weighed: "masked_item", "masked_segment" and those of features."""
+        history = batch.history
+        is_masked = self._drawn(history)
+        states = self.states_both_ways(history.masked_fill(is_masked, self.mask_item), item_vectors)
+        targets = history.masked_fill(~is_masked, self.num_items)  # [batch, length]
+        context, segment = self.masked_stretches(history, item_vectors)
+        losses = {
+            "masked_item": self._told("masked_item", states, item_vectors, targets),
+            "masked_segment": self._told(
+                "masked_segment", context, segment, torch.arange(len(context)).to(history.device)
+            ),
+        }
+        if isinstance(self.item_encoder, FeatureTables):
+            features = self.item_encoder.features().unbind(1)  # [items, dim] each
+            items = history[history < self.num_items].unique()
+            vectors = item_vectors[items]
+            losses |= {
+                name: torch.stack(
+                    [self._told(name, x, feature, rows) for feature in features]
+                ).mean()
+                for name, x, rows in (
+                    ("item_feature", vectors, items),
+                    ("masked_feature", states, targets),
+                )
+            }
+        return {name: self.weights[name] * loss for name, loss in losses.items()}
+
+    def states_both_ways(
+        self, history: Int[Tensor, "batch length"], item_vectors: Float[Tensor, "items dim"]
+    ) -> Float[Tensor, "batch length dim"]:
+        """Returns states that see both sides of their place; those at padding mean nothing."""
+        x, padding = self._input(history, item_vectors)
+        for layer in (*self.layers, self.last_layer):
+            x = layer(x, padding=padding)
+        states: Tensor = self.norm(x)
+        return states
+
+    def masked_stretches(
+        self, history: Int[Tensor, "batch length"], item_vectors: Float[Tensor, "items dim"]
+    ) -> tuple[Float[Tensor, "kept dim"], Float[Tensor, "kept dim"]]:
+        """Returns the states of histories without a stretch of theirs, and of that stretch.
+
+        A stretch has one item up to half of them; histories of one item are left out.
+        """
+        lengths = (history < self.num_items).sum(1, keepdim=True)
+        history, lengths = history[lengths[:, 0] > 1], lengths[lengths[:, 0] > 1]
+        drawn = torch.rand(2, *lengths.shape, device=history.device)
+        size = 1 + (drawn[0] * (lengths // 2)).long()
+        start = (drawn[1] * (lengths - size + 1)).long()
+        columns = torch.arange(history.shape[1], device=history.device)
+        inside = (columns >= start) & (columns < start + size)  # [kept, length]
+        context, segment = (
+            self.newest(self.states_both_ways(part, item_vectors), part)
+            for part in (
+                history.masked_fill(inside, self.mask_item),
+                stretch_of(history, start, size, padding=self.num_items),
+            )
+        )
+        return context, segment
+
+    def _drawn(self, history: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+        """Returns which items are masked, at random."""
+        drawn = torch.rand(history.shape, device=history.device) < self.mask_share
+        return drawn & (history < self.num_items)
+
+    def _told(self, task: str, x: Tensor, candidates: Tensor, rows: Tensor) -> Tensor:
+        """Returns what it costs to tell, for each of `x`, its row among all rows that are asked."""
+        return in_batch_cross_entropy(
+            self.meet[task](x),
+            candidates,
+            rows,
+            similarity=self.similarity,
+            temperature=self.temperature,
+        )
