@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         make_backbone,
     )
     from genrec.sequences import Batch, PairBatches, SequenceBatches, query_batches
+    from genrec.shard_units import ShardUnits
     from genrec.similarity import item_scores
     from genrec.steps import StepFunction, step_beam_search, step_exact_scores, step_score_items
     from genrec.streams import Ensemble, Streams
@@ -149,6 +150,7 @@ __all__ = [
     "SequenceBatches",
     "SequenceModelConfig",
     "SequenceRecipe",
+    "ShardUnits",
     "StateBackbone",
     "StepFunction",
     "Streams",
@@ -272,6 +274,7 @@ _MODULES = {
         "SequenceModelConfig",
         *("backbone_class", "make_backbone"),
     ),
+    "shard_units": ("ShardUnits",),
     "sequences": ("Batch", "PairBatches", "SequenceBatches", "query_batches"),
     "similarity": ("item_scores",),
     "steps": ("StepFunction", "step_beam_search", "step_exact_scores", "step_score_items"),

@@ -10,11 +10,12 @@ that a killed one has left.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,18 @@ from genrec.reading import (
     refusing,
     unreadable,
 )
+from genrec.sharded_files import Shards
 from genrec.storage import naming, sync_folder, write_json, write_tensors
 
 FORMAT = 2
 STATE_FILE = "checkpoint.json"
 LOG_FILE = "log.jsonl"
 _PART_FOLDER = ".part"
+SHARDS_FOLDER = ".shards"
+"""Where the processes write their shares of tensors before a checkpoint takes them."""
 _TENSOR_FILE = re.compile(r"(last-\d+|best-\d+|final)\.safetensors")
+_SHARD_FOLDER = re.compile(r"(last|best)-\d+\.\d+")
+_SHARD_FILE = re.compile(_SHARD_FOLDER.pattern + r"/shard-[\w-]+\.safetensors")
 _ENTRIES = {
     "config": dict[str, Any],
     "steps_per_epoch": int,
@@ -52,7 +58,7 @@ _RECORD_START = b'{"epoch": '
 def save_checkpoint(
     folder: Path,
     state: Mapping[str, Any],
-    tensors: Mapping[str, Mapping[str, Tensor] | None],
+    tensors: Mapping[str, Mapping[str, Tensor] | Shards | None],
     *,
     kept: Mapping[str, str],
     log_bytes: int,
@@ -63,7 +69,8 @@ def save_checkpoint(
         folder: The folder; it already contains the log.
         state: Values for the JSON file, which keeps floats exactly.
         tensors: Contents of the tensor files by stem: `last-12`, `best-3` or `final`. None keeps
-            the current checkpoint's file of that name.
+            the current checkpoint's file of that name. Shards are already written; they are
+            moved to a new folder, such as `last-12.0`.
         kept: Digests of the current checkpoint's files, by name.
         log_bytes: Length of the log, in bytes, at this checkpoint.
 
@@ -75,14 +82,20 @@ def save_checkpoint(
     """
     part = folder / _PART_FOLDER
     with naming(folder):
-        sweep(folder)
+        shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         try:
             digests = {LOG_FILE: _log_digest(folder / LOG_FILE, log_bytes)}
+            moves = []  # of shards, from where they were written
             for stem, content in tensors.items():
                 name = f"{stem}.safetensors"
                 if content is None:
-                    digests[name] = kept[name]
+                    digests |= {file: kept[file] for file in kept if _stem(file) == stem}
+                elif isinstance(content, Shards):
+                    place = _free_folder(folder, stem)
+                    moves.append((content.folder, place))
+                    for file in sorted(content.folder.iterdir()):
+                        digests[f"{place.name}/{file.name}"] = file_digest(file)
                 else:
                     write_tensors(part / name, content)
                     digests[name] = file_digest(part / name)
@@ -90,24 +103,48 @@ def save_checkpoint(
             write_json(part / STATE_FILE, {**about, "digest": json_digest(about)})
             for name in [path.name for path in part.iterdir() if path.name != STATE_FILE]:
                 os.replace(part / name, folder / name)
+            for written, place in moves:
+                sync_folder(written)
+                os.rename(written, place)
             sync_folder(folder)
             os.replace(part / STATE_FILE, folder / STATE_FILE)
             sync_folder(folder)
         finally:
             sweep(folder)
+        present = {name.partition("/")[0] for name in digests}
         for path in list(folder.iterdir()):
-            if _TENSOR_FILE.fullmatch(path.name) and path.name not in digests:
+            if path.name in present:
+                continue
+            if _TENSOR_FILE.fullmatch(path.name):
                 path.unlink()
+            elif _SHARD_FOLDER.fullmatch(path.name):
+                shutil.rmtree(path)
     return digests
+
+
+def _stem(name: str) -> str:
+    """Returns what tensors a file holds: `last-12` of `last-12.safetensors` or `last-12.0/...`."""
+    return name.partition(".")[0]
+
+
+def _free_folder(folder: Path, stem: str) -> Path:
+    """Returns the first of `last-12.0`, `last-12.1` and so on that is not there."""
+    names = (folder / f"{stem}.{number}" for number in itertools.count())
+    return next(path for path in names if not path.exists())
 
 
 def sweep(folder: Path) -> None:
     """Deletes the files that a killed save has left."""
-    shutil.rmtree(folder / _PART_FOLDER, ignore_errors=True)
+    for name in (_PART_FOLDER, SHARDS_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+def load_checkpoint(
+    folder: Path,
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor] | Shards]] | None:
     """Reads a checkpoint of `save_checkpoint`: the state, and the tensors by the stem of the file.
+
+    Shards are checked, and left for each process to read its share.
 
     Returns:
         State and tensors; None if there is no checkpoint.
@@ -133,7 +170,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
         if about.pop("digest", None) != json_digest(about):
             raise ArtifactError(f"{path} is damaged: its digest disagrees with the rest of it")
         _check_entries(path, about)
-        tensors = {}
+        tensors: dict[str, dict[str, Tensor] | Shards] = {}
         for name, digest in about["files"].items():
             if name == LOG_FILE:
                 continue
@@ -141,8 +178,18 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
                 raise ArtifactError(
                     f"{folder / name} is damaged or of another training: {STATE_FILE} disagrees"
                 )
-            tensors[name.removesuffix(".safetensors")] = read_tensors(folder / name)
+            place, _, file = name.partition("/")
+            tensors[_stem(name)] = Shards(folder / place) if file else read_tensors(folder / name)
+        _check_shards(folder, about["files"])
     return about, tensors
+
+
+def _check_shards(folder: Path, names: Iterable[str]) -> None:
+    """Refuses files beside a checkpoint's shards, which would be read with them."""
+    for place in {name.partition("/")[0] for name in names if "/" in name}:
+        strangers = {f"{place}/{path.name}" for path in (folder / place).iterdir()} - set(names)
+        if strangers:
+            raise ArtifactError(f"{folder / min(strangers)} is no file of the checkpoint")
 
 
 @contextmanager
@@ -204,7 +251,8 @@ def _check_entries(path: Path, about: Mapping[str, Any]) -> None:
     with refusing(f"{path} is damaged"):
         check_types(about, _ENTRIES)
         for name in about["files"]:
-            if name != LOG_FILE and not _TENSOR_FILE.fullmatch(name):
+            is_known = _TENSOR_FILE.fullmatch(name) or _SHARD_FILE.fullmatch(name)
+            if name != LOG_FILE and not is_known:
                 raise ValueError(f"files must be those of a checkpoint, got {name!r}")
         if LOG_FILE not in about["files"]:
             raise ValueError(f"files must have {LOG_FILE}")

@@ -7,37 +7,24 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from genrec.checkpoint import (
-    LOG_FILE,
-    STATE_FILE,
-    anew,
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    resume_log,
-    save_checkpoint,
-    sweep,
-)
-from genrec.config_checks import check_positive
-from genrec.errors import printable
 from genrec.feed import made_ahead
-from genrec.objective import Objective, Sealed
-from genrec.optimization import WeightAverage, build_optimizer, learning_rate_at
+from genrec.objective import Sealed
+from genrec.optimization import learning_rate_at
+from genrec.placement import Loss, Replicated, Strategy
 from genrec.process import Interrupts, fabric_on, peak_memory_mib, seed_default_generators
 from genrec.progress import LoggerError, MetricsLogger, TrainingEvent, log_figures
-from genrec.reading import check_types, refusing, restore_module
 from genrec.sequences import Batches, PinnedBatch
-from genrec.storage import alone_with, naming
+from genrec.sharding import Sharded
 from genrec.training_config import TrainingConfig
-from genrec.training_state import State, checked_state
+from genrec.training_folder import TrainingFolder
+from genrec.training_state import State, Steps
 
 # Steps between two questions whether any of several processes has had a signal.
 _ASK_EVERY = 20
@@ -54,19 +41,20 @@ class TrainingLoop:
         self,
         module: nn.Module,
         batches: Batches[Any],
-        loss: Callable[[nn.Module, Any], Mapping[str, Tensor]],
+        loss: Loss,
         config: TrainingConfig,
         validate: Callable[[nn.Module], Mapping[str, float]] | None,
         folder: Path | None,
         callback: Callable[[TrainingEvent], None] | None,
         loggers: Sequence[MetricsLogger],
+        strategy: Strategy,
     ) -> None:
         self.module, self.batches, self.config = module, batches, config
-        self.validate, self.folder, self.callback = validate, folder, callback
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        if not self.parameters:
+        self.validate, self.callback = validate, callback
+        trained = [p for p in module.parameters() if p.requires_grad]
+        if not trained:
             raise ValueError("module must have parameters that require gradients, got none")
-        self.fabric = fabric_on(self.parameters[0].device, config.precision)
+        self.fabric = fabric_on(trained[0].device, config.precision, strategy)
         self.loggers = tuple(loggers) if self.fabric.is_global_zero else ()
         if len(batches) < self.fabric.world_size:
             raise ValueError(f"batches must hold one or more a process, got {len(batches)}")
@@ -74,15 +62,9 @@ class TrainingLoop:
         if config.warmup_steps > self.total_steps and self.fabric.is_global_zero:
             message = "warmup_steps are %d of %d steps in all: the rate never gets to learning_rate"
             logger.warning(message, config.warmup_steps, self.total_steps)
-        if self.fabric.world_size > 1:
-            for parameter in module.parameters():  # all begin with the weights of the first
-                torch.distributed.broadcast(parameter.data, 0)
-        self.objective = Objective(module, loss)
-        self.optimizer = build_optimizer(self.parameters, config)
-        self.forward, self.fabric_optimizer = self.fabric.setup(self.objective, self.optimizer)
-        self.average: WeightAverage | None = None
-        if config.ema_decay is not None:
-            self.average = WeightAverage(self.parameters, config.ema_decay)
+        placement = Replicated if strategy == "ddp" else Sharded
+        self.trained: Replicated = placement(self.fabric, module, loss, config)
+        self.folder = TrainingFolder(folder, self.trained, config)
         # A CPU's losses can be read at once; reading a GPU's would make it wait at each step.
         self.read_every = 1 if self.fabric.device.type == "cpu" else 50
         self.unread: list[tuple[int, Tensor, Tensor]] = []  # step, loss terms, gradients' norm
@@ -91,27 +73,12 @@ class TrainingLoop:
         self.samples = 0  # of this process, not yet in the state
         self.state = State()
         self.best: dict[str, Tensor] | None = None
-        self.saved_best = 0
-        self.saved_files: dict[str, str] = {}  # digests by name
         self.log: list[dict[str, Any]] = []
 
     def _set_steps(self, step_batches: int) -> None:
         """Says how many batches of all processes together make a step."""
-        self.step_batches = step_batches
-        self.steps_per_epoch = -(-len(self.batches) // step_batches)
-        self.total_steps = self.steps_per_epoch * self.config.epochs
-
-    def alone(self) -> AbstractContextManager[None]:
-        """Keeps the folder, where there is one, from other trainings within the block.
-
-        Raises:
-            BlockingIOError: Another one is going on in it.
-        """
-        if self.folder is None or not self.fabric.is_global_zero:
-            return nullcontext()
-        with naming(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        return alone_with(self.folder, "training")
+        self.steps = Steps.of(len(self.batches), step_batches)
+        self.total_steps = self.steps.steps_per_epoch * self.config.epochs
 
     def run(self, interrupts: Interrupts) -> None:
         """Trains to the end, or until a signal arrives.
@@ -123,10 +90,11 @@ class TrainingLoop:
             self._train_epoch(interrupts)
             self._end_epoch()
             self._stop_if(interrupts)
-        if self.average is not None:
-            self.average.keep()
+        if self.trained.average is not None:
+            self.trained.average.keep()
         if self.best is not None:
             self.module.load_state_dict(self.best)
+        self.trained.keep_whole()
         self.state.finished = True
         self._save()
 
@@ -137,7 +105,7 @@ class TrainingLoop:
 
     def _train_epoch(self, interrupts: Interrupts) -> None:
         state, processes = self.state, self.fabric.world_size
-        self.forward.train()
+        self.trained.objective.train()
         started = time.perf_counter() - state.seconds
         with made_ahead(self._share) as batches:
             for group in self._groups(batches):
@@ -155,7 +123,8 @@ class TrainingLoop:
     @property
     def _done(self) -> int:
         """Batches of the epoch that all processes together are through with."""
-        return (self.state.step - self.state.epochs * self.steps_per_epoch) * self.step_batches
+        step_batches = self.steps.step_batches
+        return (self.state.step - self.state.epochs * self.steps.steps_per_epoch) * step_batches
 
     def _share(self) -> Iterator[Any]:
         """Yields the batches that the epoch still has for this process, pinned for a GPU."""
@@ -176,9 +145,10 @@ class TrainingLoop:
             ValueError: The source gave fewer than it has said.
         """
         rank, processes = self.fabric.global_rank, self.fabric.world_size
-        for first in range(self._done, len(self.batches), self.step_batches):
+        step_batches = self.steps.step_batches
+        for first in range(self._done, len(self.batches), step_batches):
             group = []
-            for number in range(first, min(first + self.step_batches, len(self.batches))):
+            for number in range(first, min(first + step_batches, len(self.batches))):
                 if number % processes != rank:
                     continue
                 batch = next(batches, None)
@@ -191,28 +161,18 @@ class TrainingLoop:
             yield group
 
     def _step(self, group: list[tuple[int, Any]]) -> None:
-        config, step = self.config, self.state.step
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = learning_rate_at(config, step, self.total_steps)
+        trained, step = self.trained, self.state.step
+        for settings in trained.optimizer.param_groups:
+            settings["lr"] = learning_rate_at(self.config, step, self.total_steps)
         terms = self._backward(group)
-        if config.gradient_clip is not None:
-            norm = self.fabric.clip_gradients(
-                self.objective,
-                self.fabric_optimizer,
-                max_norm=config.gradient_clip,
-                error_if_nonfinite=False,
-            )
-        else:
-            norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
-            norm = torch.stack(norms).norm()
-        assert norm is not None
+        norm = trained.gradient_norm(self.config.gradient_clip)
         self.unread.append((step + 1, terms, norm))
         if len(self.unread) >= self.read_every:
             self._read()  # before what is not finite gets into the weights
-        self.fabric_optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(step + 1)
+        trained.optimizer.step()
+        trained.optimizer.zero_grad(set_to_none=True)
+        if trained.average is not None:
+            trained.average.update(step + 1)
 
     def _backward(self, group: list[tuple[int, Any]]) -> Tensor:
         """Adds up the gradients of a step's batches; returns the loss terms, averaged likewise.
@@ -231,8 +191,8 @@ class TrainingLoop:
             on_device = batch.to(device)
             seed_default_generators(device, config.seed, self.state.step, place)
             # Processes exchange their gradients once a step, with the last batch.
-            with self.fabric.no_backward_sync(self.forward, enabled=index < len(group)):
-                terms = self.forward(Sealed(on_device))
+            with self.trained.gradients_stay(index < len(group)):
+                terms = self.trained.forward(Sealed(on_device))
                 if processes > 1 or len(group) > 1:
                     weight = len(batch) * processes if group else 0
                     terms = terms * (weight / samples)
@@ -257,7 +217,7 @@ class TrainingLoop:
         """
         state = self.state
         for step, terms, norm in self.unread:
-            self.latest = dict(zip(self.objective.names, terms.tolist(), strict=True))
+            self.latest = dict(zip(self.trained.objective.names, terms.tolist(), strict=True))
             for name, value in self.latest.items():
                 self._check_finite(f"loss term {name!r}", value, step)
                 state.losses[name] = state.losses.get(name, 0.0) + value
@@ -279,25 +239,21 @@ class TrainingLoop:
         started = time.perf_counter()
         metrics = self._validate() if self.validate is not None else {}
         self._sum_up()
-        means = {name: value / self.steps_per_epoch for name, value in state.losses.items()}
+        means = {name: value / self.steps.steps_per_epoch for name, value in state.losses.items()}
         record = {
             "epoch": state.epochs,
             "step": state.step,
             "losses": means,
             "metrics": metrics,
             "learning_rate": learning_rate_at(self.config, state.step - 1, self.total_steps),
-            "gradient_norm": state.gradient_norm / self.steps_per_epoch,
+            "gradient_norm": state.gradient_norm / self.steps.steps_per_epoch,
             "samples_per_second": state.samples / state.seconds,
             "seconds": state.seconds,
             "validation_seconds": time.perf_counter() - started,
             "peak_memory_mib": peak_memory_mib(self.fabric.device),
         }
         self.log.append(record)
-        if self.folder is not None and self.fabric.is_global_zero:
-            path = self.folder / LOG_FILE
-            with naming(path), path.open("ab") as file:
-                file.write(json.dumps(record).encode() + b"\n")
-                state.log_bytes = file.tell()
+        state.log_bytes = self.folder.append(json.dumps(record).encode())
         state.losses, state.gradient_norm, state.samples, state.seconds = {}, 0.0, 0, 0.0
         if state.epochs % self.config.checkpoint_every == 0:
             self._save()
@@ -346,14 +302,15 @@ class TrainingLoop:
 
     def _validate(self) -> dict[str, float]:
         """Validates if it is time to, and keeps the weights if they are the best so far."""
-        state, monitor = self.state, self.config.monitor
+        state, monitor, average = self.state, self.config.monitor, self.trained.average
         assert self.validate is not None
         if state.epochs % self.config.validate_every and state.epochs < self.config.epochs:
             return {}
         self.module.eval()
         seed_default_generators(self.fabric.device, self.config.seed, state.step, 0, 1)
-        with torch.no_grad(), self.average.applied() if self.average else nullcontext():
-            metrics = {k: float(v) for k, v in self.validate(self.module).items()}
+        with torch.no_grad(), average.applied() if average else nullcontext():
+            with self.trained.whole():
+                metrics = {k: float(v) for k, v in self.validate(self.module).items()}
             metrics = dict(self.fabric.broadcast(metrics))
             if monitor is None:
                 state.best_epoch, state.metrics = state.epochs, metrics
@@ -395,38 +352,12 @@ class TrainingLoop:
         self._sum_up()
         self._save()
         where = f"epoch {self.state.epochs + 1}, step {self.state.step}"
-        kept = "" if self.folder is None else f"; the same call with {self.folder} continues"
+        self.trained.keep_whole()
+        kept = f"; the same call with {self.folder.folder} continues" if self.folder.folder else ""
         raise KeyboardInterrupt(f"training stopped by a signal in {where}{kept}")
 
     def _save(self) -> None:
-        """Writes the checkpoint; a finished training keeps its final weights alone."""
-        if self.folder is None or not self.fabric.is_global_zero:
-            return
-        state = self.state
-        weights = {f"module.{k}": v for k, v in self.module.state_dict().items()}
-        tensors: dict[str, dict[str, Tensor] | None]
-        if state.finished:
-            tensors = {"final": weights}
-        else:
-            averages = [] if self.average is None else self.average.averages
-            weights |= {f"average.{i}": average for i, average in enumerate(averages)}
-            tensors = {f"last-{state.step}": weights | optimizer_tensors(self.optimizer)}
-            if self.best is not None:
-                is_new = state.best_epoch != self.saved_best
-                tensors[f"best-{state.best_epoch}"] = self.best if is_new else None
-                self.saved_best = state.best_epoch
-        about = {
-            "config": asdict(self.config),
-            "step_batches": self.step_batches,
-            "steps_per_epoch": self.steps_per_epoch,
-        }
-        self.saved_files = save_checkpoint(
-            self.folder,
-            {**about, "state": asdict(state)},
-            tensors,
-            kept=self.saved_files,
-            log_bytes=state.log_bytes,
-        )
+        self.folder.save(self.state, self.steps, self.best)
 
     def resume(self) -> None:
         """Takes up the checkpoint in the folder, if there is one.
@@ -435,67 +366,21 @@ class TrainingLoop:
             ValueError: It is that of a training with other settings.
             ArtifactError: It is damaged, or of another model.
         """
-        if self.folder is None:
-            return
-        is_first = self.fabric.is_global_zero
-        loaded = load_checkpoint(self.folder) if is_first else None
-        loaded = self.fabric.broadcast(loaded)
+        folder = self.folder
+        loaded = folder.load()
         if loaded is not None:
-            about, files = loaded
-            with anew(self.folder), refusing(f"{self.folder / STATE_FILE} is damaged"):
-                self._keep_steps(about)
-            self._check_settings(about)
-            with anew(self.folder):
-                with refusing(f"{self.folder / STATE_FILE} is damaged"):
-                    self.state = checked_state(
-                        about["state"], files, self.config, self.steps_per_epoch
-                    )
-                for stem, tensors in files.items():
-                    if stem.startswith("best-"):
-                        self.best, self.saved_best = tensors, self.state.best_epoch
-                    else:
-                        self._restore(tensors)
-            self.saved_files = about["files"]
-        if is_first:
-            with anew(self.folder) if loaded is not None else nullcontext():
-                size = None if loaded is None else self.state.log_bytes
-                self.log = resume_log(self.folder, size, self.saved_files.get(LOG_FILE))
-            sweep(self.folder)
-        self.log = self.fabric.broadcast(self.log)
+            about, contents = loaded
+            self._keep_steps(folder.step_batches(about))
+            folder.check_settings(about, self.steps.steps_per_epoch)
+            steps_per_epoch = self.steps.steps_per_epoch
+            self.state, self.best = folder.restore(about, contents, steps_per_epoch)
+            if self.state.finished:
+                self.trained.keep_whole()
+        self.log = folder.resume_log(None if loaded is None else self.state.log_bytes)
 
-    def _keep_steps(self, about: Mapping[str, Any]) -> None:
+    def _keep_steps(self, step_batches: int) -> None:
         """Makes steps of as many batches as the training began with, by however many processes."""
-        # A checkpoint of an older version says nothing, and is taken for that of one process.
-        step_batches = about.get("step_batches", about["config"].get("accumulate", 1))
-        check_types({"step_batches": step_batches}, {"step_batches": int})
-        check_positive(step_batches=step_batches)
         self._set_steps(step_batches)
-        if self.step_batches < self.fabric.world_size and self.fabric.is_global_zero:
+        if step_batches < self.fabric.world_size and self.fabric.is_global_zero:
             message = "steps stay of %d batches, as the training began: %d processes bring no more"
-            logger.warning(message, self.step_batches, self.fabric.world_size)
-
-    def _check_settings(self, about: Mapping[str, Any]) -> None:
-        """Refuses to go on with a training that has other settings."""
-        present = {**asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
-        # Settings that an older version did not have were at their defaults.
-        former = {**asdict(TrainingConfig()), **about["config"]}
-        former["steps_per_epoch"] = about["steps_per_epoch"]
-        for name, value in present.items():
-            if former[name] != value:
-                raise ValueError(
-                    f"folder must be of a training with the same settings, got {self.folder} "
-                    f"with {name} {printable(str(former[name]))}, not {value}"
-                )
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        assert self.folder is not None
-        prefix = "module."
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        restore_module(self.module, weights, self.folder / STATE_FILE)
-        if self.state.finished:
-            return
-        with refusing(f"{self.folder / STATE_FILE} is that of another model"):
-            restore_optimizer(self.optimizer, tensors)
-            if self.average is not None:
-                for i, average in enumerate(self.average.averages):
-                    average.copy_(tensors[f"average.{i}"])
+            logger.warning(message, step_batches, self.fabric.world_size)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from genrec.config_checks import Similarity
 from genrec.full_softmax import FullCrossEntropy
+from genrec.fused_softmax import fused_kernel
 from genrec.sampling import sample_negatives
 from genrec.similarity import comparable
 
@@ -50,7 +51,8 @@ def full_cross_entropy(
     Equal to `F.cross_entropy` on all logits, gradients included, but the logits and their gradients
     are held for only `chunk_size` rows at a time: the gradients of states and item vectors are
     summed in the forward pass. Under autocast the products use its dtype, sums and exponentials
-    fp32.
+    fp32. On a GPU, in bf16 and from 32,768 items on, the kernel of the extra `genrec[fused]` is
+    used if it is installed; it holds no logits.
 
     Args:
         states: The model's state for each history, or for each position of it.
@@ -78,6 +80,9 @@ def full_cross_entropy(
         chunk_size = -(-len(states) // max(-(-len(states) // chunk_size), 1)) or 1  # even chunks
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    kernel = fused_kernel(states.device, dtype, len(item_vectors), label_smoothing)
+    if kernel is not None and len(states):
+        return _reduced(kernel(states, item_vectors, targets), len(targets), reduction)
     total: Tensor = FullCrossEntropy.apply(  # type: ignore[no-untyped-call]
         states, item_vectors, targets, label_smoothing, chunk_size, dtype
     )

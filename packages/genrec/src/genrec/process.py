@@ -20,8 +20,20 @@ if sys.platform != "win32":  # Windows has no such module
     import resource
 
 
-def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
-    """Returns a launched Fabric on `device`, or on all that `torchrun` started this process for."""
+def fabric_on(device: torch.device, precision: Literal["32", "bf16"], strategy: str) -> Any:
+    """Returns a launched Fabric on `device`, or on all that `torchrun` started this process for.
+
+    Raises:
+        ValueError: `strategy` is none of "ddp" and "fsdp", or "fsdp" and `torchrun` started no
+            processes.
+    """
+    if strategy not in ("ddp", "fsdp"):
+        raise ValueError(f"strategy must be 'ddp' or 'fsdp', got {strategy!r}")
+    if strategy == "fsdp" and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "strategy must be 'ddp' where there is no process group, got 'fsdp': start the script "
+            "by torchrun"
+        )
     # It takes seconds, and only training needs it.
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -31,6 +43,7 @@ def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
     devices: Any = processes
     if processes * nodes == 1 and device.index is not None:
         devices = [device.index]
+    is_group = processes * nodes > 1 or strategy == "fsdp"
     # Buffers are the same in all processes and stay as they are: gloo sends no small integers.
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
@@ -39,7 +52,7 @@ def fabric_on(device: torch.device, precision: Literal["32", "bf16"]) -> Any:
         accelerator=device.type,
         devices=devices,
         num_nodes=nodes,
-        strategy=DDPStrategy(**settings) if processes * nodes > 1 else "auto",
+        strategy=DDPStrategy(**settings) if is_group else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()

@@ -19,6 +19,7 @@ from genrec.item_checks import first_of_each
 from genrec.item_graph import ItemGraph, ItemScores
 from genrec.layers import DecoderLayer, Dropout, EncoderLayer, KeysValues
 from genrec.seq2seq_config import Seq2SeqConfig
+from genrec.shard_units import ShardUnits
 from genrec.similarity import unit
 from genrec.trie import Trie
 from genrec.vocabulary import TokenTable, Vocabulary, node_means
@@ -227,6 +228,15 @@ class Seq2Seq(nn.Module):
         self.distillation: nn.Linear | None = None
         if config.distillation_dim is not None:
             self.distillation = nn.Linear(config.dim, config.distillation_dim)
+
+    def shard_units(self) -> list[nn.Module]:
+        """Returns the layers that a sharded training gathers one at a time: the encoder's.
+
+        The decoder's are used outside of their `forward` too, where the memory is projected.
+        """
+        if isinstance(self.backbone, ShardUnits):
+            return self.backbone.shard_units()
+        return [] if self.backbone is not None else list(self.encoder)
 
     def encode(
         self,

@@ -15,15 +15,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from genrec.loop import TrainingLoop
+from genrec.placement import Strategy
 from genrec.process import Interrupts, isolated_randomness
 from genrec.progress import LoggerError, MetricsLogger, TrainingEvent, rich_progress
 from genrec.sequences import B, Batches
+from genrec.shard_units import ShardUnits
 from genrec.training_config import TrainingConfig
 
 __all__ = [
     "Batches",
     "LoggerError",
     "MetricsLogger",
+    "ShardUnits",
+    "Strategy",
     "TrainingConfig",
     "TrainingEvent",
     "TrainingResult",
@@ -64,6 +68,7 @@ def fit(
     folder: Path | str | None = None,
     callback: Callable[[TrainingEvent], None] | None = None,
     loggers: Sequence[MetricsLogger] = (),
+    strategy: Strategy = "ddp",
 ) -> TrainingResult:
     """Trains `module` on its device, until the last epoch or until `patience` ends the training.
 
@@ -94,15 +99,21 @@ def fit(
             Fabric are saved after each epoch, and all are left open. A step has the same number
             before and after a resumption: what is trained again after a kill, from the last
             checkpoint on, is logged again under the numbers that it had.
+        strategy: Under `torchrun`, "ddp" has all weights in each process. "fsdp" shares weights,
+            gradients and the optimizer out among them (FSDP2), for models too large for one
+            device; its `folder` must be one that all processes see. Either goes on from the
+            checkpoint of the other. `ShardUnits` says how a module is gathered in parts. After an
+            error "fsdp" leaves the module without weights.
 
     Returns:
         What became of it. The module has the best weights, or the last ones where nothing is
         monitored, and is in evaluation mode.
 
     Raises:
-        ValueError: Loss terms are not finite, or not those of `loss` above; the settings do not fit
-            the arguments; `validate` lacks the monitored figure; or `folder` holds a training with
-            other settings.
+        ValueError: `strategy` is "fsdp" without `torchrun`, or for a module that cannot be
+            sharded; loss terms are not finite, or not those of `loss` above; the settings do not
+            fit the arguments; `validate` lacks the monitored figure; or `folder` holds a training
+            with other settings.
         ArtifactError: The checkpoint in `folder` is damaged, or of another model, or `log.jsonl` is
             not that of a training.
         BlockingIOError: Another training is going on in `folder`.
@@ -114,8 +125,8 @@ def fit(
     if validate is None and (config.monitor is not None or config.validate_every != 1):
         raise ValueError("validate must be given when monitor or validate_every is set, got None")
     place = None if folder is None else Path(folder)
-    loop = TrainingLoop(module, batches, loss, config, validate, place, callback, loggers)
-    with loop.alone():
+    loop = TrainingLoop(module, batches, loss, config, validate, place, callback, loggers, strategy)
+    with loop.folder.alone():
         loop.resume()
         if not loop.state.finished:
             with isolated_randomness(loop.fabric.device), Interrupts() as interrupts:

@@ -21,6 +21,9 @@ class TrainingConfig:
         gradient_clip: Largest norm of the gradients; None does not clip.
         precision: "32", or "bf16" for autocast. On a CPU, bf16 is faster only if the hardware
             multiplies it (AMX, avx512_bf16); otherwise it is many times slower.
+        compile: Whether `torch.compile` compiles the loss, with the forward pass in it. This takes
+            a C++ compiler and minutes before the first step: for long trainings on a GPU, and not
+            with strategy "fsdp". Dropout draws other numbers than without it.
         accumulate: Batches of each process in a step. The step's loss is the mean of their losses,
             weighted by their numbers of samples: if a loss is a mean over samples, the step equals
             that of one large batch. The last step of an epoch may have fewer batches.
@@ -47,6 +50,7 @@ class TrainingConfig:
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     gradient_clip: float | None = None
     precision: Literal["32", "bf16"] = "32"
+    compile: bool = False
     accumulate: int = 1
     monitor: str | None = None
     monitor_mode: Literal["max", "min"] = "max"

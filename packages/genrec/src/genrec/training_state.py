@@ -10,6 +10,24 @@ from genrec.reading import check_types
 from genrec.training_config import TrainingConfig
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What the steps of a training are made of.
+
+    Attributes:
+        step_batches: How many batches of all processes together make a step.
+        steps_per_epoch: The last step of an epoch may have fewer batches.
+    """
+
+    step_batches: int
+    steps_per_epoch: int
+
+    @classmethod
+    def of(cls, batches: int, step_batches: int) -> Steps:
+        """Returns the steps of epochs of so many batches."""
+        return cls(step_batches=step_batches, steps_per_epoch=-(-batches // step_batches))
+
+
 @dataclass
 class State:
     """The state of a training without its tensors: the contents of the checkpoint's JSON."""

@@ -317,7 +317,9 @@ class FitOptions:
             _refuse(self.missing_images, "--missing-images", "needs a view of images")
         defaults = self._defaults(run)
         if not {"text", "image", "plugin"} & set(kinds) and "device" not in defaults:
-            _refuse(run.device, "--device", "needs a model of texts or images, or rqvae")
+            _refuse(
+                run.device, "--device", "needs a model of texts or images, or another quantizer"
+            )
         for flag, value, name in self._of_quantizer():
             if value is not None and name not in defaults:
                 raise typer.BadParameter(

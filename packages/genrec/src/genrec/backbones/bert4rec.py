@@ -90,6 +90,10 @@ class BERT4Rec(StateBackbone):
         """The number in a history where an item is masked."""
         return self.num_items + 1
 
+    def shard_units(self) -> list[nn.Module]:
+        """Returns the layers that a sharded training gathers one at a time."""
+        return list(self.layers)
+
     def forward(
         self,
         history: Int[Tensor, "batch length"],

@@ -79,6 +79,10 @@ class FMLPRec(WholeWindow):
             for _ in range(num_layers)
         )
 
+    def shard_units(self) -> list[nn.Module]:
+        """Returns the layers that a sharded training gathers one at a time."""
+        return list(self.layers)
+
     def last_state(
         self,
         history: Int[Tensor, "batch length"],

@@ -86,6 +86,10 @@ class HSTU(StateBackbone):
         )
         self.norm = nn.LayerNorm(dim)
 
+    def shard_units(self) -> list[nn.Module]:
+        """Returns the layers that a sharded training gathers one at a time."""
+        return list(self.layers)
+
     def forward(
         self,
         history: Int[Tensor, "batch length"],

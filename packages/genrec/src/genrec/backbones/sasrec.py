@@ -96,6 +96,10 @@ class SASRec(StateBackbone):
         # Post-LN layers end with a layer norm of their own.
         self.norm: nn.Module = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
 
+    def shard_units(self) -> list[nn.Module]:
+        """Returns the layers that a sharded training gathers one at a time."""
+        return list(self.layers)
+
     def forward(
         self,
         history: Int[Tensor, "batch length"],

@@ -111,11 +111,20 @@ class GreedySearch:
 
 
 def greedy_codes(
-    x: Float32[np.ndarray, "items dim"], codebooks: Float32[np.ndarray, "levels codes dim"]
+    x: Float32[np.ndarray, "items dim"],
+    codebooks: Float32[np.ndarray, "levels codes dim"],
+    *,
+    device: str = "cpu",
 ) -> Int64[np.ndarray, "items levels"]:
-    """The nearest centroid of each level to what the levels before it have left over."""
+    """The nearest centroid of each level to what the levels before it have left over.
+
+    Args:
+        x: Vectors.
+        codebooks: The centroids of each level.
+        device: Where `nearest` looks for them; the codes are the same on any.
+    """
     codes = np.empty((len(x), len(codebooks)), dtype=np.int64)
     for level, codebook in enumerate(codebooks):
-        codes[:, level] = nearest(x, codebook)
+        codes[:, level] = nearest(x, codebook, device=device)
         x = x - codebook[codes[:, level]]
     return codes

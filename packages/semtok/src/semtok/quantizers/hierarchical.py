@@ -26,6 +26,7 @@ from semtok.parts import (
 from semtok.phrases import counted
 from semtok.progress import Progress
 from semtok.quantizers.fitted import quantizer_repr
+from semtok.quantizers.kmeans import check_kmeans_device
 from semtok.quantizers.nearest import VectorIndex, nearest, nearest_of_each
 from semtok.quantizers.splitting import Splitter, grow
 from semtok.vectors import (
@@ -90,6 +91,7 @@ class HierarchicalKMeans:
         balanced: bool = False,
         seed: int = 0,
         iterations: int = 25,
+        device: str = "cpu",
         progress: Progress | None = None,
     ) -> HierarchicalKMeans:
         """Fits the tree by recursive k-means (faiss).
@@ -102,6 +104,8 @@ class HierarchicalKMeans:
                 have about the same length, at somewhat greater distances to the centroids.
             seed: The same seed and vectors give the same tree.
             iterations: Iterations of each k-means.
+            device: Where k-means runs: "cpu" for faiss; any other device of torch for torch, which
+                ends at other centroids.
             progress: Called with the number of items that have their path and of all items.
 
         Raises:
@@ -110,11 +114,17 @@ class HierarchicalKMeans:
         check_options(
             ("codebook_size", codebook_size, 2), ("iterations", iterations, 1), ("seed", seed, 0)
         )
+        check_kmeans_device(device)
         x = as_vectors(x)
         if len(x) == 0:
             raise ValueError("x must hold at least one vector, got none")
         splitter = Splitter(
-            x=x, codebook_size=codebook_size, balanced=balanced, iterations=iterations, seed=seed
+            x=x,
+            codebook_size=codebook_size,
+            balanced=balanced,
+            iterations=iterations,
+            seed=seed,
+            device=device,
         )
         centroids, num_children, leaves = grow(splitter, progress)
         return cls(

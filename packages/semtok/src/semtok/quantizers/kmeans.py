@@ -1,4 +1,4 @@
-"""k-means by faiss, for any number of vectors."""
+"""k-means for any number of vectors: by faiss, or by torch on a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float32
 
+from semtok.embedding.contract import check_device
 from semtok.quantizers.nearest import vector_keys
 
 SAMPLE_PER_CODE = 256  # k-means is fitted on at most this many vectors per centroid
@@ -20,6 +21,7 @@ def kmeans(
     iterations: int = 25,
     progressive: bool = False,
     seed: int | tuple[int, ...] = 0,
+    device: str = "cpu",
 ) -> Float32[np.ndarray, "codes dim"]:
     """Centroids of a sample of the vectors.
 
@@ -35,6 +37,8 @@ def kmeans(
             variance is spread over many directions, as for residuals. With fewer vectors than
             dimensions there are not enough principal directions: the start is then the plain one.
         seed: Draws the sample and the start.
+        device: "cpu" for faiss; any other, as torch names it, for torch. They start differently,
+            and so end at other centroids, as good ones.
     """
     generator = np.random.default_rng(seed)
     if len(x) > SAMPLE_PER_CODE * num_codes:
@@ -49,7 +53,19 @@ def kmeans(
             return np.concatenate([distinct, np.repeat(distinct[-1:], missing, axis=0)])
     x = np.ascontiguousarray(x)
     draw = int(generator.integers(2**31 - 1))
-    if progressive and 1 < x.shape[1] <= len(x):
+    stepwise_fits = progressive and 1 < x.shape[1] <= len(x)
+    if device != "cpu":
+        from semtok.quantizers.kmeans_torch import centroids_of
+
+        return centroids_of(
+            x,
+            num_codes,
+            iterations=iterations,
+            progressive=stepwise_fits,
+            seed=draw,
+            device=device,
+        )
+    if stepwise_fits:
         stepwise: Any = faiss.ProgressiveDimClustering(x.shape[1], num_codes)
         stepwise.niter, stepwise.seed = iterations, draw
         stepwise.min_points_per_centroid = 1
@@ -68,3 +84,13 @@ def kmeans(
         clusters.train(x)
         centroids = clusters.centroids
     return np.asarray(centroids, dtype=np.float32)
+
+
+def check_kmeans_device(device: str) -> None:
+    """Raises ValueError unless k-means can run on a device here."""
+    if device == "cpu":
+        return
+    try:
+        check_device(device)
+    except ModuleNotFoundError:
+        raise ValueError(f"device must be 'cpu' where torch is missing, got {device!r}") from None

@@ -19,6 +19,8 @@ _LEAST = 64  # minimal number of vectors of a product, however many centroids th
 def nearest(
     x: Float32[np.ndarray, "items dim"],
     centroids: Float32[np.ndarray, "codes dim"],
+    *,
+    device: str = "cpu",
 ) -> Int64[np.ndarray, " items"]:
     """The nearest centroid of each vector by squared distance, the first of equally near ones.
 
@@ -33,7 +35,12 @@ def nearest(
     middle = centroids.mean(axis=0)  # [dim]
     moved = centroids - middle  # [codes, dim]
     sizes = np.einsum("kd,kd->k", moved, moved)  # [codes], squared lengths
-    labels, costs, seconds, squares = best_two(x, centroids)  # [items] each
+    if device == "cpu":
+        labels, costs, seconds, squares = best_two(x, centroids)  # [items] each
+    else:
+        from semtok.quantizers import kmeans_torch
+
+        labels, costs, seconds, squares = kmeans_torch.best_two(x, centroids, device)
     longest = float(np.sqrt(sizes.max()))
     slack = rounding_slack(np.sqrt(squares), longest, x.shape[1])  # [items]
     # Where float32 cannot tell the best two apart, every centroid that may be the nearest is

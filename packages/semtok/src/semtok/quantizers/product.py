@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int64
 from semtok.parts import floats, read_part, refusing, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.fitted import FittedQuantizer
-from semtok.quantizers.kmeans import kmeans
+from semtok.quantizers.kmeans import check_kmeans_device, kmeans
 from semtok.quantizers.nearest import nearest
 from semtok.vectors import (
     check_codes,
@@ -39,6 +39,8 @@ class ProductQuantizer(FittedQuantizer):
         codebooks: The centroids of each part.
         mean: The mean of the fitted vectors: decodes the levels that a prefix leaves out.
         rotation: Only for `OptimizedProductQuantizer`: orthogonal, as long as all parts together.
+        device: Where `encode` searches nearest centroids: "cpu", or another device of torch. The
+            codes do not depend on it. Not saved.
     """
 
     kind: ClassVar[str] = "product"
@@ -46,6 +48,7 @@ class ProductQuantizer(FittedQuantizer):
     codebooks: Float32[np.ndarray, "levels codes part"]
     mean: Float32[np.ndarray, " dim"]
     rotation: Float32[np.ndarray, "padded padded"] | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.codebooks.ndim != 3 or self.mean.ndim != 1 or 0 in self.codebooks.shape:
@@ -66,6 +69,7 @@ class ProductQuantizer(FittedQuantizer):
         iterations: int = 25,
         max_training_items: int = 65_536,
         seed: int = 0,
+        device: str = "cpu",
         progress: Progress | None = None,
     ) -> ProductQuantizer:
         """Fits a k-means for each part of the dimensions (faiss).
@@ -77,6 +81,8 @@ class ProductQuantizer(FittedQuantizer):
             iterations: Iterations of each k-means.
             max_training_items: How many vectors, drawn at random, are used for fitting.
             seed: The same seed and vectors give the same quantizer.
+            device: Where k-means runs: "cpu" for faiss; any other device of torch for torch, which
+                ends at other centroids.
             progress: Called with the number of fitted parts and of all parts.
 
         Raises:
@@ -89,6 +95,7 @@ class ProductQuantizer(FittedQuantizer):
             ("max_training_items", max_training_items, 1),
             ("seed", seed, 0),
         )
+        check_kmeans_device(device)
         sample = training_sample(x, max_training_items=max_training_items, seed=seed)
         if num_levels > sample.shape[1]:
             raise ValueError(
@@ -97,18 +104,33 @@ class ProductQuantizer(FittedQuantizer):
             )
         mean = mean_vector(sample)
         sample = _padded(sample, num_levels)
-        rotation = cls._fit_rotation(sample, num_levels, codebook_size, seed)
+        rotation = cls._fit_rotation(sample, num_levels, codebook_size, seed, device)
         if rotation is not None:
             sample = stable_product(sample, rotation).astype(np.float32)
         codebooks = []
         for level, part in enumerate(_parts(sample, num_levels)):
-            codebooks.append(kmeans(part, codebook_size, iterations=iterations, seed=(seed, level)))
+            codebooks.append(
+                kmeans(
+                    part, codebook_size, iterations=iterations, seed=(seed, level), device=device
+                )
+            )
             report(progress, level + 1, num_levels)
-        return cls(codebooks=np.stack(codebooks), mean=mean, rotation=rotation, fitted_vectors=x)
+        return cls(
+            codebooks=np.stack(codebooks),
+            mean=mean,
+            rotation=rotation,
+            device=device,
+            fitted_vectors=x,
+        )
 
     @classmethod
     def _fit_rotation(
-        cls, x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int, seed: int
+        cls,
+        x: Float32[np.ndarray, "items padded"],
+        num_levels: int,
+        codebook_size: int,
+        seed: int,
+        device: str,
     ) -> Float32[np.ndarray, "padded padded"] | None:
         """The rotation that is applied before the split into parts; plain PQ has none."""
         return None
@@ -137,7 +159,7 @@ class ProductQuantizer(FittedQuantizer):
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         for rows, chunk in vector_chunks(x, dim=self.dim):
             for level, part in enumerate(_parts(self._rotated(chunk), self.num_levels)):
-                codes[rows, level] = nearest(part, self.codebooks[level])
+                codes[rows, level] = nearest(part, self.codebooks[level], device=self.device)
         return codes
 
     def decode(self, codes: Int64[np.ndarray, "items levels"]) -> Float32[np.ndarray, "items dim"]:
@@ -208,9 +230,14 @@ class OptimizedProductQuantizer(ProductQuantizer):
 
     @classmethod
     def _fit_rotation(
-        cls, x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int, seed: int
+        cls,
+        x: Float32[np.ndarray, "items padded"],
+        num_levels: int,
+        codebook_size: int,
+        seed: int,
+        device: str,
     ) -> Float32[np.ndarray, "padded padded"]:
-        return _learned_rotation(x, num_levels, codebook_size, seed)
+        return _learned_rotation(x, num_levels, codebook_size, seed, device)
 
 
 def _padded(
@@ -231,7 +258,11 @@ def _parts(
 
 
 def _learned_rotation(
-    x: Float32[np.ndarray, "items padded"], num_levels: int, codebook_size: int, seed: int
+    x: Float32[np.ndarray, "items padded"],
+    num_levels: int,
+    codebook_size: int,
+    seed: int,
+    device: str,
 ) -> Float32[np.ndarray, "padded padded"]:
     """The rotation of OPQ, to be multiplied from the right: the best of a few rounds.
 
@@ -246,8 +277,12 @@ def _learned_rotation(
         decoded = np.empty_like(rotated)
         size = rotated.shape[1] // num_levels
         for level, part in enumerate(_parts(rotated, num_levels)):
-            codebook = kmeans(part, codebook_size, iterations=10, seed=(seed, level, step))
-            decoded[:, level * size : (level + 1) * size] = codebook[nearest(part, codebook)]
+            codebook = kmeans(
+                part, codebook_size, iterations=10, seed=(seed, level, step), device=device
+            )
+            decoded[:, level * size : (level + 1) * size] = codebook[
+                nearest(part, codebook, device=device)
+            ]
         rotated -= decoded
         error = float(np.einsum("nd,nd->n", rotated, rotated).sum(dtype=np.float64))
         del rotated

@@ -13,8 +13,8 @@ from semtok.parts import floats, read_part, refusing, whole, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.beams import nearest_beams
 from semtok.quantizers.fitted import FittedQuantizer
-from semtok.quantizers.greedy import GreedySearch
-from semtok.quantizers.kmeans import kmeans
+from semtok.quantizers.greedy import GreedySearch, greedy_codes
+from semtok.quantizers.kmeans import check_kmeans_device, kmeans
 from semtok.quantizers.nearest import nearest
 from semtok.vectors import (
     check_codes,
@@ -32,12 +32,15 @@ class ResidualQuantizer(FittedQuantizer):
     Attributes:
         codebooks: The centroids of each level.
         num_beams: How many partial sums `encode` follows; 1 takes the nearest centroid each time.
+        device: Where `encode` looks for nearest centroids, with one beam: "cpu", or as torch names
+            it. The codes do not depend on it. Not saved.
     """
 
     kind: ClassVar[str] = "residual"
 
     codebooks: Float32[np.ndarray, "levels codes dim"]
     num_beams: int = 1
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.codebooks.ndim != 3 or 0 in self.codebooks.shape:
@@ -55,6 +58,7 @@ class ResidualQuantizer(FittedQuantizer):
         iterations: int = 10,
         max_training_items: int = 65_536,
         seed: int = 0,
+        device: str = "cpu",
         progress: Progress | None = None,
     ) -> ResidualQuantizer:
         """Fits a k-means a level (faiss) on the residuals of the level before.
@@ -72,6 +76,8 @@ class ResidualQuantizer(FittedQuantizer):
             iterations: Iterations of each step of each k-means.
             max_training_items: How many vectors, drawn at random, are learned from.
             seed: Same seed, same vectors: same quantizer.
+            device: Where k-means runs: "cpu" for faiss; any other, as torch names it, for torch,
+                which ends at other centroids.
             progress: Called with the number of fitted levels, and of all.
 
         Raises:
@@ -85,6 +91,7 @@ class ResidualQuantizer(FittedQuantizer):
             ("max_training_items", max_training_items, 1),
             ("seed", seed, 0),
         )
+        check_kmeans_device(device)
         residual = training_sample(x, max_training_items=max_training_items, seed=seed)
         codebooks: list[Float32[np.ndarray, "codes dim"]] = []
         for level in range(num_levels):
@@ -94,11 +101,14 @@ class ResidualQuantizer(FittedQuantizer):
                 iterations=iterations,
                 progressive=True,
                 seed=(seed, level),
+                device=device,
             )
-            residual = residual - codebook[nearest(residual, codebook)]
+            residual = residual - codebook[nearest(residual, codebook, device=device)]
             codebooks.append(codebook)
             report(progress, level + 1, num_levels)
-        return cls(codebooks=np.stack(codebooks), num_beams=num_beams, fitted_vectors=x)
+        return cls(
+            codebooks=np.stack(codebooks), num_beams=num_beams, device=device, fitted_vectors=x
+        )
 
     @property
     def dim(self) -> int:
@@ -134,8 +144,10 @@ class ResidualQuantizer(FittedQuantizer):
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
         greedy = GreedySearch(self.codebooks)
         for rows, part in vector_chunks(x, dim=self.dim):
-            if beams == 1:
+            if beams == 1 and self.device == "cpu":
                 codes[rows] = greedy.codes(part)
+            elif beams == 1:
+                codes[rows] = greedy_codes(part, self.codebooks, device=self.device)
             else:
                 codes[rows] = nearest_beams(part, self.codebooks, beams)
         return codes

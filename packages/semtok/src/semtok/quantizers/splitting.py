@@ -24,6 +24,7 @@ class Splitter:
         balanced: Whether the groups are equally large.
         iterations: Iterations of each k-means.
         seed: The seed of all splits; each cluster derives its own.
+        device: Where k-means runs; the prices of balanced splits are computed on the CPU.
     """
 
     x: Float32[np.ndarray, "items dim"]
@@ -31,6 +32,7 @@ class Splitter:
     balanced: bool
     iterations: int
     seed: int
+    device: str = "cpu"
 
     def split(
         self, rows: Int64[np.ndarray, " rows"], node: int
@@ -48,14 +50,16 @@ class Splitter:
         if len(rows) > most:
             sample = np.random.default_rng(seed).choice(rows, most, replace=False)
         learned = self.x[np.sort(sample)]
-        centroids = kmeans(learned, self.codebook_size, iterations=self.iterations, seed=seed)
+        centroids = kmeans(
+            learned, self.codebook_size, iterations=self.iterations, seed=seed, device=self.device
+        )
         if self.balanced:
             labels, centroids = balanced_kmeans(self.x, rows, learned, centroids)
         else:
             labels = np.empty(len(rows), dtype=np.int64)
             for start in range(0, len(rows), CHUNK):
                 part = self.x[rows[start : start + CHUNK]]
-                labels[start : start + CHUNK] = nearest(part, centroids)
+                labels[start : start + CHUNK] = nearest(part, centroids, device=self.device)
             if (labels == labels[0]).all():  # identical vectors: only an even split helps
                 labels = np.arange(len(rows)) * self.codebook_size // len(rows)
                 centroids = np.repeat(self.x[rows[:1]], self.codebook_size, axis=0)
