@@ -44,7 +44,7 @@ NOT_RUN = {
     "guides/export.md": 1,
     "guides/gpu.md": 2,
     "guides/llm.md": 2,
-    "guides/machines.md": 5,
+    "guides/machines.md": 6,
     "guides/refreshing.md": 1,
     "guides/runs.md": 1,
     "guides/serving.md": 2,

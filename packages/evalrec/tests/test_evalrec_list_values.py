@@ -241,7 +241,7 @@ def evaluate_without(report: Report) -> dict:
 def test_tables_mark_the_smaller_miscalibration_as_the_better(queries, list_metrics, report):
     worse = evaluate(
         queries,
-        np.tile(np.arange(NUM_ITEMS)[::-1] % 3 == 0, (40, 1)).astype(np.float32),
+        np.tile(-(np.arange(NUM_ITEMS) % 3), (40, 1)).astype(np.float32),  # one category first
         ks=(2, 4),
         list_metrics=list_metrics,
     )

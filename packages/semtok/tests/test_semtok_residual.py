@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from semtok.quantizers.beams import nearest_beams
+from semtok.quantizers.greedy import GreedySearch, greedy_codes
 from semtok.quantizers.residual import ResidualQuantizer
 
 
@@ -39,6 +40,67 @@ def test_encode_agrees_with_plain_python() -> None:
         assert codes.tolist() == oracle_codes(quantizer.codebooks, new, num_beams)
     sums = sum(quantizer.codebooks[level][codes[:, level]] for level in range(3))
     np.testing.assert_allclose(quantizer.decode(codes), sums, atol=1e-6)
+
+
+def spread_codebooks(
+    num_levels: int, num_codes: int, dim: int, *, far: float, twins: bool, seed: int
+) -> np.ndarray:
+    """Codebooks whose means may lie far apart, and whose centroids may come twice."""
+    rng = np.random.default_rng(seed)
+    codebooks = rng.normal(size=(num_levels, num_codes, dim)) + far * rng.normal(
+        size=(num_levels, 1, dim)
+    )
+    if twins:
+        codebooks[:, num_codes // 2 :] = codebooks[:, : num_codes - num_codes // 2]
+    return codebooks.astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_levels=st.integers(1, 5),
+    num_codes=st.integers(1, 40),
+    dim=st.integers(1, 20),
+    far=st.sampled_from([0.0, 1.0, 1e3, 1e6]),
+    scale=st.sampled_from([1e-6, 1.0, 1e4]),
+    twins=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_a_block_through_all_levels_gives_the_codes_of_level_by_level(
+    num_levels: int, num_codes: int, dim: int, far: float, scale: float, twins: bool, seed: int
+) -> None:
+    codebooks = spread_codebooks(num_levels, num_codes, dim, far=far, twins=twins, seed=seed)
+    codebooks *= np.float32(scale)
+    # Sums of centroids: half of them lie halfway between two, where float32 cannot decide.
+    rng = np.random.default_rng(seed + 1)
+    sums = codebooks[np.arange(num_levels), rng.integers(num_codes, size=(80, num_levels))].sum(1)
+    x = np.concatenate([sums[:40], (sums[:40] + sums[40:]) / 2]).astype(np.float32)
+    np.testing.assert_array_equal(GreedySearch(codebooks).codes(x), greedy_codes(x, codebooks))
+
+
+def test_blocks_and_threads_give_the_codes_of_level_by_level() -> None:
+    codebooks = spread_codebooks(3, 256, 32, far=0.5, twins=False, seed=0)
+    x = vectors(9000, 32) * np.float32(2)
+    codes = GreedySearch(codebooks).codes(x)
+    np.testing.assert_array_equal(codes, greedy_codes(x, codebooks))
+    assert min(len(np.unique(codes[:, level])) for level in range(3)) > 200
+
+
+def test_only_near_ties_are_searched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    def counted(x: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+        searched.append(len(x))
+        return greedy_codes(x, codebooks)
+
+    monkeypatch.setattr("semtok.quantizers.greedy.greedy_codes", counted)
+    codebooks = spread_codebooks(3, 64, 16, far=0.0, twins=False, seed=0)
+    for scale in (1e-6, 1.0, 1e6):  # what is near goes by the vectors' own size
+        factor = np.float32(scale)
+        GreedySearch(codebooks * factor).codes(vectors(2000, 16) * factor)
+    twins = spread_codebooks(3, 64, 16, far=0.0, twins=True, seed=0)
+    GreedySearch(twins).codes(vectors(2000, 16))
+    assert max(searched[:3]) < 20
+    assert searched[3] == 2000
 
 
 def test_beams_wide_enough_find_the_best_sum() -> None:

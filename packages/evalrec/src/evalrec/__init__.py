@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evalrec.grid import Grid
     from evalrec.importing import PRESETS, TableOptions, TablePlan, plan_table
     from evalrec.interactions import DataError, Interactions
+    from evalrec.item_shards import ItemShards
     from evalrec.item_to_item import cooccurrences, pair_shares
     from evalrec.leaks import check_split
     from evalrec.list_metrics import coverage, exposures, gini
@@ -105,6 +106,7 @@ __all__ = [
     "Gate",
     "Grid",
     "Interactions",
+    "ItemShards",
     "ItemToItemFloor",
     "ListMetric",
     "MatrixFactorizationFloor",
@@ -189,6 +191,7 @@ _MODULES = {
     "grid": ("Grid",),
     "importing": ("PRESETS", "TableOptions", "TablePlan", "plan_table"),
     "interactions": ("DataError", "Interactions"),
+    "item_shards": ("ItemShards",),
     "item_to_item": ("cooccurrences", "pair_shares"),
     "leaks": ("check_split",),
     "matrix_factorization": ("MatrixFactorizationFloor", "fit_matrix_factorization"),

@@ -62,3 +62,11 @@ def add_up(shares: Sequence[np.ndarray]) -> list[np.ndarray]:
         dist.all_reduce(tensor)
         sums.append(tensor.cpu().numpy())
     return sums
+
+
+def of_everyone(share: np.ndarray) -> np.ndarray:
+    """Every process's array, of one shape, in the order of the processes: [processes, ...]."""
+    number, of = shard()
+    every = np.zeros((of, *share.shape), dtype=share.dtype)
+    every[number] = share
+    return add_up([every])[0]

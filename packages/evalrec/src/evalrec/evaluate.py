@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evalrec.distributed import add_up, shard, together
 from evalrec.interactions import flatten
+from evalrec.item_shards import ItemShards
 from evalrec.list_metrics import GROUPS, coverage, exposures, gini, popularity_groups
 from evalrec.list_values import ListMetric
 from evalrec.metrics import METRICS
@@ -38,7 +39,7 @@ _LIST_BATCH = 512  # users per batch whose lists are measured, as items' vectors
 
 def evaluate(
     queries: Queries,
-    model: EmbeddingScorer | Scorer | Scores | RankedLists | Recommendations,
+    model: EmbeddingScorer | Scorer | Scores | RankedLists | Recommendations | ItemShards,
     *,
     ks: Sequence[int] = (5, 10, 20),
     batch_size: int | None = None,
@@ -53,7 +54,8 @@ def evaluate(
     """Rank every user's target among all items, with and without the items already seen.
 
     In a torch.distributed group, all processes call it with the same arguments. Each process scores
-    a share of the users, and all return the same report as a single process would.
+    a share of the users, and all return the same report as a single process would. If the model is
+    `ItemShards`, each process scores its items for all users, with the same result.
 
     Args:
         queries: The users, as `Split.validation` or `Split.test`.
@@ -69,6 +71,7 @@ def evaluate(
               per query, or the `Recommendations` of a frame. For the filtered metrics, seen items
               are removed from the lists. So pass lists longer than the largest k, by the length of
               the history if every place is to be filled.
+            - `ItemShards`: models of some of the items each.
         ks: Cut-offs of the metrics.
         batch_size: Users scored at once; None takes about four million scores at once.
         lists: Also report coverage and Gini of the users' first k items.
@@ -102,7 +105,8 @@ def evaluate(
     shown = _Shown(queries, tuple(ks), exposure=lists, list_metrics=list_metrics)
     ranked = None if callable(model) else _lists(model)
     if ranked is None:
-        scorer = scorer_of(queries, model)
+        is_sharded = isinstance(model, ItemShards)
+        scorer = model.checked(queries) if is_sharded else scorer_of(queries, model)
         ranks, code_ranks = _by_scores(queries, scorer, batch_size, shown, code_groups, progress)
     else:
         if batch_size is not None:
@@ -173,16 +177,19 @@ def _lists(model: Any) -> Int[np.ndarray, "users k"] | None:
 
 def _by_scores(
     queries: Queries,
-    model: EmbeddingScorer | ScoreMatrix | Scorer,
+    model: EmbeddingScorer | ScoreMatrix | Scorer | ItemShards,
     batch_size: int | None,
     shown: _Shown,
     code_groups: CodeGroups | None,
     progress: Progress | None,
 ) -> tuple[Ranks, Ranks | None]:
-    """Ranks, and ranks by codes; the shares of all processes are added up."""
+    """Ranks, and ranks by codes; the shares of the users of all processes are added up.
+
+    With item shards, each process has all users, and their ranks are complete already.
+    """
     by_item = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
     by_codes = {mode: np.zeros(len(queries), dtype=np.int64) for mode in MODES}
-    number, of = shard()
+    shares_users = not isinstance(model, ItemShards)
     with together():
         results = rank_tiles(
             queries,
@@ -190,7 +197,7 @@ def _by_scores(
             batch_size=batch_size,
             top_k=shown.top_k,
             code_groups=code_groups,
-            shard=(number, of),
+            shard=shard() if shares_users else (0, 1),
         )
         for result in results:
             for mode in MODES:
@@ -201,11 +208,11 @@ def _by_scores(
                 shown.add(result.part, result.ranked)
             if progress is not None:
                 progress(result.part.stop, len(queries))
-    by_item = dict(zip(MODES, add_up(list(by_item.values())), strict=True))
-    shown.share()
-    if code_groups is None:
-        return by_item, None
-    return by_item, dict(zip(MODES, add_up(list(by_codes.values())), strict=True))
+    if shares_users:
+        by_item = dict(zip(MODES, add_up(list(by_item.values())), strict=True))
+        by_codes = dict(zip(MODES, add_up(list(by_codes.values())), strict=True))
+        shown.share()
+    return by_item, None if code_groups is None else by_codes
 
 
 class _Shown:

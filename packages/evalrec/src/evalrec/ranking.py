@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from evalrec.best import BestItems
 from evalrec.interactions import Histories, flatten
+from evalrec.item_shards import ItemShards, best_of_all, held, in_step, scores_of, total
 from evalrec.scorers import (
     EmbeddingScorer,
     ScoreMatrix,
@@ -26,7 +28,7 @@ from evalrec.scorers import (
     user_slices,
 )
 from evalrec.splits import Queries
-from evalrec.tiles import BestItems, Counter, Gatherer, Tile
+from evalrec.tiles import Counter, Gatherer, Tile
 
 Ranks = Mapping[str, Int[np.ndarray, " users"]]
 """By mode, "unfiltered" and "filtered"."""
@@ -51,7 +53,7 @@ class TileResult:
 
 def rank_tiles(
     queries: Queries,
-    model: Scorer | ScoreMatrix | EmbeddingScorer,
+    model: Scorer | ScoreMatrix | EmbeddingScorer | ItemShards,
     *,
     batch_size: int | None = None,
     top_k: int | None = None,
@@ -72,9 +74,27 @@ def rank_tiles(
         ValueError: If scores or embeddings are refused.
     """
     number, of = shard
-    for part in user_slices(queries, model, batch_size)[number::of]:
-        tile = tile_of(queries, model, part)
+    for part in _user_slices(queries, model, batch_size)[number::of]:
+        tile = _tile(queries, model, part)
         yield _rank_tile(tile, queries, part, top_k=top_k, code_groups=code_groups)
+
+
+def _user_slices(
+    queries: Queries,
+    model: Scorer | ScoreMatrix | EmbeddingScorer | ItemShards,
+    batch_size: int | None,
+) -> list[slice]:
+    if isinstance(model, ItemShards):
+        return model.user_slices(queries, batch_size)
+    return user_slices(queries, model, batch_size)
+
+
+def _tile(
+    queries: Queries, model: Scorer | ScoreMatrix | EmbeddingScorer | ItemShards, part: slice
+) -> Tile:
+    if isinstance(model, ItemShards):
+        return model.tile(queries, part)
+    return tile_of(queries, model, part)
 
 
 def _rank_tile(
@@ -91,13 +111,14 @@ def _rank_tile(
     targets, num_items = queries.targets[part], queries.num_items
     # Each distinct (user of the batch, seen item) once.
     owners, seen = np.divmod(_seen_pairs(queries.histories[part], num_items), num_items)
-    pairs = on_device(owners), on_device(seen)  # [seen] each
+    is_held = held(tile, on_device(seen))  # [seen]
+    pairs = on_device(owners)[is_held], on_device(seen)[is_held]  # those this process scores
     repeated = owners[seen == targets[owners]]  # users whose target is in their history
     users = torch.arange(tile.num_users, device=tile.device)
-    counter = Counter(tile, tile.at(users, on_device(targets)))
+    counter = Counter(tile, scores_of(tile, users, on_device(targets)))
     by_codes = None
     if code_groups is not None:
-        by_codes = _CodeRanks(tile, code_groups, targets, owners, seen)
+        by_codes = _CodeRanks(tile, code_groups, targets, owners, seen, pairs)
     best = {}
     if top_k is not None:
         nothing = pairs[0][:0], pairs[1][:0]
@@ -106,20 +127,21 @@ def _rank_tile(
             "filtered": BestItems(tile, top_k, pairs),
         }
     gathered: list[Gatherer] = [counter, *(by_codes.counters if by_codes else ()), *best.values()]
-    for start, scores in tile.blocks(lists=top_k is not None):
-        for gatherer in gathered:
-            gatherer.add(start, scores)
+    with in_step(tile):
+        for start, scores in tile.blocks(lists=top_k is not None):
+            for gatherer in gathered:
+                gatherer.add(start, scores)
 
     # The target reaches its own score, so a count is a rank from 1 on. Filtered, the seen items
     # that were counted before it are taken off again.
     reached = counter.reached(*pairs).long()  # [seen]
-    filtered = counter.counts.clone().index_add_(0, pairs[0], -reached).cpu().numpy()
+    filtered = total(tile, counter.counts.clone().index_add_(0, pairs[0], -reached))
     filtered[repeated] = num_items + 1
     return TileResult(
         part=part,
-        ranks={"unfiltered": counter.counts.cpu().numpy(), "filtered": filtered},
+        ranks={"unfiltered": total(tile, counter.counts), "filtered": filtered},
         code_ranks=by_codes.ranks(repeated) if by_codes else None,
-        ranked={mode: lists.ranked.cpu().numpy() for mode, lists in best.items()} or None,
+        ranked={mode: best_of_all(tile, lists)[0] for mode, lists in best.items()} or None,
     )
 
 
@@ -162,18 +184,21 @@ class _CodeRanks:
         targets: Int[np.ndarray, " batch"],
         owners: Int[np.ndarray, " seen"],
         seen: Int[np.ndarray, " seen"],
+        held_pairs: tuple[Int[Tensor, " held"], Int[Tensor, " held"]],
     ) -> None:
         num_items = tile.num_items
         rows, members = groups.members(targets)  # [pairs] each: a user, an item of its group
         unseen = ~np.isin(rows * num_items + members, owners * num_items + seen)
-        self.num_items = num_items
+        self.tile = tile
         self.rows = torch.from_numpy(rows).to(tile.device)
-        self.scores = tile.at(self.rows, torch.from_numpy(members).to(tile.device))
+        items = torch.from_numpy(members).to(tile.device)  # [pairs]
+        self.scores = scores_of(tile, self.rows, items)
+        self.is_held = held(tile, items)
         self.kept = {
             "unfiltered": torch.ones_like(self.rows, dtype=torch.bool),
             "filtered": torch.from_numpy(unseen).to(tile.device),
         }
-        self.seen = tuple(torch.from_numpy(pairs).to(tile.device) for pairs in (owners, seen))
+        self.seen = held_pairs
         self.best = {}
         for mode, kept in self.kept.items():
             lowest = torch.full_like(self.scores[:1], -torch.inf).expand(tile.num_users).clone()
@@ -192,12 +217,12 @@ class _CodeRanks:
         for mode, counter in self._counters.items():
             best = self.best[mode]
             # The items of the group that reach its best score are counted once, as the best.
-            in_group = (self.kept[mode] & (self.scores >= best[self.rows])).long()  # [pairs]
-            places = counter.counts.clone().index_add_(0, self.rows, -in_group) + 1  # [batch]
+            reaches = self.kept[mode] & (self.scores >= best[self.rows]) & self.is_held  # [pairs]
+            before = counter.counts.clone().index_add_(0, self.rows, -reaches.long())  # [batch]
             if mode == "filtered":
-                places.index_add_(0, self.seen[0], -counter.reached(*self.seen).long())
-            ranks[mode] = places.cpu().numpy()
-        ranks["filtered"][repeated] = self.num_items + 1
+                before.index_add_(0, self.seen[0], -counter.reached(*self.seen).long())
+            ranks[mode] = total(self.tile, before) + 1
+        ranks["filtered"][repeated] = self.tile.num_items + 1
         return ranks
 
 
@@ -252,7 +277,7 @@ def rank_lists(
 
 def rank_items(
     queries: Queries,
-    model: Scorer | Scores | EmbeddingScorer,
+    model: Scorer | Scores | EmbeddingScorer | ItemShards,
     *,
     top_k: int,
     filter_seen: bool = False,
@@ -260,8 +285,9 @@ def rank_items(
 ) -> Int[np.ndarray, "users k"]:
     """The `top_k` best items of every user, best first, in bounded memory.
 
-    Items that score -inf, seen ones included where `filter_seen` is set, are not returned: where a
-    user has fewer than `top_k` others, -1 fills the end.
+    Of items with the same score, that of the lower row comes first. Items that score -inf, seen
+    ones included where `filter_seen` is set, are not returned: where a user has fewer than `top_k`
+    others, -1 fills the end.
 
     Raises:
         ValueError: If `top_k` is not in [1, num_items], or the scores are refused.
@@ -274,7 +300,7 @@ def rank_items(
 
 def best_items(
     queries: Queries,
-    model: Scorer | Scores | EmbeddingScorer,
+    model: Scorer | Scores | EmbeddingScorer | ItemShards,
     *,
     top_k: int,
     filter_seen: bool,
@@ -287,18 +313,18 @@ def best_items(
     """
     if not 1 <= top_k <= queries.num_items:
         raise ValueError(f"top_k must be in [1, {queries.num_items}], got {top_k}")
-    scorer = scorer_of(queries, model)
+    scorer = model.checked(queries) if isinstance(model, ItemShards) else scorer_of(queries, model)
     ranked = np.empty((len(queries), top_k), dtype=np.int64)
     values = np.empty((len(queries), top_k), dtype=np.float64)
-    for part in user_slices(queries, scorer, batch_size):
-        tile = tile_of(queries, scorer, part)
+    for part in _user_slices(queries, scorer, batch_size):
+        tile = _tile(queries, scorer, part)
         owners, items = flatten(queries.histories[part] if filter_seen else [])
         struck = torch.from_numpy(owners).to(tile.device), torch.from_numpy(items).to(tile.device)
         best = BestItems(tile, top_k, struck)
-        for start, scores in tile.blocks(lists=True):
-            best.add(start, scores)
-        ranked[part] = best.ranked.cpu().numpy()
-        values[part] = best.scores.double().cpu().numpy()
+        with in_step(tile):
+            for start, scores in tile.blocks(lists=True):
+                best.add(start, scores)
+        ranked[part], values[part] = best_of_all(tile, best)
     return ranked, values
 
 

@@ -144,8 +144,15 @@ class ScoreMatrix:
         return torch.from_numpy(dense)
 
 
-def scorer_of(queries: Queries, model: Any) -> Scorer | ScoreMatrix | EmbeddingScorer:
+def scorer_of(
+    queries: Queries, model: Any, *, num_items: int | None = None
+) -> Scorer | ScoreMatrix | EmbeddingScorer:
     """Embeddings and functions unchanged, and a table of scores after its checks.
+
+    Args:
+        queries: Whom the model scores.
+        model: What it is.
+        num_items: How many items it scores; None for all.
 
     Raises:
         TypeError: If it is none of these.
@@ -156,11 +163,11 @@ def scorer_of(queries: Queries, model: Any) -> Scorer | ScoreMatrix | EmbeddingS
     if callable(model):
         scorer: Scorer = model
         return scorer
-    return score_matrix(queries, model)
+    return score_matrix(queries, model, num_items=num_items)
 
 
-def score_matrix(queries: Queries, scores: Any) -> ScoreMatrix:
-    """Checks a table of scores.
+def score_matrix(queries: Queries, scores: Any, *, num_items: int | None = None) -> ScoreMatrix:
+    """Checks a table of scores; of all items if `num_items` is None.
 
     Raises:
         TypeError: If it is not a table of floats.
@@ -179,7 +186,7 @@ def score_matrix(queries: Queries, scores: Any) -> ScoreMatrix:
             "scores must be floats of at most 64 bits, dense or of scipy.sparse, and ranked lists "
             f"int [users, k], got {scores.dtype} of shape {list(scores.shape)}"
         )
-    shape = (len(queries), queries.num_items)
+    shape = (len(queries), num_items or queries.num_items)
     if tuple(scores.shape) != shape:
         raise ValueError(
             f"scores must be a row per query and a column per item, [users, items] = {list(shape)},"
@@ -213,17 +220,29 @@ def padded_lists(lists: Sequence[Any]) -> Int[np.ndarray, "users k"]:
 
 
 def user_slices(
-    queries: Queries, model: Scorer | ScoreMatrix | EmbeddingScorer, batch_size: int | None
+    queries: Queries,
+    model: Scorer | ScoreMatrix | EmbeddingScorer,
+    batch_size: int | None,
+    *,
+    num_items: int | None = None,
 ) -> list[slice]:
     """The batches of users, so that a table [users, items] is never in memory as a whole.
+
+    Args:
+        queries: The users.
+        model: What scores items for them.
+        batch_size: Users at once; None holds about four million scores.
+        num_items: How many items it scores; None for all.
 
     Raises:
         ValueError: If the batch size, the number of items or the number of query vectors is wrong.
     """
+    if num_items is None:
+        num_items = queries.num_items
     if isinstance(model, EmbeddingScorer):
-        if len(model.items) != queries.num_items:
+        if len(model.items) != num_items:
             raise ValueError(
-                f"items must be one vector per item, {queries.num_items}, got {len(model.items)}"
+                f"items must be one vector per item, {num_items}, got {len(model.items)}"
             )
         if isinstance(model.queries, Tensor) and len(model.queries) != len(queries):
             raise ValueError(
@@ -233,16 +252,22 @@ def user_slices(
         if isinstance(model, EmbeddingScorer):
             batch_size = _EMBEDDING_BATCH
         else:
-            least = min(_LEAST_BATCH, _MOST_CELLS // queries.num_items)
-            batch_size = max(1, least, _BATCH_CELLS // queries.num_items)
+            least = min(_LEAST_BATCH, _MOST_CELLS // num_items)
+            batch_size = max(1, least, _BATCH_CELLS // num_items)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     starts = range(0, len(queries), batch_size)
     return [slice(start, min(start + batch_size, len(queries))) for start in starts]
 
 
-def tile_of(queries: Queries, model: Scorer | ScoreMatrix | EmbeddingScorer, part: slice) -> Tile:
-    """Some users, with their scores or prepared for scoring.
+def tile_of(
+    queries: Queries,
+    model: Scorer | ScoreMatrix | EmbeddingScorer,
+    part: slice,
+    *,
+    num_items: int | None = None,
+) -> Tile:
+    """Some users, with their scores or prepared for scoring; all items if `num_items` is None.
 
     Raises:
         ValueError: If the scores are not floats of shape [batch, items], or one is NaN.
@@ -254,7 +279,7 @@ def tile_of(queries: Queries, model: Scorer | ScoreMatrix | EmbeddingScorer, par
             scores = model.rows(part)
         else:
             scores = torch.as_tensor(_call(model, queries, part))
-    shape = (part.stop - part.start, queries.num_items)
+    shape = (part.stop - part.start, num_items or queries.num_items)
     if tuple(scores.shape) != shape or not scores.is_floating_point():
         raise ValueError(
             f"scores must be floats of shape [batch, items] = {list(shape)}, "

@@ -254,54 +254,6 @@ class Counter:
         return reach
 
 
-class BestItems:
-    """Gathers the `top_k` best items of every user of a tile, -1 where there are fewer.
-
-    Args:
-        tile: The users.
-        top_k: Items a user.
-        struck: Pairs (user of the batch, item) that are no candidates.
-    """
-
-    def __init__(
-        self, tile: Tile, top_k: int, struck: tuple[Int[Tensor, " seen"], Int[Tensor, " seen"]]
-    ) -> None:
-        self.top_k = top_k
-        self.owners, self.items = struck
-        self._values: Tensor | None = None
-        self._indices: Tensor | None = None
-
-    def add(self, start: int, scores: Float[Tensor, "batch block"]) -> None:
-        """Take in a block, whose first item is `start`."""
-        width = scores.shape[1]
-        in_block = (self.items >= start) & (self.items < start + width)  # [seen]
-        if in_block.any():
-            scores = scores.clone()  # the block is shown to others as well
-            scores[self.owners[in_block], self.items[in_block] - start] = -torch.inf
-        best = scores.topk(min(self.top_k, width), dim=1)  # [batch, k of the block]
-        values, indices = best.values, best.indices + start
-        if self._values is not None and self._indices is not None:
-            # The best so far and the best of this block, of which the best are kept.
-            values = torch.cat([self._values, values], dim=1)
-            indices = torch.cat([self._indices, indices], dim=1)
-            values, places = values.topk(min(self.top_k, values.shape[1]), dim=1)  # [batch, k]
-            indices = indices.gather(1, places)
-        self._values, self._indices = values, indices
-
-    @property
-    def ranked(self) -> Int[Tensor, "batch k"]:
-        """Item rows, best first; those that score -inf are left out."""
-        assert self._values is not None
-        assert self._indices is not None
-        return self._indices.masked_fill(self._values == -torch.inf, -1)
-
-    @property
-    def scores(self) -> Float[Tensor, "batch k"]:
-        """What the items of `ranked` score; -inf where there is none."""
-        assert self._values is not None
-        return self._values
-
-
 def _compare(
     how: str,
     scores: Float[Tensor, "batch block"],

@@ -41,7 +41,8 @@ def nearest(
         from semtok.quantizers import kmeans_torch
 
         labels, costs, seconds, squares = kmeans_torch.best_two(x, centroids, device)
-    slack = _slack(squares, sizes, x.shape[1])  # [items]
+    longest = float(np.sqrt(sizes.max()))
+    slack = rounding_slack(np.sqrt(squares), longest, x.shape[1])  # [items]
     # Where float32 cannot tell the best two apart, every centroid that may be the nearest is
     # compared in float64.
     for rows in _blocks(np.flatnonzero(seconds - costs <= slack), moved):
@@ -103,37 +104,53 @@ def _search_blocks(
 ) -> None:
     """Fills what `best_two` returns, block by block."""
     wide, num_codes = factors.shape
-    size = max(1, min(len(x), max(_LEAST, _BLOCK // num_codes)))
+    size = block_size(len(x), num_codes)
     # Memory for a block, used again for the next: the last coordinate of each vector stays 1.
     block_memory = np.ones((size, wide), dtype=np.float32)
     cost_memory = np.empty((size, num_codes), dtype=np.float32)
     for start in range(0, len(x), size):
         part = x[start : start + size]  # [block, dim]
         block, block_costs = block_memory[: len(part)], cost_memory[: len(part)]
-        places = np.arange(len(part))
         moved = block[:, :-1]  # [block, dim], a view
         np.subtract(part, middle, out=moved)
         np.einsum("nd,nd->n", moved, moved, out=squares[start : start + size])
         np.matmul(block, factors, out=block_costs)  # [block, codes]
-        best = block_costs.argmin(axis=1)  # [block]
-        labels[start : start + size] = best
-        costs[start : start + size] = block_costs[places, best]
-        block_costs[places, best] = np.inf  # so that the next search gives the second
-        seconds[start : start + size] = block_costs[places, block_costs.argmin(axis=1)]
+        ends = slice(start, start + size)
+        labels[ends], costs[ends], seconds[ends] = two_least(block_costs)
 
 
-def _slack(
-    squares: Float32[np.ndarray, " items"], sizes: Float32[np.ndarray, " codes"], dim: int
+def block_size(num_items: int, num_codes: int) -> int:
+    """How many vectors are searched at a time, so that their costs stay in the cache."""
+    return max(1, min(num_items, max(_LEAST, _BLOCK // num_codes)))
+
+
+def two_least(
+    costs: Float32[np.ndarray, "items codes"],
+) -> tuple[
+    Int64[np.ndarray, " items"],
+    Float32[np.ndarray, " items"],
+    Float32[np.ndarray, " items"],
+]:
+    """Where each row's least cost is, the cost, and the second; the least becomes infinite."""
+    rows = np.arange(len(costs))
+    labels = costs.argmin(axis=1)  # [items]
+    least = costs[rows, labels]
+    costs[rows, labels] = np.inf  # so that the next search gives the second
+    return labels, least, costs[rows, costs.argmin(axis=1)]
+
+
+def rounding_slack(
+    lengths: Float32[np.ndarray, " items"], longest: float, dim: int
 ) -> Float32[np.ndarray, " items"]:
     """An upper bound on the rounding error of squared distances in float32.
 
     Args:
-        squares: Squared lengths of the vectors.
-        sizes: Squared lengths of the centroids.
-        dim: The length of both in dimensions.
+        lengths: Lengths of the vectors.
+        longest: The length of the longest centroid.
+        dim: The number of dimensions.
     """
     eps = 8 * np.finfo(np.float32).eps * np.float32(np.sqrt(dim))
-    slack: Float32[np.ndarray, " items"] = eps * (np.sqrt(squares) + np.sqrt(sizes.max())) ** 2
+    slack: Float32[np.ndarray, " items"] = eps * (lengths + np.float32(longest)) ** 2
     return slack
 
 

@@ -13,6 +13,7 @@ from semtok.parts import floats, read_part, refusing, whole, write_part
 from semtok.progress import Progress, report
 from semtok.quantizers.beams import nearest_beams
 from semtok.quantizers.fitted import FittedQuantizer
+from semtok.quantizers.greedy import GreedySearch, greedy_codes
 from semtok.quantizers.kmeans import check_kmeans_device, kmeans
 from semtok.quantizers.nearest import nearest
 from semtok.vectors import (
@@ -141,9 +142,12 @@ class ResidualQuantizer(FittedQuantizer):
         beams = self.num_beams if num_beams is None else num_beams
         check_options(("num_beams", beams, 1))
         codes = np.empty((len(x), self.num_levels), dtype=np.int64)
+        greedy = GreedySearch(self.codebooks)
         for rows, part in vector_chunks(x, dim=self.dim):
-            if beams == 1:
-                codes[rows] = self._greedy(part)
+            if beams == 1 and self.device == "cpu":
+                codes[rows] = greedy.codes(part)
+            elif beams == 1:
+                codes[rows] = greedy_codes(part, self.codebooks, device=self.device)
             else:
                 codes[rows] = nearest_beams(part, self.codebooks, beams)
         return codes
@@ -186,10 +190,3 @@ class ResidualQuantizer(FittedQuantizer):
                 codebooks=floats(tensors, "codebooks", 3),
                 num_beams=whole(config, "num_beams", 1, 2**31),
             )
-
-    def _greedy(self, x: Float32[np.ndarray, "items dim"]) -> Int64[np.ndarray, "items levels"]:
-        codes = np.empty((len(x), self.num_levels), dtype=np.int64)
-        for level, codebook in enumerate(self.codebooks):
-            codes[:, level] = nearest(x, codebook, device=self.device)
-            x = x - codebook[codes[:, level]]
-        return codes
