@@ -160,8 +160,8 @@ def make_backbone(
     Args:
         name: As in `backbone_class`.
         num_items: Size of the catalogue.
-        recipe: From its `dim`, `num_layers`, `num_heads`, `history_length`, `dropout`, `similarity`
-            and `temperature`, those that the class takes are passed to it.
+        recipe: The sizes. The class receives those of `dim`, `num_layers`, `num_heads`,
+            `history_length`, `dropout`, `similarity` and `temperature` that it accepts.
         item_encoder: Module whose `forward()` returns [num_items, dim].
         trust: The packages whose code may run.
 
