@@ -113,7 +113,7 @@ def _with_unused(table: Interactions, item_ids: Sequence[str]) -> tuple[Interact
 
 
 def _notes(plan: TablePlan, counts: OrderCounts, items: Items | None) -> list[str]:
-    """What was left out or merged, a sentence each."""
+    """The lines that were left out or merged, one sentence per reason."""
     notes = [f"{_counted(counts.lines, 'line')} of orders"]
     if counts.events:
         frequent = sorted(counts.events.items(), key=lambda event: (-event[1], event[0]))

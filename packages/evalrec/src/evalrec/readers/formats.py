@@ -201,10 +201,10 @@ def read_catalogue(
 
 
 def image_paths(form: Format, files: Files) -> tuple[Path, ...]:
-    """The files that say which image is of which item.
+    """The files that contain the images of items.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is no such file.
         ValueError: If the format has no images of items.
     """
     if form.read_images is None:
@@ -222,16 +222,16 @@ def image_paths(form: Format, files: Files) -> tuple[Path, ...]:
 def read_images(
     form: Format, paths: Sequence[Path], keep: Collection[str], progress: Progress | None
 ) -> dict[str, str]:
-    """Which image is of which item.
+    """The image of each item.
 
     Args:
         form: The format.
-        paths: Of `image_paths`.
-        keep: The items that are wanted.
+        paths: The result of `image_paths`.
+        keep: The ids of the wanted items.
         progress: Called with "reading images", the bytes read and the bytes in all.
 
     Returns:
-        Item to an address of the web, or to a path as the working directory sees it.
+        Item id to a URL, or to a path relative to the working directory.
 
     Raises:
         DataError: If a file is malformed.
