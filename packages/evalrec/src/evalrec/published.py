@@ -15,7 +15,7 @@ from evalrec.reduction import PrepareOptions
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSet:
-    """A data set as a paper, or whoever published the files, describes it.
+    """A data set, as a paper or the publisher of the files describes it.
 
     Attributes:
         name: As on the command line.

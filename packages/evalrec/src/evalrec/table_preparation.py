@@ -49,9 +49,9 @@ def prepare_table(
     if "rating" in plan.options.columns and options.min_rating is None:
         raise ValueError("rating must not be named without min_rating, which alone reads it")
     if options.unknown_items != "keep":
-        raise ValueError("unknown_items of a table must be said by TableOptions.unknown_items")
+        raise ValueError("unknown_items of a table must be set by TableOptions.unknown_items")
     if options.keep_images:
-        raise ValueError("keep_images must not be set of a table, whose images are always kept")
+        raise ValueError("keep_images must not be set for a table, whose images are always kept")
     out = Path(out)
     check_place(out, overwrite)
     refuse_input(out, plan.paths)

@@ -208,12 +208,12 @@ def image_paths(form: Format, files: Files) -> tuple[Path, ...]:
         ValueError: If the format has no images of items.
     """
     if form.read_images is None:
-        raise ValueError(f"keep_images must not be set: {form.title} says nothing of images")
+        raise ValueError(f"keep_images must not be set: {form.title} has no images of items")
     paths = files.images if form.image_files else files.items
     if not paths:
         names = " or ".join(form.image_files or form.item_files)
         raise DataError(
-            f"no file that tells of images is given, as keep_images needs it: {form.title} calls "
+            f"no file with the images of items is given, as keep_images needs it: {form.title} calls "
             f"them {names}"
         )
     return paths

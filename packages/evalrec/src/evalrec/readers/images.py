@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def is_image_in(image: object, folder: Path) -> bool:
-    """Whether a text of any length is the path of a file, absolute or relative to a folder."""
+    """Whether a value is the path of a file, absolute or relative to a folder."""
     return isinstance(image, str) and image != "" and os.path.isfile(folder / image)
 
 
