@@ -186,7 +186,7 @@ def test_a_set_of_other_files_is_refused(make_raw, evalrec, tmp_path):
     assert error.startswith("evalrec: published must be one of prorec-beauty, ")
     code, _, error = evalrec(*arguments, "tssr-yelp")
     assert code == 1
-    assert "no file with the images of items is given" in error
+    assert "no file with images is given" in error
     assert [path.name for path in tmp_path.iterdir()] == ["yelp"]
 
 
@@ -386,13 +386,17 @@ def test_images_are_refused_where_there_are_none(make_raw, tmp_path):
     options = PrepareOptions(keep_images=True)
     for layout, error, words in (
         ("mind", ValueError, "keep_images must not be set: MIND has no images of items"),
-        ("movielens-1m", ValueError, "keep_images must not be set: MovieLens says nothing of im"),
+        (
+            "movielens-1m",
+            ValueError,
+            "keep_images must not be set: MovieLens has no images of items",
+        ),
         (
             "yelp",
             DataError,
-            r"no file with the images of items is given, .* Yelp calls them \*photo\*",
+            r"no file with images is given, .* Yelp calls them \*photo\*",
         ),
-        ("last-out", DataError, "no file with the images of items is given, .* calls them meta_"),
+        ("last-out", DataError, "no file with images is given, .* calls them meta_"),
     ):
         with pytest.raises(error, match=words):
             prepare(make_raw(layout).format, [tmp_path / layout], tmp_path / "out", options=options)

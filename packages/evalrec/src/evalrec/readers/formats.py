@@ -213,7 +213,7 @@ def image_paths(form: Format, files: Files) -> tuple[Path, ...]:
     if not paths:
         names = " or ".join(form.image_files or form.item_files)
         raise DataError(
-            f"no file with the images of items is given, as keep_images needs it: {form.title} calls "
+            f"no file with images is given, but keep_images needs one: {form.title} calls "
             f"them {names}"
         )
     return paths
