@@ -389,7 +389,7 @@ def test_images_are_refused_where_there_are_none(make_raw, tmp_path):
         (
             "movielens-1m",
             ValueError,
-            "keep_images must not be set: MovieLens has no images of items",
+            "keep_images must not be set: MovieLens has no images",
         ),
         (
             "yelp",
