@@ -1,4 +1,4 @@
-"""A catalogue of drawn pictures, which decide what a user has next, and networks that see them."""
+"""A catalogue of drawn pictures, which decide a user's next item, and networks that embed them."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ if importlib.util.find_spec("open_clip") is None:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """A native folder of items that only their pictures describe: titles are drawn words.
+    """A native folder of items that only their pictures describe: titles are random words.
 
-    Item i is of group i % NUM_GROUPS, which its picture shows. A group follows another one, by
-    .9; which of its items it is, is drawn evenly. The last NEW_A_GROUP items of each group are had
-    by nobody but as a user's last item, so that nothing but a picture tells what they are.
+    Item i belongs to group i % NUM_GROUPS, which its picture shows. With probability .9, the next
+    group follows from the last one. The item within the group is drawn uniformly. The last
+    NEW_A_GROUP items of each group occur only as a user's last item, so that only their pictures
+    show their group.
 
     Attributes:
         data: The folder.
-        weights: Of each network, drawn at random: a file of safetensors.
-        is_new: Of each user, whether the last item is a new one.
+        weights: The random weights of each network, as a safetensors file.
+        is_new: For each user, whether the last item is a new one.
     """
 
     data: Path
@@ -68,7 +69,7 @@ def draw(group: int, generator: np.random.Generator) -> Image.Image:
 
 
 def write_weights(folder: Path) -> dict[str, Path]:
-    """The weights of a ResNet-50 and of a tiny CLIP, as they are before any training."""
+    """The random initial weights of a ResNet-50 and of a tiny CLIP."""
     import open_clip
     import torchvision
     from safetensors.torch import save_file

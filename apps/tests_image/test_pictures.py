@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""From drawn pixels to recommendations: codes of pictures, and TSSR's image stream against ids."""
+"""Drawn pictures to recommendations: codes of pictures, and TSSR's image stream against ids."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def purity(codes: list[int]) -> float:
-    """The share of items that are of the largest group of their code."""
+    """The share of items that belong to the largest group of their code."""
     groups: dict[int, list[int]] = {}
     for item, code in enumerate(codes):
         groups.setdefault(code, []).append(item % 8)
@@ -75,7 +75,7 @@ def purity(codes: list[int]) -> float:
 def test_codes_of_an_image_view_tell_what_pictures_show(
     pictures: Any, called: Callable[..., None], tmp_path: Path
 ) -> None:
-    """Most items of an image's code are of one group, which the code of a title does not tell."""
+    """Most items with the same image code are of one group. This is not so for title codes."""
     views = f"title=lsa,image=drawn-clip@{pictures.weights['drawn-clip']}"
     options = ("--quantizer", "rq", "--levels", 1, "--codebook-size", 16, "--pca", 8)
     options = (*options, "--collisions", "allow")
@@ -101,7 +101,7 @@ def recall(report: Report, users: np.ndarray) -> float:
 def test_the_image_stream_beats_ids(
     pictures: Any, called: Callable[..., None], tmp_path: Path, network: str, mode: str
 ) -> None:
-    """Pictures alone tell what a new item is, and sooner what a rare one is."""
+    """Only pictures show the group of a new item, and they help to rank rare items."""
     source = f'image_embedding = "{network}"\nimage_weights = "{pictures.weights[network]}"'
     trained = mode == "end-to-end"
     settings = SETTINGS.format(

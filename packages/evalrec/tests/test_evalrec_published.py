@@ -186,7 +186,7 @@ def test_a_set_of_other_files_is_refused(make_raw, evalrec, tmp_path):
     assert error.startswith("evalrec: published must be one of prorec-beauty, ")
     code, _, error = evalrec(*arguments, "tssr-yelp")
     assert code == 1
-    assert "no file that tells of images is given" in error
+    assert "no file with images is given" in error
     assert [path.name for path in tmp_path.iterdir()] == ["yelp"]
 
 
@@ -385,10 +385,18 @@ def test_every_stage_of_images_is_reported_to_its_end(make_raw, tmp_path):
 def test_images_are_refused_where_there_are_none(make_raw, tmp_path):
     options = PrepareOptions(keep_images=True)
     for layout, error, words in (
-        ("mind", ValueError, "keep_images must not be set: MIND says nothing of images"),
-        ("movielens-1m", ValueError, "keep_images must not be set: MovieLens says nothing of im"),
-        ("yelp", DataError, r"no file that tells of images is given, .* Yelp calls them \*photo\*"),
-        ("last-out", DataError, "no file that tells of images is given, .* calls them meta_"),
+        ("mind", ValueError, "keep_images must not be set: MIND has no images of items"),
+        (
+            "movielens-1m",
+            ValueError,
+            "keep_images must not be set: MovieLens has no images",
+        ),
+        (
+            "yelp",
+            DataError,
+            r"no file with images is given, .* Yelp calls them \*photo\*",
+        ),
+        ("last-out", DataError, "no file with images is given, .* calls them meta_"),
     ):
         with pytest.raises(error, match=words):
             prepare(make_raw(layout).format, [tmp_path / layout], tmp_path / "out", options=options)
@@ -400,8 +408,8 @@ def test_what_a_table_says_otherwise_is_refused(tmp_path):
     path = tmp_path / "orders.csv"
     path.write_text("user,item,time\nu,i,5\n")
     for options, words in (
-        ({"keep_images": True}, "keep_images must not be set of a table"),
-        ({"unknown_items": "drop"}, "unknown_items of a table must be said by TableOptions"),
+        ({"keep_images": True}, "keep_images must not be set for a table"),
+        ({"unknown_items": "drop"}, "unknown_items of a table must be set by TableOptions"),
     ):
         with pytest.raises(ValueError, match=words):
             prepare_table(plan_table(path), tmp_path / "out", options=PrepareOptions(**options))

@@ -82,7 +82,7 @@ def test_both_models_come_back_from_their_folders(liger: LIGER, tmp_path: Path):
 
 
 def test_refusals(liger: LIGER):
-    with pytest.raises(ValueError, match="must be of as many items, got 12 and 11"):
+    with pytest.raises(ValueError, match="must have the same number of items, got 12 and 11"):
         LIGER(liger.generator, SASRec(11, dim=8))
     with pytest.raises(ValueError, match="top_k must be at least 1 and at most num_beams, got 5"):
         liger.rank(HISTORY, num_beams=4, top_k=5)

@@ -258,5 +258,5 @@ def test_the_contrast_trains_beside_the_next_item(backbone):
 def test_duorec_needs_twins():
     batch = Batch(history=HISTORY, targets=torch.tensor([1, 2]), users=torch.arange(2))
     model = DuoRec(NUM_ITEMS, dim=DIM)
-    with pytest.raises(ValueError, match="batch must have twins, as those of TwinBatches, got non"):
+    with pytest.raises(ValueError, match="batch must have twins, as from TwinBatches, got non"):
         model.further_losses(batch, model.item_vectors())

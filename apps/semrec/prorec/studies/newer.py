@@ -1,4 +1,4 @@
-"""Rivals that came after the paper: RPG, EnsRec and LIGER, tuned as those of its table 3 are."""
+"""Rivals that are newer than the paper: RPG, EnsRec and LIGER, tuned like those of table 3."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def newer(
         title="newer rivals",
         note="Beyond the paper, on the same split, epochs at most, batches, and users of early "
         f"stopping. Trials of each, ours included: {trials}; the best by NDCG@10 on validation, "
-        "seen items filtered, with the first seed is shown with all seeds. LIGER ranks what the "
-        "paper's generator finds by stage I.",
+        "seen items filtered, with the first seed is shown with all seeds. In LIGER, stage I "
+        "ranks the candidates of the paper's generator.",
         systems={name: result.reports for name, result in results.items()},
         facts=chosen_facts(results),
     )
@@ -75,7 +75,7 @@ def liger(pipeline: PRORecPipeline) -> Contestant:
 
 
 def liger_stage(pipeline: PRORecPipeline) -> Stage[Report]:
-    """The stage "liger": what the generator finds, ranked by stage I; nothing is trained."""
+    """The stage "liger": stage I ranks the generator's candidates; nothing is trained."""
     evaluation = pipeline.config.evaluation
 
     def fill(folder: Path) -> Facts:
@@ -107,7 +107,7 @@ def liger_stage(pipeline: PRORecPipeline) -> Stage[Report]:
 def ranked_items(
     model: LIGER, histories: Sequence[Any], history_length: int, *, num_beams: int
 ) -> Int[Tensor, "users beams"]:
-    """The candidates of many histories, best first, on the CPU; -1 where there are fewer."""
+    """The candidates of many histories, best first, on the CPU; -1 if there are fewer."""
     num_items = model.ranker.num_items
     num_beams = min(num_beams, num_items)
     items = torch.full((len(histories), num_beams), -1)

@@ -177,7 +177,7 @@ def eager(pipeline: PRORecPipeline) -> Contestant:
 
 
 def recforest(pipeline: PRORecPipeline) -> Contestant:
-    """RecForest: two trees of the behaviour's embeddings, a generator each, ranked by both.
+    """RecForest: two trees of the behaviour's embeddings, one generator per tree, ranked by both.
 
     Differs: the trees have the run's own branching and the generators its own sizes, each with an
     encoder of its own; trials are chosen by the first tree alone.
@@ -251,10 +251,10 @@ def contest(
         values: One number of trials, as the command line has it.
 
     Returns:
-        The number of trials, and what was found of each.
+        The number of trials, and the result of each contestant.
 
     Raises:
-        typer.BadParameter: `values` is not one number that all have so many settings for.
+        typer.BadParameter: `values` is not one number, or a contestant has fewer settings.
     """
     possible = min(len(settings(contestant)) for contestant in contestants.values())
     (trials,) = values if len(values) == 1 else (0,)
@@ -271,7 +271,7 @@ def contest(
 
 
 def chosen_facts(results: Mapping[str, Searched]) -> dict[str, dict[str, float | str]]:
-    """What a table says of each search beside the tests."""
+    """The facts of each search that a table shows in addition to the tests."""
     return {
         name: {"validation NDCG@10": f"{result.validation:.4f}", "chosen": result.chosen}
         for name, result in results.items()

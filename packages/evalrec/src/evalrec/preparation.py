@@ -56,7 +56,7 @@ class Prepared:
         num_repeats: How many of the kept interactions repeat a pair of user and item.
         num_without_text: Items without text in any file.
         content_sha256: A hash of the ids, interactions and items, whatever the files' encoding.
-        notes: What else was left out or merged, a sentence each.
+        notes: Everything else that was left out or merged, one sentence each.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class Prepared:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The users, items and interactions that were kept; items that nobody has do not count."""
+        """The numbers of kept users, items and interactions; unused items do not count."""
         return {name: self.steps[-1][name] for name in ("users", "items", "interactions")}
 
 
@@ -148,7 +148,7 @@ def prepare(
 
 
 def _keep_path(record: dict[str, Any], folder: Path, out: Path) -> None:
-    """Let the path of an image, where a record has one already, start at the folder written."""
+    """Make the image path of a record, if it has one, relative to the written folder."""
     if is_image_in(record.get("image"), folder):
         record["image"] = image_from(record["image"], folder, out)
 

@@ -88,7 +88,7 @@ def prepare(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Of the drawing of users. Default: 0.", rich_help_panel=_KEPT),
+        typer.Option(help="Seed of the sample of users. Default: 0.", rich_help_panel=_KEPT),
     ] = None,
     max_history: Annotated[
         int | None,
@@ -208,7 +208,7 @@ _TABLE_SETTINGS = (
 
 
 def _published(name: str, source: str) -> PublishedSet:
-    """The data set of a name, which the files at hand can make."""
+    """The data set with a name, checked against the format of the files."""
     from evalrec.published import get_published
 
     published = get_published(name)
@@ -223,7 +223,7 @@ def _published(name: str, source: str) -> PublishedSet:
 def _options(
     source: str, arguments: dict[str, Any], published: PublishedSet | None
 ) -> PrepareOptions:
-    """What is kept, of the arguments that were given, the paper's way and the defaults."""
+    """The options, from the arguments, the published data set and the defaults, in this order."""
     from dataclasses import replace
 
     from evalrec.reduction import PrepareOptions

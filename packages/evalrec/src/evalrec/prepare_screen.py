@@ -1,4 +1,4 @@
-"""What `evalrec prepare` shows: the plan of a table, what was kept, and the counts of a paper."""
+"""The output of `evalrec prepare`: the plan of a table, the steps, and the counts of a paper."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _print_source(plan: TablePlan, source: Source, meanings: dict[str, str]) -> 
 
 
 def print_prepared(prepared: Prepared) -> None:
-    """Show what was left after each step, and what else was left out."""
+    """Show the counts after each step, and everything else that was left out."""
     from rich.table import Table
 
     table = Table(title=terminal.cell(str(prepared.folder)), title_justify="left")
@@ -74,7 +74,7 @@ def print_prepared(prepared: Prepared) -> None:
 
 
 def print_published(published: PublishedSet, differences: Sequence[CountDifference]) -> None:
-    """Show the counts that are printed of a data set beside those at hand."""
+    """Show the published counts of a data set, compared with the counts of your data."""
     from rich.table import Table
 
     terminal.say(f"{published.name}, by {published.source}:")

@@ -1,7 +1,7 @@
-"""The data sets of papers by name: how each is made of public files, and its printed counts.
+"""The data sets of papers by name: how each is made from public files, and its published counts.
 
-Every number is printed in the source that stands beside it. Where the public files are known to
-give another one, the note says so.
+Every number comes from its `source`. If the public files are known to give another number, the
+note explains it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from evalrec.reduction import PrepareOptions
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSet:
-    """A data set as a paper, or whoever published the files, describes it.
+    """A data set, as a paper or the publisher of the files describes it.
 
     Attributes:
         name: As on the command line.
         format: The format or the table of its raw files.
-        files: The raw files, in words.
-        source: Who prints the counts, and where.
-        counts: Those that are printed: of "users", "items" and "interactions".
-        options: What is kept of the raw files.
-        note: What is known of how it differs from what the public files give.
+        files: A description of the raw files.
+        source: The publication with the counts.
+        counts: The published numbers of "users", "items" and "interactions".
+        options: Which interactions of the raw files are kept.
+        note: Known differences from the public files.
     """
 
     name: str
@@ -36,7 +36,7 @@ class PublishedSet:
     note: str = ""
 
     def compare(self, counts: Mapping[str, int]) -> list[CountDifference]:
-        """The printed counts beside others, of "users", "items" and "interactions"."""
+        """Compares the published counts with others of "users", "items" and "interactions"."""
         return [
             CountDifference(name=name, published=published, here=counts[name])
             for name, published in self.counts.items()
@@ -45,12 +45,12 @@ class PublishedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class CountDifference:
-    """A printed count beside the same count of data at hand.
+    """A published count, and the same count of your data.
 
     Attributes:
         name: "users", "items" or "interactions".
-        published: What is printed.
-        here: What the data has.
+        published: The published number.
+        here: The number in your data.
     """
 
     name: str
@@ -59,15 +59,15 @@ class CountDifference:
 
     @property
     def difference(self) -> int:
-        """How many more the data has; below 0, how many fewer."""
+        """The count of your data minus the published count."""
         return self.here - self.published
 
 
 def get_published(name: str) -> PublishedSet:
-    """The data set of a name.
+    """The data set with a name.
 
     Raises:
-        DataError: If there is none; it names those that there are.
+        DataError: If there is no such data set; the message names all data sets.
     """
     if name not in PUBLISHED:
         raise DataError(f"published must be one of {', '.join(PUBLISHED)}, got {name!r}")
@@ -101,15 +101,15 @@ def _amazon_2023(name: str, file: str, counts: Mapping[str, int]) -> PublishedSe
         f"meta_{file}.jsonl.gz",
         source="CoCoRec, table 2",
         counts=counts,
-        # As the benchmark makes its files of the reviews: the earliest of a pair, then the 5-core.
+        # The benchmark keeps the earliest review of each pair, and then the 5-core.
         options=PrepareOptions(duplicates="first"),
         note="counted before histories are cut to the last 20 items",
     )
 
 
 _TSSR_NOTE = (
-    "the paper cuts sequences to their last {} and filters by 5; it says neither in which order, "
-    "nor what becomes of repeated pairs{}, and these decide the counts"
+    "the paper cuts sequences to their last {} and filters by 5; it states neither the order "
+    "of these steps, nor the treatment of repeated pairs{}, and the counts depend on these"
 )
 
 
@@ -194,9 +194,9 @@ _SETS = (
         files="Video_Games.csv (ratings only) or Video_Games.json.gz, meta_Video_Games.json.gz",
         source="LC-Rec's Video Games, counted in the copy of WncFht/GenRec",
         counts=_counts(50_546, 16_859, 452_989),
-        # LC-Rec's script takes the earliest of a pair, described items and the 5-core.
+        # LC-Rec's script keeps the earliest rating of each pair, described items, and the 5-core.
         options=PrepareOptions(unknown_items="drop", duplicates="first"),
-        note="within a day that script leaves the order to chance, so sequences may differ",
+        note="in that script the order within a day is random, so sequences may differ",
     ),
     PublishedSet(
         name="steam",
@@ -237,4 +237,4 @@ _SETS = (
 )
 
 PUBLISHED: dict[str, PublishedSet] = {published.name: published for published in _SETS}
-"""The data sets that `evalrec prepare --published` knows, by name."""
+"""The data sets of `evalrec prepare --published`, by name."""

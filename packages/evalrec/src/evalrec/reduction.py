@@ -1,4 +1,4 @@
-"""What a preparation keeps of the interactions that it reads, step by step."""
+"""The steps that decide which interactions a preparation keeps."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from evalrec.readers.formats import Progress
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What is kept. The steps are in the order of the fields; the last two are no steps.
+    """Which interactions are kept. The fields are in the order of the steps, except the last two.
 
     Attributes:
         min_rating: Interactions rated lower are left out; None keeps all.
-        unknown_items: Of interactions with items that no file describes: keep them, drop them, or
-            refuse them. Of a table, `TableOptions.unknown_items` says it.
-        duplicates: Of the repeated pairs of a user and an item, keep all, the first or the last.
+        unknown_items: Whether interactions with items that no file describes are kept, dropped or
+            refused. For a table, use `TableOptions.unknown_items`.
+        duplicates: Which of the repeated pairs of a user and an item are kept: all, the first or
+            the last.
         min_interactions: Users with fewer interactions are left out; 1 keeps all.
-        k_core: Users and items with fewer interactions among themselves are left out, to the
-            fixed point; 1 keeps all.
-        sample_users: How many users are drawn at random; None keeps all. Items may then fall below
-            the k-core again.
-        max_history: How many interactions, the last ones, are kept of a user; None keeps all.
-            Items may then fall below the k-core again.
-        seed: Of the drawing of users.
-        keep_images: Whether items keep their image, an address or a path, as the field `image`. A
-            native folder's fields are kept in any case, and so are the images of a table.
+        k_core: Users and items with fewer interactions are left out, repeatedly until all remaining
+            ones have enough; 1 keeps all.
+        sample_users: Number of users that are sampled at random; None keeps all. Afterwards, items
+            may have fewer interactions than `k_core`.
+        max_history: Number of the last interactions that are kept for each user; None keeps all.
+            Afterwards, items may have fewer interactions than `k_core`.
+        seed: Seed of the sample of users.
+        keep_images: Whether items keep their image, a URL or a path, as the field `image`. The
+            fields of a native folder and the images of a table are always kept.
 
     Raises:
-        ValueError: If one is out of range.
+        ValueError: If an option is out of range.
     """
 
     min_rating: float | None = None
@@ -78,16 +79,16 @@ def reduce(
 
     Args:
         table: The interactions.
-        options: What is kept.
+        options: Which interactions are kept.
         progress: Called with "filtering".
-        described: The items that a file describes, for `unknown_items`; None where all are kept.
+        described: The items that a file describes, for `unknown_items`; None if all are kept.
 
     Returns:
-        What is left in the end, and the counts after each step.
+        The remaining interactions, and the counts after each step.
 
     Raises:
-        DataError: If nothing is left, fewer users than are to be drawn, or an unknown item is
-            refused.
+        DataError: If nothing is left, if there are fewer users than `sample_users`, or if an
+            unknown item is refused.
     """
     steps = [_step("read", table)]
     if progress is not None:

@@ -49,9 +49,9 @@ def prepare_table(
     if "rating" in plan.options.columns and options.min_rating is None:
         raise ValueError("rating must not be named without min_rating, which alone reads it")
     if options.unknown_items != "keep":
-        raise ValueError("unknown_items of a table must be said by TableOptions.unknown_items")
+        raise ValueError("unknown_items of a table must be set by TableOptions.unknown_items")
     if options.keep_images:
-        raise ValueError("keep_images must not be set of a table, whose images are always kept")
+        raise ValueError("keep_images must not be set for a table, whose images are always kept")
     out = Path(out)
     check_place(out, overwrite)
     refuse_input(out, plan.paths)
@@ -113,7 +113,7 @@ def _with_unused(table: Interactions, item_ids: Sequence[str]) -> tuple[Interact
 
 
 def _notes(plan: TablePlan, counts: OrderCounts, items: Items | None) -> list[str]:
-    """What was left out or merged, a sentence each."""
+    """The lines that were left out or merged, one sentence per reason."""
     notes = [f"{_counted(counts.lines, 'line')} of orders"]
     if counts.events:
         frequent = sorted(counts.events.items(), key=lambda event: (-event[1], event[0]))

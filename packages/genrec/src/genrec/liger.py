@@ -1,4 +1,4 @@
-"""LIGER: items that one model generates, ranked by another (Yang et al., 2024)."""
+"""LIGER: one model generates candidate items, and another ranks them (Yang et al., 2024)."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from genrec.seq2seq import Seq2Seq, Tables
 class LIGER(nn.Module):
     """A generator that finds candidates by their codes, and a sequence model that ranks them.
 
-    The beam search of the generator keeps as many items as it has beams; items that it cannot know,
-    new ones, stand beside them; the dense scores of the ranker, and they alone, say in which order
-    all of these come. With as many beams as items it is the ranker by itself.
+    The beam search of the generator finds one candidate per beam. New items, which the generator
+    was not trained on, can be added to the candidates. Only the ranker's dense scores decide the
+    order of the candidates. With as many beams as items, the result is the ranking of the ranker.
 
-    Differs: generator and ranker are two models, each trained by itself, where the paper's are one
-    encoder with two heads and the sum of both losses. So whatever is trained already can be
-    composed, and `save_model` and `save_backbone` keep the two. Dense scores are those of the whole
-    catalogue, of which the candidates' are taken.
+    Differs: generator and ranker are two models, and each is trained alone. The paper has one
+    encoder with two heads, trained on the sum of both losses. Here two trained models can be
+    combined, and `save_model` and `save_backbone` save them. The ranker scores the whole catalogue,
+    and the scores of the candidates are selected from it.
 
     Args:
-        generator: Writes codes.
-        ranker: Scores all items, those of the same rows.
+        generator: The model that generates codes.
+        ranker: The model that scores all items, in the same row order.
 
     Raises:
-        ValueError: They have different numbers of items.
+        ValueError: The models have different numbers of items.
     """
 
     def __init__(self, generator: Seq2Seq, ranker: Backbone) -> None:
         super().__init__()
         if generator.trie.num_items != ranker.num_items:
             raise ValueError(
-                "generator and ranker must be of as many items, got "
+                "generator and ranker must have the same number of items, got "
                 f"{generator.trie.num_items} and {ranker.num_items}"
             )
         self.generator = generator
@@ -53,22 +53,23 @@ class LIGER(nn.Module):
         exclude: Int[Tensor, "batch m"] | None = None,
         tables: Tables | None = None,
     ) -> Ranked:
-        """Returns each history's best items among those that are generated, and the new ones.
+        """Returns each history's best items among the generated candidates and the new items.
 
         Args:
             history: Item rows, oldest first, padded on the right with the number of items.
-            num_beams: Candidates that are generated: K in the paper.
-            top_k: Items returned, at most `num_beams`.
-            new_items: Rows that are candidates of every history: the paper's cold-start items.
+            num_beams: Number of candidates that are generated: K in the paper.
+            top_k: Number of items returned, at most `num_beams`.
+            new_items: Item rows that are candidates for every history (the paper's cold-start
+                items).
             exclude: Each user's items that must not be returned, padded with the number of items.
-            tables: `generator.tables()`, where many calls are made with the same weights.
+            tables: `generator.tables()`, to save time if many calls use the same weights.
 
         Returns:
-            The ranked items; scores are the ranker's.
+            The ranked items, with the ranker's scores.
 
         Raises:
-            ValueError: A model is in training mode, a number is out of range, or a list holds what
-                is no item row.
+            ValueError: A model is in training mode, a number is out of range, or a list contains a
+                number that is no item row.
         """
         if self.ranker.training:
             raise ValueError("ranker must be in eval mode, got training mode: call model.eval()")
@@ -83,7 +84,7 @@ class LIGER(nn.Module):
             exclude=exclude,
             tables=tables,
         )
-        candidates = generated.items  # [batch, beams], -1 where there is none
+        candidates = generated.items  # [batch, beams], -1 if there is none
         if new_items is not None:
             check_rows("new_items", new_items, num_items)
             new = new_items.expand(len(history), -1)  # [batch, new]

@@ -112,7 +112,7 @@ BACKBONE_TITLES: dict[BackboneName, str] = {
 """The names of the backbones in tables."""
 
 CODED_BACKBONES = ("vqrec", "rpg")
-"""The backbones that read content by its codes."""
+"""The backbones that read the codes of the content."""
 
 _SIZES = (
     *("dim", "num_layers", "num_heads", "history_length", "dropout", "similarity", "temperature"),
@@ -160,8 +160,8 @@ def make_backbone(
     Args:
         name: As in `backbone_class`.
         num_items: Size of the catalogue.
-        recipe: From its `dim`, `num_layers`, `num_heads`, `history_length`, `dropout`, `similarity`
-            and `temperature`, those that the class takes are passed to it.
+        recipe: The sizes. The class receives those of `dim`, `num_layers`, `num_heads`,
+            `history_length`, `dropout`, `similarity` and `temperature` that it accepts.
         item_encoder: Module whose `forward()` returns [num_items, dim].
         trust: The packages whose code may run.
 
@@ -189,10 +189,10 @@ class SequenceModelConfig(SequenceRecipe):
             and FMLPRec have no heads, Caser and HGN no heads and no layers, and ignore these sizes.
             "package.module:Name" is a `StateBackbone` of another package.
         items: The item vectors that it reads and ranks: id embeddings, stored content through a
-            linear layer, or both concatenated. FDSA and TedRec require "both": they read content
-            beside the ids, and rank by the ids. EnsRec requires "both" and ranks by both. S3Rec
-            ranks by the ids, and "both" adds its tasks on content. UniSRec reads content through
-            experts, and "both" adds the ids. VQRec and RPG read content by its codes.
+            linear layer, or both concatenated. FDSA and TedRec require "both": they read ids and
+            content, and rank by the ids. EnsRec requires "both" and ranks by both. S3Rec ranks by
+            the ids, and "both" adds its tasks on content. UniSRec reads content through experts,
+            and "both" adds the ids. VQRec and RPG read the codes of the content.
 
     Raises:
         ValueError: A value is out of range.
@@ -286,7 +286,7 @@ class SequenceModelConfig(SequenceRecipe):
     ) -> SequenceBatches | PairBatches:
         """Returns the training batches: whole sequences, with masked items for BERT4Rec.
 
-        FMLPRec, TedRec and DuoRec are trained on pairs, which have twins for DuoRec.
+        FMLPRec, TedRec and DuoRec are trained on pairs. The pairs of DuoRec have twins.
 
         Args:
             histories: Item rows of each user, oldest first.

@@ -1,8 +1,7 @@
-"""What a run on a cluster has finished, a file a shard: a run that was killed continues after it.
+"""The finished shards of a run on a cluster, so that a killed run can continue.
 
-A checkpoint is a folder of this machine or of an object store: `checkpoint.json`, which says of
-which run it is, and `shard-000000.arrow` and so on (Arrow IPC streams), each put there when its
-shard is finished.
+A checkpoint is a folder on this machine or in an object store. `checkpoint.json` describes the run.
+`shard-000000.arrow` and so on (Arrow IPC streams) are written when their shards are finished.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ class Checkpoint:
     """The finished shards of a run.
 
     Attributes:
-        num_finished: How many there are, from the first one on.
+        num_finished: Number of finished shards. They are the first shards of the run.
 
     Args:
-        folder: Where they are kept: a path or a URL.
-        inputs: What says of each shard which part of which version of which file it is.
-        settings: What else decides what is made of them.
+        folder: The folder of the checkpoint: a path or a URL.
+        inputs: For each shard, the file, the version of the file, and the part of the file.
+        settings: All other settings that change the results.
 
     Raises:
-        ValueError: If the folder is of other inputs or settings, or of another version.
-        FileExistsError: If it holds other files.
+        ValueError: If the checkpoint has other inputs or settings, or another version.
+        FileExistsError: If the folder contains other files.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Checkpoint:
         """The Arrow tables of a finished shard, in order.
 
         Raises:
-            ValueError: If its file is broken.
+            ValueError: If the file of the shard is damaged.
         """
         import pyarrow as pa
 
@@ -83,10 +82,10 @@ class Checkpoint:
             ) from None
 
     def recorded(self, tables: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        """Passes on what the shards after the finished ones give, and keeps each that is complete.
+        """Yields the tables of the unfinished shards, and saves each shard that is complete.
 
         Args:
-            tables: Pairs of a shard's number and a table of some of its rows, in order.
+            tables: Pairs of the number of a shard and a table of some of its rows, in order.
         """
         import pyarrow as pa
 
@@ -143,7 +142,7 @@ class Checkpoint:
             put_file(file, inside(self._folder, _NAME))
 
     def _names(self) -> set[str]:
-        """The names of what is in the folder, what a killed run left half-written aside."""
+        """The names of the files in the folder, without incomplete files of a killed run."""
         if not self._system.exists(self._path):
             return set()
         paths = (entry["name"] for entry in self._system.ls(self._path, detail=True))

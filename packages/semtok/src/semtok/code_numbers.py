@@ -7,9 +7,9 @@ from jaxtyping import Int64
 
 
 def number_rows(*tables: Int64[np.ndarray, "_ levels"]) -> Int64[np.ndarray, " items"]:
-    """One number per row of non-negative codes: equal for equal rows, and in their order.
+    """One number per row of non-negative codes: equal for equal rows, and in the same order.
 
-    Several tables of as many levels are numbered as one, their rows one after the other.
+    Several tables with the same number of levels are numbered together, one after the other.
     """
     numbers = np.zeros(sum(map(len, tables)), dtype=np.int64)
     if len(numbers) == 0:
@@ -28,10 +28,10 @@ def number_rows(*tables: Int64[np.ndarray, "_ levels"]) -> Int64[np.ndarray, " i
 
 
 def sorted_rows(numbers: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " items"]:
-    """The rows of some non-negative numbers, ascending by number, equal ones in order.
+    """The row indices that sort non-negative numbers in ascending order, with a stable sort.
 
-    The numbers are lost where they leave room for a row's own: then both are sorted in place as
-    one, which takes no memory and half of the time.
+    If a number and its row index fit into one integer, both are sorted together in place. This
+    overwrites `numbers`, needs no further memory, and takes half of the time.
     """
     bits = max(len(numbers) - 1, 0).bit_length()
     if len(numbers) == 0 or int(numbers.max()) >> (63 - bits):

@@ -24,19 +24,19 @@ def write_shards(
 ) -> None:
     """Writes a code table as a folder of parquet files, part-00000.parquet and so on, in order.
 
-    On this machine the folder appears complete or not at all. An object store cannot do that:
-    there part-00000.parquet is put last, and is gone first, so that what has it is complete.
+    On this machine the folder appears complete or not at all. An object store cannot do this. There
+    part-00000.parquet is written last and deleted first, so a folder with this file is complete.
 
     Args:
         semantic_ids: The table.
         folder: A path, or a URL such as s3://bucket/codes.
-        shard_size: Items a file.
-        overwrite: Whether a folder of such files is replaced.
+        shard_size: Number of items per file.
+        overwrite: Whether an existing folder of such files is replaced.
 
     Raises:
-        FileExistsError: If the folder exists and `overwrite` is not set, or holds anything but
-            such files.
-        ImportError: If an extra is missing; the sentence says which.
+        FileExistsError: If the folder exists and `overwrite` is not set, or if it contains other
+            files.
+        ImportError: If an extra is missing; the message names it.
     """
     if is_url(folder) and not is_local(file_system(folder)[0]):
         _upload(semantic_ids, str(folder).rstrip("/"), shard_size, overwrite)
@@ -68,7 +68,7 @@ def _upload(semantic_ids: SemanticIds, folder: str, shard_size: int, overwrite: 
 
 
 def _parts(semantic_ids: SemanticIds, shard_size: int) -> Iterator[tuple[str, SemanticIds]]:
-    """The files' names, and what is in each."""
+    """The names of the files, and the content of each."""
     for number, start in enumerate(range(0, len(semantic_ids), shard_size)):
         stop = start + shard_size
         part = replace(

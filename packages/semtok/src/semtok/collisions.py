@@ -6,14 +6,14 @@ Policies:
 - `suffix`: one more level numbers the items that share their codes, from 0 (as TIGER does). The
   level is added whether or not there are collisions, so that later items find it there.
 - `reassign`: the first item keeps its codes; each other keeps all but its last code and takes the
-  nearest free one there, by the quantizer's own distance. Where all of those are taken, it goes
-  back to the deepest level below which anything is free, and from there takes the nearest code
-  with a free one below it, level by level. The number of levels stays as it is.
+  nearest free last code, by the quantizer's own distance. If all last codes are taken, it goes
+  back to the deepest level that has free codes below it. From there it takes the nearest code with
+  free codes below it, level by level. The number of levels does not change.
 
-Hierarchical k-means gives every fitted item codes of its own, so `reassign` changes none of them.
-An item that comes later arrives at a fitted item and stays beside it: where the tree has no node,
-no free code is nearer than another, and the lowest is taken; once a cluster is full, the nearest
-cluster with room.
+Hierarchical k-means gives every fitted item its own codes, so `reassign` changes none of them. A
+later item first gets the codes of a fitted item and must move. If the tree has no node for the free
+codes, all are equally near, and the lowest is taken. If a cluster is full, the item moves to the
+nearest cluster with free codes.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ Policy = Literal["suffix", "reassign", "allow"]
 
 @dataclass(frozen=True, kw_only=True)
 class Collisions:
-    """How far codes were from being unique, and what was done about it.
+    """How many codes collided, and how the collisions were resolved.
 
     Attributes:
         rate: The share of items that shared all their codes with another.
         largest_bucket: How many items shared the most common codes.
-        policy: What was applied.
-        num_moved: How many items got other codes than the quantizer gave, or under `suffix`
-            another number than 0.
+        policy: The policy that was applied.
+        num_moved: How many items got codes that differ from the quantizer's, or, under `suffix`, a
+            number other than 0.
     """
 
     rate: float
@@ -67,7 +67,7 @@ class Collisions:
 
     @property
     def outcome(self) -> str:
-        """What was done, in words."""
+        """The result of the policy as a sentence."""
         done = {
             "allow": "items that share their codes stay as they are",
             "suffix": f"{self.num_moved:,} items told from others by their last code",
@@ -102,20 +102,20 @@ def resolve_collisions(
     """Applies a policy to codes.
 
     Args:
-        codes: What a quantizer gave.
-        codebook_sizes: Its codebook sizes.
+        codes: The codes that a quantizer computed.
+        codebook_sizes: The codebook sizes of the quantizer.
         policy: `suffix`, `reassign` or `allow`; see the module.
-        assigned: Semantic IDs of other items, by the same policy. They stay, and except under
-            `allow` no row gets any of them.
-        quantizer: Tells `reassign` which free code is the nearest; without it, all are equally
-            near, and the lowest is taken.
-        x: What the quantizer encoded; goes with it.
-        progress: Called with how many items of those to be moved are done, and of how many.
+        assigned: Semantic IDs of other items, from the same policy. They do not change. Except
+            under `allow`, no row gets any of them.
+        quantizer: Its distances decide which free code is the nearest for `reassign`. Without a
+            quantizer all free codes are equally near, and the lowest is taken.
+        x: The vectors that the quantizer encoded; required with `quantizer`.
+        progress: Called with the number of moved items, and the number of items to move.
 
     Returns:
-        The codes, unique except under `allow`; their codebook sizes, where the level that
-        `suffix` adds is as large as the last one, or twice the largest bucket if that is larger;
-        and how many items collided among `codes`, and were moved.
+        The codes, the codebook sizes, and the collisions. The codes are unique except under
+        `allow`. The level that `suffix` adds has the size of the last level, or twice the size of
+        the largest bucket if that is larger.
 
     Raises:
         ValueError: If no free code is left, or the policy is unknown.

@@ -1,4 +1,4 @@
-"""Where commands write: refused before anything is read, where it cannot be written."""
+"""Checks of the files that commands write, before anything is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from semtok.storage import alone_with, check_parent, check_regular, sweep
 
 
 def alone_with_tokenizer(tokenizer: Path | None) -> AbstractContextManager[None]:
-    """Keeps a tokenizer that is to be replaced from other runs; None is to be kept from nobody."""
+    """Locks a tokenizer that will be replaced, so that no other run changes it; None: no lock."""
     if tokenizer is None:
         return nullcontext()
     from semtok.artifact import check_replaceable
@@ -21,7 +21,7 @@ def alone_with_tokenizer(tokenizer: Path | None) -> AbstractContextManager[None]
 
 
 def check_cache(cache: Path | None) -> None:
-    """Refuses a cache that is no folder."""
+    """Refuses a cache that is not a folder."""
     if cache is not None and cache.exists() and not cache.is_dir():
         raise NotADirectoryError(f"{cache}: --cache must be a folder, and is a file")
 
@@ -39,7 +39,7 @@ def keep_inputs(output: Path, inputs: Iterable[Path], folder: Path | None) -> No
 
 
 def codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
-    """Where the codes go; raises if they cannot go there."""
+    """The file or folder of the codes; raises if it cannot be written."""
     from semtok.catalog import catalog_suffix
     from semtok.code_files import code_suffix
     from semtok.embedding.stored import ARRAY_SUFFIXES
@@ -66,7 +66,7 @@ def codes_path(catalog: Path, output: Path | None, force: bool) -> Path:
 
 
 def check_page(html: Path, force: bool) -> None:
-    """Refuses to write a page where none can be, or over another without `force`."""
+    """Refuses a path that cannot be a page, and an existing page without `force`."""
     if html.suffix not in (".html", ".htm"):
         raise ValueError(f"{html}: must end in .html")
     check_regular(html)

@@ -1,12 +1,12 @@
-"""Which free codes the items get that cannot keep theirs.
+"""Free codes for the items that cannot keep their own codes.
 
-Rows are sorted by their codes, so that the items below a prefix of codes are a run, and an item is
-the first of its codes or comes after an equal one and has to move. An item that moves stays below
-the deepest prefix that has room for it. A prefix below which there are no more items than codes is
-thus left by none and entered by none: the catalogue falls apart into subtrees, mostly those of the
-prefixes of all codes but the last, and larger ones where such a prefix has more items than codes.
-Each subtree is settled alone, its items in the order of their rows, and the result is that of one
-pass over all rows. In memory are some 20 bytes a row, and what one subtree holds.
+Rows are sorted by their codes, so the items below a prefix of codes are adjacent. The first item
+with given codes keeps them. The other items with the same codes must move. An item that moves stays
+below the deepest prefix that has room for it. If a prefix has no more items than codes below it, no
+item leaves it and none enters it. The catalogue therefore consists of independent subtrees. Most of
+them have a prefix of all codes but the last; a subtree is larger if such a prefix has more items
+than codes. Each subtree is resolved separately, its items in the order of their rows. The result is
+the same as that of one pass over all rows. Memory: about 20 bytes per row, and one subtree.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _REPORT_EVERY = 1000
 
 
 class SortedCodes:
-    """Rows of codes, some of which must move: those whose codes an earlier row has.
+    """Rows of codes; a row must move if an earlier row has the same codes.
 
     Attributes:
-        num_moving: How many must.
+        num_moving: Number of rows that must move.
 
     Args:
-        taken: Codes that stay whatever comes.
-        codes: Those of the rows, which come after them.
-        sizes: How many codes there are at each level.
+        taken: Codes that never change.
+        codes: Codes of the rows. The taken codes come before them.
+        sizes: Number of codes at each level.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class SortedCodes:
         self._rows = sorted_rows(number_rows(taken, codes))
         self._shared = self._shared_levels()
         is_repeated = (self._shared == len(sizes)) & (self._rows < len(taken))
-        if is_repeated.any():  # taken by several, which all stay
+        if is_repeated.any():  # codes in `taken` that occur several times, which all stay
             self._rows, self._shared = self._rows[~is_repeated], self._shared[~is_repeated]
         self.num_moving = int(np.count_nonzero(self._shared == len(sizes)))
 
     def number(self, resolved: Int64[np.ndarray, "items levels"]) -> None:
-        """Gives the rows that move the lowest free codes of the last level, in order.
+        """Assigns the lowest free codes of the last level to the rows that move, in order.
 
         Args:
-            resolved: The rows' codes, which are changed where they must; may be `codes` itself.
+            resolved: The codes of the rows, changed in place for rows that move; may be `codes`.
 
         Raises:
-            ValueError: If there are too few.
+            ValueError: If there are too few free codes.
         """
         num_levels, size = len(self._sizes), self._sizes[-1]
         moves = self._shared == num_levels
@@ -100,13 +100,13 @@ class SortedCodes:
         x: Float[np.ndarray, "items dim"] | None,
         progress: Progress | None,
     ) -> None:
-        """Gives each row that moves the nearest free codes; see the module.
+        """Assigns the nearest free codes to each row that moves, as the module describes.
 
         Args:
             resolved: As for `number`.
-            costs: Tells what is near to a vector; None takes the lowest codes.
-            x: The vectors of the rows; goes with it.
-            progress: Called with how many rows are done, and of how many.
+            costs: Returns the distances of codes from a vector; None takes the lowest codes.
+            x: The vectors of the rows; required with `costs`.
+            progress: Called with the number of rows done, and the number of all rows.
 
         Raises:
             ValueError: If there are fewer codes than rows.
@@ -140,7 +140,7 @@ class SortedCodes:
                     report(progress, done, self.num_moving)
 
     def _subtrees(self) -> tuple[Int64[np.ndarray, " subtrees"], Int16[np.ndarray, " subtrees"]]:
-        """Where the subtrees begin that no row leaves, and how many codes lead to each."""
+        """The first rows of the independent subtrees, and the lengths of their prefixes."""
         depth = len(self._sizes) - 1
         is_start = self._shared < depth
         level = np.full(len(self._shared), depth, dtype=np.int16)
@@ -191,11 +191,11 @@ class SortedCodes:
 
 
 class _Subtree:
-    """What is free below a prefix: a bit a path, and a count a prefix in between.
+    """The free paths below a prefix: one bit per path, and one count per longer prefix.
 
     Args:
-        prefix: The codes that lead to it.
-        sizes: How many codes there are at each level, those of the prefix included.
+        prefix: The codes of the prefix.
+        sizes: Number of codes at each level, including the levels of the prefix.
     """
 
     def __init__(self, prefix: tuple[int, ...], sizes: tuple[int, ...]) -> None:
@@ -219,12 +219,14 @@ class _Subtree:
     def nearest(
         self, path: list[int], costs: CodeCosts | None, x: Float[np.ndarray, " dim"] | None
     ) -> tuple[int, ...]:
-        """Takes a free path that shares as long a prefix with `path` as can be, and is near to `x`.
+        """Takes a free path with the longest possible common prefix with `path`.
+
+        After this prefix, each code is the nearest to `x` that has a free path below it.
 
         Args:
-            path: From the root on; there must be a free one in the subtree.
-            costs: See `SortedCodes.move`.
-            x: See there.
+            path: The codes from the root; the subtree must have a free path.
+            costs: As for `SortedCodes.move`.
+            x: The vector of the row.
         """
         codes = path[len(self._prefix) :]
         level = len(codes) - 1
@@ -244,7 +246,7 @@ class _Subtree:
         return (*self._prefix, *codes)
 
     def _take_path(self, codes: list[int]) -> None:
-        """What `take` does, for a single path."""
+        """Does the work of `take` for a single path."""
         node, last = 0, codes[-1]
         for level, counts in enumerate(self._counts):
             node = node * self._sizes[level] + codes[level]
@@ -252,7 +254,7 @@ class _Subtree:
         self._is_taken[node, last >> 3] |= np.uint8(128 >> (last & 7))
 
     def _room(self, codes: list[int]) -> Bool[np.ndarray, " codes"]:
-        """Below which codes after some a path is free."""
+        """The next codes after a prefix that have a free path below them."""
         node, size = 0, self._sizes[len(codes)]
         for level, code in enumerate(codes):
             node = node * self._sizes[level] + code

@@ -1,8 +1,8 @@
-"""Files of a machine or of an object store, by their paths or URLs, as fsspec opens them.
+"""Files on this machine or in an object store, opened by fsspec.
 
-A place is the absolute path of a file of this machine, or a URL such as s3://bucket/items.parquet.
-Credentials and endpoints are what fsspec's file systems find in the environment, for s3://
-`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_ENDPOINT_URL`.
+A place is the absolute path of a local file, or a URL such as s3://bucket/items.parquet. fsspec
+reads credentials and endpoints from the environment, for example `AWS_ACCESS_KEY_ID`,
+`AWS_SECRET_ACCESS_KEY` and `AWS_ENDPOINT_URL` for s3://.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _BUFFER = 1 << 20
 
 
 def is_url(name: str | Path) -> bool:
-    """Whether a name is a URL, rather than a path of this machine."""
+    """Whether a name is a URL and not a local path."""
     return isinstance(name, str) and "://" in name
 
 
 def file_system(name: str | Path) -> tuple[Any, str]:
-    """The file system that a name is of, and its path there.
+    """The file system of a path or URL, and the path in it.
 
     Raises:
-        ImportError: If an extra is missing; the sentence says which.
-        ValueError: If no file system is known by the scheme of a URL.
+        ImportError: If an extra is missing; the message names it.
+        ValueError: If the scheme of a URL is unknown.
     """
     scheme = str(name).partition("://")[0] if is_url(name) else "file"
     try:
@@ -56,7 +56,7 @@ def _missing(scheme: str, reason: str) -> ImportError:
 
 
 def is_local(system: Any) -> bool:
-    """Whether a file system is this machine's."""
+    """Whether a file system is the local one."""
     from fsspec.implementations.local import LocalFileSystem
 
     return isinstance(system, LocalFileSystem)
@@ -68,11 +68,11 @@ def inside(place: str, name: str) -> str:
 
 
 def open_place(place: str) -> BufferedIOBase:
-    """Opens a file to be read, from any byte on.
+    """Opens a file for reading, from any byte.
 
     Raises:
-        CatalogError: If there is no such file.
-        OSError: If it cannot be read.
+        CatalogError: If the file does not exist.
+        OSError: If the file cannot be read.
     """
     system, path = file_system(place)
     try:
@@ -82,7 +82,7 @@ def open_place(place: str) -> BufferedIOBase:
 
 
 def version_of(place: str) -> dict[str, str]:
-    """What changes when a file does: its size, and its tag or time."""
+    """The size of a file and its tag or time, which differ if the file has changed."""
     system, path = file_system(place)
     info = system.info(path)
     tag = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
@@ -90,7 +90,7 @@ def version_of(place: str) -> dict[str, str]:
 
 
 def put_file(file: Path, place: str) -> None:
-    """Copies a file of this machine to a place, where it appears complete or not at all."""
+    """Copies a local file to a place. The copy appears complete or not at all."""
     system, path = file_system(place)
     if is_local(system):
         with replacing_file(Path(path)) as beside:
@@ -100,12 +100,12 @@ def put_file(file: Path, place: str) -> None:
 
 
 def catalog_files(inputs: Sequence[str | Path]) -> list[str]:
-    """The places that are meant: files as they are, the catalogues in folders, a pattern's matches.
+    """The places of the inputs: files, the catalogues in folders, and the matches of patterns.
 
     Raises:
-        CatalogError: If an input stands for no file, or two for the same one.
-        ImportError: As `file_system`.
-        ValueError: As `file_system`.
+        CatalogError: If an input matches no file, or if a file occurs twice.
+        ImportError: As for `file_system`.
+        ValueError: As for `file_system`.
     """
     places: list[str] = []
     for name in inputs:

@@ -1,9 +1,9 @@
 """Embedding and encoding on all machines of a Ray cluster (needs `semtok[ray]`).
 
-Files are read, embedded and encoded by Ray Data: a task a shard (a part of a large file), and a
-pool of actors that hold the models. What passes between them is Arrow tables. What must see all
-items, the collisions, is done in the calling process, in the order of the files, so that the codes
-are those of the local engine, bit for bit.
+Ray Data reads, embeds and encodes the files. One task reads each shard (a part of a large file),
+and a pool of actors holds the models. They exchange Arrow tables. Collisions depend on all items,
+so the calling process resolves them, in the order of the files. The codes are the same as those of
+the local engine, bit for bit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from semtok.shards import SHARD_BYTES, Shard, shards_of
 from semtok.tokenizer import Encoding, Tokenizer
 from semtok.views import View
 
-_BLOCK = 8 << 20  # bytes that a task hands on at a time: small, so that all actors have some
+_BLOCK = 8 << 20  # bytes that a task outputs at a time: few, so that all actors get some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,14 @@ class RayOptions:
     """How Ray runs.
 
     Attributes:
-        batch_size: Items that pass an actor together. It does not change the codes.
-        num_workers: Actors at most; None takes one a CPU but one, or one a GPU for a cuda device.
-        device: Where models run, as torch names it.
-        shard_bytes: How large a part of a file a task reads: parquet by row groups, JSON Lines by
-            lines. Other files are read by a task each.
-        checkpoint: A folder, or a URL of one, where each shard is kept once it is finished: a run
-            that was killed continues there, and gives the same. Delete it after the run.
+        batch_size: Items that an actor processes together. It does not change the codes.
+        num_workers: Largest number of actors. None takes one per GPU for a cuda device, otherwise
+            one per CPU, except one CPU.
+        device: The device of the models, as torch names it.
+        shard_bytes: Size of the part of a file that a task reads. Parquet is divided by row groups,
+            JSON Lines by lines. Any other file is read by one task.
+        checkpoint: A folder, or its URL, in which each finished shard is saved. A killed run
+            continues from it, with the same results. Delete it after the run.
     """
 
     batch_size: int = 4096
@@ -78,19 +79,20 @@ def embed_files(
     """The embeddings of the items of some files.
 
     Args:
-        source: Makes them.
+        source: The embedding source.
         inputs: Files, folders and patterns, by their paths or by URLs such as s3://bucket/items/;
             see `semtok.places`.
         path: The .npy file to write.
         id_column: The column that holds the item's id.
         options: How Ray runs.
-        progress: Called with the items done, and 0 until all are: of how many is not known.
+        progress: Called with the number of items done, and with the total, which is 0 until the
+            end because it is unknown.
 
     Returns:
-        The items' ids, and their embeddings, mapped from `path`.
+        The ids of the items, and their embeddings, memory-mapped from `path`.
 
     Raises:
-        CatalogError: As `stream_catalog`, and if two files have an item in common.
+        CatalogError: As for `stream_catalog`, and if two files have an item in common.
         ImportError: If `semtok[ray]` is not installed.
     """
     view = View(name="embedding", source=source)
@@ -113,27 +115,28 @@ def encode_files(
     options: RayOptions | None = None,
     progress: Progress | None = None,
 ) -> Encoding:
-    """The semantic IDs of the items of some files, as `Tokenizer.encode` gives them.
+    """The semantic IDs of the items of some files, the same as from `Tokenizer.encode`.
 
-    The calling process holds the ids and the codes of all items (about 300 bytes an item), and
-    keeps the vectors in a file of the workspace. What a cluster is to read (catalogues, images)
-    must lie where all of its machines find it.
+    The calling process holds the ids and the codes of all items (about 300 bytes per item), and
+    stores the vectors in a file of the workspace. All machines of the cluster must be able to read
+    the catalogues and images.
 
     Args:
-        tokenizer: With a source for each of its views.
+        tokenizer: A tokenizer with a source for each view.
         inputs: Files, folders and patterns, by their paths or by URLs such as s3://bucket/items/;
             see `semtok.places`.
         workspace: An existing folder for the vectors.
         id_column: The column that holds the item's id.
         refit_above: The drift above which refitting is advised.
         options: How Ray runs.
-        progress: Called with the items done, and 0 until all are: of how many is not known.
+        progress: Called with the number of items done, and with the total, which is 0 until the
+            end because it is unknown.
 
     Returns:
         The codes, in the order of the files and their rows.
 
     Raises:
-        CatalogError: As `stream_catalog`, and if two files have an item in common.
+        CatalogError: As for `stream_catalog`, and if two files have an item in common.
         ValueError: If a view of the tokenizer has no source.
         ImportError: If `semtok[ray]` is not installed.
     """
@@ -213,13 +216,13 @@ def _run(
 
 
 def _inputs(places: Sequence[str], shards: Sequence[Shard]) -> list[dict[str, Any]]:
-    """What tells the shards of one version of the files from those of another."""
+    """For each shard, its file, its part of the file, and the version of the file."""
     versions = {place: version_of(place) for place in places}
     return [{**versions[shard.place], "start": shard.start, "stop": shard.stop} for shard in shards]
 
 
 def _settings(parts: Mapping[str, bytes], id_column: str, options: RayOptions) -> dict[str, Any]:
-    """What decides the vectors and codes of an item."""
+    """The settings that decide the vectors and codes of an item."""
     models = sha256()
     for name, data in sorted(parts.items()):
         models.update(f"{name} {len(data)} ".encode() + data)
@@ -234,7 +237,7 @@ def _settings(parts: Mapping[str, bytes], id_column: str, options: RayOptions) -
 def _resumed(
     checkpoint: Checkpoint | None, fresh: Iterator[tuple[int, Any]]
 ) -> Iterator[tuple[int, Any]]:
-    """What a checkpoint has, and then what is fresh, which it keeps."""
+    """The tables in a checkpoint, and then the new tables, which the checkpoint saves."""
     if checkpoint is None:
         yield from fresh
         return
@@ -254,7 +257,7 @@ def _fresh(
     id_column: str,
     options: RayOptions,
 ) -> Iterator[tuple[int, Any]]:
-    """The shards from `first` on, each with its number, as Ray Data gives them."""
+    """The tables of the shards from `first` on, each with its shard's number, from Ray Data."""
     if first == len(shards):
         return
     ray = _ray()
@@ -304,7 +307,7 @@ def _fresh(
 
 
 def _actors(ray: Any, options: RayOptions) -> dict[str, Any]:
-    """How many actors there are, and what each takes of the cluster."""
+    """The number of actors, and the resources of the cluster that each one uses."""
     kind = "GPU" if options.device.startswith("cuda") else "CPU"
     total = int(ray.cluster_resources().get(kind, 0))
     most = options.num_workers or max(1, total - (kind == "CPU"))  # the one that is left reads
@@ -316,7 +319,7 @@ def _actors(ray: Any, options: RayOptions) -> dict[str, Any]:
 
 
 def _ray() -> Any:
-    """Ray, connected to the cluster that it finds, or started on this machine."""
+    """Ray, connected to an existing cluster or started on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -332,7 +335,7 @@ def _ray() -> Any:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong in an actor or a task, without the lines that Ray adds to it."""
+    """The original error of an actor or a task, without the lines that Ray adds."""
     cause: BaseException | None = error
     while cause is not None:
         # Ray's own errors are of the type of their cause, too.

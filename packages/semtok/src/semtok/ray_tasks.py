@@ -1,4 +1,4 @@
-"""What Ray runs elsewhere: a task that reads a shard, and an actor that embeds and encodes."""
+"""The code that Ray's workers run: a task that reads a shard, and an actor that encodes items."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from semtok.views import View
 def read_chunks(
     tasks: Any, shards: Sequence[Shard], id_column: str, size: int, wanted: Sequence[str]
 ) -> Iterator[Any]:
-    """The chunks of a shard, as Arrow tables of one row: the fields are JSON, as they may be any.
+    """The chunks of a shard, as Arrow tables of one row, with the fields as JSON.
 
     Args:
-        tasks: A table whose one row has the number of a shard.
-        shards: All of them.
+        tasks: A table with one row, which contains the number of a shard.
+        shards: All shards.
         id_column: The column that holds the item's id.
-        size: Items a chunk.
-        wanted: The fields that are handed on.
+        size: Number of items per chunk.
+        wanted: The fields that the tables contain.
 
     Raises:
-        CatalogError: As `shard_chunks`.
+        CatalogError: As for `shard_chunks`.
     """
     import pyarrow as pa
 
@@ -65,7 +65,7 @@ def _as_text(value: object) -> str:
 
 
 class Worker:
-    """An actor: the models, loaded once, and what they make of a chunk."""
+    """An actor: it loads the models once, and embeds and encodes chunks."""
 
     def __init__(self, packed: Any, device: str, trust: Collection[str] = ()) -> None:
         import ray
@@ -82,7 +82,7 @@ class Worker:
             self._quantizer = load_quantizer(quantizer, trust=trust) if quantizer.exists() else None
 
     def __call__(self, batch: Any) -> Any:
-        """The items of a chunk: where they are, their ids, vectors and codes, as an Arrow table."""
+        """The items of a chunk as an Arrow table: their positions, ids, vectors and codes."""
         import pyarrow as pa
 
         chunk = json.loads(batch.column("chunk")[0].as_py())
@@ -99,7 +99,7 @@ class Worker:
         columns = {
             "number": pa.repeat(batch.column("number")[0], len(catalog)),
             "row": pa.array(np.arange(first, first + len(catalog))),
-            # The fields that were seen so far, beside the first item alone.
+            # The fields seen so far, only in the row of the first item.
             "seen": pa.concat_arrays(
                 [
                     batch.column("seen").combine_chunks(),
@@ -123,7 +123,7 @@ def rows_to_arrow(rows: np.ndarray) -> Any:
 
 
 def rows_of_arrow(column: Any) -> np.ndarray:
-    """The array of rows that `rows_to_arrow` had."""
+    """The array of rows, from the result of `rows_to_arrow`."""
     parts = [chunk.flatten().to_numpy() for chunk in column.chunks]
     flat = parts[0] if len(parts) == 1 else np.concatenate(parts)
     rows: np.ndarray = flat.reshape(len(column), column.type.list_size)
@@ -131,7 +131,7 @@ def rows_of_arrow(column: Any) -> np.ndarray:
 
 
 def packed(views: Sequence[View], quantizer: Quantizer | None) -> dict[str, bytes]:
-    """The files that an actor needs, by path: no object crosses to it but plain bytes."""
+    """The files that an actor needs, by path. Only plain bytes are sent to an actor."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, view in enumerate(views):
@@ -148,7 +148,7 @@ def packed(views: Sequence[View], quantizer: Quantizer | None) -> dict[str, byte
 
 
 def packages(views: Sequence[View], quantizer: Quantizer | None) -> tuple[str, ...]:
-    """The packages whose code runs here already, which an actor may thus run as well."""
+    """The packages whose code this process already runs, so an actor may run it too."""
     parts: list[object] = [*(view.source for view in views), quantizer]
     if isinstance(quantizer, ViewQuantizer):
         parts += quantizer.parts

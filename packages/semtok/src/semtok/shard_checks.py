@@ -1,4 +1,4 @@
-"""What is wrong with a file that no task can see, as each reads a shard of it."""
+"""Checks of whole files. A task cannot do them, because it reads only a shard of a file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from semtok.shards import Shard
 
 
 class FileChecks:
-    """Refuses items that come twice, and files without items or fields; 24 bytes an item.
+    """Refuses items that occur twice, and files without items or fields.
+
+    It uses 24 bytes of memory per item.
 
     Args:
-        shards: All of them, in order.
-        wanted: The fields that each view reads, as far as that is known.
+        shards: All shards, in order.
+        wanted: The fields that each view reads, if they are known.
     """
 
     def __init__(self, shards: Sequence[Shard], wanted: Sequence[Sequence[str]]) -> None:
@@ -27,10 +29,10 @@ class FileChecks:
         self._ended = 0  # shards whose files are checked
 
     def table(self, number: int, item_ids: list[str], fields: list[list[str] | None]) -> None:
-        """Takes in items of a shard.
+        """Checks items of a shard.
 
         Raises:
-            CatalogError: If an item came before, or as `end` of the files before this one.
+            CatalogError: If an item occurred before, or an earlier file fails the check of `end`.
         """
         place = self._shards[number].place
         self._end_before(place)
@@ -46,10 +48,10 @@ class FileChecks:
         self._has_items.add(place)
 
     def end(self) -> None:
-        """Looks at the files that are left.
+        """Checks the remaining files.
 
         Raises:
-            CatalogError: If one holds no items, or none of the fields of a view.
+            CatalogError: If a file contains no items, or none of the fields of a view.
         """
         self._end_before(None)
 

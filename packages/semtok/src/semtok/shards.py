@@ -1,7 +1,7 @@
-"""Shards: the parts of files that tasks read, so that one large file is read by several.
+"""Shards: parts of files, so that several tasks can read one large file.
 
-A parquet file is cut between its row groups, JSON Lines at ends of lines. Other files (CSV, and
-what gzip packed, which can only be read from the start) are a shard each.
+A parquet file is divided between row groups, a JSON Lines file at line ends. Every other file is
+one shard: CSV and gzip files can only be read from the start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from semtok.places import file_system, open_place
 from semtok.rows import Row, catalog_suffix, text_rows
 
 SHARD_BYTES = 1 << 26
-"""Bytes that a shard has, about: 64 MiB."""
+"""The approximate size of a shard in bytes: 64 MiB."""
 
 _PARQUET_ROWS = 4096
 
@@ -28,11 +28,11 @@ class Shard:
 
     Attributes:
         place: The file's path or URL.
-        start: Where it begins: a row group of a parquet file, or a byte of another. A line belongs
-            to the shard in which it begins.
-        stop: Where the next one begins.
-        first_row: How many rows of a parquet file lie before it.
-        is_whole: Whether it is all of the file.
+        start: Where the shard begins: the number of a row group of a parquet file, or of a byte of
+            another file. A line belongs to the shard in which it begins.
+        stop: Where the next shard begins.
+        first_row: Number of rows of a parquet file before the shard.
+        is_whole: Whether the shard is the whole file.
     """
 
     place: str
@@ -46,7 +46,7 @@ def shards_of(places: Sequence[str], shard_bytes: int) -> list[Shard]:
     """The shards of some files, in order.
 
     Raises:
-        CatalogError: If a file is of an unknown kind, or is no parquet file though it is called so.
+        CatalogError: If the format of a file is unknown, or a file named .parquet is not parquet.
     """
     shards: list[Shard] = []
     for place in places:
@@ -61,11 +61,11 @@ def shards_of(places: Sequence[str], shard_bytes: int) -> list[Shard]:
 
 
 def shard_chunks(shard: Shard, id_column: str, chunk_size: int) -> Iterator[Catalog]:
-    """The items of a shard, as `stream_catalog` gives those of a file.
+    """The items of a shard, in the form in which `stream_catalog` returns the items of a file.
 
     Raises:
-        CatalogError: As `stream_catalog`, but that a part of a file may hold no items. In a part of
-            JSON Lines the sentence counts lines from the byte that it names.
+        CatalogError: As for `stream_catalog`, but a part of a file may contain no items. For a part
+            of a JSON Lines file, the message counts lines from the byte that it names.
     """
     suffix = catalog_suffix(Path(shard.place))
     name, unit = shard.place, "line"
@@ -106,11 +106,11 @@ def _line_shards(place: str, shard_bytes: int) -> list[Shard]:
 
 
 class _Lines:
-    """The lines that begin in a part of a file, read one by one as from a file."""
+    """The lines that begin in a part of a file, as a file object that is read line by line."""
 
     def __init__(self, file: BufferedIOBase, start: int, stop: int) -> None:
         self._file, self._stop = file, stop
-        if start:  # the line before it ends here, or reaches into it
+        if start:  # the previous line ends here, or in this part
             file.seek(start - 1)
             file.readline()
 

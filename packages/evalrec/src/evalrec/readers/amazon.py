@@ -1,6 +1,6 @@
 """Amazon product reviews: 2014, 2018 and 2023.
 
-2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review a line, and
+2014 and 2018: `reviews_Beauty_5.json.gz` or `Video_Games_5.json.gz`, one review per line, and
 `meta_*.json.gz`, in 2014 one Python literal or one JSON object a line. Of 2018 there are ratings
 alone too: `Video_Games.csv`, without a header. 2023: `Beauty.jsonl.gz` and `meta_Beauty.jsonl.gz`,
 or the benchmark's CSVs of ids: `Beauty.csv`, or `Beauty.train.csv`, `.valid.csv` and `.test.csv`

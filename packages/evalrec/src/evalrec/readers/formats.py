@@ -201,19 +201,19 @@ def read_catalogue(
 
 
 def image_paths(form: Format, files: Files) -> tuple[Path, ...]:
-    """The files that say which image is of which item.
+    """The files that contain the images of items.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is no such file.
         ValueError: If the format has no images of items.
     """
     if form.read_images is None:
-        raise ValueError(f"keep_images must not be set: {form.title} says nothing of images")
+        raise ValueError(f"keep_images must not be set: {form.title} has no images of items")
     paths = files.images if form.image_files else files.items
     if not paths:
         names = " or ".join(form.image_files or form.item_files)
         raise DataError(
-            f"no file that tells of images is given, as keep_images needs it: {form.title} calls "
+            f"no file with images is given, but keep_images needs one: {form.title} calls "
             f"them {names}"
         )
     return paths
@@ -222,16 +222,16 @@ def image_paths(form: Format, files: Files) -> tuple[Path, ...]:
 def read_images(
     form: Format, paths: Sequence[Path], keep: Collection[str], progress: Progress | None
 ) -> dict[str, str]:
-    """Which image is of which item.
+    """The image of each item.
 
     Args:
         form: The format.
-        paths: Of `image_paths`.
-        keep: The items that are wanted.
+        paths: The result of `image_paths`.
+        keep: The ids of the wanted items.
         progress: Called with "reading images", the bytes read and the bytes in all.
 
     Returns:
-        Item to an address of the web, or to a path as the working directory sees it.
+        Item id to a URL, or to a path relative to the working directory.
 
     Raises:
         DataError: If a file is malformed.

@@ -1,7 +1,7 @@
 """H&M: `transactions_train.csv` and `articles.csv`. Article ids keep their leading zeros.
 
-Images lie in a folder `images` beside `articles.csv`: `images/010/0108775015.jpg`. Some articles
-have none.
+Images are in a folder `images` next to `articles.csv`: `images/010/0108775015.jpg`. Some articles
+have no image.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _read_items(
 def _read_images(
     paths: Sequence[Path], keep: Collection[str], *, advance: Advance | None
 ) -> dict[str, str]:
-    """The image of each article whose file is there."""
+    """The image of each article whose image file exists."""
     images: dict[str, str] = {}
     for path in paths:
         for item in keep:

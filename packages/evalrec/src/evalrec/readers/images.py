@@ -1,4 +1,4 @@
-"""The images of items: addresses of the web, or paths as a folder sees them."""
+"""The images of items: URLs, or paths relative to a folder."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 def is_image_in(image: object, folder: Path) -> bool:
-    """Whether a value is the path of a file, absolute or from a folder; texts of any length."""
+    """Whether a value is the path of a file, absolute or relative to a folder."""
     return isinstance(image, str) and image != "" and os.path.isfile(folder / image)
 
 
 def image_from(image: str, folder: Path, out: Path) -> str:
-    """The path of an image, from the folder that is written.
+    """The path of an image, relative to the folder that is written.
 
     Args:
-        image: An address, which stays, an absolute path, which stays too, or a relative one.
-        folder: Where a relative path starts.
+        image: A URL or a path. URLs and absolute paths do not change.
+        folder: The folder that a relative path starts from.
         out: The folder that is written.
     """
     if "://" in image or Path(image).is_absolute():
@@ -25,5 +25,5 @@ def image_from(image: str, folder: Path, out: Path) -> str:
 
 
 def image_beside(image: str, out: Path) -> str:
-    """An address as it is; a path, as the working directory sees it, from a folder on."""
+    """A URL without change; a path of the working directory, made relative to the folder `out`."""
     return image if "://" in image else Path(os.path.relpath(image, out)).as_posix()

@@ -1,6 +1,6 @@
 """Yelp: `yelp_academic_dataset_review.json` and `yelp_academic_dataset_business.json`.
 
-Photos are a download of their own: `photos.json`, and a folder `photos` of images beside it.
+Photos are a separate download: `photos.json`, and next to it a folder `photos` with the images.
 """
 
 from __future__ import annotations

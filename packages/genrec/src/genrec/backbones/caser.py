@@ -20,7 +20,7 @@ class Caser(StateBackbone):
     rows of each column (both section 3.2). A layer with ReLU joins them (section 3.3). A state sees
     the `window` items up to its own, with zeros before the first, and no later item.
 
-    Differs: histories have no users, so there is no user vector beside the filters' outputs.
+    Differs: histories have no users, so the filters' outputs are not joined with a user vector.
     Instead a linear layer follows, as wide as the item vectors; the same item vectors are read and
     scored. Any loss of `genrec.losses` replaces the binary cross-entropy.
 

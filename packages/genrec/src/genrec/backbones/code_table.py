@@ -1,4 +1,4 @@
-"""Item vectors that are sums of vectors of their codes."""
+"""Item vectors that are the sums of the vectors of the items' codes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch.nn import functional as F
 
 
 class CodeTable(nn.Module):
-    """One learned vector a code; an item's vector is the sum of those of its codes.
+    """One learned vector per code; an item's vector is the sum of the vectors of its codes.
 
-    Items with equal codes have equal vectors. No item has a vector of its own. The codes are no
-    part of the state dict; a model folder holds them as it holds stored content.
+    Items with equal codes have equal vectors. The codes are not in the state dict; a model folder
+    stores them like stored content.
 
     Args:
-        codes: Codes of each item, one a level.
-        codebook_sizes: Codes that each level has.
+        codes: Codes of each item, one per level.
+        codebook_sizes: Number of codes at each level.
         dim: Width of the vectors.
 
     Raises:
-        ValueError: `dim` is below 1, there is no item or level, the sizes are not one a level, or a
-            code is out of its level's range.
+        ValueError: `dim` is below 1, there is no item or level, there is not one size per level, or
+            a code is outside its level's range.
     """
 
     codes: Tensor
@@ -48,10 +48,10 @@ class CodeTable(nn.Module):
             )
         self.codebook_sizes = tuple(codebook_sizes)
         self.register_buffer("codes", codes.long(), persistent=False)
-        # Of all codes in one table, level after level.
+        # The vectors of all codes in one table, level after level.
         self.register_buffer("rows", self.codes + sizes.cumsum(0) - sizes, persistent=False)
         self.vectors = nn.Parameter(torch.empty(sum(codebook_sizes), dim))
-        # The sum spreads as the vectors of an `ItemTable` do.
+        # The sums have the same spread as the vectors of an `ItemTable`.
         nn.init.normal_(self.vectors, std=0.02 / len(codebook_sizes) ** 0.5)
 
     def codebooks(self) -> tuple[Float[Tensor, "codes dim"], ...]:

@@ -1,4 +1,4 @@
-"""SASRec with a contrastive loss of two copies of each history, beside the next-item loss."""
+"""SASRec with a contrastive loss of two copies of each history, added to the next-item loss."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class DuoRec(Contrasting):
             ValueError: The batch has no twins.
         """
         if batch.twins is None:
-            raise ValueError("batch must have twins, as those of TwinBatches, got none")
+            raise ValueError("batch must have twins, as from TwinBatches, got none")
         return batch.history, batch.twins
 
     def same_target(self, batch: Batch) -> Int[Tensor, " batch"]:

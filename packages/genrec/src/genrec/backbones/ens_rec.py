@@ -15,21 +15,22 @@ from genrec.similarity import unit
 
 
 class EnsRec(StateBackbone):
-    """Two SASRecs, one on ids and one on texts: no weight in common, a loss each, scores summed.
+    """Two SASRecs, one on ids and one on texts, whose scores are added.
 
-    States and item vectors of both lie side by side, so that what compares these, compares the
-    sums: by the dot product they are those of both, by the cosine those of both cosines.
+    The two models share no weights, and each has its own loss. Their states are concatenated, as
+    are their item vectors. The dot product of the concatenated vectors is the sum of both scores.
+    With the cosine, each part has length 1, so that the sum is that of both cosines.
 
-    Differs: both are trained in one call of `fit`, so that they stop at the same epoch and their
-    gradients are clipped together, and both scores weigh alike.
+    Differs: both models are trained in one call of `fit`. They therefore stop at the same epoch,
+    and their gradients are clipped together. Both scores have equal weight.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors of either model.
-        num_layers: Self-attention layers of each.
-        num_heads: Heads in each.
-        history_length: Most items in a history.
-        dropout: As of `SASRec`.
+        num_layers: Self-attention layers of each model.
+        num_heads: Heads in each layer.
+        history_length: Largest number of items in a history.
+        dropout: As in `SASRec`.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
         item_encoder: The items' ids and texts, as `FeatureTables` of one feature; by default both
             are learned.
@@ -38,7 +39,7 @@ class EnsRec(StateBackbone):
 
     Raises:
         TypeError: `item_encoder` is no `FeatureTables`.
-        ValueError: It has more than one feature, or an option is out of range.
+        ValueError: `item_encoder` has more than one feature, or an option is out of range.
     """
 
     item_encoder: FeatureTables
@@ -83,14 +84,14 @@ class EnsRec(StateBackbone):
             "feedforward_dim": feedforward_dim,
         }
         self.settings = {**sizes, "similarity": similarity, "temperature": temperature}
-        # The models have no tables of their own: each is told the vectors that it reads.
+        # The models have no item tables: the vectors are passed to each.
         self.models = nn.ModuleList(
             SASRec(num_items, item_encoder=nn.Identity(), **sizes)  # type: ignore[arg-type]
             for _ in range(2)
         )
 
     def item_vectors(self) -> Float[Tensor, "items dim"]:
-        """Returns the vectors of both models side by side, each as it is compared."""
+        """Returns the concatenated vectors of both models, scaled to length 1 for the cosine."""
         ids, texts = (table() for table in self.item_encoder.tables)
         return self._side_by_side(ids, texts)
 
@@ -133,7 +134,7 @@ class EnsRec(StateBackbone):
         targets: Int[Tensor, "*batch"],
         loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, ""]:
-        """Returns the sum of the loss of either model by itself."""
+        """Returns the sum of the two models' losses."""
         sides = zip(states.chunk(2, dim=-1), item_vectors.chunk(2, dim=-1), strict=True)
         return torch.stack([loss(state, vectors, targets) for state, vectors in sides]).sum()
 
@@ -145,6 +146,6 @@ class EnsRec(StateBackbone):
         return scores
 
     def _side_by_side(self, ids: Tensor, texts: Tensor) -> Tensor:
-        """Returns both, each of length 1 where the cosine compares them."""
+        """Returns both concatenated, each scaled to length 1 if the similarity is the cosine."""
         parts = (unit(ids), unit(texts)) if self.similarity == "cosine" else (ids, texts)
         return torch.cat(parts, dim=-1)

@@ -25,7 +25,7 @@ class FDSA(StateBackbone):
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
         num_layers: Self-attention layers of each stack.
-        num_heads: Heads in each.
+        num_heads: Heads in each layer.
         history_length: Largest number of items in a history.
         dropout: As in `SASRec`.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.

@@ -29,7 +29,7 @@ class FMLPRec(WholeWindow):
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
         num_layers: Filter layers, each with a feed-forward part.
-        history_length: Most items in a history, and the length of the window.
+        history_length: Largest number of items in a history, and the length of the window.
         dropout: Probability for item vectors with their positions and for layer outputs.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
         item_encoder: Module whose `forward()` returns [num_items, dim]; an `ItemTable` by default.

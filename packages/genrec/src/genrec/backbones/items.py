@@ -270,10 +270,10 @@ class StateBackbone(Backbone):
         targets: Int[Tensor, "*batch"],
         loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, ""]:
-        """Returns the loss of the next items: what `loss` makes of these, where no class says more.
+        """Returns the loss of the next items; by default `loss(states, item_vectors, targets)`.
 
         Args:
-            states: What the model says of each history, or of each of its positions.
+            states: The model's states of each history, or of each of its positions.
             item_vectors: `item_vectors()`.
             targets: Rows of the next items, `num_items` for padding.
             loss: Any loss of states, item vectors and targets.

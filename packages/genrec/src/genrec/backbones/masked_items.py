@@ -9,22 +9,22 @@ from genrec.backbones.items import StateBackbone
 
 
 class MaskedItems(StateBackbone):
-    """What CL4SRec and S3-Rec share: `num_items + 1` in a history stands for a masked item.
+    """The base class of CL4SRec and S3-Rec: `num_items + 1` in a history is a masked item.
 
-    A class below it makes `mask_vector`, the learned vector that is read there.
+    A subclass creates `mask_vector`, the learned vector of a masked item.
     """
 
     mask_vector: nn.Parameter
 
     @property
     def mask_item(self) -> int:
-        """What stands in a history where an item is masked."""
+        """The number that replaces a masked item in a history."""
         return self.num_items + 1
 
     def look_up(
         self, history: Int[Tensor, "*batch"], item_vectors: Float[Tensor, "items dim"] | None
     ) -> tuple[Float[Tensor, "*batch dim"], Bool[Tensor, "*batch"]]:
-        """Returns the vectors of the items in `history`, masks among them, and where padding is."""
+        """Returns the vectors of the items and masks in `history`, and True at padding."""
         is_masked = history == self.mask_item
         vectors, padding = super().look_up(history.masked_fill(is_masked, 0), item_vectors)
         mask_vector = self.mask_vector.to(vectors.dtype)

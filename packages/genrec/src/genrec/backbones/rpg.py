@@ -1,4 +1,4 @@
-"""RPG: all codes of the next item foretold at once (Hou et al., KDD 2025)."""
+"""RPG: all codes of the next item are predicted at once (Hou et al., KDD 2025)."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from genrec.similarity import comparable
 
 
 class RPG(SASRec):
-    """SASRec over long codes without an order, which foretells each code by a head of its own.
+    """SASRec over long codes without an order, with one head per level that predicts its code.
 
-    An item is the sum of the vectors of its codes (`CodeTable`; the paper's are 16 to 64 codes of
-    an optimised product quantizer). A head, a layer with a residual path, turns the state into a
-    query among the codes of each level, and the log-probability of an item is the sum of those of
-    its codes, since these are taken to be independent of one another given the history. The loss is
-    the mean over the levels (the paper's multi-token prediction), whatever loss the others have.
+    An item vector is the sum of the vectors of its codes (`CodeTable`). The paper uses 16 to 64
+    codes of an optimised product quantizer. The head of a level is a layer with a residual
+    connection. It maps the state to a query, which is compared with the codes of that level. Given
+    the history, the codes are assumed to be independent. The log-probability of an item is
+    therefore the sum of the log-probabilities of its codes. The loss is the mean cross-entropy over
+    the levels (the paper's multi-token prediction); another loss has no effect.
 
-    Differs: every item of the catalogue is scored, exactly, in one pass a level; the paper's
-    decoding walks a graph of similar items to score fewer of them, which pays where a catalogue is
-    much larger. Items with equal codes have equal scores.
+    Differs: all items of the catalogue are scored exactly, in one pass per level. The paper's
+    decoding searches a graph of similar items and scores fewer items, which saves time for much
+    larger catalogues. Items with equal codes have equal scores.
 
     Args:
         num_items: Size of the catalogue; also the padding.
-        dim: As of `SASRec`, as are all that are not named here.
+        dim: As in `SASRec`, like all arguments that are not explained here.
         num_layers: Self-attention layers.
-        num_heads: Heads of attention in each.
-        history_length: Most items in a history.
+        num_heads: Attention heads in each layer.
+        history_length: Largest number of items in a history.
         dropout: Dropout probability.
         feedforward_dim: Inner width of the feed-forward parts.
         positions: Which item has position 0.
-        norm: Where layer norms stand.
-        item_encoder: The items' codes.
-        similarity: How queries and vectors of codes are compared; the paper's is the cosine.
+        norm: Position of the layer norms.
+        item_encoder: The vectors of the codes, as a `CodeTable`.
+        similarity: How queries and vectors of codes are compared; the paper uses the cosine.
         temperature: Divides the similarity.
 
     Raises:
@@ -108,7 +109,10 @@ class RPG(SASRec):
         targets: Int[Tensor, "*batch"],
         loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, ""]:
-        """Returns the mean cross-entropy of the targets' codes; items and `loss` are not read."""
+        """Returns the mean cross-entropy of the targets' codes, in nats.
+
+        `item_vectors` and `loss` are not used.
+        """
         is_target = targets < self.num_items
         codes = self.item_encoder.codes[targets[is_target]]  # [targets, levels]
         log_probs = self.code_log_probs(states[is_target])
@@ -118,7 +122,7 @@ class RPG(SASRec):
     def compare(
         self, states: Float[Tensor, "batch dim"], item_vectors: Float[Tensor, "items dim"]
     ) -> Float[Tensor, "batch items"]:
-        """Returns the log-probability of the codes of every item; its vectors are not read."""
+        """Returns the log-probability of the codes of every item; its vectors are not used."""
         codes = self.item_encoder.codes
         scores = torch.zeros(len(states), self.num_items, device=states.device)
         for level, log_probs in enumerate(self.code_log_probs(states)):

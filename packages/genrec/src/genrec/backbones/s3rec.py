@@ -1,4 +1,4 @@
-"""S3-Rec: SASRec, and tasks that tell what histories hide (Zhou et al., CIKM 2020)."""
+"""S3-Rec: SASRec with four self-supervised tasks (Zhou et al., CIKM 2020)."""
 
 from __future__ import annotations
 
@@ -19,34 +19,40 @@ from genrec.sequences import Batch
 
 
 class S3Rec(MaskedItems, SASRec):
-    """SASRec whose layers, read in both directions, are also trained on what histories hide.
+    """SASRec whose layers are also trained by four self-supervised tasks with masked items.
 
-    `further_losses` are the paper's four tasks, each a choice among what the batch has: the item
-    that was masked (its masked item prediction), the stretch of a history that was (its segment
-    prediction) and, where the item encoder is a `FeatureTables`, the features of an item (its
-    associated attribute prediction) and of a masked one (its masked attribute prediction).
-    Minimised alone before the next item, they are the paper's pretraining.
+    The tasks use attention in both directions. `further_losses` returns one loss per task:
 
-    Differs: `SequenceModelConfig` trains all at once, and not one after the other. A feature is a
-    vector of stored content, which is an item's own, in place of attributes that items share. The
-    two sides of a task meet in a matrix of its own and are then compared as states and items are;
-    what is told apart is all that the batch asks, in place of one negative.
+    - the paper's masked item prediction predicts a masked item;
+    - its segment prediction predicts a masked segment of a history;
+    - its associated attribute prediction predicts the features of an item;
+    - its masked attribute prediction predicts the features of a masked item.
+
+    The last two tasks require a `FeatureTables` as the item encoder. In each task the candidates
+    come from the batch. If these losses are minimised alone, before the next-item loss, this is the
+    paper's pretraining.
+
+    Differs: `SequenceModelConfig` minimises all losses together, without pretraining. A feature is
+    a vector of stored content, one per item; the paper has attributes that several items share.
+    Each task has its own matrix, which maps its queries. They are then compared with the candidates
+    as states are compared with items. The negatives are the other candidates of the batch; the
+    paper has one negative.
 
     Args:
         num_items: Size of the catalogue; also the padding. `num_items + 1` is the mask.
-        dim: As of `SASRec`, as are all that are not named here.
+        dim: As in `SASRec`, like all arguments that are not explained here.
         num_layers: Self-attention layers.
-        num_heads: Heads in each.
-        history_length: Most items in a history.
+        num_heads: Heads in each layer.
+        history_length: Largest number of items in a history.
         dropout: Dropout probability.
         feedforward_dim: Inner width of the feed-forward parts.
         positions: Which item has position 0.
-        norm: Where layer norms stand.
+        norm: Position of the layer norms.
         mask_share: Share of the items that are masked.
-        masked_item_weight: Of the masked items; this and the other weights are the authors'.
-        masked_segment_weight: Of the masked stretches.
-        item_feature_weight: Of the features of items.
-        masked_feature_weight: Of the features of masked items.
+        masked_item_weight: Weight of masked item prediction. All default weights are the authors'.
+        masked_segment_weight: Weight of segment prediction.
+        item_feature_weight: Weight of associated attribute prediction.
+        masked_feature_weight: Weight of masked attribute prediction.
         item_encoder: Module whose `forward()` returns [num_items, dim]; the features of a
             `FeatureTables` are read in training only.
         similarity: How states and item vectors are compared, "dot" or "cosine".
@@ -110,13 +116,17 @@ class S3Rec(MaskedItems, SASRec):
         tasks = ["masked_item", "masked_segment"]
         if isinstance(self.item_encoder, FeatureTables):
             tasks += ["item_feature", "masked_feature"]
-        # The paper's W, one a task.
+        # The paper's W, one per task.
         self.meet = nn.ModuleDict({task: nn.Linear(dim, dim, bias=False) for task in tasks})
 
     def further_losses(
         self, batch: Batch, item_vectors: Float[Tensor, "items dim"]
     ) -> dict[str, Tensor]:
-        """Returns a term a task, weighed: "masked_item", "masked_segment" and those of features."""
+        """Returns one weighted loss per task, in nats.
+
+        The keys are "masked_item" and "masked_segment". With a `FeatureTables` as the item encoder
+        there are also "item_feature" and "masked_feature".
+        """
         history = batch.history
         is_masked = self._drawn(history)
         states = self.states_both_ways(history.masked_fill(is_masked, self.mask_item), item_vectors)
@@ -146,7 +156,7 @@ class S3Rec(MaskedItems, SASRec):
     def states_both_ways(
         self, history: Int[Tensor, "batch length"], item_vectors: Float[Tensor, "items dim"]
     ) -> Float[Tensor, "batch length dim"]:
-        """Returns states that see both sides of their place; those at padding mean nothing."""
+        """Returns states with attention in both directions; states at padding are undefined."""
         x, padding = self._input(history, item_vectors)
         for layer in (*self.layers, self.last_layer):
             x = layer(x, padding=padding)
@@ -156,9 +166,9 @@ class S3Rec(MaskedItems, SASRec):
     def masked_stretches(
         self, history: Int[Tensor, "batch length"], item_vectors: Float[Tensor, "items dim"]
     ) -> tuple[Float[Tensor, "kept dim"], Float[Tensor, "kept dim"]]:
-        """Returns the states of histories without a stretch of theirs, and of that stretch.
+        """Returns the states of histories with a masked segment, and the states of the segments.
 
-        A stretch has one item up to half of them; histories of one item are left out.
+        A segment has between one item and half of the items. Histories of one item are left out.
         """
         lengths = (history < self.num_items).sum(1, keepdim=True)
         history, lengths = history[lengths[:, 0] > 1], lengths[lengths[:, 0] > 1]
@@ -182,7 +192,10 @@ class S3Rec(MaskedItems, SASRec):
         return drawn & (history < self.num_items)
 
     def _told(self, task: str, x: Tensor, candidates: Tensor, rows: Tensor) -> Tensor:
-        """Returns what it costs to tell, for each of `x`, its row among all rows that are asked."""
+        """Returns the cross-entropy of the target row of each query in `x`.
+
+        The candidates are the target rows of the whole batch.
+        """
         return in_batch_cross_entropy(
             self.meet[task](x),
             candidates,

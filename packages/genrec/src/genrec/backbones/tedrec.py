@@ -1,4 +1,4 @@
-"""TedRec: ids and texts of a history multiplied by frequencies (Xu et al., CIKM 2024)."""
+"""TedRec: ids and texts of a history, joined in the frequency domain (Xu et al., CIKM 2024)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from genrec.config_checks import Similarity
 
 
 class TedRec(WholeWindow, SASRec):
-    """SASRec over a history whose ids and texts are joined as sequences, by their frequencies.
+    """SASRec over a history whose ids and texts are joined in the frequency domain.
 
-    The product of both spectra, number by number, is a circular convolution of the ids with the
-    texts; beside it stand the ids through a learned filter, and a gate of its own weighs each (the
-    paper's text-ID mutual filtering). Texts come through experts (`ContentExperts`, its MoE
-    modulation). Items are ranked by the vectors of their ids.
+    The elementwise product of both spectra is a circular convolution of the ids with the texts. A
+    learned filter is applied to the ids. The input of the layers is the sum of both, each weighted
+    by its own gate (the paper's text-ID mutual filtering). The text vectors come from
+    `ContentExperts` (its MoE modulation). Items are ranked by the vectors of their ids.
 
-    A convolution goes round the whole window, in which each place sees others that are later: so it
-    is trained on pairs, as its authors do it (`WholeWindow`).
+    The convolution covers the whole window, so each place sees later places. The model is therefore
+    trained on pairs, as by its authors (`WholeWindow`).
 
-    Differs: the experts are those of `ContentExperts`, which subtract one vector in all positions
-    and come without dropout; layers are those of `SASRec` here. The learned filter starts as one
-    that lets all pass: where it starts near zero, ids vanish beside the positions, and twelve
-    epochs on walks over 60 items ended at a cross-entropy of 3.97 in place of .72.
+    Differs: the experts of `ContentExperts` subtract the same vector at all positions and have no
+    dropout. Layers are those of this library's `SASRec`. The learned filter starts as the identity.
+    If it starts near zero, the id vectors are very small compared with the position vectors: twelve
+    epochs on walks over 60 items then ended at a cross-entropy of 3.97 instead of .72.
 
     Args:
         num_items: Size of the catalogue; also the padding.
         dim: Width of states and item vectors.
         num_layers: Self-attention layers.
-        num_heads: Heads in each.
-        history_length: Most items in a history, and the length of the window.
-        dropout: As of `SASRec`.
+        num_heads: Heads in each layer.
+        history_length: Largest number of items in a history, and the length of the window.
+        dropout: As in `SASRec`.
         feedforward_dim: Inner width of the feed-forward parts; by default 4 times `dim`.
-        item_encoder: The items' ids and texts, as `FeatureTables`, whose features are summed up; by
-            default both are learned.
+        item_encoder: The items' ids and texts, as `FeatureTables`; several features are added up.
+            By default both tables are learned.
         similarity: How states and item vectors are compared, "dot" or "cosine".
         temperature: Divides the similarity.
 
@@ -82,7 +82,7 @@ class TedRec(WholeWindow, SASRec):
             temperature=temperature,
         )
         del self.settings["positions"], self.settings["norm"]
-        # Real and imaginary part of each frequency; those above half of all mirror the others.
+        # Real and imaginary part of each frequency of the lower half; the upper half mirrors it.
         self.filter = nn.Parameter(torch.tensor([1.0, 0.0]).repeat(history_length // 2 + 1, dim, 1))
         self.id_gate = nn.Linear(dim, 1)
         self.fusion_gate = nn.Linear(dim, 1)
@@ -90,7 +90,7 @@ class TedRec(WholeWindow, SASRec):
     def look_up(
         self, history: Int[Tensor, "batch length"], item_vectors: Float[Tensor, "items dim"] | None
     ) -> tuple[Float[Tensor, "batch length dim"], Bool[Tensor, "batch length"]]:
-        """Returns the joined vectors in each place, zero at padding, and where padding is.
+        """Returns the joined vector of each place, zero at padding, and True at padding.
 
         Raises:
             ValueError: The history is longer than `history_length`.
@@ -98,7 +98,7 @@ class TedRec(WholeWindow, SASRec):
         length, window = history.shape[1], len(self.position_vectors)
         if length > window:
             raise ValueError(f"history must have at most {window} columns, got {length}")
-        # A window's length decides what goes round it: all have the same, whatever the batch's is.
+        # The convolution depends on the length of the window, so it is the same for all batches.
         history = F.pad(history, (0, window - length), value=self.num_items)
         ids, padding = super().look_up(history, item_vectors)
         texts, _ = super().look_up(history, self.item_encoder.features().sum(dim=1))
@@ -109,7 +109,7 @@ class TedRec(WholeWindow, SASRec):
         self, ids: Float[Tensor, "batch window dim"], texts: Float[Tensor, "batch window dim"]
     ) -> Float[Tensor, "batch window dim"]:
         """Returns the gated sum of the filtered ids and of their convolution with the texts."""
-        # No transform is there in half precision.
+        # torch has no transform in half precision.
         id_spectrum, text_spectrum = (
             torch.fft.rfft(x.float(), dim=1, norm="ortho") for x in (ids, texts)
         )  # [batch, frequencies, dim]

@@ -6,15 +6,15 @@ from genrec.backbones.sasrec import SASRec
 
 
 class VQRec(SASRec):
-    """SASRec whose items are told by the codes of their texts through a `CodeTable`, without ids.
+    """SASRec whose item vectors come from the codes of the texts (`CodeTable`), without ids.
 
-    The item encoder is all that sets it apart: the paper's codes are those of an optimised product
-    quantizer, 32 of 256. The paper compares by the dot product.
+    Only the item encoder differs from `SASRec`. In the paper, an optimised product quantizer gives
+    32 codes per item, with 256 codes per level. The paper uses the dot product.
 
-    Differs: layers and positions are those of `SASRec` here; vectors of codes are summed, where the
-    paper takes their mean; it is trained on one catalogue from the start, without the contrastive
-    tasks that pretrain the original on others and without the permutation that carries their codes
-    over.
+    Differs: layers and positions are those of this library's `SASRec`. The vectors of the codes are
+    added; the paper takes their mean. The model is trained on one catalogue from the start. The
+    original is pretrained on other catalogues by contrastive tasks, and a learned permutation
+    transfers its codes.
 
     Its arguments are those of `SASRec`.
     """

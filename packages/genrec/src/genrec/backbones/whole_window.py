@@ -10,10 +10,11 @@ from genrec.backbones.items import StateBackbone
 
 
 class WholeWindow(StateBackbone):
-    """What FMLP-Rec and TedRec share: later places change earlier ones, so that histories are cut.
+    """The base class of FMLP-Rec and TedRec, in which later items change earlier states.
 
-    They are trained on pairs, a target a window (`PairBatches`, `last_state`); `forward` gives each
-    item the state of the history that ends with it, at the cost of as many windows.
+    These models are trained on pairs, one target per window (`PairBatches`, `last_state`). For each
+    item, `forward` returns the state of the history that ends with it. This costs one window per
+    item.
     """
 
     def forward(
@@ -28,7 +29,7 @@ class WholeWindow(StateBackbone):
         """
         batch, length = history.shape
         ends = torch.arange(length, device=history.device)
-        # Every prefix of every history as a history of its own.
+        # Every prefix of every history becomes a separate history.
         prefixes = history[:, None].masked_fill(ends > ends[:, None], self.num_items)
         states = self.last_state(prefixes.flatten(0, 1), item_vectors).view(batch, length, -1)
         return states.masked_fill((history == self.num_items)[..., None], 0.0)
