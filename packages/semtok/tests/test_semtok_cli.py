@@ -315,7 +315,7 @@ REFUSALS = [
     ("encode items.jsonl --prompt item:", 2, "needs a text model"),
     ("encode items.jsonl --truncate-dim 64", 2, "needs a text model"),
     ("encode items.jsonl --missing-images empty", 2, "needs a view of images"),
-    ("encode items.jsonl --device cpu", 2, "needs a model of texts or images"),
+    ("encode items.jsonl --quantizer random --device cpu", 2, "needs a model of texts or images"),
     ("encode items.jsonl --threads 0", 2, "Invalid value for '--threads'"),
     ("encode", 2, "Missing argument"),
     ("fit items.jsonl", 2, "Missing option"),

@@ -67,7 +67,8 @@ class Replicated:
     def gradient_norm(self, clip: float | None) -> Tensor:
         """Returns the norm of all gradients, which are clipped to `clip` unless that is None."""
         if clip is not None:
-            return nn.utils.clip_grad_norm_(self.parameters, clip)
+            norm: Tensor = nn.utils.clip_grad_norm_(self.parameters, clip)
+            return norm
         norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
         return torch.stack(norms).norm()
 

@@ -34,11 +34,11 @@ class Shards:
         Args:
             tensors: By name; what is not sharded is taken to be the same in all processes.
         """
-        from torch.distributed import checkpoint
-        from torch.distributed.checkpoint import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         writer = HuggingFaceStorageWriter(str(self.folder), save_distributed=True)
-        checkpoint.save(dict(tensors), storage_writer=writer)
+        save(dict(tensors), storage_writer=writer)
 
     def read(self, like: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:
         """Reads each tensor into one that lies as it is wanted; all processes call it.
@@ -55,8 +55,8 @@ class Shards:
     def _filled(
         self, like: Callable[[str, torch.Size, torch.dtype], Tensor], *, alone: bool
     ) -> dict[str, Tensor]:
-        from torch.distributed import checkpoint
-        from torch.distributed.checkpoint import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         reader = HuggingFaceStorageReader(str(self.folder))
         stored: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
@@ -71,5 +71,5 @@ class Shards:
         with warnings.catch_warnings():
             if alone:  # torch warns of what is wanted here
                 warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            checkpoint.load(tensors, storage_reader=reader, no_dist=alone)
+            load(tensors, storage_reader=reader, no_dist=alone)
         return tensors

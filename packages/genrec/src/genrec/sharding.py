@@ -41,7 +41,8 @@ class Sharded(Replicated):
         if self.config.compile:
             raise ValueError("compile must be False with strategy 'fsdp', got True")
         try:
-            from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
+            from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter  # noqa: F401
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
         except ImportError as error:
             raise ValueError(
@@ -58,7 +59,7 @@ class Sharded(Replicated):
                 f"module must be one that can be sharded: weights of one dtype, got {names}"
             )
         device = self.fabric.device.type
-        mesh = torch.distributed.init_device_mesh(device, (self.fabric.world_size,))
+        mesh = init_device_mesh(device, (self.fabric.world_size,))
         units = self.module.shard_units() if isinstance(self.module, ShardUnits) else []
         try:
             for unit in units:
@@ -147,8 +148,8 @@ class Sharded(Replicated):
                 return None
             if int(number) >= len(self.parameters):
                 return None
-            parameter = self.parameters[int(number)]
-            return parameter.detach() if parameter.shape == size else None
+            parameter: Tensor = self.parameters[int(number)].detach()
+            return parameter if parameter.shape == size else None
 
         def like(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
             model = model_of(name, size)

@@ -29,6 +29,9 @@ from genrec.storage import alone_with, naming
 from genrec.training_config import TrainingConfig
 from genrec.training_state import State, Steps, checked_state
 
+# What JSON holds, and the tensors by the stem of their file.
+Checkpoint = tuple[dict[str, Any], dict[str, dict[str, Tensor] | Shards]]
+
 
 class TrainingFolder:
     """The checkpoint and the log of a training. All processes call its methods.
@@ -98,7 +101,7 @@ class TrainingFolder:
                 log_bytes=state.log_bytes,
             )
 
-    def load(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor] | Shards]] | None:
+    def load(self) -> Checkpoint | None:
         """Returns the checkpoint in the folder, if there is one, whose settings are these.
 
         Raises:
@@ -107,7 +110,7 @@ class TrainingFolder:
         """
         if self.folder is None:
             return None
-        loaded = load_checkpoint(self.folder) if self.is_first else None
+        loaded: Checkpoint | None = load_checkpoint(self.folder) if self.is_first else None
         loaded = self.trained.fabric.broadcast(loaded)
         if loaded is None:
             return None

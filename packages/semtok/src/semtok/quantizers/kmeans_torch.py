@@ -99,7 +99,8 @@ def centroids_of(
             else:
                 centroids = turned[rows.to(device), :width]
             centroids = _rounds(turned[:, :width].contiguous(), centroids, iterations)
-        return (centroids @ directions.T + middle).cpu().numpy()
+        result: Float32[np.ndarray, "codes dim"] = (centroids @ directions.T + middle).cpu().numpy()
+        return result
 
 
 def _rounds(
@@ -109,7 +110,9 @@ def _rounds(
     for _ in range(iterations):
         sums, counts = torch.zeros_like(centroids), x.new_zeros(len(centroids))
         sizes = centroids.square().sum(dim=1)  # [codes]
-        for part in x.split(max(1, _COSTS // len(centroids))):
+        size = max(1, _COSTS // len(centroids))
+        for start in range(0, len(x), size):
+            part = x[start : start + size]  # [block, dim]
             labels = torch.addmm(sizes, part, centroids.T, alpha=-2).argmin(dim=1)  # [block]
             # A product, which a GPU adds up in the same order each time; `index_add_` does not.
             chosen = torch.nn.functional.one_hot(labels, len(centroids)).to(part.dtype)
