@@ -26,7 +26,7 @@ from semtok.collisions import Collisions
 from semtok.comparing import compared, comparison_rows
 from semtok.console import Console
 from semtok.page.words import typical_words, words_of
-from semtok.verdict import balance_hint, collision_warning, judged, needed_codes
+from semtok.verdict import balance_hint, codebook_hint, collision_warning, judged, needed_codes
 
 Semtok = Callable[..., Any]
 X = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
@@ -142,6 +142,22 @@ def test_a_hint_is_given_where_balance_saves_a_level(codebook_size: int) -> None
         )
     assert balance_hint(balanced) is None
     assert balance_hint(SemanticIds.fit(X, quantizer="rq").quantizer) is None
+
+
+@pytest.mark.parametrize(("num_items", "size"), [(8, 4), (100, 16), (256, 16), (257, None)])
+def test_a_hint_is_given_where_each_item_has_a_code_of_its_own(
+    num_items: int, size: int | None
+) -> None:
+    x = np.random.default_rng(0).normal(size=(num_items, 4)).astype(np.float32)
+    hint = codebook_hint(HierarchicalKMeans.fit(x, codebook_size=256))
+    assert (hint is None) == (size is None)
+    if hint is not None:
+        assert hint == (
+            f"hint: each of {num_items} items has a code of its own, so the codes do not show "
+            f"which items are alike; with --codebook-size {size}, similar items share a code"
+        )
+    assert codebook_hint(HierarchicalKMeans.fit(x[:7], codebook_size=256)) is None
+    assert codebook_hint(SemanticIds.fit(X, quantizer="rq").quantizer) is None
 
 
 def paths_of(tree: HierarchicalKMeans) -> list[list[int]]:

@@ -69,7 +69,7 @@ def print_prepared(prepared: Prepared) -> None:
     if prepared.num_repeats:
         terminal.say(f"{prepared.num_repeats:,} interactions repeat a pair of a user and an item")
     if prepared.num_without_text:
-        terminal.say(f"{prepared.num_without_text:,} items have no text")
+        terminal.say(f"items without any text: {prepared.num_without_text:,}")
     terminal.say(f"wrote {prepared.folder}, content {prepared.content_sha256[:12]}")
 
 

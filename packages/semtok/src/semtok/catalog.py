@@ -149,7 +149,8 @@ class Catalog:
         if not columns:
             raise ValueError(
                 f"fields must name at least one field of the catalogue "
-                f"({', '.join(self.fields) or 'none'}), got {', '.join(fields) or 'none'}"
+                f"({', '.join(self.fields) or 'none'}), got {', '.join(fields) or 'none'}; "
+                "the option --fields names others"
             )
         repaired = _encoding_fixer() if fix_text else _as_it_is
         texts = [""] * len(self)
@@ -334,7 +335,9 @@ def item_id_of(row: Mapping[str, object], id_column: str, place: str) -> str:
     """
     if id_column not in row:
         names = ", ".join(map(str, row)) or "none"
-        raise CatalogError(f"{place}: no column {id_column!r} (columns: {names})")
+        raise CatalogError(
+            f"{place}: no column {id_column!r} (columns: {names}); --id-column names another"
+        )
     value = row[id_column]
     if value is None:
         raise CatalogError(f"{place}: {id_column!r} is null")

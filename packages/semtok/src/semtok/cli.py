@@ -28,6 +28,7 @@ from semtok.options import (
     refuse_unused,
     refuse_without,
 )
+from semtok.phrases import counted
 from semtok.storage import check_parent, recover
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def _news(encoding: Encoding, extend: bool) -> list[str]:
     if drift is None:
         return []
     memory = "remembered" if extend else "not remembered: --extend keeps their codes"
-    new = ", ".join(filter(None, [f"{drift.num_new:,} new items", drift.placement]))
+    new = ", ".join(filter(None, [counted(drift.num_new, "new item"), drift.placement]))
     return [f"{new}; {memory}", str(drift)]
 
 

@@ -13,7 +13,7 @@ from semtok.page import write_page
 from semtok.semantic_ids import SemanticIds
 from semtok.sequences import read_sequences
 from semtok.tokenizer import Tokenizer
-from semtok.verdict import balance_hint
+from semtok.verdict import balance_hint, codebook_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,10 @@ def tokenizer_health(
 
 def fitted_lines(tokenizer: Tokenizer) -> list[str]:
     """The lines that describe a tokenizer that was just fitted, besides its health."""
-    collisions, hint = tokenizer.collisions, balance_hint(tokenizer.quantizer)
+    collisions, quantizer = tokenizer.collisions, tokenizer.quantizer
     lines = [] if collisions is None or collisions.rate == 0 else [collisions.outcome]
-    return [*lines, hint] if hint else lines
+    hints = (balance_hint(quantizer), codebook_hint(quantizer))
+    return [*lines, *(hint for hint in hints if hint is not None)]
 
 
 def write_inspection(

@@ -19,6 +19,7 @@ MANY_COLLISIONS = 0.5
 
 _LEAST_USE = 0.5  # of the codes that a level could use
 _LEAST_EVENNESS = 0.1  # of these, as the perplexity of the first level
+_FEWEST_TO_GROUP = 8  # items; fewer are not worth a hint
 _LEAST_GAIN = 2.0  # neighbour overlap, over chance
 
 
@@ -60,6 +61,22 @@ def balance_hint(quantizer: Quantizer) -> str | None:
     return (
         f"hint: {deep:,} of {counted(num_items, 'item')} need more than "
         f"{counted(levels, 'level')}; with --balanced, all would do with that"
+    )
+
+
+def codebook_hint(quantizer: Quantizer) -> str | None:
+    """A hint if a tree has one level, so that each item has a code of its own."""
+    if not isinstance(quantizer, HierarchicalKMeans) or quantizer.num_levels > 1:
+        return None
+    num_items = len(quantizer.leaves)
+    if num_items < _FEWEST_TO_GROUP:
+        return None
+    size = 2
+    while size**2 < num_items:
+        size *= 2
+    return (
+        f"hint: each of {counted(num_items, 'item')} has a code of its own, so the codes do not "
+        f"show which items are alike; with --codebook-size {size}, similar items share a code"
     )
 
 
