@@ -57,7 +57,7 @@ NOT_RUN = {
     "packages/genrec_training.md": 4,
     "packages/semtok.md": 1,
     "papers/cocorec.md": 4,
-    "papers/prorec.md": 6,
+    "papers/prorec.md": 7,
     "papers/reproduce.md": 2,
     "papers/tssr.md": 4,
 }

@@ -78,7 +78,7 @@ def _best_of_block(
     is_tied = (best.values[:, 1:] == best.values[:, :-1]) & (best.values[:, 1:] > -torch.inf)
     # Which of equal scores come first, and where, `topk` leaves open. Rows with such are done anew.
     tied = is_tied.any(dim=1).nonzero()[:, 0]
-    for rows in tied.split(max(1, _TIED_CELLS // width)):
+    for rows in torch.split(tied, max(1, _TIED_CELLS // width)):
         part, last = scores[rows], values[rows, -1:]  # [rows, block], [rows, 1]
         is_above, is_last = part > last, part == last
         room = values.shape[1] - is_above.sum(dim=1, keepdim=True)  # [rows, 1]

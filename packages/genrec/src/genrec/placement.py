@@ -66,11 +66,13 @@ class Replicated:
 
     def gradient_norm(self, clip: float | None) -> Tensor:
         """Returns the norm of all gradients, which are clipped to `clip` unless that is None."""
+        norm: Tensor
         if clip is not None:
-            norm: Tensor = nn.utils.clip_grad_norm_(self.parameters, clip)
-            return norm
-        norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
-        return torch.stack(norms).norm()
+            norm = nn.utils.clip_grad_norm_(self.parameters, clip)
+        else:
+            norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
+            norm = torch.stack(norms).norm()
+        return norm
 
     @contextmanager
     def whole(self) -> Iterator[None]:

@@ -142,7 +142,8 @@ class Sharded(Replicated):
         def model_of(name: str, size: torch.Size) -> Tensor | None:
             """Returns the tensor that lies as the one of a name should."""
             if name in weights:
-                return weights[name]
+                weight: Tensor = weights[name]
+                return weight
             number = name.split(".")[1]
             if not name.startswith(("optimizer.", "average.")) or not number.isdecimal():
                 return None

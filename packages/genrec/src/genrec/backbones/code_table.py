@@ -56,7 +56,8 @@ class CodeTable(nn.Module):
 
     def codebooks(self) -> tuple[Float[Tensor, "codes dim"], ...]:
         """Returns the vectors of the codes of each level."""
-        return self.vectors.split(self.codebook_sizes)
+        codebooks: tuple[Tensor, ...] = torch.split(self.vectors, list(self.codebook_sizes))
+        return codebooks
 
     def forward(self) -> Float[Tensor, "items dim"]:
         """Returns the vectors of all items."""

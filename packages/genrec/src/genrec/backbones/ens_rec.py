@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -122,7 +123,7 @@ class EnsRec(StateBackbone):
             ValueError: The history is longer than `history_length`.
         """
         ids, texts = (
-            model.last_state(history, table())
+            cast("SASRec", model).last_state(history, table())
             for model, table in zip(self.models, self.item_encoder.tables, strict=True)
         )
         return self._side_by_side(ids, texts)

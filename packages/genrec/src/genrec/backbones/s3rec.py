@@ -140,7 +140,7 @@ class S3Rec(MaskedItems, SASRec):
         }
         if isinstance(self.item_encoder, FeatureTables):
             features = self.item_encoder.features().unbind(1)  # [items, dim] each
-            items = history[history < self.num_items].unique()
+            items: Tensor = torch.unique(history[history < self.num_items])
             vectors = item_vectors[items]
             losses |= {
                 name: torch.stack(
