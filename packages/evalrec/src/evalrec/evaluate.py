@@ -105,8 +105,9 @@ def evaluate(
     shown = _Shown(queries, tuple(ks), exposure=lists, list_metrics=list_metrics)
     ranked = None if callable(model) else _lists(model)
     if ranked is None:
-        is_sharded = isinstance(model, ItemShards)
-        scorer = model.checked(queries) if is_sharded else scorer_of(queries, model)
+        scorer = (
+            model.checked(queries) if isinstance(model, ItemShards) else scorer_of(queries, model)
+        )
         ranks, code_ranks = _by_scores(queries, scorer, batch_size, shown, code_groups, progress)
     else:
         if batch_size is not None:

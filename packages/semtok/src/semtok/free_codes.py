@@ -259,10 +259,10 @@ class _Subtree:
         for level, code in enumerate(codes):
             node = node * self._sizes[level] + code
         if len(codes) == len(self._counts):
-            return np.unpackbits(self._is_taken[node], count=size) == 0
+            room: Bool[np.ndarray, " codes"] = np.unpackbits(self._is_taken[node], count=size) == 0
+            return room
         counts = self._counts[len(codes)][node * size : (node + 1) * size]
-        room: Bool[np.ndarray, " codes"] = counts < self._capacity[len(codes) + 1]
-        return room
+        return np.less(counts, self._capacity[len(codes) + 1])
 
 
 def _cheapest(costs: Float[np.ndarray, " codes"], room: Bool[np.ndarray, " codes"]) -> int:
