@@ -18,7 +18,8 @@ from typing import Any
 from semtok.catalog import CATALOG_SUFFIXES, CatalogError
 from semtok.storage import replacing_file
 
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
+_S3, _GS = "pip install 'semtok[s3]'", "pip install 'semtok[gs]'"
+_INSTALL = {"s3": _S3, "s3a": _S3, "gs": _GS, "gcs": _GS, "hf": "pip install 'semtok[hf]'"}
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified")
 _BUFFER = 1 << 20
 
@@ -51,8 +52,8 @@ def file_system(name: str | Path) -> tuple[Any, str]:
 
 
 def _missing(scheme: str, reason: str) -> ImportError:
-    extra = _EXTRAS.get(scheme, "ray")
-    return ImportError(f"{scheme}:// needs an extra ({reason}): pip install 'semtok[{extra}]'")
+    command = _INSTALL.get(scheme, "pip install 'semtok[ray]'")
+    return ImportError(f"{scheme}:// needs an extra ({reason}): {command}")
 
 
 def is_local(system: Any) -> bool:
