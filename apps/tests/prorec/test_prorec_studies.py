@@ -592,7 +592,7 @@ def test_a_stage_takes_no_result_that_it_does_not_name(
     pipeline: PRORecPipeline, name: str, taken: str
 ) -> None:
     stage = dataclasses.replace(getattr(pipeline.varied(seed=1), name), name="unnamed", after=())
-    with pytest.raises(AssertionError, match=rf"takes (variants/)?{taken}.* naming it in `after`"):
+    with pytest.raises(AssertionError, match=rf"uses (variants/)?{taken}.* naming it in `after`"):
         stage.complete()
     assert not stage.is_complete
 
