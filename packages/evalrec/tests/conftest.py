@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -336,3 +339,32 @@ def make_raw(tmp_path: Path) -> Callable[[str], Raw]:
 def raw(request: pytest.FixtureRequest, make_raw: Callable[[str], Raw]) -> Raw:
     """The files of every layout in turn."""
     return make_raw(request.param)
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Callable[[str, str], list[dict]]:
+    """Runs a worker in two processes that gloo joins; gives the JSON that each has written.
+
+    The worker is called with its rank and a folder, which has the source of the problem as
+    `problem.py`, and writes RANK.json there.
+    """
+
+    def run(problem: str, worker: str) -> list[dict]:
+        (tmp_path / "problem.py").write_text(problem)
+        (tmp_path / "worker.py").write_text(worker)
+        command = [sys.executable, str(tmp_path / "worker.py")]
+        processes = [
+            subprocess.Popen(
+                [*command, str(rank), str(tmp_path)],
+                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        output = [process.communicate(timeout=300)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], output
+        return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+
+    return run

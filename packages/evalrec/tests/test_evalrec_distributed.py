@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -79,23 +76,8 @@ def evaluations(fail=False):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_and_agree_with_one(tmp_path):
-    (tmp_path / "problem.py").write_text(PROBLEM)
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, str(tmp_path / "worker.py")]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path)],
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+def test_two_processes_share_the_work_and_agree_with_one(two_processes):
+    first, second = two_processes(PROBLEM, WORKER)
     scope: dict[str, object] = {}
     exec(PROBLEM, scope)
     documents, scored = scope["evaluations"]()

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,23 +223,10 @@ def evaluations(parts, fail=False, overlap=False):
 
 
 @pytest.mark.slow
-def test_two_processes_with_some_items_each_agree_with_one_that_has_all(tmp_path: Path) -> None:
-    (tmp_path / "problem.py").write_text(PROBLEM)
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, str(tmp_path / "worker.py")]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path)],
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    output = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], output
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+def test_two_processes_with_some_items_each_agree_with_one_that_has_all(
+    two_processes: Callable[[str, str], list[dict]],
+) -> None:
+    first, second = two_processes(PROBLEM, WORKER)
     scope: dict[str, object] = {}
     exec(PROBLEM, scope)
     whole = json.loads(json.dumps(scope["evaluations"](None)))  # type: ignore[operator]
