@@ -25,7 +25,7 @@ from semrec.prorec.recommender import JoinedRecommender
 from semrec.prorec.report import modality_spaces
 from semrec.prorec.studies import newer, rivals
 from semrec.prorec.studies.beyond import joining
-from semrec.prorec.studies.newer import liger, ranked_items, with_rpg_codes
+from semrec.prorec.studies.newer import liger, with_rpg_codes
 from semrec.prorec.studies.rivals import GENERATOR_TRIALS, prorec, recforest, searched, tiger
 from semrec.prorec.studies.speed import timed
 from semrec.prorec.studies.tables import STUDIES, encoders
@@ -308,7 +308,7 @@ def test_newer_rivals_read_codes_of_the_text_and_rank_what_is_generated(
     generator = variant.stage_two.result().eval()
     ranker = variant.trained_backbone(variant.semantic).eval()
     histories = variant.data.split.test.histories[:5]
-    ranked = ranked_items(LIGER(generator, ranker), histories, 20, num_beams=6)
+    ranked = rank_histories(LIGER(generator, ranker), histories, num_beams=6).items
     scores = dense_scorer(ranker, 20)(histories)
     for row, items in enumerate(ranked.tolist()):
         beam = rank_histories(generator, histories[row : row + 1], num_beams=6).items[0].tolist()

@@ -15,6 +15,7 @@ from genrec import (
     beam_search,
     load_backbone,
     load_model,
+    rank_histories,
     save_backbone,
     save_model,
 )
@@ -51,6 +52,17 @@ def test_candidates_are_the_generators_and_their_order_the_rankers(liger: LIGER)
     plain = liger.rank(HISTORY, num_beams=4, top_k=4)
     alone = beam_search(liger.generator, liger.generator.trie, HISTORY, num_beams=4, top_k=4)
     assert [set(row) for row in plain.items.tolist()] == [set(row) for row in alone.items.tolist()]
+
+
+def test_histories_of_any_number_are_ranked(liger: LIGER):
+    histories = [[3, 1, 4], [9, 2], [7]]
+    ranked = rank_histories(liger, histories, num_beams=4)
+    for row, history in enumerate(histories):
+        single = liger.rank(torch.tensor([history]), num_beams=4, top_k=4)
+        assert ranked.items[row].tolist() == single.items[0].tolist()
+        torch.testing.assert_close(ranked.scores[row], single.scores[0])
+    with pytest.raises(ValueError, match="exact must be False for a LIGER, got True"):
+        rank_histories(liger, histories, num_beams=4, exact=True)
 
 
 def test_with_as_many_beams_as_items_it_is_the_ranker(liger: LIGER):

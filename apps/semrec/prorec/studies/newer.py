@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from evalrec import Report, evaluate, read_report
-from genrec import LIGER, query_batches
-from jaxtyping import Int
-from torch import Tensor
+from genrec import LIGER, rank_histories
 
 from semrec.prorec.config import PLAIN_STAGE_TWO, UNJOINED
 from semrec.prorec.joined import PRORecPipeline
@@ -28,8 +24,6 @@ from semrec.shared.studies import Outcome
 from semrec.shared.training import ndcg
 
 _RPG_LEVELS = 32
-
-_AT_A_TIME = 128
 
 
 def newer(
@@ -81,14 +75,12 @@ def liger_stage(pipeline: PRORecPipeline) -> Stage[Report]:
     def fill(folder: Path) -> Facts:
         ranker = pipeline.trained_backbone(pipeline.semantic)
         model = LIGER(pipeline.stage_two.result(), ranker).eval()
-        history_length = pipeline.config.stage_one.history_length
         validation, queries = pipeline.validation, pipeline.data.split.test
         beams = evaluation.validation_beams
-        items = ranked_items(model, validation.histories, history_length, num_beams=beams)
-        facts: Facts = {"validation": ndcg(evaluate(validation, items, ks=(10,)))}
-        beams = evaluation.num_beams
-        items = ranked_items(model, queries.histories, history_length, num_beams=beams)
-        evaluate(queries, items, ks=evaluation.ks).write_json(folder / "report.json")
+        ranked = rank_histories(model, validation.histories, num_beams=beams)
+        facts: Facts = {"validation": ndcg(evaluate(validation, ranked.items, ks=(10,)))}
+        ranked = rank_histories(model, queries.histories, num_beams=evaluation.num_beams)
+        evaluate(queries, ranked.items, ks=evaluation.ks).write_json(folder / "report.json")
         return facts
 
     stage: Stage[Report] = pipeline.stage(
@@ -102,24 +94,3 @@ def liger_stage(pipeline: PRORecPipeline) -> Stage[Report]:
         load=lambda folder: read_report(folder / "report.json"),
     )
     return stage
-
-
-def ranked_items(
-    model: LIGER, histories: Sequence[Any], history_length: int, *, num_beams: int
-) -> Int[Tensor, "users beams"]:
-    """The candidates of many histories, best first, on the CPU; -1 if there are fewer."""
-    num_items = model.ranker.num_items
-    num_beams = min(num_beams, num_items)
-    items = torch.full((len(histories), num_beams), -1)
-    tables = model.generator.tables()
-    for rows, history in query_batches(
-        histories,
-        num_items=num_items,
-        history_length=history_length,
-        batch_size=_AT_A_TIME,
-        by_length=True,
-    ):
-        on_device = history.to(model.generator.trie.device)
-        ranked = model.rank(on_device, num_beams=num_beams, top_k=num_beams, tables=tables)
-        items[rows] = ranked.items.cpu()
-    return items

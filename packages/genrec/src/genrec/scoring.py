@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genrec.backbones import Backbone
 from genrec.decoding import Ranked, beam_search, exact_scores
+from genrec.liger import LIGER
 from genrec.seq2seq import Seq2Seq
 from genrec.sequences import query_batches
 from genrec.streams import Ensemble
@@ -53,7 +54,7 @@ def dense_scorer(
 
 @torch.inference_mode()
 def rank_histories(
-    model: Seq2Seq | Ensemble,
+    model: Seq2Seq | Ensemble | LIGER,
     histories: Histories,
     *,
     num_beams: int,
@@ -68,7 +69,8 @@ def rank_histories(
     order of `histories`.
 
     Args:
-        model: An encoder-decoder over one code table, or an `Ensemble`, in eval mode.
+        model: An encoder-decoder over one code table, an `Ensemble` or a `LIGER`, in eval mode. The
+            two models of a `LIGER` read as many items as its generator.
         histories: Item rows, oldest first.
         num_beams: Beams of the search, and number of items per history; at most the catalogue.
         exact: Whether to score the whole catalogue instead, so that no good item is lost as in a
@@ -83,9 +85,15 @@ def rank_histories(
 
     Raises:
         ValueError: The model is in training mode, `num_beams` is below 1, `exact` is True for an
-            `Ensemble`, or a history holds a number that is no item row.
+            `Ensemble` or a `LIGER`, or a history holds a number that is no item row.
     """
-    stream = model.streams[0] if isinstance(model, Ensemble) else model
+    stream: Seq2Seq
+    if isinstance(model, Seq2Seq):
+        stream = model
+    elif isinstance(model, Ensemble):
+        stream = model.streams[0]
+    else:
+        stream = model.generator
     num_items, device = stream.trie.num_items, stream.trie.device
     if num_beams < 1:
         raise ValueError(f"num_beams must be at least 1, got {num_beams}")
@@ -110,13 +118,21 @@ def rank_histories(
     return Ranked(items=items, scores=scores)
 
 
-def _ranker(model: Seq2Seq | Ensemble, top_k: int, exact: bool) -> Callable[[Tensor], Ranked]:
+def _ranker(
+    model: Seq2Seq | Ensemble | LIGER, top_k: int, exact: bool
+) -> Callable[[Tensor], Ranked]:
     """Returns a function that ranks a batch; the tables for decoding are computed only once."""
+    if exact and not isinstance(model, Seq2Seq):
+        kind = "an Ensemble" if isinstance(model, Ensemble) else "a LIGER"
+        raise ValueError(
+            f"exact must be False for {kind}, got True: it scores only items that it finds"
+        )
+    if isinstance(model, LIGER):
+        pair, generator_tables = model, model.generator.tables()
+        return lambda history: pair.rank(
+            history, num_beams=top_k, top_k=top_k, tables=generator_tables
+        )
     if isinstance(model, Ensemble):
-        if exact:
-            raise ValueError(
-                "exact must be False for an Ensemble, got True: it scores only items that it finds"
-            )
         streams, stream_tables = model, model.tables()
         return lambda history: streams.beam_search(
             history, num_beams=top_k, top_k=top_k, tables=stream_tables
